@@ -1,0 +1,272 @@
+"""Incremental mel-frequency cepstral coefficients.
+
+For the same parameters the frames equal those of ``python_speech_features.mfcc`` on the whole
+signal (pre-emphasis, framing, power spectrum, triangular mel filters on FFT bins, natural log,
+orthonormal DCT-II, sinusoidal lifter, optional log energy, zero-padded last frame), after
+S. Davis and P. Mermelstein, "Comparison of parametric representations for monosyllabic word
+recognition", IEEE TASSP 28(4), 1980.
+
+Chunking cannot show: everything is elementwise or row by row, in float64. The mel filters are
+summed bin by bin over their support and the DCT is one vector-matrix product per frame, because
+one matrix product over many frames rounds differently from one over few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.manifest import MfccParams
+from detector.messages import Frames, Samples
+
+Float64 = NDArray[np.float64]
+
+_WINDOWS: dict[str, Callable[[int], Float64]] = {
+    "rectangular": np.ones,
+    "hann": np.hanning,
+    "hamming": np.hamming,
+    "blackman": np.blackman,
+    "bartlett": np.bartlett,
+}
+_BLOCK_FRAMES = 64
+"""Frames transformed at once: bounds the memory of a long push and keeps it in the cache."""
+
+
+def mfcc_params(  # noqa: PLR0913 - python_speech_features' own argument list
+    samplerate: int = 16000,
+    winlen: float = 0.025,
+    winstep: float = 0.01,
+    numcep: int = 13,
+    nfilt: int = 26,
+    nfft: int = 512,
+    lowfreq: float = 0,
+    highfreq: float | None = None,
+    preemph: float = 0.97,
+    ceplifter: int = 22,
+    appendEnergy: bool = True,  # noqa: N803 - as python_speech_features spells it
+    winfunc: Callable[[int], Any] = np.ones,
+) -> MfccParams:
+    """Give the parameters that mean the same as these arguments of ``python_speech_features.mfcc``.
+
+    Raises ValueError for values that no extractor can have (see ``MfccExtractor``).
+    """
+    frame_length = _round_half_up(winlen * samplerate)
+    named = {function: name for name, function in _WINDOWS.items()}
+    return MfccParams(
+        sample_rate_hz=samplerate,
+        frame_length=frame_length,
+        hop_length=_round_half_up(winstep * samplerate),
+        n_fft=nfft,
+        n_mels=nfilt,
+        n_mfcc=min(numcep, nfilt),
+        f_min_hz=float(lowfreq),
+        f_max_hz=float(highfreq or samplerate / 2),
+        preemphasis=preemph,
+        lifter=max(ceplifter, 0),
+        append_energy=bool(appendEnergy),
+        window=named.get(winfunc) or tuple(float(w) for w in winfunc(frame_length)),
+        log_floor=0.0,
+    )
+
+
+def window_coefficients(params: MfccParams) -> Float64:
+    """Return the analysis window, shape (frame_length,)."""
+    if isinstance(params.window, str):
+        return np.asarray(_WINDOWS[params.window](params.frame_length), np.float64)
+    return np.asarray(params.window, np.float64)
+
+
+def mel_edges(params: MfccParams) -> NDArray[np.int64]:
+    """Return the FFT bins at which the triangles begin, peak and end, shape (n_mels + 2,)."""
+
+    def mel(hz: float) -> float:
+        return float(2595 * np.log10(1 + hz / 700.0))
+
+    points = np.linspace(mel(params.f_min_hz), mel(params.f_max_hz), params.n_mels + 2)
+    hz = 700 * (10 ** (points / 2595.0) - 1)
+    return np.floor((params.n_fft + 1) * hz / params.sample_rate_hz).astype(np.int64)
+
+
+def mel_filterbank(params: MfccParams) -> Float64:
+    """Return the triangular filters, shape (n_mels, n_fft // 2 + 1), peak 1."""
+    edges = mel_edges(params)
+    bins = np.arange(params.n_fft // 2 + 1)
+    bank = np.zeros((params.n_mels, bins.size))
+    for row, (low, peak, high) in zip(bank, zip(edges, edges[1:], edges[2:], strict=False), strict=True):
+        rising = (bins >= low) & (bins < peak)
+        falling = (bins >= peak) & (bins < high)
+        row[rising] = (bins[rising] - low) / (peak - low)
+        row[falling] = (high - bins[falling]) / (high - peak)
+    return bank
+
+
+def dct_matrix(params: MfccParams) -> Float64:
+    """Return the orthonormal DCT-II with the lifter folded in, shape (n_mels, n_mfcc)."""
+    n = np.arange(params.n_mels)[:, None]
+    k = np.arange(params.n_mfcc)[None, :]
+    dct = np.sqrt(2 / params.n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * params.n_mels))
+    dct[:, 0] /= math.sqrt(2)
+    if params.lifter > 0:
+        dct = dct * (1 + params.lifter / 2 * np.sin(np.pi * k / params.lifter))
+    return dct
+
+
+@dataclass(slots=True)
+class _State:
+    pending: Float64
+    """Pre-emphasised samples from the start of the next frame on (fewer than a frame)."""
+    skip: int
+    """Samples to drop before the next frame begins, where the hop is longer than the frame."""
+    previous: float
+    """The last raw sample, for the pre-emphasis."""
+    seen: int
+    """Samples pushed since the reset."""
+    frames: int
+    """Frames given since the reset."""
+
+
+class MfccExtractor:
+    """Turn samples into MFCC frames, however the samples are cut into chunks."""
+
+    def __init__(self, params: MfccParams) -> None:
+        """Build the tables; raises ValueError that names the parameter which cannot be."""
+        _check(params)
+        self._p = params
+        self._window = window_coefficients(params)
+        self._filters = _SparseFilters(mel_filterbank(params))
+        self._dct = np.ascontiguousarray(dct_matrix(params))
+        self._eps = float(np.finfo(np.float64).eps)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next sample is the first of a stream."""
+        self._s = _State(pending=np.empty(0), skip=0, previous=0.0, seen=0, frames=0)
+
+    def push(self, samples: Samples) -> Frames:
+        """Take samples (n,), any n, and return the frames (m, n_mfcc) that they complete.
+
+        Raises ValueError for an array that is not one-dimensional.
+        """
+        if samples.ndim != 1:
+            raise ValueError(f"samples must have the shape (n,), not {samples.shape}; mix the channels first")
+        if samples.size == 0:
+            return self._empty()
+        s, p = self._s, self._p
+        new = self._preemphasise(samples)
+        s.seen += new.size
+        if s.skip:
+            dropped = min(s.skip, new.size)
+            new, s.skip = new[dropped:], s.skip - dropped
+        signal = np.concatenate((s.pending, new)) if s.pending.size else new
+        count = max(0, (signal.size - p.frame_length) // p.hop_length + 1)
+        used = count * p.hop_length
+        s.skip += max(0, used - signal.size)
+        s.pending = signal[used:].copy()
+        s.frames += count
+        return self._transform(signal, count)
+
+    def flush(self) -> Frames:
+        """End the stream: return the zero-padded last frame (0 or 1 of them) and reset."""
+        s, p = self._s, self._p
+        beyond = max(0, s.seen - p.frame_length)
+        missing = (1 + -(-beyond // p.hop_length) - s.frames) if s.seen else 0
+        signal = np.zeros(p.frame_length)
+        signal[: s.pending.size] = s.pending
+        self.reset()
+        return self._transform(signal, missing)
+
+    def _preemphasise(self, samples: Samples) -> Float64:
+        raw = samples.astype(np.float64)
+        new = raw.copy()
+        new[1:] -= self._p.preemphasis * raw[:-1]
+        # The stream's first sample has no predecessor: `previous` is zero then.
+        new[0] -= self._p.preemphasis * self._s.previous
+        self._s.previous = float(raw[-1])
+        return new
+
+    def _transform(self, signal: Float64, count: int) -> Frames:
+        if count <= 0:
+            return self._empty()
+        p = self._p
+        out = np.empty((count, p.n_mfcc), np.float32)
+        for start in range(0, count, _BLOCK_FRAMES):
+            block = out[start : start + _BLOCK_FRAMES]
+            windowed = np.empty((len(block), p.frame_length))
+            for row, at in enumerate(range(start * p.hop_length, count * p.hop_length, p.hop_length)[: len(block)]):
+                np.multiply(signal[at : at + p.frame_length], self._window, out=windowed[row])
+            block[:] = self._cepstra(windowed)
+        return out
+
+    def _cepstra(self, windowed: Float64) -> Float64:
+        """Transform windowed frames (m, frame_length) to cepstra (m, n_mfcc), row by row."""
+        p = self._p
+        spectrum = np.fft.rfft(windowed, p.n_fft)
+        power = np.square(spectrum.real)
+        power += np.square(spectrum.imag)
+        power *= 1.0 / p.n_fft
+        log_mel = self._log(self._filters.apply(power))
+        cepstra: Float64 = np.matmul(log_mel[:, None, :], self._dct)[:, 0, :]
+        if p.append_energy:
+            cepstra[:, 0] = self._log(power.sum(axis=1))
+        return cepstra
+
+    def _log(self, energy: Float64) -> Float64:
+        if self._p.log_floor > 0:
+            np.maximum(energy, self._p.log_floor, out=energy)
+        else:
+            energy[energy == 0] = self._eps
+        return np.log(energy, out=energy)
+
+    def _empty(self) -> Frames:
+        return np.empty((0, self._p.n_mfcc), np.float32)
+
+
+class _SparseFilters:
+    """The mel filters as sums over their own bins, so that each frame is summed alike in any batch."""
+
+    def __init__(self, bank: Float64) -> None:
+        """Take the dense filters (n_mels, bins) and keep each one's support."""
+        support = [np.flatnonzero(row) for row in bank]
+        # A filter narrower than a bin is empty; one bin of weight zero stands for it.
+        self._bins = np.concatenate([s if s.size else np.zeros(1, np.int64) for s in support])
+        self._weights = np.concatenate(
+            [row[s] if s.size else np.zeros(1) for row, s in zip(bank, support, strict=True)]
+        )
+        lengths = np.array([max(s.size, 1) for s in support])
+        self._starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+
+    def apply(self, power: Float64) -> Float64:
+        """Return filter energies (m, n_mels) of power spectra (m, bins)."""
+        weighted = np.take(power, self._bins, axis=1)
+        weighted *= self._weights
+        energies: Float64 = np.add.reduceat(weighted, self._starts, axis=1)
+        return energies
+
+
+def _check(p: MfccParams) -> None:
+    wrong = [
+        (p.sample_rate_hz <= 0, "sample_rate_hz must be positive"),
+        (p.frame_length <= 0, "frame_length must be positive"),
+        (p.hop_length <= 0, "hop_length must be positive"),
+        (p.n_fft <= 0, "n_fft must be positive"),
+        (not 0 < p.n_mfcc <= p.n_mels, "n_mfcc must lie in 1..n_mels"),
+        (not 0 <= p.f_min_hz < p.f_max_hz <= p.sample_rate_hz / 2, "need 0 <= f_min_hz < f_max_hz <= half the rate"),
+        (p.lifter < 0, "lifter must not be negative"),
+        (p.log_floor < 0, "log_floor must not be negative"),
+        (isinstance(p.window, str) and p.window not in _WINDOWS, f"window must be one of {', '.join(_WINDOWS)}"),
+        (not isinstance(p.window, str) and len(p.window) != p.frame_length, "window must have frame_length values"),
+    ]
+    for is_wrong, text in wrong:
+        if is_wrong:
+            raise ValueError(f"MFCC: {text}; got {p}")
+
+
+def _round_half_up(x: float) -> int:
+    """Round as python_speech_features does: the decimal digits of the float, halves up."""
+    return int(Decimal(x).quantize(Decimal("1"), rounding=ROUND_HALF_UP))

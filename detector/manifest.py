@@ -1,0 +1,259 @@
+"""The manifest: everything about a model that must be the same in training, runtime and firmware.
+
+It travels as JSON in the metadata of the ``.onnx`` file. Every key is required and no other is
+allowed; the parameter classes of the rooms check their own values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from detector.errors import DetectorError, ManifestError
+
+SCHEMA = 1
+METADATA_KEY = "snn_detect.manifest"
+"""Key of the manifest in the ONNX file's metadata."""
+BLOCK_KEY = "snn_detect.block"
+"""Key of the same network unrolled over ``block_frames`` frames, as base64 of an ONNX file."""
+
+
+@dataclass(frozen=True, slots=True)
+class MfccParams:
+    """Parameters of the incremental MFCC; lengths in samples."""
+
+    sample_rate_hz: int
+    frame_length: int
+    hop_length: int
+    n_fft: int
+    n_mels: int
+    n_mfcc: int
+    f_min_hz: float
+    f_max_hz: float
+    preemphasis: float
+    lifter: int
+    """Length L of the sinusoidal cepstral lifter; 0 is none."""
+    append_energy: bool
+    """Replace the zeroth coefficient by the log of the frame's energy."""
+    window: str | tuple[float, ...]
+    """A name (rectangular, hann, hamming, blackman, bartlett) or one coefficient per sample."""
+    log_floor: float
+    """Energies below it count as this much; 0 replaces exact zeros only, by float64's epsilon."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderParams:
+    """Parameters of the delta encoder."""
+
+    rule: Literal["send_on_delta", "frame_difference"]
+    """Baseline that moves with each spike, or the memoryless difference of neighbouring frames."""
+    thresholds: tuple[tuple[float, ...], ...]
+    """One row per threshold, one value per coefficient, in the features' own unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A float32 tensor of the graph."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One layer of the network, for reports and exports."""
+
+    name: str
+    kind: Literal["conv", "dense", "readout"]
+    inputs: int
+    """Values that one neuron group reads per step, before any is skipped."""
+    neurons: int
+    macs: int
+    """Dense multiply-adds per step."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkParams:
+    """The streaming graph: which equation, which tensors."""
+
+    neuron: Literal["lif"]
+    """U = beta * V + I; S = U > threshold; V' = U - threshold * S (models/network.py)."""
+    reset: Literal["subtract"]
+    threshold: float
+    states: tuple[TensorSpec, ...]
+    """Each state is an input ``name`` and an output ``new_name``; all are zero after a reset."""
+    block_frames: int
+    """Frames that the unrolled graph takes in one call."""
+    layers: tuple[LayerSpec, ...]
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderParams:
+    """How the scores of one class become events; durations in frames."""
+
+    smoothing_frames: int
+    """Length of the moving average over the score; 1 is none."""
+    on_threshold: float
+    off_threshold: float
+    min_on_frames: int
+    """Frames in a row at or above the on-threshold before an onset is sent."""
+    min_off_frames: int
+    """Frames in a row below the off-threshold before an offset is sent: shorter gaps are merged."""
+    refractory_frames: int
+    """Frames after an offset in which no new onset of the class is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSpec:
+    """One class: its label, the category it belongs to, its decoder defaults."""
+
+    label: str
+    category: str
+    decoder: DecoderParams
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Where training sounds came from."""
+
+    name: str
+    licence: str
+    use: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """How the weights came to be."""
+
+    command: str
+    seed: int
+    epochs: int
+    clips: int
+    held_out: str
+    sources: tuple[DataSource, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that is bound to the weights."""
+
+    schema: int
+    name: str
+    version: str
+    licence: str
+    classes: tuple[ClassSpec, ...]
+    features: MfccParams
+    encoder: EncoderParams
+    network: NetworkParams
+    latency_samples: int
+    """Algorithmic latency: from a sound's first sample to the first score that can know of it."""
+    training: TrainingRecord
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(c.label for c in self.classes)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Manifest:
+        """Parse and check a manifest; ``where`` names the file in errors.
+
+        Raises ManifestError for text that is not JSON, another schema, a missing or unknown key,
+        or a value of the wrong type.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{where}: the manifest is not JSON ({error}); export the model again") from error
+        if not isinstance(data, dict):
+            raise ManifestError(f"{where}: the manifest is not a JSON object; export the model again")
+        if data.get("schema", SCHEMA) != SCHEMA:
+            raise ManifestError(
+                f"{where}: manifest schema {data['schema']!r} is unknown, this version reads schema {SCHEMA}; "
+                "use a matching snn-detect or export the model again"
+            )
+        manifest: Manifest = parse_strictly(cls, data, where, "manifest", ManifestError)
+        _check_consistency(manifest, where)
+        return manifest
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+
+def parse_strictly(kind: Any, data: Any, where: str, what: str, error: type[DetectorError]) -> Any:
+    """Turn parsed JSON or TOML into the dataclass ``kind``, refusing missing, unknown and wrongly typed keys.
+
+    ``where`` is the file and ``what`` the kind of document, for the one line of ``error`` that is raised.
+    """
+    return _Parser(where, what, error).parse(kind, data, "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parser:
+    where: str
+    what: str
+    error: type[DetectorError]
+
+    def parse(self, kind: Any, value: Any, path: str) -> Any:
+        """Check ``value`` against the type ``kind``; ``path`` names the key in errors."""
+        if dataclasses.is_dataclass(kind):
+            return self._dataclass(kind, value, path)
+        origin, args = typing.get_origin(kind), typing.get_args(kind)
+        if origin is tuple:
+            if not isinstance(value, list):
+                raise self._wrong(path, "a list", value)
+            return tuple(self.parse(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+        if origin is dict:
+            if not isinstance(value, dict):
+                raise self._wrong(path, "an object", value)
+            return {k: self.parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
+        if origin is Literal:
+            if value not in args:
+                raise self._wrong(path, " or ".join(repr(a) for a in args), value)
+            return value
+        if origin is types.UnionType:
+            # The only unions are "a text or a list".
+            return self.parse(next(a for a in args if isinstance(value, list) == (a is not str)), value, path)
+        return self._scalar(kind, value, path)
+
+    def _dataclass(self, kind: Any, value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            raise self._wrong(path, "an object", value)
+        hints = typing.get_type_hints(kind)
+        prefix = f"{path}." if path else ""
+        for key in hints:
+            if key not in value:
+                raise self.error(f"{self.where}: the {self.what} lacks the key {prefix + key!r}")
+        for key in value:
+            if key not in hints:
+                raise self.error(f"{self.where}: the {self.what} has the unknown key {prefix + key!r}")
+        return kind(**{key: self.parse(hint, value[key], prefix + key) for key, hint in hints.items()})
+
+    def _scalar(self, kind: Any, value: Any, path: str) -> Any:
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            wanted = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}[kind]
+            raise self._wrong(path, wanted, value)
+        return value
+
+    def _wrong(self, path: str, wanted: str, value: Any) -> DetectorError:
+        return self.error(f"{self.where}: {self.what} key {path!r} must be {wanted}, not {str(value)[:40]!r}")
+
+
+def _check_consistency(manifest: Manifest, where: str) -> None:
+    """Refuse what types cannot: rooms that do not fit each other."""
+    width = manifest.features.n_mfcc
+    for row in manifest.encoder.thresholds:
+        if len(row) != width:
+            raise ManifestError(
+                f"{where}: manifest key 'encoder.thresholds' has rows of {len(row)} values but "
+                f"'features.n_mfcc' is {width}; export the model again"
+            )
+    if not manifest.classes or len(set(manifest.labels)) != len(manifest.classes):
+        raise ManifestError(f"{where}: manifest key 'classes' must hold distinct labels; export the model again")

@@ -1,0 +1,154 @@
+"""The corridor: samples through features, encoder, network and decoder, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from detector.decoder import EventDecoder
+from detector.encoder import DeltaEncoder
+from detector.errors import ConfigError, ManifestError
+from detector.features import MfccExtractor
+from detector.manifest import ClassSpec, Manifest
+from detector.messages import AudioChunk, Event, Samples, Scores
+from detector.network import Model, StreamingNetwork, load_model
+
+
+class Detector:
+    """Detect sounds in a stream: ``push`` samples as they come, take the events that come out.
+
+    >>> detector = Detector.load()
+    >>> for block in blocks:  # float32, mono, detector.sample_rate_hz
+    ...     for event in detector.push(block):
+    ...         print(event.kind, event.label)
+    """
+
+    def __init__(self, model: Model, classes: tuple[ClassSpec, ...]) -> None:
+        """Use ``load``; this takes a model that is loaded and the classes with the thresholds in force."""
+        self._model = model
+        p = model.manifest.features
+        self._front = _FrontEnd(model)
+        self._decoder = EventDecoder(classes, p.hop_length, p.frame_length)
+        self._received = 0
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, thresholds: Mapping[str, float] | None = None) -> Detector:
+        """Load a model file (None: the one that ships), with on-thresholds to override by label.
+
+        Raises ManifestError for a model that is missing or wrong, ConfigError for an unknown label
+        or a threshold outside (0, 1).
+        """
+        model = load_model(path)
+        return cls(model, with_thresholds(model.manifest, thresholds or {}))
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything that is bound to the weights."""
+        return self._model.manifest
+
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return self._model.path
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the model's file, in hexadecimal."""
+        return self._model.sha256
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate at which ``push`` takes samples."""
+        return self.manifest.features.sample_rate_hz
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of the scores."""
+        return self.manifest.labels
+
+    def push(self, samples: Samples) -> list[Event]:
+        """Take samples (n,), any n, and return the events that they bring about."""
+        return self.process(samples)[1]
+
+    def flush(self) -> list[Event]:
+        """End the stream: evaluate the padded last frame, close open events, reset."""
+        return self.finish()[1]
+
+    def reset(self) -> None:
+        """Forget everything, open events included: the next sample is the first of a stream."""
+        self._front.reset()
+        self._decoder.reset()
+        self._received = 0
+
+    def process(self, samples: Samples) -> tuple[Scores, list[Event]]:
+        """Do what ``push`` does and return the scores (frames, classes) of the frames completed, too."""
+        scores = self._front.push(samples)
+        self._received += len(samples)
+        return scores, self._decoder.push(scores)
+
+    def finish(self) -> tuple[Scores, list[Event]]:
+        """Do what ``flush`` does and return the scores of the last frame, if there was one, too."""
+        scores = self._front.flush()
+        events = self._decoder.push(scores) + self._decoder.flush()
+        self.reset()
+        return scores, events
+
+    def push_chunk(self, chunk: AudioChunk) -> list[Event]:
+        """Take a chunk; where sound was lost before it, close open events and begin anew at its position."""
+        events: list[Event] = []
+        if chunk.gap:
+            events = self._decoder.flush("gap")
+            self._front.reset()
+            self._decoder.reset(chunk.first_sample, self._decoder.next_index)
+        return events + self.push(chunk.samples)
+
+    def score(self, samples: Samples) -> Scores:
+        """Return the scores (frames, classes) of a whole clip, from a fresh state; the stream is not touched."""
+        front = _FrontEnd(self._model)
+        return np.concatenate([front.push(samples), front.flush()])
+
+
+def with_thresholds(manifest: Manifest, thresholds: Mapping[str, float]) -> tuple[ClassSpec, ...]:
+    """Return the classes with other on-thresholds; the off-threshold keeps its proportion to it."""
+    for label, value in thresholds.items():
+        if label not in manifest.labels:
+            raise ConfigError(f"threshold for unknown label {label!r}; the model knows {', '.join(manifest.labels)}")
+        if not 0 < value < 1:
+            raise ConfigError(f"threshold {value:g} for {label!r} must lie between 0 and 1")
+    return tuple(_with_threshold(c, thresholds.get(c.label)) for c in manifest.classes)
+
+
+def _with_threshold(spec: ClassSpec, on: float | None) -> ClassSpec:
+    if on is None:
+        return spec
+    off = on * spec.decoder.off_threshold / spec.decoder.on_threshold
+    return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, on_threshold=on, off_threshold=off))
+
+
+class _FrontEnd:
+    """The rooms from samples to scores."""
+
+    def __init__(self, model: Model) -> None:
+        m = model.manifest
+        try:
+            self._features = MfccExtractor(m.features)
+            self._encoder = DeltaEncoder(m.encoder)
+        except ValueError as error:
+            raise ManifestError(f"{model.path}: {error}; export the model again") from error
+        self._network = StreamingNetwork(model)
+
+    def push(self, samples: Samples) -> Scores:
+        return self._network.push(self._encoder.push(self._features.push(samples)))
+
+    def flush(self) -> Scores:
+        scores = self._network.push(self._encoder.push(self._features.flush()))
+        self.reset()
+        return scores
+
+    def reset(self) -> None:
+        self._features.reset()
+        self._encoder.reset()
+        self._network.reset()

@@ -1,0 +1,50 @@
+"""The command ``snn-export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from detector.errors import DetectorError
+
+
+@click.group()
+def cli() -> None:
+    """Turn a trained run into what runs elsewhere."""
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe with the decoding to use; default: the run's.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Model file to write.")
+@click.option(
+    "--sound",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Sounds to compare on, 60 s or more together; default: the demo scene, repeated.",
+)
+@click.option("--metrics", type=click.Path(path_type=Path), help="Figures of snn-train evaluate to put into the manifest.")
+def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> None:
+    """Export RUN as a streaming ONNX file with its manifest, after proving that it is the same network."""
+    from firmware_export.runs import export_run
+
+    parity = export_run(run, recipe, out, sound, metrics)
+    click.echo(
+        f"{out}: torch stepping, torch sequence and onnxruntime give the same spikes in {parity.layers} layers over "
+        f"{parity.frames} frames ({parity.seconds:.0f} s); scores differ by at most {parity.largest_score_difference:.1e}"
+    )
+
+
+def main() -> None:
+    """Run the command; what a user can mend becomes one line and an exit code."""
+    try:
+        cli(standalone_mode=True)
+    except DetectorError as error:
+        click.echo(f"snn-export: error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

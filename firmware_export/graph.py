@@ -1,0 +1,170 @@
+"""Write a finished network as an ONNX graph over a fixed number of frames, state in and state out.
+
+The graph is built node by node rather than traced: it has as few nodes as the equations need, since
+a call's cost on a small board is mostly its number of nodes, and every weight keeps a name that
+other exports can find. The operations and their order are those of ``SpikingConvNet.step``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from models.network import THRESHOLD, SpikingConvNet, SpikingUnit, state_shapes
+
+OPSET = 18
+IR_VERSION = 9
+
+
+def build_graph(net: SpikingConvNet, frames: int) -> onnx.ModelProto:
+    """Return the graph: ``spikes`` (frames, planes, n_mfcc) and states to ``scores`` (frames, classes) and new states.
+
+    ``net`` must be finished (see ``models.network.finished``). With one frame, the graph also gives
+    each layer's spikes as ``<layer>_spikes``, which cost nothing unless they are asked for.
+    """
+    return _Builder(net, frames).build()
+
+
+class _Builder:
+    def __init__(self, net: SpikingConvNet, frames: int) -> None:
+        self._net, self._frames = net, frames
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: dict[str, onnx.TensorProto] = {}
+        self._spikes: list[str] = []
+        self._constant("threshold", np.float32(THRESHOLD))
+
+    def build(self) -> onnx.ModelProto:
+        net, t = self._net, self._frames
+        x = self._node("MatMul", ["spikes", self._constant("to_bands", net.to_bands.numpy())], "bands")
+        if t == 1:
+            x = self._node("Unsqueeze", [x, self._indices("axis_2", [2])], "bands_4d")
+        else:
+            x = self._node("Transpose", [x], "bands_planes", perm=[1, 0, 2])
+            x = self._node("Unsqueeze", [x, self._indices("axis_0", [0])], "bands_4d")
+        for i, (conv, unit) in enumerate(zip(net.convs, net.units, strict=True), 1):
+            x = self._neurons(self._convolution(x, conv, f"conv{i}"), unit, f"conv{i}", axis=2)
+        if t > 1:
+            x = self._node("Transpose", [x], "flat_planes", perm=[0, 2, 1, 3])
+        x = self._node("Reshape", [x, self._indices("flat_shape", [t, -1])], "flat")
+        x = self._neurons(self._dense(x, net.dense, "dense"), net.dense_unit, "dense", axis=0)
+        self._readout(self._dense(x, net.readout, "readout"))
+        return self._model()
+
+    def _convolution(self, x: str, conv: Any, name: str) -> str:
+        past = conv.kernel_size[0] - 1
+        if past:
+            x = self._node("Concat", [f"{name}_past", x], f"{name}_window", axis=2)
+            ends = [self._indices(f"last_{past}", [-past]), self._indices("end", [np.iinfo(np.int64).max])]
+            self._node("Slice", [x, *ends, self._indices("axis_2", [2])], f"new_{name}_past")
+        half = conv.padding[1]
+        return self._node(
+            "Conv",
+            [x, self._constant(f"{name}_weight", _array(conv.weight)), self._constant(f"{name}_bias", _array(conv.bias))],
+            f"{name}_current",
+            kernel_shape=list(conv.kernel_size),
+            strides=list(conv.stride),
+            pads=[0, half, 0, half],
+        )
+
+    def _dense(self, x: str, layer: Any, name: str) -> str:
+        weight = self._constant(f"{name}_weight", _array(layer.weight))
+        bias = self._constant(f"{name}_bias", _array(layer.bias))
+        return self._node("Gemm", [x, weight, bias], f"{name}_current", transB=1)
+
+    def _neurons(self, current: str, unit: SpikingUnit, name: str, axis: int) -> str:
+        """Add synapses and neurons, frame after frame, and return their spikes over all frames."""
+        shape = (-1, 1, 1) if axis == 2 else (-1,)  # noqa: PLR2004 - the frame axis of a convolution
+        beta = self._constant(f"{name}_beta", _array(unit.beta).reshape(shape))
+        alpha = None if unit.alpha is None else self._constant(f"{name}_alpha", _array(unit.alpha).reshape(shape))
+        synapse, mem, spikes = f"{name}_syn", f"{name}_mem", []
+        for t, value in enumerate(self._split(current, axis)):
+            if alpha is not None:
+                value = synapse = self._leak(alpha, synapse, value, f"{name}_syn", t)  # noqa: PLW2901 - the current
+            u = self._leak(beta, mem, value, f"{name}_u", t, state=False)
+            fired = self._node("Greater", [u, "threshold"], f"{name}_fired_{t}")
+            spikes.append(self._node("Cast", [fired], self._name(f"{name}_spikes", t), to=TensorProto.FLOAT))
+            # The threshold is 1, so that the spikes themselves are what the reset takes away.
+            mem = self._node("Sub", [u, spikes[-1]], self._name(f"{name}_mem", t, state=True))
+        self._spikes.append(f"{name}_spikes")
+        return self._join(spikes, f"{name}_spikes", axis)
+
+    def _readout(self, current: str) -> None:
+        beta = self._constant("readout_beta", _array(self._net.readout_beta))
+        mem, scores = "readout_mem", []
+        for t, value in enumerate(self._split(current, 0)):
+            mem = self._leak(beta, mem, value, "readout_mem", t)
+            scores.append(self._node("Sigmoid", [mem], self._name("scores", t)))
+        self._join(scores, "scores", 0)
+
+    def _leak(self, decay: str, before: str, value: str, name: str, t: int, *, state: bool = True) -> str:  # noqa: PLR0913
+        decayed = self._node("Mul", [decay, before], f"{name}_decayed_{t}")
+        return self._node("Add", [decayed, value], self._name(name, t, state=state))
+
+    def _split(self, tensor: str, axis: int) -> list[str]:
+        if self._frames == 1:
+            return [tensor]
+        parts = [f"{tensor}_{t}" for t in range(self._frames)]
+        self._nodes.append(helper.make_node("Split", [tensor], parts, axis=axis, num_outputs=self._frames))
+        return parts
+
+    def _join(self, parts: list[str], name: str, axis: int) -> str:
+        return parts[0] if self._frames == 1 else self._node("Concat", parts, name, axis=axis)
+
+    def _name(self, name: str, t: int, *, state: bool = False) -> str:
+        """Name a frame's tensor: the last frame's state is the graph's output, a lone frame needs no number."""
+        if state and t == self._frames - 1:
+            return f"new_{name}"
+        return name if self._frames == 1 else f"{name}_{t}"
+
+    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self._nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def _constant(self, name: str, value: Any) -> str:
+        self._weights.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _indices(self, name: str, values: list[int]) -> str:
+        return self._constant(name, np.array(values, np.int64))
+
+    def _model(self) -> onnx.ModelProto:
+        spec, t = self._net.spec, self._frames
+        shapes = {name: [1, *shape] for name, shape in graph_state_shapes(self._net).items()}
+        inputs = {"spikes": [t, spec.planes, spec.n_mfcc], **shapes}
+        outputs: dict[str, Any] = {"scores": [t, spec.classes], **{f"new_{k}": v for k, v in shapes.items()}}
+        if t == 1:
+            outputs |= {name: shapes[name.replace("_spikes", "_mem")] for name in self._spikes}
+        graph = helper.make_graph(
+            self._nodes,
+            "snn_detect",
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in inputs.items()],
+            [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()],
+            list(self._weights.values()),
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="snn-detect"
+        )
+        onnx.checker.check_model(model)
+        return model
+
+
+def graph_state_shapes(net: SpikingConvNet) -> dict[str, tuple[int, ...]]:
+    """Name every state tensor of the graph and its shape without the batch axis.
+
+    Convolutions keep the frame axis, dense layers have no width: what their operators need.
+    """
+    shapes = {}
+    for name, shape in state_shapes(net.spec).items():
+        if name.startswith("conv"):
+            shapes[name] = shape if name.endswith("_past") else (shape[0], 1, shape[1])
+        else:
+            shapes[name] = shape[:1]
+    return shapes
+
+
+def _array(tensor: Any) -> NDArray[np.float32]:
+    return np.asarray(tensor.detach().numpy(), np.float32)

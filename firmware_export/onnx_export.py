@@ -1,0 +1,194 @@
+"""Export a trained run as one self-describing streaming ONNX file, and prove that it is the same network."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from detector.encoder import DeltaEncoder
+from detector.errors import DetectorError, ManifestError
+from detector.features import MfccExtractor
+from detector.manifest import (
+    BLOCK_KEY,
+    METADATA_KEY,
+    SCHEMA,
+    ClassSpec,
+    DecoderParams,
+    LayerSpec,
+    Manifest,
+    NetworkParams,
+    TensorSpec,
+    TrainingRecord,
+)
+from detector.messages import Samples, Spikes
+from detector.network import Model, StreamingNetwork, load_model
+from firmware_export.graph import build_graph, graph_state_shapes
+from models.datasets import CATEGORIES, LABELS
+from models.network import THRESHOLD, SpikingConvNet, finished
+from models.recipe import Decoding, Recipe
+
+Traces: TypeAlias = dict[str, NDArray[np.float32]]
+"""Scores and each layer's spikes by name, (frames, values)."""
+BLOCK_FRAMES = 8
+"""Frames in the block graph: more gain little, and a push of fewer frames cannot use it."""
+TOLERANCE = 1e-4
+"""Largest difference of a score between torch and onnxruntime; spikes and states must be equal."""
+
+
+class ParityError(DetectorError):
+    """The exported graph is not the network it was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What the comparison over real sound found."""
+
+    frames: int
+    seconds: float
+    layers: int
+    largest_score_difference: float
+
+
+def build_manifest(recipe: Recipe, net: SpikingConvNet, training: TrainingRecord, metrics: dict[str, float]) -> Manifest:
+    """Gather everything that is bound to the weights of a finished network."""
+    shapes = graph_state_shapes(net)
+    return Manifest(
+        schema=SCHEMA,
+        name=recipe.name,
+        version=recipe.version,
+        licence="Apache-2.0",
+        classes=tuple(ClassSpec(label, CATEGORIES[label], _decoder(recipe.decoding, label)) for label in LABELS),
+        features=recipe.features,
+        encoder=recipe.encoder,
+        network=NetworkParams(
+            neuron="lif",
+            reset="subtract",
+            threshold=THRESHOLD,
+            states=tuple(TensorSpec(name, (1, *shape)) for name, shape in shapes.items()),
+            block_frames=BLOCK_FRAMES,
+            layers=_layers(net),
+            parameters=sum(p.numel() for p in net.parameters()),
+        ),
+        latency_samples=recipe.features.frame_length,
+        training=training,
+        metrics=metrics,
+    )
+
+
+def export(trained: SpikingConvNet, manifest_of: Callable[[SpikingConvNet], Manifest], sound: Samples, out: Path) -> Parity:
+    """Write the model file ``out`` after checking it over ``sound`` (at least 60 s are wanted of it).
+
+    Raises ParityError, and writes nothing, where torch stepping, torch over the sequence and
+    onnxruntime do not give the same spikes and scores.
+    """
+    net = finished(trained)
+    step, block = build_graph(net, 1), build_graph(net, BLOCK_FRAMES)
+    manifest = manifest_of(net)
+    metadata = {
+        METADATA_KEY: manifest.to_json(),
+        BLOCK_KEY: base64.b64encode(block.SerializeToString()).decode("ascii"),
+    }
+    onnx.helper.set_model_props(step, metadata)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        part = Path(folder) / out.name
+        part.write_bytes(step.SerializeToString())
+        parity = check_parity(net, part, sound)
+        part.replace(out)
+    return parity
+
+
+def check_parity(net: SpikingConvNet, path: Path, sound: Samples) -> Parity:
+    """Compare a finished network with its model file over sound at the model's rate, frame by frame.
+
+    Raises ParityError that names the first layer and frame that differ.
+    """
+    model = load_model(path)
+    features, encoder = MfccExtractor(model.manifest.features), DeltaEncoder(model.manifest.encoder)
+    spikes = encoder.push(np.concatenate([features.push(sound), features.flush()]))
+    stepped, sequence, streamed = _step_torch(net, spikes), _sequence_torch(net, spikes), _step_onnx(model, spikes)
+    for layer in (name for name in stepped if name != "scores"):
+        _same(path, f"{layer} in a torch sequence", stepped[layer], sequence[layer])
+        _same(path, f"{layer} in onnxruntime", stepped[layer], streamed[layer])
+    _same(path, "scores in blocks", streamed["scores"], StreamingNetwork(model).push(spikes))
+    largest = max(float(np.abs(stepped["scores"] - other["scores"]).max()) for other in (sequence, streamed))
+    if largest > TOLERANCE:
+        raise ParityError(f"{path.name}: scores differ by {largest:.2g}, more than {TOLERANCE:g}; nothing was written")
+    rate = model.manifest.features.sample_rate_hz
+    return Parity(len(spikes), len(sound) / rate, len(stepped) - 1, largest)
+
+
+def _step_torch(net: SpikingConvNet, spikes: Spikes) -> Traces:
+    state, rows = net.initial_state(), []
+    with torch.no_grad():
+        for frame in torch.from_numpy(spikes):
+            probe: dict[str, torch.Tensor] = {}
+            scores, state = net.step(frame[None], state, probe)
+            rows.append({"scores": scores[0].numpy(), **{k: v.flatten().numpy() for k, v in probe.items()}})
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _sequence_torch(net: SpikingConvNet, spikes: Spikes) -> Traces:
+    probe: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        logits, _ = net(torch.from_numpy(spikes)[None], None, probe)
+    layers = {name: v[0].transpose(0, 1).flatten(1).numpy() for name, v in probe.items()}
+    return {"scores": torch.sigmoid(logits[0]).numpy(), **layers}
+
+
+def _step_onnx(model: Model, spikes: Spikes) -> Traces:
+    states = [s.name for s in model.manifest.network.states]
+    feed = {s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states}
+    layers = [o.name for o in model.session.get_outputs() if o.name.endswith("_spikes")]
+    rows: list[list[NDArray[np.float32]]] = []
+    for i in range(len(spikes)):
+        feed["spikes"] = spikes[i : i + 1]
+        found = model.session.run(["scores", *layers, *(f"new_{n}" for n in states)], feed)
+        rows.append([r.ravel() for r in found[: 1 + len(layers)]])
+        feed |= dict(zip(states, found[1 + len(layers) :], strict=True))
+    names = ["scores", *(name.removesuffix("_spikes") for name in layers)]
+    return {name: np.stack([row[k] for row in rows]) for k, name in enumerate(names)}
+
+
+def _same(path: Path, what: str, wanted: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+    if not np.array_equal(wanted, found):
+        frame = int(np.flatnonzero((wanted != found).any(axis=1))[0])
+        raise ParityError(f"{path.name}: {what} differs from torch stepping at frame {frame}; nothing was written")
+
+
+def _decoder(decoding: Decoding, label: str) -> DecoderParams:
+    if label not in decoding.on_thresholds:
+        raise ManifestError(f"the recipe's decoding.on_thresholds lacks {label!r}")
+    on = decoding.on_thresholds[label]
+    return DecoderParams(
+        smoothing_frames=decoding.smoothing_frames,
+        on_threshold=on,
+        off_threshold=on * decoding.off_ratio,
+        min_on_frames=decoding.min_on_frames,
+        min_off_frames=decoding.min_off_frames,
+        refractory_frames=decoding.refractory_frames,
+    )
+
+
+def _layers(net: SpikingConvNet) -> tuple[LayerSpec, ...]:
+    """Describe the layers: their inputs per step, neurons, and dense multiply-adds per step."""
+    spec, rows = net.spec, []
+    channels, width = spec.planes, spec.n_mels
+    rows.append(LayerSpec("to_bands", "dense", spec.planes * spec.n_mfcc, spec.planes * width, spec.planes * spec.n_mfcc * width))
+    for i, conv in enumerate(spec.convs, 1):
+        out = -(-width // conv.stride)
+        macs = out * conv.channels * channels * conv.frames * conv.bands
+        rows.append(LayerSpec(f"conv{i}", "conv", channels * conv.frames * width, conv.channels * out, macs))
+        channels, width = conv.channels, out
+    rows.append(LayerSpec("dense", "dense", channels * width, spec.hidden, channels * width * spec.hidden))
+    rows.append(LayerSpec("readout", "readout", spec.hidden, spec.classes, spec.hidden * spec.classes))
+    return tuple(rows)

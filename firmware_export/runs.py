@@ -1,0 +1,69 @@
+"""Read a training run's folder and export it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+from detector.errors import ConfigError, SourceError
+from detector.manifest import TrainingRecord, parse_strictly
+from detector.messages import Samples
+from firmware_export.onnx_export import Parity, build_manifest, export
+from models.network import SpikingConvNet
+from models.recipe import Recipe, load_recipe
+
+DEMO = Path(__file__).resolve().parent.parent / "models" / "demo" / "scene.flac"
+LEAST_SECONDS = 60
+
+
+def load_run(folder: Path) -> tuple[SpikingConvNet, Recipe, TrainingRecord]:
+    """Return the averaged network of a run that has ended, its recipe and its record.
+
+    Raises ConfigError where the folder holds no ended run.
+    """
+    try:
+        recipe_data = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        record_data = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{folder}: not the folder of an ended run ({error}); make one with snn-train fit") from error
+    recipe: Recipe = parse_strictly(Recipe, recipe_data, str(folder / "recipe.json"), "recipe", ConfigError)
+    record: TrainingRecord = parse_strictly(
+        TrainingRecord, record_data, str(folder / "record.json"), "record", ConfigError
+    )
+    net = SpikingConvNet(recipe.network)
+    net.load_state_dict(saved["average"])
+    return net, recipe, record
+
+
+def export_run(run: Path, recipe_path: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> Parity:
+    """Export an ended run; ``recipe_path`` may give other decoding than the run's own copy had.
+
+    Raises ConfigError, SourceError or ParityError; ``out`` is written whole or not at all.
+    """
+    net, recipe, record = load_run(run)
+    if recipe_path is not None:
+        recipe = load_recipe(recipe_path)
+    figures: dict[str, float] = json.loads(metrics.read_text(encoding="utf-8")) if metrics else {}
+    samples = comparison_sound(sound or (DEMO,), recipe.features.sample_rate_hz)
+    return export(net, lambda finished: build_manifest(recipe, finished, record, figures), samples, out)
+
+
+def comparison_sound(paths: tuple[Path, ...], rate_hz: int) -> Samples:
+    """Join sounds to at least a minute at the rate, repeating them where they are shorter."""
+    pieces = []
+    for path in paths:
+        try:
+            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise SourceError(f"{path}: cannot be read ({error}); name a sound file") from error
+        pieces.append(np.asarray(soxr.resample(wave.mean(axis=1), rate, rate_hz), np.float32))
+    joined = np.concatenate(pieces)
+    if joined.size == 0:
+        raise SourceError(f"{paths[0]}: holds no sound; name a sound file of some seconds")
+    return np.resize(joined, max(joined.size, LEAST_SECONDS * rate_hz))

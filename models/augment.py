@@ -1,0 +1,97 @@
+"""Waveform augmentation: what rooms, microphones and neighbours do to a sound, before the features."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+import soxr
+from numpy.typing import NDArray
+
+Wave = NDArray[np.float32]
+_EQUALISER_POINTS = 2048
+
+
+def change_speed(wave: Wave, rng: np.random.Generator, rate_hz: int, most: float = 0.18) -> Wave:
+    """Play faster or slower by up to ``most`` (pitch and tempo together)."""
+    factor = float(np.exp(rng.uniform(-most, most)))
+    return np.asarray(soxr.resample(wave, rate_hz, rate_hz / factor, quality="LQ"), np.float32)
+
+
+class Places:
+    """A stock of rooms and noises for waves of one length: making them anew each time would take most of the time."""
+
+    def __init__(self, samples: int, rate_hz: int, rng: np.random.Generator, rooms: int = 96, noises: int = 96) -> None:
+        self._samples, self._rate_hz = samples, rate_hz
+        self._size = scipy.fft.next_fast_len(samples + rate_hz // 2, real=True)
+        self._rooms = [scipy.fft.rfft(_room(rng, rate_hz), self._size) for _ in range(rooms)]
+        self._noises = [noise(4 * samples, rng) for _ in range(noises)]
+
+    def filter_and_reverberate(self, wave: Wave, rng: np.random.Generator, *, reverberation: float) -> Wave:
+        """Apply a random equaliser, sometimes a band limit and (with that probability) a room, in one transform."""
+        spectrum = scipy.fft.rfft(wave, self._size)
+        spectrum *= _equaliser(spectrum.size, rng, self._rate_hz)
+        if rng.random() < reverberation:
+            spectrum *= self._rooms[rng.integers(len(self._rooms))]
+        return np.asarray(scipy.fft.irfft(spectrum, self._size)[: wave.size], np.float32)
+
+    def noise(self, rng: np.random.Generator) -> Wave:
+        """Return a stretch of noise of about unit RMS."""
+        stock = self._noises[rng.integers(len(self._noises))]
+        start = rng.integers(stock.size - self._samples)
+        return stock[start : start + self._samples]
+
+
+def noise(size: int, rng: np.random.Generator) -> Wave:
+    """Return coloured noise of unit RMS: from white to brown, its level wandering slowly."""
+    spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
+    bins = np.maximum(np.arange(spectrum.size), size / 400.0)
+    wave = scipy.fft.irfft(spectrum * bins ** -rng.uniform(0.0, 1.2), size)
+    if rng.random() < 0.5:
+        knots = rng.uniform(0.3, 1.0, 8)
+        wave *= np.interp(np.linspace(0, 7, size), np.arange(8), knots)
+    return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
+
+
+def hum(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
+    """Return mains hum of unit RMS: 50 or 60 Hz with harmonics."""
+    t = np.arange(size) / rate_hz
+    f0 = rng.choice([50.0, 60.0])
+    wave = sum(
+        rng.uniform(0, 1) / k * np.sin(2 * np.pi * f0 * k * t + rng.uniform(0, 2 * np.pi)) for k in range(1, 9)
+    )
+    return np.asarray(wave / (np.sqrt(np.mean(np.square(wave))) + 1e-12), np.float32)
+
+
+def clip_hard(wave: Wave, rng: np.random.Generator) -> Wave:
+    """Overdrive the converter: flatten the loudest one in a thousand to one in a hundred samples."""
+    limit = float(np.quantile(np.abs(wave), 1 - 10 ** rng.uniform(-3, -2)))
+    return np.clip(wave, -limit, limit) if limit > 0 else wave
+
+
+def _equaliser(bins: int, rng: np.random.Generator, rate_hz: int) -> Wave:
+    """Return a smooth random gain over frequency: a few decibels a band, sometimes a band limit."""
+    # A coarse grid is smooth enough, and quick.
+    hz = np.linspace(0, rate_hz / 2, _EQUALISER_POINTS)
+    knots_hz = np.array([0, 100, 250, 600, 1500, 3500, 8000])
+    gain_db = np.interp(np.log(hz + 50), np.log(knots_hz + 50), rng.normal(0, 4.0, knots_hz.size))
+    if rng.random() < 0.35:
+        cut = float(np.exp(rng.uniform(np.log(3000), np.log(7500))))
+        gain_db -= np.maximum(0, np.log2((hz + 1) / cut)) * rng.choice([12.0, 60.0])
+    if rng.random() < 0.35:
+        cut = float(np.exp(rng.uniform(np.log(60), np.log(400))))
+        gain_db -= np.maximum(0, np.log2(cut / (hz + 1))) * 12.0
+    gain = 10 ** (np.maximum(gain_db, -80) / 20)
+    return np.repeat(gain.astype(np.float32), -(-bins // _EQUALISER_POINTS))[:bins]
+
+
+def _room(rng: np.random.Generator, rate_hz: int) -> Wave:
+    """Return an impulse response: the direct sound and a tail of noise that decays by 60 dB in 0.1 to 0.9 s."""
+    rt60 = float(np.exp(rng.uniform(np.log(0.1), np.log(0.9))))
+    size = min(int(rt60 * rate_hz), rate_hz // 2)
+    tail = rng.standard_normal(size) * 10 ** (-3 * np.arange(size) / (rt60 * rate_hz))
+    tail = scipy.signal.lfilter([1 - 0.4], [1, -0.4], tail)
+    tail[: int(rng.uniform(0.002, 0.02) * rate_hz)] = 0
+    tail *= 10 ** (rng.uniform(-15, 3) / 20) / (np.sqrt(np.sum(tail**2)) + 1e-12)
+    tail[0] = 1.0
+    return np.asarray(tail, np.float32)

@@ -1,0 +1,150 @@
+"""The sounds to train and test with: which clip belongs to which class and which part of the data.
+
+Every recording has a fold, 1 to 5: ESC-10 its own, the spoken digits by speaker, the other folders
+clip by clip in turn. Fold 5 is never trained on; folds 1 to 4 can be left out one at a time to
+choose settings. Rendered material has fold 0 and is only for training.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from detector.errors import SourceError
+from detector.manifest import DataSource
+
+TEST_FOLD = 5
+
+CATEGORIES = {
+    "guitar": "music",
+    "bowed_strings": "music",
+    "winds": "music",
+    "drums": "music",
+    "speech": "people",
+    "baby_cry": "people",
+    "person_sneeze": "people",
+    "dog_bark": "animals",
+    "rooster": "animals",
+    "chainsaw": "things",
+    "clock_tick": "things",
+    "helicopter": "things",
+    "fire_crackling": "nature",
+    "rain": "nature",
+    "sea_waves": "nature",
+}
+"""The classes in the order of the scores, each with its category."""
+LABELS = tuple(CATEGORIES)
+ESC10 = ("baby_cry", "chainsaw", "clock_tick", "dog_bark", "fire_crackling", "helicopter")
+ESC10 = (*ESC10, "person_sneeze", "rain", "rooster", "sea_waves")
+
+_INSTRUMENTS = {
+    "acoustic_guitar": "guitar",
+    "violin_or_fiddle": "bowed_strings",
+    "cello": "bowed_strings",
+    "double_bass": "bowed_strings",
+    "flute": "winds",
+    "clarinet": "winds",
+    "saxophone": "winds",
+    "bass_drum": "drums",
+    "snare_drum": "drums",
+    "hi_hat": "drums",
+}
+_RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
+SOURCES = (
+    DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
+    DataSource("instruments", "CC0 or CC BY 3.0 per clip", "ten instruments of FSDKaggle2018, Freesound uploaders"),
+    DataSource("guitar_notes", "CC0", "Spanish classical guitar, FreePats"),
+    DataSource("speech_digits", "CC BY-SA 4.0", "Free Spoken Digit Dataset"),
+    DataSource("rendered", "MIT sound font, Apache-2.0 scores", "FluidR3 GM by fluidsynth, espeak-ng, numpy noises"),
+)
+"""What the trained models are made of."""
+_SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording."""
+
+    path: Path
+    label: str | None
+    """None is sound of no class."""
+    source: str
+    """The folder it came from: esc10, instruments, guitar_notes, speech_digits, rendered."""
+    fold: int
+    """1 to 5; 0 for rendered material."""
+
+
+def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
+    """List every clip under the data folder and, if given, the rendered material.
+
+    Raises SourceError where a folder is missing or holds nothing.
+    """
+    found = [*_esc10(data / "esc10"), *_instruments(data / "instruments")]
+    found += [*_notes(data / "guitar_notes"), *_speech(data / "speech_digits")]
+    if material is not None:
+        found += _rendered(material)
+    return found
+
+
+def load_clips(clips: list[Clip], rate_hz: int, processes: int = 2) -> list[NDArray[np.float32]]:
+    """Decode clips to mono at the rate, in parallel; each is (samples,) in [-1, 1)."""
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(_load, [c.path for c in clips], [rate_hz] * len(clips), chunksize=16))
+
+
+def _load(path: Path, rate_hz: int) -> NDArray[np.float32]:
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise SourceError(f"{path}: cannot be read ({error}); remove it or replace it") from error
+    mono = wave.mean(axis=1)
+    return np.asarray(soxr.resample(mono, rate, rate_hz) if rate != rate_hz else mono, np.float32)
+
+
+def _esc10(folder: Path) -> Iterator[Clip]:
+    for label in ESC10:
+        for path in _files(folder / label, ".ogg"):
+            yield Clip(path, label, "esc10", int(path.name[0]))
+
+
+def _instruments(folder: Path) -> Iterator[Clip]:
+    for name, label in _INSTRUMENTS.items():
+        for i, path in enumerate(_files(folder / name, ".flac")):
+            yield Clip(path, label, "instruments", i % 5 + 1)
+
+
+def _notes(folder: Path) -> Iterator[Clip]:
+    for i, path in enumerate(_files(folder, ".flac")):
+        yield Clip(path, "guitar", "guitar_notes", i % 5 + 1)
+
+
+def _speech(folder: Path) -> Iterator[Clip]:
+    for path in _files(folder, ".wav"):
+        speaker = path.stem.split("_")[1]
+        if speaker not in _SPEAKER_FOLD:
+            raise SourceError(f"{path}: speaker {speaker!r} has no fold; known are {', '.join(_SPEAKER_FOLD)}")
+        yield Clip(path, "speech", "speech_digits", _SPEAKER_FOLD[speaker])
+
+
+def _rendered(folder: Path) -> list[Clip]:
+    index = folder / "index.csv"
+    if not index.is_file():
+        raise SourceError(f"{folder}: no index.csv; render it with: python -m models.rendering material {folder}")
+    with index.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [Clip(folder / r["path"], _RENDERED.get(r["class"]), "rendered", 0) for r in rows]
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    paths = sorted(folder.glob(f"*{suffix}"))
+    if not paths:
+        raise SourceError(f"{folder}: no {suffix} files there; name the folder of recordings with --data")
+    return paths

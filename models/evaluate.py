@@ -1,0 +1,149 @@
+"""Judge a model file on recordings that it never saw, through the pipeline that ships."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from detector.pipeline import Detector
+from models.datasets import ESC10, LABELS, Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the detector made of one clip."""
+
+    clip: Clip
+    mean_scores: NDArray[np.float32]
+    """(classes,): each class's score, averaged over the clip's frames."""
+    onsets: tuple[str, ...]
+    """Labels of the onset events, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of clips with its 95 % interval (Wilson's score interval)."""
+
+    hits: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        if not self.total:
+            return (0.0, 1.0)
+        z, n, p = 1.96, self.total, self.value
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return (max(0.0, centre - half), min(1.0, centre + half))
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.hits}/{self.total} = {100 * self.value:.1f} % ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def listen(model: Path, clips: Sequence[Clip], processes: int = 2) -> list[Heard]:
+    """Run every clip through the detector as one stream of its own."""
+    with ProcessPoolExecutor(processes, initializer=_load, initargs=(model,)) as pool:
+        return list(tqdm(pool.map(_hear, clips, chunksize=8), total=len(clips), unit="clip", leave=False))
+
+
+def esc10_accuracy(heard: Sequence[Heard]) -> Rate:
+    """Count ESC-10 clips whose class has the highest mean score among the ten."""
+    columns = [LABELS.index(label) for label in ESC10]
+    clips = [h for h in heard if h.clip.source == "esc10"]
+    right = sum(ESC10[int(np.argmax(h.mean_scores[columns]))] == h.clip.label for h in clips)
+    return Rate(right, len(clips))
+
+
+def event_rates(heard: Sequence[Heard], label: str) -> tuple[Rate, Rate]:
+    """Return (recall, false rate): clips of the class, and clips of others, with an event of the class."""
+    own = [label in h.onsets for h in heard if h.clip.label == label]
+    others = [label in h.onsets for h in heard if h.clip.label != label]
+    return Rate(sum(own), len(own)), Rate(sum(others), len(others))
+
+
+def confusion(heard: Sequence[Heard]) -> NDArray[np.int64]:
+    """Return counts (true class, class of the highest mean score) over all classes."""
+    table = np.zeros((len(LABELS), len(LABELS)), np.int64)
+    for h in heard:
+        if h.clip.label is not None:
+            table[LABELS.index(h.clip.label), int(np.argmax(h.mean_scores))] += 1
+    return table
+
+
+def figures(heard: Sequence[Heard]) -> dict[str, float]:
+    """Return the figures that stand in a manifest: shares of clips in [0, 1], and counts."""
+    accuracy = esc10_accuracy(heard)
+    result = {"esc10_accuracy": accuracy.value, "esc10_clips": float(accuracy.total), "clips": float(len(heard))}
+    for label in LABELS:
+        recall, false = event_rates(heard, label)
+        result |= {f"{label}_recall": recall.value, f"{label}_false_rate": false.value}
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def table(heard: Sequence[Heard]) -> str:
+    """Return the figures as a Markdown table, with the number of clips and the interval."""
+    rows = [f"ESC-10 accuracy (argmax of the mean score over ten classes): {esc10_accuracy(heard)}", ""]
+    rows += ["| class | clips with its event | other clips with its event |", "|---|---|---|"]
+    for label in LABELS:
+        recall, false = event_rates(heard, label)
+        rows.append(f"| {label} | {recall} | {false} |")
+    return "\n".join(rows)
+
+
+def draw_confusion(heard: Sequence[Heard], path: Path) -> None:
+    """Draw true class against the class of the highest mean score, as a picture (PNG)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = confusion(heard)
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if share[row, column] > 0.5 else "black"  # noqa: PLR2004 - where blue turns dark
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    names = [label.replace("_", " ") for label in LABELS]
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("class of the highest mean score")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{int(counts.sum())} clips that the model never saw")
+    figure.savefig(path, dpi=120)
+
+
+_detector: Detector | None = None
+"""One per worker process: loading costs more than a clip."""
+
+
+def _load(model: Path) -> None:
+    global _detector  # noqa: PLW0603 - set once when the worker process starts
+    _detector = Detector.load(model)
+
+
+def _hear(clip: Clip) -> Heard:
+    assert _detector is not None  # noqa: S101 - the pool's initialiser has run
+    wave, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
+    mono = wave.mean(axis=1)
+    samples = np.asarray(soxr.resample(mono, rate, _detector.sample_rate_hz), np.float32)
+    scores, events = _detector.process(samples)
+    last, more = _detector.finish()
+    every = np.concatenate([scores, last])
+    onsets = tuple(e.label for e in [*events, *more] if e.kind == "onset")
+    return Heard(clip, every.mean(axis=0), onsets)

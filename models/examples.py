@@ -1,0 +1,188 @@
+"""Training examples: a few seconds of mixed, augmented sound as spikes, with targets frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.encoder import DeltaEncoder
+from detector.features import MfccExtractor
+from detector.manifest import EncoderParams, MfccParams
+from models import augment
+from models.augment import Wave
+from models.datasets import LABELS, Clip
+
+HOLD_S = 0.5
+"""A sound counts as going on for this long after its last loud frame: between two barks or ticks."""
+DOUBT_S = 1.5
+"""For so long after that, silence and sound are both right."""
+ACTIVE_DB = -28.0
+"""Frames quieter than this, against the clip's loud frames, are not the sound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What the network sees and what it should say."""
+
+    spikes: NDArray[np.uint8]
+    """(frames, planes, n_mfcc)."""
+    target: NDArray[np.uint8]
+    """(frames, classes): 1 where the class is heard."""
+    weight: NDArray[np.uint8]
+    """(frames, classes): 0 where the target is in doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One source placed in the segment: its wave and where it is heard."""
+
+    wave: Wave
+    label: int | None
+    active: NDArray[np.bool_]
+    doubt: NDArray[np.bool_]
+
+
+class ExampleMaker:
+    """Draw examples: classes evenly, then clips, then what happens to them on the way."""
+
+    def __init__(  # noqa: PLR0913 - one data set
+        self,
+        clips: Sequence[Clip],
+        waves: Sequence[Wave],
+        features: MfccParams,
+        encoder: EncoderParams,
+        frames: int,
+        class_weights: dict[str, float],
+        recorded_share: float,
+    ) -> None:
+        self._waves = waves
+        self._rate = features.sample_rate_hz
+        self._hop, self._length = features.hop_length, features.frame_length
+        self._frames = frames
+        self._samples = self._length + (frames - 1) * self._hop
+        self._mfcc, self._delta = MfccExtractor(features), DeltaEncoder(encoder)
+        self._loudness = [_frame_rms(w, self._hop, self._length) for w in waves]
+        self._pools: list[tuple[list[int], list[int]]] = []
+        weights = []
+        for label in (*LABELS, None):
+            recorded = [i for i, c in enumerate(clips) if c.label == label and c.fold > 0]
+            rendered = [i for i, c in enumerate(clips) if c.label == label and c.fold == 0]
+            self._pools.append((recorded, rendered))
+            weights.append(class_weights.get(label or "none", 1.0) if recorded or rendered else 0.0)
+        self._class_p = np.array(weights) / np.sum(weights)
+        self._recorded_share = recorded_share
+        self._places = augment.Places(self._samples, self._rate, np.random.default_rng(0))
+
+    def draw(self, rng: np.random.Generator) -> Example:
+        """Return one example."""
+        layers = [self._layer(rng)]
+        mixture = layers[0].wave
+        if rng.random() < 0.5:
+            other = self._layer(rng)
+            gain = _gain_for_ratio(mixture, other.wave, rng.uniform(-8, 12))
+            layers = [layers[0], Layer(other.wave * gain, other.label, other.active, other.doubt)]
+            mixture = mixture + layers[1].wave
+        target, weight = self._targets(layers)
+        spikes = self._encode(self._capture(mixture, rng))
+        return Example(spikes, target, weight)
+
+    def _layer(self, rng: np.random.Generator) -> Layer:
+        index = self._pick(rng)
+        label, clip = index
+        wave, loudness = self._waves[clip], self._loudness[clip]
+        reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
+        placed = self._place(wave, rng)
+        placed = augment.change_speed(placed, rng, self._rate)[: self._samples]
+        placed = np.pad(placed, (0, self._samples - placed.size))
+        rms = _frame_rms(placed, self._hop, self._length)
+        loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), 1e-5)
+        active, doubt = _held(loud, self._seconds(HOLD_S)), _held(loud, self._seconds(HOLD_S + DOUBT_S))
+        placed = self._places.filter_and_reverberate(placed, rng, reverberation=0.5)
+        return Layer(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
+
+    def _pick(self, rng: np.random.Generator) -> tuple[int | None, int]:
+        kind = int(rng.choice(self._class_p.size, p=self._class_p))
+        recorded, rendered = self._pools[kind]
+        from_recorded = bool(recorded) and (not rendered or rng.random() < self._recorded_share)
+        clip = int(rng.choice(recorded if from_recorded else rendered))
+        return (kind if kind < len(LABELS) else None), clip
+
+    def _place(self, wave: Wave, rng: np.random.Generator) -> Wave:
+        """Cut or repeat a clip to a little more than the segment, beginning anywhere."""
+        wanted = int(self._samples * 1.25)
+        if wave.size > wanted:
+            start = int(rng.integers(0, wave.size - wanted))
+            return wave[start : start + wanted]
+        out = np.zeros(wanted, np.float32)
+        at = int(rng.integers(0, max(1, wanted - wave.size // 2)))
+        if rng.random() < 0.5:
+            at = int(rng.integers(0, self._rate // 2))
+        while at < wanted:
+            piece = wave[: wanted - at]
+            out[at : at + piece.size] += piece
+            at += wave.size + int(rng.uniform(0.02, 2.0) * self._rate)
+        return out
+
+    def _capture(self, mixture: Wave, rng: np.random.Generator) -> Wave:
+        """Add the noise of the place and of the converter, and set the level."""
+        wave = mixture / (np.abs(mixture).max() + 1e-9)
+        loud = float(np.quantile(_frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
+        if rng.random() < 0.7:
+            ratio = 10 ** (-rng.uniform(3, 45) / 20)
+            wave = wave + loud * ratio * self._places.noise(rng)
+        if rng.random() < 0.15:
+            ratio = 10 ** (-rng.uniform(5, 40) / 20)
+            wave = wave + loud * ratio * augment.hum(wave.size, rng, self._rate)
+        if rng.random() < 0.1:
+            wave = augment.clip_hard(wave, rng)
+        peak_db = rng.uniform(-40, -1)
+        wave = wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9))
+        if rng.random() < 0.5:
+            wave = wave + 10 ** (-rng.uniform(70, 95) / 20) * rng.standard_normal(wave.size)
+        return wave.astype(np.float32)
+
+    def _encode(self, wave: Wave) -> NDArray[np.uint8]:
+        self._mfcc.reset()
+        self._delta.reset()
+        return self._delta.push(self._mfcc.push(wave)).astype(np.uint8)
+
+    def _targets(self, layers: list[Layer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        shape = (self._frames, len(LABELS))
+        target, weight = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
+        rms = [_frame_rms(layer.wave, self._hop, self._length) for layer in layers]
+        for i, layer in enumerate(layers):
+            if layer.label is None:
+                continue
+            others = sum((r for j, r in enumerate(rms) if j != i), np.zeros(self._frames))
+            masked = layer.active & (others > 6 * rms[i]) & (rms[i] > 0)
+            column = layer.label
+            weight[layer.doubt | masked, column] = 0
+            target[layer.active, column] = 1
+            weight[layer.active & ~masked, column] = 1
+        return target, weight
+
+    def _seconds(self, seconds: float) -> int:
+        return round(seconds * self._rate / self._hop)
+
+
+def _frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:
+    """Return the RMS of every full frame, (frames,)."""
+    if wave.size < length:
+        return np.empty(0)
+    windows = np.lib.stride_tricks.sliding_window_view(wave, length)[::hop]
+    return np.sqrt(np.einsum("ij,ij->i", windows, windows) / length).astype(np.float64)
+
+
+def _held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
+    """Mark frames that are loud or come at most ``frames`` after a loud one."""
+    last = np.maximum.accumulate(np.where(loud, np.arange(loud.size), -frames - 1))
+    return np.asarray(np.arange(loud.size) - last <= frames, np.bool_)
+
+
+def _gain_for_ratio(first: Wave, second: Wave, ratio_db: float) -> float:
+    """Return the gain that puts ``second`` so far below ``first``, by their RMS."""
+    rms = float(np.sqrt(np.mean(second**2))) + 1e-9
+    return float(np.sqrt(np.mean(first**2)) + 1e-9) / rms * 10 ** (-ratio_db / 20)

@@ -1,0 +1,260 @@
+"""The convolutional spiking network, as a step for streaming and as a sequence for training.
+
+The neuron, written here once and meant everywhere else (leaky integrate-and-fire with soft reset):
+
+    U[t] = beta * V[t-1] + I[t]
+    S[t] = 1 if U[t] > threshold else 0
+    V[t] = U[t] - threshold * S[t]
+
+The carried state ``mem`` is V, the potential after the reset. A layer may have a leaky synapse in
+front of the neuron (the second-order neuron that snnTorch calls ``Synaptic``):
+
+    I[t] = alpha * I[t-1] + (W X)[t]
+
+The first layer has one: its input spikes say how the spectrum *changes*, and the synapse's decay
+adds them up again to how it *is*. ``alpha = 0`` would be the plain neuron.
+
+Exact sums. Spikes are 0 or 1 and, in a finished network, every weight and bias of a layer is a
+multiple of one power of two (2**-12 or the next that does) so that no sum leaves float32's 24 bits. A synaptic sum W X then has no
+rounding, whatever order or blocks the machine adds it in; what remains are elementwise operations
+in a stated order. So stepping, sequences of any length, torch, onnxruntime and C agree on every
+spike by construction, not by luck. ``finished`` makes such a network of a trained one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from snntorch import surrogate
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.scan import Surrogate, leak_scan, lif_scan
+
+THRESHOLD = 1.0
+WEIGHT_BITS = 12
+"""Weights of a finished network are multiples of 2**-12, or of the finest step that leaves a layer's sums exact."""
+FEWEST_BITS = 7
+BAND_BITS = 6
+"""The fixed cepstrum-to-bands matrix is rounded to multiples of 2**-6: its outputs stay on that grid."""
+
+State = dict[str, Tensor]
+"""Named tensors with a leading batch axis; zeros after a reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSpec:
+    """One spiking convolution: ``channels`` maps, over ``frames`` frames up to now and ``bands`` bands."""
+
+    channels: int
+    frames: int
+    bands: int
+    stride: int
+    synapse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """The topology."""
+
+    planes: int
+    n_mfcc: int
+    n_mels: int
+    classes: int
+    convs: tuple[ConvSpec, ...]
+    hidden: int
+    """Neurons of the dense layer."""
+    frame_rate_hz: float
+    """For the decays at the start of training, which are given as time constants."""
+    slope: float
+    """Of the fast sigmoid surrogate."""
+    dropout: float
+
+
+class SpikingUnit(nn.Module):
+    """The neurons of one layer: optional synaptic decay, batch norm on the current, membrane, spikes."""
+
+    def __init__(self, channels: int, spec: NetworkSpec, *, synapse: bool, tau_s: tuple[float, float]) -> None:
+        super().__init__()
+        taus = torch.logspace(math.log10(tau_s[0]), math.log10(tau_s[1]), channels)[torch.randperm(channels)]
+        self.beta_logit = nn.Parameter(torch.logit(torch.exp(-1 / (taus * spec.frame_rate_hz))))
+        self.norm: nn.Module = nn.BatchNorm1d(channels)
+        self.alpha_logit: nn.Parameter | None = None
+        if synapse:
+            slow = torch.logspace(math.log10(0.02), math.log10(2.0), channels)
+            self.alpha_logit = nn.Parameter(torch.logit(torch.exp(-1 / (slow * spec.frame_rate_hz))))
+        self.surrogate: Surrogate = surrogate.fast_sigmoid(slope=spec.slope)
+
+    @property
+    def beta(self) -> Tensor:
+        """Membrane decay per frame, (channels,)."""
+        return torch.sigmoid(self.beta_logit)
+
+    @property
+    def alpha(self) -> Tensor | None:
+        """Synaptic decay per frame, (channels,), where there is a synapse."""
+        return None if self.alpha_logit is None else torch.sigmoid(self.alpha_logit)
+
+    def sequence(self, current: Tensor, name: str, state: State, new: State) -> Tensor:
+        """Return spikes (batch, channels, frames, width) of currents of that shape."""
+        batch, channels, _, width = current.shape
+        zeros = current.new_zeros(batch, channels, width)
+        current = self.norm(current.flatten(2)).view_as(current)
+        if self.alpha is not None:
+            current, new[f"{name}_syn"] = leak_scan(current, self.alpha, state.get(f"{name}_syn", zeros))
+        spikes, new[f"{name}_mem"] = lif_scan(
+            current, self.beta, state.get(f"{name}_mem", zeros), THRESHOLD, self.surrogate
+        )
+        return spikes
+
+    def step(self, current: Tensor, name: str, state: State, new: State) -> Tensor:
+        """Return the spikes (batch, channels, width) of one frame's currents, by the equation above."""
+        current = self.norm(current)
+        if self.alpha is not None:
+            current = self.alpha[:, None] * state[f"{name}_syn"] + current
+            new[f"{name}_syn"] = current
+        u = self.beta[:, None] * state[f"{name}_mem"] + current
+        spikes = self.surrogate(u - THRESHOLD)
+        new[f"{name}_mem"] = u - THRESHOLD * spikes.detach()
+        return spikes
+
+
+class SpikingConvNet(nn.Module):
+    """Delta spikes in, one score per class out, frame by frame."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("to_bands", torch.from_numpy(band_matrix(spec.n_mfcc, spec.n_mels)))
+        self.convs, self.units = nn.ModuleList(), nn.ModuleList()
+        channels, width = spec.planes, spec.n_mels
+        for conv in spec.convs:
+            self.convs.append(
+                nn.Conv2d(channels, conv.channels, (conv.frames, conv.bands), (1, conv.stride), (0, conv.bands // 2))
+            )
+            self.units.append(SpikingUnit(conv.channels, spec, synapse=conv.synapse, tau_s=(0.02, 0.4)))
+            channels, width = conv.channels, -(-width // conv.stride)
+        self.dense = nn.Linear(channels * width, spec.hidden)
+        self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=(0.05, 0.8))
+        self.readout = nn.Linear(spec.hidden, spec.classes)
+        self.readout_beta_logit = nn.Parameter(torch.full((spec.classes,), math.exp(-1 / (0.3 * spec.frame_rate_hz))).logit())
+        self.drop = nn.Dropout(spec.dropout)
+
+    @property
+    def readout_beta(self) -> Tensor:
+        """Decay of the read-out per frame, (classes,)."""
+        return torch.sigmoid(self.readout_beta_logit)
+
+    def forward(self, spikes: Tensor, state: State | None = None, probe: State | None = None) -> tuple[Tensor, State]:
+        """Run a sequence: spikes (batch, frames, planes, n_mfcc) to logits (batch, frames, classes).
+
+        A state of None is that after a reset. Returns the state after the last frame. A ``probe``
+        receives each layer's spikes, (batch, channels, frames, width), by the layer's name.
+        """
+        probe = {} if probe is None else probe
+        state, new = state or {}, {}
+        x = (spikes @ self.to_bands).transpose(1, 2)
+        for i, (conv, unit) in enumerate(zip(self.convs, self.units, strict=True), 1):
+            x = _with_past(x, f"conv{i}_past", conv.kernel_size[0] - 1, state, new)
+            x = probe[f"conv{i}"] = unit.sequence(conv(x), f"conv{i}", state, new)
+        x = x.permute(0, 2, 1, 3).flatten(2)
+        x = self.dense(self.drop(x)).transpose(1, 2).unsqueeze(-1)
+        x = probe["dense"] = self.dense_unit.sequence(x, "dense", state, new)
+        x = self.readout(self.drop(x.squeeze(-1).transpose(1, 2))).transpose(1, 2).unsqueeze(-1)
+        zeros = x.new_zeros(*x.shape[:2], 1)
+        x, new["readout_mem"] = leak_scan(x, self.readout_beta, state.get("readout_mem", zeros))
+        return x.squeeze(-1).transpose(1, 2), new
+
+    def step(self, spikes: Tensor, state: State, probe: State | None = None) -> tuple[Tensor, State]:
+        """Run one frame: spikes (batch, planes, n_mfcc) to scores (batch, classes) in [0, 1].
+
+        A ``probe`` receives each layer's spikes, (batch, channels, width), by the layer's name.
+        """
+        probe = {} if probe is None else probe
+        new: State = {}
+        x = spikes @ self.to_bands
+        for i, (conv, unit) in enumerate(zip(self.convs, self.units, strict=True), 1):
+            window = _with_past(x.unsqueeze(2), f"conv{i}_past", conv.kernel_size[0] - 1, state, new)
+            x = probe[f"conv{i}"] = unit.step(conv(window).squeeze(2), f"conv{i}", state, new)
+        x = self.dense(self.drop(x.flatten(1))).unsqueeze(-1)
+        x = probe["dense"] = self.dense_unit.step(x, "dense", state, new)
+        current = self.readout(self.drop(x.squeeze(-1)))
+        new["readout_mem"] = self.readout_beta[:, None] * state["readout_mem"] + current.unsqueeze(-1)
+        return torch.sigmoid(new["readout_mem"].squeeze(-1)), new
+
+    def initial_state(self, batch: int = 1) -> State:
+        """Return the state after a reset: all zeros."""
+        return {name: torch.zeros(batch, *shape) for name, shape in state_shapes(self.spec).items()}
+
+
+def state_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
+    """Name every state tensor and its shape without the batch axis."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels, width = spec.planes, spec.n_mels
+    for i, conv in enumerate(spec.convs, 1):
+        if conv.frames > 1:
+            shapes[f"conv{i}_past"] = (channels, conv.frames - 1, width)
+        channels, width = conv.channels, -(-width // conv.stride)
+        if conv.synapse:
+            shapes[f"conv{i}_syn"] = (channels, width)
+        shapes[f"conv{i}_mem"] = (channels, width)
+    shapes["dense_mem"] = (spec.hidden, 1)
+    shapes["readout_mem"] = (spec.classes, 1)
+    return shapes
+
+
+def band_matrix(n_mfcc: int, n_mels: int) -> Any:
+    """Return the inverse DCT that leads cepstral spikes back to bands, (n_mfcc, n_mels) float32, on the grid."""
+    k, n = np.arange(n_mfcc)[:, None], np.arange(n_mels)[None, :]
+    inverse = np.sqrt(2 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
+    inverse[0] /= math.sqrt(2)
+    return (np.round(inverse * 2**BAND_BITS) / 2**BAND_BITS).astype(np.float32)
+
+
+def _with_past(x: Tensor, name: str, frames: int, state: State, new: State) -> Tensor:
+    """Put the last ``frames`` frames of the past before x (batch, channels, frames, width), and keep the new last."""
+    if frames == 0:
+        return x
+    batch, channels, _, width = x.shape
+    past = state.get(name)
+    joined = torch.cat((x.new_zeros(batch, channels, frames, width) if past is None else past, x), 2)
+    new[name] = joined[:, :, -frames:]
+    return joined
+
+
+def finished(trained: SpikingConvNet) -> SpikingConvNet:
+    """Return a copy for inference: batch norm folded, weights on the grid of exact sums.
+
+    Raises ValueError where a layer's weights are so large that a sum could leave 24 bits.
+    """
+    net = copy.deepcopy(trained).eval()
+    pairs = [*zip(net.convs, net.units, strict=True), (net.dense, net.dense_unit)]
+    with torch.no_grad():
+        for layer, unit in pairs:
+            norm = unit.norm
+            if isinstance(norm, nn.BatchNorm1d):
+                assert norm.running_var is not None and norm.running_mean is not None  # noqa: S101 - for mypy
+                scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+                layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+                layer.bias.copy_((layer.bias - norm.running_mean) * scale + norm.bias)
+                unit.norm = nn.Identity()
+        for i, layer in enumerate([*(p[0] for p in pairs), net.readout]):
+            _round_to_grid(layer, float(net.to_bands.abs().sum(0).max()) * 2**BAND_BITS if i == 0 else 1.0)
+    return net
+
+
+def _round_to_grid(layer: nn.Module, largest_input: float) -> None:
+    """Round weights and bias to the finest grid whose sums are exact; ``largest_input`` is in units of its own grid."""
+    weight, bias = layer.weight, layer.bias
+    units = weight.abs().flatten(1).sum(1) * largest_input + bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)
+    # One bit is left for what the rounding itself adds.
+    bits = min(WEIGHT_BITS, 23 - math.ceil(math.log2(float(units.max()) + 1)))
+    if bits < FEWEST_BITS:
+        raise ValueError(f"weights sum to {float(units.max()):.0f}: too much for exact sums in float32")
+    for tensor in (weight, bias):
+        tensor.copy_(torch.round(tensor * 2**bits) / 2**bits)

@@ -1,0 +1,158 @@
+"""Leaky integrate-and-fire over a whole sequence, fused: one pass over time forward, one backward.
+
+The forward pass is the neuron equation of ``models.network`` in its own order of rounding, so its
+spikes equal those of stepping. The backward pass is the linear recurrence that backpropagation
+through time gives when the reset is held constant (F. Zenke and T. Vogels, "The remarkable
+robustness of surrogate gradient learning", Neural Computation 33(4), 2021):
+
+    dU[t] = g(U[t] - threshold) * dS[t] + beta * dU[t+1],   dI[t] = dU[t]
+
+with g the derivative of an ``snntorch.surrogate`` function.
+"""
+
+# The compiled loops take arrays of shape (batch, channels, frames, width); the state is the same
+# without frames, and the decays are one per channel. Each (batch, channel) pair is independent.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+Surrogate = Callable[[Tensor], Tensor]
+_COMPILE = {"nopython": True, "parallel": True, "cache": True, "fastmath": False}
+
+
+@numba.jit(**_COMPILE)
+def _lif_forward(current: Any, beta: Any, threshold: Any, mem: Any, u: Any, spikes: Any) -> None:
+    batch, channels, frames, width = current.shape
+    for n in numba.prange(batch * channels):
+        b, c = n // channels, n % channels
+        for t in range(frames):
+            for f in range(width):
+                # Two rounded operations, as in the step: no fused multiply-add.
+                potential = beta[c] * mem[b, c, f] + current[b, c, t, f]
+                u[b, c, t, f] = potential
+                fired = np.float32(1.0) if potential > threshold else np.float32(0.0)
+                spikes[b, c, t, f] = fired
+                mem[b, c, f] = potential - threshold * fired
+
+
+@numba.jit(**_COMPILE)
+def _lif_backward(  # noqa: PLR0913 - arrays in, arrays out
+    grad_u: Any, grad_mem: Any, u: Any, spikes: Any, mem0: Any, beta: Any, threshold: Any, d_beta: Any
+) -> None:
+    """Turn ``grad_u`` (g * dS on entry) into dI in place; ``grad_mem`` (dV at the end) into dV at the start."""
+    batch, channels, frames, width = grad_u.shape
+    for n in numba.prange(batch * channels):
+        b, c = n // channels, n % channels
+        total = 0.0
+        for t in range(frames - 1, -1, -1):
+            for f in range(width):
+                du = grad_u[b, c, t, f] + grad_mem[b, c, f]
+                grad_u[b, c, t, f] = du
+                grad_mem[b, c, f] = beta[c] * du
+                before = mem0[b, c, f] if t == 0 else u[b, c, t - 1, f] - threshold * spikes[b, c, t - 1, f]
+                total += du * before
+        d_beta[b, c] = total
+
+
+@numba.jit(**_COMPILE)
+def _leak_forward(current: Any, beta: Any, mem: Any, out: Any) -> None:
+    batch, channels, frames, width = current.shape
+    for n in numba.prange(batch * channels):
+        b, c = n // channels, n % channels
+        for t in range(frames):
+            for f in range(width):
+                level = beta[c] * mem[b, c, f] + current[b, c, t, f]
+                out[b, c, t, f] = level
+                mem[b, c, f] = level
+
+
+@numba.jit(**_COMPILE)
+def _leak_backward(grad: Any, grad_mem: Any, out: Any, mem0: Any, beta: Any, d_beta: Any) -> None:
+    batch, channels, frames, width = grad.shape
+    for n in numba.prange(batch * channels):
+        b, c = n // channels, n % channels
+        total = 0.0
+        for t in range(frames - 1, -1, -1):
+            for f in range(width):
+                d = grad[b, c, t, f] + grad_mem[b, c, f]
+                grad[b, c, t, f] = d
+                grad_mem[b, c, f] = beta[c] * d
+                total += d * (mem0[b, c, f] if t == 0 else out[b, c, t - 1, f])
+        d_beta[b, c] = total
+
+
+class _LifScan(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: Surrogate
+    ) -> tuple[Tensor, Tensor]:
+        current, mem0 = current.contiguous(), mem.contiguous()
+        u, spikes, last = torch.empty_like(current), torch.empty_like(current), mem0.clone()
+        theta = np.float32(threshold)
+        _lif_forward(*_arrays(current, beta), theta, *_arrays(last, u, spikes))
+        ctx.save_for_backward(u, spikes, beta, mem0)
+        ctx.threshold, ctx.surrogate = theta, surrogate
+        return spikes, last
+
+    @staticmethod
+    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> Any:  # type: ignore[override]
+        u, spikes, beta, mem0 = ctx.saved_tensors
+        grad_u = grad_spikes * surrogate_derivative(ctx.surrogate, u - float(ctx.threshold))
+        grad_mem = grad_last.contiguous().clone()
+        d_beta = torch.empty(u.shape[:2])
+        _lif_backward(*_arrays(grad_u, grad_mem, u, spikes, mem0, beta), ctx.threshold, *_arrays(d_beta))
+        return grad_u, d_beta.sum(0), grad_mem, None, None
+
+
+class _LeakScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        current, mem0 = current.contiguous(), mem.contiguous()
+        out, last = torch.empty_like(current), mem0.clone()
+        _leak_forward(*_arrays(current, beta, last, out))
+        ctx.save_for_backward(out, beta, mem0)
+        return out, last
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor, grad_last: Tensor) -> Any:  # type: ignore[override]
+        out, beta, mem0 = ctx.saved_tensors
+        grad, grad_mem = grad_out.contiguous().clone(), grad_last.contiguous().clone()
+        d_beta = torch.empty(out.shape[:2])
+        _leak_backward(*_arrays(grad, grad_mem, out, mem0, beta, d_beta))
+        return grad, d_beta.sum(0), grad_mem
+
+
+def lif_scan(
+    current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: Surrogate
+) -> tuple[Tensor, Tensor]:
+    """Return the spikes (batch, channels, frames, width) of a sequence of currents, and the last mem.
+
+    ``beta`` is (channels,), ``mem`` (batch, channels, width); float32 on the CPU.
+    """
+    spikes, last = _LifScan.apply(current, beta, mem, threshold, surrogate)  # type: ignore[no-untyped-call]
+    return spikes, last
+
+
+def leak_scan(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the leaky sums y[t] = beta * y[t-1] + x[t] of a sequence, and the last one; shapes as in lif_scan."""
+    out, last = _LeakScan.apply(current, beta, mem)  # type: ignore[no-untyped-call]
+    return out, last
+
+
+def surrogate_derivative(surrogate: Surrogate, x: Tensor) -> Tensor:
+    """Return the derivative that an ``snntorch.surrogate`` function puts in place of the step's."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (derivative,) = torch.autograd.grad(surrogate(x).sum(), x)
+    return derivative
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [t.detach().numpy() for t in tensors]
