@@ -13,15 +13,20 @@ class DeltaEncoder:
     """Encode frames as binary up and down spikes, per coefficient and threshold.
 
     Rule ``send_on_delta`` (M. Miskowicz, "Send-on-delta concept", Sensors 6(1), 2006; also called
-    step-forward modulation), with a baseline b of its own for each threshold d:
+    step-forward modulation). Each coefficient has a baseline b, which moves by a threshold when a
+    spike of it is sent. Several thresholds d[0] > d[1] > ... share one baseline, coarse to fine,
+    each taking what the coarser ones left of the change r:
 
-        up[t]   = x[t] - b[t-1] >  d
-        down[t] = x[t] - b[t-1] < -d
-        b[t]    = b[t-1] + d * (up[t] - down[t])
+        b'      = rest + (1 - leak) * (b[t-1] - rest)
+        r       = x[t] - b'
+        up[i]   = r >  d[i],   down[i] = r < -d[i],   r = r - d[i] * (up[i] - down[i])
+        b[t]    = x[t] - r
 
-    The first frame after a reset sets b and sends nothing. The baseline follows slow change and
-    loses nothing but what is smaller than d, so several thresholds share the work: a coarse one is
-    quick, a fine one exact.
+    With a leak, the baseline sinks back towards the coefficient's value in silence, and keeping it
+    up takes spikes: a steady sound goes on being told, not only its changes. A synapse that decays
+    by the same leak adds the spikes up to the signal again, to within the finest threshold. After a
+    reset the baseline is at rest, as if there had been silence; with no ``rest`` given (and so no
+    leak) the first frame sets it and sends nothing.
 
     Rule ``frame_difference`` is that of ``snntorch.spikegen.delta(off_spike=True, padding=True)``
     and keeps only the last frame:
@@ -31,14 +36,12 @@ class DeltaEncoder:
     """
 
     def __init__(self, params: EncoderParams) -> None:
-        """Raises ValueError for thresholds that are not positive or rows of unequal length."""
-        widths = {len(row) for row in params.thresholds}
-        if len(widths) != 1 or 0 in widths:
-            raise ValueError(f"encoder: thresholds must be rows of one length, not of lengths {sorted(widths)}")
+        """Raises ValueError for thresholds, a leak or a rest that cannot be."""
+        _check(params)
         self._d = np.array(params.thresholds, np.float32)
-        if not (np.isfinite(self._d).all() and (self._d > 0).all()):
-            raise ValueError("encoder: every threshold must be positive and finite")
-        self._minus_d = -self._d
+        self._levels = list(zip(self._d, -self._d, strict=True))
+        self._rest = np.array(params.rest, np.float32) if params.rest else None
+        self._keep = np.float32(1 - params.leak)
         self._send_on_delta = params.rule == "send_on_delta"
         self.reset()
 
@@ -48,8 +51,8 @@ class DeltaEncoder:
         return 2 * len(self._d)
 
     def reset(self) -> None:
-        """Forget the baselines: the next frame sets them."""
-        self._baseline: NDArray[np.float32] | None = None
+        """Put the baselines to rest, or forget them where no rest is given."""
+        self._baseline: NDArray[np.float32] | None = None if self._rest is None else np.zeros_like(self._rest)
 
     def push(self, frames: Frames) -> Spikes:
         """Return spikes (frames, planes, n_mfcc) of frames (frames, n_mfcc); plane 2*i is up, 2*i+1 down.
@@ -59,33 +62,52 @@ class DeltaEncoder:
         levels, width = self._d.shape
         if frames.ndim != 2 or frames.shape[1] != width:  # noqa: PLR2004 - a matrix
             raise ValueError(f"frames must have the shape (n, {width}), not {frames.shape}")
-        spikes = np.zeros((len(frames), levels, 2, width), np.float32)
-        rest = frames
+        spikes = np.zeros((len(frames), 2 * levels, width), np.float32)
+        # Baselines are kept relative to the rest: silence is zero.
+        rest = frames if self._rest is None else frames - self._rest
         if self._baseline is None and len(frames):
-            self._baseline = np.repeat(frames[:1], levels, axis=0)
-            rest = frames[1:]
+            self._baseline, rest = frames[0].copy(), frames[1:]
         if len(rest):
-            (self._track if self._send_on_delta else self._difference)(rest, spikes[len(frames) - len(rest) :])
-        return spikes.reshape(len(frames), 2 * levels, width)
+            encode = self._track if self._send_on_delta else self._difference
+            encode(rest, spikes[len(frames) - len(rest) :], self._baseline)
+        return spikes
 
-    def _track(self, frames: Frames, spikes: NDArray[np.float32]) -> None:
-        """Fill spikes (n, levels, 2, width), moving the baseline with each spike."""
-        b = self._baseline
-        assert b is not None  # noqa: S101 - for the type checker: push has set it
-        for x, out in zip(frames, spikes, strict=True):
-            change = x - b
-            up, down = out[:, 0], out[:, 1]
-            np.greater(change, self._d, out=up)
-            np.less(change, self._minus_d, out=down)
-            np.subtract(up, down, out=change)
-            change *= self._d
-            b += change
+    def _track(self, frames: Frames, spikes: Spikes, baseline: NDArray[np.float32]) -> None:
+        """Fill spikes (n, planes, width), moving the baseline in place."""
+        change, sent = np.empty_like(baseline), np.empty_like(baseline)
+        for x, planes in zip(frames, spikes, strict=True):
+            np.multiply(baseline, self._keep, out=baseline)
+            np.subtract(x, baseline, out=change)
+            for i, (d, minus_d) in enumerate(self._levels):
+                up, down = planes[2 * i], planes[2 * i + 1]
+                np.greater(change, d, out=up)
+                np.less(change, minus_d, out=down)
+                np.subtract(up, down, out=sent)
+                sent *= d
+                change -= sent
+                baseline += sent
 
-    def _difference(self, frames: Frames, spikes: NDArray[np.float32]) -> None:
+    def _difference(self, frames: Frames, spikes: Spikes, baseline: NDArray[np.float32]) -> None:
         """Fill spikes from neighbouring frames; the baseline is the last frame."""
-        b = self._baseline
-        assert b is not None  # noqa: S101 - for the type checker: push has set it
-        change = np.diff(frames, axis=0, prepend=b[:1])[:, None, :]
-        np.greater_equal(change, self._d, out=spikes[:, :, 0])
-        np.less_equal(change, self._minus_d, out=spikes[:, :, 1])
-        b[:] = frames[-1]
+        change = np.diff(frames, axis=0, prepend=baseline[None])[:, None, :]
+        np.greater_equal(change, self._d, out=spikes[:, 0::2])
+        np.less_equal(change, -self._d, out=spikes[:, 1::2])
+        baseline[:] = frames[-1]
+
+
+def _check(p: EncoderParams) -> None:
+    widths = {len(row) for row in p.thresholds}
+    d = np.array(p.thresholds, np.float64) if len(widths) == 1 else np.zeros((0, 0))
+    wrong = [
+        (len(widths) != 1 or 0 in widths, f"thresholds must be rows of one length, not of {sorted(widths)}"),
+        (not (np.isfinite(d).all() and (d > 0).all()), "every threshold must be positive and finite"),
+        (bool((np.diff(d, axis=0) >= 0).any()), "thresholds must fall from row to row, coarse to fine"),
+        (bool(p.rest) and len(p.rest) not in widths, "rest must have one value for each coefficient, or none at all"),
+        (not np.isfinite(p.rest).all(), "every rest value must be finite"),
+        (not 0 <= p.leak < 1, f"leak must lie in [0, 1), not {p.leak}"),
+        (p.leak > 0 and not p.rest, "a leak needs a rest to sink to"),
+        (p.rule == "frame_difference" and bool(p.rest), "the frame difference has neither leak nor rest"),
+    ]
+    for is_wrong, text in wrong:
+        if is_wrong:
+            raise ValueError(f"encoder: {text}")

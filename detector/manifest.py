@@ -52,7 +52,11 @@ class EncoderParams:
     rule: Literal["send_on_delta", "frame_difference"]
     """Baseline that moves with each spike, or the memoryless difference of neighbouring frames."""
     thresholds: tuple[tuple[float, ...], ...]
-    """One row per threshold, one value per coefficient, in the features' own unit."""
+    """One row per threshold, coarse to fine, one value per coefficient, in the features' own unit."""
+    leak: float
+    """Share by which a baseline sinks back to its rest in each frame; 0 is none."""
+    rest: tuple[float, ...]
+    """Where baselines stand after a reset: the coefficients of silence; empty: the first frame sets them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,20 @@ def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> 
     return {"path": str(model.path), "sha256": model.sha256, "frames": frames, "block_equals_step": True}
 
 
+def spike_rates(model: Model, spikes: Spikes) -> dict[str, float]:
+    """Return the share of neurons that spike per frame, by layer and for the encoder, over these spikes."""
+    layers = [o.name for o in model.session.get_outputs() if o.name.endswith("_spikes")]
+    names = [s.name for s in model.manifest.network.states]
+    feed = {s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states}
+    totals = np.zeros(len(layers))
+    for i in range(len(spikes)):
+        found = model.session.run([*layers, *(f"new_{n}" for n in names)], feed | {"spikes": spikes[i : i + 1]})
+        totals += [layer.mean() for layer in found[: len(layers)]]
+        feed = dict(zip(names, found[len(layers) :], strict=True))
+    rates = {name.removesuffix("_spikes"): float(t) / len(spikes) for name, t in zip(layers, totals, strict=True)}
+    return {"encoder": float(spikes.mean()), **rates}
+
+
 def _session(data: bytes, where: str) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

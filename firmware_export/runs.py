@@ -22,7 +22,7 @@ LEAST_SECONDS = 60
 
 
 def load_run(folder: Path) -> tuple[SpikingConvNet, Recipe, TrainingRecord]:
-    """Return the averaged network of a run that has ended, its recipe and its record.
+    """Return the network of a run that has ended, its recipe and its record.
 
     Raises ConfigError where the folder holds no ended run.
     """
@@ -36,8 +36,8 @@ def load_run(folder: Path) -> tuple[SpikingConvNet, Recipe, TrainingRecord]:
     record: TrainingRecord = parse_strictly(
         TrainingRecord, record_data, str(folder / "record.json"), "record", ConfigError
     )
-    net = SpikingConvNet(recipe.network)
-    net.load_state_dict(saved["average"])
+    net = SpikingConvNet(recipe.network, recipe.encoder)
+    net.load_state_dict(saved["net"])
     return net, recipe, record
 
 

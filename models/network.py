@@ -11,8 +11,9 @@ front of the neuron (the second-order neuron that snnTorch calls ``Synaptic``):
 
     I[t] = alpha * I[t-1] + (W X)[t]
 
-The first layer has one: its input spikes say how the spectrum *changes*, and the synapse's decay
-adds them up again to how it *is*. ``alpha = 0`` would be the plain neuron.
+The first layer has one: its input spikes say how the spectrum *changes*, and a synapse that decays
+as the encoder's baseline does adds them up again to how it *is*. ``alpha = 0`` would be the plain
+neuron.
 
 Exact sums. Spikes are 0 or 1 and, in a finished network, every weight and bias of a layer is a
 multiple of one power of two (2**-12 or the next that does) so that no sum leaves float32's 24 bits. A synaptic sum W X then has no
@@ -32,16 +33,16 @@ import numpy as np
 import torch
 from snntorch import surrogate
 from torch import Tensor, nn
-from torch.nn import functional
 
+from detector.manifest import EncoderParams
 from models.scan import Surrogate, leak_scan, lif_scan
 
 THRESHOLD = 1.0
 WEIGHT_BITS = 12
 """Weights of a finished network are multiples of 2**-12, or of the finest step that leaves a layer's sums exact."""
 FEWEST_BITS = 7
-BAND_BITS = 6
-"""The fixed cepstrum-to-bands matrix is rounded to multiples of 2**-6: its outputs stay on that grid."""
+BAND_BITS = 7
+"""The fixed cepstrum-to-bands matrix is rounded to multiples of 2**-7: its outputs stay on that grid."""
 
 State = dict[str, Tensor]
 """Named tensors with a leading batch axis; zeros after a reset."""
@@ -127,10 +128,10 @@ class SpikingUnit(nn.Module):
 class SpikingConvNet(nn.Module):
     """Delta spikes in, one score per class out, frame by frame."""
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    def __init__(self, spec: NetworkSpec, encoder: EncoderParams) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("to_bands", torch.from_numpy(band_matrix(spec.n_mfcc, spec.n_mels)))
+        self.register_buffer("to_bands", torch.from_numpy(band_matrix(encoder.thresholds[0], spec.n_mels)))
         self.convs, self.units = nn.ModuleList(), nn.ModuleList()
         channels, width = spec.planes, spec.n_mels
         for conv in spec.convs:
@@ -144,6 +145,18 @@ class SpikingConvNet(nn.Module):
         self.readout = nn.Linear(spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(torch.full((spec.classes,), math.exp(-1 / (0.3 * spec.frame_rate_hz))).logit())
         self.drop = nn.Dropout(spec.dropout)
+        self._begin_as_decoder(encoder)
+
+    def _begin_as_decoder(self, encoder: EncoderParams) -> None:
+        """Let the first layer begin by weighing each plane as its threshold: down against up, fine below coarse."""
+        levels = np.array(encoder.thresholds).mean(axis=1)
+        gains = torch.tensor(np.repeat(levels / levels[0], 2), dtype=torch.float32)
+        gains[1::2] *= -1
+        first, unit = self.convs[0], self.units[0]
+        with torch.no_grad():
+            first.weight.copy_(first.weight[:, :1] * gains[None, :, None, None])
+            if unit.alpha_logit is not None and encoder.leak > 0:
+                unit.alpha_logit[::2] = math.log((1 - encoder.leak) / encoder.leak)
 
     @property
     def readout_beta(self) -> Tensor:
@@ -208,11 +221,15 @@ def state_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def band_matrix(n_mfcc: int, n_mels: int) -> Any:
-    """Return the inverse DCT that leads cepstral spikes back to bands, (n_mfcc, n_mels) float32, on the grid."""
-    k, n = np.arange(n_mfcc)[:, None], np.arange(n_mels)[None, :]
+def band_matrix(thresholds: tuple[float, ...], n_mels: int) -> Any:
+    """Return the inverse DCT of spikes that are worth ``thresholds``, (n_mfcc, n_mels) float32, on the grid.
+
+    It leads cepstral spikes back to a layout in which neighbours are neighbouring bands.
+    """
+    k, n = np.arange(len(thresholds))[:, None], np.arange(n_mels)[None, :]
     inverse = np.sqrt(2 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
     inverse[0] /= math.sqrt(2)
+    inverse *= np.array(thresholds)[:, None]
     return (np.round(inverse * 2**BAND_BITS) / 2**BAND_BITS).astype(np.float32)
 
 

@@ -24,8 +24,6 @@ class Schedule:
     """Length of an example."""
     learning_rate: float
     weight_decay: float
-    average_decay: float
-    """Of the running mean of the weights, per batch: what is kept in the end."""
     clip_loss: float
     """Weight of the cross entropy over a whole example next to that of each frame."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -40,11 +39,11 @@ class Run:
 
 
 def train(recipe: Recipe, run: Run) -> SpikingConvNet:
-    """Train, or go on where the run folder's checkpoint stands, and return the averaged network."""
+    """Train, or go on where the run folder's checkpoint stands, and return the network as the last batch left it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "recipe.json").write_text(json.dumps(as_dict(recipe), indent=1), encoding="utf-8")
     torch.manual_seed(run.seed)
-    net = SpikingConvNet(recipe.network)
+    net = SpikingConvNet(recipe.network, recipe.encoder)
     trainer = _Trainer(net, recipe, run)
     trainer.resume()
     with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch") as bar:
@@ -54,7 +53,7 @@ def train(recipe: Recipe, run: Run) -> SpikingConvNet:
             bar.update()
     record = training_record(recipe, run)
     (run.folder / "record.json").write_text(json.dumps(dataclasses.asdict(record), indent=1), encoding="utf-8")
-    return trainer.average
+    return net
 
 
 def training_record(recipe: Recipe, run: Run) -> TrainingRecord:
@@ -101,7 +100,6 @@ class _Trainer:
             (others if p.ndim == 1 or "logit" in name else decays).append(p)
         groups = [{"params": decays, "weight_decay": s.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self._optimiser = torch.optim.AdamW(groups, lr=s.learning_rate)
-        self.average = copy.deepcopy(net)
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
 
@@ -111,7 +109,6 @@ class _Trainer:
         if path.is_file():
             saved = torch.load(path, weights_only=True)
             self._net.load_state_dict(saved["net"])
-            self.average.load_state_dict(saved["average"])
             self._optimiser.load_state_dict(saved["optimiser"])
             self.epoch = saved["epoch"]
 
@@ -128,7 +125,6 @@ class _Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self._net.parameters(), 2.0)
             self._optimiser.step()
-            self._update_average()
             losses.append(loss.item())
         self.epoch += 1
         row = {"epoch": self.epoch, "loss": float(np.mean(losses))}
@@ -172,22 +168,12 @@ class _Trainer:
         share = target.sum(1) / target.sum((1, 2)).clamp(min=1).unsqueeze(1)
         return frame * logits.shape[2] + self._recipe.schedule.clip_loss * -(share * whole).sum(1).mean()
 
-    def _update_average(self) -> None:
-        decay = self._recipe.schedule.average_decay
-        with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), self._net.state_dict().values(), strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - decay)
-                else:
-                    mean.copy_(value)
-
     def _save(self) -> None:
         path = self._run.folder / "checkpoint.pt"
         part = path.with_suffix(".part")
         torch.save(
             {
                 "net": self._net.state_dict(),
-                "average": self.average.state_dict(),
                 "optimiser": self._optimiser.state_dict(),
                 "epoch": self.epoch,
             },

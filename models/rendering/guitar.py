@@ -54,11 +54,11 @@ def fret(shape: Shape, up: int = 0) -> list[int]:
     return [string + place + up for string, place in zip(STRINGS, shape, strict=True) if place is not None]
 
 
-def strum(pitches: list[int], start_s: float, length_s: float, spread_s: float, velocity: int) -> list[Note]:
+def strum(pitches: list[int], start_s: float, length_s: float, spread_s: float, loud: int) -> list[Note]:
     """Brush over the strings within ``spread_s``, in the order given."""
     step_s = spread_s / max(1, len(pitches) - 1)
     return [
-        Note(start_s + i * step_s, max(0.03, length_s - i * step_s), pitch, velocity) for i, pitch in enumerate(pitches)
+        Note(start_s + i * step_s, max(0.03, length_s - i * step_s), pitch, loud) for i, pitch in enumerate(pitches)
     ]
 
 
@@ -163,7 +163,7 @@ def _palm_muted(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _bends(rng: Rng, notes: list[Note]) -> list[Control]:
-    """Push a string up and back, or shake it, now and then: one curve of 0.25 s after a note's beginning."""
+    """Push a string up and back after some of the notes began, within 0.25 s, and shake it a little throughout."""
     controls = []
     for note in notes[:: int(rng.integers(2, 5))]:
         depth = int(rng.choice([1500, 4096, 8000]))

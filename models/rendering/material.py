@@ -39,15 +39,24 @@ _BOWED = {
     45: (6, Player(36, 84, ("detached", "legato"), swells=False)),
     48: (20, Player(36, 88, ("long", "double", "legato", "chords"))),
 }
-_WIND_RANGES = {
-    **{56: (55, 82), 57: (40, 72), 58: (28, 58), 59: (54, 82), 60: (41, 77)},
-    **{64: (56, 88), 65: (49, 81), 66: (44, 76), 67: (36, 69)},
-    **{68: (58, 91), 69: (52, 81), 70: (34, 72), 71: (50, 91)},
-    **{72: (74, 102), 73: (60, 96), 74: (67, 96), 75: (60, 91), 79: (60, 89)},
-}
+_BRASS = {56: (55, 82), 57: (40, 72), 58: (28, 58), 59: (54, 82), 60: (41, 77)}
+_SAXOPHONES = {64: (56, 88), 65: (49, 81), 66: (44, 76), 67: (36, 69)}
+_REEDS = {68: (58, 91), 69: (52, 81), 70: (34, 72), 71: (50, 91)}
+_FLUTES = {72: (74, 102), 73: (60, 96), 74: (67, 96), 75: (60, 91), 79: (60, 89)}
+_WIND_CLIPS = 10
 _OTHER_KEYS = (*range(16), 46, 47, 107, 108, 114)
 _OTHER_HELD = (*range(16, 24), 52, 53, 54, *range(80, 96), 109)
 _OTHER_CLIPS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The clips of one class that one General MIDI program (for drums: one kit) plays."""
+
+    label: str
+    program: int
+    count: int
+    compose: Callable[[Rng], Phrase]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +68,15 @@ class Rendered:
     wave: Wave
 
 
-def render_material(out: Path, seed: int = 0, progress: Progress = lambda line: None) -> None:
+def render_material(out: Path, seed: int = 0, progress: Progress | None = None) -> None:
     """Write the material as 16-bit FLAC to ``out/<class>/<program>-<n>.flac`` and list it in ``out/index.csv``.
 
     The columns are path and class; the classes ``other`` and ``noise`` are sounds of no class. Every
-    program draws from its own generator, so adding one leaves the others' clips as they were.
+    batch draws from its own generator, so adding one leaves the others' notes as they were.
     Raises RenderError where a synthesiser is missing.
     """
     rows: list[tuple[str, str]] = []
-    for clip in _clips(seed, progress):
+    for clip in _clips(seed, progress or _silent):
         path = Path(clip.label, f"{clip.name}.flac")
         (out / clip.label).mkdir(parents=True, exist_ok=True)
         level_db = np.random.default_rng([seed, len(rows)]).uniform(-8, -4)
@@ -77,28 +86,33 @@ def render_material(out: Path, seed: int = 0, progress: Progress = lambda line: 
         csv.writer(file, lineterminator="\n").writerows([("path", "class"), *rows])
 
 
-def _clips(seed: int, progress: Progress) -> Iterator[Rendered]:
-    for program, count in _GUITARS.items():
-        progress(f"guitar {program}")
-        yield from _played(seed, "guitar", program, count, partial(guitar.compose, program=program))
+def batches() -> list[Batch]:
+    """List what is played from notes.
+
+    Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are in no class: they are too
+    near to the guitar to be called either.
+    """
+    found = [Batch("guitar", p, n, partial(guitar.compose, program=p)) for p, n in _GUITARS.items()]
     for label, programs in (("bowed", _BOWED), ("winds", _winds()), ("other", _others())):
-        for program, (count, player) in programs.items():
-            progress(f"{label} {program}")
-            yield from _played(seed, label, program, count, partial(melodic.compose, player=player))
-    for kit, count in _KITS.items():
-        progress(f"drums {kit}")
-        yield from _played(seed, "drums", kit, count, partial(drums.compose, kit=kit))
+        found += [Batch(label, p, n, partial(melodic.compose, player=player)) for p, (n, player) in programs.items()]
+    return found + [Batch("drums", kit, n, partial(drums.compose, kit=kit)) for kit, n in _KITS.items()]
+
+
+def _clips(seed: int, progress: Progress) -> Iterator[Rendered]:
+    for batch in batches():
+        progress(f"{batch.label} {batch.program}")
+        yield from _played(seed, batch)
     progress("speech")
     yield from _spoken(seed)
     progress("noise")
     yield from _noises(seed)
 
 
-def _played(seed: int, label: str, program: int, count: int, compose: Callable[[Rng], Phrase]) -> Iterator[Rendered]:
-    rng = _generator(seed, label, program)
-    phrases = [compose(rng) for _ in range(count)]
-    for n, wave in enumerate(play(phrases, program, drums=label == "drums")):
-        yield Rendered(label, f"{program}-{n:02d}", wave)
+def _played(seed: int, batch: Batch) -> Iterator[Rendered]:
+    rng = _generator(seed, batch.label, batch.program)
+    phrases = [batch.compose(rng) for _ in range(batch.count)]
+    for n, wave in enumerate(play(phrases, batch.program, drums=batch.label == "drums")):
+        yield Rendered(batch.label, f"{batch.program}-{n:02d}", wave)
 
 
 def _spoken(seed: int) -> Iterator[Rendered]:
@@ -117,13 +131,18 @@ def _noises(seed: int) -> Iterator[Rendered]:
 
 
 def _winds() -> dict[int, tuple[int, Player]]:
-    return {program: (10, Player(*span, _BLOWN)) for program, span in _WIND_RANGES.items()}
+    ranges = _BRASS | _SAXOPHONES | _REEDS | _FLUTES
+    return {program: (_WIND_CLIPS, Player(*span, _BLOWN)) for program, span in ranges.items()}
 
 
 def _others() -> dict[int, tuple[int, Player]]:
     struck = {program: (_OTHER_CLIPS, Player(40, 90, _KEYS, swells=False)) for program in _OTHER_KEYS}
     held = {program: (_OTHER_CLIPS, Player(45, 86, _KEYS + _SUNG)) for program in _OTHER_HELD}
     return struck | held
+
+
+def _silent(line: str) -> None:
+    del line
 
 
 def _generator(seed: int, label: str, program: int) -> Rng:

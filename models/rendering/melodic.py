@@ -88,8 +88,8 @@ def _trill(rng: Rng, player: Player, first_s: float, last_s: float) -> list[Note
             notes.append(note)
             continue
         step_s, up = rng.uniform(0.08, 0.13), int(rng.integers(1, 3))
-        for k in range(int(note.length_s / step_s)):
-            notes.append(Note(note.start_s + k * step_s, step_s, note.pitch + up * (k % 2), note.velocity))
+        times = note.start_s + step_s * np.arange(int(note.length_s / step_s))
+        notes += [Note(float(t), step_s, note.pitch + up * (k % 2), note.velocity) for k, t in enumerate(times)]
     return notes
 
 

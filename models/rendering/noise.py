@@ -48,7 +48,7 @@ def _hum(rng: Rng, size: int) -> Wave:
 
 
 def _tone(rng: Rng, size: int) -> Wave:
-    """A steady sine or beeps of one."""
+    """Return a steady sine, or beeps of one."""
     t, hz = np.arange(size) / RATE_HZ, np.exp(rng.uniform(np.log(100), np.log(5000)))
     wave = np.sin(2 * np.pi * hz * t)
     if rng.random() < 0.5:
@@ -66,7 +66,7 @@ def _sweep(rng: Rng, size: int) -> Wave:
 
 
 def _clicks(rng: Rng, size: int) -> Wave:
-    """Short decaying knocks at irregular times."""
+    """Return short decaying knocks at irregular times."""
     wave = np.zeros(size + RATE_HZ)
     for _ in range(int(rng.integers(4, 40))):
         length = int(rng.integers(16, 800))
@@ -83,7 +83,7 @@ def _wind(rng: Rng, size: int) -> Wave:
 
 
 def _fan(rng: Rng, size: int) -> Wave:
-    """Pink noise with the hum of blades."""
+    """Return pink noise with the hum of blades."""
     t, blades_hz = np.arange(size) / RATE_HZ, rng.uniform(20, 180)
     wave = coloured(rng, size, rng.uniform(0.4, 0.9)).astype(np.float64)
     wave *= 1 + rng.uniform(0.05, 0.3) * np.sin(2 * np.pi * blades_hz * t)

@@ -48,7 +48,7 @@ class Phrase:
 
 def begin_at(notes: Sequence[Note], first_s: float) -> list[Note]:
     """Move notes together so that the earliest starts at ``first_s``."""
-    by_s = first_s - min(note.start_s for note in notes)
+    by_s = first_s - min((note.start_s for note in notes), default=first_s)
     return [replace(note, start_s=note.start_s + by_s) for note in notes]
 
 
@@ -97,14 +97,19 @@ def _messages(phrase: Phrase, channel: int) -> Iterator[tuple[float, int, mido.M
             return mido.Message("pitchwheel", channel=channel, pitch=value)
         return mido.Message("control_change", channel=channel, control=number, value=value)
 
+    silent_s = phrase.length_s + _TAIL_S / 4
     yield 0.0, 0, change(_RESET_CONTROLLERS, 0)
+    # What lasts beyond the phrase must not reach into the next one, not even as a release.
     for control in phrase.controls:
-        yield control.time_s, 1, change(control.number, control.value)
+        if control.time_s < silent_s:
+            yield control.time_s, 1, change(control.number, control.value)
     for note in one_key_at_a_time(phrase.notes):
-        end_s = note.start_s + note.length_s
+        if note.start_s >= phrase.length_s:
+            continue
+        end_s = min(note.start_s + note.length_s, silent_s)
         yield end_s, 2, mido.Message("note_off", channel=channel, note=note.pitch)
         yield note.start_s, 3, mido.Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
-    yield phrase.length_s + _TAIL_S / 4, 4, change(_ALL_SOUND_OFF, 0)
+    yield silent_s, 4, change(_ALL_SOUND_OFF, 0)
 
 
 def _ticks(time_s: float) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from models.rendering.chance import Rng
 
-
 SENTENCES: dict[str, tuple[str, ...]] = {
     "en": (
         "The train to the coast leaves from platform four.",

@@ -1,0 +1,220 @@
+"""Measure speed and memory of the detector on this machine: a table for people, JSON for programs.
+
+Everything is measured in a fresh interpreter with one thread, so that neither this command's own
+imports nor the machine's other work inside this process count.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.errors import DetectorError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from detector.pipeline import Detector
+
+SECONDS = 60
+TARGET_CPU_S_PER_S = 0.004
+"""Aim: 250 times faster than real time on one x86 core."""
+
+
+def run(model: Path | None = None) -> dict[str, Any]:
+    """Measure a model file (None: the one that ships) and return the figures.
+
+    Raises DetectorError where the measuring process fails, with its own words.
+    """
+    command = [sys.executable, "-m", "detector.bench", *([str(model)] if model else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very module
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise DetectorError(f"bench: the measuring process failed: {lines[-1]}")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def print_table(figures: dict[str, Any], console: Console) -> None:
+    """Print the figures for people."""
+    from rich.table import Table
+
+    f = figures
+    table = Table("measure", "value", title=f"{f['model']}: {f['seconds']} s of sound, one thread")
+    table.add_row("stream, one frame a call", f"{f['cpu_s_per_s']:.5f} CPU s/s = {1 / f['cpu_s_per_s']:.0f} x real time")
+    table.add_row("replay, blocks of frames", f"{f['replay_cpu_s_per_s']:.5f} CPU s/s = {1 / f['replay_cpu_s_per_s']:.0f} x real time")
+    table.add_row("floor: MFCC and onnxruntime calls alone", f"{f['floor_cpu_s_per_s']:.5f} CPU s/s; stream / floor = {f['over_floor']:.2f}")
+    table.add_row("step p50 / p99 / max", " / ".join(f"{f['step_us'][k]:.0f}" for k in ("p50", "p99", "max")) + " us")
+    table.add_row("rooms, p50 of a step", ", ".join(f"{k} {v:.1f} us" for k, v in f["rooms_us"].items()))
+    table.add_row("import / load", f"{f['import_s']:.3f} / {f['load_s']:.3f} s")
+    table.add_row("peak memory (RSS)", f"{f['peak_rss_mb']:.0f} MB")
+    table.add_row("model file / state", f"{f['model_kib']:.0f} KiB / {f['state_kib']:.1f} KiB, {f['parameters']} parameters")
+    table.add_row("spikes per neuron and second", ", ".join(f"{k} {v:.1f}" for k, v in f["spikes_per_neuron_s"].items()))
+    table.add_row("dense synaptic operations", f"{f['dense_ops_per_s'] / 1e6:.1f} M per second of sound")
+    table.add_row("effective synaptic operations", f"{f['effective_ops_per_s'] / 1e6:.1f} M per second of sound")
+    console.print(table)
+
+
+def measure(model: Path | None) -> dict[str, Any]:
+    """Measure in this process, which should be a fresh one."""
+    start = time.perf_counter()
+    from detector.pipeline import Detector
+
+    imported = time.perf_counter()
+    detector = Detector.load(model)
+    loaded = time.perf_counter()
+    sound = bench_sound(detector.sample_rate_hz)
+    stream = _stream(detector, sound)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rooms, floor = _rooms(detector, sound)
+    manifest = detector.manifest
+    return {
+        "model": f"{manifest.name}-{manifest.version}",
+        "seconds": SECONDS,
+        **stream,
+        "replay_cpu_s_per_s": _replay(detector, sound),
+        "floor_cpu_s_per_s": floor,
+        "over_floor": stream["cpu_s_per_s"] / floor,
+        "rooms_us": rooms,
+        "import_s": imported - start,
+        "load_s": loaded - imported,
+        "peak_rss_mb": peak_mb,
+        "model_kib": detector.path.stat().st_size / 1024,
+        "state_kib": sum(4 * _product(s.shape) for s in manifest.network.states) / 1024,
+        "parameters": manifest.network.parameters,
+        **_activity(detector, sound),
+    }
+
+
+def bench_sound(rate_hz: int) -> NDArray[np.float32]:
+    """Return a minute of the demo scene, (samples,): music, speech and a quiet room."""
+    import numpy as np
+    import soundfile
+
+    wave, rate = soundfile.read(str(resources.files("models") / "demo" / "scene.flac"), dtype="float32")
+    if rate != rate_hz:
+        import soxr
+
+        wave = soxr.resample(wave, rate, rate_hz)
+    return np.resize(wave, SECONDS * rate_hz)
+
+
+def _stream(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
+    """Push hop by hop, back to back, as a live stream would come."""
+    import numpy as np
+
+    hop = detector.manifest.features.hop_length
+    chunks = [sound[i : i + hop] for i in range(0, len(sound), hop)]
+    for chunk in chunks[:200]:
+        detector.push(chunk)
+    detector.reset()
+    steps = np.empty(len(chunks))
+    begin = time.process_time()
+    for i, chunk in enumerate(chunks):
+        at = time.perf_counter()
+        detector.push(chunk)
+        steps[i] = time.perf_counter() - at
+    cpu = time.process_time() - begin
+    detector.flush()
+    p50, p99 = np.quantile(steps, (0.5, 0.99)) * 1e6
+    return {"cpu_s_per_s": cpu / SECONDS, "step_us": {"p50": p50, "p99": p99, "max": steps.max() * 1e6}}
+
+
+def _replay(detector: Detector, sound: NDArray[np.float32]) -> float:
+    """Push a second at a time: many frames to a call."""
+    rate = detector.sample_rate_hz
+    detector.push(sound[:rate])
+    detector.reset()
+    begin = time.process_time()
+    for i in range(0, len(sound), rate):
+        detector.push(sound[i : i + rate])
+    cpu = time.process_time() - begin
+    detector.flush()
+    return cpu / SECONDS
+
+
+def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, float], float]:
+    """Time each room by itself, and the floor: MFCC plus the bare onnxruntime calls."""
+    import numpy as np
+
+    from detector.decoder import EventDecoder
+    from detector.encoder import DeltaEncoder
+    from detector.features import MfccExtractor
+    from detector.network import StreamingNetwork, load_model
+
+    model = load_model(detector.path)
+    p = model.manifest.features
+    chunks = [sound[i : i + p.hop_length] for i in range(0, len(sound), p.hop_length)]
+    frames, features_us, features_cpu = _time(MfccExtractor(p).push, chunks)
+    spikes, encoder_us, _ = _time(DeltaEncoder(model.manifest.encoder).push, frames)
+    scores, network_us, _ = _time(StreamingNetwork(model).push, spikes)
+    decoder = EventDecoder(model.manifest.classes, p.hop_length, p.frame_length)
+    _, decoder_us, _ = _time(decoder.push, scores)
+    feed = {i.name: np.zeros(i.shape, np.float32) for i in model.session.get_inputs()}
+    names = ["scores", *(f"new_{s.name}" for s in model.manifest.network.states)]
+    _, _, calls_cpu = _time(lambda x: model.session.run(names, feed | {"spikes": x}), [s for s in spikes if len(s)])
+    rooms = {"features": features_us, "encoder": encoder_us, "network": network_us, "decoder": decoder_us}
+    return rooms, (features_cpu + calls_cpu) / SECONDS
+
+
+def _time(room: Callable[[Any], Any], items: list[Any]) -> tuple[list[Any], float, float]:
+    """Return what the room gives for each item, the median of its time in us, and its CPU seconds."""
+    import numpy as np
+
+    results, taken = [], np.empty(len(items))
+    begin = time.process_time()
+    for i, item in enumerate(items):
+        at = time.perf_counter()
+        results.append(room(item))
+        taken[i] = time.perf_counter() - at
+    return results, float(np.median(taken)) * 1e6, time.process_time() - begin
+
+
+def _activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
+    """Count spikes and synaptic operations (dense, and effective: those whose input spikes; NeuroBench's terms)."""
+    from detector.encoder import DeltaEncoder
+    from detector.features import MfccExtractor
+    from detector.network import load_model, spike_rates
+
+    model = load_model(detector.path)
+    frames = MfccExtractor(model.manifest.features).push(sound)
+    spikes = DeltaEncoder(model.manifest.encoder).push(frames)
+    rates = spike_rates(model, spikes)
+    per_second = model.manifest.features.sample_rate_hz / model.manifest.features.hop_length
+    # The bands that lead from the encoder to the first convolution are sums of spikes, not spikes:
+    # that layer is counted as dense.
+    inputs = {"to_bands": rates["encoder"], "conv1": 1.0}
+    before, dense, effective = "", 0.0, 0.0
+    for layer in model.manifest.network.layers:
+        rate = inputs.get(layer.name, rates.get(before, 1.0))
+        dense += layer.macs * per_second
+        effective += layer.macs * per_second * rate
+        before = layer.name
+    return {
+        "spikes_per_neuron_s": {name: rate * per_second for name, rate in rates.items()},
+        "dense_ops_per_s": dense,
+        "effective_ops_per_s": effective,
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for n in shape:
+        result *= n
+    return result
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(measure(Path(sys.argv[1]) if len(sys.argv) > 1 else None)))
+    except DetectorError as error:
+        sys.exit(str(error))

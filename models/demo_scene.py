@@ -1,0 +1,191 @@
+"""Render the demonstration scene: 34 s of a room in which a guitar is played, twice, among other sounds.
+
+    4 s   nylon-string guitar, fingerpicked, then one chord that rings
+    15 s  a sentence by a synthetic voice
+    20 s  clarinet
+    26 s  steel-string guitar, strummed
+
+Nothing of it is in the training material of ``models.rendering``: the phrases are written here by
+hand, with a picking pattern, a strumming rhythm, a sentence and a voice that the composers there
+cannot draw, and in a room of their own. The soundfont and the speech synthesiser are the same, so
+the scene shows what the detector does, not how well it hears real guitars.
+
+The command ``python -m models.demo_scene [OUT]`` writes the sound and, beside it, the reference
+annotation as a tab-separated table (filename, onset, offset, event_label; seconds).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.signal
+import soundfile
+
+from detector.errors import DetectorError
+from models.rendering import noise
+from models.rendering.guitar import Shape, fret, strum
+from models.rendering.score import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase
+from models.rendering.synthesis import RATE_HZ, Wave, play, set_peak, speak
+
+DEFAULT_OUT = Path(__file__).parent / "demo" / "scene.flac"
+LENGTH_S = 34.0
+NOISE_DB, HUM_DB = -50.0, -62.0
+"""Background levels (RMS, full scale 1)."""
+AUDIBLE_DB = -28.0
+"""A part is heard where its 20 ms level is above this, relative to its loudest 20 ms."""
+_BLOCK = RATE_HZ // 50
+_SEED = 34
+_ROOM_S, _ROOM_SHARE = 0.3, 0.25
+
+_A_MINOR: Shape = (None, 0, 2, 2, 1, 0)
+_C: Shape = (None, 3, 2, 0, 1, 0)
+_D: Shape = (None, None, 0, 2, 3, 2)
+_E_MINOR: Shape = (0, 2, 2, 0, 0, 0)
+_F: Shape = (1, 3, 3, 2, 1, 1)
+_G: Shape = (3, 2, 0, 0, 0, 3)
+_CLARINET_NOTES = ((58, 0.5), (62, 0.25), (65, 0.25), (70, 0.75), (69, 0.25), (67, 0.5), (65, 1.0))
+"""(pitch, seconds) of each."""
+SENTENCE = "Somebody is practising in the room next door, listen."
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing heard in the scene."""
+
+    label: str
+    start_s: float
+    """Where the wave begins in the scene."""
+    wave: Wave
+
+    def heard_s(self) -> tuple[float, float]:
+        """Return onset and offset in the scene, in seconds, from the level of the part alone."""
+        size = self.wave.size // _BLOCK * _BLOCK
+        level = np.sqrt(np.mean(self.wave[:size].reshape(-1, _BLOCK) ** 2, axis=1))
+        loud = np.flatnonzero(level > 10 ** (AUDIBLE_DB / 20) * level.max())
+        return self.start_s + loud[0] * _BLOCK / RATE_HZ, self.start_s + (loud[-1] + 1) * _BLOCK / RATE_HZ
+
+
+def render_parts() -> list[Part]:
+    """Render what is heard, in the order of time, with the room's echo but without its noise.
+
+    Raises RenderError where a synthesiser is missing.
+    """
+    dry = [
+        (4.0, "guitar", play([_fingerpicked()], 24)[0], -8.0),
+        (15.0, "speech", speak(SENTENCE, "en-gb-x-gbcwmd+f5", 150, 55), -8.0),
+        (20.5, "winds", play([_clarinet()], 71)[0], -12.0),
+        (26.0, "guitar", play([_strummed()], 25)[0], -7.0),
+    ]
+    rng = np.random.default_rng(_SEED)
+    echo = _room(rng)
+    return [Part(label, start_s, set_peak(_in_room(wave, echo), peak)) for start_s, label, wave, peak in dry]
+
+
+def mix(parts: list[Part]) -> Wave:
+    """Lay the parts over the noise of a quiet room; return the whole scene."""
+    rng, size = np.random.default_rng([_SEED, 1]), round(LENGTH_S * RATE_HZ)
+    scene = _at_level(noise.coloured(rng, size, 0.5), NOISE_DB)
+    scene += _at_level(noise.hum(rng, size, 50.0), HUM_DB)
+    for part in parts:
+        first = round(part.start_s * RATE_HZ)
+        scene[first : first + part.wave.size] += part.wave[: size - first]
+    return scene
+
+
+def write_scene(out: Path = DEFAULT_OUT) -> None:
+    """Write the scene (16-bit FLAC) to ``out`` and its annotation beside it with the suffix ``.tsv``."""
+    parts = render_parts()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(out, mix(parts), RATE_HZ, subtype="PCM_16", compression_level=1.0)
+    rows = [
+        (out.name, f"{onset:.2f}", f"{offset:.2f}", part.label) for part in parts for onset, offset in [part.heard_s()]
+    ]
+    with out.with_suffix(".tsv").open("w", newline="") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerows([("filename", "onset", "offset", "event_label"), *rows])
+
+
+def main() -> int:
+    """Render the scene; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m models.demo_scene", description="Render the demonstration scene.")
+    parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT, metavar="OUT", help="default: %(default)s")
+    try:
+        write_scene(parser.parse_args().out)
+    except DetectorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _fingerpicked() -> Phrase:
+    """Four bars picked with the third fret capoed, then the first chord once more, damped after 7.8 s."""
+    pattern, step_s, end_s = (0, 4, 2, 4, 1, 4, 3, 2), 0.17, 7.8
+    notes = []
+    for bar, shape in enumerate((_A_MINOR, _F, _C, _G)):
+        strings = fret(shape, 3)
+        for k, finger in enumerate(pattern):
+            start_s = 0.05 + (bar * len(pattern) + k) * step_s
+            notes.append(Note(start_s, 4 * step_s, strings[finger], 84 if k % 4 == 0 else 68))
+    last_s = 0.05 + 4 * len(pattern) * step_s
+    notes += strum(fret(_A_MINOR, 3), last_s, end_s - last_s, 0.14, 82)
+    return Phrase(end_s + 0.5, tuple(notes), (Control(0.0, REVERBERATION, 20),))
+
+
+def _strummed() -> Phrase:
+    """Three bars of strokes with the fourth fret capoed, then a chord that rings, damped after 6.3 s."""
+    step_s, end_s = 0.205, 6.3
+    strokes = ((0, 96), (2, 88), (3, 66), (4, 92), (5, 62), (7, 70))
+    places = [(bar * 8 + k, shape, loud) for bar, shape in enumerate((_D, _E_MINOR, _G)) for k, loud in strokes]
+    places.append((24, _D, 98))
+    notes = []
+    for i, (place, shape, loud) in enumerate(places):
+        start_s = 0.05 + place * step_s
+        after_s = 0.05 + places[i + 1][0] * step_s if i + 1 < len(places) else end_s
+        strings = fret(shape, 4)
+        # Odd places fall between the beats: the hand comes back up over the high strings.
+        stroke = strings if place % 2 == 0 else strings[:-4:-1]
+        notes += strum(stroke, start_s, after_s - start_s, 0.028, loud)
+    return Phrase(end_s + 0.5, tuple(notes), (Control(0.0, REVERBERATION, 20),))
+
+
+def _clarinet() -> Phrase:
+    notes, now_s = [], 0.05
+    for pitch, length_s in _CLARINET_NOTES:
+        notes.append(Note(now_s, length_s * 0.98, pitch, 86))
+        now_s += length_s
+    controls = [Control(0.0, REVERBERATION, 20), Control(0.0, VIBRATO, 12)]
+    controls += [Control(t, EXPRESSION, v) for t, v in _crescendo(now_s)]
+    return Phrase(now_s + 0.4, tuple(notes), tuple(controls))
+
+
+def _crescendo(length_s: float) -> Iterator[tuple[float, int]]:
+    for place in np.linspace(0, 1, 40):
+        yield float(place * length_s), int(np.interp(place, [0, 0.45, 0.8, 1], [80, 120, 110, 60]))
+
+
+def _room(rng: np.random.Generator) -> Wave:
+    """Return a small room's impulse response: the direct sound, then noise that dies away within ``_ROOM_S``."""
+    t = np.arange(round(_ROOM_S * RATE_HZ)) / RATE_HZ
+    echo = rng.standard_normal(t.size) * np.exp(-6.9 * t / _ROOM_S)
+    echo[: RATE_HZ // 250] = 0
+    echo *= _ROOM_SHARE / np.sqrt(np.sum(echo**2))
+    echo[0] = 1
+    return np.asarray(echo, np.float32)
+
+
+def _in_room(wave: Wave, echo: Wave) -> Wave:
+    return np.asarray(scipy.signal.fftconvolve(wave, echo), np.float32)
+
+
+def _at_level(wave: Wave, level_db: float) -> Wave:
+    return np.asarray(wave * 10 ** (level_db / 20) / np.sqrt(np.mean(wave**2)), np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The fused scan against snnTorch, stepped: values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import snntorch
+import torch
+from snntorch import surrogate
+from torch import Tensor
+
+from models.scan import leak_scan, lif_scan, surrogate_derivative
+
+THRESHOLD = 1.0
+SURROGATES: dict[str, Callable[..., Any]] = {
+    "fast_sigmoid": lambda: surrogate.fast_sigmoid(slope=10),
+    "atan": lambda: surrogate.atan(alpha=2.0),
+    "sigmoid": lambda: surrogate.sigmoid(slope=2),  # its own gradient is NaN below -88 / slope
+}
+
+
+def currents(seed: int, drive: float = 1.0) -> Tensor:
+    torch.manual_seed(seed)
+    return drive * torch.randn(2, 3, 25, 4)
+
+
+def step_with_snntorch(current: Tensor, beta: Tensor, mem: Tensor, spike_grad: Any) -> tuple[Tensor, Tensor]:
+    """Step snn.Leaky without its own reset, then subtract the threshold: the equation of models.network."""
+    neuron = snntorch.Leaky(
+        beta=beta[:, None], threshold=THRESHOLD, reset_mechanism="none", spike_grad=spike_grad, learn_beta=False
+    )
+    spikes = []
+    for t in range(current.shape[2]):
+        fired, u = neuron(current[:, :, t], mem)
+        mem = u - THRESHOLD * fired.detach()
+        spikes.append(fired)
+    return torch.stack(spikes, 2), mem
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("drive", [0.3, 1.0, 4.0])
+def test_lif_scan_is_stepped_snntorch(name: str, drive: float) -> None:
+    beta, mem0 = torch.tensor([0.5, 0.9, 0.99]), torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    results = []
+    for function in (lif_scan, None):
+        x, b = currents(0, drive).requires_grad_(), beta.clone().requires_grad_()
+        mem = mem0.clone().requires_grad_()
+        if function is None:
+            spikes, last = step_with_snntorch(x, b, mem, SURROGATES[name]())
+        else:
+            spikes, last = function(x, b, mem, THRESHOLD, SURROGATES[name]())
+        weights = torch.linspace(-1, 1, spikes.numel()).view_as(spikes)
+        ((spikes * weights).sum() + (last * last).sum()).backward()  # type: ignore[no-untyped-call]
+        results.append((spikes, last, x.grad, b.grad, mem.grad))
+    (spikes, last, *grads), (wanted_spikes, wanted_last, *wanted_grads) = results
+    assert spikes.sum() >= 10
+    assert torch.equal(spikes, wanted_spikes)
+    assert torch.equal(last, wanted_last)
+    for grad, wanted in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_leak_scan_is_a_plain_loop() -> None:
+    beta, mem0 = torch.tensor([0.2, 0.9, 0.99]), torch.rand(2, 3, 4)
+    results = []
+    for fused in (True, False):
+        x, b = currents(1).requires_grad_(), beta.clone().requires_grad_()
+        mem = mem0.clone().requires_grad_()
+        if fused:
+            out, _ = leak_scan(x, b, mem)
+        else:
+            rows, level = [], mem
+            for t in range(x.shape[2]):
+                level = b[:, None] * level + x[:, :, t]
+                rows.append(level)
+            out = torch.stack(rows, 2)
+        (out**2).sum().backward()  # type: ignore[no-untyped-call]
+        results.append((out, x.grad, b.grad, mem.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    for grad, wanted in zip(results[0][1:], results[1][1:], strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_four_frames_by_hand() -> None:
+    """Beta 0.5, threshold 1, current 0.8: U = 0.8, 1.2 (spike, V 0.2), 0.9, 1.25 (spike, V 0.25)."""
+    spikes, last = lif_scan(
+        torch.full((1, 1, 4, 1), 0.8), torch.tensor([0.5]), torch.zeros(1, 1, 1), 1.0, surrogate.fast_sigmoid()
+    )
+    assert spikes.flatten().tolist() == [0, 1, 0, 1]
+    assert last.item() == pytest.approx(0.25)
+
+
+def test_exactly_at_the_threshold_is_no_spike() -> None:
+    spikes, last = lif_scan(
+        torch.ones(1, 1, 1, 1), torch.tensor([0.5]), torch.zeros(1, 1, 1), 1.0, surrogate.fast_sigmoid()
+    )
+    assert spikes.item() == 0
+    assert last.item() == 1
+
+
+def test_sequence_in_two_parts_carries_the_state() -> None:
+    x, beta, mem = currents(2), torch.tensor([0.5, 0.9, 0.99]), torch.zeros(2, 3, 4)
+    whole, last = lif_scan(x, beta, mem, THRESHOLD, surrogate.fast_sigmoid())
+    first, middle = lif_scan(x[:, :, :10], beta, mem, THRESHOLD, surrogate.fast_sigmoid())
+    second, end = lif_scan(x[:, :, 10:], beta, middle, THRESHOLD, surrogate.fast_sigmoid())
+    assert torch.equal(torch.cat((first, second), 2), whole)
+    assert torch.equal(end, last)
+
+
+def test_surrogate_derivative_is_snntorchs() -> None:
+    x = torch.tensor([-0.5, 0.0, 0.5])
+    wanted = 1 / (1 + 10 * x.abs()) ** 2
+    torch.testing.assert_close(surrogate_derivative(surrogate.fast_sigmoid(slope=10), x), wanted)
