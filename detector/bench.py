@@ -161,7 +161,7 @@ def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, fl
     _, decoder_us, _ = _time(decoder.push, scores)
     feed = {i.name: np.zeros(i.shape, np.float32) for i in model.session.get_inputs()}
     names = ["scores", *(f"new_{s.name}" for s in model.manifest.network.states)]
-    _, _, calls_cpu = _time(lambda x: model.session.run(names, feed | {"spikes": x}), [s for s in spikes if len(s)])
+    _, _, calls_cpu = _time(lambda x: model.session.run(names, feed | {"spikes": x[0][None, :, None]}), [s for s in spikes if len(s)])
     rooms = {"features": features_us, "encoder": encoder_us, "network": network_us, "decoder": decoder_us}
     return rooms, (features_cpu + calls_cpu) / SECONDS
 

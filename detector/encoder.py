@@ -20,12 +20,12 @@ class DeltaEncoder:
         b'      = rest + (1 - leak) * (b[t-1] - rest)
         r       = x[t] - b'
         up[i]   = r >  d[i],   down[i] = r < -d[i],   r = r - d[i] * (up[i] - down[i])
-        b[t]    = x[t] - r
+        b[t]    = b' + sum of d[i] * (up[i] - down[i])
 
     With a leak, the baseline sinks back towards the coefficient's value in silence, and keeping it
     up takes spikes: a steady sound goes on being told, not only its changes. A synapse that decays
-    by the same leak adds the spikes up to the signal again, to within the finest threshold. After a
-    reset the baseline is at rest, as if there had been silence; with no ``rest`` given (and so no
+    by the same leak adds the spikes up to the signal again, to within the coarsest threshold while it
+    moves and the finest where it rests. After a reset the baseline is at rest, as if there had been silence; with no ``rest`` given (and so no
     leak) the first frame sets it and sends nothing.
 
     Rule ``frame_difference`` is that of ``snntorch.spikegen.delta(off_spike=True, padding=True)``
@@ -39,7 +39,7 @@ class DeltaEncoder:
         """Raises ValueError for thresholds, a leak or a rest that cannot be."""
         _check(params)
         self._d = np.array(params.thresholds, np.float32)
-        self._levels = list(zip(self._d, -self._d, strict=True))
+        self._levels = [(2 * i, d) for i, d in enumerate(self._d)]
         self._rest = np.array(params.rest, np.float32) if params.rest else None
         self._keep = np.float32(1 - params.leak)
         self._send_on_delta = params.rule == "send_on_delta"
@@ -74,18 +74,21 @@ class DeltaEncoder:
 
     def _track(self, frames: Frames, spikes: Spikes, baseline: NDArray[np.float32]) -> None:
         """Fill spikes (n, planes, width), moving the baseline in place."""
-        change, sent = np.empty_like(baseline), np.empty_like(baseline)
+        # Row 0 is the change, row 1 its negative: one comparison finds up and down spikes.
+        both, sent = np.empty((2, baseline.size), np.float32), np.empty_like(baseline)
+        change, negative = both
         for x, planes in zip(frames, spikes, strict=True):
             np.multiply(baseline, self._keep, out=baseline)
             np.subtract(x, baseline, out=change)
-            for i, (d, minus_d) in enumerate(self._levels):
-                up, down = planes[2 * i], planes[2 * i + 1]
-                np.greater(change, d, out=up)
-                np.less(change, minus_d, out=down)
-                np.subtract(up, down, out=sent)
-                sent *= d
-                change -= sent
-                baseline += sent
+            np.negative(change, out=negative)
+            for i, d in self._levels:
+                fired = planes[i : i + 2]
+                np.greater(both, d, out=fired)
+                np.subtract(fired[0], fired[1], out=sent)
+                np.multiply(sent, d, out=sent)
+                np.subtract(change, sent, out=change)
+                np.add(negative, sent, out=negative)
+                np.add(baseline, sent, out=baseline)
 
     def _difference(self, frames: Frames, spikes: Spikes, baseline: NDArray[np.float32]) -> None:
         """Fill spikes from neighbouring frames; the baseline is the last frame."""

@@ -139,7 +139,8 @@ class MfccExtractor:
         _check(params)
         self._p = params
         self._window = window_coefficients(params)
-        self._filters = _SparseFilters(mel_filterbank(params))
+        # The power spectrum's 1 / n_fft stands in the filters' weights.
+        self._filters = _SparseFilters(mel_filterbank(params) / params.n_fft)
         self._dct = np.ascontiguousarray(dct_matrix(params))
         self._eps = float(np.finfo(np.float64).eps)
         self.reset()
@@ -182,12 +183,13 @@ class MfccExtractor:
         return self._transform(signal, missing)
 
     def _preemphasise(self, samples: Samples) -> Float64:
-        raw = samples.astype(np.float64)
-        new = raw.copy()
-        new[1:] -= self._p.preemphasis * raw[:-1]
-        # The stream's first sample has no predecessor: `previous` is zero then.
-        new[0] -= self._p.preemphasis * self._s.previous
-        self._s.previous = float(raw[-1])
+        coefficient = self._p.preemphasis
+        new = samples.astype(np.float64)
+        if coefficient and new.size:
+            # The stream's first sample has no predecessor: `previous` is zero then.
+            previous, self._s.previous = self._s.previous, float(new[-1])
+            new[1:] -= coefficient * new[:-1]
+            new[0] -= coefficient * previous
         return new
 
     def _transform(self, signal: Float64, count: int) -> Frames:
@@ -195,25 +197,24 @@ class MfccExtractor:
             return self._empty()
         p = self._p
         out = np.empty((count, p.n_mfcc), np.float32)
+        at = 0
         for start in range(0, count, _BLOCK_FRAMES):
-            block = out[start : start + _BLOCK_FRAMES]
-            windowed = np.empty((len(block), p.frame_length))
-            for row, at in enumerate(range(start * p.hop_length, count * p.hop_length, p.hop_length)[: len(block)]):
-                np.multiply(signal[at : at + p.frame_length], self._window, out=windowed[row])
-            block[:] = self._cepstra(windowed)
+            windowed = np.empty((min(_BLOCK_FRAMES, count - start), p.frame_length))
+            for row in windowed:
+                np.multiply(signal[at : at + p.frame_length], self._window, out=row)
+                at += p.hop_length
+            out[start : start + len(windowed)] = self._cepstra(windowed)
         return out
 
     def _cepstra(self, windowed: Float64) -> Float64:
         """Transform windowed frames (m, frame_length) to cepstra (m, n_mfcc), row by row."""
-        p = self._p
-        spectrum = np.fft.rfft(windowed, p.n_fft)
-        power = np.square(spectrum.real)
-        power += np.square(spectrum.imag)
-        power *= 1.0 / p.n_fft
+        squares = np.fft.rfft(windowed, self._p.n_fft).view(np.float64)
+        np.multiply(squares, squares, out=squares)
+        power = squares[:, 0::2] + squares[:, 1::2]
         log_mel = self._log(self._filters.apply(power))
-        cepstra: Float64 = np.matmul(log_mel[:, None, :], self._dct)[:, 0, :]
-        if p.append_energy:
-            cepstra[:, 0] = self._log(power.sum(axis=1))
+        cepstra: Float64 = np.matmul(log_mel[:, None, :], self._dct)[:, 0]
+        if self._p.append_energy:
+            cepstra[:, 0] = self._log(power.sum(axis=1) / self._p.n_fft)
         return cepstra
 
     def _log(self, energy: Float64) -> Float64:
@@ -243,7 +244,7 @@ class _SparseFilters:
 
     def apply(self, power: Float64) -> Float64:
         """Return filter energies (m, n_mels) of power spectra (m, bins)."""
-        weighted = np.take(power, self._bins, axis=1)
+        weighted = power.take(self._bins, axis=1)
         weighted *= self._weights
         energies: Float64 = np.add.reduceat(weighted, self._starts, axis=1)
         return energies

@@ -78,6 +78,8 @@ class LayerSpec:
     neurons: int
     macs: int
     """Dense multiply-adds per step."""
+    spikes: str
+    """Output of the graph that holds its spikes, frame by frame; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

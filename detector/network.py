@@ -76,21 +76,21 @@ class StreamingNetwork:
         """Start from the state after a reset."""
         self._model = model
         self._params = model.manifest.network
-        self._outputs = ["scores", *(f"new_{s.name}" for s in self._params.states)]
-        self._names = [s.name for s in self._params.states]
-        self._block: Any = None
-        self.reset()
+        # A call reads one set of states and writes the other; then they change places.
+        self._states = tuple({s.name: np.zeros(s.shape, np.float32) for s in self._params.states} for _ in range(2))
+        self._current = 0
+        self._step = _BoundGraph(model.session, 1, self._states)
+        self._block: _BoundGraph | None = None
 
     def reset(self) -> None:
         """Set every membrane, synapse and past to zero."""
-        self._feed: dict[str, NDArray[np.float32]] = {
-            s.name: np.zeros(s.shape, np.float32) for s in self._params.states
-        }
+        for value in self._states[self._current].values():
+            value.fill(0.0)
 
     @property
     def state(self) -> dict[str, NDArray[np.float32]]:
         """The state tensors as they stand, by name."""
-        return {name: self._feed[name].copy() for name in self._names}
+        return {name: value.copy() for name, value in self._states[self._current].items()}
 
     def push(self, spikes: Spikes) -> Scores:
         """Return scores (frames, classes) of spikes (frames, planes, n_mfcc)."""
@@ -98,26 +98,52 @@ class StreamingNetwork:
         scores = np.empty((frames, len(self._model.manifest.classes)), np.float32)
         at = 0
         while frames - at >= size:
-            scores[at : at + size] = self._call(self._block_session(), spikes[at : at + size])
+            scores[at : at + size] = self._call(self._block_graph(), spikes[at : at + size])
             at += size
         for i in range(at, frames):
-            scores[i] = self._call(self._model.session, spikes[i : i + 1])
+            scores[i] = self._call(self._step, spikes[i : i + 1])
         return scores
 
-    def _call(self, session: Any, spikes: Spikes) -> Scores:
-        feed = self._feed
-        feed["spikes"] = spikes
-        scores, *state = session.run(self._outputs, feed)
-        feed.update(zip(self._names, state, strict=True))
-        result: Scores = scores
-        return result
+    def _call(self, graph: _BoundGraph, spikes: Spikes) -> Scores:
+        scores = graph.run(spikes, self._current)
+        self._current = 1 - self._current
+        return scores
 
-    def _block_session(self) -> Any:
+    def _block_graph(self) -> _BoundGraph:
         if self._block is None:
             where = f"{self._model.path} (block graph)"
-            self._block = _session(self._model.block, where)
-            _check_tensors(self._block, self._model.manifest, self._params.block_frames, where)
+            session = _session(self._model.block, where)
+            _check_tensors(session, self._model.manifest, self._params.block_frames, where)
+            self._block = _BoundGraph(session, self._params.block_frames, self._states)
         return self._block
+
+
+class _BoundGraph:
+    """A session whose inputs and outputs lie in fixed arrays: no tensor is made or copied in a call."""
+
+    def __init__(self, session: Any, frames: int, states: tuple[dict[str, NDArray[np.float32]], ...]) -> None:
+        self._session = session
+        inputs = {i.name: i.shape for i in session.get_inputs()}
+        self._spikes = np.zeros(inputs["spikes"], np.float32)
+        self._by_frame = self._spikes[0].transpose(1, 0, 2)
+        classes = next(o.shape[1] for o in session.get_outputs() if o.name == "scores")
+        self._scores = np.zeros((frames, classes), np.float32)
+        self._bindings = [self._bind(states[k], states[1 - k]) for k in range(2)]
+
+    def run(self, spikes: Spikes, current: int) -> Scores:
+        """Run on spikes (frames, planes, n_mfcc) from states ``current`` to the others; the scores hold until the next call."""
+        self._by_frame[:] = spikes
+        self._session.run_with_iobinding(self._bindings[current])
+        return self._scores
+
+    def _bind(self, old: dict[str, NDArray[np.float32]], new: dict[str, NDArray[np.float32]]) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("spikes", self._spikes)
+        for name, value in old.items():
+            binding.bind_cpu_input(name, value)
+        for name, value in {"scores": self._scores, **{f"new_{n}": v for n, v in new.items()}}.items():
+            binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
+        return binding
 
 
 def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> dict[str, object]:
@@ -142,16 +168,17 @@ def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> 
 
 def spike_rates(model: Model, spikes: Spikes) -> dict[str, float]:
     """Return the share of neurons that spike per frame, by layer and for the encoder, over these spikes."""
-    layers = [o.name for o in model.session.get_outputs() if o.name.endswith("_spikes")]
+    outputs = {layer.name: layer.spikes for layer in model.manifest.network.layers if layer.spikes}
     names = [s.name for s in model.manifest.network.states]
     feed = {s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states}
-    totals = np.zeros(len(layers))
-    for i in range(len(spikes)):
-        found = model.session.run([*layers, *(f"new_{n}" for n in names)], feed | {"spikes": spikes[i : i + 1]})
-        totals += [layer.mean() for layer in found[: len(layers)]]
-        feed = dict(zip(names, found[len(layers) :], strict=True))
-    rates = {name.removesuffix("_spikes"): float(t) / len(spikes) for name, t in zip(layers, totals, strict=True)}
-    return {"encoder": float(spikes.mean()), **rates}
+    totals = np.zeros(len(outputs))
+    for frame in spikes:
+        feed["spikes"] = frame[None, :, None]
+        found = model.session.run([*outputs.values(), *(f"new_{n}" for n in names)], feed)
+        totals += [layer.mean() for layer in found[: len(outputs)]]
+        feed = dict(zip(names, found[len(outputs) :], strict=True))
+    rates = (totals / len(spikes)).tolist()
+    return {"encoder": float(spikes.mean()), **dict(zip(outputs, rates, strict=True))}
 
 
 def _session(data: bytes, where: str) -> Any:
@@ -160,8 +187,6 @@ def _session(data: bytes, where: str) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Higher levels may fold the leak into the convolution's sum, which would round in another order.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base class
@@ -172,13 +197,14 @@ def _session(data: bytes, where: str) -> Any:
 def _check_tensors(session: Any, manifest: Manifest, frames: int, where: str) -> None:
     """Compare the graph's inputs and outputs with the manifest, name by name and shape by shape."""
     planes = 2 * len(manifest.encoder.thresholds)
-    wanted = {"spikes": (frames, planes, manifest.features.n_mfcc)}
+    wanted = {"spikes": (1, planes, frames, manifest.features.n_mfcc)}
     wanted |= {s.name: s.shape for s in manifest.network.states}
     _compare(wanted, {i.name: tuple(i.shape) for i in session.get_inputs()}, "input", where)
     results = {"scores": (frames, len(manifest.classes))}
     results |= {f"new_{s.name}": s.shape for s in manifest.network.states}
     have = {o.name: tuple(o.shape) for o in session.get_outputs()}
-    _compare(results, {n: s for n, s in have.items() if not n.endswith("_spikes")}, "output", where)
+    for_looking = {layer.spikes for layer in manifest.network.layers} - results.keys()
+    _compare(results, {n: s for n, s in have.items() if n not in for_looking}, "output", where)
 
 
 def _compare(wanted: dict[str, Any], have: dict[str, Any], what: str, where: str) -> None:

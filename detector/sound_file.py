@@ -141,14 +141,15 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]  # 
 
 def _open(path: Path) -> int:
     """Open a file that is not empty; return its descriptor."""
-    if path.is_dir():
-        raise SourceError(f"{path}: is a directory; name the sound files in it")
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SourceError(f"{path}: cannot be opened ({reason}); check the name and the permissions") from error
     status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        os.close(descriptor)
+        raise SourceError(f"{path}: is a directory; name the sound files in it")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         os.close(descriptor)
         raise SourceError(f"{path}: is empty (0 bytes); copy or record it again")

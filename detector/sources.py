@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, Protocol
 import numpy as np
 
 from detector.conversion import to_chunks
-from detector.errors import SourceError
+from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Samples
 from detector.sound_file import Block, SoundFileReader
 
@@ -108,19 +108,17 @@ class PcmSource:
 
     frames_total: int | None = None
 
-    def __init__(  # noqa: PLR0913 - what a header would say
-        self, stream: BinaryIO, rate_hz: int, sample_format: str, channels: int, model_rate_hz: int
-    ) -> None:
+    def __init__(self, stream: BinaryIO, rate_hz: int, sample_format: str, channels: int, model_rate_hz: int) -> None:
         """Read ``stream`` as ``channels`` channels of ``sample_format`` (see PCM_FORMATS) at ``rate_hz``.
 
-        Raises SourceError for a rate, format or number of channels that cannot be.
+        Raises ConfigError for a rate, format or number of channels that cannot be.
         """
         if sample_format not in _DTYPES:
-            raise SourceError(f"raw samples: unknown format {sample_format!r}; use {', '.join(PCM_FORMATS)}")
+            raise ConfigError(f"raw samples: unknown format {sample_format!r}; use {', '.join(PCM_FORMATS)}")
         if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
-            raise SourceError(f"raw samples: rate {rate_hz} Hz is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
+            raise ConfigError(f"raw samples: rate {rate_hz} Hz is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
         if channels < 1:
-            raise SourceError(f"raw samples: {channels} channels cannot be; give 1 or more")
+            raise ConfigError(f"raw samples: {channels} channels cannot be; give 1 or more")
         self._stream = stream
         self._format = sample_format
         self._channels = channels

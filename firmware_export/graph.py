@@ -21,10 +21,10 @@ IR_VERSION = 9
 
 
 def build_graph(net: SpikingConvNet, frames: int) -> onnx.ModelProto:
-    """Return the graph: ``spikes`` (frames, planes, n_mfcc) and states to ``scores`` (frames, classes) and new states.
+    """Return the graph: ``spikes`` (1, planes, frames, n_mfcc) and states to ``scores`` (frames, classes) and new states.
 
     ``net`` must be finished (see ``models.network.finished``). With one frame, the graph also gives
-    each layer's spikes as ``<layer>_spikes``, which cost nothing unless they are asked for.
+    each layer's spikes under the names of ``spike_outputs``; they cost nothing unless they are asked for.
     """
     return _Builder(net, frames).build()
 
@@ -34,17 +34,12 @@ class _Builder:
         self._net, self._frames = net, frames
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
-        self._spikes: list[str] = []
+        self._spike_names = spike_outputs(net)
         self._constant("threshold", np.float32(THRESHOLD))
 
     def build(self) -> onnx.ModelProto:
         net, t = self._net, self._frames
         x = self._node("MatMul", ["spikes", self._constant("to_bands", net.to_bands.numpy())], "bands")
-        if t == 1:
-            x = self._node("Unsqueeze", [x, self._indices("axis_2", [2])], "bands_4d")
-        else:
-            x = self._node("Transpose", [x], "bands_planes", perm=[1, 0, 2])
-            x = self._node("Unsqueeze", [x, self._indices("axis_0", [0])], "bands_4d")
         for i, (conv, unit) in enumerate(zip(net.convs, net.units, strict=True), 1):
             x = self._neurons(self._convolution(x, conv, f"conv{i}"), unit, f"conv{i}", axis=2)
         if t > 1:
@@ -57,9 +52,14 @@ class _Builder:
     def _convolution(self, x: str, conv: Any, name: str) -> str:
         past = conv.kernel_size[0] - 1
         if past:
-            x = self._node("Concat", [f"{name}_past", x], f"{name}_window", axis=2)
+            new_past, x = x, self._node("Concat", [f"{name}_past", x], f"{name}_window", axis=2)
+            if new_past == f"new_{name}_past":
+                return self._convolve(x, conv, name)
             ends = [self._indices(f"last_{past}", [-past]), self._indices("end", [np.iinfo(np.int64).max])]
             self._node("Slice", [x, *ends, self._indices("axis_2", [2])], f"new_{name}_past")
+        return self._convolve(x, conv, name)
+
+    def _convolve(self, x: str, conv: Any, name: str) -> str:
         half = conv.padding[1]
         return self._node(
             "Conv",
@@ -86,10 +86,10 @@ class _Builder:
                 value = synapse = self._leak(alpha, synapse, value, f"{name}_syn", t)  # noqa: PLW2901 - the current
             u = self._leak(beta, mem, value, f"{name}_u", t, state=False)
             fired = self._node("Greater", [u, "threshold"], f"{name}_fired_{t}")
-            spikes.append(self._node("Cast", [fired], self._name(f"{name}_spikes", t), to=TensorProto.FLOAT))
+            sent = self._spike_names[name] if self._frames == 1 else f"{name}_spikes_{t}"
+            spikes.append(self._node("Cast", [fired], sent, to=TensorProto.FLOAT))
             # The threshold is 1, so that the spikes themselves are what the reset takes away.
             mem = self._node("Sub", [u, spikes[-1]], self._name(f"{name}_mem", t, state=True))
-        self._spikes.append(f"{name}_spikes")
         return self._join(spikes, f"{name}_spikes", axis)
 
     def _readout(self, current: str) -> None:
@@ -134,10 +134,10 @@ class _Builder:
     def _model(self) -> onnx.ModelProto:
         spec, t = self._net.spec, self._frames
         shapes = {name: [1, *shape] for name, shape in graph_state_shapes(self._net).items()}
-        inputs = {"spikes": [t, spec.planes, spec.n_mfcc], **shapes}
+        inputs = {"spikes": [1, spec.planes, t, spec.n_mfcc], **shapes}
         outputs: dict[str, Any] = {"scores": [t, spec.classes], **{f"new_{k}": v for k, v in shapes.items()}}
         if t == 1:
-            outputs |= {name: shapes[name.replace("_spikes", "_mem")] for name in self._spikes}
+            outputs |= {output: shapes[f"{layer}_mem"] for layer, output in self._spike_names.items()}
         graph = helper.make_graph(
             self._nodes,
             "snn_detect",
@@ -150,6 +150,18 @@ class _Builder:
         )
         onnx.checker.check_model(model)
         return model
+
+
+def spike_outputs(net: SpikingConvNet) -> dict[str, str]:
+    """Name the one-frame graph's output that holds each layer's spikes.
+
+    Where the next convolution reaches back one frame, a layer's spikes are that convolution's new past.
+    """
+    names = {f"conv{i}": f"conv{i}_spikes" for i in range(1, len(net.convs) + 1)} | {"dense": "dense_spikes"}
+    for i, conv in enumerate(net.spec.convs[1:], 2):
+        if conv.frames == 2:  # noqa: PLR2004 - this frame and the one before
+            names[f"conv{i - 1}"] = f"new_conv{i}_past"
+    return names
 
 
 def graph_state_shapes(net: SpikingConvNet) -> dict[str, tuple[int, ...]]:

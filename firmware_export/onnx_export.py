@@ -31,7 +31,7 @@ from detector.manifest import (
 )
 from detector.messages import Samples, Spikes
 from detector.network import Model, StreamingNetwork, load_model
-from firmware_export.graph import build_graph, graph_state_shapes
+from firmware_export.graph import build_graph, graph_state_shapes, spike_outputs
 from models.datasets import CATEGORIES, LABELS
 from models.network import THRESHOLD, SpikingConvNet, finished
 from models.recipe import Decoding, Recipe
@@ -148,15 +148,14 @@ def _sequence_torch(net: SpikingConvNet, spikes: Spikes) -> Traces:
 def _step_onnx(model: Model, spikes: Spikes) -> Traces:
     states = [s.name for s in model.manifest.network.states]
     feed = {s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states}
-    layers = [o.name for o in model.session.get_outputs() if o.name.endswith("_spikes")]
+    traced = {"scores": "scores"} | {x.name: x.spikes for x in model.manifest.network.layers if x.spikes}
     rows: list[list[NDArray[np.float32]]] = []
     for i in range(len(spikes)):
-        feed["spikes"] = spikes[i : i + 1]
-        found = model.session.run(["scores", *layers, *(f"new_{n}" for n in states)], feed)
-        rows.append([r.ravel() for r in found[: 1 + len(layers)]])
-        feed |= dict(zip(states, found[1 + len(layers) :], strict=True))
-    names = ["scores", *(name.removesuffix("_spikes") for name in layers)]
-    return {name: np.stack([row[k] for row in rows]) for k, name in enumerate(names)}
+        feed["spikes"] = spikes[i][None, :, None]
+        found = model.session.run([*traced.values(), *(f"new_{n}" for n in states)], feed)
+        rows.append([r.ravel() for r in found[: len(traced)]])
+        feed |= dict(zip(states, found[len(traced) :], strict=True))
+    return {name: np.stack([row[k] for row in rows]) for k, name in enumerate(traced)}
 
 
 def _same(path: Path, what: str, wanted: NDArray[np.float32], found: NDArray[np.float32]) -> None:
@@ -181,14 +180,16 @@ def _decoder(decoding: Decoding, label: str) -> DecoderParams:
 
 def _layers(net: SpikingConvNet) -> tuple[LayerSpec, ...]:
     """Describe the layers: their inputs per step, neurons, and dense multiply-adds per step."""
-    spec, rows = net.spec, []
+    spec, outputs = net.spec, spike_outputs(net)
     channels, width = spec.planes, spec.n_mels
-    rows.append(LayerSpec("to_bands", "dense", spec.planes * spec.n_mfcc, spec.planes * width, spec.planes * spec.n_mfcc * width))
+    wide = spec.planes * spec.n_mfcc
+    rows = [LayerSpec("to_bands", "dense", wide, channels * width, wide * width, "")]
     for i, conv in enumerate(spec.convs, 1):
-        out = -(-width // conv.stride)
-        macs = out * conv.channels * channels * conv.frames * conv.bands
-        rows.append(LayerSpec(f"conv{i}", "conv", channels * conv.frames * width, conv.channels * out, macs))
+        out, taps = -(-width // conv.stride), channels * conv.frames
+        macs = out * conv.channels * taps * conv.bands
+        rows.append(LayerSpec(f"conv{i}", "conv", taps * width, conv.channels * out, macs, outputs[f"conv{i}"]))
         channels, width = conv.channels, out
-    rows.append(LayerSpec("dense", "dense", channels * width, spec.hidden, channels * width * spec.hidden))
-    rows.append(LayerSpec("readout", "readout", spec.hidden, spec.classes, spec.hidden * spec.classes))
+    inputs = channels * width
+    rows.append(LayerSpec("dense", "dense", inputs, spec.hidden, inputs * spec.hidden, outputs["dense"]))
+    rows.append(LayerSpec("readout", "readout", spec.hidden, spec.classes, spec.hidden * spec.classes, ""))
     return tuple(rows)

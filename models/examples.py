@@ -56,7 +56,7 @@ class ExampleMaker:
         encoder: EncoderParams,
         frames: int,
         class_weights: dict[str, float],
-        recorded_share: float,
+        source_weights: dict[str, float],
     ) -> None:
         self._waves = waves
         self._rate = features.sample_rate_hz
@@ -65,15 +65,19 @@ class ExampleMaker:
         self._samples = self._length + (frames - 1) * self._hop
         self._mfcc, self._delta = MfccExtractor(features), DeltaEncoder(encoder)
         self._loudness = [_frame_rms(w, self._hop, self._length) for w in waves]
-        self._pools: list[tuple[list[int], list[int]]] = []
+        self._pools: list[list[list[int]]] = []
+        self._shares: list[NDArray[np.float64]] = []
         weights = []
         for label in (*LABELS, None):
-            recorded = [i for i, c in enumerate(clips) if c.label == label and c.fold > 0]
-            rendered = [i for i, c in enumerate(clips) if c.label == label and c.fold == 0]
-            self._pools.append((recorded, rendered))
-            weights.append(class_weights.get(label or "none", 1.0) if recorded or rendered else 0.0)
+            by_source: dict[str, list[int]] = {}
+            for i, clip in enumerate(clips):
+                if clip.label == label:
+                    by_source.setdefault(clip.source, []).append(i)
+            share = np.array([source_weights.get(source, 1.0) for source in by_source])
+            self._pools.append(list(by_source.values()))
+            self._shares.append(share / share.sum() if share.size else share)
+            weights.append(class_weights.get(label or "none", 1.0) if by_source else 0.0)
         self._class_p = np.array(weights) / np.sum(weights)
-        self._recorded_share = recorded_share
         self._places = augment.Places(self._samples, self._rate, np.random.default_rng(0))
 
     def draw(self, rng: np.random.Generator) -> Example:
@@ -90,8 +94,7 @@ class ExampleMaker:
         return Example(spikes, target, weight)
 
     def _layer(self, rng: np.random.Generator) -> Layer:
-        index = self._pick(rng)
-        label, clip = index
+        label, clip = self._pick(rng)
         wave, loudness = self._waves[clip], self._loudness[clip]
         reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
         placed = self._place(wave, rng)
@@ -104,10 +107,10 @@ class ExampleMaker:
         return Layer(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
 
     def _pick(self, rng: np.random.Generator) -> tuple[int | None, int]:
+        """Choose a class, one of its sources, and one of that source's clips."""
         kind = int(rng.choice(self._class_p.size, p=self._class_p))
-        recorded, rendered = self._pools[kind]
-        from_recorded = bool(recorded) and (not rendered or rng.random() < self._recorded_share)
-        clip = int(rng.choice(recorded if from_recorded else rendered))
+        pools = self._pools[kind]
+        clip = int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
         return (kind if kind < len(LABELS) else None), clip
 
     def _place(self, wave: Wave, rng: np.random.Generator) -> Wave:

@@ -32,8 +32,8 @@ class Schedule:
 class Sampling:
     """What to hear how often."""
 
-    recorded_share: float
-    """Of a class that has both, how often a recording is drawn rather than rendered material."""
+    source_weights: dict[str, float]
+    """Within a class, draws from a source against 1.0 for a source not named."""
     class_weights: dict[str, float]
     """Draws against 1.0 for a class not named; "none" is sound of no class."""
 

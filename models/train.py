@@ -145,7 +145,7 @@ class _Trainer:
                 r.encoder,
                 r.schedule.frames,
                 r.sampling.class_weights,
-                r.sampling.recorded_share,
+                r.sampling.source_weights,
             )
             # A resumed run draws other examples than the ones it has seen.
             stream = _Stream(maker, r.schedule.batch, self._run.seed * 1000 + self.epoch)

@@ -1,0 +1,5 @@
+"""Make ``python -m detector`` the command ``snn-detect``."""
+
+from detector.cli import main
+
+main()

@@ -1,0 +1,157 @@
+"""What the commands of ``snn-detect`` share: errors as one line, and an orderly end on a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+import click
+
+from detector.errors import DetectorError
+
+_T = TypeVar("_T")
+_INTERNAL_ERROR = 70
+_DEBUG = "SNN_DETECT_DEBUG"
+MODEL_VARIABLE = "SNN_DETECT_MODEL"
+
+model_option = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    envvar=MODEL_VARIABLE,
+    show_envvar=True,
+    help="Model file; default: the one that ships.",
+)
+
+
+class Program(click.Group):
+    """A group whose commands turn every error into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a closed standard output ends it quietly with 141, as SIGPIPE ends other filters."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except DetectorError as error:
+            report(error)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+        except BrokenPipeError:
+            code = 128 + signal.SIGPIPE
+        except Exception as error:  # noqa: BLE001 - the last resort: a line instead of a traceback
+            # What the system refuses (no space left) explains itself; anything else is a mistake in here.
+            what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
+            report(f"{what}{error} ({_DEBUG}=1 shows where)")
+            if os.environ.get(_DEBUG) == "1":
+                traceback.print_exc()
+            code = _INTERNAL_ERROR
+        _settle_output()
+        raise click.exceptions.Exit(code)
+
+
+def report(message: object) -> None:
+    """Print an error as one line on standard error."""
+    tell(f"snn-detect: error: {' '.join(str(message).splitlines())}")
+
+
+def tell(line: str) -> None:
+    """Print a line on standard error; where nobody can read it, the work goes on all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def open_closed_streams() -> None:
+    """Lead standard streams that the parent has closed to nowhere, before a file can take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document for programs and people."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+class Stopped(BaseException):
+    """A signal asks for the end while nothing was being computed."""
+
+
+class StopOnSignal:
+    """While entered, SIGINT and SIGTERM end the work between two chunks, never within one.
+
+    The first signal is noted, and raises Stopped only where the work waits for sound; so the
+    detector is whole and can close its open events. A second SIGINT or SIGTERM ends at once.
+    """
+
+    def __init__(self) -> None:
+        """Wait for ``with``."""
+        self.number: int | None = None
+        self._waiting = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number; 0 where there was none."""
+        return 0 if self.number is None else 128 + self.number
+
+    def __enter__(self) -> Self:
+        """Take the two signals over, but for one that the parent had ignored (as nohup does)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Enter around what may block; raises Stopped where a signal has come or comes."""
+        self._waiting = True
+        try:
+            if self.number is not None:
+                raise Stopped
+            yield
+        finally:
+            self._waiting = False
+
+    def between(self, items: Iterable[_T]) -> Iterator[_T]:
+        """Yield the items; raises Stopped instead of the next one after a signal."""
+        iterator = iter(items)
+        while True:
+            with self.waiting():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
+        if self._waiting:
+            raise Stopped
+
+
+def _settle_output() -> None:
+    """Drop what standard output will not take, so that the interpreter does not fail on it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,249 @@
+"""From scores to onsets and offsets: smoothing, hysteresis, shortest durations, refractory time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.manifest import ClassSpec, DecoderParams
+from detector.messages import Event, Scores
+
+_BLOCK_FRAMES = 256
+"""Frames looked at together: bounds memory, and for how long a class that stirs once is followed."""
+
+
+def frame_span(frame: int, first_sample: int, hop_length: int, frame_length: int) -> tuple[int, int]:
+    """Return a frame's first sample and the one behind its last; frame 0 begins at ``first_sample``."""
+    start = first_sample + frame * hop_length
+    return start, start + frame_length
+
+
+class EventDecoder:
+    """Turn scores into onsets and offsets, each class by itself.
+
+    Per class and frame t, with s[t] the mean of the last ``smoothing_frames`` scores (at the start
+    of a stream, of those that there are), added in float64, oldest first:
+
+        onset    s >= on_threshold in min_on_frames frames in a row
+        offset   after an onset, s < off_threshold in min_off_frames frames in a row
+
+    A shorter dip is part of the sound. The run that leads to an onset lies wholly behind the
+    refractory_frames that follow the class's last offset.
+
+    A sound begins with the first sample of the first frame of the run that led to its onset, and
+    ends behind the last sample of its last frame at or above the off-threshold. Nothing else is
+    taken into account: how far smoothing and network lag behind the sound stays in these positions.
+    An event is emitted with the last sample of the frame that decides it.
+
+    Thresholds are rounded to float32 as scores are, so that a score of 0.7 meets a threshold of
+    0.7. A score that is not a number counts as 0, one outside [0, 1] as the nearer end.
+    """
+
+    def __init__(self, classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> None:
+        """Take the classes in the order of the scores; raises ValueError, naming class and value, for a wrong one."""
+        _check(classes, hop_length, frame_length)
+        self._classes = tuple(classes)
+        self._span = partial(frame_span, hop_length=hop_length, frame_length=frame_length)
+        self._smoothing = np.array([c.decoder.smoothing_frames for c in classes])
+        self._memory = int(self._smoothing.max()) - 1
+        # Row i tells which classes' means take in the score of i frames ago.
+        self._taps = (np.arange(self._memory + 1)[:, None] < self._smoothing).astype(np.float64)
+        self._on = np.array([c.decoder.on_threshold for c in classes], np.float32)
+        self.reset()
+
+    def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
+        """Forget everything; the next frame begins at ``first_sample``, the next onset is ``first_index``."""
+        self._first_sample, self._next_index, self._frames = first_sample, first_index, 0
+        self._tracks = [_Track(c.decoder) for c in self._classes]
+        self._onsets: dict[int, Event] = {}
+        self._active: list[int] = []
+        # The last scores, up to row _end: _memory rows of the past and those of a block.
+        self._scores = np.zeros((self._memory + _BLOCK_FRAMES, len(self._classes)), np.float32)
+        self._end = self._memory
+        # While no score that a mean takes in reaches its on-threshold, no mean does.
+        self._frames_below = self._memory
+
+    @property
+    def next_index(self) -> int:
+        """The number that the next onset will have."""
+        return self._next_index
+
+    def push(self, scores: Scores) -> list[Event]:
+        """Return the events that scores (frames, classes) bring about.
+
+        They come frame by frame; in a frame offsets before onsets, then in the order of the classes.
+        Raises ValueError where the scores have another number of classes.
+        """
+        if scores.ndim != 2 or scores.shape[1] != len(self._classes):  # noqa: PLR2004 - a matrix
+            raise ValueError(f"scores must have the shape (n, {len(self._classes)}), not {scores.shape}")
+        events: list[Event] = []
+        for at in range(0, len(scores), _BLOCK_FRAMES):
+            block = self._remember(scores[at : at + _BLOCK_FRAMES])
+            if self._can_matter(block):
+                self._decide(len(block), events)
+        return events
+
+    def flush(self, reason: Literal["end_of_stream", "gap"] = "end_of_stream") -> list[Event]:
+        """Close open events with the last frame; return their offsets in the order of the classes."""
+        last = self._frames - 1
+        for c in self._active:
+            self._tracks[c].close(last)
+        self._active = []
+        latest = self._smooth(1)[0].tolist() if self._onsets else []
+        return [self._offset(c, last, latest[c], reason) for c in sorted(self._onsets)]
+
+    def _remember(self, scores: Scores) -> Scores:
+        """Keep the scores of a block's frames at most, and return them limited to [0, 1]."""
+        frames = len(scores)
+        if self._end + frames > len(self._scores):
+            self._scores[: self._memory] = self._scores[self._end - self._memory : self._end]
+            self._end = self._memory
+        block = self._scores[self._end : self._end + frames]
+        # fmax, unlike maximum, also puts 0 in the place of what is not a number.
+        np.fmax(scores, 0, out=block)
+        np.fmin(block, 1, out=block)
+        self._end += frames
+        self._frames += frames
+        return block
+
+    def _can_matter(self, block: Scores) -> bool:
+        """Tell, before any smoothing, whether the block just remembered can bring an event nearer."""
+        below = self._frames_below
+        self._frames_below = 0 if (block >= self._on).any() else below + len(block)
+        return not self._frames_below or below < self._memory or bool(self._active)
+
+    def _smooth(self, frames: int) -> NDArray[np.float64]:
+        """Return the moving averages (frames, classes) of the last frames remembered."""
+        scores = self._scores[self._end - frames - self._memory : self._end]
+        sums = np.zeros((frames, len(self._classes)))
+        for age in range(self._memory, -1, -1):
+            sums += scores[self._memory - age :][:frames] * self._taps[age]
+        ages = np.arange(self._frames - frames + 1, self._frames + 1)
+        sums /= np.minimum(ages[:, None], self._smoothing)
+        return sums
+
+    def _decide(self, frames: int, events: list[Event]) -> None:
+        """Take the last frames remembered through the tracks that they can move; append the events."""
+        smoothed = self._smooth(frames)
+        reached = np.flatnonzero((smoothed >= self._on).any(axis=0)).tolist()
+        classes = sorted({*reached, *self._active})
+        for frame, row in enumerate(smoothed[:, classes].tolist(), self._frames - frames):
+            changes = [(self._tracks[c].step(frame, score), c, score) for c, score in zip(classes, row, strict=True)]
+            events += [self._offset(c, frame, score, "ended") for change, c, score in changes if change == "offset"]
+            events += [self._onset(c, frame, score) for change, c, score in changes if change == "onset"]
+        self._active = [c for c in classes if self._tracks[c].is_active]
+
+    def _onset(self, c: int, frame: int, score: float) -> Event:
+        spec = self._classes[c]
+        self._onsets[c] = onset = Event(
+            kind="onset",
+            index=self._next_index,
+            label=spec.label,
+            category=spec.category,
+            onset_sample=self._span(self._tracks[c].first, self._first_sample)[0],
+            emitted_sample=self._span(frame, self._first_sample)[1] - 1,
+            score=score,
+            threshold=spec.decoder.on_threshold,
+        )
+        self._next_index += 1
+        return onset
+
+    def _offset(self, c: int, frame: int, score: float, reason: Literal["ended", "end_of_stream", "gap"]) -> Event:
+        track = self._tracks[c]
+        return replace(
+            self._onsets.pop(c),
+            kind="offset",
+            emitted_sample=self._span(frame, self._first_sample)[1] - 1,
+            score=score,
+            offset_sample=self._span(track.last, self._first_sample)[1],
+            peak=track.peak,
+            mean=track.mean,
+            reason=reason,
+        )
+
+
+class _Track:
+    """One class over time: closed, or open between an onset and its offset."""
+
+    def __init__(self, params: DecoderParams) -> None:
+        self._on = float(np.float32(params.on_threshold))
+        self._off = float(np.float32(params.off_threshold))
+        self._min_on, self._min_off = params.min_on_frames, params.min_off_frames
+        self._refractory = params.refractory_frames
+        self._free_from = 0
+        self._is_open = False
+        # Frames in a row that speak for the other state.
+        self._run = 0
+        # The sound from the first frame of its run to the last frame at or above the off-threshold.
+        self.first = self.last = 0
+        self.peak = self._sum = self._sum_to_last = 0.0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a score below the on-threshold can change anything."""
+        return self._is_open or self._run > 0
+
+    @property
+    def mean(self) -> float:
+        """Mean score of the sound, dips included."""
+        return self._sum_to_last / (self.last - self.first + 1)
+
+    def step(self, frame: int, score: float) -> Literal["onset", "offset"] | None:
+        """Take the smoothed score of a frame, in the order of the frames."""
+        if self._is_open:
+            return self._step_open(frame, score)
+        if score < self._on or frame < self._free_from:
+            self._run = 0
+            return None
+        if not self._run:
+            self.first, self.peak, self._sum = frame, 0.0, 0.0
+        self._run += 1
+        self._take(frame, score)
+        if self._run < self._min_on:
+            return None
+        self._is_open, self._run = True, 0
+        return "onset"
+
+    def _step_open(self, frame: int, score: float) -> Literal["offset"] | None:
+        if score >= self._off:
+            self._run = 0
+            self._take(frame, score)
+            return None
+        self._run += 1
+        self._sum += score
+        if self._run < self._min_off:
+            return None
+        self.close(frame)
+        return "offset"
+
+    def close(self, frame: int) -> None:
+        """End what is open or about to open; an offset sent in this frame begins the refractory time."""
+        if self._is_open:
+            self._free_from = frame + 1 + self._refractory
+        self._is_open, self._run = False, 0
+
+    def _take(self, frame: int, score: float) -> None:
+        self.last, self.peak = frame, max(self.peak, score)
+        self._sum += score
+        self._sum_to_last = self._sum
+
+
+def _check(classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> None:
+    if not classes:
+        raise ValueError("decoder: there must be at least one class")
+    if min(hop_length, frame_length) < 1:
+        raise ValueError(f"decoder: hop and frame must be 1 or more samples long, not {hop_length} and {frame_length}")
+    least = {"smoothing_frames": 1, "min_on_frames": 1, "min_off_frames": 1, "refractory_frames": 0}
+    for spec in classes:
+        limits = {name: (low, math.inf) for name, low in least.items()}
+        limits |= {"on_threshold": (0, 1), "off_threshold": (0, spec.decoder.on_threshold)}
+        for name, (low, high) in limits.items():
+            value = getattr(spec.decoder, name)
+            if not low <= value <= high:
+                raise ValueError(f"decoder of {spec.label!r}: {name} must lie in [{low}, {high}], not {value}")
