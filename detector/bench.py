@@ -50,17 +50,19 @@ def print_table(figures: dict[str, Any], console: Console) -> None:
 
     f = figures
     table = Table("measure", "value", title=f"{f['model']}: {f['seconds']} s of sound, one thread")
-    table.add_row("stream, one frame a call", f"{f['cpu_s_per_s']:.5f} CPU s/s = {1 / f['cpu_s_per_s']:.0f} x real time")
-    table.add_row("replay, blocks of frames", f"{f['replay_cpu_s_per_s']:.5f} CPU s/s = {1 / f['replay_cpu_s_per_s']:.0f} x real time")
-    table.add_row("floor: MFCC and onnxruntime calls alone", f"{f['floor_cpu_s_per_s']:.5f} CPU s/s; stream / floor = {f['over_floor']:.2f}")
+    for name, key in (("stream, one frame a call", "cpu_s_per_s"), ("replay, blocks of frames", "replay_cpu_s_per_s")):
+        table.add_row(name, f"{f[key]:.5f} CPU s per s of sound = {1 / f[key]:.0f} times real time")
+    table.add_row("floor: MFCC and onnxruntime calls alone", f"{f['floor_cpu_s_per_s']:.5f} CPU s per s of sound")
+    table.add_row("stream / floor", f"{f['over_floor']:.2f}")
     table.add_row("step p50 / p99 / max", " / ".join(f"{f['step_us'][k]:.0f}" for k in ("p50", "p99", "max")) + " us")
-    table.add_row("rooms, p50 of a step", ", ".join(f"{k} {v:.1f} us" for k, v in f["rooms_us"].items()))
+    table.add_row("rooms, p50 of a step", _pairs(f["rooms_us"], " us"))
     table.add_row("import / load", f"{f['import_s']:.3f} / {f['load_s']:.3f} s")
     table.add_row("peak memory (RSS)", f"{f['peak_rss_mb']:.0f} MB")
-    table.add_row("model file / state", f"{f['model_kib']:.0f} KiB / {f['state_kib']:.1f} KiB, {f['parameters']} parameters")
-    table.add_row("spikes per neuron and second", ", ".join(f"{k} {v:.1f}" for k, v in f["spikes_per_neuron_s"].items()))
-    table.add_row("dense synaptic operations", f"{f['dense_ops_per_s'] / 1e6:.1f} M per second of sound")
-    table.add_row("effective synaptic operations", f"{f['effective_ops_per_s'] / 1e6:.1f} M per second of sound")
+    table.add_row("model file / state", f"{f['model_kib']:.0f} / {f['state_kib']:.1f} KiB")
+    table.add_row("parameters", str(f["parameters"]))
+    table.add_row("spikes per neuron and second", _pairs(f["spikes_per_neuron_s"], ""))
+    for kind in ("dense", "effective"):
+        table.add_row(f"{kind} synaptic operations", f"{f[f'{kind}_ops_per_s'] / 1e6:.1f} M per s of sound")
     console.print(table)
 
 
@@ -161,7 +163,8 @@ def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, fl
     _, decoder_us, _ = _time(decoder.push, scores)
     feed = {i.name: np.zeros(i.shape, np.float32) for i in model.session.get_inputs()}
     names = ["scores", *(f"new_{s.name}" for s in model.manifest.network.states)]
-    _, _, calls_cpu = _time(lambda x: model.session.run(names, feed | {"spikes": x[0][None, :, None]}), [s for s in spikes if len(s)])
+    inputs = [s[0][None, :, None] for s in spikes if len(s)]
+    _, _, calls_cpu = _time(lambda x: model.session.run(names, feed | {"spikes": x}), inputs)
     rooms = {"features": features_us, "encoder": encoder_us, "network": network_us, "decoder": decoder_us}
     return rooms, (features_cpu + calls_cpu) / SECONDS
 
@@ -204,6 +207,10 @@ def _activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
         "dense_ops_per_s": dense,
         "effective_ops_per_s": effective,
     }
+
+
+def _pairs(values: dict[str, float], unit: str) -> str:
+    return ", ".join(f"{name} {value:.1f}{unit}" for name, value in values.items())
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -25,8 +25,8 @@ class DeltaEncoder:
     With a leak, the baseline sinks back towards the coefficient's value in silence, and keeping it
     up takes spikes: a steady sound goes on being told, not only its changes. A synapse that decays
     by the same leak adds the spikes up to the signal again, to within the coarsest threshold while it
-    moves and the finest where it rests. After a reset the baseline is at rest, as if there had been silence; with no ``rest`` given (and so no
-    leak) the first frame sets it and sends nothing.
+    moves and the finest where it rests. After a reset the baseline is at rest, as if there had been
+    silence; with no ``rest`` given (and so no leak) the first frame sets it and sends nothing.
 
     Rule ``frame_difference`` is that of ``snntorch.spikegen.delta(off_spike=True, padding=True)``
     and keeps only the last frame:
@@ -36,7 +36,7 @@ class DeltaEncoder:
     """
 
     def __init__(self, params: EncoderParams) -> None:
-        """Raises ValueError for thresholds, a leak or a rest that cannot be."""
+        """Take the parameters; raises ValueError for thresholds, a leak or a rest that cannot be."""
         _check(params)
         self._d = np.array(params.thresholds, np.float32)
         self._levels = [(2 * i, d) for i, d in enumerate(self._d)]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from detector.errors import DetectorError, ManifestError
+from detector.errors import ManifestError
+from detector.strict import parse_strictly
 
 SCHEMA = 1
 METADATA_KEY = "snn_detect.manifest"
@@ -163,6 +162,7 @@ class Manifest:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The classes' labels, in the order of the scores."""
         return tuple(c.label for c in self.classes)
 
     @classmethod
@@ -188,68 +188,8 @@ class Manifest:
         return manifest
 
     def to_json(self) -> str:
+        """Return the text that ``from_json`` reads back."""
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
-
-
-def parse_strictly(kind: Any, data: Any, where: str, what: str, error: type[DetectorError]) -> Any:
-    """Turn parsed JSON or TOML into the dataclass ``kind``, refusing missing, unknown and wrongly typed keys.
-
-    ``where`` is the file and ``what`` the kind of document, for the one line of ``error`` that is raised.
-    """
-    return _Parser(where, what, error).parse(kind, data, "")
-
-
-@dataclass(frozen=True, slots=True)
-class _Parser:
-    where: str
-    what: str
-    error: type[DetectorError]
-
-    def parse(self, kind: Any, value: Any, path: str) -> Any:
-        """Check ``value`` against the type ``kind``; ``path`` names the key in errors."""
-        if dataclasses.is_dataclass(kind):
-            return self._dataclass(kind, value, path)
-        origin, args = typing.get_origin(kind), typing.get_args(kind)
-        if origin is tuple:
-            if not isinstance(value, list):
-                raise self._wrong(path, "a list", value)
-            return tuple(self.parse(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
-        if origin is dict:
-            if not isinstance(value, dict):
-                raise self._wrong(path, "an object", value)
-            return {k: self.parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
-        if origin is Literal:
-            if value not in args:
-                raise self._wrong(path, " or ".join(repr(a) for a in args), value)
-            return value
-        if origin is types.UnionType:
-            # The only unions are "a text or a list".
-            return self.parse(next(a for a in args if isinstance(value, list) == (a is not str)), value, path)
-        return self._scalar(kind, value, path)
-
-    def _dataclass(self, kind: Any, value: Any, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise self._wrong(path, "an object", value)
-        hints = typing.get_type_hints(kind)
-        prefix = f"{path}." if path else ""
-        for key in hints:
-            if key not in value:
-                raise self.error(f"{self.where}: the {self.what} lacks the key {prefix + key!r}")
-        for key in value:
-            if key not in hints:
-                raise self.error(f"{self.where}: the {self.what} has the unknown key {prefix + key!r}")
-        return kind(**{key: self.parse(hint, value[key], prefix + key) for key, hint in hints.items()})
-
-    def _scalar(self, kind: Any, value: Any, path: str) -> Any:
-        if kind is float and type(value) is int:
-            return float(value)
-        if type(value) is not kind:
-            wanted = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}[kind]
-            raise self._wrong(path, wanted, value)
-        return value
-
-    def _wrong(self, path: str, wanted: str, value: Any) -> DetectorError:
-        return self.error(f"{self.where}: {self.what} key {path!r} must be {wanted}, not {str(value)[:40]!r}")
 
 
 def _check_consistency(manifest: Manifest, where: str) -> None:

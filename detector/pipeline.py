@@ -118,12 +118,11 @@ def with_thresholds(manifest: Manifest, thresholds: Mapping[str, float]) -> tupl
             raise ConfigError(f"threshold for unknown label {label!r}; the model knows {', '.join(manifest.labels)}")
         if not 0 < value < 1:
             raise ConfigError(f"threshold {value:g} for {label!r} must lie between 0 and 1")
-    return tuple(_with_threshold(c, thresholds.get(c.label)) for c in manifest.classes)
+    return tuple(with_threshold(c, thresholds[c.label]) if c.label in thresholds else c for c in manifest.classes)
 
 
-def _with_threshold(spec: ClassSpec, on: float | None) -> ClassSpec:
-    if on is None:
-        return spec
+def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:
+    """Return a class with another on-threshold and an off-threshold in proportion."""
     off = on * spec.decoder.off_threshold / spec.decoder.on_threshold
     return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, on_threshold=on, off_threshold=off))
 

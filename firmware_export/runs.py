@@ -11,7 +11,8 @@ import soxr
 import torch
 
 from detector.errors import ConfigError, SourceError
-from detector.manifest import TrainingRecord, parse_strictly
+from detector.manifest import TrainingRecord
+from detector.strict import parse_strictly
 from detector.messages import Samples
 from firmware_export.onnx_export import Parity, build_manifest, export
 from models.network import SpikingConvNet

@@ -77,6 +77,25 @@ def evaluate(model: Path, data: Path, fold: int, json_path: Path | None, picture
         judge.draw_confusion(heard, picture)
 
 
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@data_option
+@click.option("--fold", required=True, type=click.IntRange(1, 4), help="The fold that MODEL's training left out.")
+@click.option("--false-rate", default=0.02, show_default=True, help="Most clips of other classes with an event.")
+def tune(model: Path, data: Path, fold: int, false_rate: float) -> None:
+    """Choose each class's on-threshold on a fold that MODEL never saw, as TOML for the recipe."""
+    from detector.network import load_model
+    from models import evaluate as judge
+    from models import tune as tuning
+    from models.datasets import list_clips
+
+    heard = judge.listen(model, [c for c in list_clips(data) if c.fold == fold])
+    choices = tuning.choose(heard, load_model(model).manifest, false_rate)
+    for c in choices:
+        click.echo(f"{c.label:15} {c.threshold:.2f}  own clips {c.recall}, other clips {c.false}", err=True)
+    click.echo(tuning.toml(choices))
+
+
 def main() -> None:
     """Run the command; what a user can mend becomes one line and an exit code."""
     try:

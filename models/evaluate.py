@@ -23,10 +23,15 @@ class Heard:
     """What the detector made of one clip."""
 
     clip: Clip
-    mean_scores: NDArray[np.float32]
-    """(classes,): each class's score, averaged over the clip's frames."""
+    scores: NDArray[np.float32]
+    """(frames, classes)."""
     onsets: tuple[str, ...]
     """Labels of the onset events, in order."""
+
+    @property
+    def mean_scores(self) -> NDArray[np.float32]:
+        """Each class's score, averaged over the clip's frames, (classes,)."""
+        return np.asarray(self.scores.mean(axis=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,12 @@ class Rate:
 
     @property
     def value(self) -> float:
+        """The share itself; not a number where there are no clips."""
         return self.hits / self.total if self.total else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
+        """The share's 95 % interval."""
         if not self.total:
             return (0.0, 1.0)
         z, n, p = 1.96, self.total, self.value
@@ -144,6 +151,5 @@ def _hear(clip: Clip) -> Heard:
     samples = np.asarray(soxr.resample(mono, rate, _detector.sample_rate_hz), np.float32)
     scores, events = _detector.process(samples)
     last, more = _detector.finish()
-    every = np.concatenate([scores, last])
     onsets = tuple(e.label for e in [*events, *more] if e.kind == "onset")
-    return Heard(clip, every.mean(axis=0), onsets)
+    return Heard(clip, np.concatenate([scores, last]), onsets)

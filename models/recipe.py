@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detector.errors import ConfigError
-from detector.manifest import EncoderParams, MfccParams, parse_strictly
+from detector.manifest import EncoderParams, MfccParams
+from detector.strict import parse_strictly
 from models.network import NetworkSpec
 
 

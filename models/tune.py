@@ -1,0 +1,64 @@
+"""Choose on-thresholds by an open rule, on a fold that the judged model was not trained on.
+
+The rule: for each class, the lowest threshold of the grid at which at most a stated share of the
+clips of other classes has an event of it. The events are those of the decoder that ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detector.decoder import EventDecoder
+from detector.manifest import Manifest
+from detector.pipeline import with_threshold
+from models.datasets import LABELS
+from models.evaluate import Heard, Rate
+
+GRID = tuple(round(0.30 + 0.02 * i, 2) for i in range(33))
+"""Thresholds that are tried, 0.30 to 0.94."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A class's threshold, and what it does on the fold it was chosen on."""
+
+    label: str
+    threshold: float
+    recall: Rate
+    false: Rate
+
+
+def choose(heard: Sequence[Heard], manifest: Manifest, false_rate: float) -> list[Choice]:
+    """Return a threshold for each class by the rule above; the grid's highest where none is high enough."""
+    found = {threshold: [_labels(h, manifest, threshold) for h in heard] for threshold in GRID}
+    choices = []
+    for label in LABELS:
+        for threshold in GRID:
+            choice = _judge(heard, found[threshold], label, threshold)
+            if choice.false.value <= false_rate:
+                break
+        choices.append(choice)
+    return choices
+
+
+def toml(choices: Sequence[Choice]) -> str:
+    """Return the choices as the recipe's table."""
+    return "\n".join(["[decoding.on_thresholds]", *(f"{c.label} = {c.threshold}" for c in choices)])
+
+
+def _judge(heard: Sequence[Heard], labels: Sequence[set[str]], label: str, threshold: float) -> Choice:
+    own = [label in found for h, found in zip(heard, labels, strict=True) if h.clip.label == label]
+    others = [label in found for h, found in zip(heard, labels, strict=True) if h.clip.label != label]
+    return Choice(label, threshold, Rate(sum(own), len(own)), Rate(sum(others), len(others)))
+
+
+def _labels(heard: Heard, manifest: Manifest, threshold: float) -> set[str]:
+    """Return the labels with an event in a clip, were every on-threshold this one."""
+    if not np.isfinite(heard.scores).all() or float(heard.scores.max(initial=0.0)) < threshold:
+        return set()
+    classes = [with_threshold(c, threshold) for c in manifest.classes]
+    decoder = EventDecoder(classes, manifest.features.hop_length, manifest.features.frame_length)
+    return {e.label for e in decoder.push(heard.scores) if e.kind == "onset"}
