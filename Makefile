@@ -50,14 +50,14 @@ test-programs:
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \
 	  echo "make: without $(TEST_PROGRAMS) some tests are skipped; install them for all tests"
 
-install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
+install = $(1)/bin/python -m pip install -qq --disable-pip-version-check
 
 # Debian keeps what venv needs in a package of its own.
 define create_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
   { echo "make: this needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
 @$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install_packages,python3-venv) || \
-  { echo "make: $(PYTHON) cannot create environments; install python3-venv (as root: apt-get install python3-venv)" >&2; exit 1; }
+  { echo "make: $(PYTHON) cannot create environments; as root, run: apt-get install python3-venv" >&2; exit 1; }
 @$(PYTHON) -m venv $(1)
 endef
 

@@ -6,11 +6,13 @@ quick on a small board.
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from detector import __version__
 from detector.cli_model import bench, model
-from detector.cli_program import Program, open_closed_streams
+from detector.cli_program import INTERNAL_ERROR, Program, open_closed_streams, report, settle_streams
 from detector.cli_replay import replay
 
 
@@ -33,4 +35,10 @@ cli.add_command(bench)
 def main() -> None:
     """Run the command line and exit."""
     open_closed_streams()
-    cli(prog_name="snn-detect")
+    try:
+        cli(prog_name="snn-detect")
+    except OSError as error:  # --help and --version write before any command is entered
+        report(error)
+        sys.exit(INTERNAL_ERROR)
+    finally:
+        settle_streams()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ import click
 from detector.errors import DetectorError
 
 _T = TypeVar("_T")
-_INTERNAL_ERROR = 70
+INTERNAL_ERROR = 70
 _DEBUG = "SNN_DETECT_DEBUG"
 MODEL_VARIABLE = "SNN_DETECT_MODEL"
 
@@ -54,8 +53,7 @@ class Program(click.Group):
             report(f"{what}{error} ({_DEBUG}=1 shows where)")
             if os.environ.get(_DEBUG) == "1":
                 traceback.print_exc()
-            code = _INTERNAL_ERROR
-        _settle_output()
+            code = INTERNAL_ERROR
         raise click.exceptions.Exit(code)
 
 
@@ -75,6 +73,16 @@ def open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+
+
+def settle_streams() -> None:
+    """Drop what the standard streams will not take, so that the interpreter does not fail on it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_json(value: object) -> None:
@@ -146,12 +154,3 @@ class StopOnSignal:
         self.number = number
         if self._waiting:
             raise Stopped
-
-
-def _settle_output() -> None:
-    """Drop what standard output will not take, so that the interpreter does not fail on it at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError, io.UnsupportedOperation):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -73,7 +73,7 @@ def _resampled(parts: Iterable[Samples], rate_hz: int, model_rate_hz: int) -> It
 
 
 def _numbered(parts: Iterable[Samples], length: int | None = None) -> Iterator[AudioChunk]:
-    """Number the samples and cut them into chunks of ``length``; None leaves the parts as they are.
+    """Cut parts into numbered chunks of ``length`` samples; None leaves the parts as they are.
 
     Chunks of one length that suits the network's blocks of frames are what makes replay fast. A
     SourceError is passed on behind the last chunk.

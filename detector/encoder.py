@@ -67,7 +67,7 @@ class DeltaEncoder:
         rest = frames if self._rest is None else frames - self._rest
         if self._baseline is None and len(frames):
             self._baseline, rest = frames[0].copy(), frames[1:]
-        if len(rest):
+        if self._baseline is not None and len(rest):
             encode = self._track if self._send_on_delta else self._difference
             encode(rest, spikes[len(frames) - len(rest) :], self._baseline)
         return spikes

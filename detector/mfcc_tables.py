@@ -95,7 +95,7 @@ def dct_matrix(params: MfccParams) -> Float64:
     """Return the orthonormal DCT-II with the lifter folded in, shape (n_mels, n_mfcc)."""
     n = np.arange(params.n_mels)[:, None]
     k = np.arange(params.n_mfcc)[None, :]
-    dct = np.sqrt(2 / params.n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * params.n_mels))
+    dct: Float64 = np.sqrt(2 / params.n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * params.n_mels))
     dct[:, 0] /= math.sqrt(2)
     if params.lifter > 0:
         dct = dct * (1 + params.lifter / 2 * np.sin(np.pi * k / params.lifter))
@@ -104,4 +104,4 @@ def dct_matrix(params: MfccParams) -> Float64:
 
 def _round_half_up(x: float) -> int:
     """Round as python_speech_features does: the decimal digits of the float, halves up."""
-    return int(Decimal(x).quantize(Decimal("1"), rounding=ROUND_HALF_UP))
+    return int(Decimal(x).quantize(Decimal(1), rounding=ROUND_HALF_UP))

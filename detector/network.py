@@ -131,7 +131,10 @@ class _BoundGraph:
         self._bindings = [self._bind(states[k], states[1 - k]) for k in range(2)]
 
     def run(self, spikes: Spikes, current: int) -> Scores:
-        """Run on spikes (frames, planes, n_mfcc) from states ``current`` to the others; the scores hold until the next call."""
+        """Run on spikes (frames, planes, n_mfcc) from states ``current`` to the others.
+
+        The scores hold until the next call.
+        """
         self._by_frame[:] = spikes
         self._session.run_with_iobinding(self._bindings[current])
         return self._scores
@@ -197,10 +200,10 @@ def _session(data: bytes, where: str) -> Any:
 def _check_tensors(session: Any, manifest: Manifest, frames: int, where: str) -> None:
     """Compare the graph's inputs and outputs with the manifest, name by name and shape by shape."""
     planes = 2 * len(manifest.encoder.thresholds)
-    wanted = {"spikes": (1, planes, frames, manifest.features.n_mfcc)}
+    wanted: dict[str, tuple[int, ...]] = {"spikes": (1, planes, frames, manifest.features.n_mfcc)}
     wanted |= {s.name: s.shape for s in manifest.network.states}
     _compare(wanted, {i.name: tuple(i.shape) for i in session.get_inputs()}, "input", where)
-    results = {"scores": (frames, len(manifest.classes))}
+    results: dict[str, tuple[int, ...]] = {"scores": (frames, len(manifest.classes))}
     results |= {f"new_{s.name}": s.shape for s in manifest.network.states}
     have = {o.name: tuple(o.shape) for o in session.get_outputs()}
     for_looking = {layer.spikes for layer in manifest.network.layers} - results.keys()

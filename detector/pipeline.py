@@ -31,8 +31,10 @@ class Detector:
         self._model = model
         p = model.manifest.features
         self._front = _FrontEnd(model)
-        self._decoder = EventDecoder(classes, p.hop_length, p.frame_length)
-        self._received = 0
+        try:
+            self._decoder = EventDecoder(classes, p.hop_length, p.frame_length)
+        except ValueError as error:
+            raise ManifestError(f"{model.path}: {error}; export the model again") from error
 
     @classmethod
     def load(cls, path: Path | str | None = None, thresholds: Mapping[str, float] | None = None) -> Detector:
@@ -81,12 +83,10 @@ class Detector:
         """Forget everything, open events included: the next sample is the first of a stream."""
         self._front.reset()
         self._decoder.reset()
-        self._received = 0
 
     def process(self, samples: Samples) -> tuple[Scores, list[Event]]:
         """Do what ``push`` does and return the scores (frames, classes) of the frames completed, too."""
         scores = self._front.push(samples)
-        self._received += len(samples)
         return scores, self._decoder.push(scores)
 
     def finish(self) -> tuple[Scores, list[Event]]:
@@ -123,7 +123,7 @@ def with_thresholds(manifest: Manifest, thresholds: Mapping[str, float]) -> tupl
 
 def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:
     """Return a class with another on-threshold and an off-threshold in proportion."""
-    off = on * spec.decoder.off_threshold / spec.decoder.on_threshold
+    off = on * spec.decoder.off_threshold / spec.decoder.on_threshold if spec.decoder.on_threshold else on
     return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, on_threshold=on, off_threshold=off))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +13,11 @@ from pathlib import Path
 from detector.cli_program import StopOnSignal, Stopped, report, tell
 from detector.cli_progress import Bar
 from detector.errors import ConfigError, DetectorError, SourceError
-from detector.messages import Event, Scores
+from detector.messages import AudioChunk, Event, Scores
 from detector.pipeline import Detector
 from detector.records import Origin, event_record
 from detector.sinks import JsonLinesSink, ScoresFile, Sink, TextSink
-from detector.sources import FileSource, PcmSource, Source, in_real_time
+from detector.sources import FileSource, PcmSource, Source, in_real_time, read_ahead
 
 STDIN = "-"
 
@@ -107,11 +107,11 @@ class Replay:
     def _listen(self, source: Source, origin: Origin, scores: ScoresFile | None) -> SourceError | None:
         """Take a source to its end, to a fault or to a signal, close open events, and return the fault."""
         fault: SourceError | None = None
-        chunks = in_real_time(source, self._rate_hz) if self._options.realtime else source
         try:
-            for chunk in self._stop.between(chunks):
-                self._take(*self._detector.process(chunk.samples), origin, scores)
-                self._bar.advance(source)
+            with closing(self._chunks(source)) as chunks:
+                for chunk in self._stop.between(chunks):
+                    self._take(*self._detector.process(chunk.samples), origin, scores)
+                    self._bar.advance(source)
         except SourceError as error:
             fault = error
         except Stopped:
@@ -121,6 +121,13 @@ class Replay:
             features = self._detector.manifest.features
             scores.save(self._rate_hz, features.hop_length, features.frame_length)
         return fault
+
+    def _chunks(self, source: Source) -> Generator[AudioChunk, None, None]:
+        """Return the source's chunks at the pace that was asked for."""
+        if self._options.realtime:
+            return in_real_time(source, self._rate_hz)
+        # Raw samples may be live: they are taken as they come.
+        return read_ahead(source) if source.frames_total is not None else (chunk for chunk in source)
 
     def _take(self, scores: Scores, events: Iterable[Event], origin: Origin, file: ScoresFile | None) -> None:
         if file is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -160,7 +163,7 @@ class PcmSource:
             raise SourceError("standard input: holds no sound (0 bytes); check the command before the pipe")
 
 
-def in_real_time(chunks: Iterable[AudioChunk], rate_hz: int, chunk_ms: int = 40) -> Iterator[AudioChunk]:
+def in_real_time(chunks: Iterable[AudioChunk], rate_hz: int, chunk_ms: int = 40) -> Generator[AudioChunk, None, None]:
     """Yield pieces of ``chunk_ms`` when their last sample would have arrived from a microphone.
 
     The schedule counts samples from the first chunk on, so that it does not drift; a consumer that
@@ -176,6 +179,52 @@ def in_real_time(chunks: Iterable[AudioChunk], rate_hz: int, chunk_ms: int = 40)
             due = origin + (part.first_sample + len(part.samples)) / rate_hz
             time.sleep(max(0.0, due - time.monotonic()))
             yield part
+
+
+def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioChunk, None, None]:
+    """Yield chunks that a thread of their own reads ahead, at most ``depth`` of them: decoding costs no waiting.
+
+    What the source raises is raised here, behind the chunks before it. Close the iterator before
+    the source.
+    """
+    reader = _Reader(chunks, depth)
+    reader.start()
+    try:
+        while (item := reader.ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        reader.stopped.set()
+        reader.join()
+
+
+class _Reader(threading.Thread):
+    """Reads chunks into ``ready``: behind the last one None, or what the source raised."""
+
+    def __init__(self, chunks: Iterable[AudioChunk], depth: int) -> None:
+        super().__init__(name="read-ahead", daemon=True)
+        self.ready: queue.Queue[AudioChunk | BaseException | None] = queue.Queue(depth)
+        self.stopped = threading.Event()
+        self._chunks = chunks
+
+    def run(self) -> None:
+        """Read until the end, an error, or until nobody takes the chunks any more."""
+        try:
+            for chunk in self._chunks:
+                self._hand_over(chunk)
+                if self.stopped.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the chunks are taken
+            self._hand_over(error)
+        else:
+            self._hand_over(None)
+
+    def _hand_over(self, item: AudioChunk | BaseException | None) -> None:
+        while not self.stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self.ready.put(item, timeout=0.1)
+                return
 
 
 def _decode(data: bytes, sample_format: str) -> Samples:

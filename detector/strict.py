@@ -30,14 +30,8 @@ class _Parser:
         if dataclasses.is_dataclass(kind):
             return self._dataclass(kind, value, path)
         origin, args = typing.get_origin(kind), typing.get_args(kind)
-        if origin is tuple:
-            if not isinstance(value, list):
-                raise self._wrong(path, "a list", value)
-            return tuple(self.parse(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
-        if origin is dict:
-            if not isinstance(value, dict):
-                raise self._wrong(path, "an object", value)
-            return {k: self.parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
+        if origin in (tuple, dict):
+            return self._collection(origin, args, value, path)
         if origin is Literal:
             if value not in args:
                 raise self._wrong(path, " or ".join(repr(a) for a in args), value)
@@ -46,6 +40,15 @@ class _Parser:
             # The only unions are "a text or a list".
             return self.parse(next(a for a in args if isinstance(value, list) == (a is not str)), value, path)
         return self._scalar(kind, value, path)
+
+    def _collection(self, origin: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:
+        if origin is tuple:
+            if not isinstance(value, list):
+                raise self._wrong(path, "a list", value)
+            return tuple(self.parse(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+        if not isinstance(value, dict):
+            raise self._wrong(path, "an object", value)
+        return {k: self.parse(args[1], v, f"{path}.{k}") for k, v in value.items()}
 
     def _dataclass(self, kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):

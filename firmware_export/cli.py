@@ -25,15 +25,18 @@ def cli() -> None:
     multiple=True,
     help="Sounds to compare on, 60 s or more together; default: the demo scene, repeated.",
 )
-@click.option("--metrics", type=click.Path(path_type=Path), help="Figures of snn-train evaluate to put into the manifest.")
+@click.option(
+    "--metrics", type=click.Path(path_type=Path), help="Figures (JSON of snn-train evaluate) for the manifest."
+)
 def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> None:
     """Export RUN as a streaming ONNX file with its manifest, after proving that it is the same network."""
     from firmware_export.runs import export_run
 
     parity = export_run(run, recipe, out, sound, metrics)
     click.echo(
-        f"{out}: torch stepping, torch sequence and onnxruntime give the same spikes in {parity.layers} layers over "
-        f"{parity.frames} frames ({parity.seconds:.0f} s); scores differ by at most {parity.largest_score_difference:.1e}"
+        f"{out}: torch stepping, torch sequence and onnxruntime give the same spikes in {parity.layers} layers "
+        f"over {parity.frames} frames ({parity.seconds:.0f} s); "
+        f"scores differ by at most {parity.largest_score_difference:.1e}"
     )
 
 

@@ -21,8 +21,9 @@ IR_VERSION = 9
 
 
 def build_graph(net: SpikingConvNet, frames: int) -> onnx.ModelProto:
-    """Return the graph: ``spikes`` (1, planes, frames, n_mfcc) and states to ``scores`` (frames, classes) and new states.
+    """Return the graph from ``spikes`` (1, planes, frames, n_mfcc) and states to ``scores`` and new states.
 
+    ``scores`` is (frames, classes).
     ``net`` must be finished (see ``models.network.finished``). With one frame, the graph also gives
     each layer's spikes under the names of ``spike_outputs``; they cost nothing unless they are asked for.
     """
@@ -40,7 +41,7 @@ class _Builder:
     def build(self) -> onnx.ModelProto:
         net, t = self._net, self._frames
         x = self._node("MatMul", ["spikes", self._constant("to_bands", net.to_bands.numpy())], "bands")
-        for i, (conv, unit) in enumerate(zip(net.convs, net.units, strict=True), 1):
+        for i, (conv, unit) in enumerate(net.conv_layers, 1):
             x = self._neurons(self._convolution(x, conv, f"conv{i}"), unit, f"conv{i}", axis=2)
         if t > 1:
             x = self._node("Transpose", [x], "flat_planes", perm=[0, 2, 1, 3])
@@ -63,7 +64,11 @@ class _Builder:
         half = conv.padding[1]
         return self._node(
             "Conv",
-            [x, self._constant(f"{name}_weight", _array(conv.weight)), self._constant(f"{name}_bias", _array(conv.bias))],
+            [
+                x,
+                self._constant(f"{name}_weight", _array(conv.weight)),
+                self._constant(f"{name}_bias", _array(conv.bias)),
+            ],
             f"{name}_current",
             kernel_shape=list(conv.kernel_size),
             strides=list(conv.stride),
@@ -71,9 +76,10 @@ class _Builder:
         )
 
     def _dense(self, x: str, layer: Any, name: str) -> str:
-        weight = self._constant(f"{name}_weight", _array(layer.weight))
-        bias = self._constant(f"{name}_bias", _array(layer.bias))
-        return self._node("Gemm", [x, weight, bias], f"{name}_current", transB=1)
+        return self._node("Gemm", [x, *self._weight_and_bias(layer, name)], f"{name}_current", transB=1)
+
+    def _weight_and_bias(self, layer: Any, name: str) -> list[str]:
+        return [self._constant(f"{name}_{kind}", _array(getattr(layer, kind))) for kind in ("weight", "bias")]
 
     def _neurons(self, current: str, unit: SpikingUnit, name: str, axis: int) -> str:
         """Add synapses and neurons, frame after frame, and return their spikes over all frames."""

@@ -58,7 +58,9 @@ class Parity:
     largest_score_difference: float
 
 
-def build_manifest(recipe: Recipe, net: SpikingConvNet, training: TrainingRecord, metrics: dict[str, float]) -> Manifest:
+def build_manifest(
+    recipe: Recipe, net: SpikingConvNet, training: TrainingRecord, metrics: dict[str, float]
+) -> Manifest:
     """Gather everything that is bound to the weights of a finished network."""
     shapes = graph_state_shapes(net)
     return Manifest(
@@ -84,7 +86,9 @@ def build_manifest(recipe: Recipe, net: SpikingConvNet, training: TrainingRecord
     )
 
 
-def export(trained: SpikingConvNet, manifest_of: Callable[[SpikingConvNet], Manifest], sound: Samples, out: Path) -> Parity:
+def export(
+    trained: SpikingConvNet, manifest_of: Callable[[SpikingConvNet], Manifest], sound: Samples, out: Path
+) -> Parity:
     """Write the model file ``out`` after checking it over ``sound`` (at least 60 s are wanted of it).
 
     Raises ParityError, and writes nothing, where torch stepping, torch over the sequence and

@@ -12,8 +12,8 @@ import torch
 
 from detector.errors import ConfigError, SourceError
 from detector.manifest import TrainingRecord
-from detector.strict import parse_strictly
 from detector.messages import Samples
+from detector.strict import parse_strictly
 from firmware_export.onnx_export import Parity, build_manifest, export
 from models.network import SpikingConvNet
 from models.recipe import Recipe, load_recipe

@@ -57,9 +57,7 @@ def hum(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
     """Return mains hum of unit RMS: 50 or 60 Hz with harmonics."""
     t = np.arange(size) / rate_hz
     f0 = rng.choice([50.0, 60.0])
-    wave = sum(
-        rng.uniform(0, 1) / k * np.sin(2 * np.pi * f0 * k * t + rng.uniform(0, 2 * np.pi)) for k in range(1, 9)
-    )
+    wave = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * f0 * k * t + rng.uniform(0, 2 * np.pi)) for k in range(1, 9))
     return np.asarray(wave / (np.sqrt(np.mean(np.square(wave))) + 1e-12), np.float32)
 
 

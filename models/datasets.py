@@ -42,10 +42,20 @@ CATEGORIES = {
 }
 """The classes in the order of the scores, each with its category."""
 LABELS = tuple(CATEGORIES)
-ESC10 = ("baby_cry", "chainsaw", "clock_tick", "dog_bark", "fire_crackling", "helicopter")
-ESC10 = (*ESC10, "person_sneeze", "rain", "rooster", "sea_waves")
+ESC10 = (
+    "baby_cry",
+    "chainsaw",
+    "clock_tick",
+    "dog_bark",
+    "fire_crackling",
+    "helicopter",
+    "person_sneeze",
+    "rain",
+    "rooster",
+    "sea_waves",
+)
 
-_INSTRUMENTS = {
+INSTRUMENTS = {
     "acoustic_guitar": "guitar",
     "violin_or_fiddle": "bowed_strings",
     "cello": "bowed_strings",
@@ -66,7 +76,7 @@ SOURCES = (
     DataSource("rendered", "MIT sound font, Apache-2.0 scores", "FluidR3 GM by fluidsynth, espeak-ng, numpy noises"),
 )
 """What the trained models are made of."""
-_SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
+SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,7 @@ def _esc10(folder: Path) -> Iterator[Clip]:
 
 
 def _instruments(folder: Path) -> Iterator[Clip]:
-    for name, label in _INSTRUMENTS.items():
+    for name, label in INSTRUMENTS.items():
         for i, path in enumerate(_files(folder / name, ".flac")):
             yield Clip(path, label, "instruments", i % 5 + 1)
 
@@ -129,9 +139,9 @@ def _notes(folder: Path) -> Iterator[Clip]:
 def _speech(folder: Path) -> Iterator[Clip]:
     for path in _files(folder, ".wav"):
         speaker = path.stem.split("_")[1]
-        if speaker not in _SPEAKER_FOLD:
-            raise SourceError(f"{path}: speaker {speaker!r} has no fold; known are {', '.join(_SPEAKER_FOLD)}")
-        yield Clip(path, "speech", "speech_digits", _SPEAKER_FOLD[speaker])
+        if speaker not in SPEAKER_FOLD:
+            raise SourceError(f"{path}: speaker {speaker!r} has no fold; known are {', '.join(SPEAKER_FOLD)}")
+        yield Clip(path, "speech", "speech_digits", SPEAKER_FOLD[speaker])
 
 
 def _rendered(folder: Path) -> list[Clip]:

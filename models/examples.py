@@ -145,7 +145,7 @@ class ExampleMaker:
         wave = wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9))
         if rng.random() < 0.5:
             wave = wave + 10 ** (-rng.uniform(70, 95) / 20) * rng.standard_normal(wave.size)
-        return wave.astype(np.float32)
+        return np.asarray(wave, np.float32)
 
     def _encode(self, wave: Wave) -> NDArray[np.uint8]:
         self._mfcc.reset()
@@ -176,7 +176,7 @@ def _frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:
     if wave.size < length:
         return np.empty(0)
     windows = np.lib.stride_tricks.sliding_window_view(wave, length)[::hop]
-    return np.sqrt(np.einsum("ij,ij->i", windows, windows) / length).astype(np.float64)
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", windows, windows) / length), np.float64)
 
 
 def _held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:

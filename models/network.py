@@ -16,8 +16,8 @@ as the encoder's baseline does adds them up again to how it *is*. ``alpha = 0`` 
 neuron.
 
 Exact sums. Spikes are 0 or 1 and, in a finished network, every weight and bias of a layer is a
-multiple of one power of two (2**-12 or the next that does) so that no sum leaves float32's 24 bits. A synaptic sum W X then has no
-rounding, whatever order or blocks the machine adds it in; what remains are elementwise operations
+multiple of one power of two, chosen so that no sum leaves float32's 24 bits. A synaptic sum W X then
+has no rounding, whatever order or blocks the machine adds it in; what remains are elementwise operations
 in a stated order. So stepping, sequences of any length, torch, onnxruntime and C agree on every
 spike by construction, not by luck. ``finished`` makes such a network of a trained one.
 """
@@ -38,6 +38,8 @@ from detector.manifest import EncoderParams
 from models.scan import Surrogate, leak_scan, lif_scan
 
 THRESHOLD = 1.0
+READOUT_TAU_S = 0.3
+"""Time constant of the read-out at the start of training."""
 WEIGHT_BITS = 12
 """Weights of a finished network are multiples of 2**-12, or of the finest step that leaves a layer's sums exact."""
 FEWEST_BITS = 7
@@ -128,6 +130,8 @@ class SpikingUnit(nn.Module):
 class SpikingConvNet(nn.Module):
     """Delta spikes in, one score per class out, frame by frame."""
 
+    to_bands: Tensor
+
     def __init__(self, spec: NetworkSpec, encoder: EncoderParams) -> None:
         super().__init__()
         self.spec = spec
@@ -143,7 +147,9 @@ class SpikingConvNet(nn.Module):
         self.dense = nn.Linear(channels * width, spec.hidden)
         self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=(0.05, 0.8))
         self.readout = nn.Linear(spec.hidden, spec.classes)
-        self.readout_beta_logit = nn.Parameter(torch.full((spec.classes,), math.exp(-1 / (0.3 * spec.frame_rate_hz))).logit())
+        self.readout_beta_logit = nn.Parameter(
+            torch.full((spec.classes,), math.exp(-1 / (0.3 * spec.frame_rate_hz))).logit()
+        )
         self.drop = nn.Dropout(spec.dropout)
         self._begin_as_decoder(encoder)
 
@@ -152,11 +158,16 @@ class SpikingConvNet(nn.Module):
         levels = np.array(encoder.thresholds).mean(axis=1)
         gains = torch.tensor(np.repeat(levels / levels[0], 2), dtype=torch.float32)
         gains[1::2] *= -1
-        first, unit = self.convs[0], self.units[0]
+        first, unit = self.conv_layers[0]
         with torch.no_grad():
             first.weight.copy_(first.weight[:, :1] * gains[None, :, None, None])
             if unit.alpha_logit is not None and encoder.leak > 0:
                 unit.alpha_logit[::2] = math.log((1 - encoder.leak) / encoder.leak)
+
+    @property
+    def conv_layers(self) -> list[tuple[nn.Conv2d, SpikingUnit]]:
+        """The convolutions with their neurons, in order."""
+        return list(zip(self.convs, self.units, strict=True))  # type: ignore[arg-type]
 
     @property
     def readout_beta(self) -> Tensor:
@@ -170,9 +181,9 @@ class SpikingConvNet(nn.Module):
         receives each layer's spikes, (batch, channels, frames, width), by the layer's name.
         """
         probe = {} if probe is None else probe
-        state, new = state or {}, {}
+        state, new = state or {}, dict[str, Tensor]()
         x = (spikes @ self.to_bands).transpose(1, 2)
-        for i, (conv, unit) in enumerate(zip(self.convs, self.units, strict=True), 1):
+        for i, (conv, unit) in enumerate(self.conv_layers, 1):
             x = _with_past(x, f"conv{i}_past", conv.kernel_size[0] - 1, state, new)
             x = probe[f"conv{i}"] = unit.sequence(conv(x), f"conv{i}", state, new)
         x = x.permute(0, 2, 1, 3).flatten(2)
@@ -191,7 +202,7 @@ class SpikingConvNet(nn.Module):
         probe = {} if probe is None else probe
         new: State = {}
         x = spikes @ self.to_bands
-        for i, (conv, unit) in enumerate(zip(self.convs, self.units, strict=True), 1):
+        for i, (conv, unit) in enumerate(self.conv_layers, 1):
             window = _with_past(x.unsqueeze(2), f"conv{i}_past", conv.kernel_size[0] - 1, state, new)
             x = probe[f"conv{i}"] = unit.step(conv(window).squeeze(2), f"conv{i}", state, new)
         x = self.dense(self.drop(x.flatten(1))).unsqueeze(-1)
@@ -250,24 +261,27 @@ def finished(trained: SpikingConvNet) -> SpikingConvNet:
     Raises ValueError where a layer's weights are so large that a sum could leave 24 bits.
     """
     net = copy.deepcopy(trained).eval()
-    pairs = [*zip(net.convs, net.units, strict=True), (net.dense, net.dense_unit)]
+    pairs: list[tuple[nn.Conv2d | nn.Linear, SpikingUnit]] = [*net.conv_layers, (net.dense, net.dense_unit)]
     with torch.no_grad():
         for layer, unit in pairs:
-            norm = unit.norm
+            norm, bias = unit.norm, layer.bias
             if isinstance(norm, nn.BatchNorm1d):
-                assert norm.running_var is not None and norm.running_mean is not None  # noqa: S101 - for mypy
+                assert norm.running_var is not None  # noqa: S101 - for mypy
+                assert norm.running_mean is not None  # noqa: S101 - for mypy
+                assert bias is not None  # noqa: S101 - for mypy
                 scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
                 layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
-                layer.bias.copy_((layer.bias - norm.running_mean) * scale + norm.bias)
+                bias.copy_((bias - norm.running_mean) * scale + norm.bias)
                 unit.norm = nn.Identity()
         for i, layer in enumerate([*(p[0] for p in pairs), net.readout]):
             _round_to_grid(layer, float(net.to_bands.abs().sum(0).max()) * 2**BAND_BITS if i == 0 else 1.0)
     return net
 
 
-def _round_to_grid(layer: nn.Module, largest_input: float) -> None:
+def _round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
     """Round weights and bias to the finest grid whose sums are exact; ``largest_input`` is in units of its own grid."""
     weight, bias = layer.weight, layer.bias
+    assert bias is not None  # noqa: S101 - for mypy: every layer here has one
     units = weight.abs().flatten(1).sum(1) * largest_input + bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)
     # One bit is left for what the rounding itself adds.
     bits = min(WEIGHT_BITS, 23 - math.ceil(math.log2(float(units.max()) + 1)))

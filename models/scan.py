@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 Surrogate = Callable[[Tensor], Tensor]
-_COMPILE = {"nopython": True, "parallel": True, "cache": True, "fastmath": False}
 
 
-@numba.jit(**_COMPILE)
-def _lif_forward(current: Any, beta: Any, threshold: Any, mem: Any, u: Any, spikes: Any) -> None:
+@numba.njit(parallel=True, cache=True)
+def _lif_forward(  # noqa: PLR0913 - arrays in, arrays out
+    current: Any, beta: Any, threshold: Any, mem: Any, u: Any, spikes: Any
+) -> None:
     batch, channels, frames, width = current.shape
     for n in numba.prange(batch * channels):
         b, c = n // channels, n % channels
@@ -42,7 +43,7 @@ def _lif_forward(current: Any, beta: Any, threshold: Any, mem: Any, u: Any, spik
                 mem[b, c, f] = potential - threshold * fired
 
 
-@numba.jit(**_COMPILE)
+@numba.njit(parallel=True, cache=True)
 def _lif_backward(  # noqa: PLR0913 - arrays in, arrays out
     grad_u: Any, grad_mem: Any, u: Any, spikes: Any, mem0: Any, beta: Any, threshold: Any, d_beta: Any
 ) -> None:
@@ -61,7 +62,7 @@ def _lif_backward(  # noqa: PLR0913 - arrays in, arrays out
         d_beta[b, c] = total
 
 
-@numba.jit(**_COMPILE)
+@numba.njit(parallel=True, cache=True)
 def _leak_forward(current: Any, beta: Any, mem: Any, out: Any) -> None:
     batch, channels, frames, width = current.shape
     for n in numba.prange(batch * channels):
@@ -73,8 +74,10 @@ def _leak_forward(current: Any, beta: Any, mem: Any, out: Any) -> None:
                 mem[b, c, f] = level
 
 
-@numba.jit(**_COMPILE)
-def _leak_backward(grad: Any, grad_mem: Any, out: Any, mem0: Any, beta: Any, d_beta: Any) -> None:
+@numba.njit(parallel=True, cache=True)
+def _leak_backward(  # noqa: PLR0913 - arrays in, arrays out
+    grad: Any, grad_mem: Any, out: Any, mem0: Any, beta: Any, d_beta: Any
+) -> None:
     batch, channels, frames, width = grad.shape
     for n in numba.prange(batch * channels):
         b, c = n // channels, n % channels
@@ -90,30 +93,31 @@ def _leak_backward(grad: Any, grad_mem: Any, out: Any, mem0: Any, beta: Any, d_b
 
 class _LifScan(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(  # noqa: PLR0913 - autograd passes them one by one
         ctx: Any, current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: Surrogate
     ) -> tuple[Tensor, Tensor]:
         current, mem0 = current.contiguous(), mem.contiguous()
         u, spikes, last = torch.empty_like(current), torch.empty_like(current), mem0.clone()
         theta = np.float32(threshold)
-        _lif_forward(*_arrays(current, beta), theta, *_arrays(last, u, spikes))
+        _lif_forward(*_arrays(current, beta), theta, *_arrays(last, u, spikes))  # type: ignore[call-arg]  # numba's stub
         ctx.save_for_backward(u, spikes, beta, mem0)
         ctx.threshold, ctx.surrogate = theta, surrogate
         return spikes, last
 
     @staticmethod
-    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> Any:
         u, spikes, beta, mem0 = ctx.saved_tensors
         grad_u = grad_spikes * surrogate_derivative(ctx.surrogate, u - float(ctx.threshold))
         grad_mem = grad_last.contiguous().clone()
         d_beta = torch.empty(u.shape[:2])
-        _lif_backward(*_arrays(grad_u, grad_mem, u, spikes, mem0, beta), ctx.threshold, *_arrays(d_beta))
+        arrays = _arrays(grad_u, grad_mem, u, spikes, mem0, beta)
+        _lif_backward(*arrays, ctx.threshold, *_arrays(d_beta))  # type: ignore[call-arg]  # numba's stub
         return grad_u, d_beta.sum(0), grad_mem, None, None
 
 
 class _LeakScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
         current, mem0 = current.contiguous(), mem.contiguous()
         out, last = torch.empty_like(current), mem0.clone()
         _leak_forward(*_arrays(current, beta, last, out))
@@ -121,7 +125,7 @@ class _LeakScan(torch.autograd.Function):
         return out, last
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor, grad_last: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_out: Tensor, grad_last: Tensor) -> Any:
         out, beta, mem0 = ctx.saved_tensors
         grad, grad_mem = grad_out.contiguous().clone(), grad_last.contiguous().clone()
         d_beta = torch.empty(out.shape[:2])

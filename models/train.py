@@ -95,7 +95,8 @@ class _Trainer:
         self._recipe, self._run, self._net = recipe, run, net
         s = recipe.schedule
         self._batches = s.examples_per_epoch // s.batch
-        decays, others = [], []
+        decays: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, p in net.named_parameters():
             (others if p.ndim == 1 or "logit" in name else decays).append(p)
         groups = [{"params": decays, "weight_decay": s.weight_decay}, {"params": others, "weight_decay": 0.0}]

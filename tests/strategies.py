@@ -18,4 +18,5 @@ def chunk_lengths(most: int = 2000) -> st.SearchStrategy[list[int]]:
 
 def cut(array: Array, lengths: list[int]) -> list[Array]:
     """Cut an array along its first axis into chunks of these lengths, and the rest into one more."""
-    return np.split(array, np.minimum(np.cumsum(lengths), len(array)))
+    ends = np.minimum(np.cumsum(lengths), len(array))
+    return [array[a:b] for a, b in zip([0, *ends], [*ends, len(array)], strict=True)]

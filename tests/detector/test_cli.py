@@ -30,6 +30,12 @@ MODEL = os.environ.get("SNN_DETECT_MODEL")
 COMMAND = [sys.executable, "-W", "error", "-m", "detector"]
 
 
+@pytest.fixture(autouse=True)
+def _buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes write as they do for users, whatever the tests run under."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     return Detector.load(MODEL)
@@ -162,7 +168,8 @@ def test_events_come_while_the_sound_is_going_on(lively: tuple[Path, str]) -> No
         assert process.stdin is not None
         os.write(process.stdin.fileno(), data)
         first = first_line(process)
-        process.send_signal(signal.SIGTERM)  # it waits for more sound now
+        time.sleep(0.7)  # until it waits for more sound
+        process.send_signal(signal.SIGTERM)
         rest, errors = read(process)
     assert process.returncode == 143
     assert paired(records(first + rest))
@@ -231,6 +238,13 @@ def test_closed_and_full_streams(scene: Path, redirection: str) -> None:
     assert done.returncode == 0
     assert "error" not in done.stderr
     assert redirection == ">&-" or paired(records(done.stdout))
+
+
+def test_help_that_cannot_be_written() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 70
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_bad_files_do_not_stop_the_good_ones(scene: Path, tmp_path: Path) -> None:

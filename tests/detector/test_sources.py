@@ -426,4 +426,4 @@ def test_real_time_follows_the_clock_and_does_not_drift() -> None:
     assert [p.first_sample for p in pieces if p.gap] == [5000]
     assert max(len(p.samples) for p in pieces) == 640
     assert min(late) >= -1e-3
-    assert late[-1] < 0.04
+    assert np.median(late[8:]) < 0.02

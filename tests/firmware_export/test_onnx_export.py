@@ -115,7 +115,7 @@ def test_a_weight_changed_in_the_file_is_found(trained: SpikingConvNet, model: P
         check_parity(finished(trained), model, scene())
 
 
-def test_failed_export_leaves_the_old_file(recipe: Recipe, trained: SpikingConvNet, model: Path) -> None:
+def test_failed_export_leaves_the_old_file(trained: SpikingConvNet, model: Path) -> None:
     before = model.read_bytes()
 
     def wrong(_: SpikingConvNet) -> Manifest:

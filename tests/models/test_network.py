@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from detector.manifest import EncoderParams
 from models.network import BAND_BITS, ConvSpec, NetworkSpec, SpikingConvNet, band_matrix, finished, state_shapes
@@ -105,10 +104,12 @@ def test_folding_keeps_the_network() -> None:
 
 
 def test_finished_weights_lie_on_a_grid_of_exact_sums(net: SpikingConvNet) -> None:
-    for layer in (*net.convs, net.dense, net.readout):
+    convs = [conv for conv, _ in net.conv_layers]
+    layers: list[torch.nn.Conv2d | torch.nn.Linear] = [*convs, net.dense, net.readout]
+    for layer in layers:
         units = layer.weight.abs().flatten(1).double()
         bits = next(b for b in range(30) if torch.equal(torch.round(units * 2**b), units * 2**b))
-        largest = float(net.to_bands.abs().sum(0).max()) * 2**BAND_BITS if layer is net.convs[0] else 1
+        largest = float(net.to_bands.abs().sum(0).max()) * 2**BAND_BITS if layer is convs[0] else 1
         assert (units.sum(1) * 2**bits * largest).max() < 2**24
 
 
@@ -127,7 +128,7 @@ def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
     trained = SpikingConvNet(SPEC, ENCODER).train()
     logits, _ = trained(torch.stack([spikes(60, s) for s in range(4)]))
-    logits.square().mean().backward()  # type: ignore[no-untyped-call]
+    logits.square().mean().backward()
     for name, parameter in trained.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

@@ -44,8 +44,8 @@ def synthesisers() -> None:
 
 
 @pytest.fixture(scope="module")
-def scene(synthesisers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demonstration scene, rendered now."""
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Render the demonstration scene now."""
     out = tmp_path_factory.mktemp("demo") / "scene.flac"
     write_scene(out)
     return out

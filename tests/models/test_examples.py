@@ -1,0 +1,101 @@
+"""Training examples: what is heard is what the target says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detector.manifest import EncoderParams, MfccParams
+from models.augment import Places, clip_hard, hum, noise
+from models.datasets import LABELS, Clip
+from models.examples import ExampleMaker, _frame_rms, _held
+
+FRAMES = 80
+
+
+@pytest.fixture
+def encoder(model_params: MfccParams) -> EncoderParams:
+    n = model_params.n_mfcc
+    return EncoderParams("send_on_delta", ((3.0,) * n, (1.0,) * n), 0.02, (-116.5, *(0.0,) * (n - 1)))
+
+
+def maker(clips: list[Clip], waves: list[np.ndarray], features: MfccParams, encoder: EncoderParams) -> ExampleMaker:
+    return ExampleMaker(clips, waves, features, encoder, FRAMES, {"none": 1.0}, {})
+
+
+def clip(label: str | None, tmp: str = "x") -> Clip:
+    from pathlib import Path
+
+    return Clip(Path(tmp), label, "instruments", 1)
+
+
+def test_a_steady_tone_is_its_class_throughout(model_params: MfccParams, encoder: EncoderParams) -> None:
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16000 * 6) / 16000)).astype(np.float32)
+    m = maker([clip("guitar")], [tone], model_params, encoder)
+    example = m.draw(np.random.default_rng(0))
+    assert example.spikes.shape == (FRAMES, 4, model_params.n_mfcc)
+    assert example.spikes.any()
+    assert example.target[:, LABELS.index("guitar")].all()
+    assert example.target.sum() == FRAMES
+
+
+def test_sound_of_no_class_has_no_target(model_params: MfccParams, encoder: EncoderParams) -> None:
+    wave = np.random.default_rng(1).normal(0, 0.1, 16000 * 6).astype(np.float32)
+    example = maker([clip(None)], [wave], model_params, encoder).draw(np.random.default_rng(0))
+    assert not example.target.any()
+    assert example.weight.all()
+
+
+def test_silence_after_a_sound_is_doubtful_then_empty(model_params: MfccParams, encoder: EncoderParams) -> None:
+    """A dog that barks once: heard, then in doubt, then gone; silence never belongs to the class."""
+    wave = np.zeros(16000 * 12, np.float32)
+    wave[:4000] = np.random.default_rng(2).normal(0, 0.2, 4000)
+    m = ExampleMaker([clip("dog_bark")], [wave], model_params, encoder, 240, {}, {})
+    column = LABELS.index("dog_bark")
+    found = False
+    for seed in range(40):
+        e = m.draw(np.random.default_rng(seed))
+        heard, judged = e.target[:, column].astype(bool), e.weight[:, column].astype(bool)
+        if heard.any() and (~heard & judged).any() and not e.target[-1, column]:
+            found = True
+            last = int(np.flatnonzero(heard)[-1])
+            assert not judged[last + 1]
+            assert judged[-1]
+            break
+    assert found
+
+
+def test_draws_depend_on_the_seed_alone(model_params: MfccParams, encoder: EncoderParams) -> None:
+    waves = [np.random.default_rng(i).normal(0, 0.1, 16000).astype(np.float32) for i in range(3)]
+    clips = [clip("guitar"), clip("rain"), clip(None)]
+    first, second = (maker(clips, waves, model_params, encoder).draw(np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(first.spikes, second.spikes)
+    assert np.array_equal(first.target, second.target)
+
+
+def test_frame_rms_by_hand() -> None:
+    assert _frame_rms(np.array([3, 4, 0, 0, 5], np.float32), 2, 2).tolist() == pytest.approx([np.sqrt(12.5), 0.0])
+    assert _frame_rms(np.zeros(1, np.float32), 2, 2).size == 0
+
+
+def test_held_marks_loud_frames_and_what_follows() -> None:
+    loud = np.array([0, 1, 0, 0, 0, 1], bool)
+    assert _held(loud, 2).tolist() == [False, True, True, True, False, True]
+
+
+def test_noises_have_unit_rms_and_clipping_clips() -> None:
+    rng = np.random.default_rng(0)
+    for wave in (noise(16000, rng), hum(16000, rng, 16000)):
+        assert np.sqrt(np.mean(np.square(wave))) == pytest.approx(1.0, rel=1e-3)
+    wave = rng.normal(size=10000).astype(np.float32)
+    clipped = clip_hard(wave, rng)
+    assert 0 < np.mean(clipped != wave) < 0.011
+
+
+def test_rooms_keep_the_length_and_the_sound() -> None:
+    rng = np.random.default_rng(0)
+    wave = rng.normal(0, 0.1, 8000).astype(np.float32)
+    wet = Places(8000, 16000, rng, rooms=2, noises=1).filter_and_reverberate(wave, rng, reverberation=1.0)
+    assert wet.shape == wave.shape
+    assert np.isfinite(wet).all()
+    assert np.sqrt(np.mean(wet**2)) > 0.01

@@ -1,0 +1,117 @@
+"""A run from recordings to a model file: it learns, resumes, and is judged by the pipeline that ships."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from detector.errors import ConfigError
+from detector.pipeline import Detector
+from firmware_export.cli import cli as export_cli
+from firmware_export.runs import load_run
+from models.cli import cli as train_cli
+from models.datasets import LABELS, Clip
+from models.evaluate import Heard, Rate, confusion, esc10_accuracy, event_rates, figures, table
+from models.recipe import load_recipe
+from models.train import Run, train
+
+RECIPE = Path(__file__).parents[2] / "models" / "recipes" / "household.toml"
+
+
+@pytest.fixture
+def short_recipe(tmp_path: Path) -> Path:
+    """Give the shipped recipe, cut to two short epochs."""
+    text = RECIPE.read_text(encoding="utf-8")
+    lines = []
+    for line in text.splitlines():
+        key = line.split("=")[0].strip()
+        change = {"epochs": "2", "examples_per_epoch": "8", "batch": "4", "frames": "40"}.get(key)
+        lines.append(line if change is None else f"{key} = {change}")
+    path = tmp_path / "short.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def invoke(command: object, *arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)  # type: ignore[arg-type]
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tmp_path / "m.onnx"
+    invoke(train_cli, "fit", short_recipe, "--data", tree, "--run", run, "--threads", 1)
+    curves = [json.loads(row) for row in (run / "curves.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in curves] == [1, 2]
+    assert "same spikes in 4 layers" in invoke(export_cli, "onnx", run, "--out", model)
+    output = invoke(
+        train_cli, "evaluate", model, "--data", tree, "--json", tmp_path / "f.json", "--picture", tmp_path / "c.png"
+    )
+    assert "ESC-10 accuracy" in output
+    assert json.loads((tmp_path / "f.json").read_text())["esc10_clips"] == 10
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+    assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", model, "--data", tree, "--fold", 4)
+    record = Detector.load(model).manifest.training
+    assert record.held_out == "fold 5 of every source"
+    assert {s.name for s in record.sources} == {"esc10", "instruments", "guitar_notes", "speech_digits"}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_goes_on_where_it_was_interrupted(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(short_recipe)
+    run = Run(tree, None, tmp_path / "run", 0, None)
+    net = train(recipe, run)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["epoch"] == 2
+    again = train(recipe, run)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not the folder of an ended run"):
+        load_run(tmp_path)
+
+
+def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
+    text = short_recipe.read_text(encoding="utf-8")
+    short_recipe.write_text(text.replace("[schedule]", "[schedule]\nmomentum = 1.0"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"unknown key 'schedule\.momentum'"):
+        load_recipe(short_recipe)
+    short_recipe.write_text(text.replace("hidden = 128\n", ""), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"lacks the key 'network\.hidden'"):
+        load_recipe(short_recipe)
+
+
+def heard(label: str, source: str, best: str, *onsets: str) -> Heard:
+    scores = np.full((4, len(LABELS)), 0.1, np.float32)
+    scores[:, LABELS.index(best)] = 0.9
+    return Heard(Clip(Path("x"), label, source, 5), scores, onsets)
+
+
+def test_figures_by_hand() -> None:
+    clips = [
+        heard("rain", "esc10", "rain", "rain"),
+        heard("rooster", "esc10", "guitar", "guitar"),
+        heard("guitar", "instruments", "guitar", "guitar", "guitar"),
+        heard("guitar", "instruments", "winds"),
+    ]
+    # The rooster's ten-class argmax is the first of nine equal scores: not the rooster.
+    assert (esc10_accuracy(clips).hits, esc10_accuracy(clips).total) == (1, 2)
+    recall, false = event_rates(clips, "guitar")
+    assert (recall.hits, recall.total, false.hits, false.total) == (1, 2, 1, 2)
+    assert confusion(clips)[LABELS.index("rooster"), LABELS.index("guitar")] == 1
+    assert figures(clips)["guitar_recall"] == 0.5
+    assert "| guitar | 1/2 = 50.0 %" in table(clips)
+
+
+def test_wilson_interval_by_table() -> None:
+    low, high = Rate(8, 10).interval
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert Rate(0, 0).interval == (0.0, 1.0)

@@ -1,0 +1,72 @@
+"""The house itself: who imports whom, what stays outside the runtime, and how long a module gets."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("detector", "models", "firmware_export")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+OUTSIDE = ("torch", "snntorch", "onnx", "scipy", "numba", "matplotlib", "mido", "tqdm")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_import_contracts_hold() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["detector", "detector.cli", "detector.replay", "detector.pipeline", "models", "models.cli"]
+)
+def test_training_stays_outside_the_runtime(module: str) -> None:
+    program = f"import sys, {module}; print([m for m in {OUTSIDE} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_help_loads_no_numbers() -> None:
+    """Start-up is felt on a small board: numpy and onnxruntime are loaded by the commands that need them."""
+    program = "import sys, detector.cli; print([m for m in ('numpy', 'onnxruntime', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_torch_is_pinned_wherever_it_comes_in() -> None:
+    """Whatever brings torch along is asked for together with the one version that was tested."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    for group, requirements in groups.items():
+        names = {re.split(r"[\[<>=!~ ]", r)[0]: r for r in requirements}
+        if "torch" in names or "snntorch" in names:
+            assert names.get("torch") == "torch==2.13.0", group
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_modules_are_named_for_what_they_hold(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "common", "helpers", "misc", "types"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "detector").rglob("*.py")), ids=name)
+def test_modules_are_read_at_a_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 250
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_functions_fit_on_a_screen(path: Path) -> None:
+    """Forty lines, docstring and all; the signature is not counted."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {f.name: (f.end_lineno or f.lineno) - f.body[0].lineno + 1 for f in functions}
+    assert {f: n for f, n in lengths.items() if n > 40} == {}
