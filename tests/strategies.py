@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-Array = TypeVar("Array", bound=NDArray[Any])
 
 
 def chunk_lengths(most: int = 2000) -> st.SearchStrategy[list[int]]:
@@ -16,7 +14,6 @@ def chunk_lengths(most: int = 2000) -> st.SearchStrategy[list[int]]:
     return st.lists(st.one_of(st.integers(0, 3), st.integers(0, most)), min_size=1, max_size=40)
 
 
-def cut(array: Array, lengths: list[int]) -> list[Array]:
+def cut(array: NDArray[Any], lengths: list[int]) -> list[NDArray[Any]]:
     """Cut an array along its first axis into chunks of these lengths, and the rest into one more."""
-    ends = np.minimum(np.cumsum(lengths), len(array))
-    return [array[a:b] for a, b in zip([0, *ends], [*ends, len(array)], strict=True)]
+    return np.split(array, np.minimum(np.cumsum(lengths), len(array)))
