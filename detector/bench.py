@@ -33,8 +33,11 @@ TARGET_CPU_S_PER_S = 0.004
 def run(model: Path | None = None) -> dict[str, Any]:
     """Measure a model file (None: the one that ships) and return the figures.
 
-    Raises DetectorError where the measuring process fails, with its own words.
+    Raises ManifestError for a model that is missing or wrong, DetectorError where the measuring process fails.
     """
+    from detector.network import load_model
+
+    load_model(model)  # a wrong model is told here, with its exit code
     command = [sys.executable, "-m", "detector.bench", *([str(model)] if model else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very module
     if done.returncode:

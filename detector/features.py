@@ -64,10 +64,12 @@ class MfccExtractor:
     def push(self, samples: Samples) -> Frames:
         """Take samples (n,), any n, and return the frames (m, n_mfcc) that they complete.
 
-        Raises ValueError for an array that is not one-dimensional.
+        Raises ValueError for an array that is not one-dimensional or not of floats.
         """
         if samples.ndim != 1:
             raise ValueError(f"samples must have the shape (n,), not {samples.shape}; mix the channels first")
+        if samples.dtype.kind != "f":
+            raise ValueError(f"samples must be floats in [-1, 1), not {samples.dtype}; divide 16-bit samples by 32768")
         if samples.size == 0:
             return self._empty()
         s, p = self._s, self._p

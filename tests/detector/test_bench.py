@@ -1,0 +1,29 @@
+"""The bench: it measures, and its figures are of the right kind (none is compared with a target here)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from detector import bench
+from detector.errors import ManifestError
+
+
+def test_figures_and_table() -> None:
+    figures = bench.run()
+    assert figures["step_us"]["p50"] <= figures["step_us"]["p99"] <= figures["step_us"]["max"]
+    assert set(figures["rooms_us"]) == {"features", "encoder", "network", "decoder"}
+    assert 0 < figures["effective_ops_per_s"] < figures["dense_ops_per_s"]
+    assert set(figures["spikes_per_neuron_s"]) == {"encoder", "conv1", "conv2", "conv3", "dense"}
+    text = io.StringIO()
+    bench.print_table(figures, Console(file=text, width=160))
+    for word in ("real time", "floor", "p99", "peak memory", "effective synaptic operations"):
+        assert word in text.getvalue()
+
+
+def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"none\.onnx: the model cannot be read"):
+        bench.run(tmp_path / "none.onnx")
