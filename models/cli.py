@@ -78,21 +78,30 @@ def evaluate(model: Path, data: Path, fold: int, json_path: Path | None, picture
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--judge",
+    "judged",
+    type=(click.Path(path_type=Path), click.IntRange(1, 4)),
+    multiple=True,
+    required=True,
+    metavar="MODEL FOLD",
+    help="A model, and the fold that its training left out; repeat for more evidence.",
+)
 @data_option
-@click.option("--fold", required=True, type=click.IntRange(1, 4), help="The fold that MODEL's training left out.")
-@click.option("--false-rate", default=0.02, show_default=True, help="Most clips of other classes with an event.")
-def tune(model: Path, data: Path, fold: int, false_rate: float) -> None:
-    """Choose each class's on-threshold on a fold that MODEL never saw, as TOML for the recipe."""
+@click.option("--false-rate", default=0.05, show_default=True, help="Most clips of other classes with an event.")
+def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float) -> None:
+    """Choose each class's on-threshold on folds that the models never saw, as TOML for the recipe."""
     from detector.network import load_model
     from models import evaluate as judge
     from models import tune as tuning
     from models.datasets import list_clips
 
-    heard = judge.listen(model, [c for c in list_clips(data) if c.fold == fold])
-    choices = tuning.choose(heard, load_model(model).manifest, false_rate)
+    clips = list_clips(data)
+    heard = [h for model, fold in judged for h in judge.listen(model, [c for c in clips if c.fold == fold])]
+    choices = tuning.choose(heard, load_model(judged[0][0]).manifest, false_rate)
     for c in choices:
-        click.echo(f"{c.label:15} {c.threshold:.2f}  own clips {c.recall}, other clips {c.false}", err=True)
+        rates = f"own clips {c.recall}, others {c.false}, worst source {c.worst}"
+        click.echo(f"{c.label:15} {c.threshold:.2f}  {rates}", err=True)
     click.echo(tuning.toml(choices))
 
 

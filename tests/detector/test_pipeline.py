@@ -84,7 +84,7 @@ def test_reset_is_like_new(detector: Detector, scene: Samples) -> None:
 
 def test_a_gap_closes_events_and_starts_anew(detector: Detector, scene: Samples) -> None:
     detector.reset()
-    begin, end = int(26.06 * 16000), int(30 * 16000)
+    begin, end = int(26.06 * 16000), 30 * 16000
     before = detector.push_chunk(AudioChunk(scene[begin:end], 0))
     assert any(e.kind == "onset" and e.label == "guitar" for e in before)
     position = end - begin + 5 * 16000
@@ -115,7 +115,7 @@ def test_thresholds_that_cannot_be_are_refused(thresholds: dict[str, float]) -> 
 
 def test_integer_samples_are_refused(detector: Detector) -> None:
     with pytest.raises(ValueError, match="divide 16-bit samples by 32768"):
-        detector.push(np.zeros(100, np.int16))  # type: ignore[arg-type]
+        detector.push(np.zeros(100, np.int16))
 
 
 def test_empty_pushes_are_nothing(detector: Detector) -> None:

@@ -56,7 +56,7 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
     assert "ESC-10 accuracy" in output
     assert json.loads((tmp_path / "f.json").read_text())["esc10_clips"] == 10
     assert (tmp_path / "c.png").stat().st_size > 10_000
-    assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", model, "--data", tree, "--fold", 4)
+    assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--judge", model, 4, "--data", tree)
     record = Detector.load(model).manifest.training
     assert record.held_out == "fold 5 of every source"
     assert {s.name for s in record.sources} == {"esc10", "instruments", "guitar_notes", "speech_digits"}
