@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from detector.decoder import EventDecoder
 from detector.manifest import Manifest
 from detector.pipeline import with_threshold
@@ -69,8 +67,6 @@ def _judge(heard: Sequence[Heard], labels: Sequence[set[str]], label: str, thres
 
 def _labels(heard: Heard, manifest: Manifest, threshold: float) -> set[str]:
     """Return the labels with an event in a clip, were every on-threshold this one."""
-    if not np.isfinite(heard.scores).all() or float(heard.scores.max(initial=0.0)) < threshold:
-        return set()
     classes = [with_threshold(c, threshold) for c in manifest.classes]
     decoder = EventDecoder(classes, manifest.features.hop_length, manifest.features.frame_length)
     return {e.label for e in decoder.push(heard.scores) if e.kind == "onset"}

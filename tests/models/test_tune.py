@@ -20,14 +20,14 @@ def heard(label: str, source: str, guitar_score: float) -> Heard:
 
 def test_the_lowest_threshold_that_keeps_the_worst_source_quiet_enough() -> None:
     clips = [heard("guitar", "instruments", 0.9), heard("guitar", "instruments", 0.5)]
-    clips += [heard("winds", "instruments", 0.7 if i == 0 else 0.4) for i in range(10)]
+    clips += [heard("winds", "instruments", 0.71 if i == 0 else 0.4) for i in range(10)]
     clips += [heard("rain", "esc10", 0.1) for _ in range(90)]
     manifest = load_model().manifest
     guitar = {rate: choose(clips, manifest, rate)[LABELS.index("guitar")] for rate in (0.0, 0.10, 1.0)}
     # At 10 % one of the ten instruments may sound like a guitar, though it is one of a hundred clips.
     assert guitar[0.10].threshold == min(t for t in GRID if t > 0.4)
     assert (guitar[0.10].recall.hits, guitar[0.10].false.hits, guitar[0.10].worst.total) == (2, 1, 10)
-    assert guitar[0.0].threshold == min(t for t in GRID if t > 0.7)
+    assert guitar[0.0].threshold == min(t for t in GRID if t > 0.71)
     assert guitar[0.0].recall.hits == 1
     assert guitar[1.0].threshold == GRID[0]
 
