@@ -11,9 +11,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.manifest import ClassSpec, DecoderParams
+from detector.manifest import ClassSpec
 from detector.messages import Event, Scores
+from detector.track import Track
 
+_LEAST = np.float32(2.0**-20)
+"""Lower scores count as zero. A float32 above it is a multiple of 2**-44, so that float64 adds up hundreds
+of them without rounding: averages do not depend on the order, nor on how the stream was cut."""
 _BLOCK_FRAMES = 256
 """Frames looked at together: bounds memory, and for how long a class that stirs once is followed."""
 
@@ -28,7 +32,7 @@ class EventDecoder:
     """Turn scores into onsets and offsets, each class by itself.
 
     Per class and frame t, with s[t] the mean of the last ``smoothing_frames`` scores (at the start
-    of a stream, of those that there are), added in float64, oldest first:
+    of a stream, of those that there are):
 
         onset    s >= on_threshold in min_on_frames frames in a row
         offset   after an onset, s < off_threshold in min_off_frames frames in a row
@@ -52,15 +56,16 @@ class EventDecoder:
         self._span = partial(frame_span, hop_length=hop_length, frame_length=frame_length)
         self._smoothing = np.array([c.decoder.smoothing_frames for c in classes])
         self._memory = int(self._smoothing.max()) - 1
-        # Row i tells which classes' means take in the score of i frames ago.
-        self._taps = (np.arange(self._memory + 1)[:, None] < self._smoothing).astype(np.float64)
+        # One row per frame remembered, this one last: 1 for the classes whose mean takes it in.
+        self._taps = (np.arange(self._memory, -1, -1)[:, None] < self._smoothing).astype(np.float64)
         self._on = np.array([c.decoder.on_threshold for c in classes], np.float32)
+        self._ons: list[float] = self._on.tolist()
         self.reset()
 
     def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
         """Forget everything; the next frame begins at ``first_sample``, the next onset is ``first_index``."""
         self._first_sample, self._next_index, self._frames = first_sample, first_index, 0
-        self._tracks = [_Track(c.decoder) for c in self._classes]
+        self._tracks = [Track(c.decoder) for c in self._classes]
         self._onsets: dict[int, Event] = {}
         self._active: list[int] = []
         # The last scores, up to row _end: _memory rows of the past and those of a block.
@@ -108,6 +113,7 @@ class EventDecoder:
         # fmax, unlike maximum, also puts 0 in the place of what is not a number.
         np.fmax(scores, 0, out=block)
         np.fmin(block, 1, out=block)
+        block *= block >= _LEAST
         self._end += frames
         self._frames += frames
         return block
@@ -121,22 +127,37 @@ class EventDecoder:
     def _smooth(self, frames: int) -> NDArray[np.float64]:
         """Return the moving averages (frames, classes) of the last frames remembered."""
         scores = self._scores[self._end - frames - self._memory : self._end]
-        sums = np.zeros((frames, len(self._classes)))
-        for age in range(self._memory, -1, -1):
-            sums += scores[self._memory - age :][:frames] * self._taps[age]
-        ages = np.arange(self._frames - frames + 1, self._frames + 1)
-        sums /= np.minimum(ages[:, None], self._smoothing)
-        return sums
+        if frames == 1:
+            sums = np.add.reduce(scores * self._taps, axis=0, keepdims=True)
+        else:
+            totals = np.zeros((len(scores) + 1, len(self._classes)))
+            np.cumsum(scores, axis=0, out=totals[1:])
+            ends = np.arange(self._memory + 1, len(totals))[:, None]
+            columns = np.arange(len(self._classes))
+            sums = totals[ends, columns] - totals[ends - self._smoothing, columns]
+        if self._frames - frames >= self._memory:
+            return np.asarray(sums / self._smoothing)
+        ages = np.arange(self._frames - frames + 1, self._frames + 1)[:, None]
+        return np.asarray(sums / np.minimum(ages, self._smoothing))
 
     def _decide(self, frames: int, events: list[Event]) -> None:
         """Take the last frames remembered through the tracks that they can move; append the events."""
         smoothed = self._smooth(frames)
-        reached = np.flatnonzero((smoothed >= self._on).any(axis=0)).tolist()
-        classes = sorted({*reached, *self._active})
-        for frame, row in enumerate(smoothed[:, classes].tolist(), self._frames - frames):
-            changes = [(self._tracks[c].step(frame, score), c, score) for c, score in zip(classes, row, strict=True)]
-            events += [self._offset(c, frame, score, "ended") for change, c, score in changes if change == "offset"]
-            events += [self._onset(c, frame, score) for change, c, score in changes if change == "onset"]
+        # Python's own lists: for a frame or two they are quicker than arrays of a dozen classes.
+        highest = (smoothed[0] if frames == 1 else smoothed.max(axis=0)).tolist()
+        reached = [score >= on for score, on in zip(highest, self._ons, strict=True)]
+        classes = [c for c, is_loud in enumerate(reached) if is_loud or c in self._active]
+        rows = [[highest[c] for c in classes]] if frames == 1 else smoothed[:, classes].tolist()
+        for frame, row in enumerate(rows, self._frames - frames):
+            onsets = []
+            for c, score in zip(classes, row, strict=True):
+                change = self._tracks[c].step(frame, score)
+                if change == "offset":
+                    events.append(self._offset(c, frame, score, "ended"))
+                elif change == "onset":
+                    onsets.append((c, score))
+            for c, score in onsets:
+                events.append(self._onset(c, frame, score))
         self._active = [c for c in classes if self._tracks[c].is_active]
 
     def _onset(self, c: int, frame: int, score: float) -> Event:
@@ -166,72 +187,6 @@ class EventDecoder:
             mean=track.mean,
             reason=reason,
         )
-
-
-class _Track:
-    """One class over time: closed, or open between an onset and its offset."""
-
-    def __init__(self, params: DecoderParams) -> None:
-        self._on = float(np.float32(params.on_threshold))
-        self._off = float(np.float32(params.off_threshold))
-        self._min_on, self._min_off = params.min_on_frames, params.min_off_frames
-        self._refractory = params.refractory_frames
-        self._free_from = 0
-        self._is_open = False
-        # Frames in a row that speak for the other state.
-        self._run = 0
-        # The sound from the first frame of its run to the last frame at or above the off-threshold.
-        self.first = self.last = 0
-        self.peak = self._sum = self._sum_to_last = 0.0
-
-    @property
-    def is_active(self) -> bool:
-        """Whether a score below the on-threshold can change anything."""
-        return self._is_open or self._run > 0
-
-    @property
-    def mean(self) -> float:
-        """Mean score of the sound, dips included."""
-        return self._sum_to_last / (self.last - self.first + 1)
-
-    def step(self, frame: int, score: float) -> Literal["onset", "offset"] | None:
-        """Take the smoothed score of a frame, in the order of the frames."""
-        if self._is_open:
-            return self._step_open(frame, score)
-        if score < self._on or frame < self._free_from:
-            self._run = 0
-            return None
-        if not self._run:
-            self.first, self.peak, self._sum = frame, 0.0, 0.0
-        self._run += 1
-        self._take(frame, score)
-        if self._run < self._min_on:
-            return None
-        self._is_open, self._run = True, 0
-        return "onset"
-
-    def _step_open(self, frame: int, score: float) -> Literal["offset"] | None:
-        if score >= self._off:
-            self._run = 0
-            self._take(frame, score)
-            return None
-        self._run += 1
-        self._sum += score
-        if self._run < self._min_off:
-            return None
-        self.close(frame)
-        return "offset"
-
-    def close(self, frame: int) -> None:
-        """End what is open or about to open; an offset sent in this frame begins the refractory time."""
-        if self._is_open:
-            self._free_from = frame + 1 + self._refractory
-        self._is_open, self._run = False, 0
-
-    def _take(self, frame: int, score: float) -> None:
-        self.last, self.peak = frame, max(self.peak, score)
-        self._sum += score
-        self._sum_to_last = self._sum
 
 
 def _check(classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> None:

@@ -111,11 +111,10 @@ def test_smoothing_does_not_drift() -> None:
     assert event.score == math.fsum(last[:, 0].tolist()) / 4
 
 
-def test_means_are_added_oldest_first() -> None:
-    """Other orders round 2**-53 away, twice; what runs elsewhere has to follow this one."""
+def test_means_are_exact_and_what_is_next_to_nothing_is_nothing() -> None:
     p = replace(PLAIN, smoothing_frames=3, on_threshold=0.3, off_threshold=0.3)
-    (event,) = decoder(p).push(column(2**-53, 2**-53, 1.0))
-    assert event.score == (1 + 2**-52) / 3
+    (event,) = decoder(p).push(column(2**-21, 2**-20, 1.0))
+    assert event.score == (1 + 2**-20) / 3
 
 
 def test_a_mean_may_reach_the_threshold_after_the_last_score_that_does() -> None:
