@@ -10,8 +10,8 @@ RUNTIME := .venv
 TESTING := .venv-test
 # The version that pyproject.toml pins, written nowhere else.
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-# What the tests of rendering and of the microphone run or load.
-TEST_PROGRAMS := libportaudio2 fluidsynth fluid-soundfont-gm espeak-ng
+# What the tests of rendering run.
+TEST_PROGRAMS := fluidsynth fluid-soundfont-gm espeak-ng
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs

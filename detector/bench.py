@@ -7,6 +7,7 @@ imports nor the machine's other work inside this process count.
 from __future__ import annotations
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from detector.pipeline import Detector
 
 SECONDS = 60
-TARGET_CPU_S_PER_S = 0.004
-"""Aim: 250 times faster than real time on one x86 core."""
 
 
 def run(model: Path | None = None) -> dict[str, Any]:
@@ -35,9 +34,9 @@ def run(model: Path | None = None) -> dict[str, Any]:
 
     Raises ManifestError for a model that is missing or wrong, DetectorError where the measuring process fails.
     """
-    from detector.network import load_model
+    from detector.pipeline import Detector
 
-    load_model(model)  # a wrong model is told here, with its exit code
+    Detector.load(model)  # a wrong model is told here, with its exit code
     command = [sys.executable, "-m", "detector.bench", *([str(model)] if model else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very module
     if done.returncode:
@@ -94,7 +93,7 @@ def measure(model: Path | None) -> dict[str, Any]:
         "load_s": loaded - imported,
         "peak_rss_mb": peak_mb,
         "model_kib": detector.path.stat().st_size / 1024,
-        "state_kib": sum(4 * _product(s.shape) for s in manifest.network.states) / 1024,
+        "state_kib": sum(4 * math.prod(s.shape) for s in manifest.network.states) / 1024,
         "parameters": manifest.network.parameters,
         **_activity(detector, sound),
     }
@@ -214,13 +213,6 @@ def _activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
 
 def _pairs(values: dict[str, float], unit: str) -> str:
     return ", ".join(f"{name} {value:.1f}{unit}" for name, value in values.items())
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for n in shape:
-        result *= n
-    return result
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def info(path: Path | None, *, as_json: bool) -> None:
 def verify(path: Path | None, *, as_json: bool) -> None:
     """Check a model's manifest, its tensors and its arithmetic; exit code 2 where one is wrong."""
     from detector.network import verify as verify_network
+    from detector.pipeline import Detector
 
+    Detector.load(path)  # every room looks at its own parameters
     found = verify_network(path)
     if as_json:
         print_json(found)
@@ -100,7 +102,7 @@ def _in_words(loaded: Model) -> Iterator[tuple[str, str]]:
     yield from _rooms(manifest, facts)
     training = manifest.training
     yield "training", f"{training.clips} clips, {training.epochs} epochs, seed {training.seed}"
-    yield "", f"held out: {training.held_out}"
+    yield "", f"folds left out: {', '.join(map(str, training.folds_left_out))}"
     yield "", f"command: {training.command}"
     for number, source in enumerate(training.sources):
         yield "data" if number == 0 else "", f"{source.name} ({source.licence}): {source.use}"
@@ -124,9 +126,9 @@ def _rooms(manifest: Manifest, facts: dict[str, object]) -> Iterator[tuple[str, 
     levels, rule = len(manifest.encoder.thresholds), manifest.encoder.rule.replace("_", " ")
     leak = f", leak {manifest.encoder.leak:g} a frame" if manifest.encoder.leak else ""
     yield "encoder", f"{rule}{leak}, {levels} thresholds a coefficient: {2 * levels * f.n_mfcc} binary spike trains"
-    neurons = sum(layer.neurons for layer in network.layers)
-    yield "network", f"{network.parameters} parameters, {neurons} neurons ({network.neuron.upper()})"
+    neurons = sum(layer.neurons for layer in network.layers if layer.spikes)
+    yield "network", f"{network.parameters} parameters, {neurons} spiking neurons ({network.neuron.upper()})"
     yield "", f"{facts['macs_per_frame']} dense multiply-adds a frame, {facts['state_bytes']} bytes of state"
     for layer in network.layers:
-        yield "", f"{layer.name}: {layer.kind}, {layer.inputs} inputs, {layer.neurons} neurons, {layer.macs} a frame"
+        yield "", f"{layer.name}: {layer.kind}, {layer.inputs} inputs, {layer.neurons} outputs, {layer.macs} a frame"
     yield "latency", f"{manifest.latency_samples * ms:g} ms until a score can know of a sound"

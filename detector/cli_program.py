@@ -38,6 +38,10 @@ class Program(click.Group):
         """Run the command; a closed standard output ends it quietly with 141, as SIGPIPE ends other filters."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+            report(f"{error.format_message()}{hint}")
+            code = error.exit_code
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except DetectorError as error:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from detector.cli_program import StopOnSignal, model_option
 
+if TYPE_CHECKING:
+    _Type = click.ParamType[datetime]
+else:
+    # Not generic in older releases of click.
+    _Type = click.ParamType
+
 _RAW_OPTIONS = ("rate", "sample_format", "channels")
 
 
-class _Moment(click.ParamType[datetime]):
+class _Moment(_Type):
     """A time of day with its offset from UTC."""
 
     name = "RFC3339"
@@ -32,6 +38,13 @@ class _Moment(click.ParamType[datetime]):
 
 def _split(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    labels = _split(ctx, param, values)
+    if values and not labels:
+        raise click.BadParameter("names no label; leave the option out to report every sound")
+    return labels
 
 
 def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -58,7 +71,7 @@ def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 )
 @click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -.")
 @click.option("--scores", type=click.Path(path_type=Path), help="Write the scores of every frame to this .npz file.")
-@click.option("--only", multiple=True, metavar="LABEL,...", callback=_split, help="Report these sounds only.")
+@click.option("--only", multiple=True, metavar="LABEL,...", callback=_labels, help="Report these sounds only.")
 @click.option(
     "--threshold",
     "thresholds",

@@ -18,6 +18,7 @@ from detector.track import Track
 _LEAST = np.float32(2.0**-20)
 """Lower scores count as zero. A float32 above it is a multiple of 2**-44, so that float64 adds up hundreds
 of them without rounding: averages do not depend on the order, nor on how the stream was cut."""
+_LONGEST_MEAN = 256
 _BLOCK_FRAMES = 256
 """Frames looked at together: bounds memory, and for how long a class that stirs once is followed."""
 
@@ -197,6 +198,7 @@ def _check(classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> 
     least = {"smoothing_frames": 1, "min_on_frames": 1, "min_off_frames": 1, "refractory_frames": 0}
     for spec in classes:
         limits = {name: (low, math.inf) for name, low in least.items()}
+        limits["smoothing_frames"] = (1, _LONGEST_MEAN)
         limits |= {"on_threshold": (0, 1), "off_threshold": (0, spec.decoder.on_threshold)}
         for name, (low, high) in limits.items():
             value = getattr(spec.decoder, name)

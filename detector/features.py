@@ -13,6 +13,7 @@ one matrix product over many frames rounds differently from one over few.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ from detector.mfcc_tables import WINDOWS, dct_matrix, mel_filterbank, mfcc_param
 __all__ = ["MfccExtractor", "mfcc_params"]
 
 Float64 = NDArray[np.float64]
+_LARGEST = 1 << 20
+"""Samples in a frame, a hop or a transform, at most: beyond it a number is a mistake."""
 _BLOCK_FRAMES = 64
 """Frames transformed at once: bounds the memory of a long push and keeps it in the cache."""
 
@@ -66,8 +69,8 @@ class MfccExtractor:
 
         Raises ValueError for an array that is not one-dimensional or not of floats.
         """
-        if samples.ndim != 1:
-            raise ValueError(f"samples must have the shape (n,), not {samples.shape}; mix the channels first")
+        if not isinstance(samples, np.ndarray) or samples.ndim != 1:
+            raise ValueError(f"samples must be an array (n,), not {np.shape(samples)}; mix the channels first")
         if samples.dtype.kind != "f":
             raise ValueError(f"samples must be floats in [-1, 1), not {samples.dtype}; divide 16-bit samples by 32768")
         if samples.size == 0:
@@ -172,6 +175,14 @@ def _check(p: MfccParams) -> None:
         (p.n_fft <= 0, "n_fft must be positive"),
         (not 0 < p.n_mfcc <= p.n_mels, "n_mfcc must lie in 1..n_mels"),
         (not 0 <= p.f_min_hz < p.f_max_hz <= p.sample_rate_hz / 2, "need 0 <= f_min_hz < f_max_hz <= half the rate"),
+        (p.n_fft > _LARGEST, f"n_fft must be at most {_LARGEST}"),
+        (
+            p.frame_length > _LARGEST or p.hop_length > _LARGEST,
+            f"frame and hop must be at most {_LARGEST} samples",
+        ),
+        (p.n_mels > p.n_fft, "n_mels must not exceed n_fft"),
+        (not math.isfinite(p.preemphasis), "preemphasis must be finite"),
+        (not math.isfinite(p.log_floor), "log_floor must be finite"),
         (p.lifter < 0, "lifter must not be negative"),
         (p.log_floor < 0, "log_floor must not be negative"),
         (isinstance(p.window, str) and p.window not in WINDOWS, f"window must be one of {', '.join(WINDOWS)}"),

@@ -15,6 +15,7 @@ from detector.errors import ManifestError
 from detector.strict import parse_strictly
 
 SCHEMA = 1
+_HIGHEST_RATE_HZ, _LONGEST_BLOCK = 384_000, 4096
 METADATA_KEY = "snn_detect.manifest"
 """Key of the manifest in the ONNX file's metadata."""
 BLOCK_KEY = "snn_detect.block"
@@ -139,7 +140,8 @@ class TrainingRecord:
     seed: int
     epochs: int
     clips: int
-    held_out: str
+    folds_left_out: tuple[int, ...]
+    """Folds of every source of recordings that the weights have not seen."""
     sources: tuple[DataSource, ...]
 
 
@@ -173,8 +175,8 @@ class Manifest:
         or a value of the wrong type.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{where}: the manifest is not JSON ({error}); export the model again") from error
         if not isinstance(data, dict):
             raise ManifestError(f"{where}: the manifest is not a JSON object; export the model again")
@@ -192,6 +194,10 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _check_consistency(manifest: Manifest, where: str) -> None:
     """Refuse what types cannot: rooms that do not fit each other."""
     width = manifest.features.n_mfcc
@@ -201,5 +207,11 @@ def _check_consistency(manifest: Manifest, where: str) -> None:
                 f"{where}: manifest key 'encoder.thresholds' has rows of {len(row)} values but "
                 f"'features.n_mfcc' is {width}; export the model again"
             )
+    rate, block = manifest.features.sample_rate_hz, manifest.network.block_frames
+    if not (0 < rate <= _HIGHEST_RATE_HZ and 0 < block <= _LONGEST_BLOCK):
+        raise ManifestError(
+            f"{where}: manifest keys 'features.sample_rate_hz' ({rate}) and 'network.block_frames' ({block}) "
+            f"must lie in 1..{_HIGHEST_RATE_HZ} and 1..{_LONGEST_BLOCK}; export the model again"
+        )
     if not manifest.classes or len(set(manifest.labels)) != len(manifest.classes):
         raise ManifestError(f"{where}: manifest key 'classes' must hold distinct labels; export the model again")

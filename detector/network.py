@@ -211,7 +211,7 @@ def _check_tensors(session: Any, manifest: Manifest, frames: int, where: str) ->
 
 
 def _compare(wanted: dict[str, Any], have: dict[str, Any], what: str, where: str) -> None:
-    for name in wanted.keys() | have.keys():
+    for name in sorted(wanted.keys() | have.keys()):
         if wanted.get(name) != have.get(name):
             raise ManifestError(
                 f"{where}: the graph's {what} {name!r} is {have.get(name, 'missing')}, "

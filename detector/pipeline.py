@@ -85,7 +85,10 @@ class Detector:
         self._decoder.reset()
 
     def process(self, samples: Samples) -> tuple[Scores, list[Event]]:
-        """Do what ``push`` does and return the scores (frames, classes) of the frames completed, too."""
+        """Do what ``push`` does and return the scores (frames, classes) of the frames completed, too.
+
+        Raises ValueError for what is not a one-dimensional array of floats.
+        """
         scores = self._front.push(samples)
         return scores, self._decoder.push(scores)
 

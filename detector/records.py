@@ -1,8 +1,8 @@
 """Events as the records that leave the house: one JSON object per onset and per offset.
 
 The schema is the same live and replayed, and fixed by ``v``; consumers skip a ``type`` they do not
-know. Seconds come from the sample index and are exact to the sample; the time of day is added only
-where the start of the stream is known.
+know. Seconds come from the sample index, rounded to a microsecond: each sample keeps its own. The
+time of day is added only where the start of the stream is known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ RECORD_VERSION = 1
 _NAMESPACE = uuid.UUID("6f2d9f2e-4f0c-5d0e-9a55-0f6b3b1c7a11")
 """Separates these ids from other version 5 UUIDs; drawn once, never to change."""
 _SHA_DIGITS = 12
-_DECIMALS = 4
+_SECONDS_DECIMALS = 6
+_SCORE_DECIMALS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,11 @@ def event_id(event: Event, origin: Origin) -> str:
 
 
 def _seconds(samples: int, origin: Origin) -> float:
-    return _rounded(samples / origin.rate_hz)
+    return round(samples / origin.rate_hz, _SECONDS_DECIMALS)
 
 
 def _rounded(value: float) -> float:
-    return round(float(value), _DECIMALS)
+    return round(float(value), _SCORE_DECIMALS)
 
 
 def _time(sample: int, origin: Origin) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from pathlib import Path
 
 from detector.cli_program import StopOnSignal, Stopped, report, tell
 from detector.cli_progress import Bar
-from detector.errors import ConfigError, DetectorError, SourceError
+from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.messages import AudioChunk, Event, Scores
 from detector.pipeline import Detector
+from detector.read_ahead import read_ahead
 from detector.records import Origin, event_record
 from detector.sinks import JsonLinesSink, ScoresFile, Sink, TextSink
-from detector.sources import FileSource, PcmSource, Source, in_real_time, read_ahead
+from detector.sources import FileSource, PcmSource, Source, in_real_time
 
 STDIN = "-"
 
@@ -46,6 +48,8 @@ class Options:
     def scores_paths(self) -> list[Path | None]:
         """Return where each file's scores go; raises ConfigError where two would go to one place."""
         target = self.scores
+        if target is not None and target.suffix != ".npz":
+            raise ConfigError(f"--scores {target}: the name must end in .npz")
         if target is None or len(self.files) == 1:
             return [target] * len(self.files)
         stems = ["stdin" if name == STDIN else Path(name).stem for name in self.files]
@@ -79,6 +83,8 @@ class Replay:
         for name, scores_path in zip(self._options.files, self._scores_paths, strict=True):
             try:
                 self._one(name, scores_path)
+            except ManifestError:
+                raise  # the model's fault, not the file's
             except DetectorError as error:
                 report(error)
                 code = max(code, error.exit_code)
@@ -99,7 +105,7 @@ class Replay:
                 scores = stack.enter_context(closing(ScoresFile(scores_path, self._detector.labels)))
             with self._bar.over(name, source):
                 fault = self._listen(source, self._origin(name), scores)
-        if not self._options.quiet:
+        if not self._options.quiet and source.frames_read:
             self._summarise(name, source, time.perf_counter() - begin)
         if fault is not None:
             raise fault
@@ -155,7 +161,7 @@ class Replay:
         manifest = self._detector.manifest
         return Origin(
             source="stdin" if name == STDIN else name,
-            stream=name if name == STDIN else str(Path(name).resolve()),
+            stream=str(uuid.uuid4()) if name == STDIN else str(Path(name).resolve()),
             rate_hz=self._rate_hz,
             model=f"{manifest.name}-{manifest.version}",
             model_sha256=self._detector.sha256,

@@ -99,6 +99,8 @@ class SoundFileReader:
                 f"{self.path}: ends after {self._position_s} but its header promises "
                 f"{total / self.rate_hz:.2f} s; {_AGAIN}"
             )
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            return  # a pipe has neither size nor position
         size = os.fstat(self._descriptor).st_size
         # The decoder reads ahead and tags may follow the sound; a twentieth is neither.
         if self._untagged and size - os.lseek(self._descriptor, 0, os.SEEK_CUR) > size // 20:
@@ -158,6 +160,8 @@ def _open(path: Path) -> int:
 
 def _states_length(descriptor: int) -> bool:
     """Tell whether an MP3 file begins with an encoder's tag (Xing, Info), which holds the exact length."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return True  # a pipe cannot be looked into ahead
     head = os.pread(descriptor, 10, 0)
     start = 0
     if head[:3] == b"ID3":

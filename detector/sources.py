@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -19,13 +16,25 @@ from detector.sound_file import Block, SoundFileReader
 
 LOWEST_RATE_HZ: Final = 4_000
 HIGHEST_RATE_HZ: Final = 384_000
+MOST_CHANNELS: Final = 1024
 
 _DTYPES: Final = {"s16le": "<i2", "s24le": "<i4", "s32le": "<i4", "f32le": "<f4"}
 _WIDTHS: Final = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
 PCM_FORMATS: Final = tuple(_DTYPES)
 """Raw sample formats, in ALSA's and ffmpeg's words."""
 
-_FILE_SIGNATURES: Final = {b"RIFF": "WAV", b"RF64": "WAV", b"fLaC": "FLAC", b"OggS": "OGG", b"ID3": "MP3"}
+_FILE_SIGNATURES: Final = {
+    b"RIFF": "WAV",
+    b"RF64": "WAV",
+    b"riff": "W64",
+    b"fLaC": "FLAC",
+    b"OggS": "OGG",
+    b"ID3": "MP3",
+    b"\xff\xfb": "MP3",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b".snd": "AU",
+}
 
 
 class Source(Protocol):
@@ -85,12 +94,6 @@ class FileSource:
         """Frames read so far."""
         return self._reader.frames_read
 
-    @property
-    def fraction(self) -> float | None:
-        """How much of the file has been read, in [0, 1]; None where its length is unknown."""
-        total = self.frames_total
-        return None if total is None else min(1.0, self.frames_read / total)
-
     def __iter__(self) -> Iterator[AudioChunk]:
         """Yield chunks of ``chunk_samples`` samples, the last one shorter.
 
@@ -120,8 +123,8 @@ class PcmSource:
             raise ConfigError(f"raw samples: unknown format {sample_format!r}; use {', '.join(PCM_FORMATS)}")
         if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
             raise ConfigError(f"raw samples: rate {rate_hz} Hz is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
-        if channels < 1:
-            raise ConfigError(f"raw samples: {channels} channels cannot be; give 1 or more")
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise ConfigError(f"raw samples: {channels} channels cannot be; give 1 to {MOST_CHANNELS}")
         self._stream = stream
         self._format = sample_format
         self._channels = channels
@@ -179,52 +182,6 @@ def in_real_time(chunks: Iterable[AudioChunk], rate_hz: int, chunk_ms: int = 40)
             due = origin + (part.first_sample + len(part.samples)) / rate_hz
             time.sleep(max(0.0, due - time.monotonic()))
             yield part
-
-
-def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioChunk, None, None]:
-    """Yield chunks that a thread of their own reads ahead, at most ``depth`` of them: decoding costs no waiting.
-
-    What the source raises is raised here, behind the chunks before it. Close the iterator before
-    the source.
-    """
-    reader = _Reader(chunks, depth)
-    reader.start()
-    try:
-        while (item := reader.ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        reader.stopped.set()
-        reader.join()
-
-
-class _Reader(threading.Thread):
-    """Reads chunks into ``ready``: behind the last one None, or what the source raised."""
-
-    def __init__(self, chunks: Iterable[AudioChunk], depth: int) -> None:
-        super().__init__(name="read-ahead", daemon=True)
-        self.ready: queue.Queue[AudioChunk | BaseException | None] = queue.Queue(depth)
-        self.stopped = threading.Event()
-        self._chunks = chunks
-
-    def run(self) -> None:
-        """Read until the end, an error, or until nobody takes the chunks any more."""
-        try:
-            for chunk in self._chunks:
-                self._hand_over(chunk)
-                if self.stopped.is_set():
-                    return
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the chunks are taken
-            self._hand_over(error)
-        else:
-            self._hand_over(None)
-
-    def _hand_over(self, item: AudioChunk | BaseException | None) -> None:
-        while not self.stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                self.ready.put(item, timeout=0.1)
-                return
 
 
 def _decode(data: bytes, sample_format: str) -> Samples:

@@ -44,6 +44,9 @@ def main() -> None:
     """Run the command; what a user can mend becomes one line and an exit code."""
     try:
         cli(standalone_mode=True)
+    except ModuleNotFoundError as error:
+        click.echo(f"snn-export: error: {error.name} is not installed; pip install 'snn-detect[export]'", err=True)
+        sys.exit(2)
     except DetectorError as error:
         click.echo(f"snn-export: error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -36,6 +36,8 @@ class _Builder:
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
         self._spike_names = spike_outputs(net)
+        if THRESHOLD != 1:
+            raise ValueError("the reset below takes the spikes themselves away: it needs a threshold of 1")
         self._constant("threshold", np.float32(THRESHOLD))
 
     def build(self) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def load_run(folder: Path) -> tuple[SpikingConvNet, Recipe, TrainingRecord]:
     Raises ConfigError where the folder holds no ended run.
     """
     try:
-        recipe_data = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        recipe_data = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["recipe"]
         record_data = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         saved = torch.load(folder / "checkpoint.pt", weights_only=True)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError, KeyError) as error:
         raise ConfigError(f"{folder}: not the folder of an ended run ({error}); make one with snn-train fit") from error
-    recipe: Recipe = parse_strictly(Recipe, recipe_data, str(folder / "recipe.json"), "recipe", ConfigError)
+    recipe: Recipe = parse_strictly(Recipe, recipe_data, str(folder / "plan.json"), "recipe", ConfigError)
     record: TrainingRecord = parse_strictly(
         TrainingRecord, record_data, str(folder / "record.json"), "record", ConfigError
     )
@@ -49,10 +50,30 @@ def export_run(run: Path, recipe_path: Path | None, out: Path, sound: tuple[Path
     """
     net, recipe, record = load_run(run)
     if recipe_path is not None:
-        recipe = load_recipe(recipe_path)
-    figures: dict[str, float] = json.loads(metrics.read_text(encoding="utf-8")) if metrics else {}
+        recipe = _with_decoding_of(recipe, recipe_path)
+    figures = _figures(metrics) if metrics else {}
     samples = comparison_sound(sound or (DEMO,), recipe.features.sample_rate_hz)
     return export(net, lambda finished: build_manifest(recipe, finished, record, figures), samples, out)
+
+
+def _with_decoding_of(trained: Recipe, path: Path) -> Recipe:
+    """Return the recipe of a run with name, version and decoding of another that is otherwise the same network."""
+    other = load_recipe(path)
+    for part in ("features", "encoder", "network"):
+        if getattr(other, part) != getattr(trained, part):
+            raise ConfigError(
+                f"{path}: its [{part}] is not what the run was trained with; only the decoding may differ"
+            )
+    return dataclasses.replace(trained, name=other.name, version=other.version, decoding=other.decoding)
+
+
+def _figures(path: Path) -> dict[str, float]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: no figures there ({error}); make them with snn-train evaluate --json") from error
+    figures: dict[str, float] = parse_strictly(dict[str, float], data, str(path), "figures", ConfigError)
+    return figures
 
 
 def comparison_sound(paths: tuple[Path, ...], rate_hz: int) -> Samples:

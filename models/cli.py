@@ -8,16 +8,15 @@ from pathlib import Path
 
 import click
 
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
 
 RECIPES = Path(__file__).parent / "recipes"
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path),
     envvar="SNN_DETECT_DATA",
-    default=Path("../shared/data"),
-    show_default=True,
-    help="Folder of recordings: esc10, instruments, guitar_notes, speech_digits.",
+    required=True,
+    help="Folder of recordings: esc10, instruments, guitar_notes, speech_digits; or SNN_DETECT_DATA.",
 )
 
 
@@ -68,6 +67,10 @@ def evaluate(model: Path, data: Path, fold: int, json_path: Path | None, picture
     from models import evaluate as judge
     from models.datasets import list_clips
 
+    judge.check_unseen(model, fold)
+    for path in (json_path, picture):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     heard = judge.listen(model, [c for c in list_clips(data) if c.fold == fold])
     figures = judge.figures(heard)
     click.echo(judge.table(heard))
@@ -88,17 +91,22 @@ def evaluate(model: Path, data: Path, fold: int, json_path: Path | None, picture
     help="A model, and the fold that its training left out; repeat for more evidence.",
 )
 @data_option
-@click.option("--false-rate", default=0.05, show_default=True, help="Most clips of other classes with an event.")
+@click.option(
+    "--false-rate",
+    default=0.05,
+    show_default=True,
+    help="Largest share of any source's other clips with an event.",
+)
 def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float) -> None:
     """Choose each class's on-threshold on folds that the models never saw, as TOML for the recipe."""
-    from detector.network import load_model
     from models import evaluate as judge
     from models import tune as tuning
     from models.datasets import list_clips
 
+    manifests = [judge.check_unseen(model, fold) for model, fold in judged]
     clips = list_clips(data)
     heard = [h for model, fold in judged for h in judge.listen(model, [c for c in clips if c.fold == fold])]
-    choices = tuning.choose(heard, load_model(judged[0][0]).manifest, false_rate)
+    choices = tuning.choose(heard, manifests[0], false_rate)
     for c in choices:
         rates = f"own clips {c.recall}, others {c.false}, worst source {c.worst}"
         click.echo(f"{c.label:15} {c.threshold:.2f}  {rates}", err=True)
@@ -109,6 +117,9 @@ def main() -> None:
     """Run the command; what a user can mend becomes one line and an exit code."""
     try:
         cli(standalone_mode=True)
+    except ModuleNotFoundError as error:
+        click.echo(f"snn-train: error: {error.name} is not installed; pip install 'snn-detect[train]'", err=True)
+        sys.exit(2)
     except DetectorError as error:
         click.echo(f"snn-train: error: {error}", err=True)
         sys.exit(error.exit_code)

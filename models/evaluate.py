@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from detector.errors import ConfigError
+from detector.manifest import Manifest
+from detector.network import load_model
 from detector.pipeline import Detector
+from detector.sources import FileSource
 from models.datasets import ESC10, LABELS, Clip
 
 
@@ -61,6 +64,15 @@ class Rate:
         return f"{self.hits}/{self.total} = {100 * self.value:.1f} % ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
+def check_unseen(model: Path, fold: int) -> Manifest:
+    """Return a model's manifest; raises ManifestError where it is no model, ConfigError where it has seen the fold."""
+    manifest = load_model(model).manifest
+    left_out = manifest.training.folds_left_out
+    if fold not in left_out:
+        raise ConfigError(f"{model}: was trained on fold {fold}; judge it on {' or '.join(map(str, left_out))}")
+    return manifest
+
+
 def listen(model: Path, clips: Sequence[Clip], processes: int = 2) -> list[Heard]:
     """Run every clip through the detector as one stream of its own."""
     with ProcessPoolExecutor(processes, initializer=_load, initargs=(model,)) as pool:
@@ -98,7 +110,7 @@ def figures(heard: Sequence[Heard]) -> dict[str, float]:
     for label in LABELS:
         recall, false = event_rates(heard, label)
         result |= {f"{label}_recall": recall.value, f"{label}_false_rate": false.value}
-    return {name: round(value, 4) for name, value in result.items()}
+    return {name: round(value, 4) for name, value in result.items() if not math.isnan(value)}
 
 
 def table(heard: Sequence[Heard]) -> str:
@@ -146,10 +158,12 @@ def _load(model: Path) -> None:
 
 def _hear(clip: Clip) -> Heard:
     assert _detector is not None  # noqa: S101 - the pool's initialiser has run
-    wave, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
-    mono = wave.mean(axis=1)
-    samples = np.asarray(soxr.resample(mono, rate, _detector.sample_rate_hz), np.float32)
-    scores, events = _detector.process(samples)
-    last, more = _detector.finish()
-    onsets = tuple(e.label for e in [*events, *more] if e.kind == "onset")
-    return Heard(clip, np.concatenate([scores, last]), onsets)
+    parts, events = [], []
+    with closing(FileSource(clip.path, _detector.sample_rate_hz)) as source:
+        for chunk in source:
+            scores, found = _detector.process(chunk.samples)
+            parts.append(scores)
+            events += found
+    last, found = _detector.finish()
+    onsets = tuple(e.label for e in [*events, *found] if e.kind == "onset")
+    return Heard(clip, np.concatenate([*parts, last]), onsets)

@@ -46,7 +46,7 @@ class Layer:
 
 
 class ExampleMaker:
-    """Draw examples: classes evenly, then clips, then what happens to them on the way."""
+    """Draw examples: a class by its weight, a source, a clip, then what happens to it on the way."""
 
     def __init__(  # noqa: PLR0913 - one data set
         self,

@@ -34,6 +34,7 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
+from detector.errors import ConfigError
 from detector.manifest import EncoderParams
 from models.scan import Surrogate, leak_scan, lif_scan
 
@@ -148,7 +149,7 @@ class SpikingConvNet(nn.Module):
         self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=(0.05, 0.8))
         self.readout = nn.Linear(spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(
-            torch.full((spec.classes,), math.exp(-1 / (0.3 * spec.frame_rate_hz))).logit()
+            torch.full((spec.classes,), math.exp(-1 / (READOUT_TAU_S * spec.frame_rate_hz))).logit()
         )
         self.drop = nn.Dropout(spec.dropout)
         self._begin_as_decoder(encoder)
@@ -258,7 +259,7 @@ def _with_past(x: Tensor, name: str, frames: int, state: State, new: State) -> T
 def finished(trained: SpikingConvNet) -> SpikingConvNet:
     """Return a copy for inference: batch norm folded, weights on the grid of exact sums.
 
-    Raises ValueError where a layer's weights are so large that a sum could leave 24 bits.
+    Raises ConfigError where a layer's weights are so large that a sum could leave 24 bits.
     """
     net = copy.deepcopy(trained).eval()
     pairs: list[tuple[nn.Conv2d | nn.Linear, SpikingUnit]] = [*net.conv_layers, (net.dense, net.dense_unit)]
@@ -286,6 +287,6 @@ def _round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
     # One bit is left for what the rounding itself adds.
     bits = min(WEIGHT_BITS, 23 - math.ceil(math.log2(float(units.max()) + 1)))
     if bits < FEWEST_BITS:
-        raise ValueError(f"weights sum to {float(units.max()):.0f}: too much for exact sums in float32")
+        raise ConfigError(f"weights sum to {float(units.max()):.0f}: too much for exact sums in float32")
     for tensor in (weight, bias):
         tensor.copy_(torch.round(tensor * 2**bits) / 2**bits)

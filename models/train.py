@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
+from detector.errors import ConfigError
 from detector.manifest import TrainingRecord
 from models.datasets import SOURCES, TEST_FOLD, Clip, list_clips, load_clips
 from models.examples import ExampleMaker
@@ -39,9 +40,13 @@ class Run:
 
 
 def train(recipe: Recipe, run: Run) -> SpikingConvNet:
-    """Train, or go on where the run folder's checkpoint stands, and return the network as the last batch left it."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "recipe.json").write_text(json.dumps(as_dict(recipe), indent=1), encoding="utf-8")
+    """Train, or go on where the run folder's checkpoint stands, and return the network as the last batch left it.
+
+    Raises ConfigError where the folder holds a run of another recipe, seed or left-out fold, and
+    SourceError where the data is missing.
+    """
+    clips = training_clips(run)
+    _claim_folder(recipe, run)
     torch.manual_seed(run.seed)
     net = SpikingConvNet(recipe.network, recipe.encoder)
     trainer = _Trainer(net, recipe, run)
@@ -51,21 +56,31 @@ def train(recipe: Recipe, run: Run) -> SpikingConvNet:
             row = trainer.one_epoch()
             bar.set_postfix(loss=f"{row['loss']:.4f}")
             bar.update()
-    record = training_record(recipe, run)
+    record = training_record(recipe, run, clips)
     (run.folder / "record.json").write_text(json.dumps(dataclasses.asdict(record), indent=1), encoding="utf-8")
     return net
 
 
-def training_record(recipe: Recipe, run: Run) -> TrainingRecord:
+def _claim_folder(recipe: Recipe, run: Run) -> None:
+    """Write down what the run is; a folder that holds another one is refused."""
+    plan = {"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out}
+    text, path = json.dumps(plan, indent=1), run.folder / "plan.json"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{run.folder}: holds a run of another recipe, seed or left-out fold; name another folder")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingRecord:
     """Say how the weights came to be, for the manifest."""
-    clips = training_clips(run)
-    held_out = f"fold {TEST_FOLD} of every source" + (f" and fold {run.leave_out}" if run.leave_out else "")
+    left_out = () if run.leave_out is None else (run.leave_out,)
+    options = f"--seed {run.seed}" + "".join(f" --leave-out {fold}" for fold in left_out)
     return TrainingRecord(
-        command=f"snn-train fit models/recipes/{recipe.name}.toml --material MATERIAL --run RUN --seed {run.seed}",
+        command=f"snn-train fit models/recipes/{recipe.name}.toml --material MATERIAL --run RUN {options}",
         seed=run.seed,
         epochs=recipe.schedule.epochs,
         clips=len(clips),
-        held_out=held_out,
+        folds_left_out=(*left_out, TEST_FOLD),
         sources=tuple(s for s in SOURCES if any(c.source == s.name for c in clips)),
     )
 

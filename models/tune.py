@@ -23,7 +23,7 @@ GRID = tuple(round(0.30 + 0.02 * i, 2) for i in range(33))
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A class's threshold, and what it does on the fold it was chosen on."""
+    """A class's threshold, and what it does on the folds it was chosen on."""
 
     label: str
     threshold: float

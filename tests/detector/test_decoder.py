@@ -399,7 +399,8 @@ def test_frames_overlap_by_what_the_hop_leaves() -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"smoothing_frames": 0}, "smoothing_frames must lie in [1, inf], not 0"),
+        ({"smoothing_frames": 0}, "smoothing_frames must lie in [1, 256], not 0"),
+        ({"smoothing_frames": 257}, "smoothing_frames must lie in [1, 256], not 257"),
         ({"min_on_frames": 0}, "min_on_frames must lie in [1, inf], not 0"),
         ({"min_off_frames": -2}, "min_off_frames must lie in [1, inf], not -2"),
         ({"refractory_frames": -1}, "refractory_frames must lie in [0, inf], not -1"),

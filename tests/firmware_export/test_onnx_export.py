@@ -20,7 +20,7 @@ from models.datasets import LABELS, list_clips
 from models.network import ConvSpec, NetworkSpec, SpikingConvNet, finished
 from models.recipe import Decoding, Recipe, Sampling, Schedule
 
-RECORD = TrainingRecord("none", 0, 0, 0, "all", ())
+RECORD = TrainingRecord("none", 0, 0, 0, (5,), ())
 
 
 def small_recipe(features: MfccParams) -> Recipe:

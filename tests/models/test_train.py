@@ -46,7 +46,7 @@ def invoke(command: object, *arguments: object) -> str:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "m.onnx"
-    invoke(train_cli, "fit", short_recipe, "--data", tree, "--run", run, "--threads", 1)
+    invoke(train_cli, "fit", short_recipe, "--data", tree, "--run", run, "--threads", 1, "--leave-out", 4)
     curves = [json.loads(row) for row in (run / "curves.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in curves] == [1, 2]
     assert "same spikes in 4 layers" in invoke(export_cli, "onnx", run, "--out", model)
@@ -58,7 +58,7 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
     assert (tmp_path / "c.png").stat().st_size > 10_000
     assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--judge", model, 4, "--data", tree)
     record = Detector.load(model).manifest.training
-    assert record.held_out == "fold 5 of every source"
+    assert record.folds_left_out == (4, 5)
     assert {s.name for s in record.sources} == {"esc10", "instruments", "guitar_notes", "speech_digits"}
 
 
