@@ -85,9 +85,8 @@ class _Builder:
 
     def _neurons(self, current: str, unit: SpikingUnit, name: str, axis: int) -> str:
         """Add synapses and neurons, frame after frame, and return their spikes over all frames."""
-        shape = (-1, 1, 1) if axis == 2 else (-1,)  # noqa: PLR2004 - the frame axis of a convolution
-        beta = self._constant(f"{name}_beta", _array(unit.beta).reshape(shape))
-        alpha = None if unit.alpha is None else self._constant(f"{name}_alpha", _array(unit.alpha).reshape(shape))
+        beta = self._decay(f"{name}_beta", unit.beta, name)
+        alpha = None if unit.alpha is None else self._decay(f"{name}_alpha", unit.alpha, name)
         synapse, mem, spikes = f"{name}_syn", f"{name}_mem", []
         for t, value in enumerate(self._split(current, axis)):
             if alpha is not None:
@@ -99,6 +98,12 @@ class _Builder:
             # The threshold is 1, so that the spikes themselves are what the reset takes away.
             mem = self._node("Sub", [u, spikes[-1]], self._name(f"{name}_mem", t, state=True))
         return self._join(spikes, f"{name}_spikes", axis)
+
+    def _decay(self, name: str, values: Any, layer: str) -> str:
+        """Write a decay per channel as one per neuron: operators are quickest on equal shapes."""
+        channels, *rest = graph_state_shapes(self._net)[f"{layer}_mem"]
+        column = _array(values).reshape(1, channels, *[1] * len(rest))
+        return self._constant(name, np.ascontiguousarray(np.broadcast_to(column, (1, channels, *rest))))
 
     def _readout(self, current: str) -> None:
         beta = self._constant("readout_beta", _array(self._net.readout_beta))
