@@ -102,14 +102,11 @@ def measure(model: Path | None) -> dict[str, Any]:
 def bench_sound(rate_hz: int) -> NDArray[np.float32]:
     """Return a minute of the demo scene, (samples,): music, speech and a quiet room."""
     import numpy as np
-    import soundfile
 
-    wave, rate = soundfile.read(str(resources.files("models") / "demo" / "scene.flac"), dtype="float32")
-    if rate != rate_hz:
-        import soxr
+    from detector.sources import read_sound
 
-        wave = soxr.resample(wave, rate, rate_hz)
-    return np.resize(wave, SECONDS * rate_hz)
+    scene = read_sound(str(resources.files("models") / "demo" / "scene.flac"), rate_hz)
+    return np.resize(scene, SECONDS * rate_hz)
 
 
 def _stream(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:

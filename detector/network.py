@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -169,19 +170,26 @@ def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> 
     return {"path": str(model.path), "sha256": model.sha256, "frames": frames, "block_equals_step": True}
 
 
-def spike_rates(model: Model, spikes: Spikes) -> dict[str, float]:
-    """Return the share of neurons that spike per frame, by layer and for the encoder, over these spikes."""
-    outputs = {layer.name: layer.spikes for layer in model.manifest.network.layers if layer.spikes}
-    names = [s.name for s in model.manifest.network.states]
+def trace(model: Model, spikes: Spikes) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Step through spikes (frames, planes, n_mfcc) and yield, per frame, ``scores`` and each layer's spikes by name."""
+    outputs = {"scores": "scores"} | {x.name: x.spikes for x in model.manifest.network.layers if x.spikes}
+    states = [s.name for s in model.manifest.network.states]
     feed = {s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states}
-    totals = np.zeros(len(outputs))
     for frame in spikes:
         feed["spikes"] = frame[None, :, None]
-        found = model.session.run([*outputs.values(), *(f"new_{n}" for n in names)], feed)
-        totals += [layer.mean() for layer in found[: len(outputs)]]
-        feed = dict(zip(names, found[len(outputs) :], strict=True))
-    rates = (totals / len(spikes)).tolist()
-    return {"encoder": float(spikes.mean()), **dict(zip(outputs, rates, strict=True))}
+        found = model.session.run([*outputs.values(), *(f"new_{name}" for name in states)], feed)
+        feed = dict(zip(states, found[len(outputs) :], strict=True))
+        yield {name: value.ravel() for name, value in zip(outputs, found, strict=False)}
+
+
+def spike_rates(model: Model, spikes: Spikes) -> dict[str, float]:
+    """Return the share of neurons that spike per frame, by layer and for the encoder, over these spikes."""
+    totals: dict[str, float] = {}
+    for layers in trace(model, spikes):
+        for name, fired in layers.items():
+            totals[name] = totals.get(name, 0.0) + float(fired.mean())
+    rates = {name: total / len(spikes) for name, total in totals.items() if name != "scores"}
+    return {"encoder": float(spikes.mean()), **rates}
 
 
 def _session(data: bytes, where: str) -> Any:
@@ -206,7 +214,13 @@ def _check_tensors(session: Any, manifest: Manifest, frames: int, where: str) ->
     results: dict[str, tuple[int, ...]] = {"scores": (frames, len(manifest.classes))}
     results |= {f"new_{s.name}": s.shape for s in manifest.network.states}
     have = {o.name: tuple(o.shape) for o in session.get_outputs()}
-    for_looking = {layer.spikes for layer in manifest.network.layers} - results.keys()
+    for_looking = {layer.spikes for layer in manifest.network.layers if layer.spikes} - results.keys()
+    if frames == 1 and not for_looking <= have.keys():
+        missing = min(for_looking - have.keys())
+        raise ManifestError(f"{where}: the graph lacks the output {missing!r} of a layer's spikes; export it again")
+    for tensor in (*session.get_inputs(), *session.get_outputs()):
+        if tensor.type != "tensor(float)":
+            raise ManifestError(f"{where}: {tensor.name!r} is a {tensor.type}, not float32; export the model again")
     _compare(results, {n: s for n, s in have.items() if n not in for_looking}, "output", where)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -107,6 +108,15 @@ class FileSource:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+
+def read_sound(path: Path | str, rate_hz: int) -> Samples:
+    """Return a whole file as mono samples at a rate, as ``FileSource`` gives it; for short sounds.
+
+    Raises SourceError for what ``FileSource`` refuses or finds damaged.
+    """
+    with closing(FileSource(path, rate_hz)) as source:
+        return np.concatenate([chunk.samples for chunk in source])
 
 
 class PcmSource:

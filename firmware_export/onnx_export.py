@@ -30,7 +30,7 @@ from detector.manifest import (
     TrainingRecord,
 )
 from detector.messages import Samples, Spikes
-from detector.network import Model, StreamingNetwork, load_model
+from detector.network import Model, StreamingNetwork, load_model, trace
 from firmware_export.graph import build_graph, graph_state_shapes, spike_outputs
 from models.datasets import CATEGORIES, LABELS
 from models.network import THRESHOLD, SpikingConvNet, finished
@@ -150,16 +150,8 @@ def _sequence_torch(net: SpikingConvNet, spikes: Spikes) -> Traces:
 
 
 def _step_onnx(model: Model, spikes: Spikes) -> Traces:
-    states = [s.name for s in model.manifest.network.states]
-    feed = {s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states}
-    traced = {"scores": "scores"} | {x.name: x.spikes for x in model.manifest.network.layers if x.spikes}
-    rows: list[list[NDArray[np.float32]]] = []
-    for i in range(len(spikes)):
-        feed["spikes"] = spikes[i][None, :, None]
-        found = model.session.run([*traced.values(), *(f"new_{n}" for n in states)], feed)
-        rows.append([r.ravel() for r in found[: len(traced)]])
-        feed |= dict(zip(states, found[len(traced) :], strict=True))
-    return {name: np.stack([row[k] for row in rows]) for k, name in enumerate(traced)}
+    rows = list(trace(model, spikes))
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _same(path: Path, what: str, wanted: NDArray[np.float32], found: NDArray[np.float32]) -> None:

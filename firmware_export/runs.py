@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 
-from detector.errors import ConfigError, SourceError
+from detector.errors import ConfigError
 from detector.manifest import TrainingRecord
 from detector.messages import Samples
+from detector.sources import read_sound
 from detector.strict import parse_strictly
 from firmware_export.onnx_export import Parity, build_manifest, export
 from models.network import SpikingConvNet
@@ -78,14 +77,5 @@ def _figures(path: Path) -> dict[str, float]:
 
 def comparison_sound(paths: tuple[Path, ...], rate_hz: int) -> Samples:
     """Join sounds to at least a minute at the rate, repeating them where they are shorter."""
-    pieces = []
-    for path in paths:
-        try:
-            wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise SourceError(f"{path}: cannot be read ({error}); name a sound file") from error
-        pieces.append(np.asarray(soxr.resample(wave.mean(axis=1), rate, rate_hz), np.float32))
-    joined = np.concatenate(pieces)
-    if joined.size == 0:
-        raise SourceError(f"{paths[0]}: holds no sound; name a sound file of some seconds")
+    joined = np.concatenate([read_sound(path, rate_hz) for path in paths])
     return np.resize(joined, max(joined.size, LEAST_SECONDS * rate_hz))

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from detector.errors import SourceError
 from detector.manifest import DataSource
+from detector.sources import read_sound
 
 TEST_FOLD = 5
 
@@ -107,16 +106,7 @@ def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
 def load_clips(clips: list[Clip], rate_hz: int, processes: int = 2) -> list[NDArray[np.float32]]:
     """Decode clips to mono at the rate, in parallel; each is (samples,) in [-1, 1)."""
     with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(_load, [c.path for c in clips], [rate_hz] * len(clips), chunksize=16))
-
-
-def _load(path: Path, rate_hz: int) -> NDArray[np.float32]:
-    try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise SourceError(f"{path}: cannot be read ({error}); remove it or replace it") from error
-    mono = wave.mean(axis=1)
-    return np.asarray(soxr.resample(mono, rate, rate_hz) if rate != rate_hz else mono, np.float32)
+        return list(pool.map(read_sound, [c.path for c in clips], [rate_hz] * len(clips), chunksize=16))
 
 
 def _esc10(folder: Path) -> Iterator[Clip]:

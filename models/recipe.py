@@ -11,6 +11,7 @@ from typing import Any
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams, MfccParams
 from detector.strict import parse_strictly
+from models.datasets import LABELS
 from models.network import NetworkSpec
 
 
@@ -76,6 +77,18 @@ def load_recipe(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
     recipe: Recipe = parse_strictly(Recipe, data, str(path), "recipe", ConfigError)
+    features, network = recipe.features, recipe.network
+    wanted = {
+        "planes": 2 * len(recipe.encoder.thresholds),
+        "n_mfcc": features.n_mfcc,
+        "n_mels": features.n_mels,
+        "classes": len(LABELS),
+        "frame_rate_hz": features.sample_rate_hz / features.hop_length,
+    }
+    for key, value in wanted.items():
+        found = getattr(network, key)
+        if found != value:
+            raise ConfigError(f"{path}: network.{key} is {found}, but the rest of the recipe needs {value}")
     return recipe
 
 

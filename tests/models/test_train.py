@@ -87,6 +87,9 @@ def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
     short_recipe.write_text(text.replace("hidden = 128\n", ""), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"lacks the key 'network\.hidden'"):
         load_recipe(short_recipe)
+    short_recipe.write_text(text.replace("frame_rate_hz = 40.0", "frame_rate_hz = 50.0"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"network\.frame_rate_hz is 50\.0, but the rest of the recipe needs 40\.0"):
+        load_recipe(short_recipe)
 
 
 def heard(label: str, source: str, best: str, *onsets: str) -> Heard:
