@@ -150,7 +150,7 @@ def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, fl
     from detector.decoder import EventDecoder
     from detector.encoder import DeltaEncoder
     from detector.features import MfccExtractor
-    from detector.network import StreamingNetwork, load_model
+    from detector.network import BoundGraph, StreamingNetwork, load_model
 
     model = load_model(detector.path)
     p = model.manifest.features
@@ -160,10 +160,9 @@ def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, fl
     scores, network_us, _ = _time(StreamingNetwork(model).push, spikes)
     decoder = EventDecoder(model.manifest.classes, p.hop_length, p.frame_length)
     _, decoder_us, _ = _time(decoder.push, scores)
-    feed = {i.name: np.zeros(i.shape, np.float32) for i in model.session.get_inputs()}
-    names = ["scores", *(f"new_{s.name}" for s in model.manifest.network.states)]
-    inputs = [s[0][None, :, None] for s in spikes if len(s)]
-    _, _, calls_cpu = _time(lambda x: model.session.run(names, feed | {"spikes": x}), inputs)
+    states = tuple({s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states} for _ in range(2))
+    graph = BoundGraph(model.session, 1, states)
+    _, _, calls_cpu = _time(lambda x: graph.run(x, 0), [s for s in spikes if len(s)])
     rooms = {"features": features_us, "encoder": encoder_us, "network": network_us, "decoder": decoder_us}
     return rooms, (features_cpu + calls_cpu) / SECONDS
 

@@ -80,8 +80,8 @@ class StreamingNetwork:
         # A call reads one set of states and writes the other; then they change places.
         self._states = tuple({s.name: np.zeros(s.shape, np.float32) for s in self._params.states} for _ in range(2))
         self._current = 0
-        self._step = _BoundGraph(model.session, 1, self._states)
-        self._block: _BoundGraph | None = None
+        self._step = BoundGraph(model.session, 1, self._states)
+        self._block: BoundGraph | None = None
 
     def reset(self) -> None:
         """Set every membrane, synapse and past to zero."""
@@ -105,21 +105,21 @@ class StreamingNetwork:
             scores[i] = self._call(self._step, spikes[i : i + 1])
         return scores
 
-    def _call(self, graph: _BoundGraph, spikes: Spikes) -> Scores:
+    def _call(self, graph: BoundGraph, spikes: Spikes) -> Scores:
         scores = graph.run(spikes, self._current)
         self._current = 1 - self._current
         return scores
 
-    def _block_graph(self) -> _BoundGraph:
+    def _block_graph(self) -> BoundGraph:
         if self._block is None:
             where = f"{self._model.path} (block graph)"
             session = _session(self._model.block, where)
             _check_tensors(session, self._model.manifest, self._params.block_frames, where)
-            self._block = _BoundGraph(session, self._params.block_frames, self._states)
+            self._block = BoundGraph(session, self._params.block_frames, self._states)
         return self._block
 
 
-class _BoundGraph:
+class BoundGraph:
     """A session whose inputs and outputs lie in fixed arrays: no tensor is made or copied in a call."""
 
     def __init__(self, session: Any, frames: int, states: tuple[dict[str, NDArray[np.float32]], ...]) -> None:

@@ -36,7 +36,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class PlacedSound:
     """One source placed in the segment: its wave and where it is heard."""
 
     wave: Wave
@@ -82,18 +82,18 @@ class ExampleMaker:
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
-        layers = [self._layer(rng)]
-        mixture = layers[0].wave
+        sounds = [self._placed_sound(rng)]
+        mixture = sounds[0].wave
         if rng.random() < 0.5:
-            other = self._layer(rng)
+            other = self._placed_sound(rng)
             gain = _gain_for_ratio(mixture, other.wave, rng.uniform(-8, 12))
-            layers = [layers[0], Layer(other.wave * gain, other.label, other.active, other.doubt)]
-            mixture = mixture + layers[1].wave
-        target, weight = self._targets(layers)
+            sounds = [sounds[0], PlacedSound(other.wave * gain, other.label, other.active, other.doubt)]
+            mixture = mixture + sounds[1].wave
+        target, weight = self._targets(sounds)
         spikes = self._encode(self._capture(mixture, rng))
         return Example(spikes, target, weight)
 
-    def _layer(self, rng: np.random.Generator) -> Layer:
+    def _placed_sound(self, rng: np.random.Generator) -> PlacedSound:
         label, clip = self._pick(rng)
         wave, loudness = self._waves[clip], self._loudness[clip]
         reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
@@ -104,7 +104,7 @@ class ExampleMaker:
         loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), 1e-5)
         active, doubt = _held(loud, self._seconds(HOLD_S)), _held(loud, self._seconds(HOLD_S + DOUBT_S))
         placed = self._places.filter_and_reverberate(placed, rng, reverberation=0.5)
-        return Layer(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
+        return PlacedSound(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
 
     def _pick(self, rng: np.random.Generator) -> tuple[int | None, int]:
         """Choose a class, one of its sources, and one of that source's clips."""
@@ -152,19 +152,19 @@ class ExampleMaker:
         self._delta.reset()
         return self._delta.push(self._mfcc.push(wave)).astype(np.uint8)
 
-    def _targets(self, layers: list[Layer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _targets(self, sounds: list[PlacedSound]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         shape = (self._frames, len(LABELS))
         target, weight = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
-        rms = [_frame_rms(layer.wave, self._hop, self._length) for layer in layers]
-        for i, layer in enumerate(layers):
-            if layer.label is None:
+        rms = [_frame_rms(sound.wave, self._hop, self._length) for sound in sounds]
+        for i, sound in enumerate(sounds):
+            if sound.label is None:
                 continue
             others = sum((r for j, r in enumerate(rms) if j != i), np.zeros(self._frames))
-            masked = layer.active & (others > 6 * rms[i]) & (rms[i] > 0)
-            column = layer.label
-            weight[layer.doubt | masked, column] = 0
-            target[layer.active, column] = 1
-            weight[layer.active & ~masked, column] = 1
+            masked = sound.active & (others > 6 * rms[i]) & (rms[i] > 0)
+            column = sound.label
+            weight[sound.doubt | masked, column] = 0
+            target[sound.active, column] = 1
+            weight[sound.active & ~masked, column] = 1
         return target, weight
 
     def _seconds(self, seconds: float) -> int:

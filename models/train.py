@@ -49,7 +49,7 @@ def train(recipe: Recipe, run: Run) -> SpikingConvNet:
     _claim_folder(recipe, run)
     torch.manual_seed(run.seed)
     net = SpikingConvNet(recipe.network, recipe.encoder)
-    trainer = _Trainer(net, recipe, run)
+    trainer = _Trainer(net, recipe, run, clips)
     trainer.resume()
     with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch") as bar:
         while trainer.epoch < recipe.schedule.epochs:
@@ -106,8 +106,8 @@ class _Stream(IterableDataset[Any]):
 
 
 class _Trainer:
-    def __init__(self, net: SpikingConvNet, recipe: Recipe, run: Run) -> None:
-        self._recipe, self._run, self._net = recipe, run, net
+    def __init__(self, net: SpikingConvNet, recipe: Recipe, run: Run, clips: list[Clip]) -> None:
+        self._recipe, self._run, self._net, self._clips = recipe, run, net, clips
         s = recipe.schedule
         self._batches = s.examples_per_epoch // s.batch
         decays: list[nn.Parameter] = []
@@ -152,10 +152,9 @@ class _Trainer:
     def _batches_from_worker(self) -> Iterator[Batch]:
         if self._loader is None:
             r = self._recipe
-            clips = training_clips(self._run)
-            waves = load_clips(clips, r.features.sample_rate_hz)
+            waves = load_clips(self._clips, r.features.sample_rate_hz)
             maker = ExampleMaker(
-                clips,
+                self._clips,
                 waves,
                 r.features,
                 r.encoder,
