@@ -123,30 +123,6 @@ def table(heard: Sequence[Heard]) -> str:
     return "\n".join(rows)
 
 
-def draw_confusion(heard: Sequence[Heard], path: Path) -> None:
-    """Draw true class against the class of the highest mean score, as a picture (PNG)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    counts = confusion(heard)
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if share[row, column] > 0.5 else "black"  # noqa: PLR2004 - where blue turns dark
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    names = [label.replace("_", " ") for label in LABELS]
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("class of the highest mean score")
-    axes.set_ylabel("true class")
-    axes.set_title(f"{int(counts.sum())} clips that the model never saw")
-    figure.savefig(path, dpi=120)
-
-
 _detector: Detector | None = None
 """One per worker process: loading costs more than a clip."""
 

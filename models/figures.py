@@ -1,0 +1,69 @@
+"""What all pictures share: a figure without a screen, rasters, curves, confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+DPI = 120
+_DARK = 0.5
+"""Share of a row from which the blue of a cell wants white figures."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of that size in inches, drawn without a screen."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the picture as PNG, making its folder where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+
+
+def raster(axes: Any, spikes: NDArray[Any], *, colour: str = "black") -> None:
+    """Draw spikes (steps, neurons) as dots: time to the right, neurons upwards."""
+    steps, neurons = np.nonzero(spikes)
+    axes.scatter(steps, neurons, s=2.0, marker="|", color=colour, linewidths=0.8)
+    axes.set_xlim(-0.5, spikes.shape[0] - 0.5)
+    axes.set_ylim(-0.5, spikes.shape[1] - 0.5)
+
+
+def draw_curves(curves: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:
+    """Draw one panel for each curve over the epochs."""
+    figure = new_figure(4.5 * len(curves), 3.5)
+    for axes, (name, values) in zip(np.atleast_1d(figure.subplots(1, len(curves))), curves.items(), strict=True):
+        axes.plot(range(1, len(values) + 1), values)
+        axes.set_xlabel("epoch")
+        axes.set_title(name)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def draw_confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw counts (true class, found class) as a matrix whose colour is the share of its row."""
+    side = 2.5 + 0.4 * len(labels)
+    figure = new_figure(side + 0.6, side)
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if share[row, column] > _DARK else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    names = [label.replace("_", " ") for label in labels]
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("class found")
+    axes.set_ylabel("true class")
+    axes.set_title(title)
+    save(figure, path)
