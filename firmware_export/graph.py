@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.network import THRESHOLD, SpikingConvNet, SpikingUnit, state_shapes
+from models.network import THRESHOLD, Bias, SpikingConvNet, SpikingUnit, state_shapes
 
 OPSET = 18
 IR_VERSION = 9
@@ -66,11 +66,7 @@ class _Builder:
         half = conv.padding[1]
         return self._node(
             "Conv",
-            [
-                x,
-                self._constant(f"{name}_weight", _array(conv.weight)),
-                self._constant(f"{name}_bias", _array(conv.bias)),
-            ],
+            [x, *self._weight_and_bias(conv, name)],
             f"{name}_current",
             kernel_shape=list(conv.kernel_size),
             strides=list(conv.stride),
@@ -81,16 +77,22 @@ class _Builder:
         return self._node("Gemm", [x, *self._weight_and_bias(layer, name)], f"{name}_current", transB=1)
 
     def _weight_and_bias(self, layer: Any, name: str) -> list[str]:
-        return [self._constant(f"{name}_{kind}", _array(getattr(layer, kind))) for kind in ("weight", "bias")]
+        return [
+            self._constant(f"{name}_{kind}", _array(getattr(layer, kind)))
+            for kind in ("weight", "bias")
+            if getattr(layer, kind) is not None
+        ]
 
     def _neurons(self, current: str, unit: SpikingUnit, name: str, axis: int) -> str:
         """Add synapses and neurons, frame after frame, and return their spikes over all frames."""
-        beta = self._decay(f"{name}_beta", unit.beta, name)
-        alpha = None if unit.alpha is None else self._decay(f"{name}_alpha", unit.alpha, name)
+        beta = self._per_neuron(f"{name}_beta", unit.beta, name)
+        alpha = None if unit.alpha is None else self._per_neuron(f"{name}_alpha", unit.alpha, name)
+        bias = self._per_neuron(f"{name}_bias", unit.norm.bias, name) if isinstance(unit.norm, Bias) else None
         synapse, mem, spikes = f"{name}_syn", f"{name}_mem", []
         for t, value in enumerate(self._split(current, axis)):
             if alpha is not None:
-                value = synapse = self._leak(alpha, synapse, value, f"{name}_syn", t)  # noqa: PLW2901 - the current
+                synapse = self._leak(alpha, synapse, value, f"{name}_syn", t)
+                value = synapse if bias is None else self._node("Add", [synapse, bias], f"{name}_input_{t}")  # noqa: PLW2901 - the current
             u = self._leak(beta, mem, value, f"{name}_u", t, state=False)
             fired = self._node("Greater", [u, "threshold"], f"{name}_fired_{t}")
             sent = self._spike_names[name] if self._frames == 1 else f"{name}_spikes_{t}"
@@ -99,8 +101,8 @@ class _Builder:
             mem = self._node("Sub", [u, spikes[-1]], self._name(f"{name}_mem", t, state=True))
         return self._join(spikes, f"{name}_spikes", axis)
 
-    def _decay(self, name: str, values: Any, layer: str) -> str:
-        """Write a decay per channel as one per neuron: operators are quickest on equal shapes."""
+    def _per_neuron(self, name: str, values: Any, layer: str) -> str:
+        """Write a value per channel as one per neuron: operators are quickest on equal shapes."""
         channels, *rest = graph_state_shapes(self._net)[f"{layer}_mem"]
         column = _array(values).reshape(1, channels, *[1] * len(rest))
         return self._constant(name, np.ascontiguousarray(np.broadcast_to(column, (1, channels, *rest))))

@@ -9,11 +9,12 @@ The neuron, written here once and meant everywhere else (leaky integrate-and-fir
 The carried state ``mem`` is V, the potential after the reset. A layer may have a leaky synapse in
 front of the neuron (the second-order neuron that snnTorch calls ``Synaptic``):
 
-    I[t] = alpha * I[t-1] + (W X)[t]
+    syn[t] = alpha * syn[t-1] + (W X)[t],   I[t] = syn[t] + bias
 
 The first layer has one: its input spikes say how the spectrum *changes*, and a synapse that decays
-as the encoder's baseline does adds them up again to how it *is*. ``alpha = 0`` would be the plain
-neuron.
+as the encoder's baseline does adds them up again to how it *is*. Batch norm comes behind the
+synapse, so that neurons start with currents of unit variance however much the synapse adds up
+(in front of it, a network learns half as fast). ``alpha = 0`` would be the plain neuron.
 
 Exact sums. Spikes are 0 or 1 and, in a finished network, every weight and bias of a layer is a
 multiple of one power of two, chosen so that no sum leaves float32's 24 bits. A synaptic sum W X then
@@ -27,7 +28,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,6 +63,9 @@ class ConvSpec:
     synapse: bool
 
 
+SurrogateName = Literal["fast_sigmoid", "sigmoid", "atan"]
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
     """The topology."""
@@ -75,13 +79,18 @@ class NetworkSpec:
     """Neurons of the dense layer."""
     frame_rate_hz: float
     """For the decays at the start of training, which are given as time constants."""
+    surrogate: SurrogateName
+    """The function of ``snntorch.surrogate`` whose derivative stands for the step's."""
     slope: float
-    """Of the fast sigmoid surrogate."""
+    """Its slope (alpha, for the arctangent)."""
     dropout: float
 
 
 class SpikingUnit(nn.Module):
-    """The neurons of one layer: optional synaptic decay, batch norm on the current, membrane, spikes."""
+    """The neurons of one layer: optional synaptic decay, batch norm on the current, membrane, spikes.
+
+    In a finished network ``norm`` is the identity, or the bias behind the synapse.
+    """
 
     def __init__(self, channels: int, spec: NetworkSpec, *, synapse: bool, tau_s: tuple[float, float]) -> None:
         super().__init__()
@@ -92,7 +101,7 @@ class SpikingUnit(nn.Module):
         if synapse:
             slow = torch.logspace(math.log10(0.02), math.log10(2.0), channels)
             self.alpha_logit = nn.Parameter(torch.logit(torch.exp(-1 / (slow * spec.frame_rate_hz))))
-        self.surrogate: Surrogate = surrogate.fast_sigmoid(slope=spec.slope)
+        self.surrogate = make_surrogate(spec.surrogate, spec.slope)
 
     @property
     def beta(self) -> Tensor:
@@ -108,9 +117,9 @@ class SpikingUnit(nn.Module):
         """Return spikes (batch, channels, frames, width) of currents of that shape."""
         batch, channels, _, width = current.shape
         zeros = current.new_zeros(batch, channels, width)
-        current = self.norm(current.flatten(2)).view_as(current)
         if self.alpha is not None:
             current, new[f"{name}_syn"] = leak_scan(current, self.alpha, state.get(f"{name}_syn", zeros))
+        current = self.norm(current.flatten(2)).view_as(current)
         spikes, new[f"{name}_mem"] = lif_scan(
             current, self.beta, state.get(f"{name}_mem", zeros), THRESHOLD, self.surrogate
         )
@@ -118,14 +127,33 @@ class SpikingUnit(nn.Module):
 
     def step(self, current: Tensor, name: str, state: State, new: State) -> Tensor:
         """Return the spikes (batch, channels, width) of one frame's currents, by the equation above."""
-        current = self.norm(current)
         if self.alpha is not None:
             current = self.alpha[:, None] * state[f"{name}_syn"] + current
             new[f"{name}_syn"] = current
+        current = self.norm(current)
         u = self.beta[:, None] * state[f"{name}_mem"] + current
         spikes = self.surrogate(u - THRESHOLD)
         new[f"{name}_mem"] = u - THRESHOLD * spikes.detach()
         return spikes
+
+
+class Bias(nn.Module):
+    """Add a value per channel to currents (batch, channels, ...): what is left of a batch norm behind a synapse."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Return the currents with the bias."""
+        return current + self.bias[:, None]
+
+
+def make_surrogate(name: SurrogateName, slope: float) -> Surrogate:
+    """Return the step function with a surrogate gradient, of ``snntorch.surrogate``."""
+    if name == "atan":
+        return surrogate.atan(alpha=slope)  # type: ignore[no-any-return]
+    return getattr(surrogate, name)(slope=slope)  # type: ignore[no-any-return]
 
 
 class SpikingConvNet(nn.Module):
@@ -141,7 +169,14 @@ class SpikingConvNet(nn.Module):
         channels, width = spec.planes, spec.n_mels
         for conv in spec.convs:
             self.convs.append(
-                nn.Conv2d(channels, conv.channels, (conv.frames, conv.bands), (1, conv.stride), (0, conv.bands // 2))
+                nn.Conv2d(
+                    channels,
+                    conv.channels,
+                    (conv.frames, conv.bands),
+                    (1, conv.stride),
+                    (0, conv.bands // 2),
+                    bias=not conv.synapse,
+                )
             )
             self.units.append(SpikingUnit(conv.channels, spec, synapse=conv.synapse, tau_s=(0.02, 0.4)))
             channels, width = conv.channels, -(-width // conv.stride)
@@ -265,28 +300,38 @@ def finished(trained: SpikingConvNet) -> SpikingConvNet:
     pairs: list[tuple[nn.Conv2d | nn.Linear, SpikingUnit]] = [*net.conv_layers, (net.dense, net.dense_unit)]
     with torch.no_grad():
         for layer, unit in pairs:
-            norm, bias = unit.norm, layer.bias
-            if isinstance(norm, nn.BatchNorm1d):
-                assert norm.running_var is not None  # noqa: S101 - for mypy
-                assert norm.running_mean is not None  # noqa: S101 - for mypy
-                assert bias is not None  # noqa: S101 - for mypy
-                scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-                layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
-                bias.copy_((bias - norm.running_mean) * scale + norm.bias)
-                unit.norm = nn.Identity()
+            _fold_norm(layer, unit)
         for i, layer in enumerate([*(p[0] for p in pairs), net.readout]):
             _round_to_grid(layer, float(net.to_bands.abs().sum(0).max()) * 2**BAND_BITS if i == 0 else 1.0)
     return net
 
 
+def _fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
+    """Put a unit's batch norm into the weights in front of it, and its offset where the bias is."""
+    norm = unit.norm
+    if not isinstance(norm, nn.BatchNorm1d):
+        return
+    assert norm.running_var is not None  # noqa: S101 - for mypy
+    assert norm.running_mean is not None  # noqa: S101 - for mypy
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+    offset = norm.bias - norm.running_mean * scale
+    if layer.bias is None:
+        unit.norm = Bias(offset)
+    else:
+        layer.bias.copy_(layer.bias * scale + offset)
+        unit.norm = nn.Identity()
+
+
 def _round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
     """Round weights and bias to the finest grid whose sums are exact; ``largest_input`` is in units of its own grid."""
     weight, bias = layer.weight, layer.bias
-    assert bias is not None  # noqa: S101 - for mypy: every layer here has one
-    units = weight.abs().flatten(1).sum(1) * largest_input + bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)
+    units = weight.abs().flatten(1).sum(1) * largest_input
+    if bias is not None:
+        units = units + bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)
     # One bit is left for what the rounding itself adds.
     bits = min(WEIGHT_BITS, 23 - math.ceil(math.log2(float(units.max()) + 1)))
     if bits < FEWEST_BITS:
         raise ConfigError(f"weights sum to {float(units.max()):.0f}: too much for exact sums in float32")
-    for tensor in (weight, bias):
+    for tensor in layer.parameters():
         tensor.copy_(torch.round(tensor * 2**bits) / 2**bits)

@@ -23,6 +23,7 @@ SPEC = NetworkSpec(
     convs=(ConvSpec(8, 3, 5, 2, synapse=True), ConvSpec(12, 2, 3, 2, synapse=False)),
     hidden=20,
     frame_rate_hz=40.0,
+    surrogate="fast_sigmoid",
     slope=10.0,
     dropout=0.2,
 )
