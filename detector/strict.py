@@ -37,9 +37,18 @@ class _Parser:
                 raise self._wrong(path, " or ".join(repr(a) for a in args), value)
             return value
         if origin is types.UnionType:
-            # The only unions are "a text or a list".
-            return self.parse(next(a for a in args if isinstance(value, list) == (a is not str)), value, path)
+            return self.parse(self._member(args, value, path), value, path)
         return self._scalar(kind, value, path)
+
+    def _member(self, args: tuple[Any, ...], value: Any, path: str) -> Any:
+        """Choose a union's member: "a text or a list", or dataclasses told apart by the value of their key ``kind``."""
+        if not dataclasses.is_dataclass(args[0]):
+            return next(a for a in args if isinstance(value, list) == (a is not str))
+        names = {typing.get_args(typing.get_type_hints(a)["kind"])[0]: a for a in args}
+        kind = value.get("kind") if isinstance(value, dict) else value
+        if kind not in names:
+            raise self._wrong(f"{path}.kind", " or ".join(repr(name) for name in names), kind)
+        return names[kind]
 
     def _collection(self, origin: Any, args: tuple[Any, ...], value: Any, path: str) -> Any:
         if origin is tuple:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from detector.encoder import DeltaEncoder
-from detector.errors import DetectorError, ManifestError
+from detector.errors import DetectorError
 from detector.features import MfccExtractor
 from detector.manifest import (
     BLOCK_KEY,
@@ -32,7 +32,6 @@ from detector.manifest import (
 from detector.messages import Samples, Spikes
 from detector.network import Model, StreamingNetwork, load_model, trace
 from firmware_export.graph import build_graph, graph_state_shapes, spike_outputs
-from models.datasets import CATEGORIES, LABELS
 from models.network import THRESHOLD, SpikingConvNet, finished
 from models.recipe import Decoding, Recipe
 
@@ -68,7 +67,9 @@ def build_manifest(
         name=recipe.name,
         version=recipe.version,
         licence="Apache-2.0",
-        classes=tuple(ClassSpec(label, CATEGORIES[label], _decoder(recipe.decoding, label)) for label in LABELS),
+        classes=tuple(
+            ClassSpec(label, category, _decoder(recipe.decoding, label)) for label, category in recipe.classes.items()
+        ),
         features=recipe.features,
         encoder=recipe.encoder,
         network=NetworkParams(
@@ -161,8 +162,6 @@ def _same(path: Path, what: str, wanted: NDArray[np.float32], found: NDArray[np.
 
 
 def _decoder(decoding: Decoding, label: str) -> DecoderParams:
-    if label not in decoding.on_thresholds:
-        raise ManifestError(f"the recipe's decoding.on_thresholds lacks {label!r}")
     on = decoding.on_thresholds[label]
     return DecoderParams(
         smoothing_frames=decoding.smoothing_frames,

@@ -37,6 +37,8 @@ def load_run(folder: Path) -> tuple[SpikingConvNet, Recipe, TrainingRecord]:
     record: TrainingRecord = parse_strictly(
         TrainingRecord, record_data, str(folder / "record.json"), "record", ConfigError
     )
+    if recipe.network.kind == "cnn":
+        raise ConfigError(f"{folder}: a run of a CNN, which has no streaming form; export a spiking network's run")
     net = SpikingConvNet(recipe.network, recipe.encoder)
     net.load_state_dict(saved["net"])
     return net, recipe, record

@@ -1,4 +1,4 @@
-"""Commands that train, judge and tune: fit, evaluate, tune."""
+"""Commands that train, judge and tune: fit, folds, evaluate, cross-evaluate, tune."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ import click
 from detector.errors import ConfigError
 
 RECIPES = Path(__file__).parent / "recipes"
+PATH = click.Path(path_type=Path)
 data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     envvar="SNN_DETECT_DATA",
     required=True,
-    help="Folder of recordings: esc10, instruments, guitar_notes, speech_digits; or SNN_DETECT_DATA.",
+    help="Folder of recordings: esc10, instruments, guitar_notes, speech_digits, mnist; or SNN_DETECT_DATA.",
 )
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="Threads of torch and of the scan; default: all cores."
+)
+material_option = click.option("--material", type=PATH, help="Rendered material (python -m models.rendering).")
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path), default=RECIPES / "household.toml")
+@click.argument("recipe", type=PATH, default=RECIPES / "household.toml")
 @data_option
-@click.option("--material", type=click.Path(path_type=Path), help="Rendered material (python -m models.rendering).")
-@click.option("--run", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the run; resumes.")
+@material_option
+@click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; resumes.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--leave-out", type=click.IntRange(1, 4), help="Leave out this fold too, to choose settings on it.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of torch and of the scan; default: all cores.")
+@click.option("--leave-out", type=click.IntRange(1, 5), help="Leave out this fold too.")
+@click.option("--workers", default=1, show_default=True, help="Processes that make examples; 0: none beside training.")
+@threads_option
 def fit(  # noqa: PLR0913 - one option each
     recipe: Path,
     data: Path,
@@ -34,53 +40,63 @@ def fit(  # noqa: PLR0913 - one option each
     folder: Path,
     seed: int,
     leave_out: int | None,
+    workers: int,
     threads: int | None,
 ) -> None:
     """Train by RECIPE, or go on where the run folder's checkpoint stands."""
-    import numba
-    import torch
+    from models.recipe import load_recipe, read_toml
 
-    from models.recipe import load_recipe
+    _use_threads(threads)
+    if read_toml(recipe).get("kind") == "image":
+        from models import image_train
+
+        if material is not None:
+            raise ConfigError(f"{recipe}: networks that see pictures take no rendered material")
+        image_train.fit(recipe, data, folder, seed, leave_out)
+        return
     from models.train import Run, train
 
-    if threads:
-        torch.set_num_threads(threads)
-        numba.set_num_threads(threads)
-    train(load_recipe(recipe), Run(data, material, folder, seed, leave_out))
+    train(load_recipe(recipe), Run(data, material, folder, seed, leave_out, workers))
     click.echo(f"trained: {folder}; next: snn-export onnx {folder} --out MODEL.onnx", err=True)
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @data_option
+@click.option("--recipe", type=PATH, help="Whose recordings to judge on; default: the recipe that the model names.")
 @click.option("--fold", default=5, show_default=True, type=click.IntRange(1, 5), help="Recordings to judge on.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw the confusion matrix here (PNG).")
-def evaluate(model: Path, data: Path, fold: int, json_path: Path | None, picture: Path | None) -> None:
+@click.option("--json", "json_path", type=PATH, help="Write the figures here.")
+@click.option("--picture", type=PATH, help="Draw the confusion matrix here (PNG).")
+def evaluate(  # noqa: PLR0913 - one option each
+    model: Path, data: Path, recipe: Path | None, fold: int, json_path: Path | None, picture: Path | None
+) -> None:
     """Judge MODEL on a fold's recordings through the pipeline that ships."""
     from models import evaluate as judge
-    from models.datasets import LABELS, list_clips
+    from models.corpus import recordings
     from models.figures import draw_confusion
+    from models.recipe import load_recipe
 
-    judge.check_unseen(model, fold)
+    manifest = judge.check_unseen(model, fold)
     for path in (json_path, picture):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
-    heard = judge.listen(model, [c for c in list_clips(data) if c.fold == fold])
-    figures = judge.figures(heard)
+    listing = recordings(load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), data)
+    for problem in listing.problems:
+        click.echo(f"snn-train: {problem}", err=True)
+    heard = judge.listen(model, [c for c in listing.clips if c.fold == fold])
     click.echo(judge.table(heard))
     if json_path:
-        json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(judge.figures(heard), indent=1) + "\n", encoding="utf-8")
     if picture:
         counts = judge.confusion(heard)
-        draw_confusion(counts, LABELS, picture, title=f"{counts.sum()} clips that the model never saw")
+        draw_confusion(counts, manifest.labels, picture, title=f"{counts.sum()} clips that the model never saw")
 
 
 @click.command()
 @click.option(
     "--judge",
     "judged",
-    type=(click.Path(path_type=Path), click.IntRange(1, 4)),
+    type=(PATH, click.IntRange(1, 4)),
     multiple=True,
     required=True,
     metavar="MODEL FOLD",
@@ -107,3 +123,12 @@ def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float) ->
         rates = f"own clips {c.recall}, others {c.false}, worst source {c.worst}"
         click.echo(f"{c.label:15} {c.threshold:.2f}  {rates}", err=True)
     click.echo(tuning.toml(choices))
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads:
+        import numba
+        import torch
+
+        torch.set_num_threads(threads)
+        numba.set_num_threads(threads)

@@ -18,7 +18,7 @@ from detector.manifest import Manifest
 from detector.network import load_model
 from detector.pipeline import Detector
 from detector.sources import FileSource
-from models.datasets import ESC10, LABELS, Clip
+from models.datasets import ESC10, Clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,12 @@ class Heard:
     """(frames, classes)."""
     onsets: tuple[str, ...]
     """Labels of the onset events, in order."""
+    labels: tuple[str, ...]
+    """Of the classes, in the order of the scores."""
 
-    @property
-    def mean_scores(self) -> NDArray[np.float32]:
-        """Each class's score, averaged over the clip's frames, (classes,)."""
-        return np.asarray(self.scores.mean(axis=0))
+    def mean_scores(self, frames: int | None = None) -> NDArray[np.float32]:
+        """Return each class's score, averaged over the clip's frames or its first ``frames``, (classes,)."""
+        return np.asarray(self.scores[:frames].mean(axis=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,20 @@ def listen(model: Path, clips: Sequence[Clip], processes: int = 2) -> list[Heard
         return list(tqdm(pool.map(_hear, clips, chunksize=8), total=len(clips), unit="clip", leave=False))
 
 
+def accuracy(heard: Sequence[Heard], frames: int | None = None) -> Rate:
+    """Count clips whose class has the highest mean score, over their first ``frames`` if that is given."""
+    return Rate(sum(_best(h, h.labels, frames) == h.clip.label for h in heard), len(heard))
+
+
 def esc10_accuracy(heard: Sequence[Heard]) -> Rate:
     """Count ESC-10 clips whose class has the highest mean score among the ten."""
-    columns = [LABELS.index(label) for label in ESC10]
     clips = [h for h in heard if h.clip.source == "esc10"]
-    right = sum(ESC10[int(np.argmax(h.mean_scores[columns]))] == h.clip.label for h in clips)
-    return Rate(right, len(clips))
+    return Rate(sum(_best(h, ESC10) == h.clip.label for h in clips), len(clips))
+
+
+def _best(heard: Heard, labels: Sequence[str], frames: int | None = None) -> str:
+    means = heard.mean_scores(frames)
+    return max(labels, key=lambda label: means[heard.labels.index(label)])
 
 
 def event_rates(heard: Sequence[Heard], label: str) -> tuple[Rate, Rate]:
@@ -95,19 +104,21 @@ def event_rates(heard: Sequence[Heard], label: str) -> tuple[Rate, Rate]:
 
 
 def confusion(heard: Sequence[Heard]) -> NDArray[np.int64]:
-    """Return counts (true class, class of the highest mean score) over all classes."""
-    table = np.zeros((len(LABELS), len(LABELS)), np.int64)
+    """Return counts (true class, class of the highest mean score) over the model's classes."""
+    labels = heard[0].labels
+    table = np.zeros((len(labels), len(labels)), np.int64)
     for h in heard:
         if h.clip.label is not None:
-            table[LABELS.index(h.clip.label), int(np.argmax(h.mean_scores))] += 1
+            table[labels.index(h.clip.label), int(np.argmax(h.mean_scores()))] += 1
     return table
 
 
 def figures(heard: Sequence[Heard]) -> dict[str, float]:
     """Return the figures that stand in a manifest: shares of clips in [0, 1], and counts."""
-    accuracy = esc10_accuracy(heard)
-    result = {"esc10_accuracy": accuracy.value, "esc10_clips": float(accuracy.total), "clips": float(len(heard))}
-    for label in LABELS:
+    ten, every = esc10_accuracy(heard), accuracy([h for h in heard if h.clip.label is not None])
+    result = {"accuracy": every.value, "clips": float(len(heard))}
+    result |= {"esc10_accuracy": ten.value, "esc10_clips": float(ten.total)} if ten.total else {}
+    for label in heard[0].labels:
         recall, false = event_rates(heard, label)
         result |= {f"{label}_recall": recall.value, f"{label}_false_rate": false.value}
     return {name: round(value, 4) for name, value in result.items() if not math.isnan(value)}
@@ -115,9 +126,12 @@ def figures(heard: Sequence[Heard]) -> dict[str, float]:
 
 def table(heard: Sequence[Heard]) -> str:
     """Return the figures as a Markdown table, with the number of clips and the interval."""
-    rows = [f"ESC-10 accuracy (argmax of the mean score over ten classes): {esc10_accuracy(heard)}", ""]
-    rows += ["| class | clips with its event | other clips with its event |", "|---|---|---|"]
-    for label in LABELS:
+    ten, labelled = esc10_accuracy(heard), [h for h in heard if h.clip.label is not None]
+    rows = [f"accuracy (argmax of the mean score): {accuracy(labelled)}"]
+    if ten.total:
+        rows.append(f"ESC-10 accuracy (argmax of the mean score over ten classes): {ten}")
+    rows += ["", "| class | clips with its event | other clips with its event |", "|---|---|---|"]
+    for label in heard[0].labels:
         recall, false = event_rates(heard, label)
         rows.append(f"| {label} | {recall} | {false} |")
     return "\n".join(rows)
@@ -142,4 +156,4 @@ def _hear(clip: Clip) -> Heard:
             events += found
     last, found = _detector.finish()
     onsets = tuple(e.label for e in [*events, *found] if e.kind == "onset")
-    return Heard(clip, np.concatenate([*parts, last]), onsets)
+    return Heard(clip, np.concatenate([*parts, last]), onsets, _detector.manifest.labels)

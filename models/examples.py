@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.encoder import DeltaEncoder
-from detector.features import MfccExtractor
-from detector.manifest import EncoderParams, MfccParams
 from models import augment
 from models.augment import Wave
-from models.datasets import LABELS, Clip
+from models.datasets import Clip
+from models.front_end import FrontEnd
+from models.recipe import Recipe, Scenes
 
 HOLD_S = 0.5
 """A sound counts as going on for this long after its last loud frame: between two barks or ticks."""
@@ -27,10 +27,10 @@ ACTIVE_DB = -28.0
 class Example:
     """What the network sees and what it should say."""
 
-    spikes: NDArray[np.uint8]
-    """(frames, planes, n_mfcc)."""
-    target: NDArray[np.uint8]
-    """(frames, classes): 1 where the class is heard."""
+    spikes: NDArray[Any]
+    """(frames, planes, n_mfcc); features (frames, n_mfcc) for a network without spikes."""
+    target: NDArray[Any]
+    """(frames, classes): 1 where the class is heard, or its share of a mixture."""
     weight: NDArray[np.uint8]
     """(frames, classes): 0 where the target is in doubt."""
 
@@ -48,35 +48,27 @@ class PlacedSound:
 class ExampleMaker:
     """Draw examples: a class by its weight, a source, a clip, then what happens to it on the way."""
 
-    def __init__(  # noqa: PLR0913 - one data set
-        self,
-        clips: Sequence[Clip],
-        waves: Sequence[Wave],
-        features: MfccParams,
-        encoder: EncoderParams,
-        frames: int,
-        class_weights: dict[str, float],
-        source_weights: dict[str, float],
-    ) -> None:
-        self._waves = waves
+    def __init__(self, clips: Sequence[Clip], waves: Sequence[Wave], recipe: Recipe, params: Scenes) -> None:
+        features = recipe.features
+        self._waves, self._classes = waves, len(recipe.classes)
         self._rate = features.sample_rate_hz
         self._hop, self._length = features.hop_length, features.frame_length
-        self._frames = frames
-        self._samples = self._length + (frames - 1) * self._hop
-        self._mfcc, self._delta = MfccExtractor(features), DeltaEncoder(encoder)
+        self._frames = params.frames
+        self._samples = self._length + (self._frames - 1) * self._hop
+        self._front = FrontEnd(recipe)
         self._loudness = [_frame_rms(w, self._hop, self._length) for w in waves]
         self._pools: list[list[list[int]]] = []
         self._shares: list[NDArray[np.float64]] = []
         weights = []
-        for label in (*LABELS, None):
+        for label in (*recipe.labels, None):
             by_source: dict[str, list[int]] = {}
             for i, clip in enumerate(clips):
                 if clip.label == label:
                     by_source.setdefault(clip.source, []).append(i)
-            share = np.array([source_weights.get(source, 1.0) for source in by_source])
+            share = np.array([params.source_weights.get(source, 1.0) for source in by_source])
             self._pools.append(list(by_source.values()))
             self._shares.append(share / share.sum() if share.size else share)
-            weights.append(class_weights.get(label or "none", 1.0) if by_source else 0.0)
+            weights.append(params.class_weights.get(label or "none", 1.0) if by_source else 0.0)
         self._class_p = np.array(weights) / np.sum(weights)
         self._places = augment.Places(self._samples, self._rate, np.random.default_rng(0))
 
@@ -90,7 +82,7 @@ class ExampleMaker:
             sounds = [sounds[0], PlacedSound(other.wave * gain, other.label, other.active, other.doubt)]
             mixture = mixture + sounds[1].wave
         target, weight = self._targets(sounds)
-        spikes = self._encode(self._capture(mixture, rng))
+        spikes = self._front.encode(self._capture(mixture, rng))
         return Example(spikes, target, weight)
 
     def _placed_sound(self, rng: np.random.Generator) -> PlacedSound:
@@ -111,7 +103,7 @@ class ExampleMaker:
         kind = int(rng.choice(self._class_p.size, p=self._class_p))
         pools = self._pools[kind]
         clip = int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
-        return (kind if kind < len(LABELS) else None), clip
+        return (kind if kind < self._classes else None), clip
 
     def _place(self, wave: Wave, rng: np.random.Generator) -> Wave:
         """Cut or repeat a clip to a little more than the segment, beginning anywhere."""
@@ -147,13 +139,8 @@ class ExampleMaker:
             wave = wave + 10 ** (-rng.uniform(70, 95) / 20) * rng.standard_normal(wave.size)
         return np.asarray(wave, np.float32)
 
-    def _encode(self, wave: Wave) -> NDArray[np.uint8]:
-        self._mfcc.reset()
-        self._delta.reset()
-        return self._delta.push(self._mfcc.push(wave)).astype(np.uint8)
-
     def _targets(self, sounds: list[PlacedSound]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        shape = (self._frames, len(LABELS))
+        shape = (self._frames, self._classes)
         target, weight = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
         rms = [_frame_rms(sound.wave, self._hop, self._length) for sound in sounds]
         for i, sound in enumerate(sounds):

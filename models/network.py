@@ -68,8 +68,10 @@ SurrogateName = Literal["fast_sigmoid", "sigmoid", "atan"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """The topology."""
+    """The topology; of one description both a spiking network and its twin are made."""
 
+    kind: Literal["csnn", "fcsnn", "cnn"]
+    """Spiking convolutions, a fully connected spiking network (no convolutions), or ReLU instead of spikes."""
     planes: int
     n_mfcc: int
     n_mels: int
@@ -180,8 +182,10 @@ class SpikingConvNet(nn.Module):
             )
             self.units.append(SpikingUnit(conv.channels, spec, synapse=conv.synapse, tau_s=(0.02, 0.4)))
             channels, width = conv.channels, -(-width // conv.stride)
-        self.dense = nn.Linear(channels * width, spec.hidden)
-        self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=(0.05, 0.8))
+        # Without convolutions, the dense layer is the one that reads the encoder's spikes.
+        first = not spec.convs
+        self.dense = nn.Linear(channels * width, spec.hidden, bias=not first)
+        self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=first, tau_s=(0.05, 0.8))
         self.readout = nn.Linear(spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(
             torch.full((spec.classes,), math.exp(-1 / (READOUT_TAU_S * spec.frame_rate_hz))).logit()
@@ -194,9 +198,10 @@ class SpikingConvNet(nn.Module):
         levels = np.array(encoder.thresholds).mean(axis=1)
         gains = torch.tensor(np.repeat(levels / levels[0], 2), dtype=torch.float32)
         gains[1::2] *= -1
-        first, unit = self.conv_layers[0]
+        first, unit = self.conv_layers[0] if self.spec.convs else (self.dense, self.dense_unit)
         with torch.no_grad():
-            first.weight.copy_(first.weight[:, :1] * gains[None, :, None, None])
+            planes = first.weight.view(len(first.weight), self.spec.planes, -1)
+            planes.copy_(planes[:, :1] * gains[None, :, None])
             if unit.alpha_logit is not None and encoder.leak > 0:
                 unit.alpha_logit[::2] = math.log((1 - encoder.leak) / encoder.leak)
 
@@ -263,6 +268,8 @@ def state_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
         if conv.synapse:
             shapes[f"conv{i}_syn"] = (channels, width)
         shapes[f"conv{i}_mem"] = (channels, width)
+    if not spec.convs:
+        shapes["dense_syn"] = (spec.hidden, 1)
     shapes["dense_mem"] = (spec.hidden, 1)
     shapes["readout_mem"] = (spec.classes, 1)
     return shapes

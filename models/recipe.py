@@ -6,13 +6,70 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams, MfccParams
 from detector.strict import parse_strictly
-from models.datasets import LABELS
 from models.network import NetworkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Which recordings; see ``models.corpus``."""
+
+    layout: Literal["household", "esc", "folders", "manifest"]
+    path: str
+    """The folder inside the data folder, or the manifest beside the recipe; the household needs none."""
+    licence: str
+    """Of recordings that are not the household's, for the manifest of the model."""
+    test_folds: tuple[int, ...]
+    """Never trained on; ``--leave-out`` adds one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """Examples for a detector: sounds that begin and end in a room, with a target for every frame."""
+
+    kind: Literal["scenes"]
+    frames: int
+    source_weights: dict[str, float]
+    """Within a class, draws from a source against 1.0 for a source not named."""
+    class_weights: dict[str, float]
+    """Draws against 1.0 for a class not named; "none" is sound of no class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixtures:
+    """Examples for whole clips: one clip or two of different classes, and the share of each as the target."""
+
+    kind: Literal["mixtures"]
+    frames: int
+    mixed: float
+    """Chance that a second clip is mixed in."""
+    speed: float
+    """Largest change of speed, as a natural logarithm."""
+    equalised: float
+    """Chance of a random equaliser."""
+    reverberated: float
+    """Chance that an equalised sound is put into a room."""
+    noisy: float
+    """Chance of background noise."""
+    level_db: tuple[float, ...]
+    """Lowest and highest peak level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What the training makes small: weighted terms; zero leaves one out. See ``models.losses``."""
+
+    frame: float
+    clip: float
+    score: float
+    operations: float
+    silence: float
+    least_rate: float
+    """Spikes per frame below which a neuron is pushed by the silence term."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +79,8 @@ class Schedule:
     epochs: int
     examples_per_epoch: int
     batch: int
-    frames: int
-    """Length of an example."""
     learning_rate: float
     weight_decay: float
-    clip_loss: float
-    """Weight of the cross entropy over a whole example next to that of each frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """What to hear how often."""
-
-    source_weights: dict[str, float]
-    """Within a class, draws from a source against 1.0 for a source not named."""
-    class_weights: dict[str, float]
-    """Draws against 1.0 for a class not named; "none" is sound of no class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +100,60 @@ class Decoding:
 class Recipe:
     """Everything that decides a training run but the data and the seed."""
 
+    kind: Literal["stream"]
     name: str
     version: str
+    data: Data
+    classes: dict[str, str]
+    """Labels in the order of the scores, each with its category."""
     features: MfccParams
     encoder: EncoderParams
     network: NetworkSpec
+    examples: Scenes | Mixtures
+    loss: Loss
     schedule: Schedule
-    sampling: Sampling
     decoding: Decoding
     """Chosen on folds that the tuning runs left out; it takes no part in training."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' labels, in the order of the scores."""
+        return tuple(self.classes)
+
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; raises ConfigError that names the file and the key."""
+    """Read a recipe of a streaming network; raises ConfigError that names the file and the key."""
+    recipe: Recipe = parse_strictly(Recipe, read_toml(path), str(path), "recipe", ConfigError)
+    check_recipe(recipe, str(path))
+    return recipe
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a recipe's keys; raises ConfigError where the file cannot be read or is no TOML."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a recipe of models/recipes") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
-    recipe: Recipe = parse_strictly(Recipe, data, str(path), "recipe", ConfigError)
+
+
+def check_recipe(recipe: Recipe, where: str) -> None:
+    """Refuse tables that do not fit each other; raises ConfigError that names the key."""
     features, network = recipe.features, recipe.network
     wanted = {
         "planes": 2 * len(recipe.encoder.thresholds),
         "n_mfcc": features.n_mfcc,
         "n_mels": features.n_mels,
-        "classes": len(LABELS),
+        "classes": len(recipe.classes),
         "frame_rate_hz": features.sample_rate_hz / features.hop_length,
     }
     for key, value in wanted.items():
         found = getattr(network, key)
         if found != value:
-            raise ConfigError(f"{path}: network.{key} is {found}, but the rest of the recipe needs {value}")
-    return recipe
+            raise ConfigError(f"{where}: network.{key} is {found}, but the rest of the recipe needs {value}")
+    if missing := [label for label in recipe.classes if label not in recipe.decoding.on_thresholds]:
+        raise ConfigError(f"{where}: decoding.on_thresholds lacks {', '.join(missing)}")
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -1,30 +1,37 @@
-"""Train the network by a recipe: one loop, resumable, last weights kept (never a best epoch)."""
+"""Train a streaming network by a recipe: one loop, resumable, last weights kept (never a best epoch)."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from detector.errors import ConfigError
 from detector.manifest import TrainingRecord
-from models.datasets import SOURCES, TEST_FOLD, Clip, list_clips, load_clips
+from models.activity import Activity, reading_macs
+from models.corpus import folds_left_out, recordings, sources_of
+from models.datasets import Clip
 from models.examples import ExampleMaker
+from models.layouts import load_good_clips
+from models.losses import total_loss
+from models.mixtures import MixtureMaker
 from models.network import SpikingConvNet
-from models.recipe import Recipe, as_dict
+from models.recipe import Mixtures, Recipe, as_dict
+from models.run_folder import RunFolder
+from models.twin import ConvNet
 
 Batch = tuple[Tensor, Tensor, Tensor]
+Network = SpikingConvNet | ConvNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +43,28 @@ class Run:
     folder: Path
     seed: int
     leave_out: int | None
-    """A fold of 1 to 4 kept for choosing settings; None trains on all but the test fold."""
+    """A fold that is kept besides the recipe's test folds."""
+    workers: int = 1
+    """Processes that make examples beside the one that trains; 0: it makes them itself."""
 
 
-def train(recipe: Recipe, run: Run) -> SpikingConvNet:
+def make_network(recipe: Recipe) -> Network:
+    """Return the untrained network of a recipe."""
+    spec = recipe.network
+    return ConvNet(spec) if spec.kind == "cnn" else SpikingConvNet(spec, recipe.encoder)
+
+
+def train(recipe: Recipe, run: Run) -> Network:
     """Train, or go on where the run folder's checkpoint stands, and return the network as the last batch left it.
 
     Raises ConfigError where the folder holds a run of another recipe, seed or left-out fold, and
-    SourceError where the data is missing.
+    SourceError where the data is missing. Clips that cannot be used are told and left out.
     """
-    clips = training_clips(run)
-    _claim_folder(recipe, run)
+    clips = training_clips(recipe, run)
+    folder = RunFolder(run.folder)
+    folder.claim({"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out})
     torch.manual_seed(run.seed)
-    net = SpikingConvNet(recipe.network, recipe.encoder)
+    net = make_network(recipe)
     trainer = _Trainer(net, recipe, run, clips)
     trainer.resume()
     with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch") as bar:
@@ -56,60 +72,56 @@ def train(recipe: Recipe, run: Run) -> SpikingConvNet:
             row = trainer.one_epoch()
             bar.set_postfix(loss=f"{row['loss']:.4f}")
             bar.update()
-    record = training_record(recipe, run, clips)
-    (run.folder / "record.json").write_text(json.dumps(dataclasses.asdict(record), indent=1), encoding="utf-8")
+    folder.write("record.json", dataclasses.asdict(training_record(recipe, run, clips)))
     return net
-
-
-def _claim_folder(recipe: Recipe, run: Run) -> None:
-    """Write down what the run is; a folder that holds another one is refused."""
-    plan = {"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out}
-    text, path = json.dumps(plan, indent=1), run.folder / "plan.json"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{run.folder}: holds a run of another recipe, seed or left-out fold; name another folder")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingRecord:
     """Say how the weights came to be, for the manifest."""
-    left_out = () if run.leave_out is None else (run.leave_out,)
-    options = f"--seed {run.seed}" + "".join(f" --leave-out {fold}" for fold in left_out)
+    options = f"--seed {run.seed}" + ("" if run.leave_out is None else f" --leave-out {run.leave_out}")
+    material = "" if run.material is None else "--material MATERIAL "
     return TrainingRecord(
-        command=f"snn-train fit models/recipes/{recipe.name}.toml --material MATERIAL --run RUN {options}",
+        command=f"snn-train fit models/recipes/{recipe.name}.toml {material}--run RUN {options}",
         seed=run.seed,
         epochs=recipe.schedule.epochs,
         clips=len(clips),
-        folds_left_out=(*left_out, TEST_FOLD),
-        sources=tuple(s for s in SOURCES if any(c.source == s.name for c in clips)),
+        folds_left_out=folds_left_out(recipe, run.leave_out),
+        sources=sources_of(recipe, clips),
     )
 
 
-def training_clips(run: Run) -> list[Clip]:
-    """List what may be trained on: neither the test fold nor the one left out."""
-    return [c for c in list_clips(run.data, run.material) if c.fold not in (TEST_FOLD, run.leave_out)]
+def training_clips(recipe: Recipe, run: Run) -> list[Clip]:
+    """List what may be trained on: neither the test folds nor the one left out; tell what is wrong with others."""
+    listing = recordings(recipe, run.data, run.material)
+    for problem in listing.problems:
+        click.echo(f"snn-train: {problem}", err=True)
+    left_out = folds_left_out(recipe, run.leave_out)
+    return [c for c in listing.clips if c.fold not in left_out]
 
 
 class _Stream(IterableDataset[Any]):
     """Endless batches of examples, made in a worker process."""
 
-    def __init__(self, maker: ExampleMaker, batch: int, seed: int) -> None:
+    def __init__(self, maker: ExampleMaker | MixtureMaker, batch: int, seed: int) -> None:
         self._maker, self._batch, self._seed = maker, batch, seed
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self._seed, worker.id if worker else 0])
-        torch.set_num_threads(1)
+        if worker:
+            torch.set_num_threads(1)
         while True:
             drawn = [self._maker.draw(rng) for _ in range(self._batch)]
             yield tuple(np.stack([getattr(e, key) for e in drawn]) for key in ("spikes", "target", "weight"))
 
 
 class _Trainer:
-    def __init__(self, net: SpikingConvNet, recipe: Recipe, run: Run, clips: list[Clip]) -> None:
+    def __init__(self, net: Network, recipe: Recipe, run: Run, clips: list[Clip]) -> None:
         self._recipe, self._run, self._net, self._clips = recipe, run, net, clips
+        self._folder = RunFolder(run.folder)
+        self._fan_out = reading_macs(recipe.network)
         s = recipe.schedule
-        self._batches = s.examples_per_epoch // s.batch
+        self._batches = max(1, s.examples_per_epoch // s.batch)
         decays: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, p in net.named_parameters():
@@ -121,77 +133,60 @@ class _Trainer:
 
     def resume(self) -> None:
         """Load the checkpoint of the run folder, if there is one."""
-        path = self._run.folder / "checkpoint.pt"
-        if path.is_file():
-            saved = torch.load(path, weights_only=True)
+        if saved := self._folder.load():
             self._net.load_state_dict(saved["net"])
             self._optimiser.load_state_dict(saved["optimiser"])
             self.epoch = saved["epoch"]
 
-    def one_epoch(self) -> dict[str, float]:
-        """Run one epoch, append its row to curves.jsonl, write the checkpoint."""
+    def one_epoch(self) -> dict[str, Any]:
+        """Run one epoch, append its row to the curves, write the checkpoint."""
         self._net.train()
-        losses = []
-        batches = self._batches_from_worker()
+        began, losses, activity = time.perf_counter(), [], Activity()
+        batches = self._batches_of_examples()
         for i in range(self._batches):
             self._set_rate((self.epoch + i / self._batches) / self._recipe.schedule.epochs)
-            spikes, target, weight = next(batches)
-            loss = self._loss(self._net(spikes.float())[0], target.float(), weight.float())
-            self._optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self._net.parameters(), 2.0)
-            self._optimiser.step()
-            losses.append(loss.item())
+            losses.append(self._one_batch(next(batches), activity))
         self.epoch += 1
-        row = {"epoch": self.epoch, "loss": float(np.mean(losses))}
-        with (self._run.folder / "curves.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._save()
+        row: dict[str, Any] = {"epoch": self.epoch, "loss": float(np.mean(losses))}
+        row |= {"seconds": time.perf_counter() - began, "dead": activity.dead_shares(), "rates": activity.rates()}
+        self._folder.add_row(row)
+        state = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict(), "epoch": self.epoch}
+        self._folder.save(state)
         return row
 
-    def _batches_from_worker(self) -> Iterator[Batch]:
+    def _one_batch(self, batch: Batch, activity: Activity) -> float:
+        given, target, weight = (part.float() for part in batch)
+        probe: dict[str, Tensor] = {}
+        logits, _ = self._net(given, None, probe)
+        loss = total_loss(self._recipe.loss, logits, target, weight, probe, self._fan_out)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._net.parameters(), 2.0)
+        self._optimiser.step()
+        activity.add(probe)
+        return loss.item()
+
+    def _batches_of_examples(self) -> Iterator[Batch]:
         if self._loader is None:
-            r = self._recipe
-            waves = load_clips(self._clips, r.features.sample_rate_hz)
-            maker = ExampleMaker(
-                self._clips,
-                waves,
-                r.features,
-                r.encoder,
-                r.schedule.frames,
-                r.sampling.class_weights,
-                r.sampling.source_weights,
-            )
             # A resumed run draws other examples than the ones it has seen.
-            stream = _Stream(maker, r.schedule.batch, self._run.seed * 1000 + self.epoch)
-            self._loader = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
+            stream = _Stream(self._maker(), self._recipe.schedule.batch, self._run.seed * 1000 + self.epoch)
+            workers = self._run.workers
+            ahead = 4 if workers else None
+            self._loader = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=ahead))
         return self._loader
 
+    def _maker(self) -> ExampleMaker | MixtureMaker:
+        clips, waves, problems = load_good_clips(self._clips, self._recipe.features.sample_rate_hz)
+        for problem in problems:
+            click.echo(f"snn-train: {problem}", err=True)
+        examples = self._recipe.examples
+        if isinstance(examples, Mixtures):
+            return MixtureMaker(clips, waves, self._recipe, examples)
+        return ExampleMaker(clips, waves, self._recipe, examples)
+
     def _set_rate(self, progress: float) -> None:
-        """Warm up over the first 3 % of the run, then follow a cosine to a hundredth."""
-        warm = min(1.0, progress / 0.03 + 0.01)
-        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+        """Warm up over the first 5 % of the run, then follow a cosine to half a hundredth."""
+        warm = min(1.0, progress / 0.05 + 0.01)
+        cosine = 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self._optimiser.param_groups:
             group["lr"] = self._recipe.schedule.learning_rate * warm * cosine
-
-    def _loss(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        frame = functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
-        frame = frame / weight.sum()
-        heard = (target.amax(2, keepdim=True) > 0).float()
-        frames = heard.sum(1).clamp(min=1)
-        whole = functional.log_softmax((logits * heard).sum(1) / frames, 1)
-        share = target.sum(1) / target.sum((1, 2)).clamp(min=1).unsqueeze(1)
-        return frame * logits.shape[2] + self._recipe.schedule.clip_loss * -(share * whole).sum(1).mean()
-
-    def _save(self) -> None:
-        path = self._run.folder / "checkpoint.pt"
-        part = path.with_suffix(".part")
-        torch.save(
-            {
-                "net": self._net.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "epoch": self.epoch,
-            },
-            part,
-        )
-        part.replace(path)

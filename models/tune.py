@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from detector.decoder import EventDecoder
 from detector.manifest import Manifest
 from detector.pipeline import with_threshold
-from models.datasets import LABELS
 from models.evaluate import Heard, Rate
 
 GRID = tuple(round(0.30 + 0.02 * i, 2) for i in range(33))
@@ -40,7 +39,7 @@ def choose(heard: Sequence[Heard], manifest: Manifest, false_rate: float) -> lis
     """Return a threshold for each class by the rule above; the grid's highest where none is high enough."""
     found = {threshold: [_labels(h, manifest, threshold) for h in heard] for threshold in GRID}
     choices = []
-    for label in LABELS:
+    for label in manifest.labels:
         judged = [_judge(heard, found[threshold], label, threshold) for threshold in GRID]
         quiet = [c for c in judged if c.worst.hits <= false_rate * c.worst.total] or judged[-1:]
         alike = [c for c in judged[judged.index(quiet[0]) :] if c.recall.hits == quiet[0].recall.hits]

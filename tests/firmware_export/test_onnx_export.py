@@ -16,9 +16,9 @@ from detector.messages import Samples
 from detector.network import load_model, verify
 from firmware_export.onnx_export import ParityError, build_manifest, check_parity, export
 from firmware_export.runs import DEMO, comparison_sound
-from models.datasets import LABELS, list_clips
+from models.datasets import CATEGORIES, LABELS, list_clips
 from models.network import ConvSpec, NetworkSpec, SpikingConvNet, finished
-from models.recipe import Decoding, Recipe, Sampling, Schedule
+from models.recipe import Data, Decoding, Loss, Recipe, Scenes, Schedule
 
 RECORD = TrainingRecord("none", 0, 0, 0, (5,), ())
 
@@ -28,11 +28,15 @@ def small_recipe(features: MfccParams) -> Recipe:
     coarse = tuple(2.0 / (1 + k) + 0.5 for k in range(features.n_mfcc))
     rest = (float(np.sqrt(features.n_mels) * np.log(features.log_floor)), *(0.0,) * (features.n_mfcc - 1))
     return Recipe(
+        kind="stream",
         name="small",
         version="0.0.1",
+        data=Data("household", "", "", (5,)),
+        classes=dict(CATEGORIES),
         features=features,
         encoder=EncoderParams("send_on_delta", (coarse, tuple(c / 4 for c in coarse)), 0.02, rest),
         network=NetworkSpec(
+            kind="csnn",
             planes=4,
             n_mfcc=features.n_mfcc,
             n_mels=features.n_mels,
@@ -44,8 +48,9 @@ def small_recipe(features: MfccParams) -> Recipe:
             slope=10.0,
             dropout=0.0,
         ),
-        schedule=Schedule(1, 1, 1, 1, 1e-3, 0.0, 0.0),
-        sampling=Sampling({}, {}),
+        examples=Scenes("scenes", 40, {}, {}),
+        loss=Loss(1.0, 0.3, 0.0, 0.0, 0.0, 0.005),
+        schedule=Schedule(1, 1, 1, 1e-3, 0.0),
         decoding=Decoding(4, 2, 8, 4, 0.7, dict.fromkeys(LABELS, 0.5)),
     )
 

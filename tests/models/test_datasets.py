@@ -9,7 +9,10 @@ import pytest
 
 from detector.errors import SourceError
 from models.datasets import CATEGORIES, ESC10, LABELS, TEST_FOLD, list_clips, load_clips
+from models.recipe import load_recipe
 from models.train import Run, training_clips
+
+HOUSEHOLD = Path(__file__).parents[2] / "models" / "recipes" / "household.toml"
 
 
 def test_classes_have_categories_and_include_esc10() -> None:
@@ -30,7 +33,7 @@ def test_every_clip_has_a_fold(tree: Path) -> None:
 
 @pytest.mark.parametrize("leave_out", [None, 1, 4])
 def test_training_leaves_the_test_fold_alone(tree: Path, leave_out: int | None) -> None:
-    folds = {c.fold for c in training_clips(Run(tree, None, tree, 0, leave_out))}
+    folds = {c.fold for c in training_clips(load_recipe(HOUSEHOLD), Run(tree, None, tree, 0, leave_out))}
     assert TEST_FOLD not in folds
     assert leave_out not in folds
     assert len(folds) == (4 if leave_out is None else 3)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,8 +12,10 @@ from detector.manifest import EncoderParams, MfccParams
 from models.augment import Places, clip_hard, hum, noise
 from models.datasets import LABELS, Clip
 from models.examples import ExampleMaker, _frame_rms, _held
+from models.recipe import Scenes, load_recipe
 
 FRAMES = 80
+RECIPE = Path(__file__).parents[2] / "models" / "recipes" / "household.toml"
 
 
 @pytest.fixture
@@ -19,13 +24,16 @@ def encoder(model_params: MfccParams) -> EncoderParams:
     return EncoderParams("send_on_delta", ((3.0,) * n, (1.0,) * n), 0.02, (-116.5, *(0.0,) * (n - 1)))
 
 
-def maker(clips: list[Clip], waves: list[np.ndarray], features: MfccParams, encoder: EncoderParams) -> ExampleMaker:
-    return ExampleMaker(clips, waves, features, encoder, FRAMES, {"none": 1.0}, {})
+def maker(
+    clips: list[Clip], waves: list[np.ndarray], features: MfccParams, encoder: EncoderParams, frames: int = FRAMES
+) -> ExampleMaker:
+    shipped = load_recipe(RECIPE)
+    network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
+    recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
+    return ExampleMaker(clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}))
 
 
 def clip(label: str | None, tmp: str = "x") -> Clip:
-    from pathlib import Path
-
     return Clip(Path(tmp), label, "instruments", 1)
 
 
@@ -50,7 +58,7 @@ def test_silence_after_a_sound_is_doubtful_then_empty(model_params: MfccParams, 
     """A dog that barks once: heard, then in doubt, then gone; silence never belongs to the class."""
     wave = np.zeros(16000 * 12, np.float32)
     wave[:4000] = np.random.default_rng(2).normal(0, 0.2, 4000)
-    m = ExampleMaker([clip("dog_bark")], [wave], model_params, encoder, 240, {}, {})
+    m = maker([clip("dog_bark")], [wave], model_params, encoder, 240)
     column = LABELS.index("dog_bark")
     found = False
     for seed in range(40):

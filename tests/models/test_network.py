@@ -16,6 +16,7 @@ from tests.strategies import chunk_lengths, cut
 
 ENCODER = EncoderParams("send_on_delta", ((1.5,) * 12, (0.5,) * 12), 0.02, (0.0,) * 12)
 SPEC = NetworkSpec(
+    kind="csnn",
     planes=4,
     n_mfcc=12,
     n_mels=16,

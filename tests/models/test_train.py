@@ -95,7 +95,7 @@ def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
 def heard(label: str, source: str, best: str, *onsets: str) -> Heard:
     scores = np.full((4, len(LABELS)), 0.1, np.float32)
     scores[:, LABELS.index(best)] = 0.9
-    return Heard(Clip(Path("x"), label, source, 5), scores, onsets)
+    return Heard(Clip(Path("x"), label, source, 5), scores, onsets, LABELS)
 
 
 def test_figures_by_hand() -> None:

@@ -15,7 +15,7 @@ from models.tune import choose, toml
 def heard(label: str, source: str, guitar_score: float) -> Heard:
     scores = np.zeros((60, len(LABELS)), np.float32)
     scores[10:50, LABELS.index("guitar")] = guitar_score
-    return Heard(Clip(Path("x"), label, source, 4), scores, ())
+    return Heard(Clip(Path("x"), label, source, 4), scores, (), LABELS)
 
 
 def test_the_middle_of_the_stretch_above_the_false_events_that_finds_as_many() -> None:

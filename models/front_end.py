@@ -1,0 +1,29 @@
+"""What a network gets of a wave: the runtime's own features, and for a spiking one the runtime's own spikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.encoder import DeltaEncoder
+from detector.features import MfccExtractor
+from models.recipe import Recipe
+
+
+class FrontEnd:
+    """Samples to the input of a recipe's network, from a state after a reset."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._mfcc = MfccExtractor(recipe.features)
+        self._delta = None if recipe.network.kind == "cnn" else DeltaEncoder(recipe.encoder)
+
+    def encode(self, wave: NDArray[np.float32]) -> NDArray[Any]:
+        """Return spikes (frames, planes, n_mfcc) uint8, or for a CNN the features (frames, n_mfcc) float32."""
+        self._mfcc.reset()
+        frames = self._mfcc.push(wave)
+        if self._delta is None:
+            return np.asarray(frames, np.float32)
+        self._delta.reset()
+        return self._delta.push(frames).astype(np.uint8)

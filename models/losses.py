@@ -1,0 +1,76 @@
+"""What training makes small: how wrong the scores are, how much the network works, how silent it is.
+
+Shapes: logits (batch, frames, classes), targets and weights alike, spikes (batch, channels, frames, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.recipe import Loss
+
+
+def frame_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Return the cross entropy of every frame's scores with its targets, summed over classes, mean over frames."""
+    total = functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+    return total / weight.sum() * logits.shape[2]
+
+
+def clip_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross entropy among classes of the mean membrane over the frames in which something is heard.
+
+    The target of a clip is each class's share of what is heard in it.
+    """
+    heard = (target.amax(2, keepdim=True) > 0).to(logits.dtype)
+    whole = functional.log_softmax((logits * heard).sum(1) / heard.sum(1).clamp(min=1), 1)
+    share = target.sum(1) / target.sum((1, 2)).clamp(min=1e-6).unsqueeze(1)
+    return -(share * whole).sum(1).mean()
+
+
+def score_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross entropy of the mean score with the mean target, summed over classes.
+
+    The mean score is what a clip is judged by.
+    """
+    score = torch.sigmoid(logits).mean(1).clamp(1e-4, 1 - 1e-4)
+    return functional.binary_cross_entropy(score, target.mean(1)) * logits.shape[2]
+
+
+def operations_loss(spikes: Mapping[str, Tensor], fan_out: Mapping[str, float]) -> Tensor:
+    """Return the share of the dense synaptic operations behind spiking layers that their spikes cause."""
+    total = sum(fan_out.values())
+    shares = [spikes[name].mean() * (operations / total) for name, operations in fan_out.items()]
+    return torch.stack(shares).sum()
+
+
+def silence_loss(spikes: Mapping[str, Tensor], least_rate: float) -> Tensor:
+    """Return how far neurons stay below the least rate over a batch, as a mean share of it, squared."""
+    shortfalls = [functional.relu(1 - s.mean((0, 2)) / least_rate).square().mean() for s in spikes.values()]
+    return torch.stack(shortfalls).mean()
+
+
+def total_loss(  # noqa: PLR0913 - one batch
+    loss: Loss,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    spikes: Mapping[str, Tensor],
+    fan_out: Mapping[str, float],
+) -> Tensor:
+    """Return the weighted sum of a recipe's terms."""
+    terms = [logits.new_zeros(())]
+    if loss.frame:
+        terms.append(loss.frame * frame_loss(logits, target, weight))
+    if loss.clip:
+        terms.append(loss.clip * clip_loss(logits, target))
+    if loss.score:
+        terms.append(loss.score * score_loss(logits, target))
+    if loss.operations and fan_out:
+        terms.append(loss.operations * operations_loss(spikes, fan_out))
+    if loss.silence and spikes:
+        terms.append(loss.silence * silence_loss(spikes, loss.least_rate))
+    return torch.stack(terms).sum()
