@@ -95,7 +95,7 @@ def measure(model: Path | None) -> dict[str, Any]:
         "model_kib": detector.path.stat().st_size / 1024,
         "state_kib": sum(4 * math.prod(s.shape) for s in manifest.network.states) / 1024,
         "parameters": manifest.network.parameters,
-        **_activity(detector, sound),
+        **activity(detector, sound),
     }
 
 
@@ -180,7 +180,7 @@ def _time(room: Callable[[Any], Any], items: list[Any]) -> tuple[list[Any], floa
     return results, float(np.median(taken)) * 1e6, time.process_time() - begin
 
 
-def _activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
+def activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
     """Count spikes and synaptic operations (dense, and effective: those whose input spikes; NeuroBench's terms)."""
     from detector.encoder import DeltaEncoder
     from detector.features import MfccExtractor

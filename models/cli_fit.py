@@ -93,6 +93,56 @@ def evaluate(  # noqa: PLR0913 - one option each
 
 
 @click.command()
+@click.argument("recipe", type=PATH, default=RECIPES / "esc10.toml")
+@data_option
+@click.option("--runs", type=PATH, required=True, help="Folder of the runs: fold1-seed0, fold2-seed0, ...; resumes.")
+@click.option("--folds", default="1,2,3,4,5", show_default=True, help="Folds to leave out, one run each.")
+@click.option("--seeds", default="0,1", show_default=True)
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="Runs at once, one core each.")
+def folds(recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: int) -> None:  # noqa: PLR0913 - options
+    """Train RECIPE once for each fold and seed, leaving that fold out."""
+    from models import fold_runs
+    from models.recipe import load_recipe
+
+    epochs = load_recipe(recipe).schedule.epochs
+    wanted = fold_runs.plan(runs, _numbers(folds, "--folds"), _numbers(seeds, "--seeds"))
+    fold_runs.train_all(recipe, epochs, data, wanted, jobs)
+    click.echo(
+        f"trained: {len(wanted)} runs below {runs}; next: snn-export onnx for each, then cross-evaluate", err=True
+    )
+
+
+@click.command()
+@click.argument("models", type=PATH, nargs=-1, required=True)
+@click.option("--recipe", type=PATH, default=RECIPES / "esc10.toml", help="Whose recordings to judge on.")
+@data_option
+@click.option("--json", "json_path", type=PATH, help="Write rows and summary here.")
+@click.option("--picture", type=PATH, help="Draw the confusion matrix of all folds here (PNG).")
+def cross_evaluate(
+    models: tuple[Path, ...], recipe: Path, data: Path, json_path: Path | None, picture: Path | None
+) -> None:
+    """Judge MODELS, each on the fold it left out: model files, or run folders of a CNN twin."""
+    from tqdm import tqdm
+
+    from models import cross
+    from models.evaluate import confusion
+    from models.figures import draw_confusion
+    from models.recipe import load_recipe
+
+    wanted = load_recipe(recipe)
+    judged = [cross.judge(model, wanted, data) for model in tqdm(models, unit="model")]
+    result = cross.summary(judged)
+    click.echo(cross.table(result))
+    if json_path:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if picture:
+        counts = sum((confusion(j.heard) for j in judged[1:]), confusion(judged[0].heard))
+        title = f"{len(judged)} models, each on the fold that it never saw: {counts.sum()} clips"
+        draw_confusion(counts, wanted.labels, picture, title=title)
+
+
+@click.command()
 @click.option(
     "--judge",
     "judged",
@@ -123,6 +173,13 @@ def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float) ->
         rates = f"own clips {c.recall}, others {c.false}, worst source {c.worst}"
         click.echo(f"{c.label:15} {c.threshold:.2f}  {rates}", err=True)
     click.echo(tuning.toml(choices))
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: wanted whole numbers with commas between them, such as 0,1") from error
 
 
 def _use_threads(threads: int | None) -> None:

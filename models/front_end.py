@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.encoder import DeltaEncoder
 from detector.features import MfccExtractor
+from models.bulk import BulkEncoder
 from models.recipe import Recipe
 
 
@@ -17,7 +17,7 @@ class FrontEnd:
 
     def __init__(self, recipe: Recipe) -> None:
         self._mfcc = MfccExtractor(recipe.features)
-        self._delta = None if recipe.network.kind == "cnn" else DeltaEncoder(recipe.encoder)
+        self._delta = None if recipe.network.kind == "cnn" else BulkEncoder(recipe.encoder)
 
     def encode(self, wave: NDArray[np.float32]) -> NDArray[Any]:
         """Return spikes (frames, planes, n_mfcc) uint8, or for a CNN the features (frames, n_mfcc) float32."""
@@ -25,5 +25,4 @@ class FrontEnd:
         frames = self._mfcc.push(wave)
         if self._delta is None:
             return np.asarray(frames, np.float32)
-        self._delta.reset()
-        return self._delta.push(frames).astype(np.uint8)
+        return self._delta.encode(frames)
