@@ -38,12 +38,17 @@ def raster(axes: Any, spikes: NDArray[Any], *, colour: str = "black") -> None:
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:
-    """Draw one panel for each curve over the epochs."""
-    figure = new_figure(4.5 * len(curves), 3.5)
-    for axes, (name, values) in zip(np.atleast_1d(figure.subplots(1, len(curves))), curves.items(), strict=True):
+    """Draw one panel for each curve over the epochs, at most five to a row."""
+    columns = min(len(curves), 5)
+    rows = -(-len(curves) // columns)
+    figure = new_figure(3.6 * columns, 3.0 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(curves) :]:
+        axes.remove()
+    for axes, (name, values) in zip(panels, curves.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values)
         axes.set_xlabel("epoch")
-        axes.set_title(name)
+        axes.set_title(name, fontsize="medium")
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     save(figure, path)

@@ -22,6 +22,7 @@ from models.activity import Activity, reading_macs
 from models.corpus import folds_left_out, recordings, sources_of
 from models.datasets import Clip
 from models.examples import ExampleMaker
+from models.figures import draw_curves
 from models.layouts import load_good_clips
 from models.losses import total_loss
 from models.mixtures import MixtureMaker
@@ -72,8 +73,23 @@ def train(recipe: Recipe, run: Run) -> Network:
             row = trainer.one_epoch()
             bar.set_postfix(loss=f"{row['loss']:.4f}")
             bar.update()
+    _write_results(folder, net, recipe.name)
     folder.write("record.json", dataclasses.asdict(training_record(recipe, run, clips)))
     return net
+
+
+def _write_results(folder: RunFolder, net: Network, name: str) -> None:
+    """Write what the training itself can tell; how good the network is, ``snn-train evaluate`` says."""
+    rows = folder.curves()
+    last = rows[-1]
+    parameters = sum(p.numel() for p in net.parameters())
+    spent = sum(row["seconds"] for row in rows)
+    figures = {"loss": last["loss"], "training_seconds": round(spent, 1), "parameters": parameters}
+    folder.write("metrics.json", figures | {"dead": last["dead"], "rates": last["rates"]})
+    curves = {"loss": [row["loss"] for row in rows]}
+    curves |= {f"{layer}: never fired": [row["dead"][layer] for row in rows] for layer in last["dead"]}
+    curves |= {f"{layer}: spikes a frame": [row["rates"][layer] for row in rows] for layer in last["rates"]}
+    draw_curves(curves, folder.path / "curves.png", title=name)
 
 
 def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingRecord:
