@@ -7,7 +7,10 @@ import sys
 import click
 
 from detector.errors import DetectorError
-from models.cli_fit import evaluate, fit, tune
+from models.cli_data import audioset_download, audioset_manifest, manifest
+from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
+from models.cli_image import compare, convert
+from models.cli_show import show_encoding, show_neuron
 
 
 @click.group()
@@ -15,7 +18,20 @@ def cli() -> None:
     """Train, judge and look into spiking networks that hear."""
 
 
-for command in (fit, evaluate, tune):
+for command in (
+    fit,
+    folds,
+    evaluate,
+    cross_evaluate,
+    tune,
+    show_encoding,
+    show_neuron,
+    manifest,
+    audioset_manifest,
+    audioset_download,
+    compare,
+    convert,
+):
     cli.add_command(command)
 
 

@@ -1,0 +1,140 @@
+"""Commands for networks that see still pictures: convert, compare. They are trained by ``fit``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from detector.errors import ConfigError
+from models.cli_fit import data_option
+
+if TYPE_CHECKING:
+    from models.conversion import Course
+
+_threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="Threads of torch and of the scan; default: all cores."
+)
+
+
+def _use_threads(threads: int | None) -> None:
+    import numba
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+        numba.set_num_threads(threads)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@data_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for figures and the picture.")
+@click.option("--beside", type=click.Path(path_type=Path), multiple=True, help="Run trained with spikes, to draw too.")
+@click.option(
+    "--percentile",
+    type=click.FloatRange(50, 100),
+    default=99.9,
+    show_default=True,
+    help="Of a layer's activations: what becomes one spike a step.",
+)
+@click.option("--steps", type=click.IntRange(1, 1024), default=128, show_default=True, help="Steps to follow.")
+@click.option("--examples", type=click.IntRange(1), help="Judge on the first so many pictures only.")
+@_threads_option
+def convert(  # noqa: PLR0913 - one option each
+    run: Path,
+    data: Path,
+    out: Path,
+    beside: tuple[Path, ...],
+    percentile: float,
+    steps: int,
+    examples: int | None,
+    threads: int | None,
+) -> None:
+    """Turn the trained cnn of RUN into a spiking network and judge it step by step."""
+    _use_threads(threads)
+    from models import conversion
+
+    points = dict(_point(folder) for folder in beside)
+    twin, courses, scales = conversion.judge_conversion(run, data, percentile, steps, examples)
+    found = {"twin": twin.value, "n": twin.total, "percentile": percentile, "scales": scales}
+    found |= {name: _figures(course) for name, course in courses.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    conversion.draw_course(courses, twin, points, out / "accuracy-vs-steps.png")
+    for name, course in courses.items():
+        click.echo(name)
+        for mark, rate in course.accuracy.items():
+            click.echo(f"{mark:5} steps  {rate}  {course.operations[mark][1]:,.0f} operations")
+    click.echo(f"the twin     {twin}")
+
+
+def _point(folder: Path) -> tuple[str, tuple[int, float]]:
+    """Return a run's name, steps and accuracy."""
+    try:
+        recipe = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["recipe"]
+        accuracy = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
+        return recipe["name"], (int(recipe["network"]["steps"]), float(accuracy))
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder}: not the folder of an ended run on pictures ({error})") from error
+
+
+def _figures(course: Course) -> dict[str, Any]:
+    rows = {
+        mark: {
+            "accuracy": rate.value,
+            "interval": [round(v, 4) for v in rate.interval],
+            "dense_operations": round(course.operations[mark][0]),
+            "effective_operations": round(course.operations[mark][1]),
+        }
+        for mark, rate in course.accuracy.items()
+    }
+    return {"by_steps": rows, "dead": course.dead}
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@data_option
+@click.option("--run", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the runs; resumes.")
+@click.option(
+    "--vary",
+    "axes",
+    multiple=True,
+    required=True,
+    metavar="KEY=V1,V2",
+    help="Values of a key; repeat for all combinations. Keys joined by & change together: A&B=1&x;2&y.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
+@click.option("--examples", type=click.IntRange(1), help="Train on the first so many digits only.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--leave-out", type=click.IntRange(1, 5), help="Fold of sounds to judge on; default: the test fold.")
+@_threads_option
+def compare(  # noqa: PLR0913 - one option each
+    recipe: Path,
+    data: Path,
+    folder: Path,
+    axes: tuple[str, ...],
+    epochs: int | None,
+    examples: int | None,
+    seed: int,
+    leave_out: int | None,
+    threads: int | None,
+) -> None:
+    """Train RECIPE (on pictures) in variations; digits are judged on training digits kept aside, not the test set."""
+    _use_threads(threads)
+    from models import compare as engine
+    from models.image_recipe import as_dict, load_image_recipe
+    from models.image_train import ImageRun
+
+    base = as_dict(load_image_recipe(recipe))
+    if epochs:
+        base["schedule"]["epochs"] = epochs
+    if base["pictures"]["kind"] == "mnist":
+        base["pictures"]["judge_on"] = "validation"
+        base["pictures"]["examples"] = examples or base["pictures"]["examples"]
+    elif examples:
+        raise ConfigError(f"{recipe}: --examples is for digits")
+    found = engine.variations(base, axes, str(recipe))
+    click.echo(engine.table(engine.compare(found, ImageRun(data, folder, seed, leave_out))))
