@@ -10,6 +10,7 @@ from detector.errors import DetectorError
 from models.cli_data import audioset_download, audioset_manifest, manifest
 from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
 from models.cli_image import compare, convert
+from models.cli_results import keep, report
 from models.cli_show import show_encoding, show_neuron
 
 
@@ -31,6 +32,8 @@ for command in (
     audioset_download,
     compare,
     convert,
+    keep,
+    report,
 ):
     cli.add_command(command)
 

@@ -10,8 +10,7 @@ import click
 
 from detector.errors import ConfigError, SourceError
 from models.cli_fit import data_option
-
-_SHOWN = 20
+from models.cli_tell import tell
 
 
 @click.command()
@@ -37,7 +36,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
         if not folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
             raise ConfigError(f"--class {label}={folder}: name a folder below {data}, such as esc10/rain")
     listing = read_classes(data, pairs)
-    _tell(listing.problems)
+    tell(listing.problems)
     rows = [(c.path.relative_to(data).as_posix(), c.label, c.fold) for c in listing.clips]
     _write(out, ("path", "label", "fold"), rows)
 
@@ -80,7 +79,7 @@ def audioset_manifest(  # noqa: PLR0913 - one option each
         wanted.setdefault(label, []).append(name)
     ontology = audioset.Ontology(tree, labels)
     selection = audioset.select(segments, ontology, wanted, per_class, seed)
-    _tell(selection.notes)
+    tell(selection.notes)
     _write(out, audioset.COLUMNS, list(audioset.rows(selection, ontology)))
 
 
@@ -102,7 +101,7 @@ def audioset_download(manifest_path: Path, out: Path, rate: int, jobs: int) -> N
     from models.download import download, read_wanted
 
     wanted, problems = read_wanted(manifest_path)
-    _tell(problems)
+    tell(problems)
     outcome = download(wanted, out, rate, jobs)
     if not outcome.fetched + outcome.there:
         raise SourceError(f"{manifest_path}: {outcome.summary()}")
@@ -114,13 +113,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not (label and equals and value):
         raise ConfigError(f"{text!r}: give a label and what belongs to it, such as animals=Animal")
     return label, value
-
-
-def _tell(lines: Sequence[str]) -> None:
-    for line in lines[:_SHOWN]:
-        click.echo(line, err=True)
-    if len(lines) > _SHOWN:
-        click.echo(f"and {len(lines) - _SHOWN} more like these", err=True)
 
 
 def _write(out: Path, columns: Sequence[str], rows: Sequence[Iterable[object]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from detector.errors import ConfigError
+from models.cli_tell import tell
 
 RECIPES = Path(__file__).parent / "recipes"
 PATH = click.Path(path_type=Path)
@@ -81,8 +82,7 @@ def evaluate(  # noqa: PLR0913 - one option each
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     listing = recordings(load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), data)
-    for problem in listing.problems:
-        click.echo(f"snn-train: {problem}", err=True)
+    tell(listing.problems)
     heard = judge.listen(model, [c for c in listing.clips if c.fold == fold])
     click.echo(judge.table(heard))
     if json_path:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from detector.manifest import TrainingRecord
 from models.activity import Activity, reading_macs
+from models.cli_tell import tell
 from models.corpus import folds_left_out, recordings, sources_of
 from models.datasets import Clip
 from models.examples import ExampleMaker
@@ -109,8 +109,7 @@ def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingReco
 def training_clips(recipe: Recipe, run: Run) -> list[Clip]:
     """List what may be trained on: neither the test folds nor the one left out; tell what is wrong with others."""
     listing = recordings(recipe, run.data, run.material)
-    for problem in listing.problems:
-        click.echo(f"snn-train: {problem}", err=True)
+    tell(listing.problems)
     left_out = folds_left_out(recipe, run.leave_out)
     return [c for c in listing.clips if c.fold not in left_out]
 
@@ -193,8 +192,7 @@ class _Trainer:
 
     def _maker(self) -> ExampleMaker | MixtureMaker:
         clips, waves, problems = load_good_clips(self._clips, self._recipe.features.sample_rate_hz)
-        for problem in problems:
-            click.echo(f"snn-train: {problem}", err=True)
+        tell(problems)
         examples = self._recipe.examples
         if isinstance(examples, Mixtures):
             return MixtureMaker(clips, waves, self._recipe, examples)

@@ -76,7 +76,7 @@ def test_the_gradient_reaches_every_weight(surrogate: str, readout: str) -> None
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None
         # A bias in front of a batch norm has no effect.
-        if "linear.bias" not in name or "output" in name and readout != "count":
+        if "linear.bias" not in name or ("output" in name and readout != "count"):
             assert parameter.grad.abs().sum() > 0, name
 
 

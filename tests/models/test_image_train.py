@@ -24,6 +24,7 @@ from models.image_train import ImageRun, fit, fit_recipe, load_image_run
 from tests.models.pictures import tiny, write_mnist, write_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+Changes = dict[str, dict[str, Any]]
 FILES = {
     "plan.json",
     "origin.json",
@@ -120,14 +121,14 @@ def test_every_kind_of_recipe_runs(base: str, digits: Path, tmp_path: Path) -> N
 def test_dead_layers_and_their_remedies(digits: Path, tmp_path: Path) -> None:
     """With a threshold far above all currents nothing fires or learns; either remedy brings the layers to life."""
     settings = {"batch_norm": False, "threshold": 8.0}
-    cure: dict[str, dict[str, dict[str, Any]]] = {
+    cure: dict[str, Changes] = {
         "dead": {"network": settings},
         "woken": {"network": settings | {"start_rate": 0.1}},
         "paid": {"network": settings | {"slope": 0.5}, "rate_term": {"target": 0.2, "weight": 100.0}},
     }
     dead = {}
     for name, changes in cure.items():
-        recipe = with_epochs(tiny(**changes, schedule={"batch": 25, "learning_rate": 0.03}), 5)
+        recipe = with_epochs(tiny("mnist-direct", **changes, schedule={"batch": 25, "learning_rate": 0.03}), 5)
         dead[name] = fit_recipe(recipe, ImageRun(digits, tmp_path / name, 0, None))["dead"]
     assert dead["dead"] == {"conv1": 1.0, "conv2": 1.0, "output": 1.0}
     for name in ("woken", "paid"):
@@ -227,7 +228,12 @@ def themes(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("undrawn")
 def test_sounds_as_pictures(themes: Path) -> None:
     pictures = {"manifest": str(themes / "themes.csv"), "seconds": 1.5, "mask_frames": 4}
-    recipe = tiny("themes-report-augmented", pictures=pictures, network={"steps": 4}, schedule={"batch": 4})
+    recipe = tiny(
+        "themes-report-augmented",
+        pictures=pictures,
+        network={"steps": 4, "dropout": 0.0},
+        schedule={"batch": 6, "learning_rate": 0.01},
+    )
     metrics = fit_recipe(with_epochs(recipe, 15), ImageRun(themes, themes / "run", 0, 2))
     assert metrics["n"] == 12
     assert metrics["accuracy"] > 0.6
