@@ -116,10 +116,11 @@ def folds(recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: in
 @click.argument("models", type=PATH, nargs=-1, required=True)
 @click.option("--recipe", type=PATH, default=RECIPES / "esc10.toml", help="Whose recordings to judge on.")
 @data_option
+@click.option("--runs", type=PATH, help="Folder of the runs that the models are of, for their training time.")
 @click.option("--json", "json_path", type=PATH, help="Write rows and summary here.")
 @click.option("--picture", type=PATH, help="Draw the confusion matrix of all folds here (PNG).")
-def cross_evaluate(
-    models: tuple[Path, ...], recipe: Path, data: Path, json_path: Path | None, picture: Path | None
+def cross_evaluate(  # noqa: PLR0913 - one option each
+    models: tuple[Path, ...], recipe: Path, data: Path, runs: Path | None, json_path: Path | None, picture: Path | None
 ) -> None:
     """Judge MODELS, each on the fold it left out: model files, or run folders of a CNN twin."""
     from tqdm import tqdm
@@ -132,6 +133,8 @@ def cross_evaluate(
     wanted = load_recipe(recipe)
     judged = [cross.judge(model, wanted, data) for model in tqdm(models, unit="model")]
     result = cross.summary(judged)
+    if runs:
+        result["training_seconds"] = cross.mean_training_seconds(runs)
     click.echo(cross.table(result))
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)

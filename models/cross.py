@@ -157,6 +157,14 @@ def _mean_activity(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"spikes_per_neuron_s": spikes, **operations}
 
 
+def mean_training_seconds(runs: Path) -> float:
+    """Return how long the runs below a folder trained, on average; raises ConfigError where none has ended."""
+    ended = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(runs.glob("*/metrics.json"))]
+    if not ended:
+        raise ConfigError(f"{runs}: no ended run below it; name the folder of snn-train folds")
+    return statistics.mean(float(metrics["training_seconds"]) for metrics in ended)
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the summary as a Markdown table: a column per fold, a row per seed."""
     folds = list(result["by_fold"])
