@@ -54,7 +54,7 @@ class RunFolder:
     def load(self) -> dict[str, Any] | None:
         """Return the checkpoint, if there is one."""
         path = self.path / "checkpoint.pt"
-        return torch.load(path, weights_only=True) if path.is_file() else None
+        return torch.load(path, weights_only=True, map_location="cpu") if path.is_file() else None
 
 
 def git_revision() -> str:

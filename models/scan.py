@@ -138,16 +138,42 @@ def lif_scan(
 ) -> tuple[Tensor, Tensor]:
     """Return the spikes (batch, channels, frames, width) of a sequence of currents, and the last mem.
 
-    ``beta`` is (channels,), ``mem`` (batch, channels, width); float32 on the CPU.
+    ``beta`` is (channels,), ``mem`` (batch, channels, width); float32. On the CPU it is fused, elsewhere
+    it is ``lif_loop``.
     """
+    if current.device.type != "cpu":
+        return lif_loop(current, beta, mem, threshold, surrogate)
     spikes, last = _LifScan.apply(current, beta, mem, threshold, surrogate)  # type: ignore[no-untyped-call]
     return spikes, last
 
 
 def leak_scan(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
     """Return the leaky sums y[t] = beta * y[t-1] + x[t] of a sequence, and the last one; shapes as in lif_scan."""
+    if current.device.type != "cpu":
+        return leak_loop(current, beta, mem)
     out, last = _LeakScan.apply(current, beta, mem)  # type: ignore[no-untyped-call]
     return out, last
+
+
+def lif_loop(
+    current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: Surrogate
+) -> tuple[Tensor, Tensor]:
+    """Do what ``lif_scan`` does frame by frame, its gradients by autograd; on any device."""
+    spikes = []
+    for now in current.unbind(2):
+        u = beta[:, None] * mem + now
+        spikes.append(surrogate(u - threshold))
+        mem = u - threshold * spikes[-1].detach()
+    return torch.stack(spikes, 2), mem
+
+
+def leak_loop(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
+    """Do what ``leak_scan`` does frame by frame, its gradients by autograd; on any device."""
+    levels = []
+    for now in current.unbind(2):
+        mem = beta[:, None] * mem + now
+        levels.append(mem)
+    return torch.stack(levels, 2), mem
 
 
 def surrogate_derivative(surrogate: Surrogate, x: Tensor) -> Tensor:

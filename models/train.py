@@ -21,6 +21,7 @@ from models.activity import Activity, reading_macs
 from models.cli_tell import tell
 from models.corpus import folds_left_out, recordings, sources_of
 from models.datasets import Clip
+from models.device import training_device
 from models.examples import ExampleMaker
 from models.figures import draw_curves
 from models.layouts import load_good_clips
@@ -65,7 +66,7 @@ def train(recipe: Recipe, run: Run) -> Network:
     folder = RunFolder(run.folder)
     folder.claim({"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out})
     torch.manual_seed(run.seed)
-    net = make_network(recipe)
+    net = make_network(recipe).to(training_device())
     trainer = _Trainer(net, recipe, run, clips)
     trainer.resume()
     with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch") as bar:
@@ -75,7 +76,7 @@ def train(recipe: Recipe, run: Run) -> Network:
             bar.update()
     _write_results(folder, net, recipe.name)
     folder.write("record.json", dataclasses.asdict(training_record(recipe, run, clips)))
-    return net
+    return net.cpu()
 
 
 def _write_results(folder: RunFolder, net: Network, name: str) -> None:
@@ -133,7 +134,7 @@ class _Stream(IterableDataset[Any]):
 class _Trainer:
     def __init__(self, net: Network, recipe: Recipe, run: Run, clips: list[Clip]) -> None:
         self._recipe, self._run, self._net, self._clips = recipe, run, net, clips
-        self._folder = RunFolder(run.folder)
+        self._folder, self._device = RunFolder(run.folder), training_device()
         self._fan_out = reading_macs(recipe.network)
         s = recipe.schedule
         self._batches = max(1, s.examples_per_epoch // s.batch)
@@ -170,7 +171,7 @@ class _Trainer:
         return row
 
     def _one_batch(self, batch: Batch, activity: Activity) -> float:
-        given, target, weight = (part.float() for part in batch)
+        given, target, weight = (part.to(self._device).float() for part in batch)
         probe: dict[str, Tensor] = {}
         logits, _ = self._net(given, None, probe)
         loss = total_loss(self._recipe.loss, logits, target, weight, probe, self._fan_out)

@@ -11,7 +11,7 @@ import torch
 from snntorch import surrogate
 from torch import Tensor
 
-from models.scan import leak_scan, lif_scan, surrogate_derivative
+from models.scan import leak_loop, leak_scan, lif_loop, lif_scan, surrogate_derivative
 
 THRESHOLD = 1.0
 SURROGATES: dict[str, Callable[..., Any]] = {
@@ -39,12 +39,14 @@ def step_with_snntorch(current: Tensor, beta: Tensor, mem: Tensor, spike_grad: A
     return torch.stack(spikes, 2), mem
 
 
+@pytest.mark.parametrize("scan", [lif_scan, lif_loop])
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("drive", [0.3, 1.0, 4.0])
-def test_lif_scan_is_stepped_snntorch(name: str, drive: float) -> None:
+def test_lif_scan_is_stepped_snntorch(scan: Callable[..., Any], name: str, drive: float) -> None:
+    """The fused scan, and the loop that other devices than the CPU get."""
     beta, mem0 = torch.tensor([0.5, 0.9, 0.99]), torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1))
     results = []
-    for function in (lif_scan, None):
+    for function in (scan, None):
         x, b = currents(0, drive).requires_grad_(), beta.clone().requires_grad_()
         mem = mem0.clone().requires_grad_()
         if function is None:
@@ -65,17 +67,10 @@ def test_lif_scan_is_stepped_snntorch(name: str, drive: float) -> None:
 def test_leak_scan_is_a_plain_loop() -> None:
     beta, mem0 = torch.tensor([0.2, 0.9, 0.99]), torch.rand(2, 3, 4)
     results = []
-    for fused in (True, False):
+    for scan in (leak_scan, leak_loop):
         x, b = currents(1).requires_grad_(), beta.clone().requires_grad_()
         mem = mem0.clone().requires_grad_()
-        if fused:
-            out, _ = leak_scan(x, b, mem)
-        else:
-            rows, level = [], mem
-            for t in range(x.shape[2]):
-                level = b[:, None] * level + x[:, :, t]
-                rows.append(level)
-            out = torch.stack(rows, 2)
+        out, _ = scan(x, b, mem)
         (out**2).sum().backward()  # type: ignore[no-untyped-call]
         results.append((out, x.grad, b.grad, mem.grad))
     assert torch.equal(results[0][0], results[1][0])
