@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from detector.errors import ConfigError
 from detector.manifest import MfccParams
 from detector.strict import parse_strictly
 from models import mnist
+from models.recipe import read_toml
 
 DELTA_PLANES = 2
 
@@ -158,16 +158,6 @@ class ImageRecipe:
 def load_image_recipe(path: Path) -> ImageRecipe:
     """Read a recipe; raises ConfigError that names the file and the key."""
     return parse_image_recipe(read_toml(path), str(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; raises ConfigError that names it."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a recipe of models/recipes") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file ({error})") from error
 
 
 def parse_image_recipe(data: dict[str, Any], where: str) -> ImageRecipe:

@@ -16,8 +16,8 @@ as the encoder's baseline does adds them up again to how it *is*. Batch norm com
 synapse, so that neurons start with currents of unit variance however much the synapse adds up
 (in front of it, a network learns half as fast). ``alpha = 0`` would be the plain neuron.
 
-Exact sums. Spikes are 0 or 1 and, in a finished network, every weight and bias of a layer is a
-multiple of one power of two, chosen so that no sum leaves float32's 24 bits. A synaptic sum W X then
+Exact sums. Spikes are 0 or 1 and, in a finished network, the weights and the bias of each neuron's
+map are multiples of one power of two, chosen so that no sum leaves float32's 24 bits. A synaptic sum W X then
 has no rounding, whatever order or blocks the machine adds it in; what remains are elementwise operations
 in a stated order. So stepping, sequences of any length, torch, onnxruntime and C agree on every
 spike by construction, not by luck. ``finished`` makes such a network of a trained one.
@@ -42,9 +42,8 @@ from models.scan import Surrogate, leak_scan, lif_scan
 THRESHOLD = 1.0
 READOUT_TAU_S = 0.3
 """Time constant of the read-out at the start of training."""
-WEIGHT_BITS = 12
-"""Weights of a finished network are multiples of 2**-12, or of the finest step that leaves a layer's sums exact."""
-FEWEST_BITS = 7
+FEWEST_STEPS = 64
+"""Steps of its grid that the largest weight of a map must have at least: fewer would be another network."""
 BAND_BITS = 7
 """The fixed cepstrum-to-bands matrix is rounded to multiples of 2**-7: its outputs stay on that grid."""
 
@@ -321,7 +320,7 @@ def _fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
     assert norm.running_var is not None  # noqa: S101 - for mypy
     assert norm.running_mean is not None  # noqa: S101 - for mypy
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+    layer.weight.mul_(_like(scale, layer.weight))
     offset = norm.bias - norm.running_mean * scale
     if layer.bias is None:
         unit.norm = Bias(offset)
@@ -331,14 +330,24 @@ def _fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
 
 
 def _round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
-    """Round weights and bias to the finest grid whose sums are exact; ``largest_input`` is in units of its own grid."""
+    """Round each output's weights and bias to the finest grid whose sums are exact.
+
+    ``largest_input`` is in units of the input's own grid. Each output has a grid of its own: behind a
+    slow synapse weights are a hundredth of those behind a fast one.
+    """
     weight, bias = layer.weight, layer.bias
     units = weight.abs().flatten(1).sum(1) * largest_input
     if bias is not None:
         units = units + bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)
     # One bit is left for what the rounding itself adds.
-    bits = min(WEIGHT_BITS, 23 - math.ceil(math.log2(float(units.max()) + 1)))
-    if bits < FEWEST_BITS:
-        raise ConfigError(f"weights sum to {float(units.max()):.0f}: too much for exact sums in float32")
-    for tensor in layer.parameters():
-        tensor.copy_(torch.round(tensor * 2**bits) / 2**bits)
+    steps = torch.exp2(23 - torch.ceil(torch.log2(units.clamp(min=2.0**-40))))
+    largest = weight.abs().flatten(1).amax(1) * steps
+    if bool((largest < FEWEST_STEPS).logical_and(largest > 0).any()):
+        raise ConfigError("weights are so many and so large that exact sums in float32 leave too few steps for them")
+    weight.copy_(torch.round(weight * _like(steps, weight)) / _like(steps, weight))
+    if bias is not None:
+        bias.copy_(torch.round(bias * steps) / steps)
+
+
+def _like(values: Tensor, weight: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (weight.ndim - 1))

@@ -228,12 +228,10 @@ def themes(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("undrawn")
 def test_sounds_as_pictures(themes: Path) -> None:
     pictures = {"manifest": str(themes / "themes.csv"), "seconds": 1.5, "mask_frames": 4}
-    recipe = tiny(
-        "themes-report-augmented",
-        pictures=pictures,
-        network={"steps": 4, "dropout": 0.0},
-        schedule={"batch": 6, "learning_rate": 0.01},
-    )
+    convs = [{"channels": 8, "size": 5, "padding": 0, "pool": 2}]
+    network = {"steps": 4, "dropout": 0.0, "convs": convs}
+    schedule = {"batch": 6, "learning_rate": 0.01}
+    recipe = tiny("themes-report-augmented", pictures=pictures, network=network, schedule=schedule)
     metrics = fit_recipe(with_epochs(recipe, 15), ImageRun(themes, themes / "run", 0, 2))
     assert metrics["n"] == 12
     assert metrics["accuracy"] > 0.6
