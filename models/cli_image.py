@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from detector.errors import ConfigError
-from models.cli_fit import data_option
+from models.cli_fit import data_option, threads_option
 
 if TYPE_CHECKING:
     from models.conversion import Course
-
-_threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="Threads of torch and of the scan; default: all cores."
-)
 
 
 def _use_threads(threads: int | None) -> None:
@@ -42,7 +38,7 @@ def _use_threads(threads: int | None) -> None:
 )
 @click.option("--steps", type=click.IntRange(1, 1024), default=128, show_default=True, help="Steps to follow.")
 @click.option("--examples", type=click.IntRange(1), help="Judge on the first so many pictures only.")
-@_threads_option
+@threads_option
 def convert(  # noqa: PLR0913 - one option each
     run: Path,
     data: Path,
@@ -110,7 +106,7 @@ def _figures(course: Course) -> dict[str, Any]:
 @click.option("--examples", type=click.IntRange(1), help="Train on the first so many digits only.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--leave-out", type=click.IntRange(1, 5), help="Fold of sounds to judge on; default: the test fold.")
-@_threads_option
+@threads_option
 def compare(  # noqa: PLR0913 - one option each
     recipe: Path,
     data: Path,

@@ -121,7 +121,8 @@ def follow(converted: Converted, pictures: PictureSet, marks: Sequence[int], sta
     """Show every picture once and judge the answer after each of ``marks`` steps (the last is that of the network).
 
     ``start_membrane`` is the potential before the first step, as a share of the threshold: 0.5 rounds rates to
-    the nearest instead of down (S. Deng and S. Gu, "Optimal conversion of conventional ANNs to SNNs", ICLR 2021).
+    the nearest instead of down (S. Deng and S. Gu, "Optimal conversion of conventional artificial neural networks
+    to spiking neural networks", ICLR 2021).
     """
     net, recipe = converted.net, converted.recipe
     net.start_membrane = start_membrane * recipe.network.threshold

@@ -56,7 +56,7 @@ class ExampleMaker:
         self._frames = params.frames
         self._samples = self._length + (self._frames - 1) * self._hop
         self._front = FrontEnd(recipe)
-        self._loudness = [_frame_rms(w, self._hop, self._length) for w in waves]
+        self._loudness = [frame_rms(w, self._hop, self._length) for w in waves]
         self._pools: list[list[list[int]]] = []
         self._shares: list[NDArray[np.float64]] = []
         weights = []
@@ -92,9 +92,9 @@ class ExampleMaker:
         placed = self._place(wave, rng)
         placed = augment.change_speed(placed, rng, self._rate)[: self._samples]
         placed = np.pad(placed, (0, self._samples - placed.size))
-        rms = _frame_rms(placed, self._hop, self._length)
+        rms = frame_rms(placed, self._hop, self._length)
         loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), 1e-5)
-        active, doubt = _held(loud, self._seconds(HOLD_S)), _held(loud, self._seconds(HOLD_S + DOUBT_S))
+        active, doubt = held(loud, self._seconds(HOLD_S)), held(loud, self._seconds(HOLD_S + DOUBT_S))
         placed = self._places.filter_and_reverberate(placed, rng, reverberation=0.5)
         return PlacedSound(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
 
@@ -124,7 +124,7 @@ class ExampleMaker:
     def _capture(self, mixture: Wave, rng: np.random.Generator) -> Wave:
         """Add the noise of the place and of the converter, and set the level."""
         wave = mixture / (np.abs(mixture).max() + 1e-9)
-        loud = float(np.quantile(_frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
+        loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
         if rng.random() < 0.7:
             ratio = 10 ** (-rng.uniform(3, 45) / 20)
             wave = wave + loud * ratio * self._places.noise(rng)
@@ -142,7 +142,7 @@ class ExampleMaker:
     def _targets(self, sounds: list[PlacedSound]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         shape = (self._frames, self._classes)
         target, weight = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
-        rms = [_frame_rms(sound.wave, self._hop, self._length) for sound in sounds]
+        rms = [frame_rms(sound.wave, self._hop, self._length) for sound in sounds]
         for i, sound in enumerate(sounds):
             if sound.label is None:
                 continue
@@ -158,7 +158,7 @@ class ExampleMaker:
         return round(seconds * self._rate / self._hop)
 
 
-def _frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:
+def frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:
     """Return the RMS of every full frame, (frames,)."""
     if wave.size < length:
         return np.empty(0)
@@ -166,7 +166,7 @@ def _frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", windows, windows) / length), np.float64)
 
 
-def _held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
+def held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
     """Mark frames that are loud or come at most ``frames`` after a loud one."""
     last = np.maximum.accumulate(np.where(loud, np.arange(loud.size), -frames - 1))
     return np.asarray(np.arange(loud.size) - last <= frames, np.bool_)

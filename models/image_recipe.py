@@ -162,6 +162,8 @@ def load_image_recipe(path: Path) -> ImageRecipe:
 
 def parse_image_recipe(data: dict[str, Any], where: str) -> ImageRecipe:
     """Turn parsed TOML into a recipe and check it against itself; ``where`` names the file in errors."""
+    if data.get("kind") != "image":
+        raise ConfigError(f"{where}: kind must be 'image', not {data.get('kind')!r}: name a recipe for still pictures")
     recipe: ImageRecipe = parse_strictly(ImageRecipe, data, where, "recipe", ConfigError)
     for is_wrong, text in _contradictions(recipe):
         if is_wrong:

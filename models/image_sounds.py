@@ -13,9 +13,10 @@ from torch import Tensor
 from detector.errors import SourceError
 from detector.features import MfccExtractor
 from models.augment import change_speed, noise
-from models.datasets import TEST_FOLD, Clip, load_clips
+from models.cli_tell import tell
+from models.datasets import TEST_FOLD, Clip
 from models.image_recipe import SoundPictures
-from models.layouts import read_manifest
+from models.layouts import load_good_clips, read_manifest
 
 Wave = NDArray[np.float32]
 RECIPES = Path(__file__).parent / "recipes"
@@ -25,19 +26,17 @@ _SNR_DB = (5.0, 30.0)
 def open_sounds(spec: SoundPictures, data: Path, leave_out: int | None) -> tuple[Sounds, Sounds]:
     """Return (every other fold, the fold left out): without one, the test fold is left out.
 
-    Raises SourceError where clips are missing.
+    Clips that cannot be used are told and left out. Raises SourceError where a part is left without any.
     """
     listing = read_manifest(RECIPES / spec.manifest, data, spec.labels)
-    if listing.problems:
-        more = f" (and {len(listing.problems) - 1} more)" if len(listing.problems) > 1 else ""
-        raise SourceError(f"{listing.problems[0]}{more}")
+    good, waves, problems = load_good_clips(listing.clips, spec.features.sample_rate_hz)
+    tell([*listing.problems, *problems])
     fold = TEST_FOLD if leave_out is None else leave_out
-    waves = [fill(w, spec) for w in load_clips(listing.clips, spec.features.sample_rate_hz)]
     parts: list[tuple[list[Clip], list[Wave]]] = [([], []), ([], [])]
-    for clip, wave in zip(listing.clips, waves, strict=True):
+    for clip, wave in zip(good, waves, strict=True):
         clips, kept = parts[clip.fold == fold]
         clips.append(clip)
-        kept.append(wave)
+        kept.append(fill(wave, spec))
     for name, (clips, _) in zip(("other folds", f"fold {fold}"), parts, strict=True):
         if not clips:
             raise SourceError(f"{spec.manifest}: has no clips in {name}")

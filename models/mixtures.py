@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models import augment
 from models.augment import Wave
 from models.datasets import Clip
-from models.examples import Example
+from models.examples import ACTIVE_DB, HOLD_S, Example, frame_rms, held
 from models.front_end import FrontEnd
 from models.recipe import Mixtures, Recipe
 
@@ -30,7 +31,8 @@ class MixtureMaker:
         features = recipe.features
         self._params, self._classes = params, len(recipe.classes)
         self._rate_hz, self._frames = features.sample_rate_hz, params.frames
-        self._samples = features.frame_length + (params.frames - 1) * features.hop_length
+        self._hop, self._length = features.hop_length, features.frame_length
+        self._samples = self._length + (params.frames - 1) * self._hop
         self._front = FrontEnd(recipe)
         pools: list[list[Wave]] = [[] for _ in recipe.classes]
         for clip, wave in zip(clips, waves, strict=True):
@@ -41,18 +43,27 @@ class MixtureMaker:
         self._places = augment.Places(self._samples, self._rate_hz, np.random.default_rng(0))
 
     def draw(self, rng: np.random.Generator) -> Example:
-        """Return one example, whose target is the same in every frame."""
+        """Return one example; a frame's target is each class's share of what is heard in it."""
         label = int(rng.choice(self._filled))
-        wave, share = self._heard(label, rng), np.zeros(self._classes, np.float32)
-        share[label] = 1
+        wave, target = self._heard(label, rng), np.zeros((self._frames, self._classes), np.float32)
+        target[:, label] = self._audible(wave)
         if len(self._filled) > 1 and rng.random() < self._params.mixed:
             other = int(rng.choice([c for c in self._filled if c != label]))
-            ratio = float(rng.uniform(0, 1))
-            wave = mix(wave, self._heard(other, rng), ratio)
-            share[label], share[other] = ratio, 1 - ratio
+            ratio, second = float(rng.uniform(0, 1)), self._heard(other, rng)
+            target[:, label] *= ratio
+            target[:, other] = (1 - ratio) * self._audible(second)
+            # Where one of the two is silent, the other is all there is to hear.
+            target /= np.maximum(target.sum(1, keepdims=True), np.float32(1e-6))
+            wave = mix(wave, second, ratio)
         spikes = self._front.encode(self._capture(wave, rng))
-        target = np.broadcast_to(share, (self._frames, self._classes)).copy()
         return Example(spikes, target, np.ones_like(target, np.uint8))
+
+    def _audible(self, wave: Wave) -> NDArray[np.bool_]:
+        """Mark the frames in which a sound goes on: silence is evidence for no class, wherever a clip is padded."""
+        rms = frame_rms(wave, self._hop, self._length)
+        reference = float(np.quantile(rms[rms > SILENT / 10], 0.95)) if (rms > SILENT / 10).any() else 0.0
+        loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), SILENT / 10)
+        return held(loud, round(HOLD_S * self._rate_hz / self._hop))
 
     def _heard(self, label: int, rng: np.random.Generator) -> Wave:
         """Return one clip of a class as it arrives: at another speed, somewhere in the example, through a room."""

@@ -11,7 +11,7 @@ import pytest
 from detector.manifest import EncoderParams, MfccParams
 from models.augment import Places, clip_hard, hum, noise
 from models.datasets import LABELS, Clip
-from models.examples import ExampleMaker, _frame_rms, _held
+from models.examples import ExampleMaker, frame_rms, held
 from models.recipe import Scenes, load_recipe
 
 FRAMES = 80
@@ -81,14 +81,14 @@ def test_draws_depend_on_the_seed_alone(model_params: MfccParams, encoder: Encod
     assert np.array_equal(first.target, second.target)
 
 
-def test_frame_rms_by_hand() -> None:
-    assert _frame_rms(np.array([3, 4, 0, 0, 5], np.float32), 2, 2).tolist() == pytest.approx([np.sqrt(12.5), 0.0])
-    assert _frame_rms(np.zeros(1, np.float32), 2, 2).size == 0
+def testframe_rms_by_hand() -> None:
+    assert frame_rms(np.array([3, 4, 0, 0, 5], np.float32), 2, 2).tolist() == pytest.approx([np.sqrt(12.5), 0.0])
+    assert frame_rms(np.zeros(1, np.float32), 2, 2).size == 0
 
 
-def test_held_marks_loud_frames_and_what_follows() -> None:
+def testheld_marks_loud_frames_and_what_follows() -> None:
     loud = np.array([0, 1, 0, 0, 0, 1], bool)
-    assert _held(loud, 2).tolist() == [False, True, True, True, False, True]
+    assert held(loud, 2).tolist() == [False, True, True, True, False, True]
 
 
 def test_noises_have_unit_rms_and_clipping_clips() -> None:

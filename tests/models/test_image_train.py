@@ -206,6 +206,9 @@ def test_errors_name_file_and_key(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("[schedule]", "[schedule]\nmomentum = 1"))
     with pytest.raises(ConfigError, match=r"r\.toml: the recipe has the unknown key 'schedule\.momentum'"):
         fit(path, tmp_path, tmp_path / "run", 0, None)
+    path.write_text(path.read_text().replace('"image"', '"stream"'))
+    with pytest.raises(ConfigError, match="kind must be 'image', not 'stream'"):
+        fit(path, tmp_path, tmp_path / "run", 0, None)
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         fit(tmp_path / "none.toml", tmp_path, tmp_path / "run", 0, None)
 

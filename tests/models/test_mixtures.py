@@ -59,6 +59,32 @@ def test_padding_is_cut_off_and_short_sounds_begin_anywhere(recipe: Recipe) -> N
     assert len(firsts) > 4
 
 
+def test_silence_is_evidence_for_no_class(recipe: Recipe) -> None:
+    """ESC pads short sounds with silence: a sound lasts half a second beyond its last loud frame, not to the end."""
+    params = dataclasses.replace(PLAIN, frames=160)
+    maker = MixtureMaker([clip("dog_bark")], [tone(500, 0.3)], recipe, params)
+    lasting = set()
+    for seed in range(12):
+        target = maker.draw(np.random.default_rng(seed)).target[:, recipe.labels.index("dog_bark")]
+        heard = np.flatnonzero(target)
+        assert set(target) <= {0.0, 1.0}
+        lasting.add(len(heard))
+    # 0.3 s of sound are 12 frames of 25 ms, and 20 are held.
+    assert min(lasting) in range(12, 36)
+
+
+def test_where_one_of_two_is_silent_the_other_is_all_there_is(recipe: Recipe) -> None:
+    params = dataclasses.replace(PLAIN, mixed=1.0, frames=160)
+    maker = MixtureMaker([clip("rain"), clip("rooster")], [tone(300, 6.0), tone(900, 0.3)], recipe, params)
+    target = maker.draw(np.random.default_rng(3)).target
+    rain, rooster = (target[:, recipe.labels.index(c)] for c in ("rain", "rooster"))
+    np.testing.assert_allclose(rain + rooster, 1.0, rtol=1e-6)
+    both = rooster > 0
+    assert 0 < both.sum() < 160
+    assert (rain[~both] == 1).all()
+    assert (rain[both] < 1).all()
+
+
 def test_a_network_without_spikes_gets_features(recipe: Recipe) -> None:
     twin = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, kind="cnn"))
     example = MixtureMaker([clip("rain")], [tone(300)], twin, PLAIN).draw(np.random.default_rng(0))
