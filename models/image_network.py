@@ -9,28 +9,17 @@ step, the first layer's currents are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from snntorch import surrogate
 from torch import Tensor, nn
 
 from models.image_recipe import Conv, ImageNetworkSpec, ImageRecipe, layer_shapes
-from models.scan import Surrogate, leak_scan, lif_scan
+from models.scan import leak_scan, lif_scan
+from models.surrogates import SurrogateStep
 
 _GAIN_RANGE, _GAIN_HALVINGS = 10.0, 20
 """Gains of the start lie in 2**-10 to 2**10, found to a millionth of that."""
-
-
-def surrogate_function(spec: ImageNetworkSpec) -> Surrogate:
-    """Return snnTorch's surrogate that the spec names."""
-    made: dict[str, Callable[[], Surrogate]] = {
-        "fast_sigmoid": lambda: surrogate.fast_sigmoid(slope=spec.slope),
-        "sigmoid": lambda: surrogate.sigmoid(slope=spec.slope),
-        "atan": lambda: surrogate.atan(alpha=spec.slope),
-    }
-    return made[spec.surrogate]()
 
 
 class Layer(nn.Module):
@@ -95,7 +84,7 @@ class ImageNetwork(nn.Module):
     def __init__(self, recipe: ImageRecipe) -> None:
         super().__init__()
         spec = self.spec = recipe.network
-        self.surrogate = surrogate_function(spec)
+        self.surrogate = SurrogateStep(spec.surrogate, spec.slope)
         self.start_membrane = 0.0
         """Potential of every spiking neuron before the first step."""
         self.layers = nn.ModuleDict()

@@ -32,12 +32,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from snntorch import surrogate
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams
-from models.scan import Surrogate, leak_scan, lif_scan
+from models.scan import leak_scan, lif_scan
+from models.surrogates import SurrogateName, SurrogateStep
 
 THRESHOLD = 1.0
 READOUT_TAU_S = 0.3
@@ -60,9 +60,6 @@ class ConvSpec:
     bands: int
     stride: int
     synapse: bool
-
-
-SurrogateName = Literal["fast_sigmoid", "sigmoid", "atan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ class SpikingUnit(nn.Module):
         if synapse:
             slow = torch.logspace(math.log10(0.02), math.log10(2.0), channels)
             self.alpha_logit = nn.Parameter(torch.logit(torch.exp(-1 / (slow * spec.frame_rate_hz))))
-        self.surrogate = make_surrogate(spec.surrogate, spec.slope)
+        self.surrogate = SurrogateStep(spec.surrogate, spec.slope)
 
     @property
     def beta(self) -> Tensor:
@@ -148,13 +145,6 @@ class Bias(nn.Module):
     def forward(self, current: Tensor) -> Tensor:
         """Return the currents with the bias."""
         return current + self.bias[:, None]
-
-
-def make_surrogate(name: SurrogateName, slope: float) -> Surrogate:
-    """Return the step function with a surrogate gradient, of ``snntorch.surrogate``."""
-    if name == "atan":
-        return surrogate.atan(alpha=slope)  # type: ignore[no-any-return]
-    return getattr(surrogate, name)(slope=slope)  # type: ignore[no-any-return]
 
 
 class SpikingConvNet(nn.Module):

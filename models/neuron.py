@@ -20,9 +20,9 @@ import numpy as np
 import snntorch
 import torch
 from numpy.typing import NDArray
-from snntorch import surrogate
 
 from models.scan import lif_scan
+from models.surrogates import SurrogateStep
 
 THRESHOLD = 1.0
 STEPS = 40
@@ -48,7 +48,7 @@ def trace_seed(current: Signal, beta: float, threshold: float = THRESHOLD) -> Tr
     carried = []
     for value in _steps(current):
         spike, mem = lif_scan(
-            value.view(1, 1, 1, 1), torch.tensor([beta]), mem, threshold, surrogate.fast_sigmoid(slope=10)
+            value.view(1, 1, 1, 1), torch.tensor([beta]), mem, threshold, SurrogateStep("fast_sigmoid", 10)
         )
         fired.append(spike.item())
         carried.append(mem.item())

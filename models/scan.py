@@ -7,7 +7,7 @@ robustness of surrogate gradient learning", Neural Computation 33(4), 2021):
 
     dU[t] = g(U[t] - threshold) * dS[t] + beta * dU[t+1],   dI[t] = dU[t]
 
-with g the derivative of an ``snntorch.surrogate`` function.
+with g the surrogate's derivative (``models.surrogates``).
 """
 
 # The compiled loops take arrays of shape (batch, channels, frames, width); the state is the same
@@ -15,7 +15,6 @@ with g the derivative of an ``snntorch.surrogate`` function.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Surrogate = Callable[[Tensor], Tensor]
+from models.surrogates import SurrogateStep
 
 
 @numba.njit(parallel=True, cache=True)
@@ -94,7 +93,7 @@ def _leak_backward(  # noqa: PLR0913 - arrays in, arrays out
 class _LifScan(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0913 - autograd passes them one by one
-        ctx: Any, current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: Surrogate
+        ctx: Any, current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: SurrogateStep
     ) -> tuple[Tensor, Tensor]:
         current, mem0 = current.contiguous(), mem.contiguous()
         u, spikes, last = torch.empty_like(current), torch.empty_like(current), mem0.clone()
@@ -107,7 +106,7 @@ class _LifScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> Any:
         u, spikes, beta, mem0 = ctx.saved_tensors
-        grad_u = grad_spikes * surrogate_derivative(ctx.surrogate, u - float(ctx.threshold))
+        grad_u = ctx.surrogate.backward(grad_spikes, u - float(ctx.threshold))
         grad_mem = grad_last.contiguous().clone()
         d_beta = torch.empty(u.shape[:2])
         arrays = _arrays(grad_u, grad_mem, u, spikes, mem0, beta)
@@ -134,7 +133,7 @@ class _LeakScan(torch.autograd.Function):
 
 
 def lif_scan(
-    current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: Surrogate
+    current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: SurrogateStep
 ) -> tuple[Tensor, Tensor]:
     """Return the spikes (batch, channels, frames, width) of a sequence of currents, and the last mem.
 
@@ -156,7 +155,7 @@ def leak_scan(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tenso
 
 
 def lif_loop(
-    current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: Surrogate
+    current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: SurrogateStep
 ) -> tuple[Tensor, Tensor]:
     """Do what ``lif_scan`` does frame by frame, its gradients by autograd; on any device."""
     spikes = []
@@ -174,14 +173,6 @@ def leak_loop(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tenso
         mem = beta[:, None] * mem + now
         levels.append(mem)
     return torch.stack(levels, 2), mem
-
-
-def surrogate_derivative(surrogate: Surrogate, x: Tensor) -> Tensor:
-    """Return the derivative that an ``snntorch.surrogate`` function puts in place of the step's."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (derivative,) = torch.autograd.grad(surrogate(x).sum(), x)
-    return derivative
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

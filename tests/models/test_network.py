@@ -127,6 +127,7 @@ def test_small_weights_beside_large_ones_keep_their_precision() -> None:
     norm = unit.norm
     assert isinstance(norm, torch.nn.BatchNorm1d)
     norm.weight[0] *= 1e-3
+    assert norm.running_var is not None
     wanted = first.weight[0] * norm.weight[0] / torch.sqrt(norm.running_var[0] + norm.eps)
     torch.testing.assert_close(
         finished(trained).conv_layers[0][0].weight[0], wanted, rtol=0.03, atol=float(wanted.abs().max()) / 64

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import snntorch
 import torch
-from snntorch import surrogate
 from torch import Tensor
 
-from models.scan import leak_loop, leak_scan, lif_loop, lif_scan, surrogate_derivative
+from models.scan import leak_loop, leak_scan, lif_loop, lif_scan
+from models.surrogates import SurrogateName, SurrogateStep
 
 THRESHOLD = 1.0
-SURROGATES: dict[str, Callable[..., Any]] = {
-    "fast_sigmoid": lambda: surrogate.fast_sigmoid(slope=10),
-    "atan": lambda: surrogate.atan(alpha=2.0),
-    "sigmoid": lambda: surrogate.sigmoid(slope=2),  # its own gradient is NaN below -88 / slope
+SURROGATES = {
+    "fast_sigmoid": SurrogateStep("fast_sigmoid", 10),
+    "atan": SurrogateStep("atan", 2.0),
+    "sigmoid": SurrogateStep("sigmoid", 2),  # its own gradient is NaN below -88 / slope
 }
 
 
@@ -50,9 +50,9 @@ def test_lif_scan_is_stepped_snntorch(scan: Callable[..., Any], name: str, drive
         x, b = currents(0, drive).requires_grad_(), beta.clone().requires_grad_()
         mem = mem0.clone().requires_grad_()
         if function is None:
-            spikes, last = step_with_snntorch(x, b, mem, SURROGATES[name]())
+            spikes, last = step_with_snntorch(x, b, mem, SURROGATES[name])
         else:
-            spikes, last = function(x, b, mem, THRESHOLD, SURROGATES[name]())
+            spikes, last = function(x, b, mem, THRESHOLD, SURROGATES[name])
         weights = torch.linspace(-1, 1, spikes.numel()).view_as(spikes)
         ((spikes * weights).sum() + (last * last).sum()).backward()  # type: ignore[no-untyped-call]
         results.append((spikes, last, x.grad, b.grad, mem.grad))
@@ -81,7 +81,7 @@ def test_leak_scan_is_a_plain_loop() -> None:
 def test_four_frames_by_hand() -> None:
     """Beta 0.5, threshold 1, current 0.8: U = 0.8, 1.2 (spike, V 0.2), 0.9, 1.25 (spike, V 0.25)."""
     spikes, last = lif_scan(
-        torch.full((1, 1, 4, 1), 0.8), torch.tensor([0.5]), torch.zeros(1, 1, 1), 1.0, surrogate.fast_sigmoid()
+        torch.full((1, 1, 4, 1), 0.8), torch.tensor([0.5]), torch.zeros(1, 1, 1), 1.0, SurrogateStep("fast_sigmoid", 25)
     )
     assert spikes.flatten().tolist() == [0, 1, 0, 1]
     assert last.item() == pytest.approx(0.25)
@@ -89,7 +89,7 @@ def test_four_frames_by_hand() -> None:
 
 def test_exactly_at_the_threshold_is_no_spike() -> None:
     spikes, last = lif_scan(
-        torch.ones(1, 1, 1, 1), torch.tensor([0.5]), torch.zeros(1, 1, 1), 1.0, surrogate.fast_sigmoid()
+        torch.ones(1, 1, 1, 1), torch.tensor([0.5]), torch.zeros(1, 1, 1), 1.0, SurrogateStep("fast_sigmoid", 25)
     )
     assert spikes.item() == 0
     assert last.item() == 1
@@ -97,14 +97,25 @@ def test_exactly_at_the_threshold_is_no_spike() -> None:
 
 def test_sequence_in_two_parts_carries_the_state() -> None:
     x, beta, mem = currents(2), torch.tensor([0.5, 0.9, 0.99]), torch.zeros(2, 3, 4)
-    whole, last = lif_scan(x, beta, mem, THRESHOLD, surrogate.fast_sigmoid())
-    first, middle = lif_scan(x[:, :, :10], beta, mem, THRESHOLD, surrogate.fast_sigmoid())
-    second, end = lif_scan(x[:, :, 10:], beta, middle, THRESHOLD, surrogate.fast_sigmoid())
+    whole, last = lif_scan(x, beta, mem, THRESHOLD, SurrogateStep("fast_sigmoid", 25))
+    first, middle = lif_scan(x[:, :, :10], beta, mem, THRESHOLD, SurrogateStep("fast_sigmoid", 25))
+    second, end = lif_scan(x[:, :, 10:], beta, middle, THRESHOLD, SurrogateStep("fast_sigmoid", 25))
     assert torch.equal(torch.cat((first, second), 2), whole)
     assert torch.equal(end, last)
 
 
-def test_surrogate_derivative_is_snntorchs() -> None:
-    x = torch.tensor([-0.5, 0.0, 0.5])
-    wanted = 1 / (1 + 10 * x.abs()) ** 2
-    torch.testing.assert_close(surrogate_derivative(surrogate.fast_sigmoid(slope=10), x), wanted)
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("slope", [2.0, 7.5])
+def test_the_backward_pass_is_snntorchs(name: SurrogateName, slope: float) -> None:
+    step = SurrogateStep(name, slope)
+    x, gradient = torch.linspace(-3, 3, 61).view(1, -1), torch.linspace(-2, 1, 61).view(1, -1)
+    assert torch.equal(step(x), (x > 0).float())
+    torch.testing.assert_close(step.backward(gradient, x), gradient * step.derivative(x))
+
+
+def test_the_fast_sigmoid_by_hand() -> None:
+    step = SurrogateStep("fast_sigmoid", 10)
+    x = torch.tensor([-0.1, 0.0, 0.9])
+    wanted = torch.tensor([0.25, 1.0, 0.01])
+    torch.testing.assert_close(step.derivative(x), wanted)
+    torch.testing.assert_close(step.backward(torch.ones(3), x), wanted)
