@@ -110,8 +110,9 @@ def mix(first: Wave, second: Wave, ratio: float) -> Wave:
 
 def loudness(wave: Wave) -> float:
     """Return the RMS of the loudest tenth of a second at 16 kHz; never zero."""
-    power = np.convolve(wave[::_LOUDNESS_STRIDE] ** 2, np.full(_LOUDNESS_WINDOW, 1 / _LOUDNESS_WINDOW), "valid")
-    return max(1e-6, float(np.sqrt(power.max(initial=0))))
+    total = np.cumsum(np.pad(wave[::_LOUDNESS_STRIDE].astype(np.float64), (_LOUDNESS_WINDOW, 0)) ** 2)
+    loudest = float((total[_LOUDNESS_WINDOW:] - total[:-_LOUDNESS_WINDOW]).max())
+    return max(1e-6, float(np.sqrt(max(0.0, loudest) / _LOUDNESS_WINDOW)))
 
 
 def _without_padding(wave: Wave) -> Wave:
