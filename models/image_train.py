@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from detector.errors import ConfigError
 from models.activity import Activity
+from models.device import training_device
 from models.image_data import PictureSet, encode, open_pictures
 from models.image_evaluate import judge, layered, write_results
 from models.image_network import ImageNetwork, Response
@@ -51,9 +52,10 @@ def fit_recipe(recipe: ImageRecipe, run: ImageRun) -> dict[str, Any]:
     train, judged = open_pictures(recipe, run.data, run.leave_out)
     RunFolder(run.folder).claim({"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out})
     torch.manual_seed(run.seed)
-    trainer = _Trainer(ImageNetwork(recipe), recipe, run, train)
+    trainer = _Trainer(ImageNetwork(recipe).to(training_device()), recipe, run, train)
     trainer.resume()
     trainer.train()
+    trainer.net.cpu()
     torch.manual_seed(run.seed)
     verdict = judge(trainer.net, recipe, judged)
     return write_results(run.folder, trainer.net, recipe, verdict, round(trainer.seconds, 1))
@@ -93,7 +95,7 @@ def total_loss(response: Response, labels: Tensor, recipe: ImageRecipe) -> Tenso
 class _Trainer:
     def __init__(self, net: ImageNetwork, recipe: ImageRecipe, run: ImageRun, pictures: PictureSet) -> None:
         self.net, self._recipe, self._run, self._pictures = net, recipe, run, pictures
-        self._folder = RunFolder(run.folder)
+        self._folder, self._device = RunFolder(run.folder), training_device()
         decays = [p for p in net.parameters() if p.ndim > 1]
         others = [p for p in net.parameters() if p.ndim == 1]
         s = recipe.schedule
@@ -161,7 +163,8 @@ class _Trainer:
         size = self._recipe.schedule.batch
         for i in range(self._batches):
             index = order[i * size : (i + 1) * size]
-            yield encode(self._pictures.draw(index, alter=True), self._recipe), self._pictures.labels[index]
+            x = encode(self._pictures.draw(index, alter=True), self._recipe)
+            yield x.to(self._device), self._pictures.labels[index].to(self._device)
 
     def _set_rate(self, progress: float) -> None:
         """Warm up over the first 3 % of the run, then follow a cosine to a hundredth."""
