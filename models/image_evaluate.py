@@ -153,7 +153,7 @@ def draw_prediction(verdict: Verdict, recipe: ImageRecipe, path: Path) -> None:
     if len(x) == 1:
         name, spikes = next(iter(response.spikes.items()))
         raster(coded, spikes[0].flatten(1).numpy())
-        coded.set_title(f"spikes of {name} (the input is a constant current)")
+        coded.set_title(f"spikes of {name}")
     else:
         raster(coded, x.flatten(1).numpy())
         coded.set_title("input spikes")

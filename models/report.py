@@ -41,8 +41,11 @@ cepstra for 50 steps and counts spikes; ours hears it frame by frame.
 ABOUT_CONVERSION = """Weights of the trained CNN, balanced by the statistics of its activations, in integrate-and-fire
 neurons.
 """
-ABOUT_DEAD = """Weights begun at a tenth of their size, so that nothing fires; then the same with the remedies: weights
-scaled on the first batch until neurons fire, and a cost on silence."""
+ABOUT_LOSSES = """Cross entropy on the spike counts of the output, or on the mean membrane of an output that does not
+spike; each with a cost on squared rates, of growing weight: what silence costs in accuracy, and what it saves."""
+ABOUT_DEAD = """Without batch norm: at a threshold of 1 many neurons never fire, at 8 none does and nothing is learnt.
+Two remedies: `start_rate` scales each layer's currents on the first batch until that share of neurons fires in a step,
+and `rate_term` is a cost on rates away from a target."""
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -176,22 +179,13 @@ def comparisons(results: Results) -> str:
 
 COMPARED = (
     ("surrogates", "Surrogate gradients", "One recipe, one seed, three derivatives in the step's place."),
-    ("losses", "Losses", "Cross entropy on spike counts, and on the membrane of an output layer that does not spike."),
-    (
-        "sparsity",
-        "Sparsity",
-        "A cost on rates away from a target: what accuracy a lower rate costs, and what it saves.",
-    ),
-    (
-        "dead",
-        "Dead neurons",
-        ABOUT_DEAD,
-    ),
+    ("losses", "Losses and sparsity", ABOUT_LOSSES),
+    ("dead", "Dead neurons", ABOUT_DEAD),
 )
 
 
 def _comparison(results: Results, name: str, title: str, text: str) -> str:
-    parts = [f"## {title}\n", f"{text} Digits held back from the training set, not the test set.\n"]
+    parts = [f"## {title}\n", f"{text}\nJudged on digits held back from the training set, not on the test set.\n"]
     if missing := _missing(results, name):
         return "\n".join([*parts, missing])
     rows = results[name]["runs"][0]["metrics"]

@@ -48,9 +48,12 @@ class SurrogateStep:
         return out
 
     def derivative(self, x: Tensor) -> Tensor:
-        """Return g(x) as snnTorch gives it."""
+        """Return g(x) as snnTorch gives it.
+
+        All three are even; asked at |x|, the sigmoid's exponential cannot overflow as it does below -88 / slope.
+        """
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
+            x = x.detach().abs().requires_grad_()
             (derivative,) = torch.autograd.grad(self(x).sum(), x)
         return derivative
 

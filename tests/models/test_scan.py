@@ -17,7 +17,7 @@ THRESHOLD = 1.0
 SURROGATES = {
     "fast_sigmoid": SurrogateStep("fast_sigmoid", 10),
     "atan": SurrogateStep("atan", 2.0),
-    "sigmoid": SurrogateStep("sigmoid", 2),  # its own gradient is NaN below -88 / slope
+    "sigmoid": SurrogateStep("sigmoid", 2),  # autograd's own is NaN below -88 / slope
 }
 
 
@@ -119,3 +119,11 @@ def test_the_fast_sigmoid_by_hand() -> None:
     wanted = torch.tensor([0.25, 1.0, 0.01])
     torch.testing.assert_close(step.derivative(x), wanted)
     torch.testing.assert_close(step.backward(torch.ones(3), x), wanted)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_far_below_the_threshold_the_gradient_is_small_and_finite(name: SurrogateName) -> None:
+    gradient = SurrogateStep(name, 25).backward(torch.ones(2), torch.tensor([-40.0, 40.0]))
+    assert torch.isfinite(gradient).all()
+    assert (gradient.abs() < 1e-4).all()
+    assert gradient[0] == gradient[1]
