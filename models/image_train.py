@@ -141,8 +141,7 @@ class _Trainer:
             loss = total_loss(response, labels, self._recipe)
             self._optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP_NORM)
-            self._optimiser.step()
+            self._step_down()
             losses += loss.item()
             right += int((response.decide() == labels).sum())
             activity.add(layered(response))
@@ -157,6 +156,19 @@ class _Trainer:
             "dead": activity.dead_shares(),
             "rates": activity.rates(),
         }
+
+    def _step_down(self) -> None:
+        """Follow the clipped gradient; raises ConfigError where it is not finite, before a weight is spoiled.
+
+        A network of weights that are no numbers is silent, and would pass for one with dead neurons.
+        """
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP_NORM)
+        if not torch.isfinite(norm):
+            keys = "schedule.learning_rate or network.slope"
+            raise ConfigError(
+                f"{self._recipe.name}: the gradient is not finite in epoch {self._epoch + 1}; lower {keys}"
+            )
+        self._optimiser.step()
 
     def _drawn_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self._pictures.labels))

@@ -16,6 +16,7 @@ DOCUMENTS = (
     ".github/CONTRIBUTING.md",
     "models/README.md",
     "models/RESULTS.md",
+    "models/pretrained/esc10.md",
     "models/pretrained/household.md",
 )
 

@@ -135,6 +135,16 @@ def test_dead_layers_and_their_remedies(digits: Path, tmp_path: Path) -> None:
         assert max(dead[name].values()) < 0.7, (name, dead[name])
 
 
+def test_a_gradient_that_is_no_number_ends_the_run(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that are no numbers give a silent network: its dead share must not be taken for a finding."""
+    monkeypatch.setattr(image_train, "total_loss", lambda response, *_: response.scores.sum() * float("nan"))
+    with pytest.raises(ConfigError, match="gradient is not finite in epoch 1; lower"):
+        fit_recipe(tiny(), ImageRun(digits, tmp_path, 0, None))
+    assert not (tmp_path / "metrics.json").exists()
+
+
 def test_digits_for_comparisons_are_not_trained_on(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.image_data.VALIDATION", 100)
     train, judged = open_pictures(tiny(pictures={"judge_on": "validation", "examples": 150}), digits, None)
