@@ -76,7 +76,7 @@ def test_the_page_by_hand(tmp_path: Path) -> None:
     }
     write_report(results, tmp_path / "R.md")
     page = (tmp_path / "R.md").read_text()
-    assert "| **this spiking network, streaming** | 90.0 % (85.0 to 95.0 %) | 1 seeds, 80 clips |" in page
+    assert "| **this spiking network, streaming** | 90.0 % (85.0 to 95.0 %) | seeds: 1, clips: 80 |" in page
     assert "| its CNN twin | 92.5 %" in page
     assert "| people | 95.7 % |" in page
     assert "| ours | 95.0 % (90.0 to 100.0 %) | 95.0 % | 100 s | 12.00 M / 4.00 M |" in page
