@@ -46,8 +46,8 @@ spike; each with a cost on squared rates, of growing weight: what silence costs 
 ABOUT_DEAD = """Without batch norm: at a threshold of 1 many neurons never fire, at 8 none does and nothing is learnt.
 Two remedies: `start_rate` scales each layer's currents on the first batch until that share of neurons fires in a step,
 and `rate_term` is a cost on rates away from a target. The cost wakes neurons that are near enough to firing for the
-surrogate to see them, and accuracy follows; scaling wakes a network that is wholly silent, but learns slowly from there.
-What does both at once is batch norm, as in the tables above: hardly a neuron of those networks is dead."""
+surrogate to see them, and accuracy follows; scaling wakes a network that is wholly silent, but it learns slowly from
+there. What does both at once is batch norm, as in the tables above: hardly a neuron of those networks is dead."""
 
 
 def write_report(results: Results, path: Path) -> None:
