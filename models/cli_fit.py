@@ -47,7 +47,7 @@ def fit(  # noqa: PLR0913 - one option each
     """Train by RECIPE, or go on where the run folder's checkpoint stands."""
     from models.recipe import load_recipe, read_toml
 
-    _use_threads(threads)
+    use_threads(threads)
     if read_toml(recipe).get("kind") == "image":
         from models import image_train
 
@@ -185,7 +185,8 @@ def _numbers(text: str, option: str) -> list[int]:
         raise ConfigError(f"{option} {text}: wanted whole numbers with commas between them, such as 0,1") from error
 
 
-def _use_threads(threads: int | None) -> None:
+def use_threads(threads: int | None) -> None:
+    """Limit torch and the scan to so many threads."""
     if threads:
         import numba
         import torch

@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from detector.errors import ConfigError
-from models.cli_fit import data_option, threads_option
+from models.cli_fit import data_option, threads_option, use_threads
 
 if TYPE_CHECKING:
     from models.conversion import Course
-
-
-def _use_threads(threads: int | None) -> None:
-    import numba
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-        numba.set_num_threads(threads)
 
 
 @click.command()
@@ -50,7 +41,7 @@ def convert(  # noqa: PLR0913 - one option each
     threads: int | None,
 ) -> None:
     """Turn the trained cnn of RUN into a spiking network and judge it step by step."""
-    _use_threads(threads)
+    use_threads(threads)
     from models import conversion
 
     points = dict(_point(folder) for folder in beside)
@@ -119,7 +110,7 @@ def compare(  # noqa: PLR0913 - one option each
     threads: int | None,
 ) -> None:
     """Train RECIPE (on pictures) in variations; digits are judged on training digits kept aside, not the test set."""
-    _use_threads(threads)
+    use_threads(threads)
     from models import compare as engine
     from models.image_recipe import as_dict, load_image_recipe
     from models.image_train import ImageRun

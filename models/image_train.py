@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,10 +21,8 @@ from models.image_data import PictureSet, encode, open_pictures
 from models.image_evaluate import judge, layered, write_results
 from models.image_network import ImageNetwork, Response
 from models.image_recipe import ImageRecipe, as_dict, load_image_recipe, parse_image_recipe
+from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
 from models.run_folder import RunFolder
-
-_CLIP_NORM = 2.0
-_WARM_UP = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +93,8 @@ class _Trainer:
     def __init__(self, net: ImageNetwork, recipe: ImageRecipe, run: ImageRun, pictures: PictureSet) -> None:
         self.net, self._recipe, self._run, self._pictures = net, recipe, run, pictures
         self._folder, self._device = RunFolder(run.folder), training_device()
-        decays = [p for p in net.parameters() if p.ndim > 1]
-        others = [p for p in net.parameters() if p.ndim == 1]
         s = recipe.schedule
-        groups = [{"params": decays, "weight_decay": s.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._optimiser = torch.optim.AdamW(groups, lr=s.learning_rate)
+        self._optimiser = make_optimiser(net, s.learning_rate, s.weight_decay)
         # A last batch that is not whole would disturb the batch norm; other pictures are left out in each epoch.
         self._batches = max(1, len(pictures.labels) // s.batch)
         self._epoch = 0
@@ -136,7 +130,8 @@ class _Trainer:
         for i, (x, labels) in enumerate(self._drawn_batches()):
             if self._epoch == i == 0 and self._recipe.network.start_rate > 0:
                 self.net.wake(x, self._recipe.network.start_rate)
-            self._set_rate((self._epoch + i / self._batches) / self._recipe.schedule.epochs)
+            progress = (self._epoch + i / self._batches) / self._recipe.schedule.epochs
+            set_rate(self._optimiser, self._recipe.schedule.learning_rate, progress, warm_up=0.03, floor=0.01)
             response = self.net(x)
             loss = total_loss(response, labels, self._recipe)
             self._optimiser.zero_grad()
@@ -162,7 +157,7 @@ class _Trainer:
 
         A network of weights that are no numbers is silent, and would pass for one with dead neurons.
         """
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP_NORM)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), LARGEST_GRADIENT)
         if not torch.isfinite(norm):
             keys = "schedule.learning_rate or network.slope"
             raise ConfigError(
@@ -177,10 +172,3 @@ class _Trainer:
             index = order[i * size : (i + 1) * size]
             x = encode(self._pictures.draw(index, alter=True), self._recipe)
             yield x.to(self._device), self._pictures.labels[index].to(self._device)
-
-    def _set_rate(self, progress: float) -> None:
-        """Warm up over the first 3 % of the run, then follow a cosine to a hundredth."""
-        warm = min(1.0, progress / _WARM_UP + 0.01)
-        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._recipe.schedule.learning_rate * warm * cosine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from models.layouts import load_good_clips
 from models.losses import total_loss
 from models.mixtures import MixtureMaker
 from models.network import SpikingConvNet
+from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
 from models.recipe import Mixtures, Recipe, as_dict
 from models.run_folder import RunFolder
 from models.twin import ConvNet
@@ -138,12 +138,7 @@ class _Trainer:
         self._fan_out = reading_macs(recipe.network)
         s = recipe.schedule
         self._batches = max(1, s.examples_per_epoch // s.batch)
-        decays: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, p in net.named_parameters():
-            (others if p.ndim == 1 or "logit" in name else decays).append(p)
-        groups = [{"params": decays, "weight_decay": s.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._optimiser = torch.optim.AdamW(groups, lr=s.learning_rate)
+        self._optimiser = make_optimiser(net, s.learning_rate, s.weight_decay)
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
 
@@ -160,7 +155,8 @@ class _Trainer:
         began, losses, activity = time.perf_counter(), [], Activity()
         batches = self._batches_of_examples()
         for i in range(self._batches):
-            self._set_rate((self.epoch + i / self._batches) / self._recipe.schedule.epochs)
+            progress = (self.epoch + i / self._batches) / self._recipe.schedule.epochs
+            set_rate(self._optimiser, self._recipe.schedule.learning_rate, progress, warm_up=0.05, floor=0.005)
             losses.append(self._one_batch(next(batches), activity))
         self.epoch += 1
         row: dict[str, Any] = {"epoch": self.epoch, "loss": float(np.mean(losses))}
@@ -177,7 +173,7 @@ class _Trainer:
         loss = total_loss(self._recipe.loss, logits, target, weight, probe, self._fan_out)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._net.parameters(), 2.0)
+        nn.utils.clip_grad_norm_(self._net.parameters(), LARGEST_GRADIENT)
         self._optimiser.step()
         activity.add(probe)
         return loss.item()
@@ -198,10 +194,3 @@ class _Trainer:
         if isinstance(examples, Mixtures):
             return MixtureMaker(clips, waves, self._recipe, examples)
         return ExampleMaker(clips, waves, self._recipe, examples)
-
-    def _set_rate(self, progress: float) -> None:
-        """Warm up over the first 5 % of the run, then follow a cosine to half a hundredth."""
-        warm = min(1.0, progress / 0.05 + 0.01)
-        cosine = 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._recipe.schedule.learning_rate * warm * cosine
