@@ -119,7 +119,9 @@ def themes(results: Results) -> str:
     if not rows:
         return "\n".join([*parts, _missing(results, "themes")])
     head = ["", "accuracy", "folds 1 to 5", "training, per fold", "operations per second of sound, dense / effective"]
-    parts += [_table(head, rows), "", "![confusion matrix](results/themes-confusion.png)\n"]
+    parts += [_table(head, rows), ""]
+    if "themes" in results:
+        parts.append("![confusion matrix](results/themes-confusion.png)\n")
     return "\n".join([*parts, _commands(THEMES_COMMANDS)])
 
 
