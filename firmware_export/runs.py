@@ -7,41 +7,18 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from detector.errors import ConfigError
-from detector.manifest import TrainingRecord
 from detector.messages import Samples
 from detector.sources import read_sound
 from detector.strict import parse_strictly
 from firmware_export.onnx_export import Parity, build_manifest, export
 from models.network import SpikingConvNet
 from models.recipe import Recipe, load_recipe
+from models.trained import load_run
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo" / "scene.flac"
 LEAST_SECONDS = 60
-
-
-def load_run(folder: Path) -> tuple[SpikingConvNet, Recipe, TrainingRecord]:
-    """Return the network of a run that has ended, its recipe and its record.
-
-    Raises ConfigError where the folder holds no ended run.
-    """
-    try:
-        recipe_data = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["recipe"]
-        record_data = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise ConfigError(f"{folder}: not the folder of an ended run ({error}); make one with snn-train fit") from error
-    recipe: Recipe = parse_strictly(Recipe, recipe_data, str(folder / "plan.json"), "recipe", ConfigError)
-    record: TrainingRecord = parse_strictly(
-        TrainingRecord, record_data, str(folder / "record.json"), "record", ConfigError
-    )
-    if recipe.network.kind == "cnn":
-        raise ConfigError(f"{folder}: a run of a CNN, which has no streaming form; export a spiking network's run")
-    net = SpikingConvNet(recipe.network, recipe.encoder)
-    net.load_state_dict(saved["net"])
-    return net, recipe, record
 
 
 def export_run(run: Path, recipe_path: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> Parity:
@@ -50,6 +27,8 @@ def export_run(run: Path, recipe_path: Path | None, out: Path, sound: tuple[Path
     Raises ConfigError, SourceError or ParityError; ``out`` is written whole or not at all.
     """
     net, recipe, record = load_run(run)
+    if not isinstance(net, SpikingConvNet):
+        raise ConfigError(f"{run}: a run of a CNN, which has no streaming form; export a spiking network's run")
     if recipe_path is not None:
         recipe = _with_decoding_of(recipe, recipe_path)
     figures = _figures(metrics) if metrics else {}

@@ -166,10 +166,11 @@ def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float) ->
     """Choose each class's on-threshold on folds that the models never saw, as TOML for the recipe."""
     from models import evaluate as judge
     from models import tune as tuning
-    from models.datasets import list_clips
+    from models.corpus import recordings
+    from models.recipe import load_recipe
 
     manifests = [judge.check_unseen(model, fold) for model, fold in judged]
-    clips = list_clips(data)
+    clips = recordings(load_recipe(RECIPES / f"{manifests[0].name}.toml"), data).clips
     heard = [h for model, fold in judged for h in judge.listen(model, [c for c in clips if c.fold == fold])]
     choices = tuning.choose(heard, manifests[0], false_rate)
     for c in choices:

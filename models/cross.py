@@ -20,18 +20,15 @@ import torch
 
 from detector.bench import activity
 from detector.errors import ConfigError
-from detector.manifest import MfccParams, TrainingRecord
 from detector.network import load_model
 from detector.pipeline import Detector
 from detector.sources import read_sound
-from detector.strict import parse_strictly
 from models.corpus import recordings
 from models.datasets import Clip
 from models.evaluate import Heard, Rate, accuracy, listen
 from models.front_end import FrontEnd
 from models.recipe import Recipe
-from models.run_folder import RunFolder
-from models.train import make_network
+from models.trained import load_run
 
 ELAPSED_S = (0.5, 1.0, 2.0, 5.0)
 """Lengths of sound after which the class is asked for."""
@@ -79,32 +76,19 @@ def judge(model: Path, recipe: Recipe, data: Path) -> Judged:
 
 
 def _judge_run(folder: Path, recipe: Recipe, data: Path) -> Judged:
-    run = RunFolder(folder)
-    saved, path = run.load(), folder / "record.json"
-    if saved is None or not path.is_file():
-        raise ConfigError(f"{folder}: not the folder of an ended run; make one with snn-train fit")
-    record: TrainingRecord = parse_strictly(
-        TrainingRecord, json.loads(path.read_text(encoding="utf-8")), str(path), "record", ConfigError
-    )
+    net, own, record = load_run(folder)
     fold = _only_fold(folder, record.folds_left_out)
-    net = make_network(recipe).eval()
-    net.load_state_dict(saved["net"])
+    front, net = FrontEnd(own), net.eval()
     clips = [c for c in recordings(recipe, data).clips if c.fold == fold]
-    heard = tuple(_hear(net, FrontEnd(recipe), recipe, clip) for clip in clips)
+    heard = tuple(_hear(net, front, own, clip) for clip in clips)
     return Judged(folder.name, fold, record.seed, heard, {})
 
 
 def _hear(net: torch.nn.Module, front: FrontEnd, recipe: Recipe, clip: Clip) -> Heard:
-    given = front.encode(_whole_frames(read_sound(clip.path, recipe.features.sample_rate_hz), recipe.features))
+    given = front.encode_clip(read_sound(clip.path, recipe.features.sample_rate_hz))
     with torch.no_grad():
         logits, _ = net(torch.from_numpy(given).float()[None])
     return Heard(clip, torch.sigmoid(logits[0]).numpy(), (), recipe.labels)
-
-
-def _whole_frames(wave: np.ndarray, features: MfccParams) -> np.ndarray:
-    """Fill up the last frame with silence, as the runtime does at the end of a file."""
-    beyond = (wave.size - features.frame_length) % features.hop_length
-    return np.pad(wave, (0, (features.hop_length - beyond) % features.hop_length))
 
 
 def _only_fold(model: Path, folds: Sequence[int]) -> int:

@@ -9,38 +9,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detector.errors import SourceError
 from detector.manifest import DataSource
-from detector.sources import read_sound
 
 TEST_FOLD = 5
 
-CATEGORIES = {
-    "guitar": "music",
-    "bowed_strings": "music",
-    "winds": "music",
-    "drums": "music",
-    "speech": "people",
-    "baby_cry": "people",
-    "person_sneeze": "people",
-    "dog_bark": "animals",
-    "rooster": "animals",
-    "chainsaw": "things",
-    "clock_tick": "things",
-    "helicopter": "things",
-    "fire_crackling": "nature",
-    "rain": "nature",
-    "sea_waves": "nature",
-}
-"""The classes in the order of the scores, each with its category."""
-LABELS = tuple(CATEGORIES)
 ESC10 = (
     "baby_cry",
     "chainsaw",
@@ -101,12 +77,6 @@ def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
     if material is not None:
         found += _rendered(material)
     return found
-
-
-def load_clips(clips: list[Clip], rate_hz: int, processes: int = 2) -> list[NDArray[np.float32]]:
-    """Decode clips to mono at the rate, in parallel; each is (samples,) in [-1, 1)."""
-    with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(read_sound, [c.path for c in clips], [rate_hz] * len(clips), chunksize=16))
 
 
 def _esc10(folder: Path) -> Iterator[Clip]:

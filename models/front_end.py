@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.features import MfccExtractor
+from detector.messages import Frames
 from models.bulk import BulkEncoder
 from models.recipe import Recipe
 
@@ -22,7 +23,14 @@ class FrontEnd:
     def encode(self, wave: NDArray[np.float32]) -> NDArray[Any]:
         """Return spikes (frames, planes, n_mfcc) uint8, or for a CNN the features (frames, n_mfcc) float32."""
         self._mfcc.reset()
-        frames = self._mfcc.push(wave)
+        return self._sent(self._mfcc.push(wave))
+
+    def encode_clip(self, wave: NDArray[np.float32]) -> NDArray[Any]:
+        """Do the same with a whole clip, whose last frame is filled up with silence as the runtime does at its end."""
+        self._mfcc.reset()
+        return self._sent(np.concatenate([self._mfcc.push(wave), self._mfcc.flush()]))
+
+    def _sent(self, frames: Frames) -> NDArray[Any]:
         if self._delta is None:
             return np.asarray(frames, np.float32)
         return self._delta.encode(frames)

@@ -16,6 +16,7 @@ from detector.manifest import MfccParams
 from detector.strict import parse_strictly
 from models import mnist
 from models.recipe import read_toml
+from models.surrogates import SurrogateName
 
 DELTA_PLANES = 2
 
@@ -53,7 +54,7 @@ class ImageNetworkSpec:
     beta: float
     learn_beta: bool
     threshold: float
-    surrogate: Literal["fast_sigmoid", "sigmoid", "atan"]
+    surrogate: SurrogateName
     slope: float
     """Of the surrogate; snntorch calls atan's "alpha"."""
     dropout: float

@@ -14,12 +14,12 @@ from detector.errors import SourceError
 from detector.features import MfccExtractor
 from models.augment import change_speed, noise
 from models.cli_tell import tell
+from models.corpus import RECIPES
 from models.datasets import TEST_FOLD, Clip
 from models.image_recipe import SoundPictures
 from models.layouts import load_good_clips, read_manifest
 
 Wave = NDArray[np.float32]
-RECIPES = Path(__file__).parent / "recipes"
 _SNR_DB = (5.0, 30.0)
 
 

@@ -124,7 +124,7 @@ class Recipe:
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe of a streaming network; raises ConfigError that names the file and the key."""
     recipe: Recipe = parse_strictly(Recipe, read_toml(path), str(path), "recipe", ConfigError)
-    check_recipe(recipe, str(path))
+    _check(recipe, str(path))
     return recipe
 
 
@@ -138,7 +138,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
 
 
-def check_recipe(recipe: Recipe, where: str) -> None:
+def _check(recipe: Recipe, where: str) -> None:
     """Refuse tables that do not fit each other; raises ConfigError that names the key."""
     features, network = recipe.features, recipe.network
     wanted = {

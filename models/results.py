@@ -17,8 +17,8 @@ from detector.errors import ConfigError
 RESULTS = Path(__file__).parent / "results"
 
 
-def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS) -> Path:
-    """Write the metrics of runs to ``name``.json and copy the first one's pictures as ``name``-*.png.
+def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS, *, pictures: bool = True) -> Path:
+    """Write the metrics of runs to ``name``.json and copy the first one's pictures, if wanted, as ``name``-*.png.
 
     ``runs`` are folders with a metrics.json: of ``fit``, ``compare`` or ``convert``. Raises
     ConfigError where one has none.
@@ -27,7 +27,7 @@ def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS)
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{name}.json"
     path.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n", encoding="utf-8")
-    for picture in sorted(runs[0].glob("*.png")):
+    for picture in sorted(runs[0].glob("*.png")) if pictures else ():
         shutil.copyfile(picture, results / f"{name}-{picture.name}")
     return path
 

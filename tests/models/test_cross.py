@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from detector.errors import ConfigError
-from models.cross import Judged, summary, table
+from models.corpus import RECIPES
+from models.cross import Judged, judge, summary, table
 from models.datasets import Clip
 from models.evaluate import Heard, accuracy
+from models.recipe import load_recipe
+from models.train import Run, train
 
 
 def heard(label: str, scores: list[list[float]]) -> Heard:
@@ -49,3 +53,22 @@ def test_seeds_and_folds_are_averaged() -> None:
 def test_a_seed_without_all_folds_is_told() -> None:
     with pytest.raises(ConfigError, match=r"seed 1: has not one model for each of the folds \[1, 2\]"):
         summary([judged(1, 0, 8, 10), judged(2, 0, 6, 10), judged(1, 1, 7, 10)])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("name", ["esc10", "esc10-twin"])
+def test_a_run_is_judged_by_its_own_recipe_over_whole_clips(name: str, tree: Path, tmp_path: Path) -> None:
+    text = (RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    for key, value in {"epochs": "1", "examples_per_epoch": "4", "batch": "4", "frames": "40"}.items():
+        text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+    (tmp_path / "short.toml").write_text(text, encoding="utf-8")
+    train(load_recipe(tmp_path / "short.toml"), Run(tree, None, tmp_path / "run", 7, 2, workers=0))
+    judged = judge(tmp_path / "run", load_recipe(RECIPES / "esc10-twin.toml"), tree)
+    assert (judged.fold, judged.seed, len(judged.heard)) == (2, 7, 10)
+    # A second of sound in frames of 50 ms, every 25 ms: 39 whole ones, nothing to fill up.
+    assert {h.scores.shape for h in judged.heard} == {(39, 10)}
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not the folder of an ended run"):
+        judge(tmp_path, load_recipe(RECIPES / "esc10.toml"), tmp_path)

@@ -10,12 +10,13 @@ import pytest
 
 from detector.manifest import EncoderParams, MfccParams
 from models.augment import Places, clip_hard, hum, noise
-from models.datasets import LABELS, Clip
+from models.datasets import Clip
 from models.examples import ExampleMaker, frame_rms, held
 from models.recipe import Scenes, load_recipe
 
 FRAMES = 80
 RECIPE = Path(__file__).parents[2] / "models" / "recipes" / "household.toml"
+LABELS = load_recipe(RECIPE).labels
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ from click.testing import CliRunner
 from detector.errors import ConfigError
 from detector.pipeline import Detector
 from firmware_export.cli import cli as export_cli
-from firmware_export.runs import load_run
 from models.cli import cli as train_cli
-from models.datasets import LABELS, Clip
+from models.datasets import Clip
 from models.evaluate import Heard, Rate, confusion, esc10_accuracy, event_rates, figures, table
 from models.recipe import load_recipe
 from models.train import Run, train
+from models.trained import load_run
 
 RECIPE = Path(__file__).parents[2] / "models" / "recipes" / "household.toml"
+LABELS = load_recipe(RECIPE).labels
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from detector.network import load_model
-from models.datasets import LABELS, Clip
+from models.datasets import Clip
 from models.evaluate import Heard
 from models.tune import choose, toml
+
+LABELS = load_model().manifest.labels
 
 
 def heard(label: str, source: str, guitar_score: float) -> Heard:
