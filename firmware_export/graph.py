@@ -53,7 +53,7 @@ class _Builder:
         return self._model()
 
     def _convolution(self, x: str, conv: Any, name: str) -> str:
-        past = conv.kernel_size[0] - 1
+        past = (conv.kernel_size[0] - 1) * conv.dilation[0]
         if past:
             new_past, x = x, self._node("Concat", [f"{name}_past", x], f"{name}_window", axis=2)
             if new_past == f"new_{name}_past":
@@ -70,6 +70,7 @@ class _Builder:
             f"{name}_current",
             kernel_shape=list(conv.kernel_size),
             strides=list(conv.stride),
+            dilations=list(conv.dilation),
             pads=[0, half, 0, half],
         )
 
@@ -174,7 +175,7 @@ def spike_outputs(net: SpikingConvNet) -> dict[str, str]:
     """
     names = {f"conv{i}": f"conv{i}_spikes" for i in range(1, len(net.convs) + 1)} | {"dense": "dense_spikes"}
     for i, conv in enumerate(net.spec.convs[1:], 2):
-        if conv.frames == 2:  # noqa: PLR2004 - this frame and the one before
+        if conv.past == 1:
             names[f"conv{i - 1}"] = f"new_conv{i}_past"
     return names
 

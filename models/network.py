@@ -57,9 +57,16 @@ class ConvSpec:
 
     channels: int
     frames: int
+    dilation: int
+    """How many frames lie between one of its frames and the next: synapses with delays 0, dilation, 2 dilation..."""
     bands: int
     stride: int
     synapse: bool
+
+    @property
+    def past(self) -> int:
+        """How many frames before this one it reaches back."""
+        return (self.frames - 1) * self.dilation
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +173,7 @@ class SpikingConvNet(nn.Module):
                     (conv.frames, conv.bands),
                     (1, conv.stride),
                     (0, conv.bands // 2),
+                    (conv.dilation, 1),
                     bias=not conv.synapse,
                 )
             )
@@ -214,7 +222,7 @@ class SpikingConvNet(nn.Module):
         state, new = state or {}, dict[str, Tensor]()
         x = (spikes @ self.to_bands).transpose(1, 2)
         for i, (conv, unit) in enumerate(self.conv_layers, 1):
-            x = _with_past(x, f"conv{i}_past", conv.kernel_size[0] - 1, state, new)
+            x = _with_past(x, f"conv{i}_past", self.spec.convs[i - 1].past, state, new)
             x = probe[f"conv{i}"] = unit.sequence(conv(x), f"conv{i}", state, new)
         x = x.permute(0, 2, 1, 3).flatten(2)
         x = self.dense(self.drop(x)).transpose(1, 2).unsqueeze(-1)
@@ -233,7 +241,7 @@ class SpikingConvNet(nn.Module):
         new: State = {}
         x = spikes @ self.to_bands
         for i, (conv, unit) in enumerate(self.conv_layers, 1):
-            window = _with_past(x.unsqueeze(2), f"conv{i}_past", conv.kernel_size[0] - 1, state, new)
+            window = _with_past(x.unsqueeze(2), f"conv{i}_past", self.spec.convs[i - 1].past, state, new)
             x = probe[f"conv{i}"] = unit.step(conv(window).squeeze(2), f"conv{i}", state, new)
         x = self.dense(self.drop(x.flatten(1))).unsqueeze(-1)
         x = probe["dense"] = self.dense_unit.step(x, "dense", state, new)
@@ -251,8 +259,8 @@ def state_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     channels, width = spec.planes, spec.n_mels
     for i, conv in enumerate(spec.convs, 1):
-        if conv.frames > 1:
-            shapes[f"conv{i}_past"] = (channels, conv.frames - 1, width)
+        if conv.past:
+            shapes[f"conv{i}_past"] = (channels, conv.past, width)
         channels, width = conv.channels, -(-width // conv.stride)
         if conv.synapse:
             shapes[f"conv{i}_syn"] = (channels, width)

@@ -29,7 +29,7 @@ class ConvNet(nn.Module):
         channels, width = 1, spec.n_mels
         for conv in spec.convs:
             window, stride, pad = (conv.frames, conv.bands), (1, conv.stride), (0, conv.bands // 2)
-            self.convs.append(nn.Conv2d(channels, conv.channels, window, stride, pad))
+            self.convs.append(nn.Conv2d(channels, conv.channels, window, stride, pad, (conv.dilation, 1)))
             self.norms.append(nn.BatchNorm2d(conv.channels))
             channels, width = conv.channels, -(-width // conv.stride)
         self.dense, self.dense_norm = nn.Linear(channels * width, spec.hidden), nn.BatchNorm1d(spec.hidden)
@@ -44,7 +44,7 @@ class ConvNet(nn.Module):
         probe = {} if probe is None else probe
         x = self.scale((features @ self.to_bands).unsqueeze(1))
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), 1):
-            past = self.spec.convs[i - 1].frames - 1
+            past = self.spec.convs[i - 1].past
             x = probe[f"conv{i}"] = functional.relu(norm(conv(functional.pad(x, (0, 0, past, 0)))))
         x = x.permute(0, 2, 1, 3).flatten(2)
         x = functional.relu(self.dense_norm(self.dense(self.drop(x)).transpose(1, 2)))

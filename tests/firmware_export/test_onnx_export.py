@@ -42,7 +42,7 @@ def small_recipe(features: MfccParams) -> Recipe:
             n_mfcc=features.n_mfcc,
             n_mels=features.n_mels,
             classes=len(CLASSES),
-            convs=(ConvSpec(6, 3, 5, 2, synapse=True), ConvSpec(8, 1, 3, 2, synapse=False)),
+            convs=(ConvSpec(6, 3, 2, 5, 2, synapse=True), ConvSpec(8, 1, 1, 3, 2, synapse=False)),
             hidden=16,
             frame_rate_hz=40.0,
             surrogate="fast_sigmoid",

@@ -21,7 +21,7 @@ SPEC = NetworkSpec(
     n_mfcc=12,
     n_mels=16,
     classes=3,
-    convs=(ConvSpec(8, 3, 5, 2, synapse=True), ConvSpec(12, 2, 3, 2, synapse=False)),
+    convs=(ConvSpec(8, 3, 2, 5, 2, synapse=True), ConvSpec(12, 2, 1, 3, 2, synapse=False)),
     hidden=20,
     frame_rate_hz=40.0,
     surrogate="fast_sigmoid",
