@@ -1,4 +1,4 @@
-"""The three ways in which input can be wrong, each with the exit code of the command line."""
+"""The ways in which input can be wrong, each with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ class ManifestError(DetectorError):
     """A model file is missing, unreadable, or disagrees with its own manifest."""
 
     exit_code = 2
+
+
+class DeviceError(DetectorError):
+    """There is no such microphone, or it cannot be opened, and nobody wants to wait for it."""
+
+    exit_code = 69
 
 
 class SourceError(DetectorError):

@@ -18,7 +18,10 @@ from detector.messages import AudioChunk, Event, Scores
 from detector.pipeline import Detector
 from detector.read_ahead import read_ahead
 from detector.records import Origin, event_record
-from detector.sinks import JsonLinesSink, ScoresFile, Sink, TextSink
+from detector.sinks.json_lines import JsonLinesSink
+from detector.sinks.scores_file import ScoresFile
+from detector.sinks.sink import Sink
+from detector.sinks.text import TextSink
 from detector.sources import FileSource, PcmSource, Source, in_real_time
 
 STDIN = "-"

@@ -14,7 +14,9 @@ import pytest
 from rich.console import Console
 
 from detector.errors import ConfigError
-from detector.sinks import JsonLinesSink, ScoresFile, TextSink
+from detector.sinks.json_lines import JsonLinesSink
+from detector.sinks.scores_file import ScoresFile
+from detector.sinks.text import TextSink
 
 ONSET: dict[str, Any] = {
     "type": "onset",
