@@ -63,6 +63,8 @@ class MixtureMaker:
         rms = frame_rms(wave, self._hop, self._length)
         reference = float(np.quantile(rms[rms > SILENT / 10], 0.95)) if (rms > SILENT / 10).any() else 0.0
         loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), SILENT / 10)
+        if self._params.remembered:
+            return np.logical_or.accumulate(loud)
         return held(loud, round(HOLD_S * self._rate_hz / self._hop))
 
     def _heard(self, label: int, rng: np.random.Generator) -> Wave:

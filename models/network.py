@@ -40,8 +40,6 @@ from models.scan import leak_scan, lif_scan
 from models.surrogates import SurrogateName, SurrogateStep
 
 THRESHOLD = 1.0
-READOUT_TAU_S = 0.3
-"""Time constant of the read-out at the start of training."""
 FEWEST_STEPS = 64
 """Steps of its grid that the largest weight of a map must have at least: fewer would be another network."""
 BAND_BITS = 7
@@ -84,6 +82,8 @@ class NetworkSpec:
     """Neurons of the dense layer."""
     frame_rate_hz: float
     """For the decays at the start of training, which are given as time constants."""
+    readout_tau_s: float
+    """Time constant of the read-out at the start of training: how long a score remembers."""
     surrogate: SurrogateName
     """The function of ``snntorch.surrogate`` whose derivative stands for the step's."""
     slope: float
@@ -185,7 +185,7 @@ class SpikingConvNet(nn.Module):
         self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=first, tau_s=(0.05, 0.8))
         self.readout = nn.Linear(spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(
-            torch.full((spec.classes,), math.exp(-1 / (READOUT_TAU_S * spec.frame_rate_hz))).logit()
+            torch.full((spec.classes,), math.exp(-1 / (spec.readout_tau_s * spec.frame_rate_hz))).logit()
         )
         self.drop = nn.Dropout(spec.dropout)
         self._begin_as_decoder(encoder)

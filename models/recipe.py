@@ -57,6 +57,8 @@ class Mixtures:
     """Chance of background noise."""
     level_db: tuple[float, ...]
     """Lowest and highest peak level."""
+    remembered: bool
+    """A sound counts from where it begins to the end of the example: what has been heard, not what is being heard."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ def small_recipe(features: MfccParams) -> Recipe:
             convs=(ConvSpec(6, 3, 2, 5, 2, synapse=True), ConvSpec(8, 1, 1, 3, 2, synapse=False)),
             hidden=16,
             frame_rate_hz=40.0,
+            readout_tau_s=0.3,
             surrogate="fast_sigmoid",
             slope=10.0,
             dropout=0.0,

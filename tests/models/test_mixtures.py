@@ -15,7 +15,7 @@ from models.mixtures import MixtureMaker, loudness, mix
 from models.recipe import Mixtures, Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "models" / "recipes"
-PLAIN = Mixtures("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0))
+PLAIN = Mixtures("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0), remembered=False)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,16 @@ def test_silence_is_evidence_for_no_class(recipe: Recipe) -> None:
         lasting.add(len(heard))
     # 0.3 s of sound are 12 frames of 25 ms, and 20 are held.
     assert min(lasting) in range(12, 36)
+
+
+def test_a_remembered_sound_counts_to_the_end(recipe: Recipe) -> None:
+    params = dataclasses.replace(PLAIN, frames=160, remembered=True)
+    maker = MixtureMaker([clip("dog_bark")], [tone(500, 0.3)], recipe, params)
+    for seed in range(12):
+        target = maker.draw(np.random.default_rng(seed)).target[:, recipe.labels.index("dog_bark")]
+        begin = int(np.argmax(target > 0))
+        assert (target[:begin] == 0).all()
+        assert (target[begin:] == 1).all()
 
 
 def test_where_one_of_two_is_silent_the_other_is_all_there_is(recipe: Recipe) -> None:
