@@ -26,6 +26,7 @@ class Places:
         self._size = scipy.fft.next_fast_len(samples + rate_hz // 2, real=True)
         self._rooms = [scipy.fft.rfft(_room(rng, rate_hz), self._size) for _ in range(rooms)]
         self._noises = [noise(4 * samples, rng) for _ in range(noises)]
+        self._rumbles = [rumble(4 * samples, rng, rate_hz) for _ in range(max(1, noises // 4))]
 
     def filter_and_reverberate(self, wave: Wave, rng: np.random.Generator, *, reverberation: float) -> Wave:
         """Apply a random equaliser, sometimes a band limit and (with that probability) a room, in one transform."""
@@ -37,7 +38,14 @@ class Places:
 
     def noise(self, rng: np.random.Generator) -> Wave:
         """Return a stretch of noise of about unit RMS."""
-        stock = self._noises[rng.integers(len(self._noises))]
+        return self._stretch(self._noises, rng)
+
+    def rumble(self, rng: np.random.Generator) -> Wave:
+        """Return a stretch of low rumble of about unit RMS."""
+        return self._stretch(self._rumbles, rng)
+
+    def _stretch(self, stocks: list[Wave], rng: np.random.Generator) -> Wave:
+        stock = stocks[rng.integers(len(stocks))]
         start = rng.integers(stock.size - self._samples)
         return stock[start : start + self._samples]
 
@@ -50,6 +58,18 @@ def noise(size: int, rng: np.random.Generator) -> Wave:
     if rng.random() < 0.5:
         knots = rng.uniform(0.3, 1.0, 8)
         wave *= np.interp(np.linspace(0, 7, size), np.arange(8), knots)
+    return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
+
+
+def rumble(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
+    """Return rumble of unit RMS, as of wind and hands at a microphone: below 50 to 300 Hz, in slow gusts."""
+    spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
+    hz = np.arange(spectrum.size) * rate_hz / size
+    corner_hz = float(np.exp(rng.uniform(np.log(50), np.log(300))))
+    shape = np.minimum(1, (np.maximum(hz, 10.0) / corner_hz) ** -rng.uniform(2, 6)) * (hz > 10.0)
+    wave = scipy.fft.irfft(spectrum * shape, size)
+    gusts = rng.uniform(0.05, 1.0, max(2, int(size / rate_hz * rng.uniform(0.3, 3))))
+    wave *= np.interp(np.linspace(0, gusts.size - 1, size), np.arange(gusts.size), gusts)
     return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
 
 

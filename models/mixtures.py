@@ -97,6 +97,8 @@ class MixtureMaker:
         wave = wave / (np.abs(wave).max() + 1e-9)
         if rng.random() < self._params.noisy:
             wave = wave + loudness(wave) * 10 ** (-rng.uniform(8, 50) / 20) * self._places.noise(rng)
+        if rng.random() < self._params.rumbling:
+            wave = wave + loudness(wave) * 10 ** (rng.uniform(-20, 8) / 20) * self._places.rumble(rng)
         peak_db = rng.uniform(self._params.level_db[0], self._params.level_db[1])
         return np.asarray(wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9)), np.float32)
 

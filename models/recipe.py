@@ -55,6 +55,8 @@ class Mixtures:
     """Chance that an equalised sound is put into a room."""
     noisy: float
     """Chance of background noise."""
+    rumbling: float
+    """Chance of low rumble, as loud as the sound or louder: wind and hands at a microphone."""
     level_db: tuple[float, ...]
     """Lowest and highest peak level."""
     remembered: bool

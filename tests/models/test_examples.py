@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detector.manifest import EncoderParams, MfccParams
-from models.augment import Places, clip_hard, hum, noise
+from models.augment import Places, clip_hard, hum, noise, rumble
 from models.datasets import Clip
 from models.examples import ExampleMaker, frame_rms, held
 from models.recipe import Scenes, load_recipe
@@ -92,9 +92,18 @@ def testheld_marks_loud_frames_and_what_follows() -> None:
     assert held(loud, 2).tolist() == [False, True, True, True, False, True]
 
 
+def test_rumble_is_low() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        power = np.abs(np.fft.rfft(rumble(64000, rng, 16000))) ** 2
+        hz = np.fft.rfftfreq(64000, 1 / 16000)
+        assert power[hz < 600].sum() > 0.95 * power.sum()
+        assert power[hz < 5].sum() < 0.01 * power.sum()
+
+
 def test_noises_have_unit_rms_and_clipping_clips() -> None:
     rng = np.random.default_rng(0)
-    for wave in (noise(16000, rng), hum(16000, rng, 16000)):
+    for wave in (noise(16000, rng), hum(16000, rng, 16000), rumble(16000, rng, 16000)):
         assert np.sqrt(np.mean(np.square(wave))) == pytest.approx(1.0, rel=1e-3)
     wave = rng.normal(size=10000).astype(np.float32)
     clipped = clip_hard(wave, rng)

@@ -15,7 +15,7 @@ from models.mixtures import MixtureMaker, loudness, mix
 from models.recipe import Mixtures, Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "models" / "recipes"
-PLAIN = Mixtures("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0), remembered=False)
+PLAIN = Mixtures("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0), remembered=False)
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,17 @@ def test_loudness_is_that_of_the_loudest_stretch() -> None:
     wave = np.concatenate([tone(400, 1.0, 0.01), tone(400, 1.0, 0.5)])
     assert loudness(wave) == pytest.approx(0.5 / np.sqrt(2), rel=0.02)
     assert loudness(np.zeros(8000, np.float32)) == 1e-6
+
+
+def test_rumble_lies_below_the_sound(recipe: Recipe) -> None:
+    """Its frames send spikes also where the sound itself has long ended."""
+    params = dataclasses.replace(PLAIN, frames=160)
+    clips = [clip("dog_bark")], [tone(500, 0.3)]
+    plain, windy = (
+        MixtureMaker(*clips, recipe, dataclasses.replace(params, rumbling=chance)).draw(np.random.default_rng(5))
+        for chance in (0.0, 1.0)
+    )
+    quiet = ~plain.target.any(1)
+    assert quiet.any()
+    assert windy.spikes[quiet].sum() > 10 * plain.spikes[quiet].sum()
+    np.testing.assert_array_equal(windy.target, plain.target)
