@@ -184,9 +184,7 @@ class SpikingConvNet(nn.Module):
         self.dense = nn.Linear(channels * width, spec.hidden, bias=not first)
         self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=first, tau_s=(0.05, 0.8))
         self.readout = nn.Linear(spec.hidden, spec.classes)
-        self.readout_beta_logit = nn.Parameter(
-            torch.full((spec.classes,), math.exp(-1 / (spec.readout_tau_s * spec.frame_rate_hz))).logit()
-        )
+        self.readout_beta_logit = nn.Parameter(initial_readout(spec))
         self.drop = nn.Dropout(spec.dropout)
         self._begin_as_decoder(encoder)
 
@@ -252,6 +250,11 @@ class SpikingConvNet(nn.Module):
     def initial_state(self, batch: int = 1) -> State:
         """Return the state after a reset: all zeros."""
         return {name: torch.zeros(batch, *shape) for name, shape in state_shapes(self.spec).items()}
+
+
+def initial_readout(spec: NetworkSpec) -> Tensor:
+    """Return the read-out's decays at the start of training, (classes,), as logits."""
+    return torch.full((spec.classes,), math.exp(-1 / (spec.readout_tau_s * spec.frame_rate_hz))).logit()
 
 
 def state_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:

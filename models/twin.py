@@ -1,7 +1,8 @@
 """The CNN of the same topology: ReLU in the neurons' place, the features themselves in the spikes'.
 
 It is what the spiking network is measured against: as many maps, the same windows in time and
-frequency, the same dense layer, the same examples, loss and epochs; causal, one score per frame.
+frequency, the same dense layer, the same leaky read-out, the same examples, loss and epochs; causal, one
+score per frame.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.network import NetworkSpec, band_matrix
+from models.network import NetworkSpec, band_matrix, initial_readout
+from models.scan import leak_scan
 
 
 class ConvNet(nn.Module):
@@ -34,6 +36,7 @@ class ConvNet(nn.Module):
             channels, width = conv.channels, -(-width // conv.stride)
         self.dense, self.dense_norm = nn.Linear(channels * width, spec.hidden), nn.BatchNorm1d(spec.hidden)
         self.readout = nn.Linear(spec.hidden, spec.classes)
+        self.readout_beta_logit = nn.Parameter(initial_readout(spec))
         self.drop = nn.Dropout(spec.dropout)
 
     def forward(self, features: Tensor, _: None = None, probe: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
@@ -49,4 +52,6 @@ class ConvNet(nn.Module):
         x = x.permute(0, 2, 1, 3).flatten(2)
         x = functional.relu(self.dense_norm(self.dense(self.drop(x)).transpose(1, 2)))
         probe["dense"] = x.unsqueeze(-1)
-        return self.readout(self.drop(x.transpose(1, 2))), None
+        x = self.readout(self.drop(x.transpose(1, 2))).transpose(1, 2).unsqueeze(-1)
+        x, _ = leak_scan(x, torch.sigmoid(self.readout_beta_logit), x.new_zeros(*x.shape[:2], 1))
+        return x.squeeze(-1).transpose(1, 2), None
