@@ -1,20 +1,29 @@
-# make demo   hear the detector at work: the shipped model on the shipped scene, at the pace of a microphone
-# make test   run every check and every test; torch and the tools live in a virtual environment of their own
-# make lint   run the checks alone
-# make clean  remove both environments and what the tools left behind
+# make demo       hear the detector at work: the shipped model on the shipped scene, at the pace of a microphone
+# make test       run every check and every test; torch and the tools live in a virtual environment of their own
+# make lint       run the checks alone
+# make install    install the runtime and its service below PREFIX; DESTDIR=... goes before every path
+# make uninstall  remove them; settings and events stay
+# make deb        make a Debian package of the runtime and its service in build/, for this architecture and Python
+# make clean      remove all environments and what the tools left behind
 
 PYTHON ?= python3
 PACE ?= --realtime
+PREFIX ?= /usr/local
+DESTDIR ?=
+# What the installed runtime can do beyond listening and writing.
+EXTRAS ?= mqtt,metrics
 
 RUNTIME := .venv
 TESTING := .venv-test
+BUILDING := .venv-build
 # The version that pyproject.toml pins, written nowhere else.
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-# What the tests of rendering run.
-TEST_PROGRAMS := fluidsynth fluid-soundfont-gm espeak-ng
+# What the tests of rendering and of the service run.
+TEST_PROGRAMS := fluidsynth fluid-soundfont-gm espeak-ng systemd logrotate libportaudio2 libasound2-plugins alsa-utils \
+  pulseaudio pulseaudio-utils mosquitto openssl
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean test-programs
+.PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -29,7 +38,7 @@ lint: $(TESTING)/.installed
 	$(TESTING)/bin/lint-imports
 
 clean:
-	rm -rf $(RUNTIME) $(TESTING) build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(RUNTIME) $(TESTING) $(BUILDING) build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(RUNTIME)/.installed: pyproject.toml
@@ -46,11 +55,81 @@ $(TESTING)/.installed: pyproject.toml
 	@$(call install,$(TESTING)) --editable ".[test]"
 	@touch $@
 
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' detector/__init__.py)
+WHEEL = build/wheel/snn_detect-$(VERSION)-py3-none-any.whl
+ROOT := $(abspath $(DESTDIR))
+HOUSE := $(PREFIX)/lib/snn-detect
+DOCUMENTS := $(PREFIX)/share/doc/snn-detect
+# systemd looks for units below these two alone.
+UNITS := $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX),/usr/local)/lib
+
+install: install-runtime install-service
+
+# An environment of its own: Debian's Python takes no packages from elsewhere. Nothing in it knows of DESTDIR.
+install-runtime: $(BUILDING)/.installed
+	@echo "installing the runtime into $(ROOT)$(HOUSE)"
+	@rm -rf build/wheel build/lib build/bdist.*
+	@$(call install,$(BUILDING),wheel) --no-deps --wheel-dir build/wheel .
+	@$(PYTHON) -m venv --clear --without-pip $(ROOT)$(HOUSE)
+	@$(BUILDING)/bin/python -m pip --python $(ROOT)$(HOUSE)/bin/python install -qq --disable-pip-version-check \
+	  --no-compile "$(WHEEL)[$(EXTRAS)]"
+	@rm -f $(ROOT)$(HOUSE)/bin/[aA]ctivate* $(ROOT)$(HOUSE)/lib/python*/site-packages/snn_detect-*/direct_url.json
+	@test -z "$(ROOT)" || grep -rlIF "$(ROOT)" $(ROOT)$(HOUSE)/bin $(ROOT)$(HOUSE)/pyvenv.cfg | xargs -r sed -i "s|$(ROOT)||g"
+	@$(ROOT)$(HOUSE)/bin/python -m compileall -qq $(if $(ROOT),-s $(ROOT) -p /) $(ROOT)$(HOUSE)/lib || true
+	@chmod -R u=rwX,go=rX $(ROOT)$(HOUSE)
+
+install-service:
+	@echo "installing the service into $(ROOT)$(UNITS)/systemd"
+	@install -d $(addprefix $(ROOT),$(PREFIX)/bin $(DOCUMENTS) $(UNITS)/systemd/system $(UNITS)/systemd/user \
+	  $(UNITS)/sysusers.d /etc/snn-detect/config.d /etc/logrotate.d)
+	@ln -sf ../lib/snn-detect/bin/snn-detect $(ROOT)$(PREFIX)/bin/snn-detect
+	@for unit in system/snn-detect.service user/snn-detect.service; do \
+	  sed 's|/usr/bin/snn-detect|$(PREFIX)/bin/snn-detect|; s|/usr/share/doc/snn-detect|$(DOCUMENTS)|' \
+	    systemd/$${unit#system/} >$(ROOT)$(UNITS)/systemd/$$unit && chmod 644 $(ROOT)$(UNITS)/systemd/$$unit || exit 1; \
+	done
+	@install -m 644 systemd/snn-detect.sysusers.conf $(ROOT)$(UNITS)/sysusers.d/snn-detect.conf
+	@install -m 644 systemd/README.md systemd/config.toml systemd/prometheus-alerts.yml LICENSE $(ROOT)$(DOCUMENTS)
+	@test -e $(ROOT)/etc/snn-detect/config.toml || install -m 644 systemd/config.toml $(ROOT)/etc/snn-detect
+	@test -e $(ROOT)/etc/logrotate.d/snn-detect || \
+	  install -m 644 systemd/snn-detect.logrotate $(ROOT)/etc/logrotate.d/snn-detect
+	@test -n "$(ROOT)" || { systemd-sysusers $(UNITS)/sysusers.d/snn-detect.conf && $(call systemd_reload) && \
+	  echo "next: snn-detect devices; /etc/snn-detect/config.toml; systemctl enable --now snn-detect"; }
+
+uninstall:
+	@test -n "$(ROOT)" || ! test -d /run/systemd/system || systemctl disable --now snn-detect.service || true
+	@rm -rf $(addprefix $(ROOT),$(HOUSE) $(DOCUMENTS))
+	@rm -f $(addprefix $(ROOT),$(PREFIX)/bin/snn-detect $(addprefix $(UNITS)/,systemd/system/snn-detect.service \
+	  systemd/user/snn-detect.service sysusers.d/snn-detect.conf) /etc/logrotate.d/snn-detect)
+	@test -n "$(ROOT)" || { $(call systemd_reload); }
+	@echo "left as they are: $(ROOT)/etc/snn-detect and $(ROOT)/var/lib/snn-detect"
+
+# With Debian's own Python, so that the package's environment finds it on the machine where it is unpacked.
+DEB_PYTHON := /usr/bin/python3
+DEB_ROOT := build/deb
+DEB_PACKING ?= -Zxz -z1
+deb:
+	@rm -rf $(DEB_ROOT)
+	@$(MAKE) --no-print-directory install DESTDIR=$(DEB_ROOT) PREFIX=/usr PYTHON=$(DEB_PYTHON)
+	@install -d $(DEB_ROOT)/DEBIAN
+	@install -m 755 systemd/debian/postinst systemd/debian/prerm systemd/debian/postrm $(DEB_ROOT)/DEBIAN
+	@install -m 644 systemd/debian/conffiles $(DEB_ROOT)/DEBIAN
+	@sed -e 's/@VERSION@/$(VERSION)/' -e "s/@ARCHITECTURE@/$$(dpkg --print-architecture)/" \
+	  -e "s/@SIZE@/$$(du -sk $(DEB_ROOT) | cut -f1)/" \
+	  -e "s/@PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % sys.version_info[1])')/" \
+	  -e "s/@NEXT_PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % (sys.version_info[1] + 1))')/" \
+	  systemd/debian/control >$(DEB_ROOT)/DEBIAN/control
+	@dpkg-deb --root-owner-group $(DEB_PACKING) --build $(DEB_ROOT) build
+
+$(BUILDING)/.installed:
+	$(call create_venv,$(BUILDING))
+	@touch $@
+
 test-programs:
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \
 	  echo "make: without $(TEST_PROGRAMS) some tests are skipped; install them for all tests"
 
-install = $(1)/bin/python -m pip install -qq --disable-pip-version-check
+install = $(1)/bin/python -m pip $(or $(2),install) -qq --disable-pip-version-check
+systemd_reload = { ! test -d /run/systemd/system || systemctl daemon-reload; }
 
 # Debian keeps what venv needs in a package of its own.
 define create_venv

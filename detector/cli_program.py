@@ -31,6 +31,43 @@ model_option = click.option(
 )
 
 
+def _split(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    labels = _split(ctx, param, values)
+    if values and not labels:
+        raise click.BadParameter("names no label; leave the option out to report every sound")
+    return labels
+
+
+def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for part in _split(ctx, param, values):
+        label, _, number = part.rpartition("=")
+        try:
+            found[label.strip()] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"{part!r} is not of the form label=value, such as guitar=0.7") from None
+        if not label.strip():
+            raise click.BadParameter(f"{part!r} is not of the form label=value, such as guitar=0.7")
+    return found
+
+
+only_option = click.option(
+    "--only", multiple=True, metavar="LABEL,...", callback=_labels, help="Report these sounds only."
+)
+threshold_option = click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    metavar="LABEL=VALUE,...",
+    callback=_thresholds,
+    help="Score from which on a sound is reported, in place of the model's own.",
+)
+
+
 class Program(click.Group):
     """A group whose commands turn every error into one line on standard error and an exit code."""
 

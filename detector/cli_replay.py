@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from detector.cli_program import StopOnSignal, model_option
+from detector.cli_program import StopOnSignal, model_option, only_option, threshold_option
 
 if TYPE_CHECKING:
     _Type = click.ParamType[datetime]
@@ -36,30 +36,6 @@ class _Moment(_Type):
         return moment
 
 
-def _split(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    labels = _split(ctx, param, values)
-    if values and not labels:
-        raise click.BadParameter("names no label; leave the option out to report every sound")
-    return labels
-
-
-def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
-    found = {}
-    for part in _split(ctx, param, values):
-        label, _, number = part.rpartition("=")
-        try:
-            found[label.strip()] = float(number)
-        except ValueError:
-            raise click.BadParameter(f"{part!r} is not of the form label=value, such as guitar=0.7") from None
-        if not label.strip():
-            raise click.BadParameter(f"{part!r} is not of the form label=value, such as guitar=0.7")
-    return found
-
-
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @model_option
@@ -71,15 +47,8 @@ def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 )
 @click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -.")
 @click.option("--scores", type=click.Path(path_type=Path), help="Write the scores of every frame to this .npz file.")
-@click.option("--only", multiple=True, metavar="LABEL,...", callback=_labels, help="Report these sounds only.")
-@click.option(
-    "--threshold",
-    "thresholds",
-    multiple=True,
-    metavar="LABEL=VALUE,...",
-    callback=_thresholds,
-    help="Score from which on a sound is reported, in place of the model's own.",
-)
+@only_option
+@threshold_option
 @click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary; errors are still told.")
 @click.pass_context

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 
-_LOUDEST = 1e12
+LOUDEST = 1e12
 """Beyond any integer scale that floats are written in: such a sample is damage."""
 
 
@@ -31,22 +31,47 @@ def to_chunks(
     return _numbered(_resampled(_mono(blocks, rate_hz, where), rate_hz, model_rate_hz), length)
 
 
+class Resampler:
+    """Brings mono sound to another rate piece by piece; how it is cut into pieces changes nothing."""
+
+    def __init__(self, rate_hz: int, model_rate_hz: int) -> None:
+        """Take the rate of what is pushed, and that of what is returned."""
+        # HQ takes as long as MQ here, and equals the resampling of a whole clip bit by bit.
+        self._stream = soxr.ResampleStream(rate_hz, model_rate_hz, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: Samples) -> Samples:
+        """Return what is complete by these samples; it may be nothing."""
+        result: Samples = self._stream.resample_chunk(samples)
+        return result
+
+    def flush(self) -> Samples:
+        """Return the rest, as if silence followed; nothing can be pushed behind it."""
+        result: Samples = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
+        return result
+
+
+def mean_of_channels(block: NDArray[np.float32]) -> Samples:
+    """Return the mean of a block's channels (frames, channels) as an array of its own."""
+    channels = block.shape[1]
+    mono = block[:, 0].copy()
+    for channel in range(1, channels):
+        mono += block[:, channel]
+    mono /= np.float32(channels)
+    return mono
+
+
 def _mono(blocks: Iterable[NDArray[np.float32]], rate_hz: int, where: str) -> Iterator[Samples]:
     """Average the channels of each block; stop with SourceError at a sample that is not a number."""
     position = 0
     for block in blocks:
-        channels = block.shape[1]
         with np.errstate(all="ignore"):  # the comparison below finds what overflows
-            mono = block[:, 0].copy()
-            for channel in range(1, channels):
-                mono += block[:, channel]
-            mono /= np.float32(channels)
+            mono = mean_of_channels(block)
             loudest = np.abs(mono).max(initial=0)
-        if loudest <= _LOUDEST:
+        if loudest <= LOUDEST:
             position += len(mono)
             yield mono
             continue
-        at = int(np.argmax(~(np.abs(mono) <= _LOUDEST)))
+        at = int(np.argmax(~(np.abs(mono) <= LOUDEST)))
         yield mono[:at]
         raise SourceError(
             f"{where}: the sample at {(position + at) / rate_hz:.4f} s is {mono[at]:g}, which is not sound; "
@@ -59,15 +84,14 @@ def _resampled(parts: Iterable[Samples], rate_hz: int, model_rate_hz: int) -> It
     if rate_hz == model_rate_hz:
         yield from parts
         return
-    # HQ takes as long as MQ here, and equals the resampling of a whole clip bit by bit.
-    stream = soxr.ResampleStream(rate_hz, model_rate_hz, 1, dtype="float32", quality="HQ")
+    resampler = Resampler(rate_hz, model_rate_hz)
     fault: SourceError | None = None
     try:
         for part in parts:
-            yield stream.resample_chunk(part)
+            yield resampler.push(part)
     except SourceError as error:
         fault = error
-    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+    yield resampler.flush()
     if fault is not None:
         raise fault
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.manifest import ClassSpec
-from detector.messages import Event, Scores
+from detector.messages import Event, Reason, Scores
 from detector.track import Track
 
 _LEAST = np.float32(2.0**-20)
@@ -95,7 +94,7 @@ class EventDecoder:
                 self._decide(len(block), events)
         return events
 
-    def flush(self, reason: Literal["end_of_stream", "gap"] = "end_of_stream") -> list[Event]:
+    def flush(self, reason: Reason = "end_of_stream") -> list[Event]:
         """Close open events with the last frame; return their offsets in the order of the classes."""
         last = self._frames - 1
         for c in self._active:
@@ -176,7 +175,7 @@ class EventDecoder:
         self._next_index += 1
         return onset
 
-    def _offset(self, c: int, frame: int, score: float, reason: Literal["ended", "end_of_stream", "gap"]) -> Event:
+    def _offset(self, c: int, frame: int, score: float, reason: Reason) -> Event:
         track = self._tracks[c]
         return replace(
             self._onsets.pop(c),

@@ -21,6 +21,10 @@ Scores: TypeAlias = NDArray[np.float32]
 """(frames, classes), values in [0, 1]."""
 
 
+Reason: TypeAlias = Literal["ended", "end_of_stream", "gap", "shutdown"]
+"""Why a sound is over: it ended, or the stream did, or sound was lost, or nobody listens any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
     """A block of samples of any length, as the device gave it."""
@@ -57,5 +61,5 @@ class Event:
     """Highest smoothed score between onset and offset; None for an onset."""
     mean: float | None = None
     """Mean smoothed score between onset and offset; None for an onset."""
-    reason: Literal["ended", "end_of_stream", "gap"] | None = None
+    reason: Reason | None = None
     """Why an offset was sent; None for an onset."""

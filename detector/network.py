@@ -93,6 +93,10 @@ class StreamingNetwork:
         """The state tensors as they stand, by name."""
         return {name: value.copy() for name, value in self._states[self._current].items()}
 
+    def is_finite(self) -> bool:
+        """Tell whether every membrane, synapse and past is a number: one that is none stays so until ``reset``."""
+        return all(np.isfinite(value).all() for value in self._states[self._current].values())
+
     def push(self, spikes: Spikes) -> Scores:
         """Return scores (frames, classes) of spikes (frames, planes, n_mfcc)."""
         frames, size = len(spikes), self._params.block_frames

@@ -13,7 +13,7 @@ from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError, ManifestError
 from detector.features import MfccExtractor
 from detector.manifest import ClassSpec, Manifest
-from detector.messages import AudioChunk, Event, Samples, Scores
+from detector.messages import AudioChunk, Event, Reason, Samples, Scores
 from detector.network import Model, StreamingNetwork, load_model
 
 
@@ -92,21 +92,30 @@ class Detector:
         scores = self._front.push(samples)
         return scores, self._decoder.push(scores)
 
-    def finish(self) -> tuple[Scores, list[Event]]:
+    def finish(self, reason: Reason = "end_of_stream") -> tuple[Scores, list[Event]]:
         """Do what ``flush`` does and return the scores of the last frame, if there was one, too."""
         scores = self._front.flush()
-        events = self._decoder.push(scores) + self._decoder.flush()
+        events = self._decoder.push(scores) + self._decoder.flush(reason)
         self.reset()
         return scores, events
 
     def push_chunk(self, chunk: AudioChunk) -> list[Event]:
         """Take a chunk; where sound was lost before it, close open events and begin anew at its position."""
-        events: list[Event] = []
+        return self.process_chunk(chunk)[1]
+
+    def process_chunk(self, chunk: AudioChunk) -> tuple[Scores, list[Event]]:
+        """Do what ``push_chunk`` does and return the scores (frames, classes) of the frames completed, too."""
+        closed: list[Event] = []
         if chunk.gap:
-            events = self._decoder.flush("gap")
+            closed = self._decoder.flush("gap")
             self._front.reset()
             self._decoder.reset(chunk.first_sample, self._decoder.next_index)
-        return events + self.push(chunk.samples)
+        scores, events = self.process(chunk.samples)
+        return scores, closed + events
+
+    def is_finite(self) -> bool:
+        """Tell whether all that the network remembers is numbers; where not, only a reset or a gap mends it."""
+        return self._front.is_finite()
 
     def score(self, samples: Samples) -> Scores:
         """Return the scores (frames, classes) of a whole clip, from a fresh state; the stream is not touched."""
@@ -149,6 +158,9 @@ class _FrontEnd:
         scores = self._network.push(self._encoder.push(self._features.flush()))
         self.reset()
         return scores
+
+    def is_finite(self) -> bool:
+        return self._network.is_finite()
 
     def reset(self) -> None:
         self._features.reset()

@@ -6,8 +6,11 @@ import contextlib
 import queue
 import threading
 from collections.abc import Generator, Iterable
+from typing import Generic, TypeVar
 
 from detector.messages import AudioChunk
+
+_T = TypeVar("_T")
 
 
 def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioChunk, None, None]:
@@ -16,7 +19,7 @@ def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioC
     What the source raises is raised here, behind the chunks before it. Close the iterator before
     the source.
     """
-    reader = _Reader(chunks, depth)
+    reader = Reader(chunks, depth)
     reader.start()
     try:
         while (item := reader.ready.get()) is not None:
@@ -29,28 +32,29 @@ def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioC
         reader.join(timeout=1.0)
 
 
-class _Reader(threading.Thread):
-    """Reads chunks into ``ready``: behind the last one None, or what the source raised."""
+class Reader(threading.Thread, Generic[_T]):
+    """Reads items into ``ready``, at most ``depth`` of them: behind the last one None, or what the source raised."""
 
-    def __init__(self, chunks: Iterable[AudioChunk], depth: int) -> None:
+    def __init__(self, items: Iterable[_T], depth: int) -> None:
+        """Wait for ``start``; set ``stopped`` to have it end."""
         super().__init__(name="read-ahead", daemon=True)
-        self.ready: queue.Queue[AudioChunk | BaseException | None] = queue.Queue(depth)
+        self.ready: queue.Queue[_T | BaseException | None] = queue.Queue(depth)
         self.stopped = threading.Event()
-        self._chunks = chunks
+        self._items = items
 
     def run(self) -> None:
-        """Read until the end, an error, or until nobody takes the chunks any more."""
+        """Read until the end, an error, or until nobody takes the items any more."""
         try:
-            for chunk in self._chunks:
-                self._hand_over(chunk)
+            for item in self._items:
+                self._hand_over(item)
                 if self.stopped.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the chunks are taken
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the items are taken
             self._hand_over(error)
         else:
             self._hand_over(None)
 
-    def _hand_over(self, item: AudioChunk | BaseException | None) -> None:
+    def _hand_over(self, item: _T | BaseException | None) -> None:
         while not self.stopped.is_set():
             with contextlib.suppress(queue.Full):
                 self.ready.put(item, timeout=0.1)

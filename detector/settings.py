@@ -6,17 +6,34 @@ the wishes come from (file, environment, command line), ``detector.config`` know
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 RecordType = Literal["onset", "offset", "gap", "status", "health", "clip"]
 Slug = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Labels = tuple[str, ...]
 """Labels of sounds; an empty tuple stands for all."""
+
+
+def _user_path(path: Path) -> Path:
+    """Put the user's home where ``~`` stands, and refuse the empty path, which would stand for any folder."""
+    if path == Path():
+        raise ValueError("must be the path of a file or folder")
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for users without a home
+
+
+def _none_for_zero(value: Any) -> Any:
+    """Take 0 for "without a bound": TOML has no word for None."""
+    return None if value in (0, "0") else value
+
+
+UserPath = Annotated[Path, AfterValidator(_user_path)]
+"""A path as users write it."""
 
 
 def slug(text: str) -> str:
@@ -27,7 +44,7 @@ def slug(text: str) -> str:
 class Section(BaseModel):
     """A table of the configuration: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class Audio(Section):
@@ -47,7 +64,7 @@ class Audio(Section):
 class Listening(Section):
     """The model and what of it is reported."""
 
-    path: Path | None = Field(None, description="Model file; left out: the one that ships.")
+    path: UserPath | None = Field(None, description="Model file; left out: the one that ships.")
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=dict, description="On-thresholds by label, in place of the model's own."
     )
@@ -65,14 +82,14 @@ class Stdout(Section):
 class JsonFile(Section):
     """JSON lines in a file; SIGUSR1 opens it anew."""
 
-    path: Path
+    path: UserPath
     types: tuple[RecordType, ...] = ("onset", "offset", "gap", "status", "health")
 
 
 class Database(Section):
     """Events in SQLite, for ``snn-detect events``."""
 
-    path: Path | None = Field(None, description="Left out: events.db in the state directory.")
+    path: UserPath | None = Field(None, description="Left out: events.db in the state directory.")
     commit_s: float = Field(5.0, ge=0, le=300, description="Longest time between an event and its commit.")
     retention_days: float | None = Field(None, gt=0, description="Events older than this are deleted; left out: never.")
 
@@ -83,11 +100,11 @@ class Mqtt(Section):
     host: str = Field(min_length=1)
     port: int = Field(1883, ge=1, le=65535)
     username: str | None = None
-    password_file: Path | None = Field(None, description="File whose first line is the password.")
+    password_file: UserPath | None = Field(None, description="File whose first line is the password.")
     tls: bool = False
-    ca_file: Path | None = Field(None, description="Certificates to trust; left out: the system's.")
-    certificate_file: Path | None = Field(None, description="Certificate of this client, with key_file.")
-    key_file: Path | None = None
+    ca_file: UserPath | None = Field(None, description="Certificates to trust; left out: the system's.")
+    certificate_file: UserPath | None = Field(None, description="Certificate of this client, with key_file.")
+    key_file: UserPath | None = None
     prefix: str = Field("snn-detect", pattern=r"^[^#+\x00]+$", description="First part of all topics.")
     discovery_prefix: str | None = Field("homeassistant", description="Empty: no discovery.")
     level_s: float = Field(30.0, ge=1, le=3600, description="Seconds between two levels.")
@@ -108,7 +125,7 @@ class Metrics(Section):
     """Figures for Prometheus."""
 
     address: str = Field("127.0.0.1:9464", description="Address and port to listen on.")
-    token_file: Path | None = Field(None, description="File with the bearer token; needed beyond loopback.")
+    token_file: UserPath | None = Field(None, description="File with the bearer token; needed beyond loopback.")
     scores: bool = Field(False, description="Also each class's score.")
 
 
@@ -118,8 +135,8 @@ class Webhook(Section):
     url: str = Field(pattern=r"^https?://[^\s]+$")
     types: tuple[RecordType, ...] = ("onset", "offset")
     labels: Labels = ()
-    token_file: Path | None = Field(None, description="File with a bearer token to send.")
-    ca_file: Path | None = Field(None, description="Certificates to trust; left out: the system's.")
+    token_file: UserPath | None = Field(None, description="File with a bearer token to send.")
+    ca_file: UserPath | None = Field(None, description="Certificates to trust; left out: the system's.")
     timeout_s: float = Field(5.0, gt=0, le=60)
     tries: int = Field(5, ge=1, le=100, description="Tries for one record before it is given up.")
 
@@ -136,14 +153,16 @@ class Command(Section):
 class Clips(Section):
     """Sound around events, as FLAC files; off unless this section is there."""
 
-    directory: Path | None = Field(None, description="Left out: clips in the state directory.")
+    directory: UserPath | None = Field(None, description="Left out: clips in the state directory.")
     labels: Labels = ()
     pre_roll_s: float = Field(2.0, ge=0, le=30)
     post_roll_s: float = Field(2.0, ge=0, le=30)
     longest_s: float = Field(30.0, gt=0, le=300)
     most_bytes: int = Field(1_000_000_000, gt=0)
     most_files: int = Field(10_000, gt=0)
-    most_days: float | None = Field(30.0, gt=0)
+    most_days: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_for_zero)] = Field(
+        30.0, description="0: kept for ever, as far as the other bounds let them."
+    )
     least_free_bytes: int = Field(200_000_000, ge=0, description="Free space of the disk below which none is written.")
 
 

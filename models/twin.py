@@ -53,5 +53,5 @@ class ConvNet(nn.Module):
         x = functional.relu(self.dense_norm(self.dense(self.drop(x)).transpose(1, 2)))
         probe["dense"] = x.unsqueeze(-1)
         x = self.readout(self.drop(x.transpose(1, 2))).transpose(1, 2).unsqueeze(-1)
-        x, _ = leak_scan(x, torch.sigmoid(self.readout_beta_logit), x.new_zeros(*x.shape[:2], 1))
+        x = leak_scan(x, torch.sigmoid(self.readout_beta_logit), x.new_zeros(*x.shape[:2], 1))[0]
         return x.squeeze(-1).transpose(1, 2), None

@@ -15,6 +15,11 @@ class JsonLinesSink:
         self._stream = stream
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write and flush one line; what is not ASCII is escaped, since names of files may be no text."""
-        self._stream.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+        """Write and flush one line."""
+        self._stream.write(json_line(record))
         self._stream.flush()
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Return a record as a line; what is not ASCII is escaped, since names of files may be no text."""
+    return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"

@@ -31,6 +31,8 @@ class LiveSink:
 
     types: frozenset[str] | None = None
     """Types of records to be given; None for all."""
+    labels: frozenset[str] | None = None
+    """Labels of sounds to be given; None for all. Records without a label are not asked for it."""
 
     def open(self) -> None:
         """Prepare to write, in the worker's thread; raises TryAgainError to be opened again after a pause."""

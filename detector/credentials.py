@@ -1,0 +1,51 @@
+"""Secrets: from a file, or from a credential that systemd hands over; never from a setting or a command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from detector.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+_OF_THE_SERVICE: Final = "/run/credentials/snn-detect.service"
+_MOST_BYTES: Final = 65536
+_told: set[Path] = set()
+
+
+def credential(name: str) -> Path | None:
+    """Return the file of the credential that the service was started with under this name; None without one.
+
+    Root finds those of the running service, so that what it tries by hand is what the service does. A
+    blank one counts as none: the unit sets it where there is no file to load.
+    """
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY") or _OF_THE_SERVICE, name)
+    return path if os.access(path, os.R_OK) and path.is_file() and path.read_bytes().strip() else None
+
+
+def read_secret(source: Path | str) -> str:
+    """Return the first line of a file (a Path) or of a credential (its name), and tell once if others can read it.
+
+    Raises ConfigError where there is none, it cannot be read, or it is empty.
+    """
+    path = source if isinstance(source, Path) else credential(source)
+    if path is None:
+        raise ConfigError(f"no credential {str(source)!r}: the service needs LoadCredential={source}:/PATH/OF/THE/FILE")
+    try:
+        with path.open("rb") as file:
+            readable_by_all = os.fstat(file.fileno()).st_mode & stat.S_IROTH
+            text = file.read(_MOST_BYTES).decode()
+    except OSError as error:
+        raise ConfigError(f"{path}: the secret cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: the secret is not UTF-8 text") from error
+    secret = text.partition("\n")[0].rstrip("\r")
+    if not secret:
+        raise ConfigError(f"{path}: the secret is empty; its first line must be it")
+    if readable_by_all and path not in _told:
+        _told.add(path)
+        _log.warning("%s: everybody can read this secret; run: chmod o= %s", path, path)
+    return secret

@@ -1,0 +1,1 @@
+"""Events in SQLite: written by the service, read by ``snn-detect events`` meanwhile."""

@@ -1,0 +1,117 @@
+"""How the service is: for the health record, and for the line that systemd shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from detector.live.machine import rss_bytes, temperature_c
+from detector.live.tally import Tally
+from detector.microphone.levels import FLOOR_DBFS
+from detector.microphone.news import Condition, Figures
+from detector.sinks.sink import Station
+
+_COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")
+NO_SOURCE: Final = Figures(
+    device="",
+    device_rate_hz=0,
+    device_channels=0,
+    is_open=False,
+    conditions=(),
+    lost_s=0.0,
+    overruns=0,
+    reopens=0,
+    clipped_samples=0,
+    rms_dbfs=FLOOR_DBFS,
+    peak_dbfs=FLOOR_DBFS,
+    dc=0.0,
+    queue_depth=0.0,
+)
+"""What there is to say of a source that is closed."""
+
+
+@dataclass(slots=True)
+class _Mark:
+    heard_s: float = 0.0
+    busy_s: float = 0.0
+
+
+class Health:
+    """Adds up what the sources of a process have counted, and measures the speed from record to record."""
+
+    def __init__(self, tally: Tally) -> None:
+        """Begin to count the time."""
+        self._tally = tally
+        self._began_s = time.monotonic()
+        self._closed: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._mark = _Mark()
+        self.realtime_factor = 0.0
+        """Time that a second of sound took, lately; 1 is as fast as sound comes."""
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began_s
+
+    def retire(self, figures: Figures) -> None:
+        """Keep the counts of a source that is closed."""
+        for name in _COUNTED:
+            self._closed[name] += getattr(figures, name)
+
+    def fields(self, figures: Figures, sinks: Mapping[str, Mapping[str, float]], station: Station) -> dict[str, Any]:
+        """Return what a health record says besides what all records say."""
+        self._measure()
+        return {
+            "uptime_s": round(self.uptime_s, 3),
+            "heard_s": round(self._tally.heard_s, 3),
+            "realtime_factor": round(self.realtime_factor, 5),
+            "lost_s": round(self._closed["lost_s"] + figures.lost_s, 3),
+            "overruns": int(self._closed["overruns"]) + figures.overruns,
+            "reopens": int(self._closed["reopens"]) + figures.reopens,
+            "rms_dbfs": _level(figures.rms_dbfs),
+            "peak_dbfs": _level(figures.peak_dbfs),
+            "dc": round(figures.dc, 5),
+            "clipped_samples": int(self._closed["clipped_samples"]) + figures.clipped_samples,
+            "silent": "silent" in figures.conditions,
+            "up": figures.is_open,
+            "queue_depth": round(figures.queue_depth, 3),
+            "rss_bytes": rss_bytes(),
+            "temperature_c": temperature_c(),
+            "resets": self._tally.gaps + self._tally.repairs,
+            "frames": self._tally.frames,
+            "inference": self._tally.inference(),
+            "sinks": {name: dict(counts) for name, counts in sinks.items()},
+            "model": station.model,
+            "model_sha256": station.model_sha256,
+            "version": station.version,
+        }
+
+    def line(self, source: str, figures: Figures, conditions: tuple[Condition, ...]) -> str:
+        """Return the state in a line for people."""
+        waiting = [c.detail for c in conditions if c.name == "waiting"]
+        if waiting:
+            return waiting[0]
+        heard_s, busy_s = self._since_mark()
+        factor = busy_s / heard_s if heard_s else self.realtime_factor
+        state = "ok" if not conditions else ", ".join(c.name.replace("_", " ") for c in conditions)
+        overruns = int(self._closed["overruns"]) + figures.overruns
+        return f"{source} {state}, RTF {factor:.3f}, {overruns} xruns{self._last()}"
+
+    def _last(self) -> str:
+        onset = self._tally.last_onset
+        return f", last {onset['label']} {onset['score']:.2f} @{onset['time'][11:19]}" if onset else ""
+
+    def _measure(self) -> None:
+        heard_s, busy_s = self._since_mark()
+        self.realtime_factor = busy_s / heard_s if heard_s else 0.0
+        self._mark = _Mark(self._tally.heard_s, self._tally.busy_s)
+
+    def _since_mark(self) -> tuple[float, float]:
+        return self._tally.heard_s - self._mark.heard_s, self._tally.busy_s - self._mark.busy_s
+
+
+def _level(dbfs: float) -> float:
+    """Round a level; silence, which has none, gets the least."""
+    return round(max(FLOOR_DBFS, dbfs), 1)

@@ -1,0 +1,77 @@
+"""Messages of the service on standard error: one line each, and never a reason to wait."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+from typing import Final
+
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY: Final = 7
+_STANDARD_ERROR: Final = 2
+_SURE_BYTES: Final = 4096
+"""What a pipe takes at once, without waiting, when it says that it takes anything (PIPE_BUF)."""
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Lead the messages of the whole package to standard error; those of other libraries from warnings on."""
+    descriptor = standard_error()
+    handler = _Lines(descriptor, for_journal=_is_journal(descriptor))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("detector").setLevel(level)
+
+
+def standard_error() -> int:
+    """Return the descriptor of standard error."""
+    try:
+        return sys.stderr.fileno()
+    except OSError:
+        return _STANDARD_ERROR
+
+
+class _Lines(logging.Handler):
+    """Writes a line a message; one that nobody takes is left out and counted."""
+
+    def __init__(self, descriptor: int, *, for_journal: bool) -> None:
+        super().__init__()
+        self._descriptor, self._for_journal = descriptor, for_journal
+        self._left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = " ".join(record.getMessage().split())
+            if record.exc_info and record.exc_info[1] is not None:
+                text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
+            self._write(record.levelno, text)
+        except Exception:  # noqa: BLE001 - a message that cannot be written is no reason to stop listening
+            self._left_out += 1
+
+    def _write(self, level: int, text: str) -> None:
+        more = f" ({self._left_out} messages before this one were lost)" if self._left_out else ""
+        line = f"{self._head(level)}{text}{more}".encode(errors="replace")[: _SURE_BYTES - 1] + b"\n"
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        if not poll.poll(0):
+            self._left_out += 1
+            return
+        os.write(self._descriptor, line)
+        self._left_out = 0
+
+    def _head(self, level: int) -> str:
+        """Return the priority for the journal, which has time and name already; for people, the name."""
+        if self._for_journal:
+            return f"<{next((p for least, p in _PRIORITIES if level >= least), _DEBUG_PRIORITY)}>"
+        kind = "error: " if level >= logging.ERROR else "warning: " if level >= logging.WARNING else ""
+        return f"snn-detect: {kind}"
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Tell whether a descriptor leads to the journal: systemd names the stream, which may have been replaced since."""
+    status = os.fstat(descriptor)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -1,0 +1,132 @@
+"""A program that is run for each record."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import time
+from typing import Any, Final
+
+from detector.errors import DetectorError
+from detector.settings import Command
+from detector.sinks.json_lines import json_line
+from detector.sinks.sink import LiveSink, Record
+
+_log = logging.getLogger(__name__)
+PREFIX: Final = "SNN_DETECT_RECORD_"
+"""What the names of a record's keys are given in the environment; the settings' own variables look otherwise."""
+_LOOK_S: Final = 0.2
+_KEPT_BYTES: Final = 1000
+"""Of a program's output, at most so much of its end is told."""
+_MOST_CHARACTERS: Final = 8192
+_OURS: Final = frozenset(
+    {"CREDENTIALS_DIRECTORY", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET"}
+    | {"WATCHDOG_PID", "WATCHDOG_USEC"}
+)
+"""Variables that systemd means for the service alone."""
+
+
+class CommandSink(LiveSink):
+    """Run a program for each record, one after the other, never through a shell.
+
+    It gets the record as a line of JSON on its standard input and, key by key, in its environment:
+    SNN_DETECT_RECORD_LABEL, SNN_DETECT_RECORD_SCORE and so on; what is null is empty there.
+    """
+
+    def __init__(self, settings: Command) -> None:
+        """Prepare."""
+        self.types = frozenset(settings.types)
+        self.labels = frozenset(settings.labels) or None
+        self._settings = settings
+        self._name = f"command {settings.argv[0]}"
+
+    def write(self, record: Record) -> None:
+        """Run the program to its end.
+
+        Raises DetectorError where it cannot be run, fails, or takes too long; it is then killed,
+        with all that it has started.
+        """
+        deadline = time.monotonic() + self._settings.timeout_s
+        with self._start(record) as process:
+            try:
+                output = _listen(process, deadline)
+                code = process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired as error:
+                raise DetectorError(f"{self._name}: killed after {self._settings.timeout_s:g} s") from error
+            finally:
+                _kill_rest(process)
+        if code:
+            how = f"exit code {code}" if code > 0 else f"ended by {_signal_name(-code)}"
+            raise DetectorError(f"{self._name}: {how}{f': {output}' if output else ''}")
+        if output:
+            _log.debug("%s: %s", self._name, output)
+
+    def _start(self, record: Record) -> subprocess.Popen[bytes]:
+        # In memory, so that a program that reads none of it, or no hurry, concerns nobody.
+        source = os.memfd_create("record")
+        try:
+            os.write(source, json_line(record).encode())
+            os.lseek(source, 0, os.SEEK_SET)
+            return subprocess.Popen(  # noqa: S603 - the operator's own list of arguments
+                self._settings.argv,
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=_environment(record),
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise DetectorError(f"{self._name}: cannot be run ({why}); check argv and the permissions") from error
+        finally:
+            os.close(source)
+
+
+def _listen(process: subprocess.Popen[bytes], deadline: float) -> str:
+    """Take a program's output until it ends, or the program does; return the last of it as one line."""
+    output = process.stdout
+    if output is None:
+        return ""
+    poll, end = select.poll(), b""
+    poll.register(output, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        if poll.poll(1000 * min(left, _LOOK_S)):
+            data = output.read(65536)
+            if not data:
+                break
+            end = (end + data)[-_KEPT_BYTES:]
+        elif process.poll() is not None:
+            break  # something it has started, and left running, holds the output open
+    return " ".join(end.decode(errors="replace").split())
+
+
+def _kill_rest(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program that still runs, with its group; one that has ended may have left something running."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _environment(record: Record) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _OURS}
+    return kept | {f"{PREFIX}{key.upper()}": _text(value) for key, value in record.items()}
+
+
+def _text(value: Any) -> str:
+    """Return a value as text that an environment can hold: what is too long for it, standard input alone has."""
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+    text = text[:_MOST_CHARACTERS]
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "surrogateescape").decode(errors="replace")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

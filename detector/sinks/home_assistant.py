@@ -1,0 +1,180 @@
+"""What Home Assistant is told so that it finds the sounds by itself: one device with all its entities."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from detector.sinks.mqtt_topics import PROBLEM, Message, Topics, class_ids
+from detector.sinks.sink import Station
+
+BIRTH_TOPIC: Final = "homeassistant/status"
+BIRTH_PAYLOAD: Final = "online"
+_EXPIRY_S: Final = 180
+_BEATS: Final = 3
+"""Levels that may be missing before the level counts as unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """The announcement of one station."""
+
+    prefix: str
+    station: Station
+    topics: Topics
+    level_s: float
+    switch: bool
+    """Whether listening can be turned off."""
+
+    @property
+    def topic(self) -> str:
+        """Where the announcement goes."""
+        return config_topic(self.prefix, self.station.node)
+
+    @property
+    def birth_topics(self) -> tuple[str, ...]:
+        """Where Home Assistant says that it has started."""
+        return tuple(dict.fromkeys((BIRTH_TOPIC, f"{self.prefix}/status")))
+
+    def messages(self, before: bytes = b"") -> list[Message]:
+        """Return the announcement, and before it what takes back entities that only an earlier one had.
+
+        ``before`` is that earlier announcement. Home Assistant forgets an entity when it is
+        announced with nothing but its platform; one that is merely left out stays as a ghost.
+        """
+        config = self._config()
+        removed = _removed(before, config["cmps"])
+        message = self._message(config)
+        if not removed:
+            return [message]
+        ghosts = {name: {"p": component["p"]} for name, component in removed.items()}
+        step = self._message(config | {"cmps": config["cmps"] | ghosts})
+        return [step, message, *self._emptied(removed)]
+
+    def leaves_ghosts(self, before: bytes) -> bool:
+        """Tell whether an earlier announcement had entities that this one lacks."""
+        return bool(_removed(before, self._components()))
+
+    def _message(self, config: dict[str, Any]) -> Message:
+        return Message(self.topic, json.dumps(config, separators=(",", ":")), retain=True)
+
+    def _emptied(self, removed: dict[str, dict[str, Any]]) -> list[Message]:
+        """Delete the retained topics of entities that are gone, as far as they are this station's."""
+        topics = (c.get(key) for c in removed.values() for key in ("state_topic", "json_attributes_topic"))
+        return [Message(t, "", retain=True) for t in topics if isinstance(t, str) and self._was_ours(t)]
+
+    def _was_ours(self, topic: str) -> bool:
+        wild = "+" in topic or "#" in topic
+        return topic.startswith(f"{self.topics.base}/") and not wild and topic != self.topics.status
+
+    def _config(self) -> dict[str, Any]:
+        node, version = self.station.node, self.station.version
+        return {
+            "dev": {
+                "ids": [_device(node)],
+                "name": f"SNN detect {node}",
+                "mf": "snn-detect",
+                "mdl": "conv-SNN",
+                "sw": version,
+            },
+            "o": {"name": "snn-detect", "sw": version},
+            "availability": [{"topic": self.topics.status}, {"topic": self.topics.source_status}],
+            "availability_mode": "all",
+            "qos": 1,
+            "cmps": self._components(),
+        }
+
+    def _components(self) -> dict[str, dict[str, Any]]:
+        source = self.station.source
+        sounds = {
+            f"{source}_{class_id}": self._sound(label, class_id)
+            for label, class_id in class_ids(label for label, _ in self.station.classes).items()
+        }
+        rest = {f"{source}_event": self._event(), f"{source}_level": self._level()}
+        rest |= {f"{source}_{PROBLEM}": self._problem(), "status": self._status()}
+        return sounds | rest | ({"listening": self._listening()} if self.switch else {})
+
+    def _sound(self, label: str, class_id: str) -> dict[str, Any]:
+        return self._entity("binary_sensor", f"{self.station.source}_{class_id}", _name(label)) | {
+            "device_class": "sound",
+            "state_topic": self.topics.state(class_id),
+            "json_attributes_topic": self.topics.attributes(class_id),
+        }
+
+    def _event(self) -> dict[str, Any]:
+        return self._entity("event", f"{self.station.source}_event", "Sound event") | {
+            "state_topic": self.topics.event,
+            "event_types": [label for label, _ in self.station.classes],
+            "icon": "mdi:ear-hearing",
+        }
+
+    def _level(self) -> dict[str, Any]:
+        return self._entity("sensor", f"{self.station.source}_level", "Level") | {
+            "unit_of_measurement": "dB",
+            "state_class": "measurement",
+            "entity_category": "diagnostic",
+            "expire_after": max(_EXPIRY_S, round(_BEATS * self.level_s)),
+            "state_topic": self.topics.level,
+            "value_template": "{{ value_json.rms_dbfs }}",
+        }
+
+    def _problem(self) -> dict[str, Any]:
+        """Return the entity that is on while the source is absent, silent or distorted; it needs no source."""
+        return self._entity("binary_sensor", f"{self.station.source}_{PROBLEM}", "Problem") | {
+            "device_class": "problem",
+            "entity_category": "diagnostic",
+            "state_topic": self.topics.state(PROBLEM),
+            "json_attributes_topic": self.topics.attributes(PROBLEM),
+            "availability": [{"topic": self.topics.status}],
+        }
+
+    def _status(self) -> dict[str, Any]:
+        """Return the entity that tells whether the service runs, which has to be available when it does not."""
+        return self._entity("binary_sensor", "status", "Status") | {
+            "device_class": "connectivity",
+            "entity_category": "diagnostic",
+            "state_topic": self.topics.status,
+            "payload_on": "online",
+            "payload_off": "offline",
+            "availability": [],
+        }
+
+    def _listening(self) -> dict[str, Any]:
+        return self._entity("switch", "listening", "Listening") | {
+            "icon": "mdi:microphone",
+            "state_topic": self.topics.listening_state,
+            "command_topic": self.topics.listening_set,
+            "availability": [{"topic": self.topics.status}],
+        }
+
+    def _entity(self, platform: str, key: str, name: str) -> dict[str, Any]:
+        return {
+            "p": platform,
+            "unique_id": f"{_device(self.station.node)}_{key}",
+            "default_entity_id": f"{platform}.{self.station.node}_{key}".lower().replace("-", "_"),
+            "name": name,
+        }
+
+
+def config_topic(prefix: str, node: str) -> str:
+    """Return where a machine announces itself."""
+    return f"{prefix}/device/{_device(node)}/config"
+
+
+def _device(node: str) -> str:
+    return f"snn_detect_{node}"
+
+
+def _name(label: str) -> str:
+    words = label.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def _removed(before: bytes, components: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the components of an earlier announcement that are no longer there; what is no announcement has none."""
+    try:
+        earlier = json.loads(before)["cmps"].items()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return {name: c for name, c in earlier if name not in components and isinstance(c, dict) and "p" in c}

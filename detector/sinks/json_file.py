@@ -1,0 +1,106 @@
+"""Records as JSON lines in a file that others rotate."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from detector.settings import JsonFile
+from detector.sinks.disk import refusal
+from detector.sinks.json_lines import json_line
+from detector.sinks.sink import LiveSink, Record, TryAgainError
+
+_MODE: Final = 0o640
+
+
+class JsonLinesFile(LiveSink):
+    """Append a line a record to a file: whole lines only, also where the disk is full.
+
+    Rotation by renaming needs ``reopen``; rotation by copying and truncating needs nothing, since
+    each line goes to wherever the end of the file is.
+    """
+
+    def __init__(self, settings: JsonFile) -> None:
+        """Prepare; the file is opened in the worker's thread."""
+        self.types = frozenset(settings.types)
+        self._path = settings.path
+        self._descriptor: int | None = None
+        self._stale = False
+
+    def reopen(self) -> None:
+        """Have the file opened anew within about a second; any thread, and a handler of signals, may call this."""
+        self._stale = True
+
+    def open(self) -> None:
+        """Open the file for appending; raises TryAgainError where that cannot be."""
+        self._current()
+
+    def write(self, record: Record) -> None:
+        """Append one line; raises TryAgainError, with nothing of the line left, where it does not fit."""
+        descriptor = self._current()
+        try:
+            _append(descriptor, json_line(record).encode())
+        except OSError as error:
+            self.close()
+            raise TryAgainError(f"{refusal(self._path, error)}; records wait") from error
+
+    def tick(self) -> None:
+        """Open the file anew if that was asked for."""
+        if self._stale:
+            self._current()
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # what could not be kept has been told by write
+                os.close(descriptor)
+
+    def _current(self) -> int:
+        """Return the open file, opened anew where that is due."""
+        if self._stale:
+            self._stale = False  # before the name is looked up: what is asked from now on is another turn
+            self.close()
+        if self._descriptor is None:
+            try:
+                self._descriptor = _open(self._path)
+            except OSError as error:
+                raise TryAgainError(f"{refusal(self._path, error)}; records wait") from error
+        return self._descriptor
+
+
+def _open(path: Path) -> int:
+    """Open a regular file to append to; it is made where there is none."""
+    # A pipe without a reader would hold an ordinary open() for ever.
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, _MODE)
+    try:
+        _check(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(descriptor: int) -> None:
+    """Refuse what is no regular file; end a line that a power cut has left unfinished."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if status.st_size and os.pread(descriptor, 1, status.st_size - 1) != b"\n":
+        _append(descriptor, b"\n")
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """Write all of a line or nothing of it."""
+    written = 0
+    try:
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+    except OSError:
+        if written:
+            os.ftruncate(descriptor, max(0, os.fstat(descriptor).st_size - written))
+        raise

@@ -1,0 +1,51 @@
+"""What the tests of the doctor share: programs and file systems that say what a test wants them to say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detector.doctor.roots import Roots
+from detector.pipeline import Detector
+from tests.sound_server import sound_server
+
+__all__ = ["sound_server"]
+
+Program = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> Roots:
+    """Give an empty file system."""
+    return Roots(tmp_path / "root")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Give what makes a program, found before all others, by its name and the shell's lines in it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def make(name: str, lines: str) -> Path:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{lines}\n", encoding="utf-8")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def detector() -> Detector:
+    return Detector.load(os.environ.get("SNN_DETECT_MODEL"))
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file, and make the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
