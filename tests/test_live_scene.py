@@ -19,7 +19,7 @@ import soundfile
 from detector.messages import AudioChunk
 from detector.pipeline import Detector
 from detector.records import Origin, event_record
-from tests.broker import Broker, Watcher
+from tests.broker import Broker, Relay, Watcher
 from tests.service import COMMAND, Child, NotifySocket, Record, service, wait_until
 from tests.sound_server import SoundServer, sound_server  # noqa: F401 - a fixture
 
@@ -96,7 +96,14 @@ class Station:
 
 
 @pytest.fixture
-def station(sound_server: SoundServer, broker: Broker, tmp_path: Path) -> Iterator[Station]:  # noqa: F811
+def relay(broker: Broker) -> Iterator[Relay]:
+    """Give the service's way to the broker."""
+    with Relay(broker.port) as way:
+        yield way
+
+
+@pytest.fixture
+def station(sound_server: SoundServer, relay: Relay, broker: Broker, tmp_path: Path) -> Iterator[Station]:  # noqa: F811
     config = tmp_path / "config.toml"
     config.write_text(f"""
         node = "test"
@@ -113,7 +120,7 @@ def station(sound_server: SoundServer, broker: Broker, tmp_path: Path) -> Iterat
         path = "/dev/full"
         [[mqtt]]
         host = "127.0.0.1"
-        port = {broker.port}
+        port = {relay.port}
         [[command]]
         argv = ["false"]
     """)
@@ -193,13 +200,16 @@ def test_faults(station: Station, broker: Broker, fault: Callable[[Station], Non
     finish(station, broker)
 
 
-def test_broker_killed(station: Station, broker: Broker) -> None:
+def test_broker_killed(station: Station, broker: Broker, relay: Relay) -> None:
     station.keeps_detecting()
     broker.kill()
+    relay.close()
     station.keeps_detecting()
     broker.start()
-    station.watcher.ready()
-    station.watcher.wait_for("snn-detect/test/status", "online")
+    station.watcher.ready()  # only then may the service come back: what nobody subscribes to is nobody's
+    seen = len(station.watcher.payloads("snn-detect/test/status"))
+    relay.open()
+    wait_until(lambda: len(station.watcher.payloads("snn-detect/test/status")) > seen, "the service at the broker")
     station.keeps_detecting()
     lost = [line for line in station.child.errors if "mqtt" in line and "warning" in line]
     assert len(lost) == 1
