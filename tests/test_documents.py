@@ -15,6 +15,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     ".github/CONTRIBUTING.md",
     "models/README.md",
+    "systemd/README.md",
     "models/RESULTS.md",
     "models/pretrained/esc10.md",
     "models/pretrained/household.md",
