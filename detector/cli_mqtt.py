@@ -11,10 +11,9 @@ import click
 from detector.cli_program import print_json
 
 if TYPE_CHECKING:
-    from detector.settings import Mqtt, Settings
+    from detector.settings import Settings
     from detector.sinks.mqtt_check import Stage
 
-_CREDENTIAL = "mqtt-password"
 _UNAVAILABLE = 69
 _config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Configuration file; default: the one that the service reads."
@@ -31,10 +30,11 @@ def mqtt() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def test(config: Path | None, *, as_json: bool) -> None:
     """Try each broker: name, TCP, TLS, log-in, publishing; exit code 69 where one fails. The service may run."""
+    from detector.credentials import broker_password
     from detector.sinks.mqtt_check import test_connection
 
     settings = _load(config)
-    found = [(b, test_connection(b, settings.node, _password(b))) for b in settings.mqtt]
+    found = [(b, test_connection(b, settings.node, broker_password(b))) for b in settings.mqtt]
     if as_json:
         print_json([{"host": b.host, "port": b.port, "stages": [_as_json(s) for s in stages]} for b, stages in found])
     else:
@@ -50,11 +50,12 @@ def test(config: Path | None, *, as_json: bool) -> None:
 @_config_option
 def purge(config: Path | None) -> None:
     """Take this machine away from each broker and from Home Assistant; stop the service first."""
+    from detector.credentials import broker_password
     from detector.sinks.mqtt_check import purge as take_away
 
     settings = _load(config)
     for broker in settings.mqtt:
-        done = take_away(broker, settings.node, _password(broker))
+        done = take_away(broker, settings.node, broker_password(broker))
         click.echo(f"{broker.host}:{broker.port}: {len(done.topics)} retained messages deleted")
         if done.was_online:
             click.echo(f"{broker.host}:{broker.port}: the service was online, and will publish them again", err=True)
@@ -69,14 +70,6 @@ def _load(config: Path | None) -> Settings:
     if not settings.mqtt:
         raise ConfigError("the configuration has no [mqtt] section")
     return settings
-
-
-def _password(broker: Mqtt) -> str | None:
-    from detector.credentials import credential, read_secret
-
-    if broker.password_file is not None:
-        return read_secret(broker.password_file)
-    return read_secret(_CREDENTIAL) if broker.username and credential(_CREDENTIAL) else None
 
 
 def _as_json(stage: Stage) -> dict[str, object]:

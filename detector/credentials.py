@@ -6,11 +6,16 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from detector.errors import ConfigError
 
+if TYPE_CHECKING:
+    from detector.settings import Mqtt
+
 _log = logging.getLogger(__name__)
+BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
+"""Credential with the password for all brokers whose section names no file."""
 _OF_THE_SERVICE: Final = "/run/credentials/snn-detect.service"
 _MOST_BYTES: Final = 65536
 _told: set[Path] = set()
@@ -49,3 +54,18 @@ def read_secret(source: Path | str) -> str:
         _told.add(path)
         _log.warning("%s: everybody can read this secret; run: chmod o= %s", path, path)
     return secret
+
+
+def broker_password(broker: Mqtt, besides: Path | None = None) -> str | None:
+    """Return the password for a broker: from its file, else the credential, else the file ``besides``; None without.
+
+    A broker that wants no user name is given no password. Raises ConfigError where it cannot be read.
+    """
+    if broker.password_file is not None:
+        return read_secret(broker.password_file)
+    if not broker.username:
+        return None
+    if credential(BROKER_PASSWORD):
+        return read_secret(BROKER_PASSWORD)
+    has_one = besides is not None and os.access(besides, os.R_OK) and besides.read_bytes().strip()
+    return read_secret(besides) if besides is not None and has_one else None

@@ -43,7 +43,9 @@ class Service:
         self._vigil = Vigil(self._notifier, self.tally)
         self._work: Workplace | None = None
         self._clock_at_s = 0.0
-        self._health_at_s: float | None = None
+        # The first record comes with the first sound; where none comes, after the interval.
+        self._has_heard = False
+        self._health_at_s = time.monotonic() + settings.health.interval_s
 
     @property
     def is_hung(self) -> bool:
@@ -128,9 +130,9 @@ class Service:
         if engine is not None and now >= self._clock_at_s:
             self._clock_at_s = now + _CLOCK_S
             engine.look_at_clock()
-        if self._health_at_s is None:
-            self._health_at_s = now if self.tally.frames else None
-        if self._health_at_s is not None and now >= self._health_at_s:
+        if self.tally.frames and not self._has_heard:
+            self._has_heard, self._health_at_s = True, now
+        if now >= self._health_at_s:
             self._tell_health(work)
 
     def _mode(self, work: Workplace, *, is_waiting: bool) -> Mode:
@@ -145,7 +147,7 @@ class Service:
         time.tzset()  # somebody may have moved the machine to another time zone
         interval_s = work.settings.health.interval_s
         now = time.monotonic()
-        due = (self._health_at_s or now) + interval_s
+        due = self._health_at_s + interval_s
         self._health_at_s = due if due > now else now + interval_s
         work.tell_health()
 

@@ -27,6 +27,12 @@ class DeviceError(DetectorError):
     exit_code = 69
 
 
+class BrokerError(DetectorError):
+    """An MQTT broker cannot be reached, or does not do what it is asked."""
+
+    exit_code = 69
+
+
 class SourceError(DetectorError):
     """A sound source is missing, unreadable, or holds what is not sound."""
 

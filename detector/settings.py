@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,7 +100,7 @@ class Mqtt(Section):
     """An MQTT broker, with discovery for Home Assistant."""
 
     host: str = Field(min_length=1)
-    port: int = Field(1883, ge=1, le=65535)
+    port: int = Field(1883, ge=1, le=65535, description="Left out: 1883, with TLS 8883.")
     username: str | None = None
     password_file: UserPath | None = Field(None, description="File whose first line is the password.")
     tls: bool = False
@@ -109,6 +111,12 @@ class Mqtt(Section):
     discovery_prefix: str | None = Field("homeassistant", description="Empty: no discovery.")
     level_s: float = Field(30.0, ge=1, le=3600, description="Seconds between two levels.")
     queue: int = Field(1000, ge=1, le=100_000, description="Messages kept while the broker is away.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, value: Any) -> Any:
+        has_tls = isinstance(value, dict) and value.get("tls") in (True, "true", "1", 1)
+        return {"port": 8883, **value} if has_tls else value
 
     @model_validator(mode="after")
     def _whole(self) -> Mqtt:
@@ -193,3 +201,21 @@ class Settings(Section):
     def _one_or_many(cls, value: object) -> object:
         """Take one table ``[mqtt]`` as well as several ``[[mqtt]]``."""
         return [value] if isinstance(value, dict) else value
+
+    @field_validator("file")
+    @classmethod
+    def _own_file(cls, value: tuple[JsonFile, ...]) -> tuple[JsonFile, ...]:
+        if twice := _twice(file.path for file in value):
+            raise ValueError(f"two sections write {twice[0]}; give each its own path, or let one name all the types")
+        return value
+
+    @field_validator("mqtt")
+    @classmethod
+    def _own_broker(cls, value: tuple[Mqtt, ...]) -> tuple[Mqtt, ...]:
+        if twice := _twice(f"{broker.host}:{broker.port}" for broker in value):
+            raise ValueError(f"two sections name the broker {twice[0]}, where each would drive the other out; keep one")
+        return value
+
+
+def _twice(values: Iterable[object]) -> list[object]:
+    return [value for value, times in Counter(values).items() if times > 1]

@@ -8,7 +8,7 @@ from typing import Final
 from detector.doctor.finding import UNAVAILABLE, Finding, ok, problem, skipped, warning
 from detector.doctor.programs import answer
 from detector.doctor.roots import Roots
-from detector.live.machine import temperature_c
+from detector.live.machine import is_under_voltage, temperature_c
 
 TEMPERATURE: Final = "temperature"
 POWER: Final = "power"
@@ -58,15 +58,11 @@ def _throttled() -> int | None:
 
 
 def _by_sensor(roots: Roots, model: str) -> Finding:
-    for folder in sorted(roots.hwmon.glob("hwmon*")):
-        try:
-            if (folder / "name").read_text(encoding="ascii").strip() != "rpi_volt":
-                continue
-            if (folder / "in0_lcrit_alarm").read_text(encoding="ascii").strip() == "1":
-                return problem(POWER, f"{model}: the voltage is too low, which breaks USB sound", _SUPPLY, UNAVAILABLE)
-            return ok(POWER, f"{model}: no lack of voltage")
-        except OSError:
-            continue
+    is_low = is_under_voltage(roots.hwmon)
+    if is_low:
+        return problem(POWER, f"{model}: the voltage is too low, which breaks USB sound", _SUPPLY, UNAVAILABLE)
+    if is_low is not None:
+        return ok(POWER, f"{model}: no lack of voltage")
     return skipped(POWER, f"{model}: neither vcgencmd (which takes the group video) nor a sensor tells of it")
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 from detector.addresses import token_required
-from detector.credentials import credential, read_secret
+from detector.credentials import broker_password
 from detector.doctor.finding import SETTINGS, UNAVAILABLE, Finding, ok, problem, skipped, warning
 from detector.doctor.roots import Roots
 from detector.errors import ConfigError
@@ -15,7 +14,6 @@ from detector.settings import Mqtt, Settings
 from detector.sinks.mqtt_check import test_connection
 
 NAME: Final = "broker"
-_CREDENTIAL: Final = "mqtt-password"
 _OF_UNIT: Final = "snn-detect/mqtt.password"
 _ADVICE: Final = {
     "DNS": "mend mqtt.host, or the machine's name server; an address works without one",
@@ -35,7 +33,7 @@ def check_brokers(settings: Settings, roots: Roots) -> list[Finding]:
 def _try(broker: Mqtt, node: str, roots: Roots) -> Finding:
     name = f"{NAME} {broker.host}:{broker.port}"
     try:
-        password = _password(broker, roots)
+        password = broker_password(broker, Path(roots.etc, _OF_UNIT))
         stages = test_connection(broker, node, password)
     except ConfigError as error:
         return problem(name, str(error), "mend the section [[mqtt]]", SETTINGS)
@@ -49,18 +47,6 @@ def _try(broker: Mqtt, node: str, roots: Roots) -> Finding:
     if broker.username and not broker.tls and token_required(f"{_host(broker)}:{broker.port}"):
         return warning(name, found, "set mqtt.tls = true, with the port that the broker has for it (8883)")
     return ok(name, found)
-
-
-def _password(broker: Mqtt, roots: Roots) -> str | None:
-    """Return the password as the service gets it; outside of the service, from where systemd takes it."""
-    if broker.password_file is not None:
-        return read_secret(broker.password_file)
-    if not broker.username:
-        return None
-    if credential(_CREDENTIAL):
-        return read_secret(_CREDENTIAL)
-    path = Path(roots.etc, _OF_UNIT)
-    return read_secret(path) if os.access(path, os.R_OK) and path.read_bytes().strip() else None
 
 
 def _host(broker: Mqtt) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from detector.live.machine import rss_bytes, temperature_c
+from detector.live.machine import is_under_voltage, rss_bytes, temperature_c
 from detector.live.tally import Tally
 from detector.microphone.levels import FLOOR_DBFS
 from detector.microphone.news import Condition, Figures
@@ -79,6 +79,7 @@ class Health:
             "queue_depth": round(figures.queue_depth, 3),
             "rss_bytes": rss_bytes(),
             "temperature_c": temperature_c(),
+            "under_voltage": is_under_voltage(),
             "resets": self._tally.gaps + self._tally.repairs,
             "frames": self._tally.frames,
             "inference": self._tally.inference(),

@@ -8,6 +8,7 @@ from typing import Final
 
 _PROCESS: Final = Path("/proc/self")
 _THERMAL: Final = Path("/sys/class/thermal")
+_HWMON: Final = Path("/sys/class/hwmon")
 
 
 def rss_bytes() -> int:
@@ -38,6 +39,17 @@ def temperature_c(folder: Path = _THERMAL) -> float | None:
         except (OSError, ValueError):
             continue  # a zone that is switched off refuses to be read
     return max(found, default=None)
+
+
+def is_under_voltage(folder: Path = _HWMON) -> bool | None:
+    """Return whether a Raspberry Pi gets too little voltage, or did since this was read last; None elsewhere."""
+    for sensor in sorted(folder.glob("hwmon*")):
+        try:
+            if (sensor / "name").read_text(encoding="ascii").strip() == "rpi_volt":
+                return (sensor / "in0_lcrit_alarm").read_text(encoding="ascii").strip() == "1"
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def _entries(folder: Path) -> int:

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detector.credentials import credential, read_secret
+from detector.credentials import broker_password, read_secret
 from detector.directories import state_directory
 from detector.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Webhook
 from detector.sinks.sink import LiveSink, Record, Station
-
-_MQTT_CREDENTIAL = "mqtt-password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,7 @@ def _database(settings: Database) -> Plan:
 def _mqtt(settings: Mqtt, wiring: Wiring) -> Plan:
     from detector.sinks.mqtt import MqttSink
 
-    password = _secret(settings.password_file, _MQTT_CREDENTIAL) if settings.username else None
-    identity = (settings, wiring.station, password)
+    identity = (settings, wiring.station, broker_password(settings))
     return Plan("mqtt", identity, lambda: MqttSink(*identity, wiring.on_listening))
 
 
@@ -114,8 +111,5 @@ def _clips(settings: Clips, wiring: Wiring) -> Plan:
     return Plan("clips", identity, lambda: ClipSink(*identity, wiring.on_clip))
 
 
-def _secret(file: Path | None, name: str | None = None) -> str | None:
-    """Return the secret in a file, else in the credential of that name; None where there is neither."""
-    if file is not None:
-        return read_secret(file)
-    return read_secret(name) if name and credential(name) else None
+def _secret(file: Path | None) -> str | None:
+    return None if file is None else read_secret(file)

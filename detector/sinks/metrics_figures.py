@@ -48,6 +48,8 @@ _FAMILIES: Final = {
     "realtime_factor_ratio": _Family("gauge", (), "Computing time per time of sound."),
     "state_resets_total": _Family("counter", ("reason",), "Times that the network began anew."),
     "queue_depth_ratio": _Family("gauge", (), "Share of the sound buffer that is filled."),
+    "temperature_celsius": _Family("gauge", (), "Of the machine's hottest zone."),
+    "under_voltage": _Family("gauge", (), "Whether a Raspberry Pi gets too little voltage."),
     "mqtt_connected": _Family("gauge", (), "Whether every MQTT broker is connected."),
     "mqtt_reconnects_total": _Family("counter", (), "MQTT connections beyond the first."),
     "mqtt_dropped_messages_total": _Family("counter", (), "MQTT messages and records that were given up."),
@@ -145,6 +147,9 @@ class Figures(Collector):
         """Take what not every service tells."""
         if "frames" in record:
             self._set("audio_frames_total", record["frames"], self._source)
+        for name, key in (("temperature_celsius", "temperature_c"), ("under_voltage", "under_voltage")):
+            if record.get(key) is not None:
+                self._set(name, record[key])
         self._inference = record.get("inference", self._inference)
         if self._scores:
             for label, score in record.get("scores", {}).items():

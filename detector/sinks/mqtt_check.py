@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from detector.errors import DetectorError
+from detector.errors import BrokerError
 from detector.settings import Mqtt
 from detector.sinks.home_assistant import config_topic
 from detector.sinks.mqtt import identity
@@ -24,12 +24,6 @@ _ANSWER_S: Final = 5.0
 _QUIET_S: Final = 1.0
 """Retained messages have all come when none has come for so long."""
 _AT_ONCE: Final = 20
-
-
-class BrokerError(DetectorError):
-    """A broker cannot be reached, or does not do what it is asked."""
-
-    exit_code = 69
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,11 @@ def test_variables_that_are_no_settings_are_left_alone(file: Path, monkeypatch: 
         ("[mqtt]\nport = 1", "mqtt.host: is missing"),
         ("[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'b'\nport = 0", "mqtt[2 of 2].port: must be at least 1, not 0"),
         ("[mqtt]\nhost = 'a'\nca_file = '/x'", "mqtt: ca_file, certificate_file and key_file need tls = true"),
+        (
+            "[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'a'\nprefix = 'x'",
+            "mqtt: two sections name the broker a:1883, where each would drive the other out; keep one",
+        ),
+        ("[[file]]\npath = '/x'\n[[file]]\npath = '/x'", "file: two sections write /x; give each its own path"),
         ("[command]\nargv = []", "command.argv: must not be empty"),
         ("[metrics]\naddress = 'localhost'", "metrics.address: 'localhost' lacks its port: write such as"),
         ("[metrics]\naddress = ':9464'", "metrics.address: ':9464' can be reached from other machines, which needs"),
@@ -192,6 +197,14 @@ def test_mistakes_in_the_environment(
 ) -> None:
     monkeypatch.setenv(f"SNN_DETECT_{variable}", value)
     assert mistake(written(file, "")) == f"SNN_DETECT_{variable}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("", 1883), ("tls = false", 1883), ("tls = true", 8883), ("tls = true\nport = 1883", 1883)],
+)
+def test_the_usual_port_of_a_broker(file: Path, text: str, port: int) -> None:
+    assert load_settings(written(file, f"[mqtt]\nhost = 'a'\n{text}\n")).mqtt[0].port == port
 
 
 def test_a_mistake_is_told_with_the_place_that_brought_it(file: Path) -> None:
@@ -393,7 +406,7 @@ def test_the_example_explains_every_key(file: Path) -> None:
             assert default in (None, {}) or found[section][name] == default, f"{section}.{name}"
     for section, fixed in (
         ("file", {"path": "/a"}),
-        ("mqtt", {"host": "a", "tls": True}),
+        ("mqtt", {"host": "a", "tls": True, "port": 1883}),  # the file has the port without TLS
         ("webhook", {"url": "https://a"}),
         ("command", {"argv": ["a"]}),
     ):

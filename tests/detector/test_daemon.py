@@ -242,8 +242,8 @@ def test_health_is_told_at_its_interval(config: Path, lively: Lively) -> None:  
     last = child.records[-1]
     agreed = (
         *("uptime_s", "heard_s", "realtime_factor", "lost_s", "overruns", "reopens", "rms_dbfs", "peak_dbfs", "dc"),
-        *("clipped_samples", "silent", "up", "queue_depth", "rss_bytes", "temperature_c", "resets", "sinks"),
-        *("model", "model_sha256", "version"),
+        *("clipped_samples", "silent", "up", "queue_depth", "rss_bytes", "temperature_c", "under_voltage", "resets"),
+        *("sinks", "model", "model_sha256", "version"),
     )
     assert set(agreed) <= set(last)
     assert last["heard_s"] == 3
@@ -251,6 +251,13 @@ def test_health_is_told_at_its_interval(config: Path, lively: Lively) -> None:  
     assert last["rss_bytes"] > 1_000_000
     assert set(last["sinks"]) == {"stdout", "database"}
     assert last["sinks"]["stdout"]["written"] >= 2
+
+
+def test_health_is_told_although_no_sound_comes(config: Path, lively: Lively) -> None:  # noqa: F811
+    write_config(config, lively, "[stdout]", 'types = ["health"]')
+    with service(config) as child:
+        child.wait_for_records(lambda r: len(r) >= 2, "two of them")
+        assert [r["frames"] for r in child.records] == [0] * len(child.records)
 
 
 def test_no_configuration_is_told_in_a_line(tmp_path: Path) -> None:

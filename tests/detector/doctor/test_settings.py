@@ -175,7 +175,7 @@ def test_each_broker_that_does_not_work_says_at_which_stage(tmp_path: Path, root
                 {"host": "nowhere.invalid"},
                 {"host": HOST, "port": free_port()},
                 {"host": HOST, "port": broker.port},
-                {"host": HOST, "port": broker.port, "username": "snn"},
+                {"host": "localhost", "port": broker.port, "username": "snn"},
             ]
         )
         found = check_brokers(wanted, roots)

@@ -14,7 +14,7 @@ import pytest
 
 from detector.live import logs
 from detector.live.health import NO_SOURCE, Health
-from detector.live.machine import descriptors, rss_bytes, temperature_c, threads
+from detector.live.machine import descriptors, is_under_voltage, rss_bytes, temperature_c, threads
 from detector.live.seldom import Seldom
 from detector.live.tally import Tally
 from detector.live.vigil import Vigil
@@ -123,6 +123,18 @@ def test_the_hottest_zone_counts_and_one_that_is_off_does_not(tmp_path: Path) ->
         zone.mkdir()
         (zone / "temp").write_text(text)
     assert temperature_c(tmp_path) == 55.25
+
+
+def test_only_a_raspberry_pi_tells_of_its_voltage(tmp_path: Path) -> None:
+    for n, name in enumerate(("cpu_thermal", "rpi_volt")):
+        assert is_under_voltage(tmp_path) is None
+        sensor = tmp_path / f"hwmon{n}"
+        sensor.mkdir()
+        (sensor / "name").write_text(f"{name}\n")
+    alarm = tmp_path / "hwmon1" / "in0_lcrit_alarm"
+    for text, expected in (("0\n", False), ("1\n", True)):
+        alarm.write_text(text)
+        assert is_under_voltage(tmp_path) is expected
 
 
 def test_a_storm_of_warnings_is_a_line_a_minute_with_their_number(

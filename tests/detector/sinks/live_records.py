@@ -88,6 +88,7 @@ def health(uptime_s: float = 60.0, **changed: Any) -> dict[str, Any]:
         "queue_depth": 0.02,
         "rss_bytes": 80_000_000,
         "temperature_c": 51.5,
+        "under_voltage": False,
         "resets": 1,
         "sinks": {},
         "model": "household-1.2.0",

@@ -100,6 +100,8 @@ def test_names_types_and_labels_are_those_of_the_contract() -> None:
         "snn_detect_state_resets": ("counter", ("reason",)),
         "snn_detect_detection_latency_seconds": ("histogram", ("le",)),
         "snn_detect_queue_depth_ratio": ("gauge", ()),
+        "snn_detect_temperature_celsius": ("gauge", ()),
+        "snn_detect_under_voltage": ("gauge", ()),
         "snn_detect_mqtt_connected": ("gauge", ()),
         "snn_detect_mqtt_reconnects": ("counter", ()),
         "snn_detect_mqtt_dropped_messages": ("counter", ()),
@@ -164,6 +166,8 @@ def test_health() -> None:
         assert value(found, "audio_clipped_samples_total") == 7
         assert value(found, "realtime_factor_ratio") == 0.11
         assert value(found, "queue_depth_ratio") == 0.25
+        assert value(found, "temperature_celsius") == 51.5
+        assert value(found, "under_voltage") == 0
         assert value(found, "audio_reopens_total", reason="device", **SOURCE) == 1
         assert value(found, "audio_level_dbfs", kind="rms", **SOURCE) == -48.23
         assert value(found, "audio_level_dbfs", kind="peak", **SOURCE) == -31

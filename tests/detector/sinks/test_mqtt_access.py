@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from detector.errors import ConfigError
+from detector.errors import BrokerError, ConfigError
 from detector.settings import Mqtt
 from detector.sinks import mqtt_check, mqtt_link
 from detector.sinks.mqtt import MqttSink
@@ -227,7 +227,7 @@ def test_rules_that_forbid_reading_are_told_once(tmp_path: Path, caplog: pytest.
     (tmp_path / "rules.json").write_text(json.dumps({"defaultACLAccess": access}))
     lines = (f"plugin {plugin('mosquitto_dynamic_security.so')}", f"plugin_opt_config_file {tmp_path / 'rules.json'}")
     with Broker(tmp_path, *lines) as broker:
-        with pytest.raises(mqtt_check.BrokerError, match="may not read snn-detect/pi4/#, homeassistant/device/snn_de"):
+        with pytest.raises(BrokerError, match="may not read snn-detect/pi4/#, homeassistant/device/snn_de"):
             mqtt_check.purge(Mqtt(host=HOST, port=broker.port), "pi4", None)
         sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
         worker = SinkWorker("mqtt", sink)
