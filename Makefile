@@ -10,6 +10,8 @@ PYTHON ?= python3
 PACE ?= --realtime
 PREFIX ?= /usr/local
 DESTDIR ?=
+# More than there are cores: most tests of the service wait.
+TEST_PROCESSES ?= 4
 # What the installed runtime can do beyond listening and writing.
 EXTRAS ?= mqtt,metrics
 
@@ -29,7 +31,7 @@ demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
 
 test: lint test-programs
-	$(TESTING)/bin/python -m pytest
+	$(TESTING)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: $(TESTING)/.installed
 	$(TESTING)/bin/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import http.client
 import socket
 import threading
@@ -392,7 +393,8 @@ def test_the_end_ends_everything() -> None:
         wait_until(lambda: threads("metrics-client"), "the client")
         worker.begin_close(5)
         assert worker.join()
-        assert idle.recv(1) == b""
+        with contextlib.suppress(ConnectionResetError):  # it may never have been let in
+            assert idle.recv(1) == b""
     wait_until(lambda: not threads("metrics"), "the end of the threads")
     with serving(f"{HOST}:{port}") as again:  # and the port is free at once
         assert ask(again.port)[0] == 200
