@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _EXAMPLE: Final = "config.toml"
 _file_argument = click.argument("path", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+_file_option = click.option(
+    "--config", "option", type=click.Path(path_type=Path), help="The same, as the other commands take it."
+)
 
 
 @click.group()
@@ -33,13 +36,14 @@ def config() -> None:
 
 @config.command()
 @_file_argument
+@_file_option
 @click.pass_context
-def check(ctx: click.Context, path: Path | None) -> None:
+def check(ctx: click.Context, path: Path | None, option: Path | None) -> None:
     """Say what is wrong with a configuration, line by line; exit code 2 where something is."""
     from detector.config import SettingsError, load_configuration
 
     try:
-        found = load_configuration(path)
+        found = load_configuration(_one_of(path, option))
         mistakes = [*_unknown_labels(found), *_bad_secrets(found)]
     except SettingsError as error:
         mistakes = list(error.mistakes)
@@ -53,14 +57,15 @@ def check(ctx: click.Context, path: Path | None) -> None:
 
 
 @config.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+@_file_argument
+@_file_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def show(path: Path | None, *, as_json: bool) -> None:
+def show(path: Path | None, option: Path | None, *, as_json: bool) -> None:
     """Print every setting in force, with the file or variable that it comes from; secrets are left out."""
     from detector import config_show
     from detector.config import load_configuration
 
-    found = load_configuration(path)
+    found = load_configuration(_one_of(path, option))
     if as_json:
         print_json(config_show.as_json(found))
         return
@@ -101,6 +106,12 @@ def init(path: Path | None) -> None:
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
     click.echo(target)
     tell(f"edit it, then run: snn-detect config check {target}")
+
+
+def _one_of(argument: Path | None, option: Path | None) -> Path | None:
+    if argument is not None and option is not None:
+        raise ConfigError(f"{argument} and --config {option}: name one file")
+    return argument or option
 
 
 def _own_file() -> Path:

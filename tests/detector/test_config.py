@@ -413,3 +413,11 @@ def test_the_example_explains_every_key(file: Path) -> None:
         default_of = Settings.model_validate({section: fixed}).model_dump(mode="json")[section][0]
         for name, default in default_of.items():
             assert name in fixed or default is None or found[section][0][name] == default, f"{section}.{name}"
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_the_file_can_be_named_in_both_ways(file: Path, command: str) -> None:
+    written(file, "node = 'a'")
+    assert run(command, file).output == run(command, "--config", file).output
+    both = run(command, file, "--config", file)
+    assert "name one file" in str(both.exception)
