@@ -420,4 +420,4 @@ def test_the_file_can_be_named_in_both_ways(file: Path, command: str) -> None:
     written(file, "node = 'a'")
     assert run(command, file).output == run(command, "--config", file).output
     both = run(command, file, "--config", file)
-    assert "name one file" in str(both.exception)
+    assert "name one file" in both.stderr
