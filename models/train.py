@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,17 +117,18 @@ def training_clips(recipe: Recipe, run: Run) -> list[Clip]:
 
 
 class _Stream(IterableDataset[Any]):
-    """Endless batches of examples, made in a worker process."""
+    """Endless batches of examples, made in worker processes, whose number does not show: each batch has its dice."""
 
-    def __init__(self, maker: ExampleMaker | MixtureMaker, batch: int, seed: int) -> None:
-        self._maker, self._batch, self._seed = maker, batch, seed
+    def __init__(self, maker: ExampleMaker | MixtureMaker, batch: int, seed: int, first: int) -> None:
+        self._maker, self._batch, self._seed, self._first = maker, batch, seed, first
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self._seed, worker.id if worker else 0])
+        own, all_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
             torch.set_num_threads(1)
-        while True:
+        for number in itertools.count(self._first + own, all_workers):  # the loader asks its workers in turn
+            rng = np.random.default_rng([self._seed, number])
             drawn = [self._maker.draw(rng) for _ in range(self._batch)]
             yield tuple(np.stack([getattr(e, key) for e in drawn]) for key in ("spikes", "target", "weight"))
 
@@ -148,6 +150,7 @@ class _Trainer:
             self._net.load_state_dict(saved["net"])
             self._optimiser.load_state_dict(saved["optimiser"])
             self.epoch = saved["epoch"]
+            torch.set_rng_state(saved["dice"])
 
     def one_epoch(self) -> dict[str, Any]:
         """Run one epoch, append its row to the curves, write the checkpoint."""
@@ -163,6 +166,7 @@ class _Trainer:
         row |= {"seconds": time.perf_counter() - began, "dead": activity.dead_shares(), "rates": activity.rates()}
         self._folder.add_row(row)
         state = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict(), "epoch": self.epoch}
+        state["dice"] = torch.get_rng_state()  # of the dropout, on a CPU
         self._folder.save(state)
         return row
 
@@ -180,11 +184,13 @@ class _Trainer:
 
     def _batches_of_examples(self) -> Iterator[Batch]:
         if self._loader is None:
-            # A resumed run draws other examples than the ones it has seen.
-            stream = _Stream(self._maker(), self._recipe.schedule.batch, self._run.seed * 1000 + self.epoch)
+            first = self.epoch * self._batches
+            stream = _Stream(self._maker(), self._recipe.schedule.batch, self._run.seed, first)
             workers = self._run.workers
             ahead = 4 if workers else None
-            self._loader = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=ahead))
+            dice = torch.Generator()  # without its own, a loader takes from those of the dropout
+            loader = DataLoader(stream, None, num_workers=workers, prefetch_factor=ahead, generator=dice)
+            self._loader = iter(loader)
         return self._loader
 
     def _maker(self) -> ExampleMaker | MixtureMaker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from models.cli import cli as train_cli
 from models.datasets import Clip
 from models.evaluate import Heard, Rate, confusion, esc10_accuracy, event_rates, figures, table
 from models.recipe import load_recipe
-from models.train import Run, train
+from models.train import Run, _Trainer, train
 from models.trained import load_run
 
 RECIPE = Path(__file__).parents[2] / "models" / "recipes" / "household.toml"
@@ -63,11 +64,30 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
     assert {s.name for s in record.sources} == {"esc10", "instruments", "guitar_notes", "speech_digits"}
 
 
+def _once(epoch: Callable[[_Trainer], object]) -> Callable[[_Trainer], object]:
+    def interrupted(trainer: _Trainer) -> object:
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+        return epoch(trainer)
+
+    return interrupted
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_run_goes_on_where_it_was_interrupted(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_where_it_was_interrupted(
+    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, and however many processes make the examples."""
     recipe = load_recipe(short_recipe)
-    run = Run(tree, None, tmp_path / "run", 0, None)
+    run = Run(tree, None, tmp_path / "run", 0, None, workers=2)
     net = train(recipe, run)
+    broken_off = Run(tree, None, tmp_path / "broken-off", 0, None, workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("models.train._Trainer.one_epoch", _once(_Trainer.one_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, broken_off)
+    resumed = train(recipe, broken_off)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), resumed.state_dict().values(), strict=True))
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert saved["epoch"] == 2
     again = train(recipe, run)
