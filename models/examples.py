@@ -49,7 +49,7 @@ class ExampleMaker:
     """Draw examples: a class by its weight, a source, a clip, then what happens to it on the way."""
 
     def __init__(self, clips: Sequence[Clip], waves: Sequence[Wave], recipe: Recipe, params: Scenes) -> None:
-        features = recipe.features
+        features, self._params = recipe.features, params
         self._waves, self._classes = waves, len(recipe.classes)
         self._rate = features.sample_rate_hz
         self._hop, self._length = features.hop_length, features.frame_length
@@ -131,9 +131,11 @@ class ExampleMaker:
         if rng.random() < 0.15:
             ratio = 10 ** (-rng.uniform(5, 40) / 20)
             wave = wave + loud * ratio * augment.hum(wave.size, rng, self._rate)
+        if rng.random() < self._params.rumbling:
+            wave = wave + loud * 10 ** (rng.uniform(-20, 8) / 20) * self._places.rumble(rng)
         if rng.random() < 0.1:
             wave = augment.clip_hard(wave, rng)
-        peak_db = rng.uniform(-40, -1)
+        peak_db = rng.uniform(*self._params.level_db)
         wave = wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9))
         if rng.random() < 0.5:
             wave = wave + 10 ** (-rng.uniform(70, 95) / 20) * rng.standard_normal(wave.size)

@@ -37,6 +37,10 @@ class Scenes:
     """Within a class, draws from a source against 1.0 for a source not named."""
     class_weights: dict[str, float]
     """Draws against 1.0 for a class not named; "none" is sound of no class."""
+    rumbling: float
+    """Chance of low rumble, as loud as the sound or louder: wind and hands at a microphone."""
+    level_db: tuple[float, float]
+    """Lowest and highest peak, in dB of full scale."""
 
 
 @dataclass(frozen=True, slots=True)

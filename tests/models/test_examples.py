@@ -31,7 +31,7 @@ def maker(
     shipped = load_recipe(RECIPE)
     network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
     recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
-    return ExampleMaker(clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}))
+    return ExampleMaker(clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, (-40.0, -1.0)))
 
 
 def clip(label: str | None, tmp: str = "x") -> Clip:
@@ -82,12 +82,27 @@ def test_draws_depend_on_the_seed_alone(model_params: MfccParams, encoder: Encod
     assert np.array_equal(first.target, second.target)
 
 
-def testframe_rms_by_hand() -> None:
+def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16000 * 6) / 16000)).astype(np.float32)
+    m = maker([clip("guitar")], [tone], model_params, encoder)
+    low = []
+    for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
+        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, (level_db, level_db))
+        waves = [m._capture(tone[: m._samples], np.random.default_rng(seed)) for seed in range(10)]
+    X
+        power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
+        low.append(power[: round(300 * m._samples / 16000)].sum() / power.sum())
+    assert low[2] > 3 * low[0]
+
+
+def test_frame_rms_by_hand() -> None:
     assert frame_rms(np.array([3, 4, 0, 0, 5], np.float32), 2, 2).tolist() == pytest.approx([np.sqrt(12.5), 0.0])
     assert frame_rms(np.zeros(1, np.float32), 2, 2).size == 0
 
 
-def testheld_marks_loud_frames_and_what_follows() -> None:
+def test_held_marks_loud_frames_and_what_follows() -> None:
     loud = np.array([0, 1, 0, 0, 0, 1], bool)
     assert held(loud, 2).tolist() == [False, True, True, True, False, True]
 

@@ -105,7 +105,7 @@ def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
     short_recipe.write_text(text.replace("[schedule]", "[schedule]\nmomentum = 1.0"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"unknown key 'schedule\.momentum'"):
         load_recipe(short_recipe)
-    short_recipe.write_text(text.replace("hidden = 128\n", ""), encoding="utf-8")
+    short_recipe.write_text(text.replace("hidden = 192\n", ""), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"lacks the key 'network\.hidden'"):
         load_recipe(short_recipe)
     short_recipe.write_text(text.replace("frame_rate_hz = 40.0", "frame_rate_hz = 50.0"), encoding="utf-8")
