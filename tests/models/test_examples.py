@@ -91,7 +91,7 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
         m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, (level_db, level_db))
         waves = [m._capture(tone[: m._samples], np.random.default_rng(seed)) for seed in range(10)]
-    X
+        assert [20 * np.log10(np.abs(wave).max()) for wave in waves] == pytest.approx([level_db] * 10, abs=3)  # + noise
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
         low.append(power[: round(300 * m._samples / 16000)].sum() / power.sum())
     assert low[2] > 3 * low[0]
