@@ -21,6 +21,8 @@ _BUSY_S: Final = 1.0
 """How long one try waits for another program that holds the file; the records wait longer than that."""
 _LOG_PAGES: Final = 64
 """Length from which on the write-ahead log is taken into the file: on a small disk it must not be what fills it."""
+_CACHE_KIB: Final = 256
+"""Pages of the file that are kept in memory: new events go to its end, and nobody reads old ones here."""
 _LOG_BYTES: Final = 1_000_000
 """What the log may keep on the disk after an uncommonly large change."""
 _ENVIRONMENT: Final = ("source", "device", "label", "category", "onset_s", "onset_utc", "clock_synced", "model")
@@ -91,6 +93,7 @@ class EventStore:
         version_of(connection, self.path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         migrate(connection, self.path)

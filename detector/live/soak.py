@@ -138,6 +138,7 @@ class Soak:
             "rss_first_minute_mb": first.rss_bytes / 1e6,
             "rss_end_mb": last.rss_bytes / 1e6,
             "rss_most_mb": max(look.rss_bytes for look in self._looks) / 1e6,
+            "rss_by_hour_mb": [look.rss_bytes / 1e6 for look in self._looks],
             "descriptors": [first.descriptors, last.descriptors],
             "threads": [first.threads, last.threads],
             "compared_frames": compared,
