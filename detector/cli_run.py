@@ -55,7 +55,7 @@ def live_options(command: _Command) -> _Command:
         click.option(
             "--device",
             help="mic (the system's default), a number, a name or a part of it, hw:CARD=..., a stable id as `devices` "
-            "lists them, or - for raw samples on standard input.",
+            "lists them, a sound file (heard at its own pace), or - for raw samples on standard input.",
         ),
         model_option,
         click.option("--channel", help="Channel to hear: mean, left, right, or a number from 1.  [default: mean]"),
@@ -201,7 +201,7 @@ def _is_file(device: str) -> bool:
     if device in {"mic", _STDIN} or device.isdigit() or device.startswith(_DEVICES):
         return False
     path = Path(device)
-    return path.suffix.lower() in _SOUND_FILES or path.exists() or device.startswith(("/", "./", "../", "~/"))
+    return path.suffix.lower() in _SOUND_FILES or path.is_file() or device.startswith(("/", "./", "../", "~/"))
 
 
 def _replay(ctx: click.Context, asked: Bare) -> None:
