@@ -162,21 +162,30 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     show_default=True,
     help="Largest share of any source's other clips with an event.",
 )
-def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float) -> None:
-    """Choose each class's on-threshold on folds that the models never saw, as TOML for the recipe."""
+@click.option("--smoothing", default="4,8,12", show_default=True, help="Lengths of the average to try, in frames.")
+def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float, smoothing: str) -> None:
+    """Choose the average's length and each class's on-threshold on folds that the models never saw, as TOML."""
     from models import evaluate as judge
     from models import tune as tuning
     from models.corpus import recordings
+    from models.delays import beginnings
     from models.recipe import load_recipe
 
+    smoothings = _numbers(smoothing, "--smoothing")
+    if min(smoothings) < 1:
+        raise ConfigError(f"--smoothing {smoothing}: an average is over one frame at least")
     manifests = [judge.check_unseen(model, fold) for model, fold in judged]
     clips = recordings(load_recipe(RECIPES / f"{manifests[0].name}.toml"), data).clips
     heard = [h for model, fold in judged for h in judge.listen(model, [c for c in clips if c.fold == fold])]
-    choices = tuning.choose(heard, manifests[0], false_rate)
-    for c in choices:
+    begins = beginnings([h.clip for h in heard], manifests[0].features.sample_rate_hz)
+    settings = tuning.settle(heard, begins, manifests[0], false_rate, smoothings)
+    for s in settings:
+        click.echo(str(s), err=True)
+    chosen = tuning.pick(settings)
+    for c in chosen.choices:
         rates = f"own clips {c.recall}, others {c.false}, worst source {c.worst}"
         click.echo(f"{c.label:15} {c.threshold:.2f}  {rates}", err=True)
-    click.echo(tuning.toml(choices))
+    click.echo(f"[decoding]\nsmoothing_frames = {chosen.smoothing_frames}\n{tuning.toml(chosen.choices)}")
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from detector.network import load_model
 from models.datasets import Clip
+from models.delays import begins_at
 from models.evaluate import Heard
-from models.tune import choose, toml
+from models.tune import choose, pick, settle, toml
 
 LABELS = load_model().manifest.labels
 
@@ -40,3 +41,28 @@ def test_choices_are_the_recipes_table() -> None:
     text = toml(choose([heard("guitar", "instruments", 0.5)], load_model().manifest, 0.05))
     assert text.startswith("[decoding.on_thresholds]\nguitar = ")
     assert len(text.splitlines()) == 1 + len(LABELS)
+
+
+def test_the_shortest_average_that_finds_as_many_is_taken() -> None:
+    """Other sounds' scores flicker: an average of four frames tells them apart, one of a single frame does not."""
+    manifest = load_model().manifest
+    clips = [heard("guitar", "instruments", 0.9) for _ in range(4)]
+    flicker = heard("winds", "instruments", 0.0)
+    flicker.scores[10:50, LABELS.index("guitar")] = np.tile([1, 1, 1, 0], 10)
+    settings = settle([*clips, flicker], [4000] * 5, manifest, 0.0, (12, 1, 4))
+    assert [s.smoothing_frames for s in settings] == [1, 4, 12]
+    assert [s.recall.hits for s in settings] == [0, 4, 4]
+    chosen = pick(settings)
+    assert chosen.smoothing_frames == 4
+    # Frame 10 begins at 4000; the average meets the threshold with its fourth frame, the event two frames later.
+    threshold = chosen.choices[LABELS.index("guitar")].threshold
+    frames = 10 + int(np.ceil(threshold / 0.9 * 4)) - 1 + 2
+    expected = (frames * 400 + 800 - 4000) / 16000
+    assert chosen.delays_s.tolist() == [expected] * 4
+    assert "known after" in str(chosen)
+
+
+def test_where_a_sound_begins() -> None:
+    wave = np.concatenate([np.full(3200, 1e-4), np.full(8000, 0.5)]).astype(np.float32)
+    assert begins_at(wave, 16000) == 3200
+    assert begins_at(wave[:10], 16000) == 0
