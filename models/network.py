@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams
+from models.device import quick_half_precision
 from models.scan import leak_scan, lif_scan
 from models.surrogates import SurrogateName, SurrogateStep
 
@@ -221,7 +222,8 @@ class SpikingConvNet(nn.Module):
         x = (spikes @ self.to_bands).transpose(1, 2)
         for i, (conv, unit) in enumerate(self.conv_layers, 1):
             x = _with_past(x, f"conv{i}_past", self.spec.convs[i - 1].past, state, new)
-            x = probe[f"conv{i}"] = unit.sequence(conv(x), f"conv{i}", state, new)
+            current = convolved_spikes(conv, x) if i > 1 else conv(x)
+            x = probe[f"conv{i}"] = unit.sequence(current, f"conv{i}", state, new)
         x = x.permute(0, 2, 1, 3).flatten(2)
         x = self.dense(self.drop(x)).transpose(1, 2).unsqueeze(-1)
         x = probe["dense"] = self.dense_unit.sequence(x, "dense", state, new)
@@ -250,6 +252,18 @@ class SpikingConvNet(nn.Module):
     def initial_state(self, batch: int = 1) -> State:
         """Return the state after a reset: all zeros."""
         return {name: torch.zeros(batch, *shape) for name, shape in state_shapes(self.spec).items()}
+
+
+def convolved_spikes(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
+    """Return the currents that spikes cause; while training in bfloat16, where the CPU multiplies that natively.
+
+    Spikes are exact in it and sums are kept in float32; what is lost are the last bits of the weights, of
+    which a step of the optimiser is larger. Inference never comes here without float32.
+    """
+    if not (conv.training and spikes.device.type == "cpu" and quick_half_precision()):
+        return conv(spikes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return conv(spikes).float()
 
 
 def initial_readout(spec: NetworkSpec) -> Tensor:
