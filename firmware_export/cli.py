@@ -40,6 +40,19 @@ def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], met
     )
 
 
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to make; one made before is made anew."
+)
+def c(model: Path, out: Path) -> None:
+    """Write MODEL as a folder of C99: the whole detector, from 16-bit samples to events."""
+    from firmware_export.c_export import export_c
+
+    export_c(model, out)
+    click.echo(f"{out}: written; next: make -C {out} && ... | {out}/snn_host")
+
+
 def main() -> None:
     """Run the command; what a user can mend becomes one line and an exit code."""
     try:

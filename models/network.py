@@ -260,10 +260,10 @@ def convolved_spikes(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
     Spikes are exact in it and sums are kept in float32; what is lost are the last bits of the weights, of
     which a step of the optimiser is larger. Inference never comes here without float32.
     """
-    if not (conv.training and spikes.device.type == "cpu" and quick_half_precision()):
-        return conv(spikes)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return conv(spikes).float()
+    is_quick = conv.training and spikes.device.type == "cpu" and quick_half_precision()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_quick):
+        current: Tensor = conv(spikes)
+    return current.float()
 
 
 def initial_readout(spec: NetworkSpec) -> Tensor:

@@ -1,0 +1,156 @@
+/* From scores to onsets and offsets: smoothing, hysteresis, shortest durations, refractory time. */
+#include "snn_detect.h"
+
+#include <string.h>
+
+#define LEAST (1.0f / 1048576.0f) /* lower scores count as zero, as in the runtime */
+
+void snn_decoder_reset(snn_decoder *s)
+{
+    memset(s, 0, sizeof *s);
+}
+
+static float clean(float score)
+{
+    if (!(score >= LEAST)) /* not a number, too */
+        return 0.0f;
+    return score < 1.0f ? score : 1.0f;
+}
+
+static void smooth(snn_decoder *s, const float scores[SNN_CLASSES])
+{
+    size_t now = (size_t)(s->frames % SNN_MOST_SMOOTHING);
+    for (size_t c = 0; c < SNN_CLASSES; c++) {
+        size_t length = (size_t)snn_classes[c].smoothing;
+        if (s->frames < (int64_t)length)
+            length = (size_t)s->frames + 1;
+        s->scores[now][c] = clean(scores[c]);
+        /* Added up anew each time: a sum that is carried on would drift. */
+        float sum = 0.0f;
+        for (size_t ago = 0; ago < length; ago++)
+            sum += s->scores[(now + SNN_MOST_SMOOTHING - ago) % SNN_MOST_SMOOTHING][c];
+        s->smoothed[c] = sum / (float)length;
+    }
+}
+
+static void begin_run(snn_track *t, int64_t frame)
+{
+    t->first = frame;
+    t->peak = 0.0f;
+    t->sum = 0.0f;
+}
+
+static void take(snn_track *t, int64_t frame, float score)
+{
+    t->last = frame;
+    t->peak = score > t->peak ? score : t->peak;
+    t->sum += score;
+    t->sum_to_last = t->sum;
+}
+
+static void close_track(snn_track *t, const snn_class *p, int64_t frame)
+{
+    if (t->is_open)
+        t->free_from = frame + 1 + p->refractory;
+    t->is_open = 0;
+    t->run = 0;
+}
+
+static int has_begun(snn_track *t, const snn_class *p, int64_t frame, float score)
+{
+    if (t->is_open)
+        return 0;
+    if (score < p->on_threshold || frame < t->free_from) {
+        t->run = 0;
+        return 0;
+    }
+    if (!t->run)
+        begin_run(t, frame);
+    t->run++;
+    take(t, frame, score);
+    if (t->run < p->min_on)
+        return 0;
+    t->is_open = 1;
+    t->run = 0;
+    return 1;
+}
+
+static int has_ended(snn_track *t, const snn_class *p, int64_t frame, float score)
+{
+    if (score >= p->off_threshold) {
+        t->run = 0;
+        take(t, frame, score);
+        return 0;
+    }
+    t->run++;
+    t->sum += score;
+    if (t->run < p->min_off)
+        return 0;
+    close_track(t, p, frame);
+    return 1;
+}
+
+static int64_t end_of(int64_t frame)
+{
+    return frame * SNN_HOP_LENGTH + SNN_FRAME_LENGTH;
+}
+
+static snn_event event_of(const snn_decoder *s, size_t c, snn_kind kind, int64_t frame)
+{
+    const snn_track *t = &s->tracks[c];
+    snn_event e = {0};
+    e.kind = kind;
+    e.label = (uint16_t)c;
+    e.index = t->index;
+    e.onset_sample = t->first * SNN_HOP_LENGTH;
+    e.emitted_sample = end_of(frame) - 1;
+    e.score = s->smoothed[c];
+    return e;
+}
+
+static void tell_offset(const snn_decoder *s, size_t c, int64_t frame, snn_reason reason, snn_on_event on_event,
+                        void *context)
+{
+    const snn_track *t = &s->tracks[c];
+    snn_event e = event_of(s, c, SNN_OFFSET, frame);
+    e.reason = reason;
+    e.offset_sample = end_of(t->last);
+    e.peak = t->peak;
+    e.mean = t->sum_to_last / (float)(t->last - t->first + 1);
+    if (on_event)
+        on_event(context, &e);
+}
+
+/* Take the scores of a frame; offsets are told before onsets. */
+void snn_decode(snn_decoder *s, const float scores[SNN_CLASSES], snn_on_event on_event, void *context)
+{
+    uint8_t begun[SNN_CLASSES];
+    int64_t frame = s->frames;
+    smooth(s, scores);
+    for (size_t c = 0; c < SNN_CLASSES; c++) {
+        snn_track *t = &s->tracks[c];
+        const snn_class *p = &snn_classes[c];
+        int was_open = t->is_open;
+        begun[c] = (uint8_t)has_begun(t, p, frame, s->smoothed[c]);
+        if (was_open && has_ended(t, p, frame, s->smoothed[c]))
+            tell_offset(s, c, frame, SNN_ENDED, on_event, context);
+    }
+    for (size_t c = 0; c < SNN_CLASSES; c++)
+        if (begun[c]) {
+            s->tracks[c].index = s->next_index++;
+            snn_event e = event_of(s, c, SNN_ONSET, frame);
+            if (on_event)
+                on_event(context, &e);
+        }
+    s->frames++;
+}
+
+/* Close what is open with the last frame. */
+void snn_decoder_close(snn_decoder *s, snn_on_event on_event, void *context)
+{
+    for (size_t c = 0; c < SNN_CLASSES; c++)
+        if (s->tracks[c].is_open) {
+            tell_offset(s, c, s->frames - 1, SNN_END_OF_STREAM, on_event, context);
+            close_track(&s->tracks[c], &snn_classes[c], s->frames - 1);
+        }
+}

@@ -1,0 +1,136 @@
+/* A streaming sound detector: 16-bit samples in, onsets and offsets of labelled sounds out.
+ *
+ *     static snn_detector detector;
+ *     snn_init(&detector, on_event, NULL);
+ *     for (;;) snn_push(&detector, samples, n);       any n, SNN_SAMPLE_RATE_HZ, mono
+ *
+ * All state lies in the struct that the caller owns; nothing is allocated, no function recurs, and
+ * there are no variables besides: any number of detectors may run side by side. Tables and sizes of
+ * the model are in snn_model.h and snn_model.c. Of the C library, logf, expf, memcpy, memmove and
+ * memset are used.
+ */
+#ifndef SNN_DETECT_H
+#define SNN_DETECT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "snn_model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { SNN_ONSET, SNN_OFFSET } snn_kind;
+typedef enum { SNN_ENDED, SNN_END_OF_STREAM } snn_reason;
+
+/* Positions are samples since snn_init or snn_reset. */
+typedef struct {
+    snn_kind kind;
+    snn_reason reason;       /* of an offset */
+    uint16_t label;          /* into snn_labels */
+    uint32_t index;          /* number of this sound; an onset and its offset share it */
+    int64_t onset_sample;    /* where the sound began */
+    int64_t offset_sample;   /* behind its last sample; offsets only */
+    int64_t emitted_sample;  /* the last sample that had arrived when this became known */
+    float score;             /* smoothed, at that moment */
+    float peak, mean;        /* of the smoothed score between onset and offset; offsets only */
+} snn_event;
+
+typedef void (*snn_on_event)(void *context, const snn_event *event);
+
+/* What a frame went through, for those who look; pointers hold until the next frame. */
+typedef struct {
+    int64_t frame;
+    const float *mfcc;                       /* SNN_N_MFCC */
+    const uint8_t *encoded;                  /* SNN_PLANES x SNN_N_MFCC, 0 or 1 */
+    const uint32_t *spikes[SNN_CONVS + 1];   /* bit w * channels + c of each layer, the dense one last */
+    const float *scores;                     /* SNN_CLASSES */
+} snn_probe;
+
+typedef void (*snn_on_frame)(void *context, const snn_probe *probe);
+
+typedef struct {
+    float pending[SNN_FRAME_LENGTH]; /* pre-emphasised samples of the next frame */
+    size_t count;
+    size_t skip;                     /* samples to drop first, where the hop is longer than the frame */
+    float previous;
+    int64_t seen, frames;
+    float work[SNN_N_FFT + 2];
+} snn_mfcc;
+
+typedef struct {
+    float baseline[SNN_N_MFCC];
+    uint8_t has_baseline;
+} snn_encoder;
+
+typedef struct {
+    float bands[SNN_BAND_FRAMES][SNN_PLANES][SNN_N_MELS]; /* a ring: the input of the first layer */
+    uint8_t active[SNN_BAND_FRAMES][SNN_PLANES];          /* whether anything in there is not zero */
+    uint32_t spikes[SNN_SPIKE_WORDS];                     /* rings of each layer's last frames */
+    float synapses[SNN_SYNAPSES];
+    float membranes[SNN_MEMBRANES];
+    float readout[SNN_CLASSES];
+    float currents[SNN_MOST_NEURONS];
+    uint32_t time;
+} snn_network;
+
+typedef struct {
+    int64_t first, last; /* frames of the run or of the sound */
+    int64_t free_from;
+    int32_t run;
+    uint32_t index;
+    uint8_t is_open;
+    float peak, sum, sum_to_last;
+} snn_track;
+
+typedef struct {
+    float scores[SNN_MOST_SMOOTHING][SNN_CLASSES]; /* a ring */
+    float smoothed[SNN_CLASSES];
+    snn_track tracks[SNN_CLASSES];
+    int64_t frames;
+    uint32_t next_index;
+} snn_decoder;
+
+typedef struct {
+    snn_mfcc mfcc;
+    snn_encoder encoder;
+    snn_network network;
+    snn_decoder decoder;
+    snn_on_event on_event;
+    snn_on_frame on_frame;
+    void *context;
+} snn_detector;
+
+/* Begin; on_event may be NULL. */
+void snn_init(snn_detector *detector, snn_on_event on_event, void *context);
+
+/* Show each frame's insides as well; NULL ends that. The context is that of the events. */
+void snn_watch(snn_detector *detector, snn_on_frame on_frame);
+
+/* Take n samples; events that they bring about are told before this returns. */
+void snn_push(snn_detector *detector, const int16_t *samples, size_t n);
+
+/* End the stream: judge the padded last frame, close what is open, reset. */
+void snn_flush(snn_detector *detector);
+
+/* Forget everything, open events included: the next sample is the first of a stream. */
+void snn_reset(snn_detector *detector);
+
+/* The rooms by themselves, as the detector calls them. */
+void snn_mfcc_reset(snn_mfcc *state);
+size_t snn_mfcc_push(snn_mfcc *state, const int16_t *samples, size_t n, float mfcc[SNN_N_MFCC], int *has_frame);
+int snn_mfcc_flush(snn_mfcc *state, float mfcc[SNN_N_MFCC]);
+void snn_encoder_reset(snn_encoder *state);
+void snn_encode(snn_encoder *state, const float mfcc[SNN_N_MFCC], uint8_t spikes[SNN_PLANES][SNN_N_MFCC]);
+void snn_network_reset(snn_network *state);
+void snn_step(snn_network *state, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], float scores[SNN_CLASSES]);
+const uint32_t *snn_layer_spikes(const snn_network *state, size_t layer);
+void snn_decoder_reset(snn_decoder *state);
+void snn_decode(snn_decoder *state, const float scores[SNN_CLASSES], snn_on_event on_event, void *context);
+void snn_decoder_close(snn_decoder *state, snn_on_event on_event, void *context);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

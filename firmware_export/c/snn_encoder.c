@@ -1,0 +1,57 @@
+/* Delta encoding: up and down spikes, per coefficient and threshold. */
+#include "snn_detect.h"
+
+#include <string.h>
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+void snn_encoder_reset(snn_encoder *s)
+{
+    memset(s->baseline, 0, sizeof s->baseline);
+    s->has_baseline = SNN_HAS_REST;
+}
+
+/* Baselines are kept relative to the rest. Each line rounds as the runtime's does: no fused operations here. */
+static void encode_one(snn_encoder *s, size_t k, float value, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
+{
+#if SNN_SEND_ON_DELTA
+    float kept = s->baseline[k] * SNN_KEEP;
+    float change = value - kept;
+    for (size_t i = 0; i < SNN_THRESHOLDS; i++) {
+        float d = snn_thresholds[i][k];
+        uint8_t up = change > d, down = -change > d;
+        float sent = up ? d : down ? -d : 0.0f;
+        spikes[2 * i][k] = up;
+        spikes[2 * i + 1][k] = down;
+        change = change - sent;
+        kept = kept + sent;
+    }
+    s->baseline[k] = kept;
+#else
+    float change = value - s->baseline[k];
+    for (size_t i = 0; i < SNN_THRESHOLDS; i++) {
+        spikes[2 * i][k] = change >= snn_thresholds[i][k];
+        spikes[2 * i + 1][k] = change <= -snn_thresholds[i][k];
+    }
+    s->baseline[k] = value;
+#endif
+}
+
+void snn_encode(snn_encoder *s, const float mfcc[SNN_N_MFCC], uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
+{
+    if (!s->has_baseline) { /* without a rest, the first frame is where changes begin */
+        memcpy(s->baseline, mfcc, sizeof s->baseline);
+        memset(spikes, 0, SNN_PLANES * SNN_N_MFCC);
+        s->has_baseline = 1;
+        return;
+    }
+    for (size_t k = 0; k < SNN_N_MFCC; k++) {
+#if SNN_HAS_REST
+        encode_one(s, k, mfcc[k] - snn_rest[k], spikes);
+#else
+        encode_one(s, k, mfcc[k], spikes);
+#endif
+    }
+}

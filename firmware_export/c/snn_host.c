@@ -1,0 +1,121 @@
+/* The detector on a computer: raw 16-bit samples on standard input, JSON lines on standard output.
+ *
+ *     sox sound.wav -t raw -r 16000 -c 1 -e signed -b 16 - | ./snn_host
+ *     ./snn_host --probe features|encoded|spikes|scores      each frame's values, as raw floats or bytes
+ *     ./snn_host --frames                                    cepstra in place of samples, raw floats
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "snn_detect.h"
+
+#define BLOCK 400
+
+static snn_detector detector;
+
+static void print_event(void *context, const snn_event *e)
+{
+    (void)context;
+    const double rate = SNN_SAMPLE_RATE_HZ;
+    printf("{\"type\":\"%s\",\"index\":%" PRIu32 ",\"label\":\"%s\",\"onset_sample\":%" PRId64,
+           e->kind == SNN_ONSET ? "onset" : "offset", e->index, snn_labels[e->label], e->onset_sample);
+    printf(",\"onset_s\":%.3f,\"emitted_sample\":%" PRId64 ",\"score\":%.6f", (double)e->onset_sample / rate,
+           e->emitted_sample, (double)e->score);
+    if (e->kind == SNN_OFFSET)
+        printf(",\"offset_sample\":%" PRId64 ",\"offset_s\":%.3f,\"peak\":%.6f,\"mean\":%.6f,\"reason\":\"%s\"",
+               e->offset_sample, (double)e->offset_sample / rate, (double)e->peak, (double)e->mean,
+               e->reason == SNN_ENDED ? "ended" : "end_of_stream");
+    printf("}\n");
+    fflush(stdout);
+}
+
+static void write_features(void *context, const snn_probe *p)
+{
+    (void)context;
+    fwrite(p->mfcc, sizeof *p->mfcc, SNN_N_MFCC, stdout);
+}
+
+static void write_encoded(void *context, const snn_probe *p)
+{
+    (void)context;
+    fwrite(p->encoded, 1, SNN_PLANES * SNN_N_MFCC, stdout);
+}
+
+/* A byte per neuron, layer after layer, channel by channel. */
+static void write_spikes(void *context, const snn_probe *p)
+{
+    (void)context;
+    for (size_t i = 0; i <= SNN_CONVS; i++) {
+        const snn_layer *l = &snn_layers[i];
+        for (size_t c = 0; c < l->out_channels; c++)
+            for (size_t w = 0; w < l->out_width; w++) {
+                size_t n = w * l->out_channels + c;
+                putchar((int)(p->spikes[i][n / 32] >> n % 32 & 1u));
+            }
+    }
+}
+
+static void write_scores(void *context, const snn_probe *p)
+{
+    (void)context;
+    fwrite(p->scores, sizeof *p->scores, SNN_CLASSES, stdout);
+}
+
+static const struct {
+    const char *name;
+    snn_on_frame write;
+} probes[] = {
+    {"features", write_features}, {"encoded", write_encoded}, {"spikes", write_spikes}, {"scores", write_scores}};
+
+static int run_on_samples(void)
+{
+    int16_t block[BLOCK];
+    size_t n;
+    while ((n = fread(block, sizeof *block, BLOCK, stdin)) > 0)
+        snn_push(&detector, block, n);
+    snn_flush(&detector);
+    return ferror(stdin) ? 1 : 0;
+}
+
+/* Encoder and network alone, on somebody else's cepstra; scores go out. */
+static int run_on_frames(snn_on_frame write)
+{
+    float mfcc[SNN_N_MFCC];
+    uint8_t spikes[SNN_PLANES][SNN_N_MFCC];
+    float scores[SNN_CLASSES];
+    while (fread(mfcc, sizeof *mfcc, SNN_N_MFCC, stdin) == SNN_N_MFCC) {
+        snn_probe p = {0};
+        snn_encode(&detector.encoder, mfcc, spikes);
+        snn_step(&detector.network, spikes, scores);
+        p.mfcc = mfcc;
+        p.encoded = spikes[0];
+        p.scores = scores;
+        for (size_t i = 0; i <= SNN_CONVS; i++)
+            p.spikes[i] = snn_layer_spikes(&detector.network, i);
+        write(NULL, &p);
+    }
+    return ferror(stdin) ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    snn_on_frame write = NULL;
+    int frames = 0;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--frames")) {
+            frames = 1;
+        } else if (!strcmp(argv[i], "--probe") && i + 1 < argc) {
+            i++;
+            for (size_t k = 0; k < sizeof probes / sizeof *probes; k++)
+                if (!strcmp(argv[i], probes[k].name))
+                    write = probes[k].write;
+        } else {
+            fprintf(stderr, "usage: snn_host [--probe features|encoded|spikes|scores] [--frames] < samples\n");
+            return 2;
+        }
+    }
+    snn_init(&detector, write ? NULL : print_event, NULL);
+    snn_watch(&detector, write);
+    return frames ? run_on_frames(write ? write : write_scores) : run_on_samples();
+}
