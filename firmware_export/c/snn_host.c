@@ -81,9 +81,9 @@ static int run_on_samples(void)
 /* Encoder and network alone, on somebody else's cepstra; scores go out. */
 static int run_on_frames(snn_on_frame write)
 {
-    float mfcc[SNN_N_MFCC];
+    snn_cepstrum mfcc[SNN_N_MFCC];
     uint8_t spikes[SNN_PLANES][SNN_N_MFCC];
-    float scores[SNN_CLASSES];
+    snn_score scores[SNN_CLASSES];
     while (fread(mfcc, sizeof *mfcc, SNN_N_MFCC, stdin) == SNN_N_MFCC) {
         snn_probe p = {0};
         snn_encode(&detector.encoder, mfcc, spikes);

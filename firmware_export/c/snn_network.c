@@ -2,9 +2,12 @@
  *
  *     U[t] = beta * V[t-1] + I[t],   S[t] = U[t] > 1,   V[t] = U[t] - S[t]
  *
- * Weights and inputs lie on grids of powers of two on which no sum of a layer rounds, so that the order
- * in which spikes are added cannot show: this gives the runtime's bits. What follows the sum rounds
- * as the runtime does, operation by operation, and so must not be fused.
+ * In single precision, weights and inputs lie on grids of powers of two on which no sum of a layer
+ * rounds, so that the order in which spikes are added cannot show: this gives the runtime's bits. What
+ * follows the sum rounds as the runtime does, operation by operation, and so must not be fused.
+ *
+ * With int8 weights the sums are integers, each map's on its own grid; a gain leads them to the common
+ * fixed point of synapses and membranes, which round to nearest and stay within 32 bits.
  *
  * Weights lie as [input channel][frame][band][output channel]: an input spike reaches whole rows of
  * neighbours. Neurons lie as [band][channel]. With SNN_DENSE every input is taken, spike or not:
@@ -12,7 +15,9 @@
  */
 #include "snn_detect.h"
 
+#if !SNN_INT8
 #include <math.h>
+#endif
 #include <string.h>
 
 #if defined(__clang__)
@@ -43,7 +48,7 @@ static unsigned lowest_bit(uint32_t word)
 #endif
 
 /* Where nearly all the time goes: a loop for each length that occurs, which compilers can unroll. */
-static void add_row(float *restrict to, const float *restrict row, size_t n)
+static void add_row(snn_sum *restrict to, const snn_weight *restrict row, size_t n)
 {
 #define ROW(length) \
     case length: \
@@ -59,8 +64,8 @@ static void add_row(float *restrict to, const float *restrict row, size_t n)
 }
 
 /* Add rows that lie behind each other, each as often as its input says. */
-static void add_rows(float *restrict to, const float *restrict rows, const float *restrict inputs, size_t count,
-                     size_t n)
+static void add_rows(snn_sum *restrict to, const snn_weight *restrict rows, const snn_band *restrict inputs,
+                     size_t count, size_t n)
 {
 #define ROW(length) \
     case length: \
@@ -76,28 +81,38 @@ static void add_rows(float *restrict to, const float *restrict rows, const float
 #undef ROW
 }
 
-static void begin_currents(float *currents, const snn_layer *l)
+static void begin_sums(snn_sum *sums, const snn_layer *l)
 {
+#if SNN_INT8
+    memset(sums, 0, l->neurons * sizeof *sums);
+#else
     for (size_t o = 0; o < l->out_width; o++) {
-        float *row = currents + o * l->out_channels;
+        float *row = sums + o * l->out_channels;
         if (l->bias)
             memcpy(row, l->bias, l->out_channels * sizeof *row);
         else
             memset(row, 0, l->out_channels * sizeof *row);
     }
+#endif
 }
 
 /* Let a spike of channel c at place w reach, by tap f, the neurons whose window it lies in. */
-static void reach(float *currents, const snn_layer *l, size_t c, size_t w, size_t f)
+static void reach(snn_sum *sums, const snn_layer *l, size_t c, size_t w, size_t f)
 {
-    const float *rows = l->weight + (c * l->frames + f) * l->bands * l->out_channels;
+    const snn_weight *rows = l->weight + (c * l->frames + f) * l->bands * l->out_channels;
     size_t o = (w + l->padding) / l->stride, b = (w + l->padding) % l->stride;
     for (; b < l->bands; b += l->stride, o--) {
         if (o < l->out_width)
-            add_row(currents + o * l->out_channels, rows + b * l->out_channels, l->out_channels);
+            add_row(sums + o * l->out_channels, rows + b * l->out_channels, l->out_channels);
         if (o == 0)
             break;
     }
+}
+
+static void add_bands(snn_band *restrict to, const snn_band *restrict row)
+{
+    for (size_t m = 0; m < SNN_N_MELS; m++)
+        to[m] = (snn_band)(to[m] + row[m]);
 }
 
 /* The cepstral spikes of this frame back in bands: each adds a row of the inverse DCT. */
@@ -110,7 +125,7 @@ static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
         for (size_t k = 0; k < SNN_N_MFCC; k++)
             if (spikes[p][k]) {
                 s->active[now][p] = 1;
-                add_row(s->bands[now][p], snn_to_bands[k], SNN_N_MELS);
+                add_bands(s->bands[now][p], snn_to_bands[k]);
             }
 }
 
@@ -122,14 +137,14 @@ static size_t slot(const snn_network *s, const snn_layer *l, size_t f, size_t ri
 }
 
 /* A plane in bands has hardly a zero, once there is a spike in it: each neuron looks at its whole window. */
-static void hear_plane(float *currents, const snn_layer *l, size_t plane, size_t f, const float bands[SNN_N_MELS])
+static void hear_plane(snn_sum *sums, const snn_layer *l, size_t plane, size_t f, const snn_band bands[SNN_N_MELS])
 {
-    const float *rows = l->weight + (plane * l->frames + f) * l->bands * l->out_channels;
+    const snn_weight *rows = l->weight + (plane * l->frames + f) * l->bands * l->out_channels;
     for (size_t o = 0; o < l->out_width; o++) {
         size_t centre = o * l->stride;
         size_t first = centre < l->padding ? (size_t)l->padding - centre : 0;
         size_t end = SNN_N_MELS + l->padding - centre < l->bands ? SNN_N_MELS + l->padding - centre : l->bands;
-        add_rows(currents + o * l->out_channels, rows + first * l->out_channels, bands + centre + first - l->padding,
+        add_rows(sums + o * l->out_channels, rows + first * l->out_channels, bands + centre + first - l->padding,
                  end - first, l->out_channels);
     }
 }
@@ -168,6 +183,40 @@ static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *bef
 }
 
 /* Loops without branches, one operation a line: compilers make vectors of them. */
+#if SNN_INT8
+/* From a map's own grid to the common fixed point; the gain is a power of two. */
+static int32_t level_of(int32_t sum, int32_t gain)
+{
+    return (int32_t)(((int64_t)sum * gain + (1 << (SNN_GAIN_BITS - 1))) >> SNN_GAIN_BITS);
+}
+
+static void level(const snn_layer *l, int32_t *restrict sums)
+{
+    for (size_t m = 0; m < l->out_channels; m++)
+        sums[m] = snn_limited((int64_t)level_of(sums[m], l->gain[m]) + l->bias[m]);
+}
+
+static void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
+                          const int32_t *restrict offset, size_t n)
+{
+    for (size_t m = 0; m < n; m++) {
+        synapses[m] = snn_limited((int64_t)snn_decayed(synapses[m], alpha[m]) + currents[m]);
+        currents[m] = snn_limited((int64_t)synapses[m] + offset[m]);
+    }
+}
+
+/* Put 1 in the place of a current whose neuron fires, else 0. */
+static void move_membranes(int32_t *restrict currents, int32_t *restrict mem, const int32_t *restrict beta, size_t n)
+{
+    const int32_t threshold = (int32_t)1 << SNN_LEVEL_BITS;
+    for (size_t m = 0; m < n; m++) {
+        int32_t u = snn_limited((int64_t)snn_decayed(mem[m], beta[m]) + currents[m]);
+        int32_t fires = u > threshold;
+        mem[m] = u - (fires ? threshold : 0);
+        currents[m] = fires;
+    }
+}
+#else
 static void leak_synapses(float *restrict currents, float *restrict synapses, const float *restrict alpha,
                           const float *restrict offset, size_t n)
 {
@@ -189,43 +238,75 @@ static void move_membranes(float *restrict currents, float *restrict mem, const 
         currents[m] = spike;
     }
 }
+#endif
 
 static void fire(snn_network *s, const snn_layer *l)
 {
     uint32_t *words = s->spikes + l->spikes + (s->time % l->ring) * l->words;
     for (size_t o = 0; o < l->out_width; o++) {
         size_t at = o * l->out_channels;
+#if SNN_INT8
+        level(l, s->currents + at);
+#endif
         if (l->alpha)
             leak_synapses(s->currents + at, s->synapses + l->synapses + at, l->alpha, l->offset, l->out_channels);
         move_membranes(s->currents + at, s->membranes + l->membranes + at, l->beta, l->out_channels);
     }
     memset(words, 0, l->words * sizeof *words);
     for (size_t n = 0; n < l->neurons; n++)
-        words[n / 32] |= (uint32_t)(s->currents[n] > 0.5f) << n % 32;
+        words[n / 32] |= (uint32_t)(s->currents[n] > 0) << n % 32;
 }
 
-static void read_out(snn_network *s, float scores[SNN_CLASSES])
+#if SNN_INT8
+/* By a table over the positive half, its values between the entries on straight lines. */
+static int32_t sigmoid(int32_t level)
+{
+    const int shift = SNN_LEVEL_BITS - SNN_SIGMOID_STEP_BITS;
+    const int32_t end = (int32_t)SNN_SIGMOID_STEPS << shift;
+    int32_t size = level < 0 ? -(level + 1) : level; /* one off where negative: the least number has no opposite */
+    size = size < end ? size : end - 1;
+    const uint16_t *at = snn_sigmoid + (size >> shift);
+    int32_t part = size & (((int32_t)1 << shift) - 1);
+    int32_t score = at[0] + (int32_t)(((int64_t)(at[1] - at[0]) * part + ((int64_t)1 << (shift - 1))) >> shift);
+    return level < 0 ? (1 << SNN_SCORE_BITS) - score : score;
+}
+
+static int32_t score_of(int32_t *level, int32_t sum, size_t c)
+{
+    int64_t current = (int64_t)level_of(sum, snn_readout_gain[c]) + snn_readout_bias[c];
+    *level = snn_limited(snn_decayed(*level, snn_readout_beta[c]) + current);
+    return sigmoid(*level);
+}
+#else
+static float score_of(float *level, float sum, size_t c)
+{
+    float kept = snn_readout_beta[c] * *level;
+    *level = kept + sum;
+    return 1.0f / (1.0f + expf(-*level));
+}
+#endif
+
+static void read_out(snn_network *s, snn_score scores[SNN_CLASSES])
 {
     const uint32_t *words = snn_layer_spikes(s, SNN_CONVS);
-    float currents[SNN_CLASSES];
-    memcpy(currents, snn_readout_bias, sizeof currents);
+    snn_sum sums[SNN_CLASSES] = {0};
+#if !SNN_INT8
+    memcpy(sums, snn_readout_bias, sizeof sums);
+#endif
     for (size_t n = 0; n < SNN_HIDDEN; n++)
         if (words[n / 32] >> n % 32 & 1u)
-            add_row(currents, snn_readout_weight + n * SNN_CLASSES, SNN_CLASSES);
-    for (size_t c = 0; c < SNN_CLASSES; c++) {
-        float kept = snn_readout_beta[c] * s->readout[c];
-        s->readout[c] = kept + currents[c];
-        scores[c] = 1.0f / (1.0f + expf(-s->readout[c]));
-    }
+            add_row(sums, snn_readout_weight + n * SNN_CLASSES, SNN_CLASSES);
+    for (size_t c = 0; c < SNN_CLASSES; c++)
+        scores[c] = score_of(&s->readout[c], sums[c], c);
 }
 
-void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], float scores[SNN_CLASSES])
+void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES])
 {
     s->time = (s->time + 1) % SNN_TIME_PERIOD; /* all rings begin anew together */
     make_bands(s, spikes);
     for (size_t i = 0; i <= SNN_CONVS; i++) {
         const snn_layer *l = &snn_layers[i];
-        begin_currents(s->currents, l);
+        begin_sums(s->currents, l);
         if (i == 0)
             hear_bands(s, l);
         else
