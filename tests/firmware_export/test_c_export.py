@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ STRICT = "-O1 -Wall -Wextra -Werror -Wconversion -Wdouble-promotion -fsanitize=a
 HOUSEHOLD = default_model_path()
 NOISE = np.random.default_rng(0)
 
-FRONT_ENDS = {
+FRONT_ENDS: dict[str, dict[str, Any]] = {
     "speech": {"frame_length": 400, "hop_length": 160, "n_fft": 512, "n_mels": 26, "n_mfcc": 13}
     | {"preemphasis": 0.97, "lifter": 22, "append_energy": True, "window": "hamming", "log_floor": 0.0},
     "frame longer than the transform": {"frame_length": 800, "n_fft": 512, "n_mels": 20, "n_mfcc": 20},
