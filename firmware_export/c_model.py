@@ -56,6 +56,8 @@ def header(network: Network, given: Numbers) -> str:
         "SYNAPSES": max(1, sum(_neurons(x) for x in layers if x.neurons.alpha is not None)),
         "MEMBRANES": sum(map(_neurons, layers)),
         "MOST_NEURONS": max(map(_neurons, layers)),
+        "MOST_ROWS": max([_rows(layer) for layer in layers] + [layers[-1].weight.shape[0]]),
+        "BAND_ROWS": _rows(layers[0]),
         "ROW_LENGTHS(row)": " ".join(f"row({n})" for n in _row_lengths(network)),
         "TIME_PERIOD": math.lcm(layers[0].past + 1, *(p.ring for p in places)),
         "MOST_SMOOTHING": max(c.decoder.smoothing_frames for c in m.classes),
@@ -112,12 +114,17 @@ def _places(network: Network) -> list[_Place]:
     spikes = synapses = membranes = 0
     for i, layer in enumerate(network.layers):
         ring = network.layers[i + 1].past + 1 if i + 1 < len(network.layers) else 1
-        words = -(-_neurons(layer) // _WORD)
+        words = layer.out_width * -(-layer.weight.shape[0] // _WORD)
         places.append(_Place(ring, words, spikes, synapses, membranes))
         spikes += ring * words
         membranes += _neurons(layer)
         synapses += _neurons(layer) if layer.neurons.alpha is not None else 0
     return places
+
+
+def _rows(layer: Layer) -> int:
+    """Return from how many inputs one output neuron hears."""
+    return int(np.prod(layer.weight.shape[1:]))
 
 
 def _row_lengths(network: Network) -> list[int]:

@@ -11,8 +11,6 @@
 #include <string.h>
 
 #define HALF (SNN_N_FFT / 2)
-#define AMPLITUDE_BITS 29
-#define SAMPLE_BITS 15
 #define TURN_BITS 30
 #define LOG_STEP_BITS 8
 
@@ -33,12 +31,6 @@ static int top_bit(uint64_t value)
 #endif
 }
 
-snn_amplitude snn_emphasised(int16_t sample, int16_t previous)
-{
-    const int bits = AMPLITUDE_BITS - SAMPLE_BITS; /* of the pre-emphasis, too */
-    return sample * (1 << bits) - previous * SNN_PREEMPHASIS;
-}
-
 /* Window the frame into x, as large as 29 bits allow; return how many bits it grew by. */
 static int windowed(const snn_mfcc *s, int32_t *x)
 {
@@ -51,7 +43,7 @@ static int windowed(const snn_mfcc *s, int32_t *x)
     memset(x + length, 0, (SNN_N_FFT + 2 - length) * sizeof *x);
     if (!any)
         return 0;
-    int growth = AMPLITUDE_BITS - 1 - top_bit(any);
+    int growth = SNN_AMPLITUDE_BITS - 1 - top_bit(any);
     for (size_t i = 0; i < length; i++)
         x[i] = growth >= 0 ? x[i] * (1 << growth) : x[i] >> -growth;
     return growth;

@@ -12,12 +12,6 @@
 
 #define HALF (SNN_N_FFT / 2)
 
-snn_amplitude snn_emphasised(int16_t sample, int16_t previous)
-{
-    const float unit = 1.0f / 32768.0f;
-    return (float)sample * unit - SNN_PREEMPHASIS * ((float)previous * unit);
-}
-
 /* Exchange each point with the one whose number has its bits in the opposite order. */
 static void reorder(float *x)
 {

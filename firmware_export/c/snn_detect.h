@@ -44,7 +44,7 @@ typedef struct {
     int64_t frame;
     const snn_cepstrum *mfcc;                /* SNN_N_MFCC */
     const uint8_t *encoded;                  /* SNN_PLANES x SNN_N_MFCC, 0 or 1 */
-    const uint32_t *spikes[SNN_CONVS + 1];   /* bit w * channels + c of each layer, the dense one last */
+    const uint32_t *spikes[SNN_CONVS + 1];   /* of each layer, the dense one last; see snn_fired */
     const snn_score *scores;                 /* SNN_CLASSES */
 } snn_probe;
 
@@ -72,6 +72,8 @@ typedef struct {
     snn_level membranes[SNN_MEMBRANES];
     snn_level readout[SNN_CLASSES];
     snn_sum currents[SNN_MOST_NEURONS]; /* sums of weights, then levels */
+    uint16_t rows[SNN_MOST_ROWS];       /* what one neuron hears */
+    snn_band inputs[SNN_BAND_ROWS];
     uint32_t time;
 } snn_network;
 
@@ -127,6 +129,7 @@ void snn_encode(snn_encoder *state, const snn_cepstrum mfcc[SNN_N_MFCC], uint8_t
 void snn_network_reset(snn_network *state);
 void snn_step(snn_network *state, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES]);
 const uint32_t *snn_layer_spikes(const snn_network *state, size_t layer);
+int snn_fired(const uint32_t *spikes, size_t layer, size_t channel, size_t band);
 void snn_decoder_reset(snn_decoder *state);
 void snn_decode(snn_decoder *state, const snn_score scores[SNN_CLASSES], snn_on_event on_event, void *context);
 void snn_decoder_close(snn_decoder *state, snn_on_event on_event, void *context);

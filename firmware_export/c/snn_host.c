@@ -49,10 +49,8 @@ static void write_spikes(void *context, const snn_probe *p)
     for (size_t i = 0; i <= SNN_CONVS; i++) {
         const snn_layer *l = &snn_layers[i];
         for (size_t c = 0; c < l->out_channels; c++)
-            for (size_t w = 0; w < l->out_width; w++) {
-                size_t n = w * l->out_channels + c;
-                putchar((int)(p->spikes[i][n / 32] >> n % 32 & 1u));
-            }
+            for (size_t w = 0; w < l->out_width; w++)
+                putchar(snn_fired(p->spikes[i], i, c, w));
     }
 }
 

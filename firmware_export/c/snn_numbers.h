@@ -19,7 +19,8 @@ typedef float snn_weight, snn_band, snn_sum, snn_level, snn_factor, snn_cepstrum
 #endif
 
 #if SNN_FIXED_FRONT_END
-typedef int32_t snn_amplitude; /* 2^-29 of full scale */
+#define SNN_AMPLITUDE_BITS 29
+typedef int32_t snn_amplitude; /* 2^-SNN_AMPLITUDE_BITS of full scale */
 #else
 typedef float snn_amplitude;
 #endif
