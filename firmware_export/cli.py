@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from detector.errors import DetectorError
+from firmware_export.cli_nir import nir
 
 
 @click.group()
@@ -51,6 +52,9 @@ def c(model: Path, out: Path) -> None:
 
     export_c(model, out)
     click.echo(f"{out}: written; next: make -C {out} && ... | {out}/snn_host")
+
+
+cli.add_command(nir)
 
 
 def main() -> None:
