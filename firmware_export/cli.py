@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from detector.errors import ConfigError, DetectorError
+from firmware_export.cli_nir import nir
 
 
 @click.group()
@@ -63,6 +64,9 @@ def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> N
     form = Form(int8=True, fixed_front_end=frontend == "fixed") if is_int8 else FLOAT
     export_c(model, out, form)
     click.echo(f"{out}: {model.name} in C99 ({form.name}); next: make -C {out}, then samples into {out}/snn_host")
+
+
+cli.add_command(nir)
 
 
 def main() -> None:
