@@ -29,8 +29,8 @@ from firmware_export.fixed_point import CEPSTRUM_BITS, fixed_point
 from firmware_export.host import Host, build, from_pcm, to_pcm
 from firmware_export.model_reading import read_network
 from firmware_export.onnx_export import build_manifest, export
+from firmware_export.parity import DEMO, comparison_sound
 from firmware_export.quantise import to_int8
-from firmware_export.runs import DEMO, comparison_sound
 from models.network import SpikingConvNet
 from tests.firmware_export.test_onnx_export import RECORD, small_recipe
 
