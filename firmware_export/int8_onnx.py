@@ -54,7 +54,7 @@ def export_int8(model: Path, out: Path) -> Int8Export:
     whole or not at all.
     """
     verify(model)  # whatever is wrong in the new file came in here
-    if out.exists() and out.samefile(model):
+    if out.resolve() == model.resolve():
         raise ConfigError(f"{out} is the float model itself; name another file")
     loaded, network = load_model(model), read_network(model)
     wanted = rounded(network)
@@ -89,7 +89,7 @@ def _store_as_int8(graph: onnx.GraphProto, path: Path) -> None:
     """Replace the weights that Conv and Gemm read by int8 ones, and nodes that give their floats."""
     stored = {w.name: w for w in graph.initializer}
     nodes: list[onnx.NodeProto] = []
-    for name in [node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")]:
+    for name in dict.fromkeys(node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")):
         if name not in stored:
             raise ManifestError(f"{path}: {name} is not stored as float32; take the float model that this was made of")
         weights = to_int8(numpy_helper.to_array(stored[name]))

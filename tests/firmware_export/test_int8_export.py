@@ -209,7 +209,7 @@ def test_what_is_wrong_with_a_model_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("out", ["small.onnx", "small.onnx/int8.onnx", "folder"])
+@pytest.mark.parametrize("out", ["small.onnx", "small.onnx/int8.onnx", "folder", "x" * 300])
 def test_where_it_cannot_be_written_is_one_line(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
