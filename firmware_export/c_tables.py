@@ -22,7 +22,7 @@ def c_float(value: float) -> str:
 
 
 def c_double(value: float) -> str:
-    """Return a float64 as a hexadecimal constant; where the front end is in single precision, the compiler rounds it."""
+    """Return a float64 as a hexadecimal constant, which a front end in single precision rounds when compiled."""
     if not np.isfinite(value):
         raise ValueError(f"{value} cannot stand in a table")
     return f"SNN_REAL({float(value).hex()})"
