@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +64,19 @@ def export_c(model: Path, out: Path) -> None:
 
 
 def _write(network: Network, folder: Path) -> None:
-    for source in resources.files("firmware_export").joinpath("c").iterdir():
-        (folder / source.name).write_bytes(source.read_bytes())
+    _copy(resources.files("firmware_export").joinpath("c"), folder)
     (folder / "snn_model.h").write_text(header(network), encoding="ascii")
     (folder / "snn_model.c").write_text(tables(network), encoding="ascii")
+
+
+def _copy(source: Traversable, folder: Path) -> None:
+    """Copy what the package holds, folder by folder; it may lie in an archive."""
+    for entry in source.iterdir():
+        if entry.is_dir():
+            (folder / entry.name).mkdir()
+            _copy(entry, folder / entry.name)
+        else:
+            (folder / entry.name).write_bytes(entry.read_bytes())
 
 
 def _check(network: Network) -> None:
