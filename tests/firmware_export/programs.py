@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,8 @@ def rooms(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.glob("snn_*.c")) if p.name not in {"snn_host.c", "snn_print.c"}]
 
 
-def run(*command: str | Path, given: bytes = b"", **options: Any) -> str:
+def run(*command: str | Path, given: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """Run a program and return what it printed; what went wrong, it says itself."""
-    done = subprocess.run(command, input=given, capture_output=True, check=False, **options)
+    done = subprocess.run(command, input=given, capture_output=True, check=False, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace")[-2000:]
     return done.stdout.decode()
