@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
+from firmware_export.cli_nir import nir
 
 
 @click.group()
@@ -43,14 +44,29 @@ def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], met
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to make; one made before is made anew."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to make; one that was made before is replaced.",
 )
-def c(model: Path, out: Path) -> None:
+@click.option("--float", "is_float", is_flag=True, help="Single precision throughout (the default).")
+@click.option("--int8", "is_int8", is_flag=True, help="Weights of 8 bits, integers everywhere.")
+@click.option(
+    "--frontend", type=click.Choice(["fixed", "float"]), default="fixed", help="The MFCC's numbers, with --int8."
+)
+def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> None:
     """Write MODEL as a folder of C99: the whole detector, from 16-bit samples to events."""
     from firmware_export.c_export import export_c
+    from firmware_export.c_form import FLOAT, Form
 
-    export_c(model, out)
-    click.echo(f"{out}: written; next: make -C {out} && ... | {out}/snn_host")
+    if is_float and is_int8:
+        raise ConfigError("--float and --int8: choose one of them")
+    form = Form(int8=True, fixed_front_end=frontend == "fixed") if is_int8 else FLOAT
+    export_c(model, out, form)
+    click.echo(f"{out}: {model.name} in C99 ({form.name}); next: make -C {out}, then samples into {out}/snn_host")
+
+
+cli.add_command(nir)
 
 
 def main() -> None:

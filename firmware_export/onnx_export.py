@@ -14,9 +14,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from detector.encoder import DeltaEncoder
-from detector.errors import DetectorError
-from detector.features import MfccExtractor
 from detector.manifest import (
     BLOCK_KEY,
     METADATA_KEY,
@@ -32,6 +29,7 @@ from detector.manifest import (
 from detector.messages import Samples, Spikes
 from detector.network import Model, StreamingNetwork, load_model, trace
 from firmware_export.graph import build_graph, graph_state_shapes, spike_outputs
+from firmware_export.parity import ParityError, encoded
 from models.network import THRESHOLD, SpikingConvNet, finished
 from models.recipe import Decoding, Recipe
 
@@ -41,10 +39,6 @@ BLOCK_FRAMES = 8
 """Frames in the block graph: more gain little, and a push of fewer frames cannot use it."""
 TOLERANCE = 1e-4
 """Largest difference of a score between torch and onnxruntime; spikes and states must be equal."""
-
-
-class ParityError(DetectorError):
-    """The exported graph is not the network it was made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +112,7 @@ def check_parity(net: SpikingConvNet, path: Path, sound: Samples) -> Parity:
     Raises ParityError that names the first layer and frame that differ.
     """
     model = load_model(path)
-    features, encoder = MfccExtractor(model.manifest.features), DeltaEncoder(model.manifest.encoder)
-    spikes = encoder.push(np.concatenate([features.push(sound), features.flush()]))
+    spikes = encoded(model.manifest, sound)
     stepped, sequence, streamed = _step_torch(net, spikes), _sequence_torch(net, spikes), _step_onnx(model, spikes)
     for layer in (name for name in stepped if name != "scores"):
         _same(path, f"{layer} in a torch sequence", stepped[layer], sequence[layer])

@@ -6,19 +6,13 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-
 from detector.errors import ConfigError
-from detector.messages import Samples
-from detector.sources import read_sound
 from detector.strict import parse_strictly
 from firmware_export.onnx_export import Parity, build_manifest, export
+from firmware_export.parity import DEMO, comparison_sound
 from models.network import SpikingConvNet
 from models.recipe import Recipe, load_recipe
 from models.trained import load_run
-
-DEMO = Path(__file__).resolve().parent.parent / "models" / "demo" / "scene.flac"
-LEAST_SECONDS = 60
 
 
 def export_run(run: Path, recipe_path: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> Parity:
@@ -54,9 +48,3 @@ def _figures(path: Path) -> dict[str, float]:
         raise ConfigError(f"{path}: no figures there ({error}); make them with snn-train evaluate --json") from error
     figures: dict[str, float] = parse_strictly(dict[str, float], data, str(path), "figures", ConfigError)
     return figures
-
-
-def comparison_sound(paths: tuple[Path, ...], rate_hz: int) -> Samples:
-    """Join sounds to at least a minute at the rate, repeating them where they are shorter."""
-    joined = np.concatenate([read_sound(path, rate_hz) for path in paths])
-    return np.resize(joined, max(joined.size, LEAST_SECONDS * rate_hz))

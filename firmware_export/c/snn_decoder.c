@@ -5,19 +5,36 @@
 
 #define LEAST (1.0f / 1048576.0f) /* lower scores count as zero, as in the runtime */
 
+/* In fixed point a mean is rounded down. Thresholds are whole numbers there, so that it lies below one
+ * exactly where the unrounded mean does. */
+
 void snn_decoder_reset(snn_decoder *s)
 {
     memset(s, 0, sizeof *s);
 }
 
-static float clean(float score)
+static snn_score clean(snn_score score)
 {
+#if SNN_INT8
+    return score;
+#else
     if (!(score >= LEAST)) /* not a number, too */
         return 0.0f;
     return score < 1.0f ? score : 1.0f;
+#endif
 }
 
-static void smooth(snn_decoder *s, const float scores[SNN_CLASSES])
+/* What events tell. */
+static float told(snn_score score)
+{
+#if SNN_INT8
+    return (float)score / (float)(1 << SNN_SCORE_BITS);
+#else
+    return score;
+#endif
+}
+
+static void smooth(snn_decoder *s, const snn_score scores[SNN_CLASSES])
 {
     size_t now = (size_t)(s->frames % SNN_MOST_SMOOTHING);
     for (size_t c = 0; c < SNN_CLASSES; c++) {
@@ -26,21 +43,21 @@ static void smooth(snn_decoder *s, const float scores[SNN_CLASSES])
             length = (size_t)s->frames + 1;
         s->scores[now][c] = clean(scores[c]);
         /* Added up anew each time: a sum that is carried on would drift. */
-        float sum = 0.0f;
+        snn_score sum = 0;
         for (size_t ago = 0; ago < length; ago++)
             sum += s->scores[(now + SNN_MOST_SMOOTHING - ago) % SNN_MOST_SMOOTHING][c];
-        s->smoothed[c] = sum / (float)length;
+        s->smoothed[c] = sum / (snn_score)length;
     }
 }
 
 static void begin_run(snn_track *t, int64_t frame)
 {
     t->first = frame;
-    t->peak = 0.0f;
-    t->sum = 0.0f;
+    t->peak = 0;
+    t->sum = 0;
 }
 
-static void take(snn_track *t, int64_t frame, float score)
+static void take(snn_track *t, int64_t frame, snn_score score)
 {
     t->last = frame;
     t->peak = score > t->peak ? score : t->peak;
@@ -56,7 +73,7 @@ static void close_track(snn_track *t, const snn_class *p, int64_t frame)
     t->run = 0;
 }
 
-static int has_begun(snn_track *t, const snn_class *p, int64_t frame, float score)
+static int has_begun(snn_track *t, const snn_class *p, int64_t frame, snn_score score)
 {
     if (t->is_open)
         return 0;
@@ -75,7 +92,7 @@ static int has_begun(snn_track *t, const snn_class *p, int64_t frame, float scor
     return 1;
 }
 
-static int has_ended(snn_track *t, const snn_class *p, int64_t frame, float score)
+static int has_ended(snn_track *t, const snn_class *p, int64_t frame, snn_score score)
 {
     if (score >= p->off_threshold) {
         t->run = 0;
@@ -104,7 +121,7 @@ static snn_event event_of(const snn_decoder *s, size_t c, snn_kind kind, int64_t
     e.index = t->index;
     e.onset_sample = t->first * SNN_HOP_LENGTH;
     e.emitted_sample = end_of(frame) - 1;
-    e.score = s->smoothed[c];
+    e.score = told(s->smoothed[c]);
     return e;
 }
 
@@ -115,14 +132,14 @@ static void tell_offset(const snn_decoder *s, size_t c, int64_t frame, snn_reaso
     snn_event e = event_of(s, c, SNN_OFFSET, frame);
     e.reason = reason;
     e.offset_sample = end_of(t->last);
-    e.peak = t->peak;
-    e.mean = t->sum_to_last / (float)(t->last - t->first + 1);
+    e.peak = told(t->peak);
+    e.mean = told((snn_score)(t->sum_to_last / (snn_total)(t->last - t->first + 1)));
     if (on_event)
         on_event(context, &e);
 }
 
 /* Take the scores of a frame; offsets are told before onsets. */
-void snn_decode(snn_decoder *s, const float scores[SNN_CLASSES], snn_on_event on_event, void *context)
+void snn_decode(snn_decoder *s, const snn_score scores[SNN_CLASSES], snn_on_event on_event, void *context)
 {
     uint8_t begun[SNN_CLASSES];
     int64_t frame = s->frames;

@@ -1,10 +1,10 @@
 /* The corridor: samples through features, encoder, network and decoder, in order. */
 #include "snn_detect.h"
 
-static void take_frame(snn_detector *d, const float mfcc[SNN_N_MFCC])
+static void take_frame(snn_detector *d, const snn_cepstrum mfcc[SNN_N_MFCC])
 {
     uint8_t spikes[SNN_PLANES][SNN_N_MFCC];
-    float scores[SNN_CLASSES];
+    snn_score scores[SNN_CLASSES];
     snn_encode(&d->encoder, mfcc, spikes);
     snn_step(&d->network, spikes, scores);
     if (d->on_frame) {
@@ -35,7 +35,7 @@ void snn_watch(snn_detector *d, snn_on_frame on_frame)
 
 void snn_push(snn_detector *d, const int16_t *samples, size_t n)
 {
-    float mfcc[SNN_N_MFCC];
+    snn_cepstrum mfcc[SNN_N_MFCC];
     int has_frame;
     while (n > 0) {
         size_t taken = snn_mfcc_push(&d->mfcc, samples, n, mfcc, &has_frame);
@@ -48,7 +48,7 @@ void snn_push(snn_detector *d, const int16_t *samples, size_t n)
 
 void snn_flush(snn_detector *d)
 {
-    float mfcc[SNN_N_MFCC];
+    snn_cepstrum mfcc[SNN_N_MFCC];
     if (snn_mfcc_flush(&d->mfcc, mfcc))
         take_frame(d, mfcc);
     snn_decoder_close(&d->decoder, d->on_event, d->context);

@@ -6,8 +6,8 @@
  *
  * All state lies in the struct that the caller owns; nothing is allocated, no function recurs, and
  * there are no variables besides: any number of detectors may run side by side. Tables and sizes of
- * the model are in snn_model.h and snn_model.c. Of the C library, logf, expf, memcpy, memmove and
- * memset are used.
+ * the model are in snn_model.h and snn_model.c. Of the C library, memcpy, memmove and memset are used;
+ * logf with a front end in single precision, and expf where the network is in single precision, too.
  */
 #ifndef SNN_DETECT_H
 #define SNN_DETECT_H
@@ -42,36 +42,38 @@ typedef void (*snn_on_event)(void *context, const snn_event *event);
 /* What a frame went through, for those who look; pointers hold until the next frame. */
 typedef struct {
     int64_t frame;
-    const float *mfcc;                       /* SNN_N_MFCC */
+    const snn_cepstrum *mfcc;                /* SNN_N_MFCC */
     const uint8_t *encoded;                  /* SNN_PLANES x SNN_N_MFCC, 0 or 1 */
-    const uint32_t *spikes[SNN_CONVS + 1];   /* bit w * channels + c of each layer, the dense one last */
-    const float *scores;                     /* SNN_CLASSES */
+    const uint32_t *spikes[SNN_CONVS + 1];   /* of each layer, the dense one last; see snn_fired */
+    const snn_score *scores;                 /* SNN_CLASSES */
 } snn_probe;
 
 typedef void (*snn_on_frame)(void *context, const snn_probe *probe);
 
 typedef struct {
-    float pending[SNN_FRAME_LENGTH]; /* pre-emphasised samples of the next frame */
+    snn_amplitude pending[SNN_FRAME_LENGTH]; /* pre-emphasised samples of the next frame */
     size_t count;
-    size_t skip;                     /* samples to drop first, where the hop is longer than the frame */
-    float previous;
+    size_t skip; /* samples to drop first, where the hop is longer than the frame */
+    int16_t previous;
     int64_t seen, frames;
-    float work[SNN_N_FFT + 2];
+    snn_amplitude work[SNN_N_FFT + 2];
 } snn_mfcc;
 
 typedef struct {
-    float baseline[SNN_N_MFCC];
+    snn_cepstrum baseline[SNN_N_MFCC];
     uint8_t has_baseline;
 } snn_encoder;
 
 typedef struct {
-    float bands[SNN_BAND_FRAMES][SNN_PLANES][SNN_N_MELS]; /* a ring: the input of the first layer */
-    uint8_t active[SNN_BAND_FRAMES][SNN_PLANES];          /* whether anything in there is not zero */
-    uint32_t spikes[SNN_SPIKE_WORDS];                     /* rings of each layer's last frames */
-    float synapses[SNN_SYNAPSES];
-    float membranes[SNN_MEMBRANES];
-    float readout[SNN_CLASSES];
-    float currents[SNN_MOST_NEURONS];
+    snn_band bands[SNN_BAND_FRAMES][SNN_PLANES][SNN_N_MELS]; /* a ring: the input of the first layer */
+    uint8_t active[SNN_BAND_FRAMES][SNN_PLANES];             /* whether anything in there is not zero */
+    uint32_t spikes[SNN_SPIKE_WORDS];                        /* rings of each layer's last frames */
+    snn_level synapses[SNN_SYNAPSES];
+    snn_level membranes[SNN_MEMBRANES];
+    snn_level readout[SNN_CLASSES];
+    snn_sum currents[SNN_MOST_NEURONS]; /* sums of weights, then levels */
+    uint16_t rows[SNN_MOST_ROWS];       /* what one neuron hears */
+    snn_band inputs[SNN_BAND_ROWS];
     uint32_t time;
 } snn_network;
 
@@ -81,12 +83,13 @@ typedef struct {
     int32_t run;
     uint32_t index;
     uint8_t is_open;
-    float peak, sum, sum_to_last;
+    snn_score peak;
+    snn_total sum, sum_to_last;
 } snn_track;
 
 typedef struct {
-    float scores[SNN_MOST_SMOOTHING][SNN_CLASSES]; /* a ring */
-    float smoothed[SNN_CLASSES];
+    snn_score scores[SNN_MOST_SMOOTHING][SNN_CLASSES]; /* a ring */
+    snn_score smoothed[SNN_CLASSES];
     snn_track tracks[SNN_CLASSES];
     int64_t frames;
     uint32_t next_index;
@@ -119,15 +122,16 @@ void snn_reset(snn_detector *detector);
 
 /* The rooms by themselves, as the detector calls them. */
 void snn_mfcc_reset(snn_mfcc *state);
-size_t snn_mfcc_push(snn_mfcc *state, const int16_t *samples, size_t n, float mfcc[SNN_N_MFCC], int *has_frame);
-int snn_mfcc_flush(snn_mfcc *state, float mfcc[SNN_N_MFCC]);
+size_t snn_mfcc_push(snn_mfcc *state, const int16_t *samples, size_t n, snn_cepstrum mfcc[SNN_N_MFCC], int *has_frame);
+int snn_mfcc_flush(snn_mfcc *state, snn_cepstrum mfcc[SNN_N_MFCC]);
 void snn_encoder_reset(snn_encoder *state);
-void snn_encode(snn_encoder *state, const float mfcc[SNN_N_MFCC], uint8_t spikes[SNN_PLANES][SNN_N_MFCC]);
+void snn_encode(snn_encoder *state, const snn_cepstrum mfcc[SNN_N_MFCC], uint8_t spikes[SNN_PLANES][SNN_N_MFCC]);
 void snn_network_reset(snn_network *state);
-void snn_step(snn_network *state, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], float scores[SNN_CLASSES]);
+void snn_step(snn_network *state, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES]);
 const uint32_t *snn_layer_spikes(const snn_network *state, size_t layer);
+int snn_fired(const uint32_t *spikes, size_t layer, size_t channel, size_t band);
 void snn_decoder_reset(snn_decoder *state);
-void snn_decode(snn_decoder *state, const float scores[SNN_CLASSES], snn_on_event on_event, void *context);
+void snn_decode(snn_decoder *state, const snn_score scores[SNN_CLASSES], snn_on_event on_event, void *context);
 void snn_decoder_close(snn_decoder *state, snn_on_event on_event, void *context);
 
 #ifdef __cplusplus

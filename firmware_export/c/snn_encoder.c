@@ -14,15 +14,15 @@ void snn_encoder_reset(snn_encoder *s)
 }
 
 /* Baselines are kept relative to the rest. Each line rounds as the runtime's does: no fused operations here. */
-static void encode_one(snn_encoder *s, size_t k, float value, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
+static void encode_one(snn_encoder *s, size_t k, snn_cepstrum value, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
 #if SNN_SEND_ON_DELTA
-    float kept = s->baseline[k] * SNN_KEEP;
-    float change = value - kept;
+    snn_cepstrum kept = snn_decayed(s->baseline[k], SNN_KEEP);
+    snn_cepstrum change = value - kept;
     for (size_t i = 0; i < SNN_THRESHOLDS; i++) {
-        float d = snn_thresholds[i][k];
+        snn_cepstrum d = snn_thresholds[i][k];
         uint8_t up = change > d, down = -change > d;
-        float sent = up ? d : down ? -d : 0.0f;
+        snn_cepstrum sent = up ? d : down ? -d : 0;
         spikes[2 * i][k] = up;
         spikes[2 * i + 1][k] = down;
         change = change - sent;
@@ -30,7 +30,7 @@ static void encode_one(snn_encoder *s, size_t k, float value, uint8_t spikes[SNN
     }
     s->baseline[k] = kept;
 #else
-    float change = value - s->baseline[k];
+    snn_cepstrum change = value - s->baseline[k];
     for (size_t i = 0; i < SNN_THRESHOLDS; i++) {
         spikes[2 * i][k] = change >= snn_thresholds[i][k];
         spikes[2 * i + 1][k] = change <= -snn_thresholds[i][k];
@@ -39,7 +39,7 @@ static void encode_one(snn_encoder *s, size_t k, float value, uint8_t spikes[SNN
 #endif
 }
 
-void snn_encode(snn_encoder *s, const float mfcc[SNN_N_MFCC], uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
+void snn_encode(snn_encoder *s, const snn_cepstrum mfcc[SNN_N_MFCC], uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
     if (!s->has_baseline) { /* without a rest, the first frame is where changes begin */
         memcpy(s->baseline, mfcc, sizeof s->baseline);

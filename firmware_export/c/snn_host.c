@@ -41,10 +41,8 @@ static void write_spikes(void *context, const snn_probe *p)
     for (size_t i = 0; i <= SNN_CONVS; i++) {
         const snn_layer *l = &snn_layers[i];
         for (size_t c = 0; c < l->out_channels; c++)
-            for (size_t w = 0; w < l->out_width; w++) {
-                size_t n = w * l->out_channels + c;
-                putchar((int)(p->spikes[i][n / 32] >> n % 32 & 1u));
-            }
+            for (size_t w = 0; w < l->out_width; w++)
+                putchar(snn_fired(p->spikes[i], i, c, w));
     }
 }
 
@@ -73,9 +71,9 @@ static int run_on_samples(void)
 /* Encoder and network alone, on somebody else's cepstra; scores go out. */
 static int run_on_frames(snn_on_frame write)
 {
-    float mfcc[SNN_N_MFCC];
+    snn_cepstrum mfcc[SNN_N_MFCC];
     uint8_t spikes[SNN_PLANES][SNN_N_MFCC];
-    float scores[SNN_CLASSES];
+    snn_score scores[SNN_CLASSES];
     while (fread(mfcc, sizeof *mfcc, SNN_N_MFCC, stdin) == SNN_N_MFCC) {
         snn_probe p = {0};
         snn_encode(&detector.encoder, mfcc, spikes);

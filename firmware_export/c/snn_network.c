@@ -2,17 +2,23 @@
  *
  *     U[t] = beta * V[t-1] + I[t],   S[t] = U[t] > 1,   V[t] = U[t] - S[t]
  *
- * Weights and inputs lie on grids of powers of two on which no sum of a layer rounds, so that the order
- * in which spikes are added cannot show: this gives the runtime's bits. What follows the sum rounds
- * as the runtime does, operation by operation, and so must not be fused.
+ * In single precision, weights and inputs lie on grids of powers of two on which no sum of a layer
+ * rounds, so that the order in which spikes are added cannot show: this gives the runtime's bits. What
+ * follows the sum rounds as the runtime does, operation by operation, and so must not be fused.
  *
- * Weights lie as [input channel][frame][band][output channel]: an input spike reaches whole rows of
- * neighbours. Neurons lie as [band][channel]. With SNN_DENSE every input is taken, spike or not:
- * that form is what tests hold this one against.
+ * With int8 weights the sums are integers, each map's on its own grid; a gain leads them to the common
+ * fixed point of synapses and membranes, which round to nearest and stay within 32 bits.
+ *
+ * Weights lie as [input channel][frame][band][output channel]: a spike counts for a whole row of
+ * neighbours. Neurons lie as [band][channel], spikes as bits, each band's in words of its own. For each
+ * band the rows that its spikes call for are listed, then added up in registers. With SNN_DENSE every
+ * input is taken, spike or not: that form is what tests hold this one against.
  */
 #include "snn_detect.h"
 
+#if !SNN_INT8
 #include <math.h>
+#endif
 #include <string.h>
 
 #if defined(__clang__)
@@ -42,13 +48,31 @@ static unsigned lowest_bit(uint32_t word)
 }
 #endif
 
-/* Where nearly all the time goes: a loop for each length that occurs, which compilers can unroll. */
-static void add_row(float *restrict to, const float *restrict row, size_t n)
+/* Sums of so many neighbours are kept in registers at once; each is a divisor of n. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+#define BLOCK_OF(n) ((n) % 8 == 0 ? 8 : (n) % 5 == 0 ? 5 : (n) % 3 == 0 ? 3 : 1)
+#else
+#define BLOCK_OF(n) \
+    ((n) % 32 == 0 ? 32 : (n) % 16 == 0 ? 16 : (n) % 8 == 0 ? 8 : (n) % 5 == 0 ? 5 : (n) % 3 == 0 ? 3 : 1)
+#endif
+
+/* Where nearly all the time goes: a loop for each length that occurs, which compilers can unroll.
+ * Add rows of n weights that are given by their numbers. */
+static void add_rows(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
+                     size_t count, size_t n)
 {
 #define ROW(length) \
     case length: \
-        for (size_t m = 0; m < length; m++) \
-            to[m] += row[m]; \
+        for (size_t at = 0; at < length; at += BLOCK_OF(length)) { \
+            snn_sum sums[BLOCK_OF(length)]; \
+            memcpy(sums, to + at, sizeof sums); \
+            for (size_t i = 0; i < count; i++) { \
+                const snn_weight *row = weight + (size_t)rows[i] * length + at; \
+                for (size_t m = 0; m < BLOCK_OF(length); m++) \
+                    sums[m] += row[m]; \
+            } \
+            memcpy(to + at, sums, sizeof sums); \
+        } \
         break;
     switch (n) {
         SNN_ROW_LENGTHS(ROW)
@@ -58,15 +82,22 @@ static void add_row(float *restrict to, const float *restrict row, size_t n)
 #undef ROW
 }
 
-/* Add rows that lie behind each other, each as often as its input says. */
-static void add_rows(float *restrict to, const float *restrict rows, const float *restrict inputs, size_t count,
-                     size_t n)
+/* The same, each row as often as its input says. */
+static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
+                         const snn_band *restrict inputs, size_t count, size_t n)
 {
 #define ROW(length) \
     case length: \
-        for (size_t i = 0; i < count; i++, rows += length) \
-            for (size_t m = 0; m < length; m++) \
-                to[m] += inputs[i] * rows[m]; \
+        for (size_t at = 0; at < length; at += BLOCK_OF(length)) { \
+            snn_sum sums[BLOCK_OF(length)]; \
+            memcpy(sums, to + at, sizeof sums); \
+            for (size_t i = 0; i < count; i++) { \
+                const snn_weight *row = weight + (size_t)rows[i] * length + at; \
+                for (size_t m = 0; m < BLOCK_OF(length); m++) \
+                    sums[m] += inputs[i] * row[m]; \
+            } \
+            memcpy(to + at, sums, sizeof sums); \
+        } \
         break;
     switch (n) {
         SNN_ROW_LENGTHS(ROW)
@@ -76,28 +107,25 @@ static void add_rows(float *restrict to, const float *restrict rows, const float
 #undef ROW
 }
 
-static void begin_currents(float *currents, const snn_layer *l)
+static void begin_sums(snn_sum *sums, const snn_layer *l)
 {
+#if SNN_INT8
+    memset(sums, 0, l->neurons * sizeof *sums);
+#else
     for (size_t o = 0; o < l->out_width; o++) {
-        float *row = currents + o * l->out_channels;
+        float *row = sums + o * l->out_channels;
         if (l->bias)
             memcpy(row, l->bias, l->out_channels * sizeof *row);
         else
             memset(row, 0, l->out_channels * sizeof *row);
     }
+#endif
 }
 
-/* Let a spike of channel c at place w reach, by tap f, the neurons whose window it lies in. */
-static void reach(float *currents, const snn_layer *l, size_t c, size_t w, size_t f)
+static void add_bands(snn_band *restrict to, const snn_band *restrict row)
 {
-    const float *rows = l->weight + (c * l->frames + f) * l->bands * l->out_channels;
-    size_t o = (w + l->padding) / l->stride, b = (w + l->padding) % l->stride;
-    for (; b < l->bands; b += l->stride, o--) {
-        if (o < l->out_width)
-            add_row(currents + o * l->out_channels, rows + b * l->out_channels, l->out_channels);
-        if (o == 0)
-            break;
-    }
+    for (size_t m = 0; m < SNN_N_MELS; m++)
+        to[m] = (snn_band)(to[m] + row[m]);
 }
 
 /* The cepstral spikes of this frame back in bands: each adds a row of the inverse DCT. */
@@ -110,7 +138,7 @@ static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
         for (size_t k = 0; k < SNN_N_MFCC; k++)
             if (spikes[p][k]) {
                 s->active[now][p] = 1;
-                add_row(s->bands[now][p], snn_to_bands[k], SNN_N_MELS);
+                add_bands(s->bands[now][p], snn_to_bands[k]);
             }
 }
 
@@ -121,53 +149,123 @@ static size_t slot(const snn_network *s, const snn_layer *l, size_t f, size_t ri
     return (s->time + ring - ago % ring) % ring;
 }
 
-/* A plane in bands has hardly a zero, once there is a spike in it: each neuron looks at its whole window. */
-static void hear_plane(float *currents, const snn_layer *l, size_t plane, size_t f, const float bands[SNN_N_MELS])
+/* The places first .. end - 1 of a neuron's window that lie inside the layer before, and where the first is. */
+typedef struct {
+    size_t first, end, place;
+} snn_window_part;
+
+static snn_window_part window_of(const snn_layer *l, size_t o, size_t in_width)
 {
-    const float *rows = l->weight + (plane * l->frames + f) * l->bands * l->out_channels;
-    for (size_t o = 0; o < l->out_width; o++) {
-        size_t centre = o * l->stride;
-        size_t first = centre < l->padding ? (size_t)l->padding - centre : 0;
-        size_t end = SNN_N_MELS + l->padding - centre < l->bands ? SNN_N_MELS + l->padding - centre : l->bands;
-        add_rows(currents + o * l->out_channels, rows + first * l->out_channels, bands + centre + first - l->padding,
-                 end - first, l->out_channels);
-    }
+    size_t begin = o * l->stride; /* of the padded width */
+    snn_window_part part;
+    part.first = begin < l->padding ? l->padding - begin : 0;
+    part.end = in_width + l->padding - begin < l->bands ? in_width + l->padding - begin : l->bands;
+    part.place = begin + part.first - l->padding;
+    return part;
 }
 
-static void hear_bands(snn_network *s, const snn_layer *l)
+static size_t row_of(const snn_layer *l, size_t channel, size_t f, size_t band)
 {
+    return (channel * l->frames + f) * l->bands + band;
+}
+
+/* List what a place of the first layer hears: rows of weights, and the bands' values that they count for. */
+static size_t list_bands(snn_network *s, const snn_layer *l, size_t o)
+{
+    size_t count = 0;
+    snn_window_part part = window_of(l, o, SNN_N_MELS);
     for (size_t f = 0; f < l->frames; f++) {
         size_t at = slot(s, l, f, SNN_BAND_FRAMES);
         for (size_t p = 0; p < SNN_PLANES; p++) {
-            if (SNN_DENSE || s->active[at][p])
-                hear_plane(s->currents, l, p, f, s->bands[at][p]);
+            if (!SNN_DENSE && !s->active[at][p])
+                continue;
+            for (size_t b = part.first; b < part.end; b++) {
+                s->rows[count] = (uint16_t)row_of(l, p, f, b);
+                s->inputs[count++] = s->bands[at][p][part.place + b - part.first];
+            }
         }
     }
+    return count;
 }
 
-static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *before)
+/* List the rows of one place's spikes. */
+static size_t list_place(uint16_t *rows, const snn_layer *l, const uint32_t *words, size_t f, size_t band)
 {
-    for (size_t f = 0; f < l->frames; f++) {
-        size_t at = slot(s, l, f, before->ring);
-        const uint32_t *words = s->spikes + before->spikes + at * before->words;
-        for (size_t i = 0; i < before->words; i++) {
+    size_t count = 0, step = (size_t)l->frames * l->bands;
+    for (size_t i = 0; 32 * i < l->in_channels; i++) {
+        size_t row = row_of(l, 32 * i, f, band);
 #if SNN_DENSE
-            for (size_t bit = 0; bit < 32 && 32 * i + bit < before->neurons; bit++) {
-                size_t n = 32 * i + bit;
-                if (words[i] >> bit & 1u)
-                    reach(s->currents, l, n % l->in_channels, n / l->in_channels, f);
-            }
+        for (size_t bit = 0; bit < 32 && 32 * i + bit < l->in_channels; bit++)
+            if (words[i] >> bit & 1u)
+                rows[count++] = (uint16_t)(row + bit * step);
 #else
-            for (uint32_t word = words[i]; word; word &= word - 1) {
-                size_t n = 32 * i + lowest_bit(word);
-                reach(s->currents, l, n % l->in_channels, n / l->in_channels, f);
-            }
+        for (uint32_t word = words[i]; word; word &= word - 1)
+            rows[count++] = (uint16_t)(row + lowest_bit(word) * step);
 #endif
-        }
+    }
+    return count;
+}
+
+/* List what a place of another layer hears: a row for each spike in its window. */
+static size_t list_spikes(snn_network *s, const snn_layer *l, const snn_layer *before, size_t o)
+{
+    size_t count = 0, words_of_place = (l->in_channels + 31u) / 32u;
+    snn_window_part part = window_of(l, o, before->out_width);
+    for (size_t f = 0; f < l->frames; f++) {
+        const uint32_t *words = s->spikes + before->spikes + slot(s, l, f, before->ring) * before->words;
+        words += part.place * words_of_place;
+        for (size_t b = part.first; b < part.end; b++, words += words_of_place)
+            count += list_place(s->rows + count, l, words, f, b);
+    }
+    return count;
+}
+
+static void hear(snn_network *s, const snn_layer *l, const snn_layer *before)
+{
+    for (size_t o = 0; o < l->out_width; o++) {
+        snn_sum *sums = s->currents + o * l->out_channels;
+        if (before)
+            add_rows(sums, l->weight, s->rows, list_spikes(s, l, before, o), l->out_channels);
+        else
+            add_products(sums, l->weight, s->rows, s->inputs, list_bands(s, l, o), l->out_channels);
     }
 }
 
 /* Loops without branches, one operation a line: compilers make vectors of them. */
+#if SNN_INT8
+/* From a map's own grid to the common fixed point; the gain is a power of two. */
+static int32_t level_of(int32_t sum, int32_t gain)
+{
+    return (int32_t)(((int64_t)sum * gain + (1 << (SNN_GAIN_BITS - 1))) >> SNN_GAIN_BITS);
+}
+
+static void level(const snn_layer *l, int32_t *restrict sums)
+{
+    for (size_t m = 0; m < l->out_channels; m++)
+        sums[m] = snn_limited((int64_t)level_of(sums[m], l->gain[m]) + l->bias[m]);
+}
+
+static void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
+                          const int32_t *restrict offset, size_t n)
+{
+    for (size_t m = 0; m < n; m++) {
+        synapses[m] = snn_limited((int64_t)snn_decayed(synapses[m], alpha[m]) + currents[m]);
+        currents[m] = snn_limited((int64_t)synapses[m] + offset[m]);
+    }
+}
+
+/* Put 1 in the place of a current whose neuron fires, else 0. */
+static void move_membranes(int32_t *restrict currents, int32_t *restrict mem, const int32_t *restrict beta, size_t n)
+{
+    const int32_t threshold = (int32_t)1 << SNN_LEVEL_BITS;
+    for (size_t m = 0; m < n; m++) {
+        int32_t u = snn_limited((int64_t)snn_decayed(mem[m], beta[m]) + currents[m]);
+        int32_t fires = u > threshold;
+        mem[m] = u - (fires ? threshold : 0);
+        currents[m] = fires;
+    }
+}
+#else
 static void leak_synapses(float *restrict currents, float *restrict synapses, const float *restrict alpha,
                           const float *restrict offset, size_t n)
 {
@@ -189,55 +287,108 @@ static void move_membranes(float *restrict currents, float *restrict mem, const 
         currents[m] = spike;
     }
 }
+#endif
+
+/* Pack the spikes of up to 32 channels. */
+static uint32_t word_of(const snn_sum *fired, size_t channels)
+{
+    uint32_t word = 0;
+    for (size_t c = 0; c < channels && c < 32; c++)
+        word |= (uint32_t)(fired[c] > 0) << c;
+    return word;
+}
 
 static void fire(snn_network *s, const snn_layer *l)
 {
     uint32_t *words = s->spikes + l->spikes + (s->time % l->ring) * l->words;
     for (size_t o = 0; o < l->out_width; o++) {
         size_t at = o * l->out_channels;
+#if SNN_INT8
+        level(l, s->currents + at);
+#endif
         if (l->alpha)
             leak_synapses(s->currents + at, s->synapses + l->synapses + at, l->alpha, l->offset, l->out_channels);
         move_membranes(s->currents + at, s->membranes + l->membranes + at, l->beta, l->out_channels);
     }
-    memset(words, 0, l->words * sizeof *words);
-    for (size_t n = 0; n < l->neurons; n++)
-        words[n / 32] |= (uint32_t)(s->currents[n] > 0.5f) << n % 32;
+    for (size_t o = 0; o < l->out_width; o++)
+        for (size_t c = 0; c < l->out_channels; c += 32)
+            *words++ = word_of(s->currents + o * l->out_channels + c, l->out_channels - c);
 }
 
-static void read_out(snn_network *s, float scores[SNN_CLASSES])
+#if SNN_INT8
+/* By a table over the positive half, its values between the entries on straight lines. */
+static int32_t sigmoid(int32_t level)
 {
-    const uint32_t *words = snn_layer_spikes(s, SNN_CONVS);
-    float currents[SNN_CLASSES];
-    memcpy(currents, snn_readout_bias, sizeof currents);
+    const int shift = SNN_LEVEL_BITS - SNN_SIGMOID_STEP_BITS;
+    const int32_t end = (int32_t)SNN_SIGMOID_STEPS << shift;
+    int32_t size = level < 0 ? -(level + 1) : level; /* one off where negative: the least number has no opposite */
+    size = size < end ? size : end - 1;
+    const uint16_t *at = snn_sigmoid + (size >> shift);
+    int32_t part = size & (((int32_t)1 << shift) - 1);
+    int32_t score = at[0] + (int32_t)(((int64_t)(at[1] - at[0]) * part + ((int64_t)1 << (shift - 1))) >> shift);
+    return level < 0 ? (1 << SNN_SCORE_BITS) - score : score;
+}
+
+static int32_t score_of(int32_t *level, int32_t sum, size_t c)
+{
+    int64_t current = (int64_t)level_of(sum, snn_readout_gain[c]) + snn_readout_bias[c];
+    *level = snn_limited(snn_decayed(*level, snn_readout_beta[c]) + current);
+    return sigmoid(*level);
+}
+#else
+static float score_of(float *level, float sum, size_t c)
+{
+    float kept = snn_readout_beta[c] * *level;
+    *level = kept + sum;
+    return 1.0f / (1.0f + expf(-*level));
+}
+#endif
+
+/* List the dense neurons that fire. */
+static size_t list_neurons(uint16_t *rows, const uint32_t *words)
+{
+    size_t count = 0;
     for (size_t n = 0; n < SNN_HIDDEN; n++)
         if (words[n / 32] >> n % 32 & 1u)
-            add_row(currents, snn_readout_weight + n * SNN_CLASSES, SNN_CLASSES);
-    for (size_t c = 0; c < SNN_CLASSES; c++) {
-        float kept = snn_readout_beta[c] * s->readout[c];
-        s->readout[c] = kept + currents[c];
-        scores[c] = 1.0f / (1.0f + expf(-s->readout[c]));
-    }
+            rows[count++] = (uint16_t)n;
+    return count;
 }
 
-void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], float scores[SNN_CLASSES])
+static void read_out(snn_network *s, snn_score scores[SNN_CLASSES])
+{
+    const uint32_t *words = snn_layer_spikes(s, SNN_CONVS);
+    snn_sum sums[SNN_CLASSES] = {0};
+#if !SNN_INT8
+    memcpy(sums, snn_readout_bias, sizeof sums);
+#endif
+    add_rows(sums, snn_readout_weight, s->rows, list_neurons(s->rows, words), SNN_CLASSES);
+    for (size_t c = 0; c < SNN_CLASSES; c++)
+        scores[c] = score_of(&s->readout[c], sums[c], c);
+}
+
+void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES])
 {
     s->time = (s->time + 1) % SNN_TIME_PERIOD; /* all rings begin anew together */
     make_bands(s, spikes);
     for (size_t i = 0; i <= SNN_CONVS; i++) {
         const snn_layer *l = &snn_layers[i];
-        begin_currents(s->currents, l);
-        if (i == 0)
-            hear_bands(s, l);
-        else
-            hear_spikes(s, l, &snn_layers[i - 1]);
+        begin_sums(s->currents, l);
+        hear(s, l, i ? &snn_layers[i - 1] : NULL);
         fire(s, l);
     }
     read_out(s, scores);
 }
 
-/* The spikes of a layer in the frame that was judged last, bit band * channels + channel. */
+/* The spikes of a layer in the frame that was judged last: bit c of a band's words is channel c. */
 const uint32_t *snn_layer_spikes(const snn_network *s, size_t layer)
 {
     const snn_layer *l = &snn_layers[layer];
     return s->spikes + l->spikes + (s->time % l->ring) * l->words;
+}
+
+/* Whether a neuron of such a layer fired. */
+int snn_fired(const uint32_t *spikes, size_t layer, size_t channel, size_t band)
+{
+    size_t words_of_band = (snn_layers[layer].out_channels + 31u) / 32u;
+    return (int)(spikes[band * words_of_band + channel / 32] >> channel % 32 & 1u);
 }

@@ -14,8 +14,8 @@ from detector.errors import ManifestError
 from detector.manifest import METADATA_KEY, EncoderParams, Manifest, MfccParams, TrainingRecord
 from detector.messages import Samples
 from detector.network import load_model, verify
-from firmware_export.onnx_export import ParityError, build_manifest, check_parity, export
-from firmware_export.runs import DEMO, comparison_sound
+from firmware_export.onnx_export import build_manifest, check_parity, export
+from firmware_export.parity import DEMO, ParityError, comparison_sound
 from models.datasets import list_clips
 from models.network import ConvSpec, NetworkSpec, SpikingConvNet, finished
 from models.recipe import Data, Decoding, Loss, Recipe, Scenes, Schedule

@@ -1,0 +1,21 @@
+/* From one frame to cepstra: what the two front ends have in common is this. */
+#ifndef SNN_CEPSTRA_H
+#define SNN_CEPSTRA_H
+
+#include "snn_detect.h"
+
+/* A sample less its share of the one before. */
+static inline snn_amplitude snn_emphasised(int16_t sample, int16_t previous)
+{
+#if SNN_FIXED_FRONT_END
+    return sample * (1 << (SNN_AMPLITUDE_BITS - 15)) - previous * SNN_PREEMPHASIS; /* 14 bits, too */
+#else
+    const float unit = 1.0f / 32768.0f;
+    return (float)sample * unit - SNN_PREEMPHASIS * ((float)previous * unit);
+#endif
+}
+
+/* The cepstra of the frame that is pending; work is overwritten. */
+void snn_cepstra(snn_mfcc *state, snn_cepstrum mfcc[SNN_N_MFCC]);
+
+#endif

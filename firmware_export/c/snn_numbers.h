@@ -1,0 +1,46 @@
+/* The numbers that the rooms reckon with: single precision, or integers with a fixed point. */
+#ifndef SNN_NUMBERS_H
+#define SNN_NUMBERS_H
+
+#include <stdint.h>
+
+/* A constant too large or too small by no more than the last bit stands for the same number in both forms. */
+#if SNN_INT8
+typedef int8_t snn_weight;
+typedef int16_t snn_band;     /* 2^-SNN_BAND_BITS */
+typedef int32_t snn_sum;      /* of weights: on each map's own grid */
+typedef int32_t snn_level;    /* of synapses and membranes: 2^-SNN_LEVEL_BITS */
+typedef int32_t snn_factor;   /* 2^-SNN_FACTOR_BITS, from 0 to 1 */
+typedef int32_t snn_cepstrum; /* 2^-SNN_CEPSTRUM_BITS */
+typedef int32_t snn_score;    /* 2^-SNN_SCORE_BITS */
+typedef int64_t snn_total;    /* of scores */
+#else
+typedef float snn_weight, snn_band, snn_sum, snn_level, snn_factor, snn_cepstrum, snn_score, snn_total;
+#endif
+
+#if SNN_FIXED_FRONT_END
+#define SNN_AMPLITUDE_BITS 29
+typedef int32_t snn_amplitude; /* 2^-SNN_AMPLITUDE_BITS of full scale */
+#else
+typedef float snn_amplitude;
+#endif
+
+#if SNN_INT8
+/* Shifts of negative numbers are those of two's complement, as in every compiler that this is built with. */
+static inline int32_t snn_decayed(int32_t level, int32_t factor)
+{
+    return (int32_t)(((int64_t)level * factor + ((int64_t)1 << (SNN_FACTOR_BITS - 1))) >> SNN_FACTOR_BITS);
+}
+
+static inline int32_t snn_limited(int64_t level)
+{
+    return level > INT32_MAX ? INT32_MAX : level < INT32_MIN ? INT32_MIN : (int32_t)level;
+}
+#else
+static inline float snn_decayed(float level, float factor)
+{
+    return factor * level;
+}
+#endif
+
+#endif

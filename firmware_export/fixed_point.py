@@ -1,0 +1,251 @@
+"""The integers of a model's fixed-point form: every table and weight, with where its point stands.
+
+What is printed into C and what ``fixed_reference`` reckons with are these same arrays. A *point* of n
+bits means units of 2**-n.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import ManifestError
+from detector.manifest import EncoderParams, MfccParams
+from detector.mfcc_tables import dct_matrix, mel_filterbank, window_coefficients
+from firmware_export.model_reading import Layer, Network
+from firmware_export.quantise import Int8Weights, to_int8
+
+Int64 = NDArray[np.int64]
+
+AMPLITUDE_BITS: Final = 29
+SAMPLE_BITS: Final = 15
+TURN_BITS: Final = 30
+"""Point of the window, too."""
+MEL_BITS: Final = 15
+LOG_BITS: Final = 24
+LOG_STEPS: Final = 256
+CEPSTRUM_BITS: Final = 16
+BAND_BITS: Final = 7
+"""The bands matrix lies on this grid (``models.network.BAND_BITS``): its integers are exact."""
+LEVEL_BITS: Final = 20
+GAIN_BITS: Final = 12
+FACTOR_BITS: Final = 30
+SCORE_BITS: Final = 15
+SIGMOID_STEP_BITS: Final = 4
+SIGMOID_STEPS: Final = 256
+"""Steps of 2**-SIGMOID_STEP_BITS: to 16, from where on a score is 1 to the last bit."""
+_WORD: Final = 31
+"""Bits of an int32 without its sign."""
+_HEADROOM: Final = 1
+"""Bits that a layer's largest current stays below a full word, so that leaking sums of it seldom meet the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEndTables:
+    """The integers of the MFCC."""
+
+    preemphasis: int
+    window: Int64
+    turns: Int64
+    """(n_fft // 2, 2): cosine and sine of -2 pi k / n_fft."""
+    mel_first: Int64
+    mel_count: Int64
+    mel_weights: Int64
+    logs: Int64
+    """ln(1 + i / LOG_STEPS), (LOG_STEPS + 1,)."""
+    ln_2: int
+    log_unit: int
+    """Logarithm of what an energy of 1 stands for, before a frame's growth is taken off."""
+    log_of_nothing: int
+    """The least logarithm there is: that of the floor, or of what stands for zero."""
+    dct: Int64
+    """(n_mels, n_mfcc)."""
+    dct_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderTables:
+    """The integers of the delta encoder; thresholds (levels, n_mfcc), rest (n_mfcc,), at the cepstra's point."""
+
+    thresholds: Int64
+    rest: Int64
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTables:
+    """The integers of a layer; each but the weights one per output channel."""
+
+    weight: Int8Weights
+    gain: Int64
+    """From sums on the map's own grid to levels."""
+    bias: Int64
+    alpha: Int64 | None
+    offset: Int64 | None
+    """Behind the synapse, where there is one."""
+    beta: Int64
+
+
+@dataclass(frozen=True, slots=True)
+class ReadoutTables:
+    """The integers of the read-out."""
+
+    weight: Int8Weights
+    gain: Int64
+    bias: Int64
+    beta: Int64
+    sigmoid: Int64
+    """(SIGMOID_STEPS + 1,), of arguments from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """A whole model in integers."""
+
+    network: Network
+    front_end: FrontEndTables
+    encoder: EncoderTables
+    to_bands: Int64
+    layers: tuple[LayerTables, ...]
+    readout: ReadoutTables
+    thresholds: tuple[tuple[int, int], ...]
+    """On and off, for each class, at the scores' point."""
+
+
+def fixed_point(network: Network) -> FixedPoint:
+    """Return the integers of a network.
+
+    Raises ManifestError, naming what, where a number does not fit.
+    """
+    m = network.manifest
+    to_bands = _exactly(network.to_bands, BAND_BITS, "to_bands")
+    largest_band = int(np.abs(to_bands).sum(axis=0).max()) * 2 * len(m.encoder.thresholds)
+    _fits("the bands of a plane", largest_band // (2 * len(m.encoder.thresholds)), 15)
+    inputs = [int(np.abs(to_bands).sum(axis=0).max()), *[1] * (len(network.layers) - 1)]
+    points = [BAND_BITS, *[0] * (len(network.layers) - 1)]
+    layers = tuple(
+        _layer(f"layer {i + 1}", layer, largest, point)
+        for i, (layer, largest, point) in enumerate(zip(network.layers, inputs, points, strict=True))
+    )
+    decoders = [c.decoder for c in m.classes]
+    thresholds = tuple((_point(d.on_threshold, SCORE_BITS), _point(d.off_threshold, SCORE_BITS)) for d in decoders)
+    return FixedPoint(
+        network, _front_end(m.features), _encoder(m.encoder), to_bands, layers, _readout(network), thresholds
+    )
+
+
+def mel_spans(params: MfccParams) -> tuple[Int64, Int64, NDArray[np.float64]]:
+    """Return each filter's first bin, its number of bins, and all their weights in a row."""
+    bank = mel_filterbank(params)
+    support = [np.flatnonzero(row) for row in bank]
+    first = np.array([s[0] if s.size else 0 for s in support])
+    count = np.array([s[-1] - s[0] + 1 if s.size else 0 for s in support])
+    rows = [row[a : a + n] for row, a, n in zip(bank, first, count, strict=True)]
+    return first, count, np.concatenate(rows) if count.sum() else np.zeros(1)
+
+
+def turns(params: MfccParams) -> NDArray[np.float64]:
+    """Return cosine and sine of -2 pi k / n_fft, (n_fft // 2, 2)."""
+    angles = -2 * np.pi * np.arange(params.n_fft // 2) / params.n_fft
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _front_end(p: MfccParams) -> FrontEndTables:
+    if abs(p.preemphasis) > 1:
+        raise ManifestError(f"features.preemphasis is {p.preemphasis}; in fixed point it must lie in [-1, 1]")
+    dct = dct_matrix(p)
+    dct_bits = TURN_BITS - max(0, math.ceil(math.log2(np.abs(dct).max())))
+    first, count, weights = mel_spans(p)
+    half = p.n_fft // 2
+    unit = math.log(half**2 / p.n_fft) - 2 * AMPLITUDE_BITS * math.log(2)
+    return FrontEndTables(
+        preemphasis=_point(p.preemphasis, AMPLITUDE_BITS - SAMPLE_BITS),
+        window=_points(_window(p), TURN_BITS),
+        turns=_points(turns(p), TURN_BITS),
+        mel_first=first,
+        mel_count=count,
+        mel_weights=_points(weights, MEL_BITS),
+        logs=_points(np.log1p(np.arange(LOG_STEPS + 1) / LOG_STEPS), LOG_BITS),
+        ln_2=_point(math.log(2), LOG_BITS),
+        log_unit=_point(unit, LOG_BITS),
+        log_of_nothing=_point(math.log(p.log_floor or np.finfo(np.float64).eps), LOG_BITS),
+        dct=_points(dct, dct_bits),
+        dct_bits=dct_bits,
+    )
+
+
+def _window(p: MfccParams) -> NDArray[np.float64]:
+    window = window_coefficients(p)
+    if np.abs(window).max() > 1:
+        raise ManifestError("features.window leaves [-1, 1]; in fixed point it must not")
+    return window
+
+
+def _encoder(p: EncoderParams) -> EncoderTables:
+    thresholds = _points(np.array(p.thresholds, np.float32), CEPSTRUM_BITS)
+    if (thresholds < 1).any():
+        raise ManifestError(f"encoder.thresholds: below 2**-{CEPSTRUM_BITS} there is nothing in fixed point")
+    rest = _points(np.array(p.rest or [0.0] * thresholds.shape[1], np.float32), CEPSTRUM_BITS)
+    _fits("encoder.thresholds", int(thresholds.max()), _WORD - 2)
+    _fits("encoder.rest", int(np.abs(rest).max()), _WORD - 2)
+    return EncoderTables(thresholds, rest, _point(float(np.float32(1 - p.leak)), FACTOR_BITS))
+
+
+def _layer(name: str, layer: Layer, largest_input: int, point: int) -> LayerTables:
+    weight, n = to_int8(layer.weight), layer.neurons
+    zeros = np.zeros(len(layer.weight))
+    bias = zeros if layer.bias is None else layer.bias
+    gain = _gain(name, weight, largest_input, point, bias)
+    alpha = offset = None
+    if n.alpha is not None:
+        alpha, offset = _points(n.alpha, FACTOR_BITS), _points(zeros if n.offset is None else n.offset, LEVEL_BITS)
+    return LayerTables(weight, gain, _points(bias, LEVEL_BITS), alpha, offset, _points(n.beta, FACTOR_BITS))
+
+
+def _readout(network: Network) -> ReadoutTables:
+    r = network.readout
+    weight = to_int8(r.weight)
+    steps = np.arange(SIGMOID_STEPS + 1) / 2**SIGMOID_STEP_BITS
+    return ReadoutTables(
+        weight=weight,
+        gain=_gain("read-out", weight, 1, 0, r.bias),
+        bias=_points(r.bias, LEVEL_BITS),
+        beta=_points(r.beta.ravel(), FACTOR_BITS),
+        sigmoid=_points(1 / (1 + np.exp(-steps)), SCORE_BITS),
+    )
+
+
+def _gain(name: str, weight: Int8Weights, largest_input: int, point: int, bias: NDArray[Any]) -> Int64:
+    """Return the factors from sums to levels, once it is sure that no sum and no current leaves its word."""
+    sums = np.abs(weight.values.astype(np.int64)).reshape(len(weight.values), -1).sum(axis=1) * largest_input
+    _fits(f"{name}: a sum of weights", int(sums.max()), _WORD)
+    currents = np.ldexp(sums.astype(np.float64), -(weight.exponents + point).astype(np.int32)) + np.abs(bias)
+    _fits(f"{name}: a current", math.ceil(currents.max() * 2**LEVEL_BITS), _WORD - _HEADROOM)
+    powers = LEVEL_BITS + GAIN_BITS - weight.exponents - point
+    if not ((powers >= 0) & (powers < _WORD)).all():
+        raise ManifestError(f"{name}: weights too large or too small for one fixed point; export it with --float")
+    return np.asarray(1 << powers, np.int64)
+
+
+def _exactly(values: NDArray[Any], bits: int, name: str) -> Int64:
+    points = _points(values, bits)
+    if not np.array_equal(np.ldexp(points.astype(np.float64), -bits), values):
+        raise ManifestError(f"{name} does not lie on the grid of 2**-{bits}; export the model again")
+    return points
+
+
+def _points(values: Any, bits: int) -> Int64:
+    return np.asarray(np.round(np.ldexp(np.asarray(values, np.float64), bits)), np.int64)
+
+
+def _point(value: float, bits: int) -> int:
+    return int(_points(value, bits))
+
+
+def _fits(what: str, largest: int, bits: int) -> None:
+    if largest >= 1 << bits:
+        raise ManifestError(f"{what} can reach {largest}, more than {bits} bits; export the model with --float")
