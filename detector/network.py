@@ -8,7 +8,6 @@ graph exists only to save the cost of calls when many frames are waiting.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,14 +55,17 @@ def load_model(path: Path | str | None = None) -> Model:
     except OSError as error:
         raise ManifestError(f"{path}: the model cannot be read ({error.strerror}); name an .onnx file") from error
     session = _session(data, str(path))
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: its metadata is no text ({error.reason}); export the model again") from error
     if METADATA_KEY not in metadata:
         raise ManifestError(f"{path}: no manifest ({METADATA_KEY}) in this ONNX file; make models with snn-export onnx")
     manifest = Manifest.from_json(metadata[METADATA_KEY], str(path))
     _check_tensors(session, manifest, 1, str(path))
     try:
         block = base64.b64decode(metadata.get(BLOCK_KEY, ""), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ManifestError(f"{path}: the block graph ({BLOCK_KEY}) is damaged; export the model again") from error
     if not block:
         raise ManifestError(f"{path}: no block graph ({BLOCK_KEY}); export the model again")

@@ -126,19 +126,19 @@ def _single_layer(layer: Layer) -> LayerNumbers:
 
 def _single_constants(network: Network) -> dict[str, float | int]:
     f = network.manifest.features
-    return {"PREEMPHASIS": float(f.preemphasis), "LOG_FLOOR": float(f.log_floor)}
+    return {"PREEMPHASIS": np.float64(f.preemphasis), "LOG_FLOOR": np.float64(f.log_floor)}
 
 
 def _single_front_end(network: Network) -> dict[str, Array]:
     f = network.manifest.features
     first, count, weights = mel_spans(f)
     return {
-        "window": _float32(window_coefficients(f)),
-        "turns": _float32(turns(f)),
+        "window": window_coefficients(f),
+        "turns": turns(f),
         "mel_first": first,
         "mel_count": count,
-        "mel_weights": _float32(weights / f.n_fft),
-        "dct": _float32(dct_matrix(f)),
+        "mel_weights": weights / f.n_fft,
+        "dct": dct_matrix(f),
     }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detector.manifest import ClassSpec
 from firmware_export.c_form import Form, LayerNumbers, Numbers
-from firmware_export.c_tables import c_array, c_float, c_text
+from firmware_export.c_tables import c_array, c_double, c_float, c_text
 from firmware_export.model_reading import Layer, Network
 
 _WORD: Final = 32
@@ -62,7 +62,7 @@ def header(network: Network, given: Numbers) -> str:
         "TIME_PERIOD": math.lcm(layers[0].past + 1, *(p.ring for p in places)),
         "MOST_SMOOTHING": max(c.decoder.smoothing_frames for c in m.classes),
     }
-    numbers |= {name: c_float(value) if isinstance(value, float) else value for name, value in given.constants.items()}
+    numbers |= {name: _constant(value) for name, value in given.constants.items()}
     defines = "".join(f"#define SNN_{name} {_bracketed(value)}\n" for name, value in numbers.items())
     return f"{_origin(network, given.form)}{_HEADER_TOP}{defines}{_HEADER_TYPES}"
 
@@ -71,8 +71,8 @@ def tables(network: Network, given: Numbers) -> str:
     """Return ``snn_model.c``: every table and weight, to the bit."""
     m, form = network.manifest, given.form
     r, front = given.readout, dict(given.front_end)
-    amplitude = "int32_t" if form.fixed_front_end else "float"
-    mel_weight = "uint16_t" if form.fixed_front_end else "float"
+    amplitude = "int32_t" if form.fixed_front_end else "snn_real"
+    mel_weight = "uint16_t" if form.fixed_front_end else "snn_real"
     logs = front.pop("logs", None)
     kinds = {"mel_first": "uint16_t", "mel_count": "uint16_t", "mel_weights": mel_weight}
     parts = [
@@ -102,6 +102,13 @@ def _origin(network: Network, form: Form) -> str:
         f"/* {m.name} {m.version} ({form.name}), model file sha256\n"
         f" * {network.sha256}:\n * made by snn-export c, not to be edited. */\n"
     )
+
+
+def _constant(value: Any) -> Any:
+    """Print float64 as such, other floats as single precision."""
+    if isinstance(value, np.float64):
+        return c_double(value)
+    return c_float(value) if isinstance(value, float) else value
 
 
 def _bracketed(value: Any) -> str:
@@ -212,8 +219,8 @@ extern const int32_t snn_window[SNN_FRAME_LENGTH], snn_turns[SNN_N_FFT / 2][2], 
 extern const uint16_t snn_mel_weights[SNN_MEL_TERMS];
 extern const int32_t snn_logs[];
 #else
-extern const float snn_window[SNN_FRAME_LENGTH], snn_turns[SNN_N_FFT / 2][2], snn_dct[SNN_N_MELS][SNN_N_MFCC];
-extern const float snn_mel_weights[SNN_MEL_TERMS];
+extern const snn_real snn_window[SNN_FRAME_LENGTH], snn_turns[SNN_N_FFT / 2][2], snn_dct[SNN_N_MELS][SNN_N_MFCC];
+extern const snn_real snn_mel_weights[SNN_MEL_TERMS];
 #endif
 extern const uint16_t snn_mel_first[SNN_N_MELS], snn_mel_count[SNN_N_MELS];
 extern const snn_cepstrum snn_thresholds[SNN_THRESHOLDS][SNN_N_MFCC], snn_rest[SNN_N_MFCC];

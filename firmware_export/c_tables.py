@@ -21,6 +21,13 @@ def c_float(value: float) -> str:
     return f"{mantissa}p{exponent}f"
 
 
+def c_double(value: float) -> str:
+    """Return a float64 as a hexadecimal constant, which a front end in single precision rounds when compiled."""
+    if not np.isfinite(value):
+        raise ValueError(f"{value} cannot stand in a table")
+    return f"SNN_REAL({float(value).hex()})"
+
+
 def c_text(text: str) -> str:
     """Return a C string literal of ASCII characters alone."""
     plain = text.encode("ascii", "backslashreplace").decode()
@@ -36,7 +43,8 @@ def c_array(kind: str, name: str, values: NDArray[Any], *, shape: str | None = N
 def _braced(values: NDArray[Any]) -> str:
     if values.ndim > 1:
         return "{\n" + ",\n".join(_braced(row) for row in values) + "}"
-    texts = map(c_float, values) if values.dtype.kind == "f" else map(str, values.tolist())
+    printer = {np.dtype(np.float32): c_float, np.dtype(np.float64): c_double}.get(values.dtype, str)
+    texts = map(printer, values.tolist() if printer is str else values)
     return "{" + "\n".join(_lines(texts)).lstrip() + "}"
 
 

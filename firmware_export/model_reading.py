@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from detector.errors import ManifestError
 from detector.manifest import Manifest
@@ -83,7 +83,7 @@ class Network:
 
 
 def read_network(path: Path) -> Network:
-    """Read a model file.
+    """Read a model file; weights that it stores as int8 are read as the floats that they stand for.
 
     Raises ManifestError where it is no model of this project, or its graph is one that cannot be
     read back: an unknown operation, a weight that is missing, no convolution in front.
@@ -99,7 +99,7 @@ def read_network(path: Path) -> Network:
 class _Reader:
     def __init__(self, path: Path, manifest: Manifest, sha256: str, graph: Any) -> None:
         self._path, self._manifest, self._sha256 = path, manifest, sha256
-        self._weights: Mapping[str, Float32] = {w.name: numpy_helper.to_array(w) for w in graph.initializer}
+        self._weights = _constants(graph)
         self._nodes = {node.output[0]: node for node in graph.node}
 
     def read(self) -> Network:
@@ -160,3 +160,17 @@ class _Reader:
         if name not in self._weights:
             raise ManifestError(f"{self._path}: the graph lacks {name!r}; export the model again")
         return self._weights[name]
+
+
+def _constants(graph: Any) -> Mapping[str, Float32]:
+    """Return by name what is stored, and what Cast and Mul make of that alone: the floats of int8 weights."""
+    values = {w.name: numpy_helper.to_array(w) for w in graph.initializer}
+    for node in graph.node:
+        given = [values[name] for name in node.input if name in values]
+        if len(given) < len(node.input):
+            continue
+        if node.op_type == "Cast":
+            values[node.output[0]] = given[0].astype(helper.tensor_dtype_to_np_dtype(node.attribute[0].i))
+        elif node.op_type == "Mul":
+            values[node.output[0]] = given[0] * given[1]
+    return values

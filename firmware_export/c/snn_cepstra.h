@@ -10,8 +10,8 @@ static inline snn_amplitude snn_emphasised(int16_t sample, int16_t previous)
 #if SNN_FIXED_FRONT_END
     return sample * (1 << (SNN_AMPLITUDE_BITS - 15)) - previous * SNN_PREEMPHASIS; /* 14 bits, too */
 #else
-    const float unit = 1.0f / 32768.0f;
-    return (float)sample * unit - SNN_PREEMPHASIS * ((float)previous * unit);
+    const snn_real unit = SNN_REAL(1) / 32768;
+    return sample * unit - SNN_PREEMPHASIS * (previous * unit);
 #endif
 }
 

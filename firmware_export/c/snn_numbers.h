@@ -22,7 +22,21 @@ typedef float snn_weight, snn_band, snn_sum, snn_level, snn_factor, snn_cepstrum
 #define SNN_AMPLITUDE_BITS 29
 typedef int32_t snn_amplitude; /* 2^-SNN_AMPLITUDE_BITS of full scale */
 #else
-typedef float snn_amplitude;
+/* Microcontrollers reckon in single precision, unless they are told otherwise. */
+#ifndef SNN_SINGLE_FRONT_END
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+#define SNN_SINGLE_FRONT_END 1
+#else
+#define SNN_SINGLE_FRONT_END 0
+#endif
+#endif
+#if SNN_SINGLE_FRONT_END
+typedef float snn_real;
+#else
+typedef double snn_real;
+#endif
+typedef snn_real snn_amplitude; /* 1 at full scale */
+#define SNN_REAL(value) ((snn_real)(value))
 #endif
 
 #if SNN_INT8

@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from detector.errors import ManifestError
-from detector.manifest import METADATA_KEY, EncoderParams, Manifest, MfccParams, TrainingRecord
+from detector.manifest import BLOCK_KEY, METADATA_KEY, EncoderParams, Manifest, MfccParams, TrainingRecord
 from detector.messages import Samples
 from detector.network import load_model, verify
 from firmware_export.onnx_export import build_manifest, check_parity, export
@@ -176,3 +176,21 @@ def test_files_that_are_no_model(tmp_path: Path, model: Path) -> None:
     onnx.save(graph, tmp_path / "bare.onnx")
     with pytest.raises(ManifestError, match="no manifest"):
         load_model(tmp_path / "bare.onnx")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        (b'"licence"', b'"licenc\xff"', "its metadata is no text"),
+        (BLOCK_KEY.encode() + b"\x12", b"snn_detect.black\x12", "no block graph"),
+        (b"CAkSCnNubi1kZXRlY3Q6", "CAkSCnNubi1kZXRlY3\u00e4".encode(), "is damaged"),
+        (b"CAkSCnNubi1kZXRlY3Q6", b"CAkSCnNubi1kZXRlY3Q*", "is damaged"),
+    ],
+)
+def test_damaged_metadata_is_told_in_a_line(model: Path, old: bytes, new: bytes, text: str) -> None:
+    data = model.read_bytes()
+    assert data.count(old) == 1
+    assert len(old) == len(new)
+    model.write_bytes(data.replace(old, new))
+    with pytest.raises(ManifestError, match=text):
+        load_model(model)
