@@ -14,6 +14,7 @@ DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
     ".github/CONTRIBUTING.md",
+    "firmware_export/c/README.md",
     "models/README.md",
     "systemd/README.md",
     "models/RESULTS.md",

@@ -4,29 +4,21 @@
  *     ./snn_host --probe features|encoded|spikes|scores      each frame's values, as raw floats or bytes
  *     ./snn_host --frames                                    cepstra in place of samples, raw floats
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "snn_detect.h"
+#include "snn_print.h"
 
 #define BLOCK 400
 
 static snn_detector detector;
 
-static void print_event(void *context, const snn_event *e)
+static void print_event(void *context, const snn_event *event)
 {
+    snn_line line = {0};
     (void)context;
-    const double rate = SNN_SAMPLE_RATE_HZ;
-    printf("{\"type\":\"%s\",\"index\":%" PRIu32 ",\"label\":\"%s\",\"onset_sample\":%" PRId64,
-           e->kind == SNN_ONSET ? "onset" : "offset", e->index, snn_labels[e->label], e->onset_sample);
-    printf(",\"onset_s\":%.3f,\"emitted_sample\":%" PRId64 ",\"score\":%.6f", (double)e->onset_sample / rate,
-           e->emitted_sample, (double)e->score);
-    if (e->kind == SNN_OFFSET)
-        printf(",\"offset_sample\":%" PRId64 ",\"offset_s\":%.3f,\"peak\":%.6f,\"mean\":%.6f,\"reason\":\"%s\"",
-               e->offset_sample, (double)e->offset_sample / rate, (double)e->peak, (double)e->mean,
-               e->reason == SNN_ENDED ? "ended" : "end_of_stream");
-    printf("}\n");
+    snn_put_event(&line, event);
+    fwrite(line.text, 1, line.length, stdout);
     fflush(stdout);
 }
 

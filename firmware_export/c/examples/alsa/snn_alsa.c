@@ -1,0 +1,127 @@
+/* The detector on Linux: a microphone through ALSA, events as lines of JSON on standard output.
+ *
+ *     ./snn_alsa [DEVICE]      as arecord -L names it; "default" without one; ends on SIGINT or SIGTERM
+ *
+ * Where sound was lost, what is open is closed, a line says so, and positions begin anew behind the gap.
+ */
+#define _POSIX_C_SOURCE 200809L /* sigaction, and the times that ALSA's header speaks of */
+#include <alloca.h>
+#include <alsa/asoundlib.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "snn_print.h"
+
+#define BLOCK (SNN_SAMPLE_RATE_HZ / 50) /* 20 ms */
+#define BUFFER_US 500000                /* how long this process may be kept from reading */
+
+static volatile sig_atomic_t has_to_end;
+
+static void on_signal(int number)
+{
+    (void)number;
+    has_to_end = 1;
+}
+
+static void print_line(const snn_line *line)
+{
+    fwrite(line->text, 1, line->length, stdout);
+    fflush(stdout);
+}
+
+static void on_event(void *context, const snn_event *event)
+{
+    snn_line line = {0};
+    (void)context;
+    snn_put_event(&line, event);
+    print_line(&line);
+}
+
+static int complain(const char *what, int error)
+{
+    fprintf(stderr, "snn_alsa: %s: %s\n", what, snd_strerror(error));
+    return 1;
+}
+
+/* Reads are cut short by these two: no SA_RESTART. */
+static void catch_signals(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+/* Make the device ready again after an overrun or a sleep; return 0, or what is wrong with it for good. */
+static int recover(snd_pcm_t *pcm, int error)
+{
+    static const struct timespec wait = {0, 100 * 1000 * 1000};
+    if (error == -ESTRPIPE) {
+        while ((error = snd_pcm_resume(pcm)) == -EAGAIN && !has_to_end)
+            nanosleep(&wait, NULL);
+        if (error == 0)
+            return 0;
+    } else if (error != -EPIPE) {
+        return error;
+    }
+    error = snd_pcm_prepare(pcm);
+    return error < 0 ? error : snd_pcm_start(pcm);
+}
+
+/* Close what is open: what comes next does not join on to what was heard. */
+static void pass_gap(snn_detector *detector, int64_t *samples)
+{
+    snn_line line = {0};
+    snn_flush(detector);
+    snn_put_integer(&line, "{\"type\":\"gap\",\"samples_before\":", *samples);
+    snn_put_text(&line, "}\n");
+    print_line(&line);
+    *samples = 0;
+}
+
+static int listen(snd_pcm_t *pcm, snn_detector *detector)
+{
+    int16_t block[BLOCK];
+    int64_t samples = 0;
+    while (!has_to_end && !ferror(stdout)) {
+        snd_pcm_sframes_t n = snd_pcm_readi(pcm, block, BLOCK);
+        if (n >= 0) {
+            snn_push(detector, block, (size_t)n);
+            samples += n;
+        } else if (n != -EINTR && n != -EAGAIN) {
+            int error = recover(pcm, (int)n);
+            if (error < 0)
+                return complain("the device is gone", error);
+            pass_gap(detector, &samples);
+        }
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static snn_detector detector;
+    const char *device = argc > 1 ? argv[1] : "default";
+    snd_pcm_t *pcm;
+    if (argc > 2 || device[0] == '-') {
+        fprintf(stderr, "usage: snn_alsa [DEVICE]\n");
+        return 2;
+    }
+    int error = snd_pcm_open(&pcm, device, SND_PCM_STREAM_CAPTURE, 0);
+    if (error < 0)
+        return complain(device, error);
+    error = snd_pcm_set_params(pcm, SND_PCM_FORMAT_S16, SND_PCM_ACCESS_RW_INTERLEAVED, 1, SNN_SAMPLE_RATE_HZ, 1,
+                               BUFFER_US);
+    if (error < 0)
+        return complain(device, error);
+    catch_signals();
+    snn_init(&detector, on_event, NULL);
+    int status = listen(pcm, &detector);
+    snn_flush(&detector);
+    snd_pcm_close(pcm);
+    return status || ferror(stdout);
+}

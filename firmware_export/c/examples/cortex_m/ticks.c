@@ -1,0 +1,32 @@
+#include "ticks.h"
+
+#define SYST_CSR (*(volatile uint32_t *)0xE000E010u)
+#define SYST_RVR (*(volatile uint32_t *)0xE000E014u)
+#define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
+#define ENABLE 1u
+#define CORE_CLOCK 4u
+#define MOST 0xFFFFFFu /* it has 24 bits */
+
+void ticks_start(void)
+{
+    SYST_RVR = MOST;
+    SYST_CVR = 0;
+    SYST_CSR = ENABLE | CORE_CLOCK;
+}
+
+uint32_t ticks_now(void)
+{
+    return MOST - SYST_CVR; /* it counts down */
+}
+
+uint32_t ticks_between(uint32_t from, uint32_t to)
+{
+    return (to - from) & MOST;
+}
+
+uint32_t ticks_of_loop(uint32_t instructions)
+{
+    uint32_t left = instructions / 2, from = ticks_now();
+    __asm__ volatile("1: subs %0, %0, #1\n\tbne 1b" : "+r"(left) : : "cc");
+    return ticks_between(from, ticks_now());
+}

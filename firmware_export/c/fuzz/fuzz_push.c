@@ -1,0 +1,225 @@
+/* A fuzz target: whatever is pushed in whatever pieces, events keep their promises, and pieces do not show.
+ *
+ * The first two bytes choose how pushes are cut up. Then come commands of a byte each: samples as they stand
+ * in the input, sound made from three bytes (so that a short input reaches events), flush, reset or init.
+ * A second detector hears the same samples a push at a time, uncut: it must tell the same.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "snn_detect.h"
+
+#define MOST_SAMPLES 32768 /* of an input, about: 2 s, in which noise brings about an onset */
+#define MOST_AT_ONCE 8192
+
+#define CHECK(is_so) \
+    do { \
+        if (!(is_so)) { \
+            fprintf(stderr, "line %d: not so: %s\n", __LINE__, #is_so); \
+            abort(); \
+        } \
+    } while (0)
+
+/* A detector with what it has promised so far. */
+typedef struct {
+    snn_detector detector;
+    int64_t pushed, last_emitted;
+    uint32_t next_index, open_index[SNN_CLASSES];
+    int64_t open_since[SNN_CLASSES];
+    uint8_t is_open[SNN_CLASSES];
+    int is_flushing;
+    uint64_t told; /* a hash of all events */
+} watched;
+
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+} input;
+
+static uint32_t take_byte(input *in)
+{
+    if (in->size == 0)
+        return 0;
+    in->size--;
+    return *in->data++;
+}
+
+static void mix(watched *w, uint64_t value)
+{
+    w->told = (w->told ^ value) * 0x100000001b3u;
+}
+
+static void mix_score(watched *w, float score)
+{
+    uint32_t bits;
+    CHECK(score >= 0.0f && score <= 1.0f); /* and a number */
+    memcpy(&bits, &score, sizeof bits);
+    mix(w, bits);
+}
+
+static void check_onset(watched *w, const snn_event *e)
+{
+    CHECK(!w->is_open[e->label]);
+    CHECK(e->index == w->next_index);
+    w->next_index++;
+    w->is_open[e->label] = 1;
+    w->open_index[e->label] = e->index;
+    w->open_since[e->label] = e->onset_sample;
+}
+
+static void check_offset(watched *w, const snn_event *e)
+{
+    CHECK(w->is_open[e->label]);
+    CHECK(e->index == w->open_index[e->label]);
+    CHECK(e->onset_sample == w->open_since[e->label]);
+    CHECK(e->offset_sample > e->onset_sample && e->offset_sample <= e->emitted_sample + 1);
+    CHECK(e->reason == SNN_ENDED || (e->reason == SNN_END_OF_STREAM && w->is_flushing));
+    w->is_open[e->label] = 0;
+    mix(w, (uint64_t)e->offset_sample);
+    mix(w, (uint64_t)e->reason);
+    mix_score(w, e->peak);
+    mix_score(w, e->mean);
+}
+
+/* Nothing lies beyond what was pushed, but for the zeros that pad a flushed frame. */
+static void on_event(void *context, const snn_event *e)
+{
+    watched *w = context;
+    CHECK(e->label < SNN_CLASSES);
+    CHECK(e->onset_sample >= 0 && e->onset_sample < w->pushed && e->onset_sample <= e->emitted_sample);
+    CHECK(e->emitted_sample < w->pushed + (w->is_flushing ? SNN_FRAME_LENGTH : 0));
+    CHECK(e->emitted_sample >= w->last_emitted);
+    w->last_emitted = e->emitted_sample;
+    mix(w, (uint64_t)e->kind);
+    mix(w, e->label);
+    mix(w, (uint64_t)e->onset_sample);
+    mix(w, (uint64_t)e->emitted_sample);
+    mix_score(w, e->score);
+    if (e->kind == SNN_ONSET)
+        check_onset(w, e);
+    else
+        check_offset(w, e);
+}
+
+static void forget(watched *w)
+{
+    w->pushed = 0;
+    w->last_emitted = 0;
+    w->next_index = 0;
+    memset(w->is_open, 0, sizeof w->is_open);
+}
+
+/* The event may be told in the middle of a push: all of it counts as pushed. */
+static void push(watched *w, const int16_t *samples, size_t n)
+{
+    w->pushed += (int64_t)n;
+    snn_push(&w->detector, samples, n);
+}
+
+static void push_cut(watched *w, const int16_t *samples, size_t n, uint32_t *cuts)
+{
+    while (n > 0) {
+        *cuts = *cuts * 1664525u + 1013904223u;
+        size_t piece = (*cuts >> 16) % (2 * SNN_HOP_LENGTH); /* pushing nothing is allowed */
+        piece = piece < n ? piece : n;
+        push(w, samples, piece);
+        samples += piece;
+        n -= piece;
+    }
+}
+
+static void flush(watched *w)
+{
+    w->is_flushing = 1;
+    snn_flush(&w->detector);
+    w->is_flushing = 0;
+    for (size_t c = 0; c < SNN_CLASSES; c++)
+        CHECK(!w->is_open[c]);
+    forget(w);
+}
+
+static void init(watched *w)
+{
+    memset(w, 0xa5, sizeof *w); /* init must not need zeros */
+    w->is_flushing = 0;
+    w->told = 0;
+    snn_init(&w->detector, on_event, w);
+    forget(w);
+}
+
+static size_t take_samples(input *in, int16_t *samples)
+{
+    size_t n = take_byte(in);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t low = take_byte(in);
+        samples[i] = (int16_t)(low | take_byte(in) << 8);
+    }
+    return n;
+}
+
+/* Noise or a square wave of some loudness, most often with full scale in it. */
+static size_t make_samples(input *in, int16_t *samples)
+{
+    size_t n = 32 * (1 + take_byte(in));
+    uint32_t kind = take_byte(in), loudness = take_byte(in) % 16, noise = kind | 1u;
+    for (size_t i = 0; i < n; i++) {
+        noise ^= noise << 13;
+        noise ^= noise >> 17;
+        noise ^= noise << 5;
+        int32_t value = kind & 1u ? (int32_t)(noise & 0xffffu) - 32768 : (i / (1 + kind / 2)) % 2 ? 32767 : -32768;
+        samples[i] = (int16_t)(value / (1 << loudness));
+    }
+    return n;
+}
+
+static size_t command(input *in, watched *cut, watched *whole, uint32_t *cuts)
+{
+    static int16_t samples[MOST_AT_ONCE];
+    size_t n = 0;
+    switch (take_byte(in) % 16) {
+    case 0:
+        flush(cut);
+        flush(whole);
+        break;
+    case 1:
+        snn_reset(&cut->detector);
+        snn_reset(&whole->detector);
+        forget(cut);
+        forget(whole);
+        break;
+    case 2:
+        CHECK(cut->told == whole->told);
+        init(cut);
+        init(whole);
+        break;
+    case 3:
+    case 4:
+    case 5:
+        n = take_samples(in, samples);
+        break;
+    default:
+        n = make_samples(in, samples);
+    }
+    push_cut(cut, samples, n, cuts);
+    push(whole, samples, n);
+    CHECK(cut->told == whole->told && cut->next_index == whole->next_index);
+    return n;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static watched cut, whole;
+    input in = {data, size};
+    uint32_t cuts = take_byte(&in);
+    cuts = cuts << 8 | take_byte(&in);
+    init(&cut);
+    init(&whole);
+    for (size_t samples = 0; in.size > 0 && samples < MOST_SAMPLES;)
+        samples += command(&in, &cut, &whole, &cuts);
+    flush(&cut);
+    flush(&whole);
+    CHECK(cut.told == whole.told);
+    return 0;
+}

@@ -1,0 +1,45 @@
+"""What tests of the exported C share: programs besides Python, the model, and sound."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.sources import read_sound
+from firmware_export.host import to_pcm
+from tests.sound_server import require_programs
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+MODEL: Final = ROOT / "models" / "pretrained" / "household.onnx"
+SOURCES: Final = Path(__file__).resolve().parent / "c"
+RATE_HZ: Final = 16000
+STRICT: Final = "-std=c99 -Wall -Wextra -Werror -Wconversion -Wdouble-promotion -ffp-contract=off"
+
+
+def need(*programs: str, missing: tuple[str, ...] = ()) -> None:
+    """Skip where a program, or something else that is missing, is not there; in CI that is a failure."""
+    packages = "make gcc clang libclang-rt-dev cmake gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
+    require_programs(programs, f"{packages} libasound2-dev", missing)
+
+
+def scene(from_s: float = 0, to_s: float = 60) -> NDArray[np.int16]:
+    """Return a part of the demo scene: the guitar plays from 4 s to 12 s."""
+    sound = read_sound(ROOT / "models" / "demo" / "scene.flac", RATE_HZ)
+    return to_pcm(sound[int(from_s * RATE_HZ) : int(to_s * RATE_HZ)])
+
+
+def rooms(folder: Path) -> list[Path]:
+    """Return the sources of an exported detector, without what only shows its events."""
+    return [p for p in sorted(folder.glob("snn_*.c")) if p.name not in {"snn_host.c", "snn_print.c"}]
+
+
+def run(*command: str | Path, given: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run a program and return what it printed; what went wrong, it says itself."""
+    done = subprocess.run(command, input=given, capture_output=True, check=False, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace")[-2000:]
+    return done.stdout.decode()

@@ -1,0 +1,123 @@
+"""The exported detector on Cortex-M under QEMU: the host's events, figures that can be believed, no heap."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.errors import ConfigError
+from firmware_export import host
+from firmware_export.c_export import export_c
+from firmware_export.cortex_m import CORES, Board, BoardName, build, model_rate_hz, sounds, stack_bound, table
+from tests.firmware_export.programs import MODEL, RATE_HZ, need, scene
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need("make", "cc", "arm-none-eabi-gcc", "qemu-system-arm")
+    out = tmp_path_factory.mktemp("cortex") / "household"
+    export_c(MODEL, out)
+    return out
+
+
+@pytest.fixture(scope="module", params=sorted(CORES))
+def board(folder: Path, request: pytest.FixtureRequest) -> Board:
+    name: BoardName = request.param
+    return build(folder, name)
+
+
+def test_a_board_tells_the_hosts_events(folder: Path, board: Board) -> None:
+    pcm = scene(4, 21)
+    wanted = host.build(folder).events(pcm)
+    assert [e["label"] for e in wanted if e["type"] == "onset"][:2] == ["guitar", "speech"]
+    assert board.run(pcm, RATE_HZ)[0] == wanted
+
+
+def test_figures(board: Board) -> None:
+    """A loop of known length is counted to a tick, which is 40 instructions; the stack stays below its bound."""
+    usage = board.run(scene(4, 10), RATE_HZ)[1]
+    assert usage.loop_of_1000000 == pytest.approx(1_000_000, abs=80)
+    assert 0 < usage.instructions_per_10_ms < usage.most_in_10_ms
+    assert 0 < usage.detector_stack <= board.stack_bound() < 4096
+    assert usage.detector_stack < usage.program_stack < 8192
+    sizes = board.sizes()
+    assert sizes.detector_flash < sizes.image_flash
+    assert usage.detector_bytes < sizes.image_ram <= 96 * 1024
+
+
+def test_real_time_within_100_mhz_and_silence_costs_less(board: Board) -> None:
+    pieces = sounds(RATE_HZ)
+    silence, typical, loud = (
+        board.run(next(pcm for name, pcm in pieces.items() if name.startswith(word))[: 6 * RATE_HZ], RATE_HZ)[1]
+        for word in ("digital silence", "typical", "loud")
+    )
+    assert max(typical.instructions_per_10_ms, loud.instructions_per_10_ms) < 1_000_000
+    assert silence.instructions_per_10_ms < 0.8 * loud.instructions_per_10_ms
+
+
+def test_an_odd_byte_and_no_sound_at_all_are_no_trouble(board: Board) -> None:
+    assert board.run(np.zeros(0, np.int16), RATE_HZ)[0] == []
+    assert board.run(np.zeros(7, np.int16), RATE_HZ)[0] == []
+
+
+def test_samples_come_from_a_file_that_the_command_line_names(board: Board, tmp_path: Path) -> None:
+    pcm = scene(4, 8)
+    sound = tmp_path / "a sound.pcm"
+    sound.write_bytes(pcm.tobytes())
+    done = subprocess.run(
+        ["make", "--silent", "-C", board.image.parent, "run", f"BOARD={board.name}", f"PCM={sound}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    events = board.run(pcm, RATE_HZ)[0]
+    assert len(done.stdout.splitlines()) == len(events) > 0
+
+
+def test_a_stack_too_small_is_a_fault_and_no_silent_damage(folder: Path, board: Board) -> None:
+    small = folder / "small"
+    shutil.copytree(board.image.parent, small / "examples" / "cortex_m")
+    script = small / "examples" / "cortex_m" / "sections.ld"
+    script.write_text(script.read_text().replace(": 8K;", ": 1K;"))
+    for source in folder.glob("snn_*"):
+        shutil.copy(source, small)
+    with pytest.raises(ConfigError, match="qemu-system-arm: ended with"):
+        build(small, board.name).run(scene(4, 6), RATE_HZ)
+    shutil.rmtree(small)
+
+
+def test_stack_bound_adds_up_the_deepest_way() -> None:
+    node = 'node: {{ title: "{0}" label: "{0}\\nfile.c:1:1\\n{1} bytes ({2})" }}\n'
+    edge = 'edge: {{ sourcename: "{}" targetname: "{}" label: "file.c:2:2" }}\n'
+    names = {"snn_push": 8, "snn_flush": 16, "a": 100, "b": 40}
+    nodes = "".join(node.format(n, size, "static") for n, size in names.items())
+    nodes += 'node: { title: "memcpy" label: "__builtin_memcpy\\n<built-in>" shape : ellipse }\n'
+    edges = "".join(edge.format(*e) for e in [("snn_push", "a"), ("snn_push", "b"), ("b", "memcpy")])
+    assert stack_bound(nodes + edges) == 8 + 40 + 64
+    with pytest.raises(ConfigError, match="comes back to itself"):
+        stack_bound(nodes + edges + edge.format("a", "snn_push"))
+    with pytest.raises(ConfigError, match="stack of c has no fixed size"):
+        stack_bound(nodes + node.format("c", 8, "dynamic"))
+
+
+def test_the_table_names_every_figure() -> None:
+    usage = {"instructions_per_10_ms": 351_000, "most_in_10_ms": 1_000_000, "detector_stack": 850}
+    figures = {
+        "board": "mps2-an386",
+        "core": "Cortex-M4F",
+        "detector_flash": 300_000,
+        "image_flash": 310_000,
+        "image_ram": 33_000,
+        "stack_bound": 904,
+        "sounds": {"rain": usage | {"program_stack": 1500, "detector_bytes": 21_768}},
+    }
+    assert "| rain | 351,000 | 1,000,000 | 35.1 |" in table([figures])
+
+
+def test_a_folder_of_something_else_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="was not made by snn-export c"):
+        model_rate_hz(tmp_path)
