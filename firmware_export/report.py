@@ -107,9 +107,9 @@ def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc")
 def table(rows: Sequence[Row], model: Path) -> str:
     """Return the rows as a Markdown table."""
     base = rows[0].cpu_s_per_s or float("nan")
+    sounds = rows[0].same_events.total if rows[0].same_events else 0
     lines = [
-        f"{model.name}: accuracy and parity over {rows[0].same_events.total if rows[0].same_events else 0} sounds "
-        "(the demo scene and clips that the model never saw); times are of one core of this computer",
+        f"{model.name}, over {sounds} sounds: the demo scene, and clips that the model never saw. Times are of one core.",
         "",
         "| form | bytes | state | stack bound | operations per s, dense / effective | CPU s per s | times quicker "
         "| same events | same class | accuracy |",
