@@ -9,6 +9,7 @@ import click
 
 from detector.errors import ConfigError, DetectorError
 from firmware_export.cli_nir import nir
+from firmware_export.cli_report import report
 
 
 @click.group()
@@ -82,6 +83,7 @@ def int8(model: Path, out: Path) -> None:
 
 
 cli.add_command(nir)
+cli.add_command(report)
 
 
 def main() -> None:

@@ -231,7 +231,8 @@ static void hear(snn_network *s, const snn_layer *l, const snn_layer *before)
     }
 }
 
-/* Loops without branches, one operation a line: compilers make vectors of them. */
+/* The neurons of up to 32 channels of a band, in loops without branches, one operation a line: compilers make
+ * vectors of them where they know n. Currents become 1 for a neuron that fires, else 0. */
 #if SNN_INT8
 /* From a map's own grid to the common fixed point; the gain is a power of two. */
 static int32_t level_of(int32_t sum, int32_t gain)
@@ -239,14 +240,14 @@ static int32_t level_of(int32_t sum, int32_t gain)
     return (int32_t)(((int64_t)sum * gain + (1 << (SNN_GAIN_BITS - 1))) >> SNN_GAIN_BITS);
 }
 
-static void level(const snn_layer *l, int32_t *restrict sums)
+static inline void level(int32_t *restrict sums, const int32_t *restrict gain, const int32_t *restrict bias, size_t n)
 {
-    for (size_t m = 0; m < l->out_channels; m++)
-        sums[m] = snn_limited((int64_t)level_of(sums[m], l->gain[m]) + l->bias[m]);
+    for (size_t m = 0; m < n; m++)
+        sums[m] = snn_limited((int64_t)level_of(sums[m], gain[m]) + bias[m]);
 }
 
-static void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
-                          const int32_t *restrict offset, size_t n)
+static inline void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
+                                 const int32_t *restrict offset, size_t n)
 {
     for (size_t m = 0; m < n; m++) {
         synapses[m] = snn_limited((int64_t)snn_decayed(synapses[m], alpha[m]) + currents[m]);
@@ -254,20 +255,19 @@ static void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses
     }
 }
 
-/* Put 1 in the place of a current whose neuron fires, else 0. */
-static void move_membranes(int32_t *restrict currents, int32_t *restrict mem, const int32_t *restrict beta, size_t n)
+static inline void move_membranes(int32_t *restrict currents, int32_t *restrict mem, const int32_t *restrict beta,
+                                  size_t n)
 {
-    const int32_t threshold = (int32_t)1 << SNN_LEVEL_BITS;
     for (size_t m = 0; m < n; m++) {
         int32_t u = snn_limited((int64_t)snn_decayed(mem[m], beta[m]) + currents[m]);
-        int32_t fires = u > threshold;
-        mem[m] = u - (fires ? threshold : 0);
-        currents[m] = fires;
+        int32_t spike = u > (int32_t)1 << SNN_LEVEL_BITS;
+        mem[m] = u - spike * ((int32_t)1 << SNN_LEVEL_BITS);
+        currents[m] = spike;
     }
 }
 #else
-static void leak_synapses(float *restrict currents, float *restrict synapses, const float *restrict alpha,
-                          const float *restrict offset, size_t n)
+static inline void leak_synapses(float *restrict currents, float *restrict synapses, const float *restrict alpha,
+                                 const float *restrict offset, size_t n)
 {
     for (size_t m = 0; m < n; m++) {
         float decayed = alpha[m] * synapses[m];
@@ -276,25 +276,31 @@ static void leak_synapses(float *restrict currents, float *restrict synapses, co
     }
 }
 
-/* Put 1 in the place of a current whose neuron fires, else 0. */
-static void move_membranes(float *restrict currents, float *restrict mem, const float *restrict beta, size_t n)
+static inline void move_membranes(float *restrict currents, float *restrict mem, const float *restrict beta, size_t n)
 {
     for (size_t m = 0; m < n; m++) {
         float kept = beta[m] * mem[m];
         float u = kept + currents[m];
-        float spike = u > 1.0f ? 1.0f : 0.0f;
+        float spike = (float)(u > 1.0f);
         mem[m] = u - spike;
         currents[m] = spike;
     }
 }
 #endif
 
-/* Pack the spikes of up to 32 channels. */
-static uint32_t word_of(const snn_sum *fired, size_t channels)
+static inline uint32_t fire_some(snn_network *s, const snn_layer *l, size_t band, size_t channel, size_t n)
 {
+    size_t at = band * l->out_channels + channel;
+    snn_sum *currents = s->currents + at;
     uint32_t word = 0;
-    for (size_t c = 0; c < channels && c < 32; c++)
-        word |= (uint32_t)(fired[c] > 0) << c;
+#if SNN_INT8
+    level(currents, l->gain + channel, l->bias + channel, n);
+#endif
+    if (l->alpha)
+        leak_synapses(currents, s->synapses + l->synapses + at, l->alpha + channel, l->offset + channel, n);
+    move_membranes(currents, s->membranes + l->membranes + at, l->beta + channel, n);
+    for (size_t m = 0; m < n; m++)
+        word |= (uint32_t)(int32_t)currents[m] << m;
     return word;
 }
 
@@ -302,17 +308,12 @@ static void fire(snn_network *s, const snn_layer *l)
 {
     uint32_t *words = s->spikes + l->spikes + (s->time % l->ring) * l->words;
     for (size_t o = 0; o < l->out_width; o++) {
-        size_t at = o * l->out_channels;
-#if SNN_INT8
-        level(l, s->currents + at);
-#endif
-        if (l->alpha)
-            leak_synapses(s->currents + at, s->synapses + l->synapses + at, l->alpha, l->offset, l->out_channels);
-        move_membranes(s->currents + at, s->membranes + l->membranes + at, l->beta, l->out_channels);
+        size_t c = 0;
+        for (; c + 32 <= l->out_channels; c += 32)
+            *words++ = fire_some(s, l, o, c, 32);
+        if (c < l->out_channels)
+            *words++ = fire_some(s, l, o, c, l->out_channels - c);
     }
-    for (size_t o = 0; o < l->out_width; o++)
-        for (size_t c = 0; c < l->out_channels; c += 32)
-            *words++ = word_of(s->currents + o * l->out_channels + c, l->out_channels - c);
 }
 
 #if SNN_INT8
