@@ -47,6 +47,16 @@ def operations_loss(spikes: Mapping[str, Tensor], fan_out: Mapping[str, float]) 
     return torch.stack(shares).sum()
 
 
+def idle_loss(spikes: Mapping[str, Tensor], fan_out: Mapping[str, float], idle: Tensor) -> Tensor:
+    """Return the same share over the frames that ``idle`` (batch, frames) marks with 1; zero where it marks none.
+
+    Nothing else keeps neurons from firing in silence, and then silence costs what sound does.
+    """
+    total, frames = sum(fan_out.values()), idle.sum().clamp(min=1)
+    shares = [(spikes[name].mean((1, 3)) * idle).sum() / frames * (n / total) for name, n in fan_out.items()]
+    return torch.stack(shares).sum()
+
+
 def silence_loss(spikes: Mapping[str, Tensor], least_rate: float) -> Tensor:
     """Return how far neurons stay below the least rate over a batch, as a mean share of it, squared."""
     shortfalls = [functional.relu(1 - s.mean((0, 2)) / least_rate).square().mean() for s in spikes.values()]
@@ -71,6 +81,9 @@ def total_loss(  # noqa: PLR0913 - one batch
         terms.append(loss.score * score_loss(logits, target))
     if loss.operations and fan_out:
         terms.append(loss.operations * operations_loss(spikes, fan_out))
+    if loss.idle and fan_out:
+        idle = (target.amax(2) == 0) & (weight.amin(2) > 0)
+        terms.append(loss.idle * idle_loss(spikes, fan_out, idle.to(logits.dtype)))
     if loss.silence and spikes:
         terms.append(loss.silence * silence_loss(spikes, loss.least_rate))
     return torch.stack(terms).sum()

@@ -75,6 +75,8 @@ class Loss:
     clip: float
     score: float
     operations: float
+    idle: float
+    """As ``operations``, in frames alone in which no class is to be heard."""
     silence: float
     least_rate: float
     """Spikes per frame below which a neuron is pushed by the silence term."""

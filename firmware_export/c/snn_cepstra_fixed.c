@@ -31,8 +31,9 @@ static int top_bit(uint64_t value)
 #endif
 }
 
-/* Window the frame into x, as large as 29 bits allow; return how many bits it grew by. */
-static int windowed(const snn_mfcc *s, int32_t *x)
+/* Window the frame into x, as large as 29 bits allow; tell how many bits it grew by, and return whether it is
+ * anything but zeros. */
+static int windowed(const snn_mfcc *s, int32_t *x, int *growth)
 {
     const size_t length = SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT;
     uint32_t any = 0;
@@ -41,12 +42,13 @@ static int windowed(const snn_mfcc *s, int32_t *x)
         any |= (uint32_t)(x[i] < 0 ? -x[i] : x[i]);
     }
     memset(x + length, 0, (SNN_N_FFT + 2 - length) * sizeof *x);
+    *growth = 0;
     if (!any)
         return 0;
-    int growth = SNN_AMPLITUDE_BITS - 1 - top_bit(any);
+    *growth = SNN_AMPLITUDE_BITS - 1 - top_bit(any);
     for (size_t i = 0; i < length; i++)
-        x[i] = growth >= 0 ? x[i] * (1 << growth) : x[i] >> -growth;
-    return growth;
+        x[i] = *growth >= 0 ? x[i] * (1 << *growth) : x[i] >> -*growth;
+    return 1;
 }
 
 /* Exchange each point with the one whose number has its bits in the opposite order. */
@@ -165,9 +167,11 @@ void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
 {
     int32_t *x = s->work;
     int64_t sums[SNN_N_MFCC] = {0};
-    int growth = windowed(s, x);
-    transform(x);
-    power_spectrum(x);
+    int growth;
+    if (windowed(s, x, &growth)) { /* the powers of zeros are zeros */
+        transform(x);
+        power_spectrum(x);
+    }
     const uint16_t *weight = snn_mel_weights;
     for (size_t band = 0; band < SNN_N_MELS; band++) {
         uint64_t energy = 0;

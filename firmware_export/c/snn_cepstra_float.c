@@ -102,11 +102,16 @@ void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
 {
     snn_real *x = s->work, sums[SNN_N_MFCC] = {0};
     size_t length = SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT;
-    for (size_t i = 0; i < length; i++)
+    int any = 0;
+    for (size_t i = 0; i < length; i++) {
         x[i] = s->pending[i] * snn_window[i];
+        any |= x[i] < 0 || x[i] > 0;
+    }
     memset(x + length, 0, (SNN_N_FFT + 2 - length) * sizeof *x);
-    transform(x);
-    power_spectrum(x);
+    if (any) { /* the powers of zeros are zeros */
+        transform(x);
+        power_spectrum(x);
+    }
     const snn_real *weight = snn_mel_weights;
     for (size_t band = 0; band < SNN_N_MELS; band++) {
         snn_real energy = 0;

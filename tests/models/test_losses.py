@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.activity import Activity, reading_macs
-from models.losses import clip_loss, frame_loss, operations_loss, score_loss, silence_loss, total_loss
+from models.losses import clip_loss, frame_loss, idle_loss, operations_loss, score_loss, silence_loss, total_loss
 from models.recipe import Loss, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "models" / "recipes"
@@ -43,6 +43,20 @@ def test_operations_are_weighed_by_what_reads_the_spikes() -> None:
     assert operations_loss(spikes, {"conv1": 300.0, "dense": 100.0}).item() == pytest.approx(0.75)
 
 
+def test_idle_operations_count_where_nothing_is_heard() -> None:
+    spikes = {"conv1": torch.zeros(1, 2, 3, 4), "dense": torch.zeros(1, 5, 3, 1)}
+    spikes["conv1"][:, :, 0] = 1
+    spikes["dense"][:, :, 2] = 1
+    fan_out = {"conv1": 300.0, "dense": 100.0}
+    assert idle_loss(spikes, fan_out, torch.tensor([[1.0, 1.0, 0.0]])).item() == pytest.approx(0.75 / 2)
+    assert idle_loss(spikes, fan_out, torch.tensor([[0.0, 0.0, 1.0]])).item() == pytest.approx(0.25)
+    assert idle_loss(spikes, fan_out, torch.zeros(1, 3)).item() == 0
+    heard, weight = torch.zeros(1, 3, 2), torch.ones(1, 3, 2)
+    heard[0, 1, 0], weight[0, 2, 1] = 1, 0  # the third frame is in doubt
+    own = total_loss(Loss(0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), heard, weight, spikes, fan_out)
+    assert own.item() == pytest.approx(2 * 0.75)
+
+
 def test_silence_pulls_only_neurons_below_the_least_rate() -> None:
     spikes = torch.zeros(1, 2, 10, 1)
     spikes[0, 0, :5] = 1
@@ -56,9 +70,9 @@ def test_silence_pulls_only_neurons_below_the_least_rate() -> None:
 
 def test_a_term_of_weight_zero_is_left_out() -> None:
     weight = torch.ones(1, 2, 2)
-    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0.1), ZERO, FIRST, weight, {}, {})
+    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, {}, {})
     assert both.item() == pytest.approx(2.5 * math.log(2))
-    assert total_loss(Loss(0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, {}, {}).item() == 0
+    assert total_loss(Loss(0, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, {}, {}).item() == 0
 
 
 def test_activity_counts_over_batches() -> None:
