@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from firmware_export.c_export import export_c
+from firmware_export.c_form import FLOAT, INT8
 from tests.firmware_export.programs import MODEL, need, run
 
-SECONDS = 12
+SECONDS = 6
 
 
 def seeds() -> dict[str, bytes]:
@@ -24,8 +25,8 @@ def seeds() -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[FLOAT, INT8], ids=lambda form: form.name)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     need("make", "clang")
     probe = tmp_path_factory.mktemp("probe") / "probe.c"
     probe.write_text("int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d && n > 9; }")
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except AssertionError:
         need(missing=("libFuzzer",))
     out = tmp_path_factory.mktemp("fuzz") / "household"
-    export_c(MODEL, out)
+    export_c(MODEL, out, request.param)
     return out
 
 
