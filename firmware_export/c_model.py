@@ -116,11 +116,11 @@ def _bracketed(value: Any) -> str:
 
 
 def _places(network: Network) -> list[_Place]:
-    """Lay out the state: a ring of spike words for each layer, as long as the next layer reaches back."""
+    """Lay out the state: a ring of spike words for each layer, as long as the next layer reaches back, and a frame."""
     places: list[_Place] = []
     spikes = synapses = membranes = 0
     for i, layer in enumerate(network.layers):
-        ring = network.layers[i + 1].past + 1 if i + 1 < len(network.layers) else 1
+        ring = network.layers[i + 1].past + 2 if i + 1 < len(network.layers) else 1
         words = layer.out_width * -(-layer.weight.shape[0] // _WORD)
         places.append(_Place(ring, words, spikes, synapses, membranes))
         spikes += ring * words

@@ -40,8 +40,8 @@ SIGMOID_STEPS: Final = 256
 """Steps of 2**-SIGMOID_STEP_BITS: to 16, from where on a score is 1 to the last bit."""
 _WORD: Final = 31
 """Bits of an int32 without its sign."""
-_HEADROOM: Final = 1
-"""Bits that a layer's largest current stays below a full word, so that leaking sums of it seldom meet the limit."""
+LEVEL_WORD: Final = 29
+"""Bits of a level without its sign: synapses and membranes stay in [-512, 512)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ def _gain(name: str, weight: Int8Weights, largest_input: int, point: int, bias: 
     sums = np.abs(weight.values.astype(np.int64)).reshape(len(weight.values), -1).sum(axis=1) * largest_input
     _fits(f"{name}: a sum of weights", int(sums.max()), _WORD)
     currents = np.ldexp(sums.astype(np.float64), -(weight.exponents + point).astype(np.int32)) + np.abs(bias)
-    _fits(f"{name}: a current", math.ceil(currents.max() * 2**LEVEL_BITS), _WORD - _HEADROOM)
+    _fits(f"{name}: a current", math.ceil(currents.max() * 2**LEVEL_BITS), LEVEL_WORD)
     powers = LEVEL_BITS + GAIN_BITS - weight.exponents - point
     if not ((powers >= 0) & (powers < _WORD)).all():
         raise ManifestError(f"{name}: weights too large or too small for one fixed point; export it with --float")

@@ -20,6 +20,7 @@ from firmware_export.fixed_point import (
     FACTOR_BITS,
     GAIN_BITS,
     LEVEL_BITS,
+    LEVEL_WORD,
     LOG_BITS,
     LOG_STEPS,
     MEL_BITS,
@@ -35,7 +36,6 @@ from firmware_export.fixed_point import (
 from firmware_export.model_reading import Layer
 
 Spikes = NDArray[np.uint8]
-_INT32 = np.iinfo(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _rounded(values: Int64, bits: int) -> Int64:
 
 
 def _limited(values: Int64) -> Int64:
-    return np.clip(values, _INT32.min, _INT32.max)
+    return np.clip(values, -(1 << LEVEL_WORD), (1 << LEVEL_WORD) - 1)
 
 
 def _emphasised(pcm: Int64, coefficient: int) -> Int64:
@@ -241,7 +241,7 @@ def _scores(model: FixedPoint, spikes: Int64) -> Int64:
     r = model.readout
     sums = spikes @ r.weight.values.astype(np.int64).T
     scores, level = np.empty(sums.shape, np.int64), np.zeros(sums.shape[1], np.int64)
-    for current, row in zip(_rounded(sums * r.gain, GAIN_BITS) + r.bias, scores, strict=True):
+    for current, row in zip(_limited(_rounded(sums * r.gain, GAIN_BITS) + r.bias), scores, strict=True):
         level = _limited(_rounded(level * r.beta, FACTOR_BITS) + current)
         row[:] = _sigmoid(r.sigmoid, level)
     return scores
@@ -249,7 +249,7 @@ def _scores(model: FixedPoint, spikes: Int64) -> Int64:
 
 def _sigmoid(table: Int64, level: Int64) -> Int64:
     shift = LEVEL_BITS - SIGMOID_STEP_BITS
-    size = np.minimum(np.where(level < 0, -(level + 1), level), (SIGMOID_STEPS << shift) - 1)
+    size = np.minimum(np.abs(level), (SIGMOID_STEPS << shift) - 1)
     at, part = size >> shift, size & ((1 << shift) - 1)
     score = table[at] + _rounded((table[at + 1] - table[at]) * part, shift)
     return np.asarray(np.where(level < 0, (1 << SCORE_BITS) - score, score), np.int64)

@@ -71,7 +71,9 @@ typedef struct {
     snn_level synapses[SNN_SYNAPSES];
     snn_level membranes[SNN_MEMBRANES];
     snn_level readout[SNN_CLASSES];
-    snn_sum currents[SNN_MOST_NEURONS]; /* sums of weights, then levels */
+    snn_sum sums[SNN_MEMBRANES];        /* of weights, carried on: only what changes is added or taken away */
+    snn_sum currents[SNN_MOST_NEURONS]; /* the sums of a layer, then levels */
+    uint8_t has_sums;
     uint16_t rows[SNN_MOST_ROWS];       /* what one neuron hears */
     snn_band inputs[SNN_BAND_ROWS];
     uint32_t time;

@@ -11,8 +11,9 @@
  *
  * Weights lie as [input channel][frame][band][output channel]: a spike counts for a whole row of
  * neighbours. Neurons lie as [band][channel], spikes as bits, each band's in words of its own. For each
- * band the rows that its spikes call for are listed, then added up in registers. With SNN_DENSE every
- * input is taken, spike or not: that form is what tests hold this one against.
+ * band the rows are listed whose spikes were not there a frame ago, and those whose are there no longer;
+ * they are added to and taken from sums that are carried on, in registers. With SNN_DENSE all sums are made
+ * anew, of every input: that form is what tests hold this one against.
  */
 #include "snn_detect.h"
 
@@ -56,24 +57,32 @@ static unsigned lowest_bit(uint32_t word)
     ((n) % 32 == 0 ? 32 : (n) % 16 == 0 ? 16 : (n) % 8 == 0 ? 8 : (n) % 5 == 0 ? 5 : (n) % 3 == 0 ? 3 : 1)
 #endif
 
-/* Where nearly all the time goes: a loop for each length that occurs, which compilers can unroll.
- * Add rows of n weights that are given by their numbers. */
-static void add_rows(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
-                     size_t count, size_t n)
-{
-#define ROW(length) \
+/* Sums are in registers only if the loop over them is gone, which gcc does by itself from -O3 on. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLLED _Pragma("GCC unroll 32")
+#else
+#define UNROLLED
+#endif
+
+/* Where nearly all the time goes: a loop for each length that occurs, which compilers can unroll. Rows of that
+ * many weights are given by their numbers; what becomes of each with sums[m] the change says. */
+#define FOR_ROWS(length, change) \
     case length: \
         for (size_t at = 0; at < length; at += BLOCK_OF(length)) { \
             snn_sum sums[BLOCK_OF(length)]; \
             memcpy(sums, to + at, sizeof sums); \
             for (size_t i = 0; i < count; i++) { \
                 const snn_weight *row = weight + (size_t)rows[i] * length + at; \
-                for (size_t m = 0; m < BLOCK_OF(length); m++) \
-                    sums[m] += row[m]; \
+                UNROLLED for (size_t m = 0; m < BLOCK_OF(length); m++) sums[m] change; \
             } \
             memcpy(to + at, sums, sizeof sums); \
         } \
         break;
+
+static void add_rows(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
+                     size_t count, size_t n)
+{
+#define ROW(length) FOR_ROWS(length, += row[m])
     switch (n) {
         SNN_ROW_LENGTHS(ROW)
     default:
@@ -82,23 +91,23 @@ static void add_rows(snn_sum *restrict to, const snn_weight *restrict weight, co
 #undef ROW
 }
 
-/* The same, each row as often as its input says. */
+static void take_rows(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
+                      size_t count, size_t n)
+{
+#define ROW(length) FOR_ROWS(length, -= row[m])
+    switch (n) {
+        SNN_ROW_LENGTHS(ROW)
+    default:
+        break;
+    }
+#undef ROW
+}
+
+/* Each row as often as its input says. */
 static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
                          const snn_band *restrict inputs, size_t count, size_t n)
 {
-#define ROW(length) \
-    case length: \
-        for (size_t at = 0; at < length; at += BLOCK_OF(length)) { \
-            snn_sum sums[BLOCK_OF(length)]; \
-            memcpy(sums, to + at, sizeof sums); \
-            for (size_t i = 0; i < count; i++) { \
-                const snn_weight *row = weight + (size_t)rows[i] * length + at; \
-                for (size_t m = 0; m < BLOCK_OF(length); m++) \
-                    sums[m] += inputs[i] * row[m]; \
-            } \
-            memcpy(to + at, sums, sizeof sums); \
-        } \
-        break;
+#define ROW(length) FOR_ROWS(length, += inputs[i] * row[m])
     switch (n) {
         SNN_ROW_LENGTHS(ROW)
     default:
@@ -188,47 +197,65 @@ static size_t list_bands(snn_network *s, const snn_layer *l, size_t o)
     return count;
 }
 
-/* List the rows of one place's spikes. */
-static size_t list_place(uint16_t *rows, const snn_layer *l, const uint32_t *words, size_t f, size_t band)
+/* List the rows of one place's spikes that were not there before. */
+static size_t list_place(uint16_t *rows, const snn_layer *l, const uint32_t *now, const uint32_t *then, size_t f,
+                         size_t band)
 {
     size_t count = 0, step = (size_t)l->frames * l->bands;
     for (size_t i = 0; 32 * i < l->in_channels; i++) {
         size_t row = row_of(l, 32 * i, f, band);
 #if SNN_DENSE
+        (void)then;
         for (size_t bit = 0; bit < 32 && 32 * i + bit < l->in_channels; bit++)
-            if (words[i] >> bit & 1u)
+            if (now[i] >> bit & 1u)
                 rows[count++] = (uint16_t)(row + bit * step);
 #else
-        for (uint32_t word = words[i]; word; word &= word - 1)
+        for (uint32_t word = now[i] & ~then[i]; word; word &= word - 1)
             rows[count++] = (uint16_t)(row + lowest_bit(word) * step);
 #endif
     }
     return count;
 }
 
-/* List what a place of another layer hears: a row for each spike in its window. */
-static size_t list_spikes(snn_network *s, const snn_layer *l, const snn_layer *before, size_t o)
+/* List what a place of another layer hears anew, or no more: a row for each spike in its window that was not
+ * there a frame ago, or is there no longer. */
+static size_t list_spikes(snn_network *s, const snn_layer *l, const snn_layer *before, size_t o, int is_new)
 {
     size_t count = 0, words_of_place = (l->in_channels + 31u) / 32u;
     snn_window_part part = window_of(l, o, before->out_width);
     for (size_t f = 0; f < l->frames; f++) {
-        const uint32_t *words = s->spikes + before->spikes + slot(s, l, f, before->ring) * before->words;
-        words += part.place * words_of_place;
-        for (size_t b = part.first; b < part.end; b++, words += words_of_place)
-            count += list_place(s->rows + count, l, words, f, b);
+        size_t at = slot(s, l, f, before->ring), ago = (at + before->ring - 1) % before->ring;
+        const uint32_t *now = s->spikes + before->spikes + (is_new ? at : ago) * before->words;
+        const uint32_t *then = s->spikes + before->spikes + (is_new ? ago : at) * before->words;
+        for (size_t b = part.first; b < part.end; b++) {
+            size_t word = (part.place + b - part.first) * words_of_place;
+            count += list_place(s->rows + count, l, now + word, then + word, f, b);
+        }
     }
     return count;
 }
 
-static void hear(snn_network *s, const snn_layer *l, const snn_layer *before)
+static void hear_bands(snn_network *s, const snn_layer *l)
 {
+    begin_sums(s->currents, l);
+    for (size_t o = 0; o < l->out_width; o++)
+        add_products(s->currents + o * l->out_channels, l->weight, s->rows, s->inputs, list_bands(s, l, o),
+                     l->out_channels);
+}
+
+/* No sum rounds: one that is carried on is the one that would be made anew. */
+static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *before)
+{
+    snn_sum *sums = s->sums + l->membranes;
+    if (SNN_DENSE || !s->has_sums)
+        begin_sums(sums, l);
     for (size_t o = 0; o < l->out_width; o++) {
-        snn_sum *sums = s->currents + o * l->out_channels;
-        if (before)
-            add_rows(sums, l->weight, s->rows, list_spikes(s, l, before, o), l->out_channels);
-        else
-            add_products(sums, l->weight, s->rows, s->inputs, list_bands(s, l, o), l->out_channels);
+        snn_sum *to = sums + o * l->out_channels;
+        add_rows(to, l->weight, s->rows, list_spikes(s, l, before, o, 1), l->out_channels);
+        if (!SNN_DENSE)
+            take_rows(to, l->weight, s->rows, list_spikes(s, l, before, o, 0), l->out_channels);
     }
+    memcpy(s->currents, sums, l->neurons * sizeof *sums);
 }
 
 /* The neurons of up to 32 channels of a band, in loops without branches, one operation a line: compilers make
@@ -243,15 +270,15 @@ static int32_t level_of(int32_t sum, int32_t gain)
 static inline void level(int32_t *restrict sums, const int32_t *restrict gain, const int32_t *restrict bias, size_t n)
 {
     for (size_t m = 0; m < n; m++)
-        sums[m] = snn_limited((int64_t)level_of(sums[m], gain[m]) + bias[m]);
+        sums[m] = snn_limited(level_of(sums[m], gain[m]) + bias[m]);
 }
 
 static inline void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
                                  const int32_t *restrict offset, size_t n)
 {
     for (size_t m = 0; m < n; m++) {
-        synapses[m] = snn_limited((int64_t)snn_decayed(synapses[m], alpha[m]) + currents[m]);
-        currents[m] = snn_limited((int64_t)synapses[m] + offset[m]);
+        synapses[m] = snn_limited(snn_decayed(synapses[m], alpha[m]) + currents[m]);
+        currents[m] = snn_limited(synapses[m] + offset[m]);
     }
 }
 
@@ -259,7 +286,7 @@ static inline void move_membranes(int32_t *restrict currents, int32_t *restrict 
                                   size_t n)
 {
     for (size_t m = 0; m < n; m++) {
-        int32_t u = snn_limited((int64_t)snn_decayed(mem[m], beta[m]) + currents[m]);
+        int32_t u = snn_limited(snn_decayed(mem[m], beta[m]) + currents[m]);
         int32_t spike = u > (int32_t)1 << SNN_LEVEL_BITS;
         mem[m] = u - spike * ((int32_t)1 << SNN_LEVEL_BITS);
         currents[m] = spike;
@@ -322,7 +349,7 @@ static int32_t sigmoid(int32_t level)
 {
     const int shift = SNN_LEVEL_BITS - SNN_SIGMOID_STEP_BITS;
     const int32_t end = (int32_t)SNN_SIGMOID_STEPS << shift;
-    int32_t size = level < 0 ? -(level + 1) : level; /* one off where negative: the least number has no opposite */
+    int32_t size = level < 0 ? -level : level;
     size = size < end ? size : end - 1;
     const uint16_t *at = snn_sigmoid + (size >> shift);
     int32_t part = size & (((int32_t)1 << shift) - 1);
@@ -332,7 +359,7 @@ static int32_t sigmoid(int32_t level)
 
 static int32_t score_of(int32_t *level, int32_t sum, size_t c)
 {
-    int64_t current = (int64_t)level_of(sum, snn_readout_gain[c]) + snn_readout_bias[c];
+    int32_t current = snn_limited(level_of(sum, snn_readout_gain[c]) + snn_readout_bias[c]);
     *level = snn_limited(snn_decayed(*level, snn_readout_beta[c]) + current);
     return sigmoid(*level);
 }
@@ -373,10 +400,13 @@ void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score 
     make_bands(s, spikes);
     for (size_t i = 0; i <= SNN_CONVS; i++) {
         const snn_layer *l = &snn_layers[i];
-        begin_sums(s->currents, l);
-        hear(s, l, i ? &snn_layers[i - 1] : NULL);
+        if (i)
+            hear_spikes(s, l, &snn_layers[i - 1]);
+        else
+            hear_bands(s, l);
         fire(s, l);
     }
+    s->has_sums = 1;
     read_out(s, scores);
 }
 

@@ -9,8 +9,8 @@
 typedef int8_t snn_weight;
 typedef int16_t snn_band;     /* 2^-SNN_BAND_BITS */
 typedef int32_t snn_sum;      /* of weights: on each map's own grid */
-typedef int32_t snn_level;    /* of synapses and membranes: 2^-SNN_LEVEL_BITS */
-typedef int32_t snn_factor;   /* 2^-SNN_FACTOR_BITS, from 0 to 1 */
+typedef int32_t snn_level;    /* of synapses and membranes: 2^-SNN_LEVEL_BITS, 30 bits of it */
+typedef int32_t snn_factor;   /* 2^-30, from 0 to 1 */
 typedef int32_t snn_cepstrum; /* 2^-SNN_CEPSTRUM_BITS */
 typedef int32_t snn_score;    /* 2^-SNN_SCORE_BITS */
 typedef int64_t snn_total;    /* of scores */
@@ -41,14 +41,19 @@ typedef snn_real snn_amplitude; /* 1 at full scale */
 
 #if SNN_INT8
 /* Shifts of negative numbers are those of two's complement, as in every compiler that this is built with. */
-static inline int32_t snn_decayed(int32_t level, int32_t factor)
+#define SNN_LEVEL_LIMIT ((int32_t)1 << 29)
+
+/* Levels have 30 bits: the sum of two is a word still, and four times one, of which the upper word of a product
+ * is the product that is wanted, rounded. */
+static inline int32_t snn_limited(int32_t sum_of_levels)
 {
-    return (int32_t)(((int64_t)level * factor + ((int64_t)1 << (SNN_FACTOR_BITS - 1))) >> SNN_FACTOR_BITS);
+    int32_t low = sum_of_levels > -SNN_LEVEL_LIMIT ? sum_of_levels : -SNN_LEVEL_LIMIT;
+    return low < SNN_LEVEL_LIMIT - 1 ? low : SNN_LEVEL_LIMIT - 1;
 }
 
-static inline int32_t snn_limited(int64_t level)
+static inline int32_t snn_decayed(int32_t level, int32_t factor)
 {
-    return level > INT32_MAX ? INT32_MAX : level < INT32_MIN ? INT32_MIN : (int32_t)level;
+    return (int32_t)(((int64_t)(level * 4) * factor + ((int64_t)1 << 31)) >> 32);
 }
 #else
 static inline float snn_decayed(float level, float factor)
