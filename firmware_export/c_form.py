@@ -44,7 +44,7 @@ class LayerNumbers:
 
     weight: Array
     """(out channels, in channels, frames, bands)."""
-    gain: Array | None
+    shift: Array | None
     bias: Array | None
     alpha: Array | None
     offset: Array | None
@@ -72,27 +72,24 @@ def numbers(network: Network, form: Form) -> Numbers:
         return _single(network)
     model = fixed_point(network)
     front_end = _fixed_front_end(model) if form.fixed_front_end else _single_front_end(network)
-    constants: dict[str, float | int] = dict(_POINTS)
+    constants: dict[str, float | int] = {**_POINTS, "LEVEL_BITS": model.level_bits}
     constants |= _fixed_constants(model) if form.fixed_front_end else _single_constants(network)
     constants["KEEP"] = model.encoder.keep
     r = model.readout
     readout: dict[str, Array] = {
         "weight": r.weight.values,
-        "gain": r.gain,
+        "shift": r.shift,
         "bias": r.bias,
         "beta": r.beta,
         "sigmoid": r.sigmoid,
     }
     encoder = {"thresholds": model.encoder.thresholds, "rest": model.encoder.rest}
-    layers = tuple(LayerNumbers(t.weight.values, t.gain, t.bias, t.alpha, t.offset, t.beta) for t in model.layers)
+    layers = tuple(LayerNumbers(t.weight.values, t.shift, t.bias, t.alpha, t.offset, t.beta) for t in model.layers)
     return Numbers(form, constants, front_end, encoder, model.to_bands, layers, readout, model.thresholds)
 
 
 _POINTS: Final = {
     "BAND_BITS": fixed.BAND_BITS,
-    "LEVEL_BITS": fixed.LEVEL_BITS,
-    "GAIN_BITS": fixed.GAIN_BITS,
-    "FACTOR_BITS": fixed.FACTOR_BITS,
     "CEPSTRUM_BITS": fixed.CEPSTRUM_BITS,
     "SCORE_BITS": fixed.SCORE_BITS,
     "SIGMOID_STEP_BITS": fixed.SIGMOID_STEP_BITS,

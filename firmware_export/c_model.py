@@ -89,7 +89,7 @@ def tables(network: Network, given: Numbers) -> str:
         c_array("snn_weight", "snn_readout_weight", np.ascontiguousarray(r["weight"].T).ravel()),
         c_array("snn_level", "snn_readout_bias", r["bias"]),
         c_array("snn_factor", "snn_readout_beta", r["beta"]),
-        "" if "gain" not in r else c_array("int32_t", "snn_readout_gain", r["gain"]),
+        "" if "shift" not in r else c_array("uint8_t", "snn_readout_shift", r["shift"]),
         "" if "sigmoid" not in r else c_array("uint16_t", "snn_sigmoid", r["sigmoid"]),
         _class_list(m.classes, given),
     ]
@@ -149,7 +149,7 @@ def _layer_tables(number: int, layer: LayerNumbers) -> str:
     weight = np.ascontiguousarray(layer.weight.transpose(1, 2, 3, 0)).ravel()
     named: dict[str, tuple[str, NDArray[Any] | None]] = {
         "weight": ("snn_weight", weight),
-        "gain": ("int32_t", layer.gain),
+        "shift": ("uint8_t", layer.shift),
         "bias": ("snn_level", layer.bias),
         "alpha": ("snn_factor", layer.alpha),
         "offset": ("snn_level", layer.offset),
@@ -168,7 +168,7 @@ def _layer_list(network: Network, given: Numbers) -> str:
         out, channels, frames, bands = layer.weight.shape
         named = {"weight": own.weight, "bias": own.bias, "alpha": own.alpha, "offset": own.offset, "beta": own.beta}
         pointers = [f"layer{i}_{name}" if values is not None else "0" for name, values in named.items()]
-        pointers.insert(1, f"layer{i}_gain" if own.gain is not None else "0")
+        pointers.insert(1, f"layer{i}_shift" if own.shift is not None else "0")
         numbers = (channels, out, layer.out_width, _neurons(layer), frames, layer.dilation, bands)
         places = (layer.stride, layer.padding, p.ring, p.words, p.spikes, p.synapses, p.membranes)
         rows.append(f"    {{{', '.join([*pointers, *map(str, numbers), *map(str, places)])}}}")
@@ -196,7 +196,7 @@ _HEADER_TYPES: Final = """
 
 typedef struct {
     const snn_weight *weight; /* [in_channels][frames][bands][out_channels] */
-    const int32_t *gain;      /* from sums to levels; with int8 alone */
+    const uint8_t *shift;     /* from sums to levels; with int8 alone */
     const snn_level *bias;    /* of the sum; this and the next two may be missing */
     const snn_factor *alpha;  /* decay of the synapse */
     const snn_level *offset;  /* behind the synapse */
@@ -230,7 +230,7 @@ extern const snn_weight snn_readout_weight[];
 extern const snn_level snn_readout_bias[SNN_CLASSES];
 extern const snn_factor snn_readout_beta[SNN_CLASSES];
 #if SNN_INT8
-extern const int32_t snn_readout_gain[SNN_CLASSES];
+extern const uint8_t snn_readout_shift[SNN_CLASSES];
 extern const uint16_t snn_sigmoid[];
 #endif
 extern const snn_class snn_classes[SNN_CLASSES];

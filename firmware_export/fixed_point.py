@@ -31,8 +31,8 @@ LOG_STEPS: Final = 256
 CEPSTRUM_BITS: Final = 16
 BAND_BITS: Final = 7
 """The bands matrix lies on this grid (``models.network.BAND_BITS``): its integers are exact."""
-LEVEL_BITS: Final = 20
-GAIN_BITS: Final = 12
+MOST_LEVEL_BITS: Final = 22
+"""Point of synapses and membranes at most; a model's own is as fine as its largest current allows."""
 FACTOR_BITS: Final = 30
 SCORE_BITS: Final = 15
 SIGMOID_STEP_BITS: Final = 4
@@ -41,7 +41,7 @@ SIGMOID_STEPS: Final = 256
 _WORD: Final = 31
 """Bits of an int32 without its sign."""
 LEVEL_WORD: Final = 29
-"""Bits of a level without its sign: synapses and membranes stay in [-512, 512)."""
+"""Bits of a level without its sign: the sum of two is a word still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ class LayerTables:
     """The integers of a layer; each but the weights one per output channel."""
 
     weight: Int8Weights
-    gain: Int64
-    """From sums on the map's own grid to levels."""
+    shift: Int64
+    """To the left, from sums on the map's own grid to levels."""
     bias: Int64
     alpha: Int64 | None
     offset: Int64 | None
@@ -95,7 +95,7 @@ class ReadoutTables:
     """The integers of the read-out."""
 
     weight: Int8Weights
-    gain: Int64
+    shift: Int64
     bias: Int64
     beta: Int64
     sigmoid: Int64
@@ -107,6 +107,8 @@ class FixedPoint:
     """A whole model in integers."""
 
     network: Network
+    level_bits: int
+    """Point of synapses and membranes."""
     front_end: FrontEndTables
     encoder: EncoderTables
     to_bands: Int64
@@ -123,19 +125,44 @@ def fixed_point(network: Network) -> FixedPoint:
     """
     m = network.manifest
     to_bands = _exactly(network.to_bands, BAND_BITS, "to_bands")
-    largest_band = int(np.abs(to_bands).sum(axis=0).max()) * 2 * len(m.encoder.thresholds)
-    _fits("the bands of a plane", largest_band // (2 * len(m.encoder.thresholds)), 15)
-    inputs = [int(np.abs(to_bands).sum(axis=0).max()), *[1] * (len(network.layers) - 1)]
-    points = [BAND_BITS, *[0] * (len(network.layers) - 1)]
+    largest_band = int(np.abs(to_bands).sum(axis=0).max())
+    _fits("a band", largest_band, 15)
+    inputs = [_Input(largest_band, BAND_BITS), *[_Input(1, 0)] * (len(network.layers) - 1)]
+    level_bits = _level_bits(network, inputs)
     layers = tuple(
-        _layer(f"layer {i + 1}", layer, largest, point)
-        for i, (layer, largest, point) in enumerate(zip(network.layers, inputs, points, strict=True))
+        _layer(f"layer {i}", layer, given, level_bits)
+        for i, (layer, given) in enumerate(zip(network.layers, inputs, strict=True), 1)
     )
     decoders = [c.decoder for c in m.classes]
     thresholds = tuple((_point(d.on_threshold, SCORE_BITS), _point(d.off_threshold, SCORE_BITS)) for d in decoders)
     return FixedPoint(
-        network, _front_end(m.features), _encoder(m.encoder), to_bands, layers, _readout(network), thresholds
+        network,
+        level_bits,
+        _front_end(m.features),
+        _encoder(m.encoder),
+        to_bands,
+        layers,
+        _readout(network, level_bits),
+        thresholds,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What a layer reads: whole numbers up to ``largest`` in units of 2**-point."""
+
+    largest: int
+    point: int
+
+
+def _level_bits(network: Network, inputs: list[_Input]) -> int:
+    """Return the finest point at which no current of the network leaves a level's word."""
+    currents = [
+        _currents(to_int8(layer.weight), given, layer.bias).max()
+        for layer, given in zip(network.layers, inputs, strict=True)
+    ]
+    # A grid that this point does not allow rounds other weights: a little room for them.
+    return min(MOST_LEVEL_BITS, LEVEL_WORD - math.ceil(math.log2(1.05 * max(currents))))
 
 
 def mel_spans(params: MfccParams) -> tuple[Int64, Int64, NDArray[np.float64]]:
@@ -195,40 +222,52 @@ def _encoder(p: EncoderParams) -> EncoderTables:
     return EncoderTables(thresholds, rest, _point(float(np.float32(1 - p.leak)), FACTOR_BITS))
 
 
-def _layer(name: str, layer: Layer, largest_input: int, point: int) -> LayerTables:
-    weight, n = to_int8(layer.weight), layer.neurons
+def _layer(name: str, layer: Layer, given: _Input, level_bits: int) -> LayerTables:
+    weight, n = to_int8(layer.weight, level_bits - given.point), layer.neurons
     zeros = np.zeros(len(layer.weight))
     bias = zeros if layer.bias is None else layer.bias
-    gain = _gain(name, weight, largest_input, point, bias)
     alpha = offset = None
     if n.alpha is not None:
-        alpha, offset = _points(n.alpha, FACTOR_BITS), _points(zeros if n.offset is None else n.offset, LEVEL_BITS)
-    return LayerTables(weight, gain, _points(bias, LEVEL_BITS), alpha, offset, _points(n.beta, FACTOR_BITS))
+        alpha, offset = _points(n.alpha, FACTOR_BITS), _points(zeros if n.offset is None else n.offset, level_bits)
+    return LayerTables(
+        weight=weight,
+        shift=_shift(name, weight, given, bias, level_bits),
+        bias=_points(bias, level_bits),
+        alpha=alpha,
+        offset=offset,
+        beta=_points(n.beta, FACTOR_BITS),
+    )
 
 
-def _readout(network: Network) -> ReadoutTables:
+def _readout(network: Network, level_bits: int) -> ReadoutTables:
     r = network.readout
-    weight = to_int8(r.weight)
+    weight = to_int8(r.weight, level_bits)
     steps = np.arange(SIGMOID_STEPS + 1) / 2**SIGMOID_STEP_BITS
     return ReadoutTables(
         weight=weight,
-        gain=_gain("read-out", weight, 1, 0, r.bias),
-        bias=_points(r.bias, LEVEL_BITS),
+        shift=_shift("read-out", weight, _Input(1, 0), r.bias, level_bits),
+        bias=_points(r.bias, level_bits),
         beta=_points(r.beta.ravel(), FACTOR_BITS),
         sigmoid=_points(1 / (1 + np.exp(-steps)), SCORE_BITS),
     )
 
 
-def _gain(name: str, weight: Int8Weights, largest_input: int, point: int, bias: NDArray[Any]) -> Int64:
-    """Return the factors from sums to levels, once it is sure that no sum and no current leaves its word."""
-    sums = np.abs(weight.values.astype(np.int64)).reshape(len(weight.values), -1).sum(axis=1) * largest_input
+def _shift(name: str, weight: Int8Weights, given: _Input, bias: NDArray[Any], level_bits: int) -> Int64:
+    """Return the shifts from sums to levels, once it is sure that no sum and no current leaves its word."""
+    sums = np.ldexp(_currents(weight, given, None), (weight.exponents + given.point).astype(np.int32))
     _fits(f"{name}: a sum of weights", int(sums.max()), _WORD)
-    currents = np.ldexp(sums.astype(np.float64), -(weight.exponents + point).astype(np.int32)) + np.abs(bias)
-    _fits(f"{name}: a current", math.ceil(currents.max() * 2**LEVEL_BITS), LEVEL_WORD)
-    powers = LEVEL_BITS + GAIN_BITS - weight.exponents - point
-    if not ((powers >= 0) & (powers < _WORD)).all():
-        raise ManifestError(f"{name}: weights too large or too small for one fixed point; export it with --float")
-    return np.asarray(1 << powers, np.int64)
+    _fits(f"{name}: a current", math.ceil(_currents(weight, given, bias).max() * 2**level_bits), LEVEL_WORD)
+    shift = level_bits - weight.exponents - given.point
+    if not ((shift >= 0) & (shift < _WORD)).all():
+        raise ManifestError(f"{name}: weights too large for one fixed point; export it with --float")
+    return shift
+
+
+def _currents(weight: Int8Weights, given: _Input, bias: NDArray[Any] | None) -> NDArray[np.float64]:
+    """Return the largest current that each output channel can get."""
+    sums = np.abs(weight.values.astype(np.float64)).reshape(len(weight.values), -1).sum(axis=1) * given.largest
+    largest = np.ldexp(sums, -(weight.exponents + given.point).astype(np.int32))
+    return np.asarray(largest if bias is None else largest + np.abs(bias), np.float64)
 
 
 def _exactly(values: NDArray[Any], bits: int, name: str) -> Int64:

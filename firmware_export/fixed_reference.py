@@ -18,8 +18,6 @@ from firmware_export.fixed_point import (
     AMPLITUDE_BITS,
     CEPSTRUM_BITS,
     FACTOR_BITS,
-    GAIN_BITS,
-    LEVEL_BITS,
     LEVEL_WORD,
     LOG_BITS,
     LOG_STEPS,
@@ -97,7 +95,7 @@ def hear(model: FixedPoint, spikes: Spikes) -> Heard:
     x = spikes.astype(np.int64) @ model.to_bands
     layers = []
     for layer, tables in zip(model.network.layers, model.layers, strict=True):
-        fired = _fire(tables, _sums(layer, tables, x))
+        fired = _fire(tables, _sums(layer, tables, x), model.level_bits)
         layers.append(fired.reshape(len(fired), -1))
         x = fired.astype(np.int64)
     return Heard(tuple(layers), _scores(model, layers[-1].astype(np.int64)))
@@ -220,13 +218,12 @@ def _sums(layer: Layer, tables: LayerTables, x: Int64) -> Int64:
     return sums.astype(np.int64)
 
 
-def _fire(t: LayerTables, sums: Int64) -> Spikes:
+def _fire(t: LayerTables, sums: Int64, level_bits: int) -> Spikes:
     """Return the spikes (frames, channels, width) of sums of that shape, from a reset on."""
     spikes = np.empty(sums.shape, np.uint8)
     synapse, mem = np.zeros(sums.shape[1:], np.int64), np.zeros(sums.shape[1:], np.int64)
-    gain, bias, beta = t.gain[:, None], t.bias[:, None], t.beta[:, None]
-    threshold = 1 << LEVEL_BITS
-    for current, fired in zip(_limited(_rounded(sums * gain, GAIN_BITS) + bias), spikes, strict=True):
+    beta, threshold = t.beta[:, None], 1 << level_bits
+    for current, fired in zip((sums << t.shift[:, None]) + t.bias[:, None], spikes, strict=True):
         given = current
         if t.alpha is not None and t.offset is not None:
             synapse = _limited(_rounded(synapse * t.alpha[:, None], FACTOR_BITS) + current)
@@ -241,14 +238,14 @@ def _scores(model: FixedPoint, spikes: Int64) -> Int64:
     r = model.readout
     sums = spikes @ r.weight.values.astype(np.int64).T
     scores, level = np.empty(sums.shape, np.int64), np.zeros(sums.shape[1], np.int64)
-    for current, row in zip(_limited(_rounded(sums * r.gain, GAIN_BITS) + r.bias), scores, strict=True):
+    for current, row in zip((sums << r.shift) + r.bias, scores, strict=True):
         level = _limited(_rounded(level * r.beta, FACTOR_BITS) + current)
-        row[:] = _sigmoid(r.sigmoid, level)
+        row[:] = _sigmoid(r.sigmoid, level, model.level_bits)
     return scores
 
 
-def _sigmoid(table: Int64, level: Int64) -> Int64:
-    shift = LEVEL_BITS - SIGMOID_STEP_BITS
+def _sigmoid(table: Int64, level: Int64, level_bits: int) -> Int64:
+    shift = level_bits - SIGMOID_STEP_BITS
     size = np.minimum(np.abs(level), (SIGMOID_STEPS << shift) - 1)
     at, part = size >> shift, size & ((1 << shift) - 1)
     score = table[at] + _rounded((table[at + 1] - table[at]) * part, shift)

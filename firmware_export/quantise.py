@@ -41,12 +41,17 @@ class Int8Weights:
         return np.asarray(np.ldexp(np.float32(1), -self.exponents.astype(np.int32)), np.float32)
 
 
-def to_int8(weight: Float32) -> Int8Weights:
-    """Return weights (out channels, ...) rounded to the finest grid that int8 allows, halves to even."""
+def to_int8(weight: Float32, finest: int | None = None) -> Int8Weights:
+    """Return weights (out channels, ...) rounded to the finest grid that int8 allows, halves to even.
+
+    ``finest`` is the largest exponent that may be taken.
+    """
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
     # A map without weights has any grid.
     exponents = np.floor(np.log2(LARGEST / np.where(largest > 0, largest, 1.0))).astype(np.int64)
     exponents += np.round(np.ldexp(largest, exponents + 1)) <= LARGEST  # rounding may leave room for a finer one
+    if finest is not None:
+        exponents = np.minimum(exponents, finest)
     values = np.round(np.ldexp(weight.astype(np.float64), _column(exponents, weight)))
     return Int8Weights(values.astype(np.int8), exponents)
 

@@ -6,8 +6,8 @@
  * rounds, so that the order in which spikes are added cannot show: this gives the runtime's bits. What
  * follows the sum rounds as the runtime does, operation by operation, and so must not be fused.
  *
- * With int8 weights the sums are integers, each map's on its own grid; a gain leads them to the common
- * fixed point of synapses and membranes, which round to nearest and stay within 32 bits.
+ * With int8 weights the sums are integers, each map's on its own grid; a shift leads them to the common
+ * fixed point of synapses and membranes, which round to nearest and stay within 30 bits.
  *
  * Weights lie as [input channel][frame][band][output channel]: a spike counts for a whole row of
  * neighbours. Neurons lie as [band][channel], spikes as bits, each band's in words of its own. For each
@@ -261,16 +261,16 @@ static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *bef
 /* The neurons of up to 32 channels of a band, in loops without branches, one operation a line: compilers make
  * vectors of them where they know n. Currents become 1 for a neuron that fires, else 0. */
 #if SNN_INT8
-/* From a map's own grid to the common fixed point; the gain is a power of two. */
-static int32_t level_of(int32_t sum, int32_t gain)
+/* From a map's own grid to the common fixed point, which no sum can leave. */
+static inline int32_t level_of(int32_t sum, uint8_t shift)
 {
-    return (int32_t)(((int64_t)sum * gain + (1 << (SNN_GAIN_BITS - 1))) >> SNN_GAIN_BITS);
+    return (int32_t)((uint32_t)sum << shift);
 }
 
-static inline void level(int32_t *restrict sums, const int32_t *restrict gain, const int32_t *restrict bias, size_t n)
+static inline void level(int32_t *restrict sums, const uint8_t *restrict shift, const int32_t *restrict bias, size_t n)
 {
     for (size_t m = 0; m < n; m++)
-        sums[m] = snn_limited(level_of(sums[m], gain[m]) + bias[m]);
+        sums[m] = level_of(sums[m], shift[m]) + bias[m];
 }
 
 static inline void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
@@ -321,7 +321,7 @@ static inline uint32_t fire_some(snn_network *s, const snn_layer *l, size_t band
     snn_sum *currents = s->currents + at;
     uint32_t word = 0;
 #if SNN_INT8
-    level(currents, l->gain + channel, l->bias + channel, n);
+    level(currents, l->shift + channel, l->bias + channel, n);
 #endif
     if (l->alpha)
         leak_synapses(currents, s->synapses + l->synapses + at, l->alpha + channel, l->offset + channel, n);
@@ -359,7 +359,7 @@ static int32_t sigmoid(int32_t level)
 
 static int32_t score_of(int32_t *level, int32_t sum, size_t c)
 {
-    int32_t current = snn_limited(level_of(sum, snn_readout_gain[c]) + snn_readout_bias[c]);
+    int32_t current = level_of(sum, snn_readout_shift[c]) + snn_readout_bias[c];
     *level = snn_limited(snn_decayed(*level, snn_readout_beta[c]) + current);
     return sigmoid(*level);
 }

@@ -1,0 +1,48 @@
+"""The table of all forms of a model: made from the model file, each of them run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from detector.errors import ConfigError
+from detector.network import default_model_path
+from firmware_export.cli import cli
+from models.datasets import list_clips
+from tests.firmware_export.programs import need
+
+FORMS = ["float ONNX, the runtime", "int8 ONNX", "C99, float", "C99, int8, MFCC in float", "C99, int8", "NIR"]
+
+
+def test_every_form_is_made_and_run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("make", "gcc", "arm-none-eabi-gcc", "qemu-system-arm")
+    few = [c for c in list_clips(data) if c.source == "esc10" and c.fold == 5][::10]
+    monkeypatch.setattr("models.corpus.list_clips", lambda *_: few)
+    monkeypatch.setattr("firmware_export.report._SPEED_S", 60)
+    figures = tmp_path / "figures.json"
+    arguments = ["report", str(default_model_path()), "--data", str(data), "--json", str(figures)]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    rows = {row["form"]: row for row in json.loads(figures.read_text())}
+    assert list(rows) == FORMS
+    assert all(f"| {form} |" in done.output for form in FORMS)
+    runtime, single, int8 = (rows[name] for name in (FORMS[0], FORMS[2], FORMS[4]))
+    sounds = runtime["same_events"]["total"]
+    assert sounds == 1 + len(few)
+    assert single["same_events"] == {"hits": sounds, "total": sounds}
+    assert single["accuracy"] == runtime["accuracy"]
+    assert int8["bytes"] <= 320 * 1024
+    assert int8["state_bytes"] + int8["stack_bytes"] <= 96 * 1024
+    assert single["cpu_s_per_s"] < runtime["cpu_s_per_s"]
+
+
+def test_a_report_that_cannot_be_written_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder"):
+        CliRunner().invoke(
+            cli,
+            ["report", str(default_model_path()), "--json", str(tmp_path / "none" / "figures.json")],
+            catch_exceptions=False,
+        )
