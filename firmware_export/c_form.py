@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.mfcc_tables import dct_matrix, window_coefficients
+from firmware_export import fixed_front_end
 from firmware_export import fixed_point as fixed
-from firmware_export.fixed_point import FixedPoint, fixed_point, mel_spans, turns
+from firmware_export.fixed_front_end import mel_spans, turns
+from firmware_export.fixed_point import FixedPoint, fixed_point
 from firmware_export.model_reading import Layer, Network
 
 Array = NDArray[Any]
@@ -143,8 +145,8 @@ def _fixed_constants(model: FixedPoint) -> dict[str, float | int]:
     t = model.front_end
     return {
         "PREEMPHASIS": t.preemphasis,
-        "MEL_BITS": fixed.MEL_BITS,
-        "LOG_BITS": fixed.LOG_BITS,
+        "MEL_BITS": fixed_front_end.MEL_BITS,
+        "LOG_BITS": fixed_front_end.LOG_BITS,
         "LN_2": t.ln_2,
         "LOG_UNIT": t.log_unit,
         "LOG_OF_NOTHING": t.log_of_nothing,

@@ -14,20 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import ManifestError
-from detector.manifest import EncoderParams, MfccParams
-from detector.mfcc_tables import dct_matrix, mel_filterbank, window_coefficients
+from detector.manifest import EncoderParams
+from firmware_export.fixed_front_end import FrontEndTables, Int64, front_end_tables, to_point, to_points
 from firmware_export.model_reading import Layer, Network
 from firmware_export.quantise import Int8Weights, to_int8
 
-Int64 = NDArray[np.int64]
-
-AMPLITUDE_BITS: Final = 29
-SAMPLE_BITS: Final = 15
-TURN_BITS: Final = 30
-"""Point of the window, too."""
-MEL_BITS: Final = 15
-LOG_BITS: Final = 24
-LOG_STEPS: Final = 256
 CEPSTRUM_BITS: Final = 16
 BAND_BITS: Final = 7
 """The bands matrix lies on this grid (``models.network.BAND_BITS``): its integers are exact."""
@@ -42,29 +33,6 @@ _WORD: Final = 31
 """Bits of an int32 without its sign."""
 LEVEL_WORD: Final = 29
 """Bits of a level without its sign: the sum of two is a word still."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrontEndTables:
-    """The integers of the MFCC."""
-
-    preemphasis: int
-    window: Int64
-    turns: Int64
-    """(n_fft // 2, 2): cosine and sine of -2 pi k / n_fft."""
-    mel_first: Int64
-    mel_count: Int64
-    mel_weights: Int64
-    logs: Int64
-    """ln(1 + i / LOG_STEPS), (LOG_STEPS + 1,)."""
-    ln_2: int
-    log_unit: int
-    """Logarithm of what an energy of 1 stands for, before a frame's growth is taken off."""
-    log_of_nothing: int
-    """The least logarithm there is: that of the floor, or of what stands for zero."""
-    dct: Int64
-    """(n_mels, n_mfcc)."""
-    dct_bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +102,11 @@ def fixed_point(network: Network) -> FixedPoint:
         for i, (layer, given) in enumerate(zip(network.layers, inputs, strict=True), 1)
     )
     decoders = [c.decoder for c in m.classes]
-    thresholds = tuple((_point(d.on_threshold, SCORE_BITS), _point(d.off_threshold, SCORE_BITS)) for d in decoders)
+    thresholds = tuple((to_point(d.on_threshold, SCORE_BITS), to_point(d.off_threshold, SCORE_BITS)) for d in decoders)
     return FixedPoint(
         network,
         level_bits,
-        _front_end(m.features),
+        front_end_tables(m.features),
         _encoder(m.encoder),
         to_bands,
         layers,
@@ -165,61 +133,14 @@ def _level_bits(network: Network, inputs: list[_Input]) -> int:
     return min(MOST_LEVEL_BITS, LEVEL_WORD - math.ceil(math.log2(1.05 * max(currents))))
 
 
-def mel_spans(params: MfccParams) -> tuple[Int64, Int64, NDArray[np.float64]]:
-    """Return each filter's first bin, its number of bins, and all their weights in a row."""
-    bank = mel_filterbank(params)
-    support = [np.flatnonzero(row) for row in bank]
-    first = np.array([s[0] if s.size else 0 for s in support])
-    count = np.array([s[-1] - s[0] + 1 if s.size else 0 for s in support])
-    rows = [row[a : a + n] for row, a, n in zip(bank, first, count, strict=True)]
-    return first, count, np.concatenate(rows) if count.sum() else np.zeros(1)
-
-
-def turns(params: MfccParams) -> NDArray[np.float64]:
-    """Return cosine and sine of -2 pi k / n_fft, (n_fft // 2, 2)."""
-    angles = -2 * np.pi * np.arange(params.n_fft // 2) / params.n_fft
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def _front_end(p: MfccParams) -> FrontEndTables:
-    if abs(p.preemphasis) > 1:
-        raise ManifestError(f"features.preemphasis is {p.preemphasis}; in fixed point it must lie in [-1, 1]")
-    dct = dct_matrix(p)
-    dct_bits = TURN_BITS - max(0, math.ceil(math.log2(np.abs(dct).max())))
-    first, count, weights = mel_spans(p)
-    half = p.n_fft // 2
-    unit = math.log(half**2 / p.n_fft) - 2 * AMPLITUDE_BITS * math.log(2)
-    return FrontEndTables(
-        preemphasis=_point(p.preemphasis, AMPLITUDE_BITS - SAMPLE_BITS),
-        window=_points(_window(p), TURN_BITS),
-        turns=_points(turns(p), TURN_BITS),
-        mel_first=first,
-        mel_count=count,
-        mel_weights=_points(weights, MEL_BITS),
-        logs=_points(np.log1p(np.arange(LOG_STEPS + 1) / LOG_STEPS), LOG_BITS),
-        ln_2=_point(math.log(2), LOG_BITS),
-        log_unit=_point(unit, LOG_BITS),
-        log_of_nothing=_point(math.log(p.log_floor or np.finfo(np.float64).eps), LOG_BITS),
-        dct=_points(dct, dct_bits),
-        dct_bits=dct_bits,
-    )
-
-
-def _window(p: MfccParams) -> NDArray[np.float64]:
-    window = window_coefficients(p)
-    if np.abs(window).max() > 1:
-        raise ManifestError("features.window leaves [-1, 1]; in fixed point it must not")
-    return window
-
-
 def _encoder(p: EncoderParams) -> EncoderTables:
-    thresholds = _points(np.array(p.thresholds, np.float32), CEPSTRUM_BITS)
+    thresholds = to_points(np.array(p.thresholds, np.float32), CEPSTRUM_BITS)
     if (thresholds < 1).any():
         raise ManifestError(f"encoder.thresholds: below 2**-{CEPSTRUM_BITS} there is nothing in fixed point")
-    rest = _points(np.array(p.rest or [0.0] * thresholds.shape[1], np.float32), CEPSTRUM_BITS)
+    rest = to_points(np.array(p.rest or [0.0] * thresholds.shape[1], np.float32), CEPSTRUM_BITS)
     _fits("encoder.thresholds", int(thresholds.max()), _WORD - 2)
     _fits("encoder.rest", int(np.abs(rest).max()), _WORD - 2)
-    return EncoderTables(thresholds, rest, _point(float(np.float32(1 - p.leak)), FACTOR_BITS))
+    return EncoderTables(thresholds, rest, to_point(float(np.float32(1 - p.leak)), FACTOR_BITS))
 
 
 def _layer(name: str, layer: Layer, given: _Input, level_bits: int) -> LayerTables:
@@ -228,14 +149,14 @@ def _layer(name: str, layer: Layer, given: _Input, level_bits: int) -> LayerTabl
     bias = zeros if layer.bias is None else layer.bias
     alpha = offset = None
     if n.alpha is not None:
-        alpha, offset = _points(n.alpha, FACTOR_BITS), _points(zeros if n.offset is None else n.offset, level_bits)
+        alpha, offset = to_points(n.alpha, FACTOR_BITS), to_points(zeros if n.offset is None else n.offset, level_bits)
     return LayerTables(
         weight=weight,
         shift=_shift(name, weight, given, bias, level_bits),
-        bias=_points(bias, level_bits),
+        bias=to_points(bias, level_bits),
         alpha=alpha,
         offset=offset,
-        beta=_points(n.beta, FACTOR_BITS),
+        beta=to_points(n.beta, FACTOR_BITS),
     )
 
 
@@ -246,9 +167,9 @@ def _readout(network: Network, level_bits: int) -> ReadoutTables:
     return ReadoutTables(
         weight=weight,
         shift=_shift("read-out", weight, _Input(1, 0), r.bias, level_bits),
-        bias=_points(r.bias, level_bits),
-        beta=_points(r.beta.ravel(), FACTOR_BITS),
-        sigmoid=_points(1 / (1 + np.exp(-steps)), SCORE_BITS),
+        bias=to_points(r.bias, level_bits),
+        beta=to_points(r.beta.ravel(), FACTOR_BITS),
+        sigmoid=to_points(1 / (1 + np.exp(-steps)), SCORE_BITS),
     )
 
 
@@ -271,18 +192,10 @@ def _currents(weight: Int8Weights, given: _Input, bias: NDArray[Any] | None) -> 
 
 
 def _exactly(values: NDArray[Any], bits: int, name: str) -> Int64:
-    points = _points(values, bits)
+    points = to_points(values, bits)
     if not np.array_equal(np.ldexp(points.astype(np.float64), -bits), values):
         raise ManifestError(f"{name} does not lie on the grid of 2**-{bits}; export the model again")
     return points
-
-
-def _points(values: Any, bits: int) -> Int64:
-    return np.asarray(np.round(np.ldexp(np.asarray(values, np.float64), bits)), np.int64)
-
-
-def _point(value: float, bits: int) -> int:
-    return int(_points(value, bits))
 
 
 def _fits(what: str, largest: int, bits: int) -> None:

@@ -14,21 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.manifest import ClassSpec
-from firmware_export.fixed_point import (
+from firmware_export.fixed_front_end import (
     AMPLITUDE_BITS,
-    CEPSTRUM_BITS,
-    FACTOR_BITS,
-    LEVEL_WORD,
     LOG_BITS,
     LOG_STEPS,
     MEL_BITS,
     SAMPLE_BITS,
+    TURN_BITS,
+    Int64,
+)
+from firmware_export.fixed_point import (
+    CEPSTRUM_BITS,
+    FACTOR_BITS,
+    LEVEL_WORD,
     SCORE_BITS,
     SIGMOID_STEP_BITS,
     SIGMOID_STEPS,
-    TURN_BITS,
     FixedPoint,
-    Int64,
     LayerTables,
 )
 from firmware_export.model_reading import Layer
