@@ -104,6 +104,8 @@ def test_a_server_that_is_killed_and_comes_back(sound_server: SoundServer, liste
     check_positions(heard)
     for wave in (first, second):
         assert likeness(heard["samples"], wave)[0] > 0.99
+    assert listening.process.stderr is not None
+    assert listening.process.stderr.read() == ""  # PortAudio has something to print of each loss
 
 
 def check_positions(heard: Heard) -> None:
