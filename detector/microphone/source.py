@@ -75,6 +75,7 @@ class Microphone:
             peak_dbfs=level.peak_dbfs,
             dc=level.dc,
             queue_depth=self._queue.depth,
+            is_stuck=self._supervisor.is_stuck,
         )
 
     def take(self, timeout_s: float) -> list[News] | None:
