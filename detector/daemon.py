@@ -139,7 +139,9 @@ class Service:
         if work.is_paused:
             return "paused"
         # A device that gives nothing, or a sound system that does not answer, is not away: a new process may help.
-        return "waiting" if is_waiting and not work.figures.is_stuck else "listening"
+        if is_waiting:
+            return "stuck" if work.figures.is_stuck else "waiting"
+        return "listening"
 
     def _tell_health(self, work: Workplace) -> None:
         """Tell how the service is, at times that do not drift."""
