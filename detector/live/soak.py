@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -49,7 +48,6 @@ _FIRST_S: Final = 60
 _FRESH_S: Final = (60, 75, 90, 105)
 """How long before the end the detectors begin that the old one is compared with."""
 _COMPARED_S: Final = 30
-_MOST_SCORES: Final = 10_000
 _STEP_S: Final = 0.025
 _STEP_PAUSE_S: Final = 0.005
 """The sound that is compared comes in small steps with pauses, so that the scores of nearly every frame are seen."""
@@ -87,7 +85,8 @@ class Soak:
         self._pcm = np.round(scene * 32767).astype("<i2")
         self._seconds = round(hours * 3600)
         self._looks: list[_Look] = []
-        self._scores: deque[tuple[int, dict[str, float]]] = deque(maxlen=_MOST_SCORES)
+        self._scores: list[tuple[int, dict[str, float]]] = []
+        """Of the sound that is compared, and no more: a day's would look like a leak."""
 
     def run(self) -> dict[str, Any]:
         """Work off all sound and return the figures."""
@@ -137,7 +136,7 @@ class Soak:
         self._looks.append(_Look(self._tally.heard_s, rss_bytes(), descriptors(), threads()))
 
     def _remember(self) -> None:
-        if self._work.engine is not None:
+        if self._work.engine is not None and self._tally.heard_s >= self._seconds - _COMPARED_S:
             self._scores.append((self._tally.samples[self._rate_hz], self._work.engine.scores))
 
     def _figures(self, wall_s: float, cpu_s: float, sinks: dict[str, Any]) -> dict[str, Any]:
