@@ -91,6 +91,7 @@ def test_a_healthy_machine_with_everything(sound_server: SoundServer, music: Pat
     assert "2 channels" in found["microphone"]["found"]
     assert states["levels"] in {"ok", "warning"}, found["levels"]
     assert not (tmp_path / "events.db").exists()
+    assert "it is told once their mean over" in found["model"]["found"]
 
 
 def test_a_silent_microphone_does_not_look_healthy(sound_server: SoundServer) -> None:
