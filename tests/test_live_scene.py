@@ -66,6 +66,17 @@ def test_what_is_heard_live_is_what_replay_hears_of_it(sound_server: SoundServer
         assert events(child.records) == events([json.loads(line) for line in done.stdout.splitlines()])
 
 
+def test_a_sound_server_that_hangs_at_the_start_is_told_and_holds_up_no_end(sound_server: SoundServer) -> None:  # noqa: F811
+    sound_server.freeze()
+    try:
+        with Child("--device", "mic", environment=sound_server.env) as child:
+            wait_until(lambda: any("has not answered" in line for line in child.errors), "the line that says so")
+            child.signal(signal.SIGTERM)
+            assert child.wait() == 143
+    finally:
+        sound_server.thaw()
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     with Broker(tmp_path) as found:

@@ -21,10 +21,11 @@ from detector.cli_doctor import doctor
 from detector.doctor.access import check_access
 from detector.doctor.examination import Examination
 from detector.doctor.finding import Finding, exit_code, ok, problem, warning
-from detector.doctor.programs import answer, within
+from detector.doctor.programs import answer
 from detector.doctor.roots import Roots
 from detector.errors import DeviceError
 from detector.messages import Samples
+from detector.microphone.patience import within
 from detector.sources import read_sound
 from tests.detector.doctor.conftest import Program, write
 from tests.sound_server import SoundServer

@@ -196,6 +196,20 @@ def test_a_server_that_freezes(sound_server: SoundServer, listen: Listen) -> Non
     listening.end()
 
 
+def test_a_server_that_is_frozen_at_first_holds_nobody_up(sound_server: SoundServer, listen: Listen) -> None:
+    sound_server.freeze()
+    try:
+        listening = listen(impatient=True)
+        away = listening.until("condition", name="waiting", active=True)
+        assert "has not answered" in away["detail"]
+        assert listening.ask("figures")["is_stuck"]
+    finally:
+        sound_server.thaw()
+    listening.until("condition", name="waiting", active=False)
+    listening.until("sound")
+    listening.end()
+
+
 def test_opening_and_closing_leaves_nothing_behind(listen: Listen) -> None:
     listening = listen()
     listening.until("sound")
