@@ -22,7 +22,7 @@ def devices(*, as_json: bool) -> None:
     holds may be missing.
     """
     from detector.microphone import portaudio
-    from detector.microphone.devices import rates_of
+    from detector.microphone.devices import NO_INPUT_ADVICE, rates_of
     from detector.microphone.open_device import list_devices
 
     with portaudio.quiet():
@@ -31,7 +31,7 @@ def devices(*, as_json: bool) -> None:
         print_json([_facts(device, rates) for device, rates in found])
         return
     if not found:
-        tell("no input can be opened: connect a microphone, or start the sound server")
+        tell(f"no input can be opened: {NO_INPUT_ADVICE}")
     for device, rates in found:
         click.echo(f"{device.id}{' (the default)' if device.is_default else ''}")
         if device.is_hardware:

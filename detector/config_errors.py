@@ -74,9 +74,10 @@ def _unknown(key: Key, layers: Layers) -> str:
     around = "".join(f"{part}." for part in key[:-1] if isinstance(part, str))
     everywhere = list(known_keys())
     near = nearest(name, siblings)
+    elsewhere = [k for k in everywhere if k.rpartition(".")[2] == name.lower()]
     meant = (
         (around + near if near else None)
-        or next((k for k in everywhere if k.rpartition(".")[2] == name.lower()), None)
+        or (elsewhere[0] if elsewhere and (len(elsewhere) == 1 or not around) else None)
         or (None if around else nearest(name, everywhere))
     )
     if meant is None:

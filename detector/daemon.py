@@ -138,9 +138,10 @@ class Service:
     def _mode(self, work: Workplace, *, is_waiting: bool) -> Mode:
         if work.is_paused:
             return "paused"
-        # A sound system that has not answered for long is no device that is away: only a new process may help.
-        is_stuck = work.engine is not None and getattr(work.engine.source, "is_stuck", False)
-        return "waiting" if is_waiting and not is_stuck else "listening"
+        # A device that gives nothing, or a sound system that does not answer, is not away: a new process may help.
+        if is_waiting:
+            return "stuck" if work.figures.is_stuck else "waiting"
+        return "listening"
 
     def _tell_health(self, work: Workplace) -> None:
         """Tell how the service is, at times that do not drift."""

@@ -66,6 +66,17 @@ def test_what_is_heard_live_is_what_replay_hears_of_it(sound_server: SoundServer
         assert events(child.records) == events([json.loads(line) for line in done.stdout.splitlines()])
 
 
+def test_a_sound_server_that_hangs_at_the_start_is_told_and_holds_up_no_end(sound_server: SoundServer) -> None:  # noqa: F811
+    sound_server.freeze()
+    try:
+        with Child("--device", "mic", environment=sound_server.env) as child:
+            wait_until(lambda: any("has not answered" in line for line in child.errors), "the line that says so")
+            child.signal(signal.SIGTERM)
+            assert child.wait() == 143
+    finally:
+        sound_server.thaw()
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     with Broker(tmp_path) as found:
@@ -75,8 +86,8 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 class Station:
     """The service with all its sinks, and somebody who plays the scene again and again."""
 
-    def __init__(self, child: Child, server: SoundServer, watcher: Watcher, folder: Path) -> None:
-        self.child, self.server, self.watcher, self.folder = child, server, watcher, folder
+    def __init__(self, child: Child, server: SoundServer, watcher: Watcher, notify: NotifySocket, folder: Path) -> None:
+        self.child, self.server, self.watcher, self.notify, self.folder = child, server, watcher, notify, folder
 
     def keeps_detecting(self) -> None:
         """Play the scene until another sound has been reported."""
@@ -130,18 +141,32 @@ def station(sound_server: SoundServer, relay: Relay, broker: Broker, tmp_path: P
         service(config, notify=notify, watchdog_s=4, environment=sound_server.env) as child,
     ):
         notify.wait_for("READY=1")
-        yield Station(child, sound_server, watcher, tmp_path)
+        yield Station(child, sound_server, watcher, notify, tmp_path)
 
 
 def fault_server_killed(station: Station) -> None:
     station.server.kill()
     station.wait_for_state("waiting", active=True)
     station.watcher.wait_for("snn-detect/test/mic/status", "offline")
+    fed = station.notify.count("WATCHDOG=1")
+    wait_until(lambda: station.notify.count("WATCHDOG=1") >= fed + 2, "signs of life while it waits")
     station.server.restart()
     station.wait_for_state("waiting", active=False)
     station.watcher.wait_for("snn-detect/test/mic/status", "online")
     station.keeps_detecting()
     assert [g["cause"] for g in station.child.of("gap")].count("device") == 1
+
+
+def fault_server_frozen(station: Station) -> None:
+    """Stall the capture though nothing is away: systemd is not told that all is well, not even once it is known."""
+    station.server.freeze()
+    station.wait_for_state("waiting", active=True)
+    before = station.notify.count("WATCHDOG=1")
+    time.sleep(6)  # more than the watchdog's patience
+    assert station.notify.count("WATCHDOG=1") == before
+    station.server.thaw()
+    station.wait_for_state("waiting", active=False)
+    station.keeps_detecting()
 
 
 def fault_stopped_for_ten_seconds(station: Station) -> None:
@@ -187,6 +212,7 @@ def fault_twenty_times_off_and_on(station: Station) -> None:
 
 FAULTS: list[Callable[[Station], None]] = [
     fault_server_killed,
+    fault_server_frozen,
     fault_stopped_for_ten_seconds,
     fault_configuration_broken,
     fault_twenty_times_off_and_on,

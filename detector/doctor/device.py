@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from detector.doctor.finding import SETTINGS, UNAVAILABLE, Finding, ok, problem, skipped, warning
-from detector.doctor.programs import within
 from detector.errors import ConfigError, DetectorError
 from detector.microphone import portaudio
 from detector.microphone.cards import Card
 from detector.microphone.devices import Device, check_wish, choose_channels, rates_of
 from detector.microphone.open_device import find_device
+from detector.microphone.patience import within
 from detector.settings import Audio
 
 SYSTEM: Final = "PortAudio"

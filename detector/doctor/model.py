@@ -31,10 +31,14 @@ def check_model(settings: Settings) -> tuple[Detector | None, Finding]:
         return None, problem(NAME, str(error), advice, SETTINGS)
     manifest = detector.manifest
     latency_ms = 1000 * manifest.latency_samples / detector.sample_rate_hz
+    frame_ms = 1000 * manifest.features.hop_length / detector.sample_rate_hz
+    mean_ms = frame_ms * max(c.decoder.smoothing_frames for c in manifest.classes)
+    high_ms = frame_ms * max(c.decoder.min_on_frames for c in manifest.classes)
     return detector, ok(
         NAME,
         f"{manifest.name}-{manifest.version}, sha256 {detector.sha256[:_DIGITS]}, {len(detector.labels)} sounds, "
-        f"arithmetic verified, knows of a sound after {latency_ms:g} ms ({detector.path})",
+        f"arithmetic verified; scores know of a sound after {latency_ms:g} ms, and it is told once their mean over "
+        f"{mean_ms:g} ms has been high for {high_ms:g} ms ({detector.path})",
     )
 
 

@@ -17,7 +17,8 @@ _SURE_BYTES: Final = 4096
 
 def configure(level: int = logging.INFO) -> None:
     """Lead the messages of the whole package to standard error; those of other libraries from warnings on."""
-    descriptor = standard_error()
+    # Its own: sounddevice leads the usual one to nowhere while PortAudio starts, which may hang.
+    descriptor = os.dup(standard_error())
     handler = _Lines(descriptor, for_journal=_is_journal(descriptor))
     root = logging.getLogger()
     for old in root.handlers[:]:

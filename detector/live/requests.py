@@ -34,9 +34,10 @@ class Requests:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Take the signals over, but for one that the parent had ignored (as nohup does)."""
+        """Take the signals over, but for an end that the parent had ignored (as shells do in the background)."""
         for number in self._numbers:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            is_end = number in (signal.SIGINT, signal.SIGTERM)
+            if not is_end or signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

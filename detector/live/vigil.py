@@ -9,7 +9,8 @@ from typing import Final, Literal, TypeAlias
 from detector.live.tally import Tally
 from detector.notify import Notifier
 
-Mode: TypeAlias = Literal["listening", "waiting", "paused"]
+Mode: TypeAlias = Literal["listening", "waiting", "paused", "stuck"]
+"""Stuck: no sound comes though the device is not away."""
 _PATIENCE_S: Final = 20.0
 """Seconds of knowing that there is no device after which the service counts as started."""
 _STATUS_S: Final = 10.0
@@ -36,14 +37,15 @@ class Vigil:
     def turned(self, mode: Mode, line: Callable[[], str]) -> None:
         """Take notice of a turn of the service; ``line`` says in words how it is."""
         now = time.monotonic()
-        worked = self._tally.frames > self._frames and self._tally.heard_s > self._heard_s
+        has_new = self._tally.frames > self._frames and self._tally.heard_s > self._heard_s
+        worked = has_new and mode != "stuck"  # the rest of the sound from before is no sign of life
         self._frames, self._heard_s = max(self._frames, self._tally.frames), self._tally.heard_s
-        is_idle = mode != "listening"
+        is_idle = mode in {"waiting", "paused"}
         if not self.is_ready and (worked or (is_idle and now - self._began_s >= _PATIENCE_S)):
             self.is_ready, self._mode = True, None
             self._notifier.ready()
         if worked or is_idle:
             self._notifier.watchdog()
-        if (self.is_ready or is_idle) and (mode != self._mode or now >= self._status_at_s + _STATUS_S):
+        if (self.is_ready or mode != "listening") and (mode != self._mode or now >= self._status_at_s + _STATUS_S):
             self._status_at_s, self._mode = now, mode
             self._notifier.status(line())

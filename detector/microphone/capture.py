@@ -28,6 +28,10 @@ _STEADY_S: Final = 30.0
 """A device that stayed so long is tried again soon when it goes."""
 
 
+class _StalledError(DeviceError):
+    """A device is open and gives nothing."""
+
+
 class Stream(Protocol):
     """A device that is open and running; methods raise DeviceError where it is lost."""
 
@@ -63,6 +67,8 @@ class Capture(threading.Thread):
         """Whether it has told that it waits for the device."""
         self._cause: Cause | None = None
         self.had_sound: bool = before is not None and before.had_sound
+        self.is_stalled = False
+        """Whether the device was there the last time, but gave no sound: that is no device to be waited for."""
         self.format: StreamFormat | None = None
         """That of the stream that gives sound now; None while there is none."""
         self.calls = 0
@@ -92,10 +98,17 @@ class Capture(threading.Thread):
 
     def _listen(self) -> None:
         """Read one stream until it is lost or the thread is stopped; raises DeviceError."""
-        with self._call():
-            stream = self._open()
+        try:
+            with self._call():
+                stream = self._open()
+        except DetectorError:
+            self.is_stalled = False
+            raise
         try:
             self._read(stream)
+        except _StalledError:
+            self.is_stalled = True
+            raise
         finally:
             with self._call():
                 stream.close()
@@ -117,7 +130,7 @@ class Capture(threading.Thread):
                 self._pass_on(stream, available)
                 fed_s = looked_s
             elif looked_s - fed_s > _NO_FRAMES_S:
-                raise DeviceError(f"no sound comes from {stream.format.device}")
+                raise _StalledError(f"no sound comes from {stream.format.device}")
             else:
                 missing_s = (block_frames - available) / stream.format.rate_hz
                 time.sleep(max(_SHORTEST_NAP_S, missing_s))
@@ -142,6 +155,7 @@ class Capture(threading.Thread):
         self.format = stream_format
         self.opened += 1
         self.had_sound = True
+        self.is_stalled = False
         if self.is_waiting:
             self.is_waiting = False
             self._queue.put(Condition("waiting", active=False, detail=f"listening to {stream_format.device}"))

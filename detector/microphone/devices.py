@@ -15,6 +15,10 @@ from detector.errors import ConfigError, DeviceError
 from detector.microphone.cards import Card
 from detector.microphone.portaudio import Input
 
+NO_INPUT_ADVICE: Final = (
+    "connect a microphone, or start the sound server (PulseAudio also needs Debian's package libasound2-plugins, "
+    "PipeWire pipewire-alsa)"
+)
 DEFAULT: Final = "mic"
 RATES_HZ: Final = (48000, 44100, 32000, 16000, 8000, 96000)
 """Tried in this order where the device has no rate of its own, or cannot be opened at it."""
@@ -176,7 +180,7 @@ def _absent(wish: str, devices: Sequence[Device], cards: Sequence[Card]) -> str:
             f"{what}, and no input can be opened, though there are the cards {titles}: "
             "another program holds them, or this user is not in the group audio"
         )
-    return f"{what}, nor any other input: connect a microphone, or start the sound server"
+    return f"{what}, nor any other input: {NO_INPUT_ADVICE}"
 
 
 def _listed(devices: Sequence[Device], link: str = ", ") -> str:

@@ -66,6 +66,8 @@ class Figures:
     """Mean of the samples, full scale is 1."""
     queue_depth: float
     """Share of the buffer that is filled, 0 to 1."""
+    is_stuck: bool = False
+    """Whether no sound comes though the device is not away; a new process may help."""
 
 
 class LiveSource(Protocol):

@@ -206,7 +206,22 @@ def _load() -> Any:
     for library, function in _TALKATIVE:
         with contextlib.suppress(OSError, AttributeError):
             getattr(ctypes.CDLL(library, mode=os.RTLD_LAZY | os.RTLD_NOLOAD), function)(silence)
+    _hush()
     return module
+
+
+def _hush() -> None:
+    """Lead what C libraries print on their standard error to nowhere, and nobody else's lines.
+
+    Debian's PortAudio prints each step at which it fails, some lines for every microphone that is
+    unplugged; the errors that it returns say the same. Python and crashes write to the descriptor
+    itself, which stays as it is.
+    """
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    with contextlib.suppress(ValueError):  # a C library that has no such variable
+        stream = ctypes.c_void_p.in_dll(libc, "stderr")
+        stream.value = libc.fopen(os.fsencode(os.devnull), b"we") or stream.value
 
 
 def _line(error: BaseException) -> str:

@@ -16,12 +16,15 @@ from detector.microphone.checks import Checks
 from detector.microphone.levels import Level
 from detector.microphone.news import Cause, Condition, ConditionName, Figures, Lost, News, Sound
 from detector.microphone.open_device import Opener
+from detector.microphone.patience import within
 from detector.microphone.run import Run, clean_samples
 from detector.microphone.supervisor import Supervisor
 from detector.microphone.timeline import Timeline
 from detector.settings import Audio
 
 _CLOSE_S: Final = 1.0
+_START_S: Final = 3.0
+"""For a sound system to start in: whoever waits for one that hangs hears no signal."""
 
 
 class Microphone:
@@ -40,7 +43,7 @@ class Microphone:
         if opener is None:
             opener = Opener(audio)
             with contextlib.suppress(DeviceError):  # a sound system that does not start is waited for
-                portaudio.load()
+                within(_START_S, portaudio.load, "the sound system")
         self._queue = BlockQueue(audio.buffer_s)
         self._supervisor = Supervisor(opener, self._queue)
         self._timeline = Timeline()
@@ -75,6 +78,7 @@ class Microphone:
             peak_dbfs=level.peak_dbfs,
             dc=level.dc,
             queue_depth=self._queue.depth,
+            is_stuck=self._supervisor.is_stuck,
         )
 
     def take(self, timeout_s: float) -> list[News] | None:

@@ -37,6 +37,13 @@ class Supervisor:
         return None if self._capture in self._abandoned else self._capture.format
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether the device is no help though it is not away: it gives nothing, or a call does not come back."""
+        if self.format is not None:
+            return False
+        return self._capture.is_stalled or any(c.is_alive() for c in self._abandoned)
+
+    @property
     def overruns(self) -> int:
         """How many times the device's buffer has run over."""
         return self._capture.overruns

@@ -43,7 +43,7 @@ class CommandSink(LiveSink):
         self.types = frozenset(settings.types)
         self.labels = frozenset(settings.labels) or None
         self._settings = settings
-        self._name = f"command {settings.argv[0]}"
+        self._name = settings.argv[0]
 
     def write(self, record: Record) -> None:
         """Run the program to its end.

@@ -97,7 +97,7 @@ class MqttSink(LiveSink):
             self._told.clear()
             return
         if self._told and trouble.is_refusal not in self._told:
-            _log.warning("%s", trouble.text)  # whoever calls tells the first trouble only, be it an absence
+            _log.warning("mqtt: %s", trouble.text)  # whoever calls tells the first trouble only, be it an absence
         self._told.add(trouble.is_refusal)
         raise TryAgainError(trouble.text)
 
@@ -107,7 +107,7 @@ class MqttSink(LiveSink):
             farewell = self._states.farewell()
         self._link.stop(farewell, _LEAVE_S)
         if left := self._outbox.traffic.waiting:
-            _log.warning("%s: %d messages were never taken by the broker", self._topics.base, left)
+            _log.warning("mqtt: %s: %d messages were never taken by the broker", self._topics.base, left)
 
     def topics(self) -> list[str]:
         """Return what to subscribe to."""

@@ -149,7 +149,7 @@ class Link:
 
     def _welcome(self, session: Session) -> None:
         if self._connections == 0:
-            _log.info("%s:%d: connected", *self._where)
+            _log.info("mqtt: %s:%d: connected", *self._where)
         self._connections += 1
         self._trouble = None
         self._is_connected = True
@@ -164,7 +164,7 @@ class Link:
             self._listener.received(message)
         for topic in set(session.denied) - self._denied:
             self._denied.add(topic)
-            _log.warning("%s:%d: may not read %s; change the access rules", *self._where, topic)
+            _log.warning("mqtt: %s:%d: may not read %s; change the access rules", *self._where, topic)
         if self._outbox.is_behind:
             self._listener.caught_up()
 

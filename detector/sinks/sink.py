@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -33,6 +34,8 @@ class LiveSink:
     """Types of records to be given; None for all."""
     labels: frozenset[str] | None = None
     """Labels of sounds to be given; None for all. Records without a label are not asked for it."""
+    longest_pause_s: float = math.inf
+    """The longest pause between two tries that this sink needs; the worker has a longest one of its own."""
 
     def open(self) -> None:
         """Prepare to write, in the worker's thread; raises TryAgainError to be opened again after a pause."""

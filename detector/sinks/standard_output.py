@@ -18,7 +18,7 @@ _PATIENCE_S: Final = 0.5
 _SURE_BYTES: Final = 4096
 """What a pipe takes at once, without waiting, when it says that it takes anything (PIPE_BUF)."""
 
-_STALLED: Final = "standard output: its reader has stalled; records wait, the oldest are dropped when it takes too long"
+_STALLED: Final = "its reader has stalled; records wait, the oldest are dropped when it takes too long"
 
 
 class StandardOutput(LiveSink):
@@ -28,6 +28,9 @@ class StandardOutput(LiveSink):
     streams, held by a thread that waits, would keep the interpreter from ending. It is not made
     non-blocking, since whoever shares the terminal would find it so.
     """
+
+    longest_pause_s = 2.0
+    """A try costs nothing, and whoever reads again wants to see at once what has waited."""
 
     def __init__(self, settings: Stdout, descriptor: int | None = None) -> None:
         """Write to ``descriptor``; left out: that of ``sys.stdout``."""
@@ -83,7 +86,7 @@ class StandardOutput(LiveSink):
             except (BrokenPipeError, ConnectionResetError):
                 self._say_farewell()
             except OSError as error:
-                return f"standard output: cannot be written to ({error.strerror}); records wait"
+                return f"cannot be written to ({error.strerror}); records wait"
             self._rest = self._rest[sent:]
         return None
 
@@ -99,7 +102,7 @@ class StandardOutput(LiveSink):
     def _say_farewell(self) -> NoReturn:
         self.reader_has_gone = True
         self._rest = b""
-        raise DetectorError("standard output: its reader has gone; what comes now is not written there")
+        raise DetectorError("its reader has gone; what comes now is not written there")
 
 
 class _Lines(Protocol):

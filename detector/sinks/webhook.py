@@ -119,7 +119,7 @@ def _check_url(url: str) -> str:
         raise ConfigError(f"webhook url: {error}") from error
     if not parts.hostname or parts.username is not None:
         raise ConfigError("webhook url: must be http(s)://HOST/PATH; a user's name or password cannot be in it")
-    return f"webhook {parts.hostname}{f':{port}' if port else ''}"
+    return f"{parts.hostname}{f':{port}' if port else ''}"
 
 
 def _opener(settings: Webhook) -> OpenerDirector:

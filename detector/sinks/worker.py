@@ -157,7 +157,7 @@ class SinkWorker:
         with self._changed:
             closing = self._closing_by is not None
             self._rests_until = time.monotonic() + (_LAST_PAUSE_S if closing else self._pause_s)
-        self._pause_s = min(2 * self._pause_s, _PAUSE_S[1])
+        self._pause_s = min(2 * self._pause_s, _PAUSE_S[1], self._sink.longest_pause_s)
 
     def _sleep(self) -> None:
         """Wait until the next try is due."""

@@ -146,6 +146,8 @@ def test_variables_that_are_no_settings_are_left_alone(file: Path, monkeypatch: 
         ("[audio]\ndevise = 'x'", "audio.devise: no such key; did you mean audio.device?"),
         ("device = 'x'", "device: no such key; did you mean audio.device?"),
         ("[Audio]\ndevice = 'x'", "Audio: no such key; did you mean audio?"),
+        ("[audio]\nthresholds = {}", "audio.thresholds: no such key; did you mean listening.thresholds?"),
+        ("[clips]\npath = '/x'", "clips.path: no such key; known here are directory, labels, pre_roll_s"),
         ("[audio]\nzzz = 1", "audio.zzz: no such key; known here are device, source, channel, rate_hz, buffer_s"),
         (
             "[audio]\nchannel = 'rigth'",

@@ -166,6 +166,20 @@ def test_a_reload_that_fails_changes_nothing(
     assert words in status["detail"]
 
 
+def test_a_service_reloads_under_nohup_too(config: Path, notify: NotifySocket) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does, and children inherit
+    try:
+        with service(config, notify=notify) as child:
+            child.play(QUIET)
+            notify.wait_for("READY=1")
+            child.signal(signal.SIGHUP)
+            child.wait_for_records(lambda _: ("reloaded", True) in child.states(), "reloaded")
+            child.signal(signal.SIGTERM)
+            assert child.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_reload_of_the_model_closes_events_and_goes_on(config: Path, lively: Lively, notify: NotifySocket) -> None:  # noqa: F811
     clip, thresholds = lively
     with service(config, notify=notify) as child:

@@ -21,10 +21,11 @@ from detector.cli_doctor import doctor
 from detector.doctor.access import check_access
 from detector.doctor.examination import Examination
 from detector.doctor.finding import Finding, exit_code, ok, problem, warning
-from detector.doctor.programs import answer, within
+from detector.doctor.programs import answer
 from detector.doctor.roots import Roots
 from detector.errors import DeviceError
 from detector.messages import Samples
+from detector.microphone.patience import within
 from detector.sources import read_sound
 from tests.detector.doctor.conftest import Program, write
 from tests.sound_server import SoundServer
@@ -91,6 +92,7 @@ def test_a_healthy_machine_with_everything(sound_server: SoundServer, music: Pat
     assert "2 channels" in found["microphone"]["found"]
     assert states["levels"] in {"ok", "warning"}, found["levels"]
     assert not (tmp_path / "events.db").exists()
+    assert "it is told once their mean over" in found["model"]["found"]
 
 
 def test_a_silent_microphone_does_not_look_healthy(sound_server: SoundServer) -> None:

@@ -16,6 +16,6 @@ def test_nothing_grows_and_nothing_drifts() -> None:
     found = json.loads(done.stdout)
     assert found["hours"] == 0.2
     assert found["good"] == dict.fromkeys(("memory", "descriptors", "threads", "scores", "sinks"), True)
-    assert found["compared_frames"] >= 5
+    assert found["compared_frames"] >= 500  # of 1200
     assert found["events"] > 20
     assert found["sinks"]["database"]["written"] >= 2 * found["events"]

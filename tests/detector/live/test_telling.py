@@ -55,6 +55,18 @@ def test_only_sound_that_was_judged_feeds_the_watchdog(notify: NotifySocket) -> 
     assert len(notify.messages) == 4
 
 
+def test_a_stuck_device_is_no_sign_of_life_whatever_is_left_of_its_sound(notify: NotifySocket) -> None:
+    tally = Tally()
+    watch = vigil(notify, tally)
+    tally.add(800, 16000, 1, 1000)
+    watch.turned("listening", lambda: "mic ok")
+    notify.wait_for("WATCHDOG=1")
+    tally.add(100, 16000, 1, 1000)
+    watch.turned("stuck", lambda: "no sound comes")
+    notify.wait_for("STATUS=no sound comes")
+    assert notify.count("WATCHDOG=1") == 1
+
+
 @pytest.mark.parametrize("mode", ["waiting", "paused"])
 def test_who_knows_that_nothing_comes_is_alive_and_ready_after_a_while(
     notify: NotifySocket, mode: str, monkeypatch: pytest.MonkeyPatch

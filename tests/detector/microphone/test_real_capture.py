@@ -104,6 +104,8 @@ def test_a_server_that_is_killed_and_comes_back(sound_server: SoundServer, liste
     check_positions(heard)
     for wave in (first, second):
         assert likeness(heard["samples"], wave)[0] > 0.99
+    assert listening.process.stderr is not None
+    assert listening.process.stderr.read() == ""  # PortAudio has something to print of each loss
 
 
 def check_positions(heard: Heard) -> None:
@@ -191,6 +193,20 @@ def test_a_server_that_freezes(sound_server: SoundServer, listen: Listen) -> Non
     while listening.ask("census")["python_threads"] > threads:
         assert time.monotonic() < deadline
         time.sleep(0.5)
+    listening.end()
+
+
+def test_a_server_that_is_frozen_at_first_holds_nobody_up(sound_server: SoundServer, listen: Listen) -> None:
+    sound_server.freeze()
+    try:
+        listening = listen(impatient=True)
+        away = listening.until("condition", name="waiting", active=True)
+        assert "has not answered" in away["detail"]
+        assert listening.ask("figures")["is_stuck"]
+    finally:
+        sound_server.thaw()
+    listening.until("condition", name="waiting", active=False)
+    listening.until("sound")
     listening.end()
 
 

@@ -97,7 +97,7 @@ def test_a_failure_is_told_with_the_end_of_its_output(tmp_path: Path) -> None:
 
 
 def test_a_program_ended_by_a_signal() -> None:
-    with pytest.raises(DetectorError, match="command /bin/sh: ended by SIGSEGV"):
+    with pytest.raises(DetectorError, match=r"^/bin/sh: ended by SIGSEGV"):
         sink_for("/bin/sh", "-c", "kill -SEGV $$").write(onset())
 
 
@@ -167,13 +167,14 @@ def test_what_a_program_leaves_running_does_not_hold_it(tmp_path: Path) -> None:
 
 def test_failures_are_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    worker = SinkWorker("command", sink_for(script(tmp_path, 'test "$SNN_DETECT_RECORD_SEQ" -ge 3'), types=("onset",)))
+    program = script(tmp_path, 'test "$SNN_DETECT_RECORD_SEQ" -ge 3')
+    worker = SinkWorker("command", sink_for(program, types=("onset",)))
     for number in range(5):
         worker.submit(onset(number=number) | {"seq": number})
     worker.begin_close(60)
     assert worker.join()
     assert (worker.counts.written, worker.counts.failed) == (2, 3)
-    assert [message.rpartition(": ")[2] for message in caplog.messages] == ["exit code 1", "works again"]
+    assert caplog.messages == [f"command: {program}: exit code 1", "command: works again"]
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:

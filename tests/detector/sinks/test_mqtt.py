@@ -365,7 +365,7 @@ def test_absence_is_told_once_and_its_end(tmp_path: Path, caplog: pytest.LogCapt
         with broker:
             wait_until(lambda: worker.counts.working, "the end of the trouble")
             assert connected(sink)
-            assert [r.message for r in caplog.records][1:] == [f"{where}: connected", "mqtt: works again"]
+            assert [r.message for r in caplog.records][1:] == [f"mqtt: {where}: connected", "mqtt: works again"]
 
 
 def test_pauses_grow_and_a_steady_connection_makes_them_short_again(monkeypatch: pytest.MonkeyPatch) -> None:

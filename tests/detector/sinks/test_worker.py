@@ -225,6 +225,17 @@ def test_ticks_come_during_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None
     assert sink.written == [1]
 
 
+def test_a_sink_whose_tries_cost_nothing_is_tried_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_PAUSE_S", (0.01, 3600.0))
+    sink = Sink()
+    sink.longest_pause_s = 0.02
+    sink.troubles = [TryAgainError("stalled") for _ in range(30)]  # doubled each time, the pauses would take years
+    worker = SinkWorker("test", sink)
+    submit(worker, 1)
+    wait_until(lambda: sink.written == [1], "the record")
+    close(worker)
+
+
 def test_a_tick_that_fails_is_told_until_one_succeeds(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     sink.tick_trouble = TryAgainError("cannot commit")
