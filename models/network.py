@@ -350,18 +350,29 @@ def _round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
     ``largest_input`` is in units of the input's own grid. Each output has a grid of its own: behind a
     slow synapse weights are a hundredth of those behind a fast one.
     """
-    weight, bias = layer.weight, layer.bias
-    units = weight.abs().flatten(1).sum(1) * largest_input
-    if bias is not None:
-        units = units + bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)
-    # One bit is left for what the rounding itself adds.
-    steps = torch.exp2(23 - torch.ceil(torch.log2(units.clamp(min=2.0**-40))))
+    units = _largest_sums(layer, largest_input)
+    steps = torch.exp2(24 - torch.ceil(torch.log2(units.clamp(min=2.0**-40))))
+    weight, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
+    while True:
+        layer.weight.copy_(torch.round(weight * _like(steps, weight)) / _like(steps, weight))
+        if bias is not None and layer.bias is not None:
+            layer.bias.copy_(torch.round(bias * steps) / steps)
+        # Rounding may have added the little that was left.
+        too_large = _largest_sums(layer, largest_input) * steps > 2**24
+        if not bool(too_large.any()):
+            break
+        steps = torch.where(too_large, steps / 2, steps)
     largest = weight.abs().flatten(1).amax(1) * steps
     if bool((largest < FEWEST_STEPS).logical_and(largest > 0).any()):
         raise ConfigError("weights are so many and so large that exact sums in float32 leave too few steps for them")
-    weight.copy_(torch.round(weight * _like(steps, weight)) / _like(steps, weight))
-    if bias is not None:
-        bias.copy_(torch.round(bias * steps) / steps)
+
+
+def _largest_sums(layer: nn.Conv2d | nn.Linear, largest_input: float) -> Tensor:
+    """Return the largest sum that each output can come to, in units of the input's grid."""
+    units = layer.weight.abs().flatten(1).double().sum(1) * largest_input
+    if layer.bias is not None:
+        units = units + layer.bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)
+    return units
 
 
 def _like(values: Tensor, weight: Tensor) -> Tensor:
