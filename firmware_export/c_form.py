@@ -92,7 +92,7 @@ def numbers(network: Network, form: Form) -> Numbers:
 
 _POINTS: Final = {
     "BAND_BITS": fixed.BAND_BITS,
-    "CEPSTRUM_BITS": fixed.CEPSTRUM_BITS,
+    "CEPSTRUM_BITS": fixed_front_end.CEPSTRUM_BITS,
     "SCORE_BITS": fixed.SCORE_BITS,
     "SIGMOID_STEP_BITS": fixed.SIGMOID_STEP_BITS,
     "SIGMOID_STEPS": fixed.SIGMOID_STEPS,
@@ -163,6 +163,7 @@ def _fixed_front_end(model: FixedPoint) -> dict[str, Array]:
         "mel_count": t.mel_count,
         "mel_weights": t.mel_weights,
         "logs": t.logs,
+        "silence": t.silence,
         "dct": t.dct,
     }
 

@@ -73,7 +73,7 @@ def tables(network: Network, given: Numbers) -> str:
     r, front = given.readout, dict(given.front_end)
     amplitude = "int32_t" if form.fixed_front_end else "snn_real"
     mel_weight = "uint16_t" if form.fixed_front_end else "snn_real"
-    logs = front.pop("logs", None)
+    own = {name: front.pop(name) for name in ("logs", "silence") if name in front}
     kinds = {"mel_first": "uint16_t", "mel_count": "uint16_t", "mel_weights": mel_weight}
     parts = [
         _origin(network, form) + '#include "snn_detect.h"\n\n',
@@ -81,7 +81,7 @@ def tables(network: Network, given: Numbers) -> str:
         f"const char snn_model_name[] = {c_text(f'{m.name}-{m.version}')};\n",
         f"const char snn_model_sha256[] = {c_text(network.sha256)};\n\n",
         *(c_array(kinds.get(name, amplitude), f"snn_{name}", values) for name, values in front.items()),
-        "" if logs is None else c_array("int32_t", "snn_logs", logs),
+        *(c_array("int32_t", f"snn_{name}", values) for name, values in own.items()),
         *(c_array("snn_cepstrum", f"snn_{name}", values) for name, values in given.encoder.items()),
         c_array("snn_band", "snn_to_bands", given.to_bands),
         *(_layer_tables(i, layer) for i, layer in enumerate(given.layers)),
@@ -217,7 +217,7 @@ extern const char snn_model_name[], snn_model_sha256[];
 #if SNN_FIXED_FRONT_END
 extern const int32_t snn_window[SNN_FRAME_LENGTH], snn_turns[SNN_N_FFT / 2][2], snn_dct[SNN_N_MELS][SNN_N_MFCC];
 extern const uint16_t snn_mel_weights[SNN_MEL_TERMS];
-extern const int32_t snn_logs[];
+extern const int32_t snn_logs[], snn_silence[SNN_N_MFCC];
 #else
 extern const snn_real snn_window[SNN_FRAME_LENGTH], snn_turns[SNN_N_FFT / 2][2], snn_dct[SNN_N_MELS][SNN_N_MFCC];
 extern const snn_real snn_mel_weights[SNN_MEL_TERMS];

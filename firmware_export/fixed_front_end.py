@@ -22,6 +22,7 @@ TURN_BITS: Final = 30
 MEL_BITS: Final = 15
 LOG_BITS: Final = 24
 LOG_STEPS: Final = 256
+CEPSTRUM_BITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,17 @@ class FrontEndTables:
     dct: Int64
     """(n_mels, n_mfcc)."""
     dct_bits: int
+    silence: Int64
+    """Cepstra of a frame of zeros, (n_mfcc,)."""
 
 
 def front_end_tables(p: MfccParams) -> FrontEndTables:
     """Return the integers of a front end; raises ManifestError, naming the key, for what does not fit."""
     if abs(p.preemphasis) > 1:
         raise ManifestError(f"features.preemphasis is {p.preemphasis}; in fixed point it must lie in [-1, 1]")
-    dct = dct_matrix(p)
-    dct_bits = TURN_BITS - max(0, math.ceil(math.log2(np.abs(dct).max())))
+    dct_bits = TURN_BITS - max(0, math.ceil(math.log2(np.abs(dct_matrix(p)).max())))
+    dct = to_points(dct_matrix(p), dct_bits)
+    nothing = to_point(math.log(p.log_floor or np.finfo(np.float64).eps), LOG_BITS)
     first, count, weights = mel_spans(p)
     half = p.n_fft // 2
     unit = math.log(half**2 / p.n_fft) - 2 * AMPLITUDE_BITS * math.log(2)
@@ -66,9 +70,10 @@ def front_end_tables(p: MfccParams) -> FrontEndTables:
         logs=to_points(np.log1p(np.arange(LOG_STEPS + 1) / LOG_STEPS), LOG_BITS),
         ln_2=to_point(math.log(2), LOG_BITS),
         log_unit=to_point(unit, LOG_BITS),
-        log_of_nothing=to_point(math.log(p.log_floor or np.finfo(np.float64).eps), LOG_BITS),
-        dct=to_points(dct, dct_bits),
+        log_of_nothing=nothing,
+        dct=dct,
         dct_bits=dct_bits,
+        silence=_silence(p, nothing, dct, dct_bits),
     )
 
 
@@ -88,6 +93,11 @@ def turns(params: MfccParams) -> NDArray[np.float64]:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
+def rounded(values: Int64, bits: int) -> Int64:
+    """Return whole numbers divided by 2**bits, halves up: what the C does by a sum and a shift."""
+    return np.asarray((values + (1 << (bits - 1))) >> bits, np.int64)
+
+
 def to_points(values: Any, bits: int) -> Int64:
     """Return numbers in units of 2**-bits, rounded."""
     return np.asarray(np.round(np.ldexp(np.asarray(values, np.float64), bits)), np.int64)
@@ -96,6 +106,13 @@ def to_points(values: Any, bits: int) -> Int64:
 def to_point(value: float, bits: int) -> int:
     """Return one number in units of 2**-bits, rounded."""
     return int(to_points(value, bits))
+
+
+def _silence(p: MfccParams, nothing: int, dct: Int64, dct_bits: int) -> Int64:
+    cepstra = rounded(nothing * dct.sum(axis=0), LOG_BITS + dct_bits - CEPSTRUM_BITS)
+    if p.append_energy:
+        cepstra[0] = rounded(np.array(nothing), LOG_BITS - CEPSTRUM_BITS)
+    return cepstra
 
 
 def _window(p: MfccParams) -> NDArray[np.float64]:

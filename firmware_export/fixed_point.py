@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from detector.errors import ManifestError
 from detector.manifest import EncoderParams
-from firmware_export.fixed_front_end import FrontEndTables, Int64, front_end_tables, to_point, to_points
+from firmware_export.fixed_front_end import CEPSTRUM_BITS, FrontEndTables, Int64, front_end_tables, to_point, to_points
 from firmware_export.model_reading import Layer, Network
 from firmware_export.quantise import Int8Weights, to_int8
 
-CEPSTRUM_BITS: Final = 16
 BAND_BITS: Final = 7
 """The bands matrix lies on this grid (``models.network.BAND_BITS``): its integers are exact."""
 MOST_LEVEL_BITS: Final = 22

@@ -1,6 +1,6 @@
 """What the fixed-point C reckons, in numpy: each room to the bit, for many frames at once.
 
-Shifts to the right round down, as in C on two's complement; ``_rounded`` rounds halves up. The event
+Shifts to the right round down, as in C on two's complement; ``rounded`` rounds halves up. The event
 decoder has no copy here: the runtime's own, fed with these scores and thresholds as fractions,
 decides alike, since a mean of whole numbers reaches a whole threshold in either form or in neither.
 """
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from detector.manifest import ClassSpec
 from firmware_export.fixed_front_end import (
     AMPLITUDE_BITS,
+    CEPSTRUM_BITS,
     LOG_BITS,
     LOG_STEPS,
     MEL_BITS,
     SAMPLE_BITS,
     TURN_BITS,
     Int64,
+    rounded,
 )
 from firmware_export.fixed_point import (
-    CEPSTRUM_BITS,
     FACTOR_BITS,
     LEVEL_WORD,
     SCORE_BITS,
@@ -54,7 +55,7 @@ def cepstra(model: FixedPoint, pcm: NDArray[np.int16]) -> Int64:
     frames = _frames(_emphasised(pcm.astype(np.int64), t.preemphasis), p.frame_length, p.hop_length)
     length = min(p.frame_length, p.n_fft)
     x = np.zeros((len(frames), p.n_fft), np.int64)
-    x[:, :length] = _rounded(frames[:, :length] * t.window[:length], TURN_BITS)
+    x[:, :length] = rounded(frames[:, :length] * t.window[:length], TURN_BITS)
     x, growth = _grown(x)
     power = _power_spectrum(_transform(x, t.turns), t.turns)
     energies = np.zeros((len(frames), p.n_mels), np.int64)
@@ -62,10 +63,10 @@ def cepstra(model: FixedPoint, pcm: NDArray[np.int16]) -> Int64:
     for band, (first, count) in enumerate(zip(t.mel_first, t.mel_count, strict=True)):
         energies[:, band] = _weighted(power[:, first : first + count], t.mel_weights[at : at + count]).sum(axis=1)
         at += count
-    mfcc = _rounded(_levels(model, energies, growth) @ t.dct, LOG_BITS + t.dct_bits - CEPSTRUM_BITS)
+    mfcc = rounded(_levels(model, energies, growth) @ t.dct, LOG_BITS + t.dct_bits - CEPSTRUM_BITS)
     if p.append_energy:
         total = _levels(model, power.sum(axis=1, keepdims=True), growth)
-        mfcc[:, 0] = _rounded(total[:, 0], LOG_BITS - CEPSTRUM_BITS)
+        mfcc[:, 0] = rounded(total[:, 0], LOG_BITS - CEPSTRUM_BITS)
     return mfcc
 
 
@@ -82,7 +83,7 @@ def encoded(model: FixedPoint, mfcc: Int64) -> Spikes:
             change, baseline = x - baseline, x
             planes[0::2], planes[1::2] = change >= t.thresholds, change <= -t.thresholds
             continue
-        baseline = _rounded(baseline * t.keep, FACTOR_BITS)
+        baseline = rounded(baseline * t.keep, FACTOR_BITS)
         change = x - baseline
         for level, d in enumerate(t.thresholds):
             up, down = change > d, -change > d
@@ -115,10 +116,6 @@ def decoder_classes(model: FixedPoint) -> tuple[ClassSpec, ...]:
 def as_fractions(scores: Int64) -> NDArray[np.float32]:
     """Return scores at their point as numbers in [0, 1], exactly."""
     return np.asarray(np.ldexp(scores.astype(np.float32), -SCORE_BITS), np.float32)
-
-
-def _rounded(values: Int64, bits: int) -> Int64:
-    return np.asarray((values + (1 << (bits - 1))) >> bits, np.int64)
 
 
 def _limited(values: Int64) -> Int64:
@@ -167,7 +164,7 @@ def _transform(x: Int64, turns: Int64) -> Int64:
         pairs = z.reshape(len(x), half // (2 * span), 2, span, 2)
         a, (br, bi) = pairs[:, :, 0], np.moveaxis(pairs[:, :, 1], -1, 0)
         wr, wi = turns[:: half // span][:span].T
-        t = np.stack([_rounded(br * wr - bi * wi, TURN_BITS), _rounded(br * wi + bi * wr, TURN_BITS)], axis=-1)
+        t = np.stack([rounded(br * wr - bi * wi, TURN_BITS), rounded(br * wi + bi * wr, TURN_BITS)], axis=-1)
         z = np.stack([(a + t) >> 1, (a - t) >> 1], axis=2).reshape(len(x), half, 2)
         span *= 2
     return z
@@ -180,7 +177,7 @@ def _power_spectrum(z: Int64, turns: Int64) -> Int64:
     (ar, ai), (br, bi) = np.moveaxis(z[:, k], -1, 0), np.moveaxis(z[:, half - k], -1, 0)
     er, ei, qr, qi = (ar + br) >> 1, (ai - bi) >> 1, (ai + bi) >> 1, (br - ar) >> 1
     wr, wi = turns[k].T
-    tr, ti = _rounded(qr * wr - qi * wi, TURN_BITS), _rounded(qr * wi + qi * wr, TURN_BITS)
+    tr, ti = rounded(qr * wr - qi * wi, TURN_BITS), rounded(qr * wi + qi * wr, TURN_BITS)
     power = np.empty((len(z), half + 1), np.int64)
     power[:, k] = (er + tr) ** 2 + (ei + ti) ** 2
     power[:, half - k] = (er - tr) ** 2 + (ei - ti) ** 2
@@ -228,9 +225,9 @@ def _fire(t: LayerTables, sums: Int64, level_bits: int) -> Spikes:
     for current, fired in zip((sums << t.shift[:, None]) + t.bias[:, None], spikes, strict=True):
         given = current
         if t.alpha is not None and t.offset is not None:
-            synapse = _limited(_rounded(synapse * t.alpha[:, None], FACTOR_BITS) + current)
+            synapse = _limited(rounded(synapse * t.alpha[:, None], FACTOR_BITS) + current)
             given = _limited(synapse + t.offset[:, None])
-        u = _limited(_rounded(mem * beta, FACTOR_BITS) + given)
+        u = _limited(rounded(mem * beta, FACTOR_BITS) + given)
         fired[:] = u > threshold
         mem = u - threshold * fired.astype(np.int64)
     return spikes
@@ -241,7 +238,7 @@ def _scores(model: FixedPoint, spikes: Int64) -> Int64:
     sums = spikes @ r.weight.values.astype(np.int64).T
     scores, level = np.empty(sums.shape, np.int64), np.zeros(sums.shape[1], np.int64)
     for current, row in zip((sums << r.shift) + r.bias, scores, strict=True):
-        level = _limited(_rounded(level * r.beta, FACTOR_BITS) + current)
+        level = _limited(rounded(level * r.beta, FACTOR_BITS) + current)
         row[:] = _sigmoid(r.sigmoid, level, model.level_bits)
     return scores
 
@@ -250,5 +247,5 @@ def _sigmoid(table: Int64, level: Int64, level_bits: int) -> Int64:
     shift = level_bits - SIGMOID_STEP_BITS
     size = np.minimum(np.abs(level), (SIGMOID_STEPS << shift) - 1)
     at, part = size >> shift, size & ((1 << shift) - 1)
-    score = table[at] + _rounded((table[at + 1] - table[at]) * part, shift)
+    score = table[at] + rounded((table[at + 1] - table[at]) * part, shift)
     return np.asarray(np.where(level < 0, (1 << SCORE_BITS) - score, score), np.int64)

@@ -37,12 +37,16 @@ static int windowed(const snn_mfcc *s, int32_t *x, int *growth)
 {
     const size_t length = SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT;
     uint32_t any = 0;
+    size_t leading = 0;
+    while (leading < length && s->pending[leading] == 0)
+        leading++;
+    if (leading == length)
+        return 0;
     for (size_t i = 0; i < length; i++) {
         x[i] = rounded((int64_t)s->pending[i] * snn_window[i], TURN_BITS);
         any |= (uint32_t)(x[i] < 0 ? -x[i] : x[i]);
     }
     memset(x + length, 0, (SNN_N_FFT + 2 - length) * sizeof *x);
-    *growth = 0;
     if (!any)
         return 0;
     *growth = SNN_AMPLITUDE_BITS - 1 - top_bit(any);
@@ -168,10 +172,12 @@ void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
     int32_t *x = s->work;
     int64_t sums[SNN_N_MFCC] = {0};
     int growth;
-    if (windowed(s, x, &growth)) { /* the powers of zeros are zeros */
-        transform(x);
-        power_spectrum(x);
+    if (!windowed(s, x, &growth)) { /* every band is as loud as nothing: these cepstra are a table */
+        memcpy(mfcc, snn_silence, sizeof snn_silence);
+        return;
     }
+    transform(x);
+    power_spectrum(x);
     const uint16_t *weight = snn_mel_weights;
     for (size_t band = 0; band < SNN_N_MELS; band++) {
         uint64_t energy = 0;

@@ -25,7 +25,8 @@ from firmware_export import fixed_reference
 from firmware_export.c_export import export_c
 from firmware_export.c_form import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
 from firmware_export.cli import cli
-from firmware_export.fixed_point import CEPSTRUM_BITS, fixed_point
+from firmware_export.fixed_front_end import CEPSTRUM_BITS
+from firmware_export.fixed_point import fixed_point
 from firmware_export.host import Host, build, from_pcm, to_pcm
 from firmware_export.model_reading import read_network
 from firmware_export.onnx_export import build_manifest, export

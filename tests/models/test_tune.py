@@ -54,9 +54,10 @@ def test_the_shortest_average_that_finds_as_many_is_taken() -> None:
     assert [s.recall.hits for s in settings] == [0, 4, 4]
     chosen = pick(settings)
     assert chosen.smoothing_frames == 4
-    # Frame 10 begins at 4000; the average meets the threshold with its fourth frame, the event two frames later.
+    # Frame 10 begins at 4000; the average meets the threshold with its fourth frame, the event when it has held.
     threshold = chosen.choices[LABELS.index("guitar")].threshold
-    frames = 10 + int(np.ceil(threshold / 0.9 * 4)) - 1 + 2
+    held = manifest.classes[LABELS.index("guitar")].decoder.min_on_frames - 1
+    frames = 10 + int(np.ceil(threshold / 0.9 * 4)) - 1 + held
     expected = (frames * 400 + 800 - 4000) / 16000
     assert chosen.delays_s.tolist() == [expected] * 4
     assert "known after" in str(chosen)
