@@ -177,7 +177,10 @@ def test_snntorch_reads_a_file_and_spikes_the_same(tmp_path: Path) -> None:
 
 
 def test_snntorch_takes_the_shipped_models_neurons_for_what_the_runtime_runs() -> None:
-    """Its reading of tau, its equation; the threshold is subtracted by hand, since no reset of its own is ours."""
+    """Its reading of tau, its equation; the threshold is subtracted by hand, since no reset of its own is ours.
+
+    It reads no potential that neurons leak to, which is what a bias behind a synapse is: those are left out.
+    """
     model = load_model()
     graph = build_graph(read_network(default_model_path()), SNNTORCH_DT_S)
     spikes = encoded(model.manifest, comparison_sound((DEMO,), model.manifest.features.sample_rate_hz))[:400]
@@ -185,7 +188,9 @@ def test_snntorch_takes_the_shipped_models_neurons_for_what_the_runtime_runs() -
     layers = {
         name: import_from_nir(chain(graph.nodes[name], shape=unit.threshold.shape))
         for name, unit in runner.spiking.items()
+        if not np.any(graph.nodes[name].v_leak)
     }
+    assert {"conv2", "conv3", "dense"} <= layers.keys()
     neurons = {name: _without_reset(layer.n0) for name, layer in layers.items()}
     state: dict[str, Any] = dict.fromkeys(neurons)
     total = 0
@@ -197,7 +202,7 @@ def test_snntorch_takes_the_shipped_models_neurons_for_what_the_runtime_runs() -
             state[name] = (*kept[:-1], kept[-1] - fired * neuron.threshold)
             np.testing.assert_array_equal(fired.detach().numpy().ravel(), wanted[name])
             total += int(wanted[name].sum())
-    assert total > 50_000
+    assert total > 10_000
 
 
 def _without_reset(read: Any) -> Any:
