@@ -218,7 +218,7 @@ def test_a_stalled_reader_stops_neither_the_sinks_nor_the_end(config: Path, live
     database = config.with_name("events.db")
     with service(config, reads_stdout=False) as child:
         for _ in range(60):  # an hour's worth of health records would fill the pipe, too
-            child.play(np.concatenate([clip, np.zeros(32000, np.float32)]))
+            child.play(np.concatenate([clip, np.zeros(64000, np.float32)]))
         wait_until(lambda: database.exists() and len(stored(database)) >= 60, "60 events in the database")
         child.signal(signal.SIGTERM)
         begin = time.monotonic()
