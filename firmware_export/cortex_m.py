@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from detector.errors import ConfigError
 from detector.sources import read_sound
 from firmware_export.host import to_pcm
+from firmware_export.parity import DEMO
 
 BoardName = Literal["mps2-an386", "mps2-an500"]
 CORES: Final[Mapping[BoardName, str]] = {"mps2-an386": "Cortex-M4F", "mps2-an500": "Cortex-M7"}
@@ -31,7 +32,6 @@ LIBRARY_STACK: Final = 64
 the deepest that is called here (a 64-bit division) takes 56 bytes."""
 
 _EXAMPLE: Final = Path("examples") / "cortex_m"
-_DEMO: Final = Path(__file__).resolve().parent.parent / "models" / "demo" / "scene.flac"
 _PIECE_S: Final = 6
 _LONGEST_S: Final = 600
 """A board that hangs is ended after that."""
@@ -125,7 +125,7 @@ def stack_bound(graphs: str) -> int:
 
 def sounds(rate_hz: int) -> dict[str, NDArray[np.int16]]:
     """Return sounds that need more and less: name to 16-bit samples."""
-    scene = read_sound(_DEMO, rate_hz)
+    scene = read_sound(DEMO, rate_hz)
     noise = np.random.default_rng(0).standard_normal(_PIECE_S * rate_hz).astype(np.float32)
     guitar = scene[4 * rate_hz : (4 + _PIECE_S) * rate_hz]
     return {

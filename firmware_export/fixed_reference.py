@@ -34,7 +34,7 @@ from firmware_export.fixed_point import (
     FixedPoint,
     LayerTables,
 )
-from firmware_export.model_reading import Layer
+from firmware_export.reference import window_sums
 
 Spikes = NDArray[np.uint8]
 
@@ -98,7 +98,7 @@ def hear(model: FixedPoint, spikes: Spikes) -> Heard:
     x = spikes.astype(np.int64) @ model.to_bands
     layers = []
     for layer, tables in zip(model.network.layers, model.layers, strict=True):
-        fired = _fire(tables, _sums(layer, tables, x), model.level_bits)
+        fired = _fire(tables, window_sums(layer, tables.weight.values, x).astype(np.int64), model.level_bits)
         layers.append(fired.reshape(len(fired), -1))
         x = fired.astype(np.int64)
     return Heard(tuple(layers), _scores(model, layers[-1].astype(np.int64)))
@@ -200,21 +200,6 @@ def _levels(model: FixedPoint, energies: Int64, growth: Int64) -> Int64:
     if model.network.manifest.features.log_floor > 0:
         level = np.maximum(level, t.log_of_nothing)
     return np.where(energies > 0, level, t.log_of_nothing)
-
-
-def _sums(layer: Layer, tables: LayerTables, x: Int64) -> Int64:
-    """Return the integer sums (frames, channels, width) of inputs (frames, channels, width)."""
-    frames = len(x)
-    values = tables.weight.values.astype(np.float64)
-    padded = np.pad(x.astype(np.float64), ((layer.past, 0), (0, 0), (layer.padding, layer.padding)))
-    sums = np.zeros((frames, len(values), layer.out_width))
-    for f in range(layer.frames):
-        taken = padded[f * layer.dilation : f * layer.dilation + frames]
-        for b in range(values.shape[3]):
-            columns = taken[:, :, b : b + layer.stride * layer.out_width : layer.stride]
-            # Whole numbers far below 2**53: float64 is exact, and quick.
-            sums += np.einsum("oc,tcw->tow", values[:, :, f, b], columns[:, :, : layer.out_width], optimize=True)
-    return sums.astype(np.int64)
 
 
 def _fire(t: LayerTables, sums: Int64, level_bits: int) -> Spikes:

@@ -39,6 +39,21 @@ def named_layers(network: Network) -> Iterator[tuple[str, Layer]]:
         yield ("dense" if i == len(network.layers) else f"conv{i}"), layer
 
 
+def window_sums(layer: Layer, weight: NDArray[Any], x: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sums (frames, out channels, out width) of inputs (frames, in channels, in width), without bias.
+
+    ``weight`` has the shape of the layer's own and may be another form of it. Sums are made in
+    float64: exact for whole numbers up to 2**53.
+    """
+    bands, sides = weight.shape[3], (layer.padding, layer.padding)
+    padded = np.pad(x.astype(np.float64), ((layer.past, 0), (0, 0), sides))
+    starts = range(0, layer.past + 1, layer.dilation)
+    frames = np.stack([padded[at : at + len(x)] for at in starts], axis=2)
+    windows = np.lib.stride_tricks.sliding_window_view(frames, bands, axis=3)[:, :, :, :: layer.stride]
+    sums: NDArray[np.float64] = np.einsum("tcfwb,ocfb->tow", windows, weight.astype(np.float64), optimize=True)
+    return sums
+
+
 def check_exact(network: Network) -> None:
     """Raise ParityError, naming the layer, where float32 might have to round a synaptic sum.
 
@@ -67,13 +82,7 @@ def _units(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _currents(layer: Layer, x: Float32) -> Float32:
-    """Return sums (frames, out channels, out width) of inputs (frames, in channels, in width)."""
-    bands, sides = layer.weight.shape[3], (layer.padding, layer.padding)
-    padded = np.pad(x.astype(np.float64), ((layer.past, 0), (0, 0), sides))
-    starts = range(0, layer.past + 1, layer.dilation)
-    frames = np.stack([padded[at : at + len(x)] for at in starts], axis=2)
-    windows = np.lib.stride_tricks.sliding_window_view(frames, bands, axis=3)[:, :, :, :: layer.stride]
-    sums = np.einsum("tcfwb,ocfb->tow", windows, layer.weight.astype(np.float64), optimize=True)
+    sums = window_sums(layer, layer.weight, x)
     return np.asarray(sums if layer.bias is None else sums + layer.bias[:, None], np.float32)
 
 

@@ -37,7 +37,7 @@ def _advice(user: str) -> str:
     if group.gr_gid in os.getgroups():
         return f"the group {_GROUP} does not suffice here: look at the owners and modes with ls -l /dev/snd"
     if user in group.gr_mem:
-        return f"{user} is in the group {_GROUP}, but was not yet when this session began: log in anew"
+        return f"{user} is in the group {_GROUP}, but was not yet at this login: log in anew"
     return f"sudo usermod -aG {_GROUP} {user}, then log in anew; in a container: --group-add {group.gr_gid}"
 
 

@@ -21,30 +21,9 @@
 #define natural_logarithm log
 #endif
 
-/* Exchange each point with the one whose number has its bits in the opposite order. */
-static void reorder(snn_real *x)
-{
-    size_t j = 0;
-    for (size_t i = 0; i < HALF; i++) {
-        if (i < j) {
-            snn_real re = x[2 * i], im = x[2 * i + 1];
-            x[2 * i] = x[2 * j];
-            x[2 * i + 1] = x[2 * j + 1];
-            x[2 * j] = re;
-            x[2 * j + 1] = im;
-        }
-        size_t bit = HALF >> 1;
-        while (bit && (j & bit)) {
-            j ^= bit;
-            bit >>= 1;
-        }
-        j |= bit;
-    }
-}
-
 static void transform(snn_real *x)
 {
-    reorder(x);
+    snn_reorder(x, HALF);
     for (size_t span = 1; span < HALF; span *= 2) {
         size_t stride = SNN_N_FFT / (2 * span); /* snn_turns[k] is exp(-2 pi i k / SNN_N_FFT) */
         for (size_t k = 0; k < span; k++) {
