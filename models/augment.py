@@ -50,6 +50,17 @@ class Places:
         return stock[start : start + self._samples]
 
 
+def cut_off(wave: Wave, end: int, rate_hz: int) -> Wave:
+    """Return a wave that is silent from the sample ``end`` on, after a fade of 10 ms; the wave itself beyond its end."""
+    if end >= wave.size:
+        return wave
+    fade = min(end, rate_hz // 100)
+    out = wave.copy()
+    out[end - fade : end] *= np.linspace(1, 0, fade, dtype=out.dtype)
+    out[end:] = 0
+    return out
+
+
 def noise(size: int, rng: np.random.Generator) -> Wave:
     """Return coloured noise of unit RMS: from white to brown, its level wandering slowly."""
     spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))

@@ -19,6 +19,10 @@ HOLD_S = 0.5
 """A sound counts as going on for this long after its last loud frame: between two barks or ticks."""
 DOUBT_S = 1.5
 """For so long after that, silence and sound are both right."""
+END_HOLD_S, END_DOUBT_S = 0.2, 0.5
+"""The same two where a sound is cut off for good: no next bark is waited for."""
+EARLY_S = 0.4
+"""The first part of a sound, in which a detector has to make up its mind."""
 ACTIVE_DB = -28.0
 """Frames quieter than this, against the clip's loud frames, are not the sound."""
 
@@ -74,27 +78,35 @@ class ExampleMaker:
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
-        sounds = [self._placed_sound(rng)]
+        end = self._end(rng)
+        sounds = [self._placed_sound(rng, end)]
         mixture = sounds[0].wave
         if rng.random() < 0.5:
-            other = self._placed_sound(rng)
+            other = self._placed_sound(rng, end)
             gain = _gain_for_ratio(mixture, other.wave, rng.uniform(-8, 12))
             sounds = [sounds[0], PlacedSound(other.wave * gain, other.label, other.active, other.doubt)]
             mixture = mixture + sounds[1].wave
         target, weight = self._targets(sounds)
-        spikes = self._front.encode(self._capture(mixture, rng))
+        spikes = self._front.encode(self._capture(mixture, rng, end))
         return Example(spikes, target, weight)
 
-    def _placed_sound(self, rng: np.random.Generator) -> PlacedSound:
+    def _end(self, rng: np.random.Generator) -> int:
+        """Return the sample at which every sound is cut off: silence after a sound has to be learned, too."""
+        ended = rng.random() < self._params.ended
+        return int(rng.uniform(0.3, 0.8) * self._samples) if ended else self._samples
+
+    def _placed_sound(self, rng: np.random.Generator, end: int) -> PlacedSound:
         label, clip = self._pick(rng)
         wave, loudness = self._waves[clip], self._loudness[clip]
         reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
         placed = self._place(wave, rng)
         placed = augment.change_speed(placed, rng, self._rate)[: self._samples]
-        placed = np.pad(placed, (0, self._samples - placed.size))
+        placed = augment.cut_off(np.pad(placed, (0, self._samples - placed.size)), end, self._rate)
         rms = frame_rms(placed, self._hop, self._length)
         loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), 1e-5)
         active, doubt = held(loud, self._seconds(HOLD_S)), held(loud, self._seconds(HOLD_S + DOUBT_S))
+        over = end // self._hop + self._seconds(END_HOLD_S)
+        active[over:], doubt[over + self._seconds(END_DOUBT_S) :] = False, False
         placed = self._places.filter_and_reverberate(placed, rng, reverberation=0.5)
         return PlacedSound(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
 
@@ -121,8 +133,8 @@ class ExampleMaker:
             at += wave.size + int(rng.uniform(0.02, 2.0) * self._rate)
         return out
 
-    def _capture(self, mixture: Wave, rng: np.random.Generator) -> Wave:
-        """Add the noise of the place and of the converter, and set the level."""
+    def _capture(self, mixture: Wave, rng: np.random.Generator, end: int) -> Wave:
+        """Add the noise of the place and of the converter, and set the level; some places fall silent with the sound."""
         wave = mixture / (np.abs(mixture).max() + 1e-9)
         loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
         if rng.random() < 0.7:
@@ -135,6 +147,8 @@ class ExampleMaker:
             wave = wave + loud * 10 ** (rng.uniform(-20, 8) / 20) * self._places.rumble(rng)
         if rng.random() < 0.1:
             wave = augment.clip_hard(wave, rng)
+        if rng.random() < 0.5:
+            wave = augment.cut_off(wave, end, self._rate)
         peak_db = rng.uniform(*self._params.level_db)
         wave = wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9))
         if rng.random() < 0.5:
@@ -154,7 +168,14 @@ class ExampleMaker:
             weight[sound.doubt | masked, column] = 0
             target[sound.active, column] = 1
             weight[sound.active & ~masked, column] = 1
+        early = np.logical_or.reduce([self._early(sound.active) for sound in sounds])
+        weight[early] *= self._params.early_weight
         return target, weight
+
+    def _early(self, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Mark the first frames of every stretch of sound."""
+        begins = active & ~np.concatenate([[False], active[:-1]])
+        return active & held(begins, self._seconds(EARLY_S))
 
     def _seconds(self, seconds: float) -> int:
         return round(seconds * self._rate / self._hop)

@@ -39,6 +39,10 @@ class Scenes:
     """Draws against 1.0 for a class not named; "none" is sound of no class."""
     rumbling: float
     """Chance of low rumble, as loud as the sound or louder: wind and hands at a microphone."""
+    ended: float
+    """Chance that all sounds are cut off within the example: what is left of it is silence or the place's noise."""
+    early_weight: int
+    """What frames in the first moments of a sound count, against 1: a detector should know soon."""
     level_db: tuple[float, float]
     """Lowest and highest peak, in dB of full scale."""
 

@@ -31,7 +31,7 @@ def maker(
     shipped = load_recipe(RECIPE)
     network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
     recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
-    return ExampleMaker(clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, (-40.0, -1.0)))
+    return ExampleMaker(clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 1, (-40.0, -1.0)))
 
 
 def clip(label: str | None, tmp: str = "x") -> Clip:
@@ -74,6 +74,21 @@ def test_silence_after_a_sound_is_doubtful_then_empty(model_params: MfccParams, 
     assert found
 
 
+def test_a_sound_that_is_cut_off_is_over_soon_after(model_params: MfccParams, encoder: EncoderParams) -> None:
+    noise_wave = np.random.default_rng(3).normal(0, 0.2, 16000 * 12).astype(np.float32)
+    m = maker([clip("rain")], [noise_wave], model_params, encoder, 240)
+    m._params = dataclasses.replace(m._params, ended=1.0, early_weight=2)
+    column = LABELS.index("rain")
+    for seed in range(5):
+        e = m.draw(np.random.default_rng(seed))
+        last = int(np.flatnonzero(e.target[:, column])[-1])
+        assert last < 0.85 * 240
+        hold = round(0.5 * 16000 / model_params.hop_length)
+        assert not e.weight[last + 1 : last + hold - 1, column].any()  # in doubt for half a second
+        assert (e.weight[last + 1 + hold :, column] == 1).all()
+        assert (e.weight[:8] == 2).all()  # the first frames of a sound count twice
+
+
 def test_draws_depend_on_the_seed_alone(model_params: MfccParams, encoder: EncoderParams) -> None:
     waves = [np.random.default_rng(i).normal(0, 0.1, 16000).astype(np.float32) for i in range(3)]
     clips = [clip("guitar"), clip("rain"), clip(None)]
@@ -89,8 +104,8 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     m = maker([clip("guitar")], [tone], model_params, encoder)
     low = []
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
-        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, (level_db, level_db))
-        waves = [m._capture(tone[: m._samples], np.random.default_rng(seed)) for seed in range(10)]
+        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 1, (level_db, level_db))
+        waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples) for seed in range(10)]
         assert [20 * np.log10(np.abs(wave).max()) for wave in waves] == pytest.approx([level_db] * 10, abs=3)  # + noise
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
         low.append(power[: round(300 * m._samples / 16000)].sum() / power.sum())
