@@ -51,7 +51,7 @@ class Places:
 
 
 def cut_off(wave: Wave, end: int, rate_hz: int) -> Wave:
-    """Return a wave that is silent from the sample ``end`` on, after a fade of 10 ms; the wave itself beyond its end."""
+    """Return a wave that is silent from the sample ``end`` on, after a fade of 10 ms."""
     if end >= wave.size:
         return wave
     fade = min(end, rate_hz // 100)

@@ -134,7 +134,7 @@ class ExampleMaker:
         return out
 
     def _capture(self, mixture: Wave, rng: np.random.Generator, end: int) -> Wave:
-        """Add the noise of the place and of the converter, and set the level; some places fall silent with the sound."""
+        """Add the noise of the place, which may end with the sound, and of the converter; set the level."""
         wave = mixture / (np.abs(mixture).max() + 1e-9)
         loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
         if rng.random() < 0.7:
