@@ -34,6 +34,8 @@ class Detector:
         self.observer: Observer | None = None
         """Who looks on; scores and events have the same bits with and without."""
         p = model.manifest.features
+        self.classes = classes
+        """The classes, in the order of the scores, with the thresholds in force."""
         self._front = _FrontEnd(model)
         try:
             self._decoder = EventDecoder(classes, p.hop_length, p.frame_length)
