@@ -52,6 +52,10 @@ class Detector:
         model = load_model(path)
         return cls(model, with_thresholds(model.manifest, thresholds or {}))
 
+    def fresh(self) -> Detector:
+        """Return a detector for another stream, with the same model and thresholds; the model is shared."""
+        return Detector(self._model, self.classes)
+
     @property
     def manifest(self) -> Manifest:
         """Everything that is bound to the weights."""

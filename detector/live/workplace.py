@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Final
+from typing import Any, Final
 
 from detector.errors import ConfigError, DetectorError
-from detector.live.clock import local_now
+from detector.live.clock import local_now, rfc3339
+from detector.live.clock_state import clock_is_synced
 from detector.live.engine import Engine, Hearer
 from detector.live.health import NO_SOURCE, Health
+from detector.live.onlooker import Onlooker
 from detector.live.outlets import Outlets
 from detector.live.parts import STDIN, Wishes, is_current, is_same_pipe, make_detector, make_station, open_source
 from detector.live.plans import Wiring
@@ -111,6 +113,12 @@ class Workplace:
             fields["scores"] = self.engine.scores
         self.teller.tell("health", local_now(), **fields)
 
+    def show_state(self) -> None:
+        """Show how the service is to those who ask for it now."""
+        for sink in self.outlets.sinks:
+            if isinstance(sink, Onlooker) and sink.wants_state:
+                sink.show(self._state())
+
     def tell_clips(self) -> None:
         """Tell of the clips that have been written since the last time."""
         clips = self._requests.clips
@@ -136,12 +144,26 @@ class Workplace:
         if self._tee is not None:
             self._tee.close()
 
+    def _state(self) -> dict[str, Any]:
+        conditions = self.engine.conditions if self.engine is not None else ()
+        figures = self.figures
+        return {
+            "time": rfc3339(local_now()),
+            "clock_synced": clock_is_synced(),
+            "device": self.teller.device,
+            "device_rate_hz": figures.device_rate_hz,
+            "paused": self.is_paused,
+            "conditions": [{"name": c.name, "detail": c.detail} for c in conditions],
+            **self.health.state(figures, self.outlets.figures, self.station),
+        }
+
     def _wiring(self, settings: Settings, detector: Detector) -> Wiring:
         return Wiring(
             station=make_station(settings, detector),
             rate_hz=detector.sample_rate_hz,
             on_listening=self._requests.set_listening,
             on_clip=self._requests.clips.append,
+            detector=detector,
         )
 
     def _change_source(self, settings: Settings, detector: Detector) -> None:
@@ -170,7 +192,7 @@ class Workplace:
         return is_same_rate and settings.audio == self.settings.audio
 
     def _listen(self, settings: Settings, detector: Detector) -> None:
-        source = open_source(settings.audio, detector.sample_rate_hz, self._wishes.raw)
+        source = open_source(settings.audio, detector.sample_rate_hz, self._wishes)
         detector.reset()
         self.teller.source = settings.audio.source
         self.engine = Engine(source, detector, self.teller, self._tally, settings.listening.only)
@@ -181,6 +203,7 @@ class Workplace:
         if self.engine is not None:
             hearers: list[Hearer] = [sink for sink in self.outlets.sinks if isinstance(sink, Hearer)]
             self.engine.hearers = (*hearers, *([self._tee] if self._tee else []))
+            self.engine.observer = next((sink for sink in self.outlets.sinks if isinstance(sink, Onlooker)), None)
 
     def _close_source(self) -> None:
         engine, self.engine = self.engine, None
