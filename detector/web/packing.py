@@ -16,7 +16,7 @@ from detector.mfcc_tables import log_mel_matrix, window_coefficients
 from detector.operations import synaptic_operations
 from detector.pipeline import Detector
 
-RANGE_DB: Final = 80.0
+RANGE_DB: Final = 72.0
 """Levels of bands from the loudest one that can be down to what is drawn as nothing."""
 MEMBRANE_STEP: Final = 1 / 16
 """One step of a packed membrane, in the network's unit."""
