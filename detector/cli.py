@@ -23,6 +23,7 @@ from detector.cli_mqtt import mqtt
 from detector.cli_program import INTERNAL_ERROR, Program, open_closed_streams, report, settle_streams
 from detector.cli_replay import replay
 from detector.cli_run import bare_options, listen, run
+from detector.cli_watch import watch
 
 
 @click.group(
@@ -56,7 +57,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     listen(ctx, Bare(**options))
 
 
-for _command in (run, replay, devices, meter, doctor, events, config, mqtt, model, bench):
+for _command in (run, replay, watch, devices, meter, doctor, events, config, mqtt, model, bench):
     cli.add_command(_command)
 
 

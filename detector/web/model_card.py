@@ -22,7 +22,7 @@ class Looks:
 
     def __init__(self, detector: Detector, station: Station, pictures: Pictures) -> None:
         """Take the detector, whose stream is left alone."""
-        self.card: Final = _card(detector, station)
+        self.card: Final = card(detector, station)
         self._detector, self._pictures = detector, pictures
         self._one_at_a_time = threading.Lock()
 
@@ -49,7 +49,8 @@ class _Album:
         self.seen.append(insides)
 
 
-def _card(detector: Detector, station: Station) -> dict[str, Any]:
+def card(detector: Detector, station: Station) -> dict[str, Any]:
+    """Return what ``/api/model`` tells."""
     m = detector.manifest
     p, reported = m.features, {label for label, _ in station.classes}
     return {
