@@ -34,6 +34,19 @@ class Insides:
     means: NDArray[np.float64]
     """(frames, classes): the moving averages that are held against the thresholds."""
 
+    def cut(self, begin: int, end: int, hop_length: int) -> Insides:
+        """Return the frames from ``begin`` on, up to ``end``, as far as they are here; views, not copies."""
+        kept = slice(max(0, begin), max(0, end))
+        return Insides(
+            first_sample=self.first_sample + kept.start * hop_length,
+            frames=self.frames[kept],
+            spikes=self.spikes[kept],
+            layers={name: fired[kept] for name, fired in self.layers.items()},
+            membranes=self.membranes[kept],
+            scores=self.scores[kept],
+            means=self.means[kept],
+        )
+
 
 class Observer(Protocol):
     """Somebody who looks into a detector; it is called in the detector's thread and must not wait."""

@@ -105,8 +105,12 @@ class Pictures:
     def _pack(self, awaited: _Awaited) -> dict[str, Any]:
         first = awaited.onset - round(BEFORE_S * self._rate_hz)
         with self._lock:
-            shown = [i for i in self._ring if first <= i.first_sample < awaited.end]
-        return self.picture(shown, "memory")
+            ring = list(self._ring)
+        cut = (
+            i.cut(-(-(first - i.first_sample) // self._hop), -(-(awaited.end - i.first_sample) // self._hop), self._hop)
+            for i in ring
+        )
+        return self.picture([i for i in cut if len(i.scores)], "memory")
 
     def _keep(self, event_id: str, packed: bytes) -> None:
         self._taken[event_id] = packed

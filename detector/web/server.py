@@ -15,6 +15,7 @@ _START_S: Final = 10.0
 _STOP_S: Final = 0.5
 _DEAF_MS: Final = 30_000
 """After so long without taking what is sent to it, a browser's connection is ended."""
+_SEND_BYTES: Final = 65_536
 _BACKLOG: Final = 64
 _MOST_CONNECTIONS: Final = 200
 
@@ -67,7 +68,9 @@ def _listening(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAF_MS)  # connections inherit it
+        # Connections inherit both: what waits for a browser is bounded in the system, too.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAF_MS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)

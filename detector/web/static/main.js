@@ -9,6 +9,7 @@ import { Stream } from "./stream.js";
 
 const VIEWS = ["now", "events", "health"];
 const byId = (id) => document.getElementById(id);
+const section = (name) => byId(`view-${name}`);
 const stream = new Stream();
 let parts = null;
 let model = null;
@@ -81,8 +82,8 @@ function onRecord(record) {
 function route() {
   const [name, id] = location.hash.slice(1).split("/");
   if (name === "event" && id) parts?.detail.open(id);
-  const view = VIEWS.includes(name) ? name : name === "event" ? (VIEWS.find((v) => !byId(v).hidden) ?? "events") : "now";
-  for (const each of VIEWS) byId(each).hidden = each !== view;
+  const view = VIEWS.includes(name) ? name : name === "event" ? (VIEWS.find((v) => !section(v).hidden) ?? "events") : "now";
+  for (const each of VIEWS) section(each).hidden = each !== view;
   for (const link of document.querySelectorAll("[data-view]")) {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -117,13 +118,13 @@ function otherTheme() {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("detail").open || event.target.matches("input")) return;
-  const inEvents = !byId("events").hidden;
+  const inEvents = !section("events").hidden;
   const act = {
     1: () => (location.hash = "#now"),
     2: () => (location.hash = "#events"),
     3: () => (location.hash = "#health"),
     t: otherTheme,
-    " ": () => !byId("now").hidden && !event.target.matches("button, a") && (parts?.now.hold(), event.preventDefault()),
+    " ": () => !section("now").hidden && !event.target.matches("button, a") && (parts?.now.hold(), event.preventDefault()),
     ArrowLeft: () => inEvents && parts?.events.move(-0.25),
     ArrowRight: () => inEvents && parts?.events.move(0.25),
     "+": () => inEvents && parts?.events.zoom(0.5),
