@@ -61,7 +61,8 @@ def _feed(device: str, model: Path | None, connect: str | None, token_file: Path
     from detector.live.parts import Wishes, make_detector, make_station, open_source
     from detector.settings import Audio, Listening, Settings
 
-    settings = Settings(audio=Audio(device=device), listening=Listening(path=model))
+    source = "file" if is_file(device) else "mic"
+    settings = Settings(audio=Audio(device=device, source=source), listening=Listening(path=model))
     detector = make_detector(settings)
     wishes = Wishes(plays_file=is_file(device), loop=loop)
     return OwnFeed(

@@ -32,7 +32,7 @@ class Insides:
     scores: Scores
     """(frames, classes): what the network gave."""
     means: NDArray[np.float64]
-    """(frames, classes): the moving averages that are held against the thresholds."""
+    """(frames, classes): the averages that are held against the thresholds; (frames, 0) without the layers."""
 
     def cut(self, begin: int, end: int, hop_length: int) -> Insides:
         """Return the frames from ``begin`` on, up to ``end``, as far as they are here; views, not copies."""

@@ -143,7 +143,10 @@ class Detector:
     def _show(self, seen: _Seen, observer: Observer) -> tuple[Scores, list[Event]]:
         """Decide as ever, and hand over all that it came from."""
         first_sample = self._decoder.next_sample
-        events, means = self._decoder.watch(seen.scores)
+        if observer.wants_layers:
+            events, means = self._decoder.watch(seen.scores)
+        else:
+            events, means = self._decoder.push(seen.scores), np.empty((len(seen.scores), 0))
         if len(seen.scores):
             inside = (seen.frames, seen.spikes, seen.layers, seen.membranes, seen.scores)
             observer.see(Insides(first_sample, *inside, means))

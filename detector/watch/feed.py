@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import json
 import queue
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from detector.errors import DeviceError, SourceError
 from detector.insides import Insides
@@ -18,21 +17,17 @@ from detector.microphone.news import LiveSource
 from detector.pipeline import Detector
 from detector.read_ahead import Reader
 from detector.sinks.sink import Record, Station
+from detector.web.client import Message, WebClient
 from detector.web.model_card import card
 from detector.web.packing import Packer
 
-Message: TypeAlias = tuple[str, Mapping[str, Any]]
-"""A kind (frames, record, state, connection) and what it tells."""
-_ANSWER_S: Final = 10.0
-_SILENT_S: Final = 5.0
-"""A stream that says nothing for so long is dead: the state alone comes once a second."""
 _AGAIN_S: Final = 2.0
 _STATE_S: Final = 0.5
 _DEPTH: Final = 200
 
 
 class Feed(Protocol):
-    """Messages as a service's stream has them."""
+    """Messages as a service's stream has them, and of the kind ``connection`` with what is wrong with it."""
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -102,9 +97,8 @@ class StreamFeed:
 
     def __init__(self, host: str, port: int, token: str | None) -> None:
         """Ask for the model; raises DeviceError where there is no such service, or it wants another token."""
-        self._host, self._port = host, port
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.model: Mapping[str, Any] = json.loads(self._get("/api/model", _ANSWER_S).read())
+        self._client = WebClient(host, port, token)
+        self.model: Mapping[str, Any] = self._client.get("/api/model")
         self._reader = Reader(self._follow(), _DEPTH)
         self._reader.start()
 
@@ -129,35 +123,9 @@ class StreamFeed:
     def _follow(self) -> Iterator[Message]:
         while True:
             try:
-                answer = self._get("/api/stream", _SILENT_S)
-                yield "connection", {"detail": ""}
-                yield from _messages(answer)
+                for message in self._client.stream():
+                    yield "connection", {"detail": ""}
+                    yield message
             except (OSError, http.client.HTTPException, DeviceError, SourceError) as error:
                 yield "connection", {"detail": f"no connection: {error}"}
             time.sleep(_AGAIN_S)
-
-    def _get(self, path: str, timeout_s: float) -> http.client.HTTPResponse:
-        where = f"{self._host}:{self._port}"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-        try:
-            connection.request("GET", path, headers=self._headers)
-            answer = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            raise DeviceError(f"{where}: no detector's page answers there ({error}); start one with --web") from error
-        if answer.status == http.client.UNAUTHORIZED:
-            raise DeviceError(f"{where}: wants a token; name its file with --token-file")
-        if answer.status != http.client.OK:
-            raise DeviceError(f"{where}: answers {answer.status} {answer.reason}")
-        return answer
-
-
-def _messages(answer: http.client.HTTPResponse) -> Iterator[Message]:
-    """Yield the messages of a stream of server-sent events; raises OSError where it falls silent."""
-    kind = ""
-    for raw in answer:
-        name, _, value = raw.decode().rstrip("\n").partition(": ")
-        if name == "event":
-            kind = value
-        elif name == "data":
-            yield kind, json.loads(value)
-    raise SourceError("the stream has ended")

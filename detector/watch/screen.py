@@ -13,8 +13,9 @@ from rich.style import Style
 
 from detector.meter import LOWEST_DBFS
 from detector.watch.cells import FRAMES, bands, bar, raster
-from detector.watch.feed import Feed, Message
+from detector.watch.feed import Feed
 from detector.watch.frames import LastFrames
+from detector.web.client import Message
 
 _MOST_CELLS: Final = 220
 _GUTTER: Final = 14
@@ -61,7 +62,7 @@ class Screen:
         width, height = options.max_width, options.height or console.height
         side = list(self._scores(_SIDE - 2)) if width >= _WIDE else []
         cells = min(_MOST_CELLS, max(10, width - _GUTTER - (_SIDE if side else 0)))
-        pictures = list(self._pictures(cells, height - 3 - _SOUNDS, colours=console.color_system is not None))
+        pictures = list(self._pictures(cells, height - 3 - _SOUNDS, colours=_has_colours(console)))
         lines = [
             *self._head(width),
             *_beside(pictures, side, _GUTTER + cells),
@@ -141,6 +142,10 @@ def watch(feed: Feed, console: Console, until_s: float) -> None:
             if now_s - drawn_s >= _DRAW_S:
                 drawn_s = now_s
                 live.refresh()
+
+
+def _has_colours(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
 
 
 def _raster(name: str, spikes: Any, rows: int, style: Style | None) -> Iterator[Line]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.decoder import EventDecoder
 from detector.insides import Insides
 from detector.manifest import MfccParams
 from detector.mfcc_tables import log_mel_matrix, window_coefficients
@@ -34,7 +35,7 @@ class Packer:
 
     def __init__(self, detector: Detector) -> None:
         """Take the manifest of a detector."""
-        self._manifest = detector.manifest
+        self._manifest, self._classes = detector.manifest, detector.classes
         p = self._manifest.features
         self._to_mel = log_mel_matrix(p)
         self._top = _loudest(p)
@@ -74,8 +75,16 @@ class Packer:
             "layers": {n: _bits([i.layers[n] for i in run]) for n in run[0].layers} if has_layers else {},
             "membranes": _text(_steps(np.concatenate([i.membranes for i in run]))) if has_layers else "",
             "scores": _text(_bytes(np.concatenate([i.scores for i in run]))),
-            "means": _text(_bytes(np.concatenate([i.means for i in run]))),
+            "means": _text(_bytes(self._means(run))),
         }
+
+    def _means(self, run: Sequence[Insides]) -> NDArray[np.float64]:
+        """Return the means; where nobody looked, those of a decoder that begins with the run."""
+        means = np.concatenate([i.means for i in run])
+        if means.shape[1]:
+            return means
+        decoder = EventDecoder(self._classes, self._manifest.features.hop_length, self._manifest.features.frame_length)
+        return decoder.watch(np.concatenate([i.scores for i in run]))[1]
 
 
 def _runs(insides: Sequence[Insides], hop_length: int) -> Iterator[list[Insides]]:

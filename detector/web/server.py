@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import uvicorn
 
-_START_S: Final = 10.0
 _STOP_S: Final = 0.5
 _DEAF_MS: Final = 30_000
 """After so long without taking what is sent to it, a browser's connection is ended."""
@@ -44,19 +43,40 @@ class WebServer:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=0,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Serve no more."""
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join(_STOP_S)
         with contextlib.suppress(OSError):
             self._socket.close()
 
     def _run(self) -> None:
         asyncio.run(self._server.serve([self._socket]))
+
+
+class _Server(uvicorn.Server):
+    """A server that sleeps until it is told to end, where uvicorn's own looks ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._over.wait()
+
+    def end(self) -> None:
+        """Have it end; for other threads."""
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._over.set)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -401,9 +401,9 @@ def test_the_example_explains_every_key(file: Path) -> None:
         value = tomllib.loads(file.read_text(encoding="utf-8"))[section]
         table = value[0] if isinstance(value, list) else value
         assert not name or name in table, key
-    defaults = Settings(database={}, metrics={}, clips={}).model_dump(mode="json")
+    defaults = Settings(database={}, metrics={}, web={}, clips={}).model_dump(mode="json")
     found = shown.settings.model_dump(mode="json")
-    for section in ("audio", "listening", "health", "stdout", "database", "metrics", "clips"):
+    for section in ("audio", "listening", "health", "stdout", "database", "metrics", "web", "clips"):
         for name, default in defaults[section].items():
             assert default in (None, {}) or found[section][name] == default, f"{section}.{name}"
     for section, fixed in (
