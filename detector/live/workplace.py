@@ -43,6 +43,7 @@ class Workplace:
         self.teller.unlogged = frozenset() if wishes.wait else frozenset({"waiting"})
         self.engine: Engine | None = None
         """None while there is no source."""
+        self._onlooker: Onlooker | None = None
         self.is_paused = False
         self.is_hung = False
         """Whether a part did not end when it was asked to; the process then has to end without it."""
@@ -115,9 +116,8 @@ class Workplace:
 
     def show_state(self) -> None:
         """Show how the service is to those who ask for it now."""
-        for sink in self.outlets.sinks:
-            if isinstance(sink, Onlooker) and sink.wants_state:
-                sink.show(self._state())
+        if self._onlooker is not None and self._onlooker.wants_state:
+            self._onlooker.show(self._state())
 
     def tell_clips(self) -> None:
         """Tell of the clips that have been written since the last time."""
@@ -199,11 +199,12 @@ class Workplace:
         self._connect()
 
     def _connect(self) -> None:
-        """Give the sound to those who want it."""
+        """Give the sound to those who want it, and let those look who want to."""
+        self._onlooker = next((sink for sink in self.outlets.sinks if isinstance(sink, Onlooker)), None)
         if self.engine is not None:
             hearers: list[Hearer] = [sink for sink in self.outlets.sinks if isinstance(sink, Hearer)]
             self.engine.hearers = (*hearers, *([self._tee] if self._tee else []))
-            self.engine.observer = next((sink for sink in self.outlets.sinks if isinstance(sink, Onlooker)), None)
+            self.engine.observer = self._onlooker
 
     def _close_source(self) -> None:
         engine, self.engine = self.engine, None
