@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from detector.insides import Insides
+from detector.manifest import MfccParams
 from detector.mfcc_tables import mel_centres_hz
 from detector.pipeline import Detector
 from detector.sinks.sink import Station
@@ -73,13 +74,7 @@ def card(detector: Detector, station: Station) -> dict[str, Any]:
             }
             for c in detector.classes
         ],
-        "features": {
-            "sample_rate_hz": p.sample_rate_hz,
-            "hop_s": p.hop_length / p.sample_rate_hz,
-            "frame_s": p.frame_length / p.sample_rate_hz,
-            "mel_hz": [round(float(hz), 1) for hz in mel_centres_hz(p)],
-            "range_db": RANGE_DB,
-        },
+        "features": _features(p),
         "encoder": {"rule": m.encoder.rule, "planes": 2 * len(m.encoder.thresholds), "width": p.n_mfcc},
         "layers": [
             {"name": x.name, "kind": x.kind, "neurons": x.neurons, "macs": x.macs, "spikes": bool(x.spikes)}
@@ -92,4 +87,14 @@ def card(detector: Detector, station: Station) -> dict[str, Any]:
             "sources": [s.name for s in m.training.sources],
         },
         "metrics": dict(m.metrics),
+    }
+
+
+def _features(p: MfccParams) -> dict[str, Any]:
+    return {
+        "sample_rate_hz": p.sample_rate_hz,
+        "hop_s": p.hop_length / p.sample_rate_hz,
+        "frame_s": p.frame_length / p.sample_rate_hz,
+        "mel_hz": [round(float(hz), 1) for hz in mel_centres_hz(p)],
+        "range_db": RANGE_DB,
     }

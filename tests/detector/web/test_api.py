@@ -185,8 +185,8 @@ def test_the_stream_tells_frames_states_and_records(running: Running) -> None:
 
 def test_health_and_model_tell_what_is_so(running: Running) -> None:
     child, client = running
+    wait_until(lambda: client.get("/api/health").json()["sinks"]["stdout"]["written"] == len(child.lines), "the count")
     health = client.get("/api/health").json()
-    assert health["sinks"]["stdout"]["written"] == len(child.lines)
     assert health["device"] == "stdin"
     assert health["rss_bytes"] > 1e7
     assert health["operations"] is None  # nobody looks, so nobody counts
@@ -289,7 +289,8 @@ def test_no_path_leads_out_of_the_page(client: httpx.Client, path: str) -> None:
 def test_methods_that_change_things_are_refused(client: httpx.Client) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         answer = client.request(method, "/api/events")
-        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 def test_without_the_token_there_is_only_the_question_for_it(guarded: httpx.Client) -> None:
