@@ -177,6 +177,7 @@ def test_variables_that_are_no_settings_are_left_alone(file: Path, monkeypatch: 
         ("[command]\nargv = []", "command.argv: must not be empty"),
         ("[metrics]\naddress = 'localhost'", "metrics.address: 'localhost' lacks its port: write such as"),
         ("[metrics]\naddress = ':9464'", "metrics.address: ':9464' can be reached from other machines, which needs"),
+        ("[web]\naddress = ':8765'", "web.address: ':8765' can be reached from other machines, which needs"),
         ("a = \nb = 1", "not TOML: Invalid value (at line 1, column 5)"),
         ("a = 1\nb\n", "not TOML: Expected '=' after a key in a key/value pair (at line 2, column 2)"),
     ],

@@ -180,7 +180,9 @@ def test_what_is_seen_inside_is_what_the_network_did(detector: Detector, scene: 
     frames = MfccExtractor(model.manifest.features).push(scene[: 16000 * 8])
     spikes = DeltaEncoder(model.manifest.encoder).push(frames)
     assert np.array_equal(np.concatenate([i.spikes for i in looker.seen]), spikes)
-    first, _, last = looker.seen
+    first, middle, last = looker.seen
+    assert not middle.layers
+    assert middle.means.shape == (len(middle.scores), 0)
     traced = list(trace(model, spikes))
     for name in ("conv1", "conv2", "conv3", "dense"):
         rows = np.array([layers[name] for layers in traced])
@@ -191,7 +193,9 @@ def test_what_is_seen_inside_is_what_the_network_did(detector: Detector, scene: 
     np.testing.assert_allclose(1 / (1 + np.exp(-last.membranes)), last.scores, atol=1e-5)
     on = [c.decoder.on_threshold for c in detector.classes]
     onsets = [e for e in at_once(detector, scene[: 16000 * 8]) if e.kind == "onset"]
-    means = np.concatenate([i.means for i in looker.seen])
+    unseen = np.full((len(middle.scores), len(on)), np.nan)
+    means = np.concatenate([first.means, unseen, last.means])
+    assert onsets
     for event in onsets:
         frame, c = (event.emitted_sample + 1 - 800) // 400, detector.labels.index(event.label)
         assert means[frame, c] == event.score >= on[c]
