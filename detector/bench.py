@@ -147,10 +147,11 @@ def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, fl
     """Time each room by itself, and the floor: MFCC plus the bare onnxruntime calls."""
     import numpy as np
 
+    from detector.bound_graph import BoundGraph
     from detector.decoder import EventDecoder
     from detector.encoder import DeltaEncoder
     from detector.features import MfccExtractor
-    from detector.network import BoundGraph, StreamingNetwork, load_model
+    from detector.network import StreamingNetwork, load_model
 
     model = load_model(detector.path)
     p = model.manifest.features
@@ -184,22 +185,16 @@ def activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
     """Count spikes and synaptic operations (dense, and effective: those whose input spikes; NeuroBench's terms)."""
     from detector.encoder import DeltaEncoder
     from detector.features import MfccExtractor
-    from detector.network import load_model, spike_rates
+    from detector.network import StreamingNetwork, load_model
+    from detector.operations import synaptic_operations
 
     model = load_model(detector.path)
     frames = MfccExtractor(model.manifest.features).push(sound)
     spikes = DeltaEncoder(model.manifest.encoder).push(frames)
-    rates = spike_rates(model, spikes)
+    _, layers, _ = StreamingNetwork(model).watch(spikes)
+    rates = {"encoder": float(spikes.mean()), **{name: float(fired.mean()) for name, fired in layers.items()}}
     per_second = model.manifest.features.sample_rate_hz / model.manifest.features.hop_length
-    # The bands that lead from the encoder to the first convolution are sums of spikes, not spikes:
-    # that layer is counted as dense.
-    inputs = {"to_bands": rates["encoder"], "conv1": 1.0}
-    before, dense, effective = "", 0.0, 0.0
-    for layer in model.manifest.network.layers:
-        rate = inputs.get(layer.name, rates.get(before, 1.0))
-        dense += layer.macs * per_second
-        effective += layer.macs * per_second * rate
-        before = layer.name
+    dense, effective = synaptic_operations(model.manifest, rates)
     return {
         "spikes_per_neuron_s": {name: rate * per_second for name, rate in rates.items()},
         "dense_ops_per_s": dense,

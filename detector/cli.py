@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from detector import __version__
+from detector.cli_bare import Bare
 from detector.cli_config import config
 from detector.cli_devices import devices, meter
 from detector.cli_doctor import doctor
@@ -21,7 +22,8 @@ from detector.cli_model import bench, model
 from detector.cli_mqtt import mqtt
 from detector.cli_program import INTERNAL_ERROR, Program, open_closed_streams, report, settle_streams
 from detector.cli_replay import replay
-from detector.cli_run import Bare, bare_options, listen, run
+from detector.cli_run import bare_options, listen, run
+from detector.cli_watch import watch
 
 
 @click.group(
@@ -55,7 +57,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     listen(ctx, Bare(**options))
 
 
-for _command in (run, replay, devices, meter, doctor, events, config, mqtt, model, bench):
+for _command in (run, replay, watch, devices, meter, doctor, events, config, mqtt, model, bench):
     cli.add_command(_command)
 
 

@@ -160,3 +160,4 @@ def _secrets(found: Configuration) -> Iterator[tuple[Key, Path | None]]:
     yield from ((("mqtt", n, "password_file"), m.password_file) for n, m in enumerate(s.mqtt))
     yield from ((("webhook", n, "token_file"), w.token_file) for n, w in enumerate(s.webhook))
     yield ("metrics", "token_file"), s.metrics.token_file if s.metrics else None
+    yield ("web", "token_file"), s.web.token_file if s.web else None

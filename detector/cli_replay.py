@@ -47,6 +47,15 @@ class _Moment(_Type):
 )
 @click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -.")
 @click.option("--scores", type=click.Path(path_type=Path), help="Write the scores of every frame to this .npz file.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Draw waveform, features, spikes, scores and events on one sheet: .png, .pdf or .svg.",
+)
+@click.option("--audacity", type=click.Path(path_type=Path), help="Write the sounds as a label track of Audacity.")
+@click.option(
+    "--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a table of DCASE's kind."
+)
 @only_option
 @threshold_option
 @click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")
@@ -57,7 +66,7 @@ def replay(ctx: click.Context, /, **options: Any) -> None:
 
     On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. A file that
     cannot be used, or not to its end, is told and the others follow; the exit code is then 66. With
-    several files, the scores of a.wav go to NAME-a.npz.
+    several files, the scores of a.wav go to NAME-a.npz, pictures and label tracks likewise.
     """
     files: tuple[str, ...] = options["files"]
     given = [name for name in _RAW_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]

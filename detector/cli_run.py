@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import faulthandler
 import logging
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from detector.cli_bare import STDIN, Bare, is_file, overrides, settings_of, wishes_of
 from detector.cli_program import StopOnSignal, model_option, only_option, report, tell, threshold_option
 from detector.errors import DetectorError
 
 if TYPE_CHECKING:
     from detector.daemon import Service
-    from detector.live.parts import Wishes
     from detector.settings import Settings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_STDIN: Final = "-"
+_WEB: Final = "127.0.0.1:8765"
 _RAW: Final = ("rate", "sample_format", "channels")
-_DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
-_SOUND_FILES: Final = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".opus"})
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Bare:
-    """What the user asked the bare command for."""
-
-    device: str
-    model: Path | None
-    channel: str | None
-    only: tuple[str, ...]
-    """Labels to report; none is all."""
-    thresholds: dict[str, float]
-    as_json: bool
-    no_wait: bool
-    quiet: bool
-    rate: int | None
-    sample_format: str
-    channels: int
-    """Rate in Hz, format and channels of raw samples."""
-    tee: Path | None
 
 
 def live_options(command: _Command) -> _Command:
@@ -61,6 +37,16 @@ def live_options(command: _Command) -> _Command:
         click.option("--channel", help="Channel to hear: mean, left, right, or a number from 1.  [default: mean]"),
         only_option,
         threshold_option,
+        click.option(
+            "--web",
+            metavar="[ADDRESS:PORT]",
+            is_flag=False,
+            flag_value=_WEB,
+            help=f"Show what is heard on a page for browsers.  [{_WEB}, unless told otherwise]",
+        ),
+        click.option(
+            "--web-token-file", type=click.Path(path_type=Path), help="File with the token that the page asks for."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too."),
         click.option("--quiet", "-q", is_flag=True, help="Only warnings and errors on standard error."),
     )
@@ -78,6 +64,7 @@ def bare_options(command: _Command) -> _Command:
             "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le, f32le."
         ),
         click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -."),
+        click.option("--loop", is_flag=True, help="Play a sound file again and again, with --web."),
         click.option("--tee", type=click.Path(path_type=Path), help="Keep the sound as it is heard in this WAV file."),
     )
     for option in reversed(options):
@@ -97,12 +84,12 @@ def run(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
     --config, the file is looked for as `snn-detect config` does; the other options override it.
     """
     _begin(quiet=options.pop("quiet"))
-    overrides = _overrides(options)
+    wanted = overrides(options)
 
     def load() -> Settings:
         from detector.config import load_settings
 
-        return load_settings(path, overrides)
+        return load_settings(path, wanted)
 
     from detector.live.requests import Requests
 
@@ -115,9 +102,11 @@ def run(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
 def listen(ctx: click.Context, asked: Bare) -> None:
     """Listen as the bare command does: to a device, to raw samples, or to a file at its own pace."""
     given = [name for name in _RAW if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    if given and asked.device != _STDIN:
+    if given and asked.device != STDIN:
         raise click.UsageError("--rate, --format and --channels describe raw samples on standard input (-).")
-    if _is_file(asked.device):
+    if asked.loop and not (asked.web and is_file(asked.device)):
+        raise click.UsageError("--loop is for sound files, with --web.")
+    if is_file(asked.device) and asked.web is None:
         _replay(ctx, asked)
         return
     _begin(quiet=asked.quiet)
@@ -126,7 +115,7 @@ def listen(ctx: click.Context, asked: Bare) -> None:
     with Requests(is_service=False) as requests:
         from detector.daemon import Service
 
-        service = Service(_settings(asked), requests, _wishes(asked))
+        service = Service(settings_of(asked), requests, wishes_of(asked))
         code = _end(service)
         if not asked.quiet and service.tally.heard_s:
             _summarise(service)
@@ -151,57 +140,6 @@ def _end(service: Service) -> int:
         # The interpreter would wait for locks that the hanging thread holds.
         os._exit(code)
     return code
-
-
-def _overrides(options: Mapping[str, Any]) -> dict[str, object]:
-    """Return what options wish for by the keys of the settings; None is no wish."""
-    return {
-        "audio.device": options["device"],
-        "audio.channel": options["channel"],
-        "listening.path": options["model"],
-        "listening.only": list(options["only"]) or None,
-        "listening.thresholds": options["thresholds"] or None,
-        "stdout.format": "json" if options["as_json"] else None,
-    }
-
-
-def _settings(asked: Bare) -> Settings:
-    """Return the settings of the bare command: standard output and nothing else; raises ConfigError."""
-    from pydantic import ValidationError
-
-    from detector.config import COMMAND_LINE, SettingsError
-    from detector.config_errors import problems
-    from detector.config_layers import Layers
-    from detector.settings import Settings
-
-    layers = Layers()
-    wishes = _overrides(dataclasses.asdict(asked))
-    wishes["audio.source"] = "stdin" if asked.device == _STDIN else None
-    if sys.stdout.isatty() and not asked.as_json:
-        wishes["stdout.types"] = ["onset", "offset"]  # the rest is told on standard error, to the same eyes
-    for key, wish in wishes.items():
-        if wish is not None:
-            layers.put(tuple(key.split(".")), wish, COMMAND_LINE)
-    try:
-        return Settings.model_validate(layers.values)
-    except ValidationError as error:
-        raise SettingsError(problems(error, layers)) from None
-
-
-def _wishes(asked: Bare) -> Wishes:
-    from detector.live.parts import Wishes
-    from detector.live.pcm import RawFormat
-
-    raw = RawFormat(16000 if asked.rate is None else asked.rate, asked.sample_format, asked.channels)
-    return Wishes(raw=raw, wait=not asked.no_wait, tee=asked.tee, is_filter=True)
-
-
-def _is_file(device: str) -> bool:
-    """Tell whether a device is a sound file: it is there, or its name can be nothing else."""
-    if device in {"mic", _STDIN} or device.isdigit() or device.startswith(_DEVICES):
-        return False
-    path = Path(device)
-    return path.suffix.lower() in _SOUND_FILES or path.is_file() or device.startswith(("/", "./", "../", "~/"))
 
 
 def _replay(ctx: click.Context, asked: Bare) -> None:

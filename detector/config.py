@@ -90,8 +90,9 @@ def _validated(layers: Layers) -> Settings:
         settings = Settings.model_validate(layers.values)
     except ValidationError as error:
         raise SettingsError(problems(error, layers)) from None
-    if settings.metrics is not None:
-        _check_address(layers, ("metrics", "address"), settings.metrics.address, settings.metrics.token_file)
+    for name, section in (("metrics", settings.metrics), ("web", settings.web)):
+        if section is not None:
+            _check_address(layers, (name, "address"), section.address, section.token_file)
     return settings
 
 

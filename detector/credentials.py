@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
 """Credential with the password for all brokers whose section names no file."""
 _OF_THE_SERVICE: Final = "/run/credentials/snn-detect.service"
 _MOST_BYTES: Final = 65536
+_RANDOM_BYTES: Final = 24
 _told: set[Path] = set()
 
 
@@ -54,6 +56,20 @@ def read_secret(source: Path | str) -> str:
         _told.add(path)
         _log.warning("%s: everybody can read this secret; run: chmod o= %s", path, path)
     return secret
+
+
+def make_secret(path: Path) -> None:
+    """Write a new secret that only its owner can read, where there is no file yet; raises ConfigError."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
+            file.write(f"{secrets.token_urlsafe(_RANDOM_BYTES)}\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: no token can be written there: {error.strerror}; name a --web-token-file"
+        ) from error
 
 
 def broker_password(broker: Mqtt, besides: Path | None = None) -> str | None:

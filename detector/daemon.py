@@ -130,6 +130,7 @@ class Service:
         if engine is not None and now >= self._clock_at_s:
             self._clock_at_s = now + _CLOCK_S
             engine.look_at_clock()
+        work.show_state()
         if self.tally.frames and not self._has_heard:
             self._has_heard, self._health_at_s = True, now
         if now >= self._health_at_s:

@@ -79,6 +79,11 @@ class EventDecoder:
         """The number that the next onset will have."""
         return self._next_index
 
+    @property
+    def next_sample(self) -> int:
+        """Position of the first sample of the next frame."""
+        return self._span(self._frames, self._first_sample)[0]
+
     def push(self, scores: Scores) -> list[Event]:
         """Return the events that scores (frames, classes) bring about.
 
@@ -93,6 +98,16 @@ class EventDecoder:
             if self._can_matter(block):
                 self._decide(len(block), events)
         return events
+
+    def watch(self, scores: Scores) -> tuple[list[Event], NDArray[np.float64]]:
+        """Do what ``push`` does and return the means (frames, classes) that the thresholds were held against, too."""
+        events: list[Event] = []
+        means = np.empty(scores.shape, np.float64)
+        for at in range(0, len(scores), _BLOCK_FRAMES):
+            part = scores[at : at + _BLOCK_FRAMES]
+            events += self.push(part)
+            means[at : at + len(part)] = self._smooth(len(part))
+        return events, means
 
     def flush(self, reason: Reason = "end_of_stream") -> list[Event]:
         """Close open events with the last frame; return their offsets in the order of the classes."""

@@ -102,6 +102,20 @@ def dct_matrix(params: MfccParams) -> Float64:
     return dct
 
 
+def log_mel_matrix(params: MfccParams) -> Float64:
+    """Return the matrix (n_mfcc, n_mels) that leads from cepstra back to log mel energies.
+
+    With as many cepstra as bands it gives them as they were; with fewer, smoothed along the bands
+    (the least squares solution); where the energy stands in for the zeroth, up to a constant of each frame.
+    """
+    return np.asarray(np.linalg.pinv(dct_matrix(params)), np.float64)
+
+
+def mel_centres_hz(params: MfccParams) -> Float64:
+    """Return the frequency at which each mel filter peaks, shape (n_mels,)."""
+    return np.asarray(mel_edges(params)[1:-1] * (params.sample_rate_hz / params.n_fft), np.float64)
+
+
 def _round_half_up(x: float) -> int:
     """Round as python_speech_features does: the decimal digits of the float, halves up."""
     return int(Decimal(x).quantize(Decimal(1), rounding=ROUND_HALF_UP))

@@ -19,7 +19,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from detector.bound_graph import BoundGraph
 from detector.errors import ManifestError
+from detector.insides import LayerSpikes
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
 from detector.messages import Scores, Spikes
 
@@ -84,6 +86,7 @@ class StreamingNetwork:
         self._current = 0
         self._step = BoundGraph(model.session, 1, self._states)
         self._block: BoundGraph | None = None
+        self._watched: BoundGraph | None = None
 
     def reset(self) -> None:
         """Set every membrane, synapse and past to zero."""
@@ -111,6 +114,35 @@ class StreamingNetwork:
             scores[i] = self._call(self._step, spikes[i : i + 1])
         return scores
 
+    def watch(self, spikes: Spikes) -> tuple[Scores, LayerSpikes, NDArray[np.float32]]:
+        """Do what ``push`` does frame by frame, to the same bits, and return what is inside, too.
+
+        That is the spikes of each layer (frames, neurons), and the membranes of the read-out (frames, classes);
+        (frames, 0) where the read-out keeps none.
+        """
+        outputs = self._spike_outputs()
+        if self._watched is None:
+            self._watched = BoundGraph(self._model.session, 1, self._states, tuple(outputs.values()))
+        readout = f"{self._params.layers[-1].name}_mem" if self._params.layers else ""
+        scores = np.empty((len(spikes), len(self._model.manifest.classes)), np.float32)
+        rows: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
+        membranes = np.empty(
+            (len(spikes), self._states[0][readout].size if readout in self._states[0] else 0), np.float32
+        )
+        for i in range(len(spikes)):
+            scores[i] = self._call(self._watched, spikes[i : i + 1])
+            state = self._states[self._current]
+            for name, output in outputs.items():
+                value = self._watched.extra.get(output)
+                rows[name].append((state[output.removeprefix("new_")] if value is None else value).flatten())
+            if membranes.size:
+                membranes[i] = state[readout].ravel()
+        return scores, {name: np.array(found) for name, found in rows.items()}, membranes
+
+    def _spike_outputs(self) -> dict[str, str]:
+        """Return the output that holds a layer's spikes, by the name of the layer."""
+        return {x.name: x.spikes for x in self._params.layers if x.spikes}
+
     def _call(self, graph: BoundGraph, spikes: Spikes) -> Scores:
         scores = graph.run(spikes, self._current)
         self._current = 1 - self._current
@@ -123,37 +155,6 @@ class StreamingNetwork:
             _check_tensors(session, self._model.manifest, self._params.block_frames, where)
             self._block = BoundGraph(session, self._params.block_frames, self._states)
         return self._block
-
-
-class BoundGraph:
-    """A session whose inputs and outputs lie in fixed arrays: no tensor is made or copied in a call."""
-
-    def __init__(self, session: Any, frames: int, states: tuple[dict[str, NDArray[np.float32]], ...]) -> None:
-        self._session = session
-        inputs = {i.name: i.shape for i in session.get_inputs()}
-        self._spikes = np.zeros(inputs["spikes"], np.float32)
-        self._by_frame = self._spikes[0].transpose(1, 0, 2)
-        classes = next(o.shape[1] for o in session.get_outputs() if o.name == "scores")
-        self._scores = np.zeros((frames, classes), np.float32)
-        self._bindings = [self._bind(states[k], states[1 - k]) for k in range(2)]
-
-    def run(self, spikes: Spikes, current: int) -> Scores:
-        """Run on spikes (frames, planes, n_mfcc) from states ``current`` to the others.
-
-        The scores hold until the next call.
-        """
-        self._by_frame[:] = spikes
-        self._session.run_with_iobinding(self._bindings[current])
-        return self._scores
-
-    def _bind(self, old: dict[str, NDArray[np.float32]], new: dict[str, NDArray[np.float32]]) -> Any:
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("spikes", self._spikes)
-        for name, value in old.items():
-            binding.bind_cpu_input(name, value)
-        for name, value in {"scores": self._scores, **{f"new_{n}": v for n, v in new.items()}}.items():
-            binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
-        return binding
 
 
 def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> dict[str, object]:
@@ -178,24 +179,10 @@ def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> 
 
 def trace(model: Model, spikes: Spikes) -> Iterator[dict[str, NDArray[np.float32]]]:
     """Step through spikes (frames, planes, n_mfcc) and yield, per frame, ``scores`` and each layer's spikes by name."""
-    outputs = {"scores": "scores"} | {x.name: x.spikes for x in model.manifest.network.layers if x.spikes}
-    states = [s.name for s in model.manifest.network.states]
-    feed = {s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states}
+    network = StreamingNetwork(model)
     for frame in spikes:
-        feed["spikes"] = frame[None, :, None]
-        found = model.session.run([*outputs.values(), *(f"new_{name}" for name in states)], feed)
-        feed = dict(zip(states, found[len(outputs) :], strict=True))
-        yield {name: value.ravel() for name, value in zip(outputs, found, strict=False)}
-
-
-def spike_rates(model: Model, spikes: Spikes) -> dict[str, float]:
-    """Return the share of neurons that spike per frame, by layer and for the encoder, over these spikes."""
-    totals: dict[str, float] = {}
-    for layers in trace(model, spikes):
-        for name, fired in layers.items():
-            totals[name] = totals.get(name, 0.0) + float(fired.mean())
-    rates = {name: total / len(spikes) for name, total in totals.items() if name != "scores"}
-    return {"encoder": float(spikes.mean()), **rates}
+        scores, layers, _ = network.watch(frame[None])
+        yield {"scores": scores[0], **{name: rows[0] for name, rows in layers.items()}}
 
 
 def _session(data: bytes, where: str) -> Any:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.decoder import EventDecoder
 from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError, ManifestError
 from detector.features import MfccExtractor
+from detector.insides import Insides, LayerSpikes, Observer
 from detector.manifest import ClassSpec, Manifest
-from detector.messages import AudioChunk, Event, Reason, Samples, Scores
+from detector.messages import AudioChunk, Event, Frames, Reason, Samples, Scores, Spikes
 from detector.network import Model, StreamingNetwork, load_model
 
 
@@ -29,7 +31,11 @@ class Detector:
     def __init__(self, model: Model, classes: tuple[ClassSpec, ...]) -> None:
         """Use ``load``; this takes a model that is loaded and the classes with the thresholds in force."""
         self._model = model
+        self.observer: Observer | None = None
+        """Who looks on; scores and events have the same bits with and without."""
         p = model.manifest.features
+        self.classes = classes
+        """The classes, in the order of the scores, with the thresholds in force."""
         self._front = _FrontEnd(model)
         try:
             self._decoder = EventDecoder(classes, p.hop_length, p.frame_length)
@@ -45,6 +51,10 @@ class Detector:
         """
         model = load_model(path)
         return cls(model, with_thresholds(model.manifest, thresholds or {}))
+
+    def fresh(self) -> Detector:
+        """Return a detector for another stream, with the same model and thresholds; the model is shared."""
+        return Detector(self._model, self.classes)
 
     @property
     def manifest(self) -> Manifest:
@@ -89,13 +99,21 @@ class Detector:
 
         Raises ValueError for what is not a one-dimensional array of floats.
         """
+        observer = self.observer
+        if observer is not None:
+            return self._show(self._front.watch(samples, layers=observer.wants_layers), observer)
         scores = self._front.push(samples)
         return scores, self._decoder.push(scores)
 
     def finish(self, reason: Reason = "end_of_stream") -> tuple[Scores, list[Event]]:
         """Do what ``flush`` does and return the scores of the last frame, if there was one, too."""
-        scores = self._front.flush()
-        events = self._decoder.push(scores) + self._decoder.flush(reason)
+        observer = self.observer
+        if observer is not None:
+            scores, events = self._show(self._front.watch(None, layers=observer.wants_layers), observer)
+        else:
+            scores = self._front.flush()
+            events = self._decoder.push(scores)
+        events += self._decoder.flush(reason)
         self.reset()
         return scores, events
 
@@ -122,6 +140,18 @@ class Detector:
         front = _FrontEnd(self._model)
         return np.concatenate([front.push(samples), front.flush()])
 
+    def _show(self, seen: _Seen, observer: Observer) -> tuple[Scores, list[Event]]:
+        """Decide as ever, and hand over all that it came from."""
+        first_sample = self._decoder.next_sample
+        if observer.wants_layers:
+            events, means = self._decoder.watch(seen.scores)
+        else:
+            events, means = self._decoder.push(seen.scores), np.empty((len(seen.scores), 0))
+        if len(seen.scores):
+            inside = (seen.frames, seen.spikes, seen.layers, seen.membranes, seen.scores)
+            observer.see(Insides(first_sample, *inside, means))
+        return seen.scores, events
+
 
 def with_thresholds(manifest: Manifest, thresholds: Mapping[str, float]) -> tuple[ClassSpec, ...]:
     """Return the classes with other on-thresholds; the off-threshold keeps its proportion to it."""
@@ -137,6 +167,17 @@ def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:
     """Return a class with another on-threshold and an off-threshold in proportion."""
     off = on * spec.decoder.off_threshold / spec.decoder.on_threshold if spec.decoder.on_threshold else on
     return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, on_threshold=on, off_threshold=off))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the rooms from samples to scores gave; see ``Insides``."""
+
+    frames: Frames
+    spikes: Spikes
+    layers: LayerSpikes
+    membranes: NDArray[np.float32]
+    scores: Scores
 
 
 class _FrontEnd:
@@ -158,6 +199,18 @@ class _FrontEnd:
         scores = self._network.push(self._encoder.push(self._features.flush()))
         self.reset()
         return scores
+
+    def watch(self, samples: Samples | None, *, layers: bool) -> _Seen:
+        """Do what ``push`` does, or ``flush`` where there are no samples any more, and return what each room gave."""
+        frames = self._features.flush() if samples is None else self._features.push(samples)
+        spikes = self._encoder.push(frames)
+        if layers:
+            scores, inside, membranes = self._network.watch(spikes)
+        else:
+            scores, inside, membranes = self._network.push(spikes), {}, np.empty((len(spikes), 0), np.float32)
+        if samples is None:
+            self.reset()
+        return _Seen(frames, spikes, inside, membranes, scores)
 
     def is_finite(self) -> bool:
         return self._network.is_finite()

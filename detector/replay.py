@@ -18,8 +18,9 @@ from detector.messages import AudioChunk, Event, Scores
 from detector.pipeline import Detector
 from detector.read_ahead import read_ahead
 from detector.records import Origin, event_record
+from detector.replay_files import FileNotes, places
 from detector.sinks.json_lines import JsonLinesSink
-from detector.sinks.scores_file import ScoresFile
+from detector.sinks.label_files import TABLE_HEAD, check_place, table_rows, write_rows
 from detector.sinks.sink import Sink
 from detector.sinks.text import TextSink
 from detector.sources import FileSource, PcmSource, Source, in_real_time
@@ -48,17 +49,10 @@ class Options:
     """Time of day of the first sample."""
     quiet: bool
 
-    def scores_paths(self) -> list[Path | None]:
-        """Return where each file's scores go; raises ConfigError where two would go to one place."""
-        target = self.scores
-        if target is not None and target.suffix != ".npz":
-            raise ConfigError(f"--scores {target}: the name must end in .npz")
-        if target is None or len(self.files) == 1:
-            return [target] * len(self.files)
-        stems = ["stdin" if name == STDIN else Path(name).stem for name in self.files]
-        if twice := {stem for stem in stems if stems.count(stem) > 1}:
-            raise ConfigError(f"--scores: several files are called {min(twice)!r}; replay them one at a time")
-        return [target.with_name(f"{target.stem}-{stem}{target.suffix}") for stem in stems]
+    picture: Path | None = None
+    audacity: Path | None = None
+    """Where to write these; with several files each has its own."""
+    tsv: Path | None = None
 
 
 class Replay:
@@ -68,7 +62,18 @@ class Replay:
         """Load the model; raises ManifestError or ConfigError for what the options cannot have."""
         self._options = options
         self._stop = stop
-        self._scores_paths = options.scores_paths()
+        names = options.files
+        self._places = list(
+            zip(
+                places("--scores", options.scores, names, (".npz",)),
+                places("--picture", options.picture, names, (".png", ".pdf", ".svg")),
+                places("--audacity", options.audacity, names, ()),
+                strict=True,
+            )
+        )
+        self._rows: list[tuple[str, ...]] = [TABLE_HEAD]
+        if options.tsv is not None:
+            check_place(options.tsv, "--tsv")
         self._detector = Detector.load(options.model, options.thresholds)
         self._rate_hz = self._detector.sample_rate_hz
         labels = self._detector.labels
@@ -83,9 +88,9 @@ class Replay:
     def run(self) -> int:
         """Replay all files and return the exit code; errors of a file are told, and the next one follows."""
         code = 0
-        for name, scores_path in zip(self._options.files, self._scores_paths, strict=True):
+        for name, where in zip(self._options.files, self._places, strict=True):
             try:
-                self._one(name, scores_path)
+                self._one(name, FileNotes(self._detector, *where))
             except ManifestError:
                 raise  # the model's fault, not the file's
             except DetectorError as error:
@@ -95,40 +100,40 @@ class Replay:
                 pass  # while a file was being opened; the code below is the same
             if self._stop.number is not None:
                 return self._stop.exit_code
+        if self._options.tsv is not None:
+            write_rows(self._options.tsv, self._rows)
         return code
 
-    def _one(self, name: str, scores_path: Path | None) -> None:
+    def _one(self, name: str, notes: FileNotes) -> None:
         begin = time.perf_counter()
         self._sounds = 0
         with ExitStack() as stack:
+            stack.enter_context(notes.taken())
             with self._stop.waiting():
                 source = stack.enter_context(closing(self._open(name)))
-            scores = None
-            if scores_path is not None:
-                scores = stack.enter_context(closing(ScoresFile(scores_path, self._detector.labels)))
             with self._bar.over(name, source):
-                fault = self._listen(source, self._origin(name), scores)
+                fault = self._listen(source, self._origin(name), notes)
+            if self._stop.number is None:
+                notes.save(name)
         if not self._options.quiet and source.frames_read:
             self._summarise(name, source, time.perf_counter() - begin)
         if fault is not None:
             raise fault
 
-    def _listen(self, source: Source, origin: Origin, scores: ScoresFile | None) -> SourceError | None:
+    def _listen(self, source: Source, origin: Origin, notes: FileNotes) -> SourceError | None:
         """Take a source to its end, to a fault or to a signal, close open events, and return the fault."""
         fault: SourceError | None = None
         try:
             with closing(self._chunks(source)) as chunks:
                 for chunk in self._stop.between(chunks):
-                    self._take(*self._detector.process(chunk.samples), origin, scores)
+                    notes.hear(chunk.samples)
+                    self._take(*self._detector.process(chunk.samples), origin, notes)
                     self._bar.advance(source)
         except SourceError as error:
             fault = error
         except Stopped:
             pass  # the events that are open are closed like those at the end
-        self._take(*self._detector.finish(), origin, scores)
-        if scores is not None and self._stop.number is None:
-            features = self._detector.manifest.features
-            scores.save(self._rate_hz, features.hop_length, features.frame_length)
+        self._take(*self._detector.finish(), origin, notes)
         return fault
 
     def _chunks(self, source: Source) -> Generator[AudioChunk, None, None]:
@@ -138,16 +143,19 @@ class Replay:
         # Raw samples may be live: they are taken as they come.
         return read_ahead(source) if source.frames_total is not None else (chunk for chunk in source)
 
-    def _take(self, scores: Scores, events: Iterable[Event], origin: Origin, file: ScoresFile | None) -> None:
-        if file is not None:
-            file.push(scores)
+    def _take(self, scores: Scores, events: Iterable[Event], origin: Origin, notes: FileNotes) -> None:
+        notes.judge(scores)
         for event in events:
             if self._options.only and event.label not in self._options.only:
                 continue
             self._seq += 1
             self._sounds += event.kind == "onset"
+            record = event_record(event, origin, self._seq)
+            notes.note(record)
+            if self._options.tsv is not None:
+                self._rows += table_rows(origin.source, [record])
             with self._bar.aside():
-                self._sink.write(event_record(event, origin, self._seq))
+                self._sink.write(record)
 
     def _open(self, name: str) -> Source:
         if name == STDIN:

@@ -137,6 +137,16 @@ class Metrics(Section):
     scores: bool = Field(False, description="Also each class's score.")
 
 
+class Web(Section):
+    """A page that shows what the detector hears, and its JSON API."""
+
+    address: str = Field("127.0.0.1:8765", description="Address and port to listen on.")
+    token_file: UserPath | None = Field(None, description="File with the token to be shown; needed beyond loopback.")
+    hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")], ...] = Field(
+        (), description="Names by which browsers call this machine, beside its own; IP addresses always work."
+    )
+
+
 class Webhook(Section):
     """HTTP POST of each record as JSON."""
 
@@ -192,6 +202,7 @@ class Settings(Section):
     database: Database | None = None
     mqtt: tuple[Mqtt, ...] = ()
     metrics: Metrics | None = None
+    web: Web | None = None
     webhook: tuple[Webhook, ...] = ()
     command: tuple[Command, ...] = ()
     clips: Clips | None = None

@@ -19,7 +19,7 @@ from detector.errors import ConfigError
 from detector.live.parts import make_station
 from detector.live.plans import Wiring, plans
 from detector.pipeline import Detector
-from detector.settings import Metrics, Settings
+from detector.settings import Metrics, Settings, Web
 
 NAME: Final = "sinks"
 ADDRESSES: Final = "addresses"
@@ -29,7 +29,7 @@ _NOT_MADE: Final = frozenset({"stdout", "mqtt"})
 
 def check_sinks(settings: Settings, detector: Detector) -> Finding:
     """Look whether each sink has what it needs: its secrets, its libraries, its program."""
-    wiring = Wiring(make_station(settings, detector), detector.sample_rate_hz, None, lambda _: None)
+    wiring = Wiring(make_station(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
     kinds: Counter[str] = Counter()
     try:
         for plan in plans(settings, wiring):
@@ -52,34 +52,41 @@ def check_sinks(settings: Settings, detector: Detector) -> Finding:
 
 def check_addresses(settings: Settings, services: tuple[Process, ...]) -> Finding:
     """Look who can reach what listens, and whether its port is free; ``services`` run now and may hold it."""
-    metrics = settings.metrics
-    if metrics is None:
+    listening = {"metrics": settings.metrics, "web": settings.web}
+    findings = [_address(name, section, services) for name, section in listening.items() if section is not None]
+    if not findings:
         return ok(ADDRESSES, "nothing listens for connections")
+    bad = next((f for f in findings if f.state != "ok"), None)
+    return bad or ok(ADDRESSES, "; ".join(f.found for f in findings))
+
+
+def _address(name: str, section: Metrics | Web, services: tuple[Process, ...]) -> Finding:
     try:
-        host, port = split_address(metrics.address)
+        host, port = split_address(section.address)
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (ConfigError, OSError) as error:
-        advice = "mend metrics.address: an address of this machine and a port"
-        return problem(ADDRESSES, f"metrics on {metrics.address}: {error}", advice, SETTINGS)
+        advice = f"mend {name}.address: an address of this machine and a port"
+        return problem(ADDRESSES, f"{name} on {section.address}: {error}", advice, SETTINGS)
     reached = [str(a[4][0]) for a in addresses if token_required(f"[{a[4][0]}]:{port}")]
-    if reached and metrics.token_file is None:
-        found = f"metrics on {metrics.address} can be reached from other machines without a token"
-        return problem(ADDRESSES, found, "set metrics.token_file, or metrics.address to 127.0.0.1", SETTINGS)
+    if reached and section.token_file is None:
+        found = f"{name} on {section.address} can be reached from other machines without a token"
+        return problem(ADDRESSES, found, f"set {name}.token_file, or {name}.address to 127.0.0.1", SETTINGS)
     family, _, _, _, address = addresses[0]
-    return _port(metrics, _bind(family, address), services, is_open=bool(reached))
+    where = f"{name} on {section.address}"
+    return _port(where, _bind(family, address), services, is_open=bool(reached))
 
 
-def _port(metrics: Metrics, failure: int, services: tuple[Process, ...], *, is_open: bool) -> Finding:
+def _port(where: str, failure: int, services: tuple[Process, ...], *, is_open: bool) -> Finding:
     reach = "can be reached from other machines, with the token" if is_open else "can be reached from this machine only"
-    found = f"metrics on {metrics.address} {reach}"
+    found = f"{where} {reach}"
     if failure == 0:
         return ok(ADDRESSES, found)
     if failure == errno.EADDRINUSE and services:
         return ok(ADDRESSES, f"{found}; the port is taken, as it is while the service runs")
     if failure == errno.EADDRINUSE:
-        found = f"metrics on {metrics.address}: another program has the port"
+        found = f"{where}: another program has the port"
         return problem(ADDRESSES, found, "take another port; ss -ltnp names the program", UNAVAILABLE)
-    found = f"metrics on {metrics.address}: {os.strerror(failure).lower()}"
+    found = f"{where}: {os.strerror(failure).lower()}"
     return problem(ADDRESSES, found, "take an address that this machine has, or 127.0.0.1", UNAVAILABLE)
 
 
@@ -97,7 +104,7 @@ def _bind(family: int, address: tuple[object, ...]) -> int:
 def _secrets(settings: Settings) -> Iterator[Path]:
     files = [b.password_file for b in settings.mqtt] + [b.key_file for b in settings.mqtt]
     files += [w.token_file for w in settings.webhook]
-    files += [settings.metrics.token_file] if settings.metrics else []
+    files += [section.token_file for section in (settings.metrics, settings.web) if section]
     yield from (file for file in files if file is not None)
 
 

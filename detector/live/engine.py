@@ -10,6 +10,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
+from detector.insides import Observer
 from detector.live.clock import SampleClock
 from detector.live.loudness import Loudness
 from detector.live.seldom import Seldom
@@ -46,6 +47,7 @@ class Engine:
         self._source, self._teller, self.tally = source, teller, tally
         self.hearers: tuple[Hearer, ...] = ()
         """Given each chunk before the events that it brings about."""
+        self._observer: Observer | None = None
         self.rate_hz = detector.sample_rate_hz
         self.clock = SampleClock(self.rate_hz)
         self._loudness = Loudness(self.rate_hz)
@@ -67,6 +69,15 @@ class Engine:
     def conditions(self) -> tuple[Condition, ...]:
         """What is the matter with the source now."""
         return tuple(self._conditions.values())
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who looks into the detector."""
+        return self._observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._observer = self._detector.observer = observer
 
     def use(self, detector: Detector, only: Sequence[str] = ()) -> None:
         """Go on with another detector of the same rate; open events are closed."""
@@ -112,6 +123,7 @@ class Engine:
 
     def _use(self, detector: Detector, only: Sequence[str]) -> None:
         self._detector, self._only = detector, frozenset(only or detector.labels)
+        detector.observer = self._observer
         manifest = detector.manifest
         self._origin = Origin(
             source=self._teller.source,

@@ -61,12 +61,16 @@ class Health:
             self._closed[name] += getattr(figures, name)
 
     def fields(self, figures: Figures, sinks: Mapping[str, Mapping[str, float]], station: Station) -> dict[str, Any]:
-        """Return what a health record says besides what all records say."""
+        """Return what a health record says besides what all records say; the speed is that since the last one."""
         self._measure()
+        return self.state(figures, sinks, station)
+
+    def state(self, figures: Figures, sinks: Mapping[str, Mapping[str, float]], station: Station) -> dict[str, Any]:
+        """Return the same for whoever looks between two records."""
         return {
             "uptime_s": round(self.uptime_s, 3),
             "heard_s": round(self._tally.heard_s, 3),
-            "realtime_factor": round(self.realtime_factor, 5),
+            "realtime_factor": round(self._factor(), 5),
             "lost_s": round(self._closed["lost_s"] + figures.lost_s, 3),
             "overruns": int(self._closed["overruns"]) + figures.overruns,
             "reopens": int(self._closed["reopens"]) + figures.reopens,
@@ -94,8 +98,7 @@ class Health:
         waiting = [c.detail for c in conditions if c.name == "waiting"]
         if waiting:
             return waiting[0]
-        heard_s, busy_s = self._since_mark()
-        factor = busy_s / heard_s if heard_s else self.realtime_factor
+        factor = self._factor()
         state = "ok" if not conditions else ", ".join(c.name.replace("_", " ") for c in conditions)
         overruns = int(self._closed["overruns"]) + figures.overruns
         return f"{source} {state}, RTF {factor:.3f}, {overruns} xruns{self._last()}"
@@ -108,6 +111,11 @@ class Health:
         heard_s, busy_s = self._since_mark()
         self.realtime_factor = busy_s / heard_s if heard_s else 0.0
         self._mark = _Mark(self._tally.heard_s, self._tally.busy_s)
+
+    def _factor(self) -> float:
+        """Return the speed since the last record; just after it, that before it."""
+        heard_s, busy_s = self._since_mark()
+        return busy_s / heard_s if heard_s else self.realtime_factor
 
     def _since_mark(self) -> tuple[float, float]:
         return self._tally.heard_s - self._mark.heard_s, self._tally.busy_s - self._mark.busy_s

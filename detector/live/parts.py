@@ -11,6 +11,7 @@ from typing import Final
 from detector import __version__
 from detector.errors import ConfigError
 from detector.live.pcm import PcmStream, RawFormat
+from detector.live.played import PlayedFile
 from detector.microphone.news import LiveSource
 from detector.pipeline import Detector
 from detector.settings import Audio, Settings
@@ -29,6 +30,10 @@ class Wishes:
     """Whether to wait for a device that is not there."""
     tee: Path | None = None
     """File to keep the sound in as it is heard."""
+    plays_file: bool = False
+    """Whether the device is a sound file, which is heard at its own pace."""
+    loop: bool = False
+    """Whether that file begins anew at its end."""
     is_filter: bool = False
     """Whether to end when nobody reads standard output any more."""
 
@@ -68,17 +73,21 @@ def make_station(settings: Settings, detector: Detector) -> Station:
     )
 
 
-def open_source(audio: Audio, model_rate_hz: int, raw: RawFormat | None) -> LiveSource:
+def open_source(audio: Audio, model_rate_hz: int, wishes: Wishes) -> LiveSource:
     """Begin to listen; a device that is absent is waited for.
 
-    Raises ConfigError for settings that cannot be, DeviceError where PortAudio is missing.
+    Raises ConfigError for settings that cannot be, DeviceError where PortAudio is missing, SourceError for a file
+    that is missing or no sound.
     """
+    if wishes.plays_file:
+        return PlayedFile(audio.device, model_rate_hz, loop=wishes.loop)
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
         if audio.channel != "mean":
             raise ConfigError("audio.channel: of raw sound on standard input, the mean of its channels is heard")
-        return PcmStream(0, raw or RawFormat(audio.rate_hz or model_rate_hz), model_rate_hz)
+        raw = wishes.raw or RawFormat(audio.rate_hz or model_rate_hz)
+        return PcmStream(0, raw, model_rate_hz)
     if os.sep in audio.device and Path(audio.device).is_file():
         raise ConfigError(f"{audio.device} is a file, not a device; hear it with snn-detect replay")
     from detector.microphone.source import Microphone

@@ -9,7 +9,8 @@ from typing import Any
 
 from detector.credentials import broker_password, read_secret
 from detector.directories import state_directory
-from detector.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Webhook
+from detector.pipeline import Detector
+from detector.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Web, Webhook
 from detector.sinks.sink import LiveSink, Record, Station
 
 
@@ -24,6 +25,8 @@ class Wiring:
     """Called when somebody turns listening on or off; None: nobody can."""
     on_clip: Callable[[Record], None]
     """Called with the fields of a record for each clip that has been written."""
+    detector: Detector
+    """The detector that will hear, for those who look into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ def plans(settings: Settings, wiring: Wiring) -> Iterator[Plan]:
         yield _mqtt(broker, wiring)
     if settings.metrics is not None:
         yield _metrics(settings.metrics, wiring)
+    if settings.web is not None:
+        yield _web(settings.web, settings, wiring)
     yield from map(_webhook, settings.webhook)
     yield from map(_command, settings.command)
     if settings.clips is not None:
@@ -90,6 +95,18 @@ def _metrics(settings: Metrics, wiring: Wiring) -> Plan:
     from detector.sinks.metrics import MetricsSink
 
     return _plan("metrics", MetricsSink, settings, wiring.station, _secret(settings.token_file))
+
+
+def _web(web: Web, settings: Settings, wiring: Wiring) -> Plan:
+    from detector.web.sink import Archive, WebSink
+
+    database, clips = settings.database, settings.clips
+    archive = Archive(
+        database=None if database is None else database.path or state_directory() / "events.db",
+        clips=None if clips is None else clips.directory or state_directory() / "clips",
+    )
+    identity = (web, archive, wiring.station, wiring.detector.classes, _secret(web.token_file))
+    return Plan("web", identity, lambda: WebSink(web, archive, wiring.station, wiring.detector, identity[-1]))
 
 
 def _webhook(settings: Webhook) -> Plan:

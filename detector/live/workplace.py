@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Final
+from typing import Any, Final
 
 from detector.errors import ConfigError, DetectorError
-from detector.live.clock import local_now
+from detector.live.clock import local_now, rfc3339
+from detector.live.clock_state import clock_is_synced
 from detector.live.engine import Engine, Hearer
 from detector.live.health import NO_SOURCE, Health
+from detector.live.onlooker import Onlooker
 from detector.live.outlets import Outlets
 from detector.live.parts import STDIN, Wishes, is_current, is_same_pipe, make_detector, make_station, open_source
 from detector.live.plans import Wiring
@@ -41,6 +43,7 @@ class Workplace:
         self.teller.unlogged = frozenset() if wishes.wait else frozenset({"waiting"})
         self.engine: Engine | None = None
         """None while there is no source."""
+        self._onlooker: Onlooker | None = None
         self.is_paused = False
         self.is_hung = False
         """Whether a part did not end when it was asked to; the process then has to end without it."""
@@ -111,6 +114,11 @@ class Workplace:
             fields["scores"] = self.engine.scores
         self.teller.tell("health", local_now(), **fields)
 
+    def show_state(self) -> None:
+        """Show how the service is to those who ask for it now."""
+        if self._onlooker is not None and self._onlooker.wants_state:
+            self._onlooker.show(self._state())
+
     def tell_clips(self) -> None:
         """Tell of the clips that have been written since the last time."""
         clips = self._requests.clips
@@ -136,12 +144,26 @@ class Workplace:
         if self._tee is not None:
             self._tee.close()
 
+    def _state(self) -> dict[str, Any]:
+        conditions = self.engine.conditions if self.engine is not None else ()
+        figures = self.figures
+        return {
+            "time": rfc3339(local_now()),
+            "clock_synced": clock_is_synced(),
+            "device": self.teller.device,
+            "device_rate_hz": figures.device_rate_hz,
+            "paused": self.is_paused,
+            "conditions": [{"name": c.name, "detail": c.detail} for c in conditions],
+            **self.health.state(figures, self.outlets.figures, self.station),
+        }
+
     def _wiring(self, settings: Settings, detector: Detector) -> Wiring:
         return Wiring(
             station=make_station(settings, detector),
             rate_hz=detector.sample_rate_hz,
             on_listening=self._requests.set_listening,
             on_clip=self._requests.clips.append,
+            detector=detector,
         )
 
     def _change_source(self, settings: Settings, detector: Detector) -> None:
@@ -170,17 +192,19 @@ class Workplace:
         return is_same_rate and settings.audio == self.settings.audio
 
     def _listen(self, settings: Settings, detector: Detector) -> None:
-        source = open_source(settings.audio, detector.sample_rate_hz, self._wishes.raw)
+        source = open_source(settings.audio, detector.sample_rate_hz, self._wishes)
         detector.reset()
         self.teller.source = settings.audio.source
         self.engine = Engine(source, detector, self.teller, self._tally, settings.listening.only)
         self._connect()
 
     def _connect(self) -> None:
-        """Give the sound to those who want it."""
+        """Give the sound to those who want it, and let those look who want to."""
+        self._onlooker = next((sink for sink in self.outlets.sinks if isinstance(sink, Onlooker)), None)
         if self.engine is not None:
             hearers: list[Hearer] = [sink for sink in self.outlets.sinks if isinstance(sink, Hearer)]
             self.engine.hearers = (*hearers, *([self._tee] if self._tee else []))
+            self.engine.observer = self._onlooker
 
     def _close_source(self) -> None:
         engine, self.engine = self.engine, None

@@ -177,6 +177,7 @@ def test_variables_that_are_no_settings_are_left_alone(file: Path, monkeypatch: 
         ("[command]\nargv = []", "command.argv: must not be empty"),
         ("[metrics]\naddress = 'localhost'", "metrics.address: 'localhost' lacks its port: write such as"),
         ("[metrics]\naddress = ':9464'", "metrics.address: ':9464' can be reached from other machines, which needs"),
+        ("[web]\naddress = ':8765'", "web.address: ':8765' can be reached from other machines, which needs"),
         ("a = \nb = 1", "not TOML: Invalid value (at line 1, column 5)"),
         ("a = 1\nb\n", "not TOML: Expected '=' after a key in a key/value pair (at line 2, column 2)"),
     ],
@@ -401,9 +402,9 @@ def test_the_example_explains_every_key(file: Path) -> None:
         value = tomllib.loads(file.read_text(encoding="utf-8"))[section]
         table = value[0] if isinstance(value, list) else value
         assert not name or name in table, key
-    defaults = Settings(database={}, metrics={}, clips={}).model_dump(mode="json")
+    defaults = Settings(database={}, metrics={}, web={}, clips={}).model_dump(mode="json")
     found = shown.settings.model_dump(mode="json")
-    for section in ("audio", "listening", "health", "stdout", "database", "metrics", "clips"):
+    for section in ("audio", "listening", "health", "stdout", "database", "metrics", "web", "clips"):
         for name, default in defaults[section].items():
             assert default in (None, {}) or found[section][name] == default, f"{section}.{name}"
     for section, fixed in (

@@ -11,8 +11,12 @@ import soundfile
 from hypothesis import given, settings
 
 from detector import Detector, Event
+from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError
+from detector.features import MfccExtractor
+from detector.insides import Insides
 from detector.messages import AudioChunk, Samples
+from detector.network import load_model, trace
 from tests.strategies import chunk_lengths, cut
 
 
@@ -127,3 +131,71 @@ def test_empty_pushes_are_nothing(detector: Detector) -> None:
 
 def test_silence_is_no_event(detector: Detector) -> None:
     assert at_once(detector, np.zeros(16000 * 20, np.float32)) == []
+
+
+class Looker:
+    """Keeps what it sees."""
+
+    def __init__(self, *, layers: bool) -> None:
+        self.wants_layers = layers
+        self.seen: list[Insides] = []
+
+    def see(self, insides: Insides) -> None:
+        self.seen.append(insides)
+
+
+@pytest.mark.parametrize("chunk", [640, 16000, 1])
+@pytest.mark.parametrize("layers", [True, False])
+def test_to_look_inside_changes_no_bit(detector: Detector, scene: Samples, chunk: int, *, layers: bool) -> None:
+    sound = scene[16000 * 3 : 16000 * (4 if chunk == 1 else 11)]
+    wanted_scores, wanted = detector.score(sound), at_once(detector, sound)
+    detector.reset()
+    detector.observer = looker = Looker(layers=layers)
+    try:
+        events = [e for at in range(0, len(sound), chunk) for e in detector.push(sound[at : at + chunk])]
+        events += detector.flush()
+    finally:
+        detector.observer = None
+    assert events == wanted
+    assert np.array_equal(np.concatenate([i.scores for i in looker.seen]), wanted_scores)
+    assert [i.first_sample for i in looker.seen] == [
+        400 * n for n in np.cumsum([0, *(len(i.scores) for i in looker.seen[:-1])])
+    ]
+
+
+def test_what_is_seen_inside_is_what_the_network_did(detector: Detector, scene: Samples) -> None:
+    detector.reset()
+    detector.observer = looker = Looker(layers=True)
+    try:
+        # Half of it frame by frame, half of it unobserved: the state goes on all the same.
+        detector.push(scene[: 16000 * 5])
+        looker.wants_layers = False
+        detector.push(scene[16000 * 5 : 16000 * 6])
+        looker.wants_layers = True
+        detector.push(scene[16000 * 6 : 16000 * 8])
+    finally:
+        detector.observer = None
+        detector.reset()
+    model = load_model()
+    frames = MfccExtractor(model.manifest.features).push(scene[: 16000 * 8])
+    spikes = DeltaEncoder(model.manifest.encoder).push(frames)
+    assert np.array_equal(np.concatenate([i.spikes for i in looker.seen]), spikes)
+    first, middle, last = looker.seen
+    assert not middle.layers
+    assert middle.means.shape == (len(middle.scores), 0)
+    traced = list(trace(model, spikes))
+    for name in ("conv1", "conv2", "conv3", "dense"):
+        rows = np.array([layers[name] for layers in traced])
+        assert set(np.unique(rows)) == {0.0, 1.0}
+        assert np.array_equal(first.layers[name], rows[: len(first.scores)])
+        assert np.array_equal(last.layers[name], rows[-len(last.scores) :])
+    # The read-out's membrane is the score before the sigmoid.
+    np.testing.assert_allclose(1 / (1 + np.exp(-last.membranes)), last.scores, atol=1e-5)
+    on = [c.decoder.on_threshold for c in detector.classes]
+    onsets = [e for e in at_once(detector, scene[: 16000 * 8]) if e.kind == "onset"]
+    unseen = np.full((len(middle.scores), len(on)), np.nan)
+    means = np.concatenate([first.means, unseen, last.means])
+    assert onsets
+    for event in onsets:
+        frame, c = (event.emitted_sample + 1 - 800) // 400, detector.labels.index(event.label)
+        assert means[frame, c] == event.score >= on[c]

@@ -13,6 +13,7 @@ import pytest
 from detector.errors import ConfigError
 from detector.live.outlets import Outlets
 from detector.live.plans import Plan, Wiring, plans
+from detector.pipeline import Detector
 from detector.settings import Command, Database, JsonFile, Mqtt, Settings, Stdout, Webhook
 from detector.sinks.sink import LiveSink, Record, Station
 from tests.service import wait_until
@@ -22,7 +23,7 @@ SILENT = Stdout(enabled=False)
 
 
 def wiring(station: Station = STATION) -> Wiring:
-    return Wiring(station, 16000, lambda _: None, lambda _: None)
+    return Wiring(station, 16000, lambda _: None, lambda _: None, Detector.load())
 
 
 def settings(*files: Path, **others: Any) -> Settings:

@@ -1,0 +1,132 @@
+"""The page as one more place where events go."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+from detector.addresses import split_address, token_required
+from detector.errors import ConfigError
+from detector.insides import Insides
+from detector.messages import AudioChunk
+from detector.pipeline import Detector
+from detector.settings import Web
+from detector.sinks.sink import LiveSink, Record, Station, TryAgainError
+from detector.web.events import Archive, Events
+from detector.web.hub import Hub
+from detector.web.model_card import Looks
+from detector.web.packing import Packer
+from detector.web.pictures import Pictures
+
+__all__ = ["Archive", "WebSink"]
+_log = logging.getLogger(__name__)
+_EXTRA: Final = "the page needs starlette and uvicorn: pip install 'snn-detect[web]'"
+_EVENTS: Final = frozenset({"onset", "offset"})
+
+
+class WebSink(LiveSink):
+    """Serves the page and its API, and takes for it what the detector does, hears and says."""
+
+    def __init__(
+        self, settings: Web, archive: Archive, station: Station, detector: Detector, token: str | None
+    ) -> None:
+        """Prepare; raises ConfigError for an address beyond loopback without a token, or without the extra."""
+        self._host, self._port = split_address(settings.address)
+        if token is None and token_required(settings.address):
+            raise ConfigError(f"web address {settings.address} is open to others: set token_file, or use 127.0.0.1")
+        _require_extra()
+        self._settings, self._token = settings, token
+        packer, features = Packer(detector), detector.manifest.features
+        self._hub = Hub(packer)
+        self._events = Events(archive)
+        self._pictures = Pictures(packer, features.sample_rate_hz, features.hop_length)
+        self._looks = Looks(detector, station, self._pictures)
+        self._server: Any = None
+
+    @property
+    def port(self) -> int:
+        """The port in use; 0 while there is none."""
+        return int(self._server.address[1]) if self._server else 0
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """How many look, and the messages that they were too slow for."""
+        return {"viewers": self._hub.viewers, "dropped_messages": self._hub.dropped}
+
+    @property
+    def wants_layers(self) -> bool:
+        """Whether anybody looks."""
+        return self._hub.viewers > 0
+
+    @property
+    def wants_state(self) -> bool:
+        """Whether anybody has asked how the service is."""
+        return self._hub.wants_state
+
+    def hear(self, chunk: AudioChunk) -> None:
+        """Take the level of the sound."""
+        self._hub.hear(chunk)
+
+    def see(self, insides: Insides) -> None:
+        """Take what the sound brought about."""
+        self._pictures.see(insides)
+        self._hub.see(insides)
+
+    def show(self, state: Mapping[str, Any]) -> None:
+        """Take how the service is."""
+        self._hub.show(state)
+
+    def open(self) -> None:
+        """Begin to serve; raises TryAgainError while the address is taken or not there yet."""
+        from detector.web.app import Api
+        from detector.web.server import WebServer
+
+        application = Api(self._hub, self._events, self._pictures, self._looks).application(
+            self._token, self._settings.hosts
+        )
+        try:
+            server = WebServer(application, self._host, self._port)
+        except OSError as error:
+            raise TryAgainError(f"web cannot listen on {self._settings.address}: {error.strerror}") from error
+        # A name means what the resolver says.
+        if self._token is None and not ipaddress.ip_address(server.address[0]).is_loopback:
+            server.stop()
+            raise ConfigError(f"web address {self._settings.address} is not loopback here: use 127.0.0.1")
+        self._server = server
+        _log.info("the page is at http://%s/", _url(*server.address))
+
+    def write(self, record: Record) -> None:
+        """Take a record."""
+        if record["type"] in _EVENTS:
+            self._pictures.note(record)
+        if record["type"] in _EVENTS or record["type"] == "clip":
+            self._events.note(record)
+        self._hub.note(record)
+
+    def tick(self) -> None:
+        """Take the pictures of sounds that are over."""
+        self._pictures.take()
+
+    def close(self) -> None:
+        """Serve no more."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+def _url(host: str, port: int) -> str:
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _require_extra() -> None:
+    try:
+        import starlette
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise ConfigError(_EXTRA) from error
+    del starlette, uvicorn

@@ -1,0 +1,88 @@
+// One sound in a dialogue: its record, its picture, and its clip where there is one.
+
+import { showPicture } from "./picture.js";
+import { day, decibels, element, named, score, span } from "./words.js";
+
+const dialog = document.getElementById("detail");
+const byId = (id) => document.getElementById(`detail-${id}`);
+
+export class Detail {
+  #event = null;
+  #picture = null;
+
+  // `neighbours(id)` gives the ids of the sounds before and after.
+  constructor(model, colourOf, neighbours) {
+    Object.assign(this, { model, colourOf, neighbours });
+    byId("close").onclick = () => dialog.close();
+    byId("previous").onclick = () => this.#step(0);
+    byId("next").onclick = () => this.#step(1);
+    dialog.onclick = (click) => click.target === dialog && dialog.close();
+    dialog.onclose = () => {
+      byId("clip").pause();
+      if (location.hash.startsWith("#event/")) history.replaceState(null, "", "#events");
+    };
+    dialog.onkeydown = (key) => {
+      if (key.target.tagName === "AUDIO") return;
+      if (key.key === "ArrowLeft") this.#step(0);
+      if (key.key === "ArrowRight") this.#step(1);
+    };
+    addEventListener("recolour", () => this.#draw());
+    addEventListener("resize", () => this.#draw());
+  }
+
+  async open(id) {
+    const answer = await fetch(`/api/events/${encodeURIComponent(id)}`);
+    if (!answer.ok) return;
+    const event = (this.#event = await answer.json());
+    this.#picture = null;
+    byId("title").textContent = named(event.label);
+    byId("line").textContent = [event.onset_time && day(event.onset_time), event.reason ? span(event.duration_s) : "going on", event.category].filter(Boolean).join(" · ");
+    byId("clip").hidden = !event.clip;
+    if (event.clip) byId("clip").src = event.clip;
+    else byId("clip").removeAttribute("src");
+    this.#record(event);
+    const [before, after] = this.neighbours(id);
+    byId("previous").disabled = !before;
+    byId("next").disabled = !after;
+    byId("picture").replaceChildren(element("p", { className: "quiet", textContent: "drawing…" }));
+    if (!dialog.open) dialog.showModal();
+    await this.#fetchPicture(event);
+  }
+
+  async #fetchPicture(event) {
+    const answer = event.picture ? await fetch(event.picture) : null;
+    if (this.#event !== event) return;
+    if (answer?.ok) {
+      this.#picture = await answer.json();
+      this.#draw();
+    }
+    if (!this.#picture?.parts.length) {
+      byId("picture").replaceChildren(element("p", { className: "quiet", textContent: "There is no picture of this sound any more: only those of the last sounds are kept in memory, and those with a clip." }));
+    }
+  }
+
+  #draw() {
+    if (dialog.open && this.#picture?.parts.length) showPicture(byId("picture"), this.#picture, this.#event, this.model, this.colourOf);
+  }
+
+  #record(event) {
+    const facts = [
+      ["Began", event.onset_time && `${day(event.onset_time)}${event.clock_synced === false ? " (clock not set by a time server)" : ""}`],
+      ["Lasted", event.reason ? span(event.duration_s) : "going on"],
+      ["Score at the onset", `${score(event.score)}, threshold ${score(event.threshold)}`],
+      ["Peak, mean", event.peak === null ? "–" : `${score(event.peak)}, ${score(event.mean)}`],
+      ["Level", decibels(event.level_dbfs)],
+      ["Over because", event.reason ? named(event.reason) : "–"],
+      ["Source", `${event.source}${event.device ? ` (${event.device})` : ""}`],
+      ["Position", `${event.onset_s.toFixed(3)} s in the stream`],
+      ["Model", event.model ?? "–"],
+      ["Id", event.id],
+    ];
+    byId("record").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value || "–" })]));
+  }
+
+  #step(which) {
+    const id = this.#event && this.neighbours(this.#event.id)[which];
+    if (id) this.open(id);
+  }
+}

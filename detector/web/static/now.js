@@ -1,0 +1,154 @@
+// What is heard at this moment: level, strips, scores, sounds that go on.
+
+import { categoryColour } from "./colours.js";
+import { decode } from "./frames.js";
+import { Strips } from "./strips.js";
+import { clock, element, named, span } from "./words.js";
+
+const FLOOR_DBFS = -70;
+const LATEST = 8;
+const LAMP_MS = 2000;
+
+export class Now {
+  #model;
+  #strips;
+  #bars = [];
+  #going = new Map();
+  #latest = [];
+  #lampUntil = 0;
+  #held = 0;
+  #frames = 0;
+
+  constructor(model, open) {
+    this.#model = model;
+    this.open = open;
+    const categories = [...new Set(model.classes.map((c) => c.category))];
+    this.colourOf = (index) => categoryColour(Math.max(0, categories.indexOf(model.classes[index]?.category)));
+    document.getElementById("strips").replaceChildren();
+    this.#strips = new Strips(document.getElementById("strips"), model, this.colourOf);
+    this.#buildScores();
+    addEventListener("recolour", () => this.#recolour());
+    setInterval(() => this.#showGoing(), 500);
+  }
+
+  frames(part) {
+    const frame = decode(part, this.#model);
+    this.#strips.push(frame);
+    this.#level(part);
+    const count = this.#model.classes.length;
+    const last = frame.means.subarray((frame.n - 1) * count, frame.n * count);
+    this.#bars.forEach((bar, i) => {
+      const value = last[i] / 255;
+      bar.fill.style.transform = `scaleX(${value})`;
+      bar.value.textContent = value.toFixed(2);
+      bar.item.classList.toggle("over", value >= this.#model.classes[i].threshold);
+    });
+    this.#frames += frame.n;
+    // For those who check that the page lives.
+    document.getElementById("strips").dataset.frames = String(this.#frames);
+    document.getElementById("strips").dataset.position = String(this.#strips.position);
+  }
+
+  sound(record) {
+    this.#strips.sound(record);
+    if (record.type === "onset") this.#going.set(record.id, record);
+    else this.#going.delete(record.id);
+    this.#note({ ...record, onset_time: record.type === "onset" ? record.time : undefined });
+    this.#showGoing();
+  }
+
+  // Begin with the events that the server knows.
+  known(events) {
+    this.#latest = events.slice(0, LATEST);
+    this.#going = new Map(events.filter((e) => e.reason === null).map((e) => [e.id, e]));
+    this.#showLatest();
+    this.#showGoing();
+  }
+
+  hold() {
+    const button = document.getElementById("pause");
+    this.#strips.held = !this.#strips.held;
+    button.setAttribute("aria-pressed", String(this.#strips.held));
+    button.textContent = this.#strips.held ? "Go on" : "Hold";
+  }
+
+  #note(record) {
+    const known = this.#latest.find((e) => e.id === record.id);
+    const news = Object.fromEntries(Object.entries(record).filter(([, value]) => value !== undefined));
+    if (known) Object.assign(known, news);
+    else this.#latest.unshift({ onset_time: new Date(new Date(record.time) - 1000 * (record.duration_s ?? 0)), ...news });
+    this.#latest = this.#latest.slice(0, LATEST);
+    this.#showLatest();
+  }
+
+  #showLatest() {
+    const list = document.getElementById("latest");
+    if (!this.#latest.length) return;
+    list.replaceChildren(
+      ...this.#latest.map((e) => {
+        const lasted = e.duration_s === null || e.duration_s === undefined ? "going on" : span(e.duration_s);
+        const button = element(
+          "button",
+          { type: "button", onclick: () => this.open(e.id) },
+          element("time", { textContent: e.onset_time ? clock(e.onset_time) : "" }),
+          element("b", { textContent: named(e.label) }),
+          element("span", { className: "quiet", textContent: lasted }),
+        );
+        return element("li", { dataset: { id: e.id, label: e.label } }, button);
+      }),
+    );
+  }
+
+  #showGoing() {
+    const place = document.getElementById("heard");
+    const ids = [...this.#going.keys()].join();
+    if (place.dataset.ids !== ids) {
+      place.dataset.ids = ids;
+      const chips = [...this.#going.values()].map((e) =>
+        element("button", { type: "button", className: "chip", dataset: { label: e.label }, onclick: () => this.open(e.id) }, element("b", { textContent: named(e.label) }), element("span", { className: "since", "aria-hidden": "true" })),
+      );
+      place.replaceChildren(...(chips.length ? chips : [element("p", { className: "quiet", textContent: "nothing it knows" })]));
+      this.#recolour();
+    }
+    [...this.#going.values()].forEach((e, i) => {
+      const began = e.onset_time ?? e.time;
+      const since = place.querySelectorAll(".since")[i];
+      if (since && began) since.textContent = span(Math.max(0, (Date.now() - new Date(began)) / 1000));
+    });
+  }
+
+  #level(part) {
+    const now = performance.now();
+    const share = (value) => Math.max(0, Math.min(1, 1 - value / FLOOR_DBFS));
+    this.#held = Math.max(share(part.peak_dbfs), this.#held - 0.02);
+    document.getElementById("level").style.transform = `scaleX(${share(part.rms_dbfs)})`;
+    document.getElementById("peak").style.left = `${100 * this.#held}%`;
+    document.getElementById("dbfs").value = `${part.rms_dbfs.toFixed(0)} dBFS`;
+    if (part.clipped) this.#lampUntil = now + LAMP_MS;
+    const lamp = document.getElementById("clip");
+    lamp.classList.toggle("on", now < this.#lampUntil);
+    lamp.textContent = now < this.#lampUntil ? "CLIPPING" : "clip";
+  }
+
+  #buildScores() {
+    const list = document.getElementById("scores");
+    this.#bars = this.#model.classes.map((c) => {
+      const fill = element("div", { className: "fill" });
+      const mark = element("div", { className: "mark" });
+      mark.style.left = `${100 * c.threshold}%`;
+      const value = element("span", { className: "value", textContent: "0.00" });
+      const track = element("div", { className: "track", title: `threshold ${c.threshold.toFixed(2)}` }, fill, mark);
+      const item = element("li", { className: c.reported ? "" : "unreported" }, element("span", { className: "label", textContent: named(c.label) }), track, value);
+      return { item, fill, value };
+    });
+    list.replaceChildren(...this.#bars.map((bar) => bar.item));
+    this.#recolour();
+  }
+
+  #recolour() {
+    this.#bars.forEach((bar, i) => (bar.fill.style.backgroundColor = this.colourOf(i)));
+    for (const chip of document.querySelectorAll("#heard .chip")) {
+      chip.style.borderColor = this.colourOf(this.#model.classes.findIndex((c) => c.label === chip.dataset.label));
+    }
+  }
+}

@@ -1,0 +1,230 @@
+"""The page in a real browser, with the scene playing: what moves, what appears, what is told when it goes wrong.
+
+Screenshots are kept in ``build/web-screenshots``, for people to look at.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.service import DEADLINE_S, Child, wait_until
+from tests.sound_server import SoundServer, require_programs, sound_server  # noqa: F401 - a fixture
+from tests.web_service import SCENE, url_of
+
+PICTURES: Final = Path(__file__).resolve().parents[3] / "build" / "web-screenshots"
+SIZES: Final = {"phone": (390, 844), "desktop": (1440, 900)}
+MOST_BYTES: Final = 300_000
+SOON_S: Final = 1.0
+TIMEOUT_MS: Final = 120_000
+NAMELESS: Final = """() => [...document.querySelectorAll('button, a[href], input, audio, canvas, nav, dialog')]
+    .filter(e => e.checkVisibility() && !(e.getAttribute('aria-label') || e.textContent.trim() || e.title
+        || e.getAttribute('aria-labelledby') || (e.labels && e.labels.length)))
+    .map(e => e.outerHTML)"""
+HASH: Final = """(name) => { const c = document.querySelector(`.strip.${name} canvas`);
+    return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((h, v) => (h * 31 + v) | 0, 7); }"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    require_programs(("chromium",), "chromium")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def playing() -> Iterator[tuple[Child, str]]:
+    """Give the service with the scene playing again and again, and the page's address."""
+    with Child("--device", SCENE, "--web", "127.0.0.1:0", "--loop") as child:
+        yield child, url_of(child)
+
+
+class Visit:
+    """A page that is open, and what the browser complained of."""
+
+    def __init__(self, browser: Browser, url: str, size: str = "desktop", scheme: str = "dark") -> None:
+        width, height = SIZES[size]
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if scheme == "dark" else "light"
+        )
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(TIMEOUT_MS)
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in {"error", "warning"} else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.on("request", lambda r: self.asked.append(r.url))
+        self.page.goto(url)
+        self.page.wait_for_selector("#strips[data-frames]")
+
+    def until(self, holds: Callable[[], object], what: str) -> None:
+        """Wait until something holds; the page goes on meanwhile."""
+        until = time.monotonic() + DEADLINE_S
+        while not holds():
+            assert time.monotonic() < until, f"{what} did not come; {self.complaints}"
+            self.page.wait_for_timeout(50)
+
+    def show(self, view: str) -> None:
+        self.page.click(f"nav a[data-view={view}]")
+        self.page.wait_for_selector(f"#view-{view}", state="visible")
+
+    def picture(self, name: str) -> None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def visit(browser: Browser, playing: tuple[Child, str]) -> Iterator[Visit]:
+    found = Visit(browser, playing[1])
+    yield found
+    found.context.close()
+
+
+def test_the_rasters_move_and_a_guitar_appears_within_a_second(visit: Visit, playing: tuple[Child, str]) -> None:
+    child, _ = playing
+    strips = ("mel", "encoder", "conv", "dense", "membrane", "curves")
+    before = {name: visit.page.evaluate(HASH, name) for name in strips}
+    frames = int(visit.page.get_attribute("#strips", "data-frames") or 0)
+    visit.until(lambda: int(visit.page.get_attribute("#strips", "data-frames") or 0) > frames + 80, "two seconds")
+    after = {name: visit.page.evaluate(HASH, name) for name in strips}
+    assert not [name for name in strips if before[name] == after[name]]
+    late = [told_late_s(visit, child) for _ in range(2)]  # a busy machine may be late once
+    assert min(late) <= SOON_S, late
+
+
+def told_late_s(visit: Visit, child: Child) -> float:
+    """Return by how many seconds the page is behind the line that tells of the next guitar."""
+    known = {r["id"] for r in child.of("onset")}
+
+    def line() -> str | None:
+        return next((r["id"] for r in child.of("onset") if r["label"] == "guitar" and r["id"] not in known), None)
+
+    visit.until(line, "a guitar's line")
+    begin = time.monotonic()
+    visit.until(lambda: visit.page.locator(f"#latest li[data-id='{line()}']").count(), "the guitar on the page")
+    return time.monotonic() - begin
+
+
+def test_filters_zoom_and_a_sound_s_picture_work(visit: Visit) -> None:
+    page = visit.page
+    visit.until(lambda: page.locator("#latest li[data-label=guitar]").count(), "a guitar")
+    visit.show("events")
+    rows = page.locator("#rows tr")
+    guitars = page.locator("#rows tr[data-label=guitar]")
+    visit.until(guitars.count, "a guitar in the table")
+    page.click("[data-filter=guitar]")
+    assert guitars.count() == 0
+    page.click("#filters >> text=None")
+    assert rows.count() == 0
+    assert page.is_visible("#none")
+    page.click("[data-filter=guitar]")
+    assert rows.count() == guitars.count() > 0
+    page.click("#filters >> text=All")
+    before = page.inner_text("#span")
+    page.keyboard.press("+")
+    assert page.inner_text("#span") != before
+    page.click("text=Day")
+    assert "1 d" in page.inner_text("#span")
+    guitars.last.locator("button").click()
+    page.wait_for_selector("#detail-picture canvas")
+    assert page.inner_text("#detail-title").lower() == "guitar"
+    assert page.locator("#detail-picture canvas").count() >= 3
+    assert "threshold" in page.inner_text("#detail-record")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#detail")
+    assert not visit.complaints
+
+
+def test_keys_change_the_view_hold_the_pictures_and_the_theme(visit: Visit) -> None:
+    page = visit.page
+    for key, view in (("2", "events"), ("3", "health"), ("1", "now")):
+        page.keyboard.press(key)
+        page.wait_for_selector(f"#view-{view}", state="visible")
+        assert page.get_attribute(f"nav a[data-view={view}]", "aria-current") == "page"
+    page.keyboard.press("Space")
+    assert page.get_attribute("#pause", "aria-pressed") == "true"
+    page.wait_for_timeout(200)
+    held = page.evaluate(HASH, "encoder")
+    page.wait_for_timeout(700)
+    assert page.evaluate(HASH, "encoder") == held
+    page.keyboard.press("Space")
+    visit.until(lambda: page.evaluate(HASH, "encoder") != held, "the pictures to go on")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(colour)
+    page.keyboard.press("t")
+    assert page.evaluate(colour) != dark
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_light_silent_named_and_self_contained(browser: Browser, playing: tuple[Child, str], size: str) -> None:
+    child, url = playing
+    wait_until(lambda: any(r["label"] == "guitar" for r in child.of("offset")), "a guitar")
+    visit = Visit(browser, url, size, scheme="light" if size == "phone" else "dark")
+    page = visit.page
+    page.wait_for_timeout(1500)
+    for view in ("now", "events", "health"):
+        visit.show(view)
+        page.wait_for_timeout(300)
+        assert page.evaluate(NAMELESS) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the screen"
+        visit.picture(f"{view}-{size}")
+    page.keyboard.press("2")
+    page.locator("#rows tr button").last.click()
+    page.wait_for_selector("#detail-picture canvas")
+    assert page.evaluate(NAMELESS) == []
+    visit.picture(f"sound-{size}")
+    assert visit.complaints == []
+    assert {urlsplit(a).netloc for a in visit.asked} == {urlsplit(url).netloc}
+    entries = page.evaluate("performance.getEntriesByType('resource').map(e => e.encodedBodySize)")
+    assert len(entries) > 8
+    page_bytes = page.evaluate("performance.getEntriesByType('navigation')[0].encodedBodySize") + sum(entries)
+    assert page_bytes < MOST_BYTES, page_bytes
+    visit.context.close()
+
+
+def test_a_lost_source_and_a_lost_detector_are_told(browser: Browser, sound_server: SoundServer) -> None:  # noqa: F811
+    with Child("--device", "mic", "--web", "127.0.0.1:0", environment=sound_server.env) as child:
+        url = url_of(child)
+        visit = Visit(browser, url)
+        page = visit.page
+        visit.until(lambda: page.inner_text("#status") != "connecting", "a status")
+        sound_server.kill()
+        visit.until(lambda: page.inner_text("#status") == "source lost", "the loss")
+        assert "waiting for" in page.inner_text("#trouble")
+        visit.picture("lost")
+        sound_server.restart()
+        visit.until(lambda: page.inner_text("#status") not in {"source lost", "no connection"}, "its return")
+        child.signal(signal.SIGTERM)
+        visit.until(lambda: page.inner_text("#status") == "no connection", "the end")
+        assert "no connection to the detector" in page.inner_text("#trouble")
+        visit.context.close()
+
+
+def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("sesame\n")
+    arguments = ("--device", SCENE, "--web", "127.0.0.1:0", "--web-token-file", tmp_path / "token", "--loop")
+    with Child(*arguments) as child:
+        page = browser.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        url = url_of(child)
+        page.goto(url)
+        page.fill("#token", "simsim")
+        page.click("button")
+        page.wait_for_selector("#wrong", state="visible")
+        page.fill("#token", "sesame")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#strips[data-frames]")
+        page.goto(url)
+        page.wait_for_selector("#strips[data-frames]")
+        assert "sesame" not in page.evaluate("document.cookie + location.href")
+        page.close()

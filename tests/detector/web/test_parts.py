@@ -1,0 +1,250 @@
+"""The page's parts by themselves: packing, pictures, the hub; what they cost without viewers, and their bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.errors import ConfigError
+from detector.insides import Insides
+from detector.messages import AudioChunk
+from detector.pipeline import Detector
+from detector.settings import Web
+from detector.sinks.sink import Station
+from detector.web import pictures as pictures_module
+from detector.web.events import Archive
+from detector.web.hub import Hub
+from detector.web.packing import MEMBRANE_STEP, Packer
+from detector.web.pictures import Pictures
+from detector.web.sink import WebSink
+from tests.web_service import scene
+
+STATION = Station("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
+
+
+class Album:
+    """Keeps what it sees."""
+
+    def __init__(self, *, layers: bool = True) -> None:
+        self.wants_layers = layers
+        self.seen: list[Insides] = []
+
+    def see(self, insides: Insides) -> None:
+        self.seen.append(insides)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector.load()
+
+
+@pytest.fixture(scope="module")
+def seen(detector: Detector) -> list[Insides]:
+    return look(detector, seconds=9, layers=True)
+
+
+def look(detector: Detector, *, seconds: int, layers: bool) -> list[Insides]:
+    fresh, album = detector.fresh(), Album(layers=layers)
+    fresh.observer = album
+    sound = scene()
+    for at in range(0, seconds * 16000, 640):
+        fresh.push(sound[at : at + 640])
+    return album.seen
+
+
+def unpacked(text: str) -> np.ndarray[Any, Any]:
+    return np.frombuffer(base64.b64decode(text), np.uint8)
+
+
+def test_what_is_packed_can_be_unpacked(detector: Detector, seen: list[Insides]) -> None:
+    (message,) = Packer(detector).messages(seen)
+    frames = message["frames"]
+    assert frames == sum(len(i.scores) for i in seen)
+    assert message["end_s"] == 0.05
+    encoder = np.unpackbits(unpacked(message["encoder"]).reshape(frames, -1), axis=1, count=240)
+    assert np.array_equal(encoder, np.concatenate([i.spikes for i in seen]).reshape(frames, 240))
+    for name in ("conv1", "dense"):
+        fired = np.concatenate([i.layers[name] for i in seen])
+        bits = np.unpackbits(unpacked(message["layers"][name]).reshape(frames, -1), axis=1, count=fired.shape[1])
+        assert np.array_equal(bits, fired)
+    scores = unpacked(message["scores"]).reshape(frames, 15) / 255
+    np.testing.assert_allclose(scores, np.concatenate([i.scores for i in seen]), atol=0.5 / 255 + 1e-6)
+    membranes = unpacked(message["membranes"]).view(np.int8).reshape(frames, 15) * MEMBRANE_STEP
+    wanted = np.clip(np.concatenate([i.membranes for i in seen]), -8, 7.9375)
+    np.testing.assert_allclose(membranes, wanted, atol=MEMBRANE_STEP / 2 + 1e-6)
+
+
+def test_a_sine_at_full_scale_is_the_brightest_there_is(detector: Detector) -> None:
+    fresh, album = detector.fresh(), Album()
+    fresh.observer = album
+    t = np.arange(16000) / 16000
+    fresh.push(np.sin(2 * np.pi * 1000 * t).astype(np.float32))
+    (message,) = Packer(detector).messages(album.seen)
+    bands = unpacked(message["mel"]).reshape(-1, 40)
+    hz = detector.manifest.features.f_max_hz
+    assert hz == 8000
+    assert 235 <= bands[10:].max() <= 255
+    assert np.median(bands) < 160
+
+
+def test_gaps_part_the_messages(detector: Detector, seen: list[Insides]) -> None:
+    messages = list(Packer(detector).messages([*seen[:10], *seen[20:30]]))
+    assert [m["end_s"] for m in messages] == pytest.approx([0.05, 0.05 + seen[20].first_sample / 16000])
+
+
+def test_means_that_nobody_looked_at_are_those_of_the_decoder(detector: Detector, seen: list[Insides]) -> None:
+    unseen = look(detector, seconds=9, layers=False)
+    assert all(i.means.size == 0 and not i.layers for i in unseen)
+    (plain,), (full,) = (list(Packer(detector).messages(run)) for run in (unseen, seen))
+    assert plain["means"] == full["means"]
+    assert plain["layers"] == {}
+
+
+def onset(event_id: str, onset_s: float) -> dict[str, Any]:
+    return {"type": "onset", "id": event_id, "onset_s": onset_s}
+
+
+def offset(event_id: str, onset_s: float, offset_s: float) -> dict[str, Any]:
+    return {"type": "offset", "id": event_id, "onset_s": onset_s, "offset_s": offset_s}
+
+
+def shot(pictures: Pictures, event_id: str) -> dict[str, Any]:
+    packed = pictures.get(event_id)
+    assert packed is not None
+    found: dict[str, Any] = json.loads(packed)
+    return found
+
+
+def test_a_picture_is_taken_when_its_sound_is_over(detector: Detector, seen: list[Insides]) -> None:
+    pictures = Pictures(Packer(detector), 16000, 400)
+    for one in seen[:149]:  # the first chunk of the six seconds was no frame yet
+        pictures.see(one)
+    pictures.note(onset("a", 4.0))
+    pictures.take()
+    assert pictures.has("a")
+    going = shot(pictures, "a")["parts"][0]
+    assert (going["end_s"], going["frames"]) == (1.05, (6 - 1) * 40 - 1)
+    pictures.note(offset("a", 4.0, 5.5))
+    pictures.take()  # the second behind it is not there yet
+    for one in seen[149:]:
+        pictures.see(one)
+    pictures.take()
+    (part,) = shot(pictures, "a")["parts"]
+    assert part["frames"] == round((3 + 1.5 + 1) * 40)
+    assert shot(pictures, "a")["origin"] == "memory"
+    assert pictures.get("b") is None
+
+
+def test_pictures_are_bounded(detector: Detector, seen: list[Insides], monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = Pictures(Packer(detector), 16000, 400)
+    for one in seen:
+        pictures.see(one)
+    monkeypatch.setattr(pictures_module, "MOST_BYTES", 60_000)
+    for number in range(6):
+        pictures.note(onset(str(number), 4.0))
+        pictures.note(offset(str(number), 4.0, 7.0))
+    pictures.take()
+    kept = [number for number in range(6) if pictures.has(str(number))]
+    assert kept == list(range(kept[0], 6))
+    assert 0 < kept[0] < 6
+
+
+def test_the_ring_holds_seconds_and_forgets_another_stream(detector: Detector, seen: list[Insides]) -> None:
+    pictures = Pictures(Packer(detector), 16000, 400)
+    for number in range(20):
+        for one in seen:
+            pictures.see(Insides(one.first_sample + number * len(seen) * 640, *map(one.__getattribute__, NAMES)))
+    assert sum(len(i.scores) for i in pictures._ring) <= 40 * 40
+    pictures.see(seen[0])
+    assert list(pictures._ring) == [seen[0]]
+
+
+NAMES = ("frames", "spikes", "layers", "membranes", "scores", "means")
+
+
+async def with_hub(detector: Detector, act: Callable[[Hub], Any]) -> Any:
+    hub = Hub(Packer(detector))
+    task = asyncio.create_task(hub.run())
+    try:
+        return await act(hub)
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def test_without_viewers_the_hub_takes_nothing(detector: Detector, seen: list[Insides]) -> None:
+    async def act(hub: Hub) -> None:
+        hub.see(seen[0])
+        hub.hear(AudioChunk(np.ones(400, np.float32), 0))
+        hub.note({"type": "gap"})
+        viewer = hub.join()
+        assert viewer is not None
+        hub.see(seen[1])
+        (first, *_) = (await asyncio.wait_for(viewer.take(), 10)).decode().split("\n\n")
+        assert json.loads(first.partition("data: ")[2])["end_s"] == seen[1].first_sample / 16000 + 0.05
+        hub.leave(viewer)
+        hub.see(seen[2])
+        assert not hub._arrived
+
+    asyncio.run(with_hub(detector, act))
+
+
+def test_a_slow_viewer_loses_the_oldest_and_is_counted_and_the_others_lose_nothing(
+    detector: Detector,
+) -> None:
+    async def act(hub: Hub) -> None:
+        slow, quick = hub.join(), hub.join()
+        assert slow is not None
+        assert quick is not None
+        got: list[bytes] = []
+        for number in range(70):
+            hub.note({"type": "gap", "number": number})
+            hub._pass_on()
+            got.append(await quick.take())
+        assert len(got) == 70
+        left = (await slow.take()).decode().split("\n\n")[:-1]
+        assert [json.loads(m.partition("data: ")[2])["number"] for m in left] == list(range(20, 70))
+        assert (slow.dropped, quick.dropped, hub.dropped) == (20, 0, 20)
+
+    asyncio.run(with_hub(detector, act))
+
+
+def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Insides]) -> None:
+    async def act(hub: Hub) -> None:
+        assert hub.join() is not None
+        for _ in range(20):
+            for one in seen:
+                hub.see(one)
+        assert len(hub._arrived) == 600
+
+    asyncio.run(with_hub(detector, act))
+
+
+def test_an_open_address_needs_a_token(detector: Detector) -> None:
+    with pytest.raises(ConfigError, match="set token_file"):
+        WebSink(Web(address="0.0.0.0:0"), Archive(None, None), STATION, detector, None)
+
+
+def test_without_the_extra_it_is_named(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'snn-detect\[web\]'"):
+        WebSink(Web(), Archive(None, None), STATION, detector, None)
+
+
+def test_the_page_is_light() -> None:
+    static = Path(pictures_module.__file__).parent / "static"
+    files = list(static.iterdir())
+    assert sum(f.stat().st_size for f in files) < 150_000
+    for file in files:  # nothing comes from elsewhere
+        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text
+        assert "https://" not in text
