@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from detector import __version__
+from detector.cli_calibrate import calibrate
 from detector.cli_config import config
 from detector.cli_devices import devices, meter
 from detector.cli_doctor import doctor
@@ -55,7 +56,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     listen(ctx, Bare(**options))
 
 
-for _command in (run, replay, devices, meter, doctor, events, config, mqtt, model, bench):
+for _command in (run, replay, devices, meter, calibrate, doctor, events, config, mqtt, model, bench):
     cli.add_command(_command)
 
 

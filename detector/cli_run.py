@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from detector.cli_program import StopOnSignal, model_option, only_option, report, tell, threshold_option
 from detector.errors import DetectorError
+from detector.sound_names import is_sound_name
 
 if TYPE_CHECKING:
     from detector.daemon import Service
@@ -26,7 +27,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _STDIN: Final = "-"
 _RAW: Final = ("rate", "sample_format", "channels")
 _DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
-_SOUND_FILES: Final = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".opus"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _is_file(device: str) -> bool:
     if device in {"mic", _STDIN} or device.isdigit() or device.startswith(_DEVICES):
         return False
     path = Path(device)
-    return path.suffix.lower() in _SOUND_FILES or path.is_file() or device.startswith(("/", "./", "../", "~/"))
+    return is_sound_name(path) or path.is_file() or device.startswith(("/", "./", "../", "~/"))
 
 
 def _replay(ctx: click.Context, asked: Bare) -> None:
