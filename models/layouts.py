@@ -99,6 +99,17 @@ def read_esc(root: Path, labels: Sequence[str]) -> Listing:
     return sieve.listing(root)
 
 
+def read_class(folder: Path, label: str) -> Listing:
+    """List a folder of recordings of one class, at any depth below it, with the folds of ``spread``.
+
+    Raises SourceError where the folder is missing or no clip is left.
+    """
+    _need_folder(folder)
+    sieve = _Sieve([label])
+    _take_folder(sieve, folder, label, folder.resolve().name, spread)
+    return sieve.listing(folder)
+
+
 def read_classes(data: Path, classes: Sequence[tuple[str, str]]) -> Listing:
     """List folders below ``data`` as classes: pairs of a label and a folder's name or pattern (``*``).
 
