@@ -10,8 +10,8 @@ import click
 from models.cli_fit import PATH, material_option
 from models.cli_tell import tell
 
-_EXAMPLES: Final = 1500
-_EPOCHS: Final = 6
+_EXAMPLES: Final = 2400
+_EPOCHS: Final = 8
 
 
 @click.command()

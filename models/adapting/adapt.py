@@ -35,6 +35,8 @@ HIDDEN: Final = 32
 """New neurons beside the dense layer's."""
 _FALSE_RATE: Final = 0.02
 """Largest share of any source's other clips with an event of a new class."""
+_SHARES: Final = {"computed noises": 0.3, "demo scene": 0.2, "guitar_notes": 0.2}
+"""Draws against 1.0 for other sources: what is all alike, or little, need not be heard often."""
 _PRIOR: Final = 0.6
 """On-threshold of heads before one is chosen: what is kept of them are scores."""
 
@@ -164,7 +166,7 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         features=features,
         encoder=encoder,
         network=network,
-        examples=Scenes("scenes", 160, {}, {"none": 2.0 * len(wish.folders)}, 0.3, (-55.0, -1.0)),
+        examples=Scenes("scenes", 160, _SHARES, {"none": 2.0 * len(wish.folders)}, 0.3, (-55.0, -1.0)),
         loss=Loss(frame=1.0, clip=0.0, score=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
         schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01),
         decoding=Decoding(
