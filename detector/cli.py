@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from detector import __version__
 from detector.cli_bare import Bare
+from detector.cli_calibrate import calibrate
 from detector.cli_config import config
 from detector.cli_devices import devices, meter
 from detector.cli_doctor import doctor
@@ -57,7 +58,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     listen(ctx, Bare(**options))
 
 
-for _command in (run, replay, watch, devices, meter, doctor, events, config, mqtt, model, bench):
+for _command in (run, replay, watch, devices, meter, calibrate, doctor, events, config, mqtt, model, bench):
     cli.add_command(_command)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from detector.cli_program import tell
+from detector.sound_names import is_sound_name
 
 if TYPE_CHECKING:
     from detector.live.parts import Wishes
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 STDIN: Final = "-"
 _DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
-_SOUND_FILES: Final = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".opus"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,4 +112,4 @@ def is_file(device: str) -> bool:
     if device in {"mic", STDIN} or device.isdigit() or device.startswith(_DEVICES):
         return False
     path = Path(device)
-    return path.suffix.lower() in _SOUND_FILES or path.is_file() or device.startswith(("/", "./", "../", "~/"))
+    return is_sound_name(path) or path.is_file() or device.startswith(("/", "./", "../", "~/"))

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, where that is a terminal."""
+"""Progress on standard error, where that is a terminal: of a source that is read, and of anything that takes long."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from detector.cli_program import tell
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from detector.sources import Source
 
 _REFRESH_S = 0.1
+_LINE_S = 600.0
 
 
 class Bar:
@@ -34,7 +37,7 @@ class Bar:
         if progress is None:
             yield
             return
-        task = progress.add_task(name, total=source.frames_total)
+        task = progress.add_task(name, total=source.frames_total, detail="")
         progress.start()
         try:
             yield
@@ -63,6 +66,52 @@ class Bar:
             self._progress.start()
 
 
+class Gauge:
+    """How far something is that takes minutes or hours, with words beside it; else a line now and then."""
+
+    def __init__(self, name: str, total: float, *, wanted: bool, line_every_s: float = _LINE_S) -> None:
+        """Begin; ``total`` is what ``advance`` counts to."""
+        self._progress = _progress() if wanted and sys.stderr.isatty() else None
+        self._line_every_s = line_every_s if wanted and self._progress is None else float("inf")
+        self._name, self._total = name, total
+        self._drawn = self._line = time.monotonic()
+        if self._progress is not None:
+            self._progress.add_task(name, total=total, detail="")
+            self._progress.start()
+
+    def advance(self, done: float, detail: str) -> None:
+        """Say how far it is; it is drawn at most ten times a second, and written at most every few minutes."""
+        now = time.monotonic()
+        if self._progress is not None and now - self._drawn >= _REFRESH_S:
+            self._drawn = now
+            self._progress.update(self._progress.task_ids[0], completed=done, detail=detail, refresh=True)
+        if now - self._line >= self._line_every_s:
+            self._line = now
+            tell(f"{self._name}: {100 * done / self._total:.0f} %, {detail}")
+
+    def tell(self, line: str) -> None:
+        """Write a line for people beside the picture."""
+        with self.aside():
+            tell(line)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the picture away while other lines are written to the same terminal."""
+        if self._progress is None:
+            yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+    def close(self) -> None:
+        """Remove the picture."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
 def _progress() -> Progress | None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -75,6 +124,7 @@ def _progress() -> Progress | None:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
         console=console,
         auto_refresh=False,
         transient=True,

@@ -55,7 +55,7 @@ def _lines(kind: type[Section], values: dict[str, Any], at: Key, layers: Layers)
             continue
         place = _place(layers, (*at, name))
         unset = values[name] is None
-        text = f"# {name} is left out" if unset else f"{name} = {_toml(values[name])}"
+        text = f"# {name} is left out" if unset else f"{name} = {toml_value(values[name])}"
         yield f"{text:<{_COLUMN}}  # {place}"
 
 
@@ -111,10 +111,10 @@ def _redacted_arguments(arguments: list[str]) -> Iterator[str]:
         before = argument
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """Write a value of JSON as TOML does."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_toml(k)} = {_toml(v)}' for k, v in value.items())} }}" if value else "{}"
+        return f"{{ {', '.join(f'{toml_value(k)} = {toml_value(v)}' for k, v in value.items())} }}" if value else "{}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -77,6 +77,12 @@ class Detector:
         return self.manifest.features.sample_rate_hz
 
     @property
+    def chunk_samples(self) -> int:
+        """Length of a chunk of about a second that is whole blocks of frames, which the network takes in one call."""
+        block = self.manifest.network.block_frames * self.manifest.features.hop_length
+        return block * max(1, round(self.sample_rate_hz / block))
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The classes, in the order of the scores."""
         return self.manifest.labels

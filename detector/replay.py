@@ -163,10 +163,7 @@ class Replay:
                 raise ConfigError("standard input is a terminal; pipe raw samples into it, or name a file")
             o = self._options
             return PcmSource(sys.stdin.buffer, o.rate, o.sample_format, o.channels, self._rate_hz)
-        # Whole blocks of frames, about a second of them: the network takes a block in one call.
-        manifest = self._detector.manifest
-        block = manifest.network.block_frames * manifest.features.hop_length
-        return FileSource(name, self._rate_hz, block * max(1, round(self._rate_hz / block)))
+        return FileSource(name, self._rate_hz, self._detector.chunk_samples)
 
     def _origin(self, name: str) -> Origin:
         manifest = self._detector.manifest

@@ -190,12 +190,39 @@ class Health(Section):
     interval_s: float = Field(60.0, ge=1, le=3600)
 
 
+class Calibration(Section):
+    """What ``snn-detect calibrate`` measured the thresholds with; another device or model makes them guesses."""
+
+    date: str = Field(min_length=1, description="When the thresholds were chosen, by RFC 3339.")
+    hours: float = Field(gt=0, description="Length of the background that they were chosen on.")
+    rate_per_hour: float = Field(gt=0, description="False alarms per hour that were asked for, of each class.")
+    promise_per_hour: float = Field(
+        gt=0, description="False alarms per hour that those hours can promise at 95 %: no less than was asked for."
+    )
+    rule: str = Field("", description="How the thresholds were chosen.")
+    device: str | None = Field(None, description="Id of the microphone; left out: recordings, from any.")
+    model: str = Field(min_length=1, description="Name and version of the model.")
+    model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the model's file.")
+
+    def mismatch(self, device: str | None, model: str, model_sha256: str) -> str | None:
+        """Return in words how a model and an open device (None: none is open) are others than those; None: they fit."""
+        what = []
+        if model_sha256 != self.model_sha256:
+            what.append(f"the model {self.model}, not for {model} ({model_sha256[:12]})")
+        if device is not None and self.device is not None and device.lower() != self.device.lower():
+            what.append(f"the device {self.device}, not for {device}")
+        if not what:
+            return None
+        return f"the thresholds of {self.date[:10]} were calibrated for {' and '.join(what)}: run snn-detect calibrate"
+
+
 class Settings(Section):
     """All wishes; what is left out takes the values here."""
 
     node: Slug = Field(default_factory=lambda: slug(socket.gethostname()), description="Name of this machine.")
     audio: Audio = Audio()
     listening: Listening = Listening()
+    calibration: Calibration | None = None
     health: Health = Health()
     stdout: Stdout = Stdout()
     file: tuple[JsonFile, ...] = ()

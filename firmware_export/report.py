@@ -23,6 +23,7 @@ from detector.errors import ConfigError
 from detector.messages import Event
 from detector.network import load_model
 from detector.pipeline import Detector
+from detector.rates import Rate
 from detector.sources import read_sound
 from firmware_export import cortex_m
 from firmware_export.c_export import export_c
@@ -33,7 +34,6 @@ from firmware_export.int8_onnx import export_int8
 from firmware_export.nir_export import export_nir
 from firmware_export.parity import DEMO
 from models.datasets import Clip
-from models.evaluate import Rate
 
 Pcm = NDArray[np.int16]
 Told = tuple[str, str, int, int]

@@ -7,6 +7,7 @@ import sys
 import click
 
 from detector.errors import DetectorError
+from models.cli_adapt import adapt
 from models.cli_data import audioset_download, audioset_manifest, manifest
 from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
 from models.cli_image import compare, convert
@@ -25,6 +26,7 @@ for command in (
     evaluate,
     cross_evaluate,
     tune,
+    adapt,
     show_encoding,
     show_neuron,
     manifest,

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from detector.errors import ConfigError
+from detector.rates import Rate
 from models.activity import Activity
-from models.evaluate import Rate
 from models.figures import new_figure, save
 from models.image_data import First, PictureSet, encode, open_pictures
 from models.image_evaluate import judge, layered, operations

@@ -22,10 +22,11 @@ from detector.bench import activity
 from detector.errors import ConfigError
 from detector.network import load_model
 from detector.pipeline import Detector
+from detector.rates import Rate
 from detector.sources import read_sound
 from models.corpus import recordings
 from models.datasets import Clip
-from models.evaluate import Heard, Rate, accuracy, listen
+from models.evaluate import Heard, accuracy, listen
 from models.front_end import FrontEnd
 from models.recipe import Recipe
 from models.trained import load_run

@@ -17,6 +17,7 @@ from detector.errors import ConfigError
 from detector.manifest import Manifest
 from detector.network import load_model
 from detector.pipeline import Detector
+from detector.rates import Rate
 from detector.sources import FileSource
 from models.datasets import ESC10, Clip
 
@@ -36,33 +37,6 @@ class Heard:
     def mean_scores(self, frames: int | None = None) -> NDArray[np.float32]:
         """Return each class's score, averaged over the clip's frames or its first ``frames``, (classes,)."""
         return np.asarray(self.scores[:frames].mean(axis=0))
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share of clips with its 95 % interval (Wilson's score interval)."""
-
-    hits: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        """The share itself; not a number where there are no clips."""
-        return self.hits / self.total if self.total else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The share's 95 % interval."""
-        if not self.total:
-            return (0.0, 1.0)
-        z, n, p = 1.96, self.total, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return (max(0.0, centre - half), min(1.0, centre + half))
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.hits}/{self.total} = {100 * self.value:.1f} % ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
 def check_unseen(model: Path, fold: int) -> Manifest:

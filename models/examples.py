@@ -52,7 +52,15 @@ class PlacedSound:
 class ExampleMaker:
     """Draw examples: a class by its weight, a source, a clip, then what happens to it on the way."""
 
-    def __init__(self, clips: Sequence[Clip], waves: Sequence[Wave], recipe: Recipe, params: Scenes) -> None:
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        waves: Sequence[Wave],
+        recipe: Recipe,
+        params: Scenes,
+        places: augment.Places | None = None,
+    ) -> None:
+        """Take clips with their samples; ``places`` of another maker for scenes of one length save making them anew."""
         features, self._params = recipe.features, params
         self._waves, self._classes = waves, len(recipe.classes)
         self._rate = features.sample_rate_hz
@@ -74,7 +82,7 @@ class ExampleMaker:
             self._shares.append(share / share.sum() if share.size else share)
             weights.append(params.class_weights.get(label or "none", 1.0) if by_source else 0.0)
         self._class_p = np.array(weights) / np.sum(weights)
-        self._places = augment.Places(self._samples, self._rate, np.random.default_rng(0))
+        self.places = places or augment.Places(self._samples, self._rate, np.random.default_rng(0))
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
@@ -107,7 +115,7 @@ class ExampleMaker:
         active, doubt = held(loud, self._seconds(HOLD_S)), held(loud, self._seconds(HOLD_S + DOUBT_S))
         over = end // self._hop + self._seconds(END_HOLD_S)
         active[over:], doubt[over + self._seconds(END_DOUBT_S) :] = False, False
-        placed = self._places.filter_and_reverberate(placed, rng, reverberation=0.5)
+        placed = self.places.filter_and_reverberate(placed, rng, reverberation=0.5)
         return PlacedSound(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
 
     def _pick(self, rng: np.random.Generator) -> tuple[int | None, int]:
@@ -139,12 +147,12 @@ class ExampleMaker:
         loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
         if rng.random() < 0.7:
             ratio = 10 ** (-rng.uniform(3, 45) / 20)
-            wave = wave + loud * ratio * self._places.noise(rng)
+            wave = wave + loud * ratio * self.places.noise(rng)
         if rng.random() < 0.15:
             ratio = 10 ** (-rng.uniform(5, 40) / 20)
             wave = wave + loud * ratio * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:
-            wave = wave + loud * 10 ** (rng.uniform(-20, 8) / 20) * self._places.rumble(rng)
+            wave = wave + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.places.rumble(rng)
         if rng.random() < 0.1:
             wave = augment.clip_hard(wave, rng)
         if rng.random() < 0.5:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from detector.rates import Rate
 from models.activity import Activity
-from models.evaluate import Rate
 from models.figures import draw_confusion, draw_curves, new_figure, raster, save
 from models.image_data import PictureSet, encode
 from models.image_network import ImageNetwork, Response

@@ -321,13 +321,13 @@ def finished(trained: SpikingConvNet) -> SpikingConvNet:
     pairs: list[tuple[nn.Conv2d | nn.Linear, SpikingUnit]] = [*net.conv_layers, (net.dense, net.dense_unit)]
     with torch.no_grad():
         for layer, unit in pairs:
-            _fold_norm(layer, unit)
+            fold_norm(layer, unit)
         for i, layer in enumerate([*(p[0] for p in pairs), net.readout]):
-            _round_to_grid(layer, float(net.to_bands.abs().sum(0).max()) * 2**BAND_BITS if i == 0 else 1.0)
+            round_to_grid(layer, float(net.to_bands.abs().sum(0).max()) * 2**BAND_BITS if i == 0 else 1.0)
     return net
 
 
-def _fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
+def fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
     """Put a unit's batch norm into the weights in front of it, and its offset where the bias is."""
     norm = unit.norm
     if not isinstance(norm, nn.BatchNorm1d):
@@ -344,7 +344,7 @@ def _fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
         unit.norm = nn.Identity()
 
 
-def _round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
+def round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
     """Round each output's weights and bias to the finest grid whose sums are exact.
 
     ``largest_input`` is in units of the input's own grid. Each output has a grid of its own: behind a

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from detector.rates import Rate
 from models.compare import Outcome
 from models.compare import table as compare_table
-from models.evaluate import Rate
 
 Results = dict[str, Any]
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from detector.decoder import EventDecoder
 from detector.manifest import Manifest
 from detector.pipeline import with_threshold
-from models.evaluate import Heard, Rate
+from detector.rates import Rate
+from models.evaluate import Heard
 
 SPARED = 0.01
 """Share of the clips that a shorter average may lose."""

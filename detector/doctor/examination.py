@@ -9,7 +9,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from detector.doctor import access, board, clock, device, disks, holders, mixer, model, outlets, selftest, sound, speed
+from detector.doctor import (
+    access,
+    board,
+    calibration,
+    clock,
+    device,
+    disks,
+    holders,
+    mixer,
+    model,
+    outlets,
+    selftest,
+    sound,
+    speed,
+)
 from detector.doctor.brokers import check_brokers
 from detector.doctor.configuration import check_configuration
 from detector.doctor.finding import UNAVAILABLE, WRONG, Finding, problem, skipped
@@ -45,6 +59,7 @@ class Examination:
     roots: Roots = field(default_factory=Roots)
     _settings: Settings = field(default_factory=Settings, init=False)
     _detector: Detector | None = field(default=None, init=False)
+    _device: Device | None = field(default=None, init=False)
     _services: tuple[Process, ...] = field(default=(), init=False)
 
     def findings(self) -> Iterator[Finding]:
@@ -57,6 +72,9 @@ class Examination:
         if configuration is not None:
             yield from _guarded(outlets.NAME, self._sinks)
         yield from _guarded(sound.MICROPHONE, self._hearing)
+        yield from _guarded(
+            calibration.NAME, lambda: calibration.check_calibration(self._settings, self._detector, self._device)
+        )
         yield from self._computing()
         yield from self._machine()
         if configuration is not None:
@@ -92,6 +110,7 @@ class Examination:
             return
         with portaudio.quiet():
             found, finding = device.check_device(audio)
+        self._device = found
         is_ours = holders.is_with_us(held, cards, audio.device)
         yield skipped(device.DEVICE, _OURS) if found is None and is_ours else finding
         heard = None if found is None else self._listen()

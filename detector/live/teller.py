@@ -15,7 +15,7 @@ from detector.microphone.news import Condition, ConditionName, Lost
 from detector.records import RECORD_VERSION, Origin, event_record
 from detector.sinks.sink import Record
 
-State: TypeAlias = ConditionName | Literal["listening", "stopping", "reloaded", "clock"]
+State: TypeAlias = ConditionName | Literal["listening", "stopping", "reloaded", "clock", "calibration"]
 _log = logging.getLogger(__name__)
 _DECIMALS: Final = 6
 

@@ -47,6 +47,8 @@ class Workplace:
         self.is_paused = False
         self.is_hung = False
         """Whether a part did not end when it was asked to; the process then has to end without it."""
+        self._mismatch: str | None = None
+        self._heard_device: str | None = None
         self._detector = make_detector(settings)
         self.station = make_station(settings, self._detector)
         self._tee = Tee(wishes.tee, self._detector.sample_rate_hz) if wishes.tee else None
@@ -71,7 +73,9 @@ class Workplace:
         if self.engine is None or self.is_paused:
             time.sleep(timeout_s)
             return True
-        return self.engine.turn(timeout_s)
+        goes_on = self.engine.turn(timeout_s)
+        self._compare_calibration()
+        return goes_on
 
     def pause(self) -> None:
         """Listen no more, and leave the device to others."""
@@ -109,6 +113,7 @@ class Workplace:
     def tell_health(self) -> None:
         """Tell how the service is."""
         fields = self.health.fields(self.figures, self.outlets.figures, self.station)
+        fields["calibrated"] = None if self.settings.calibration is None else self._mismatch is None
         metrics = self.settings.metrics
         if metrics is not None and metrics.scores and self.engine is not None:
             fields["scores"] = self.engine.scores
@@ -156,6 +161,20 @@ class Workplace:
             "conditions": [{"name": c.name, "detail": c.detail} for c in conditions],
             **self.health.state(figures, self.outlets.figures, self.station),
         }
+
+    def _compare_calibration(self) -> None:
+        """Tell, once each time, that the thresholds were measured with another device or model, or no longer so."""
+        calibration, found = self.settings.calibration, None
+        if self.engine is not None and self.engine.has_heard:
+            self._heard_device = self.teller.device
+        if calibration is not None:
+            found = calibration.mismatch(self._heard_device, self.station.model, self.station.model_sha256)
+        if found == self._mismatch:
+            return
+        self._mismatch = found
+        level = logging.WARNING if found else logging.INFO
+        detail = found or "the thresholds fit the device and the model again"
+        self.teller.status("calibration", detail, active=found is not None, level=level)
 
     def _wiring(self, settings: Settings, detector: Detector) -> Wiring:
         return Wiring(
@@ -221,4 +240,6 @@ class Workplace:
             found += [(c.name, True, c.detail) for c in self.engine.conditions]
             if self.engine.has_heard:
                 found.append(("listening", True, "listening"))
+        if self._mismatch:
+            found.append(("calibration", True, self._mismatch))
         return found

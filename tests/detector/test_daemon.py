@@ -293,3 +293,24 @@ def test_journal_gets_priorities(config: Path, tmp_path: Path) -> None:
     lines = log.read_text().splitlines()
     assert lines
     assert all(line.startswith("<6>") for line in lines)
+
+
+def test_a_calibration_of_another_model_and_device_is_told_once(config: Path, lively: Lively) -> None:  # noqa: F811
+    calibration = (
+        *("[stdout]", 'types = ["status", "health"]', "[calibration]", 'date = "2026-11-24T07:00:00+01:00"'),
+        *("hours = 8", "rate_per_hour = 1", "promise_per_hour = 1", 'model = "other-1.0"'),
+        *(f'model_sha256 = "{64 * "a"}"', 'device = "usb-id:0d8c:0014"'),
+    )
+    write_config(config, lively, *calibration)
+    with service(config) as child:
+        for _ in range(3):
+            child.play(QUIET)
+        child.wait_for_records(lambda r: sum(x["type"] == "health" for x in r) >= 2, "two records of health")
+        child.signal(signal.SIGTERM)
+        child.wait()
+    told = [r["detail"] for r in child.of("status") if r["state"] == "calibration"]
+    assert len(told) <= 2  # of the model at once, of the device when it is known
+    assert "other-1.0" in told[-1]
+    assert "usb-id:0d8c:0014, not for stdin" in told[-1]
+    assert sum("calibrated for" in line for line in child.errors) == len(told)
+    assert child.of("health")[-1]["calibrated"] is False

@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 from detector.errors import ConfigError
 from detector.pipeline import Detector
+from detector.rates import Rate
 from firmware_export.cli import cli as export_cli
 from models.cli import cli as train_cli
 from models.datasets import Clip
-from models.evaluate import Heard, Rate, confusion, esc10_accuracy, event_rates, figures, table
+from models.evaluate import Heard, confusion, esc10_accuracy, event_rates, figures, table
 from models.recipe import load_recipe
 from models.train import Run, _Trainer, train
 from models.trained import load_run

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from detector.doctor.brokers import check_brokers
+from detector.doctor.calibration import check_calibration
 from detector.doctor.configuration import check_configuration
 from detector.doctor.model import check_model, check_threads
 from detector.doctor.outlets import check_addresses, check_sinks
 from detector.doctor.processes import Process
 from detector.doctor.roots import Roots
 from detector.doctor.speed import check_speed, judge
+from detector.microphone.devices import Device
 from detector.network import default_model_path
 from detector.pipeline import Detector
 from detector.settings import Settings
@@ -189,3 +191,26 @@ def test_each_broker_that_does_not_work_says_at_which_stage(tmp_path: Path, root
 
 def test_without_a_broker_none_is_tried(roots: Roots) -> None:
     assert [f.state for f in check_brokers(settings(), roots)] == ["skipped"]
+
+
+def test_a_calibration_is_compared_with_model_and_device(detector: Detector) -> None:
+    manifest = detector.manifest
+    known = {
+        "date": "2026-11-24T07:00:00+01:00",
+        "hours": 8,
+        "rate_per_hour": 1,
+        "promise_per_hour": 1,
+        "device": "usb-id:0d8c:0014",
+        "model": f"{manifest.name}-{manifest.version}",
+        "model_sha256": detector.sha256,
+    }
+    device = Device(3, "USB", ("usb-id:0D8C:0014",), 1, 48000, is_default=False, is_hardware=True)
+    assert not list(check_calibration(settings(), detector, device))
+    (same,) = check_calibration(settings(calibration=known), detector, device)
+    assert (same.state, "from 8 h" in same.found) == ("ok", True)
+    (unheard,) = check_calibration(settings(calibration=known), detector, None)
+    assert "could not be compared" in unheard.found
+    for change in ({"device": "hw:CARD=Other"}, {"model_sha256": 64 * "a"}):
+        (other,) = check_calibration(settings(calibration=known | change), detector, device)
+        assert other.state == "warning"
+        assert "2026-11-24" in other.found

@@ -1,0 +1,276 @@
+"""From recordings to a model file: heads that leave a fold out to choose and judge, one of all to ship."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from tqdm import tqdm
+
+from detector.errors import ConfigError
+from detector.manifest import ClassSpec, DataSource, Manifest
+from detector.network import load_model
+from detector.pipeline import Detector, with_threshold
+from detector.rates import Rate
+from models.adapting.extension import body_of, extend
+from models.adapting.head import Lessons, batches_of, learn
+from models.adapting.lessons import make_lessons
+from models.adapting.sounds import Sounds, check_labels, other_sounds, own_sounds
+from models.augment import Wave
+from models.datasets import Clip
+from models.evaluate import Heard
+from models.layouts import FOLDS
+from models.network import NetworkSpec
+from models.recipe import Data, Decoding, Loss, Recipe, Scenes, Schedule
+from models.tune import Choice, choose
+
+HIDDEN: Final = 32
+"""New neurons beside the dense layer's."""
+_FALSE_RATE: Final = 0.02
+"""Largest share of any source's other clips with an event of a new class."""
+_SHARES: Final = {"computed noises": 0.3, "demo scene": 0.2, "guitar_notes": 0.2}
+"""Draws against 1.0 for other sources: what is all alike, or little, need not be heard often."""
+_PRIOR: Final = 0.6
+"""On-threshold of heads before one is chosen: what is kept of them are scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asks for."""
+
+    model: Path
+    classes: Sequence[tuple[str, Path]]
+    """Label and folder of each new class."""
+    out: Path
+    category: str
+    replace: bool
+    """Whether the old classes go."""
+    background: Path | None
+    material: Path | None
+    data: Path | None
+    seed: int
+    processes: int
+    """How many make examples."""
+    examples: int
+    epochs: int
+    """Examples that are drawn, and how often each is learnt from."""
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each new class, by its label."""
+        return dict(self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class NewClass:
+    """A new class as it was judged on recordings that its judges had not heard."""
+
+    choice: Choice
+    recall: Rate
+    """With thresholds that were chosen without the fold that is judged."""
+    false: dict[str, Rate]
+    """Other clips with an event of it, by source."""
+    clips: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """What came of it."""
+
+    manifest: Manifest
+    classes: tuple[NewClass, ...]
+    problems: tuple[str, ...]
+    sources: dict[str, int]
+    """Clips of no new class that were learnt from, by source."""
+    old_scores_equal: bool
+
+
+def adapt(wish: Wish) -> Adapted:
+    """Add classes to a model, or replace its classes; the file appears whole or not at all.
+
+    Raises ConfigError, SourceError or ManifestError for what cannot be.
+    """
+    manifest, body = load_model(wish.model).manifest, body_of(wish.model)
+    check_labels([label for label, _ in wish.classes], () if wish.replace else manifest.labels)
+    if not wish.out.absolute().parent.is_dir():
+        raise ConfigError(f"{wish.out}: there is no folder {wish.out.parent}; make it first")
+    rate_hz = manifest.features.sample_rate_hz
+    own = own_sounds(wish.folders, rate_hz)
+    others = other_sounds(rate_hz, wish.seed, wish.background, wish.material, wish.data)
+    recipe = _recipe(manifest, wish)
+    lessons = _lessons(wish, own, others, recipe)
+    with tempfile.TemporaryDirectory(dir=wish.out.absolute().parent) as folder:
+        part = Path(folder) / wish.out.name
+        heard: list[tuple[int, Heard]] = []
+        batches = sum(batches_of(int((lessons.fold != fold).sum()), recipe) for fold in (*FOLDS, None))
+        with tqdm(total=batches, unit="batch", desc="learning", leave=False) as bar:
+            for fold in FOLDS:
+                head = learn(lessons.without(fold), body, recipe, wish.seed, bar.update)
+                extend(wish.model, part, head.extension(), _with_classes(manifest, wish, {}), replace=wish.replace)
+                heard += [(fold, h) for h in _hear(part, own.of_fold(fold), others.of_fold(fold))]
+            head = learn(lessons, body, recipe, wish.seed, bar.update)
+        classes = _judge(heard, Detector.load(part).manifest, wish)
+        final = _described(manifest, wish, classes, own)
+        extend(wish.model, part, head.extension(), final, replace=wish.replace)
+        equal = wish.replace or _same_scores(wish.model, part, own.waves + others.waves)
+        found = Adapted(
+            manifest=load_model(part).manifest,
+            classes=classes,
+            problems=tuple(own.problems + others.problems),
+            sources={
+                s: sum(c.source == s for c in others.clips) for s in dict.fromkeys(c.source for c in others.clips)
+            },
+            old_scores_equal=equal,
+        )
+        part.replace(wish.out)
+    return found
+
+
+def _lessons(wish: Wish, own: Sounds, others: Sounds, recipe: Recipe) -> Lessons:
+    total = recipe.schedule.examples_per_epoch // len(FOLDS) * len(FOLDS)
+    with tqdm(total=total, unit="example", desc="hearing", leave=False) as bar:
+        return make_lessons(wish.model, own, others, recipe, wish.seed, wish.processes, bar.update)
+
+
+def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
+    """Return how the head is trained: as a small network of its own on the model's front end."""
+    features, encoder = manifest.features, manifest.encoder
+    decoder = manifest.classes[0].decoder
+    network = NetworkSpec(
+        kind="fcsnn",
+        planes=2 * len(encoder.thresholds),
+        n_mfcc=features.n_mfcc,
+        n_mels=features.n_mels,
+        classes=len(wish.folders),
+        convs=(),
+        hidden=HIDDEN,
+        frame_rate_hz=features.sample_rate_hz / features.hop_length,
+        readout_tau_s=0.3,
+        surrogate="fast_sigmoid",
+        slope=10.0,
+        dropout=0.25,
+    )
+    return Recipe(
+        kind="stream",
+        name=manifest.name,
+        version=manifest.version,
+        data=Data("folders", "", "the user's own", ()),
+        classes=dict.fromkeys(wish.folders, wish.category),
+        features=features,
+        encoder=encoder,
+        network=network,
+        examples=Scenes("scenes", 160, _SHARES, {"none": 2.0 * len(wish.folders)}, 0.3, 0.0, 1, (-55.0, -1.0)),
+        loss=Loss(frame=1.0, clip=0.0, score=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
+        schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01),
+        decoding=Decoding(
+            decoder.smoothing_frames,
+            decoder.min_on_frames,
+            decoder.min_off_frames,
+            decoder.refractory_frames,
+            decoder.off_threshold / decoder.on_threshold,
+            dict.fromkeys(wish.folders, _PRIOR),
+        ),
+    )
+
+
+def _with_classes(manifest: Manifest, wish: Wish, thresholds: Mapping[str, float]) -> Manifest:
+    """Return a manifest with the new classes behind the old ones; they decide as the first of those."""
+    first = manifest.classes[0]
+    new = tuple(
+        with_threshold(ClassSpec(label, wish.category, first.decoder), thresholds.get(label, _PRIOR))
+        for label in wish.folders
+    )
+    return dataclasses.replace(manifest, classes=new if wish.replace else manifest.classes + new)
+
+
+def _hear(model: Path, own: Sounds, others: Sounds) -> list[Heard]:
+    """Run clips through the detector as it ships, each as a stream of its own."""
+    detector = Detector.load(model)
+    pairs = zip(own.clips + others.clips, own.waves + others.waves, strict=True)
+    return [_hear_one(detector, clip, wave) for clip, wave in pairs]
+
+
+def _hear_one(detector: Detector, clip: Clip, wave: Wave) -> Heard:
+    scores, events = detector.process(wave)
+    last, more = detector.finish()
+    onsets = tuple(e.label for e in [*events, *more] if e.kind == "onset")
+    return Heard(clip, np.concatenate([scores, last]), onsets, detector.labels)
+
+
+def _judge(heard: Sequence[tuple[int, Heard]], manifest: Manifest, wish: Wish) -> tuple[NewClass, ...]:
+    """Choose thresholds by the rule of ``models.tune``, and judge each fold by those of the other folds."""
+    new = dataclasses.replace(manifest, classes=tuple(c for c in manifest.classes if c.label in wish.folders))
+    columns = [manifest.labels.index(label) for label in new.labels]
+    only_new = [(fold, dataclasses.replace(h, scores=h.scores[:, columns], labels=new.labels)) for fold, h in heard]
+    chosen = {c.label: c for c in choose([h for _, h in only_new], new, _FALSE_RATE)}
+    hits = {label: [0, 0] for label in new.labels}
+    false: dict[str, dict[str, list[int]]] = {label: {} for label in new.labels}
+    for fold in FOLDS:
+        rest = choose([h for f, h in only_new if f != fold], new, _FALSE_RATE)
+        judged = _choices_on([h for f, h in only_new if f == fold], new, rest)
+        for label, h, is_found in judged:
+            count = hits[label] if h.clip.label == label else false[label].setdefault(h.clip.source, [0, 0])
+            count[0] += is_found
+            count[1] += 1
+    return tuple(
+        NewClass(
+            choice=chosen[label],
+            recall=Rate(*hits[label]),
+            false={source: Rate(*count) for source, count in false[label].items()},
+            clips=hits[label][1],
+        )
+        for label in new.labels
+    )
+
+
+def _choices_on(heard: Sequence[Heard], manifest: Manifest, choices: Sequence[Choice]) -> list[tuple[str, Heard, bool]]:
+    """Return of each class and clip whether there is an event of it, with the thresholds that were chosen elsewhere."""
+    from detector.decoder import EventDecoder
+
+    classes = [with_threshold(c, choice.threshold) for c, choice in zip(manifest.classes, choices, strict=True)]
+    features, found = manifest.features, []
+    for h in heard:
+        decoder = EventDecoder(classes, features.hop_length, features.frame_length)
+        labels = {e.label for e in decoder.push(h.scores) if e.kind == "onset"}
+        found += [(c.label, h, c.label in labels) for c in classes]
+    return found
+
+
+def _described(manifest: Manifest, wish: Wish, classes: Sequence[NewClass], own: Sounds) -> Manifest:
+    """Return the manifest of the model that ships: thresholds, figures, and where its sounds came from."""
+    named = _with_classes(manifest, wish, {c.choice.label: c.choice.threshold for c in classes})
+    training = manifest.training
+    new_sources = tuple(
+        DataSource(label, "the user's own", f"{sum(c.label == label for c in own.clips)} recordings of {label}")
+        for label in wish.folders
+    )
+    metrics = {} if wish.replace else dict(manifest.metrics)
+    for c in classes:
+        label, count = c.choice.label, sum(r.total for r in c.false.values())
+        metrics[f"{label}_recall"] = round(c.recall.value, 4)
+        metrics[f"{label}_false_rate"] = round(sum(r.hits for r in c.false.values()) / max(1, count), 4)
+    return dataclasses.replace(
+        named,
+        name=f"{manifest.name}-{'-'.join(wish.folders)}",
+        training=dataclasses.replace(
+            training,
+            command=f"{training.command}; {shlex.join(['snn-train', *sys.argv[1:]])}",
+            clips=training.clips + len(own.clips),
+            sources=training.sources + new_sources,
+        ),
+        metrics=metrics,
+    )
+
+
+def _same_scores(before: Path, after: Path, waves: Sequence[Wave]) -> bool:
+    """Tell whether the old classes' scores are what they were, to the bit, over all the sounds of the run."""
+    old, new = Detector.load(before), Detector.load(after)
+    count = len(old.labels)
+    return all(np.array_equal(old.score(wave), new.score(wave)[:, :count]) for wave in waves)

@@ -1,0 +1,161 @@
+"""A model file with more classes: the same graph, with longer arrays at its end."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from detector.errors import ManifestError
+from detector.manifest import BLOCK_KEY, METADATA_KEY, LayerSpec, Manifest, TensorSpec
+from detector.network import load_model, verify
+
+Float32 = NDArray[np.float32]
+_CHANGED: Final = ("dense_weight", "dense_bias", "dense_beta", "readout_weight", "readout_bias", "readout_beta")
+_DENSE_TENSORS: Final = frozenset({"dense_mem", "new_dense_mem", "dense_spikes"})
+_CLASS_TENSORS: Final = frozenset({"readout_mem", "new_readout_mem", "scores"})
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What is put behind a model's own arrays; all weights lie on the grid of exact sums (``models.network``)."""
+
+    hidden_weight: Float32
+    """(hidden, inputs of the dense layer)."""
+    hidden_bias: Float32
+    hidden_beta: Float32
+    readout_weight: Float32
+    """(classes, neurons of the dense layer and hidden)."""
+    readout_bias: Float32
+    readout_beta: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Sizes of what a head reads."""
+
+    inputs: int
+    """Spikes of the last convolution."""
+    dense: int
+    """Spikes of the dense layer."""
+
+
+def body_of(path: Path) -> Body:
+    """Return what a head on a model reads; raises ManifestError where it has another form than the shipped ones."""
+    return _body(_arrays(_read(path)[0], path), path)
+
+
+def extend(path: Path, out: Path, extension: Extension, manifest: Manifest, *, replace: bool) -> None:
+    """Write the model ``out``: that of ``path`` with an extension; ``replace`` leaves the old classes out.
+
+    ``manifest`` holds the wanted classes, in the order of the scores, and training record; what it
+    says of the network is brought up to date here. The file appears whole or not at all. Raises ManifestError where
+    the model cannot be extended, or the result is not good.
+    """
+    graphs = _read(path)
+    before = _arrays(graphs[0], path)
+    after = _extended(before, _body(before, path), extension, replace=replace)
+    for graph in graphs:
+        _rewrite(graph, after)
+    step, block = graphs
+    parameters = sum(after[name].size - before[name].size for name in _CHANGED)
+    metadata = {
+        METADATA_KEY: _manifest(manifest, after, parameters).to_json(),
+        BLOCK_KEY: base64.b64encode(block.SerializeToString()).decode("ascii"),
+    }
+    onnx.helper.set_model_props(step, metadata)
+    onnx.checker.check_model(step)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        part = Path(folder) / out.name
+        part.write_bytes(step.SerializeToString())
+        verify(part)
+        part.replace(out)
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """Return a model's graphs over one frame and over a block."""
+    load_model(path)  # says what is wrong where the file is no model
+    step = onnx.load(path)
+    metadata = {p.key: p.value for p in step.metadata_props}
+    return step, onnx.load_from_string(base64.b64decode(metadata[BLOCK_KEY]))
+
+
+def _arrays(model: Any, path: Path) -> dict[str, Float32]:
+    found = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer if w.name in _CHANGED}
+    if missing := [name for name in _CHANGED if name not in found]:
+        raise ManifestError(
+            f"{path}: its graph lacks {missing[0]!r}, so it has no room for more classes; adapt a model with "
+            "convolutions and float weights (snn-export int8 makes the small form of the result)"
+        )
+    return found
+
+
+def _body(arrays: dict[str, Float32], path: Path) -> Body:
+    dense, inputs = arrays["dense_weight"].shape
+    if arrays["readout_weight"].shape[1] != dense:
+        raise ManifestError(f"{path}: its read-out does not read its dense layer; export the model again")
+    return Body(inputs, dense)
+
+
+def _extended(arrays: dict[str, Float32], body: Body, extension: Extension, *, replace: bool) -> dict[str, Float32]:
+    hidden = len(extension.hidden_bias)
+    kept = 0 if replace else len(arrays["readout_bias"])
+    old_rows = np.pad(arrays["readout_weight"][:kept], ((0, 0), (0, hidden)))
+    beta = extension.hidden_beta.reshape(1, -1)
+    return {
+        "dense_weight": np.concatenate([arrays["dense_weight"], extension.hidden_weight]),
+        "dense_bias": np.concatenate([arrays["dense_bias"], extension.hidden_bias]),
+        "dense_beta": np.concatenate([arrays["dense_beta"].reshape(1, body.dense), beta], axis=1),
+        "readout_weight": np.concatenate([old_rows, extension.readout_weight]),
+        "readout_bias": np.concatenate([arrays["readout_bias"][:kept], extension.readout_bias]),
+        "readout_beta": np.concatenate([arrays["readout_beta"][:kept], extension.readout_beta]),
+    }
+
+
+def _rewrite(model: Any, arrays: dict[str, Float32]) -> None:
+    """Put longer arrays into a graph, and say so where it names the shapes of its inputs and outputs."""
+    for weight in model.graph.initializer:
+        if weight.name in arrays:
+            weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(arrays[weight.name]), weight.name))
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in _DENSE_TENSORS:
+            value.type.tensor_type.shape.dim[-1].dim_value = len(arrays["dense_bias"])
+        elif value.name in _CLASS_TENSORS:
+            value.type.tensor_type.shape.dim[-1].dim_value = len(arrays["readout_bias"])
+
+
+def _manifest(manifest: Manifest, arrays: dict[str, Float32], more_parameters: int) -> Manifest:
+    """Return a manifest that describes the longer arrays."""
+    sizes = {"dense_mem": len(arrays["dense_bias"]), "readout_mem": len(arrays["readout_bias"])}
+    network = manifest.network
+    states = tuple(TensorSpec(s.name, (*s.shape[:-1], sizes.get(s.name, s.shape[-1]))) for s in network.states)
+    return dataclasses.replace(
+        manifest,
+        network=dataclasses.replace(
+            network,
+            states=states,
+            layers=_layers(network.layers, arrays),
+            parameters=network.parameters + more_parameters,
+        ),
+    )
+
+
+def _layers(layers: Sequence[LayerSpec], arrays: dict[str, Float32]) -> tuple[LayerSpec, ...]:
+    found = []
+    for layer in layers:
+        weight = arrays.get(f"{layer.name}_weight")
+        if weight is None:
+            found.append(layer)
+        else:
+            neurons, inputs = weight.shape
+            found.append(dataclasses.replace(layer, inputs=inputs, neurons=neurons, macs=neurons * inputs))
+    return tuple(found)

@@ -1,0 +1,142 @@
+"""What is learnt of new classes: a few spiking neurons and a read-out, on the spikes of a network that stays."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detector.messages import Spikes
+from detector.network import Model, trace
+from models.adapting.extension import Body, Extension
+from models.losses import frame_loss
+from models.network import SpikingUnit, fold_norm, initial_readout, round_to_grid
+from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
+from models.recipe import Recipe
+from models.scan import leak_scan
+
+_TAU_S: Final = (0.05, 0.8)
+"""Membrane time constants of the new neurons, as those of the dense layer they stand beside."""
+
+
+class Head(nn.Module):
+    """Spikes of the last convolution and of the dense layer in, one logit per class out, frame by frame."""
+
+    def __init__(self, body: Body, recipe: Recipe) -> None:
+        super().__init__()
+        spec = recipe.network
+        self.dense = nn.Linear(body.inputs, spec.hidden)
+        self.unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=_TAU_S)
+        self.readout = nn.Linear(body.dense + spec.hidden, spec.classes)
+        self.readout_beta_logit = nn.Parameter(initial_readout(spec))
+        self.drop = nn.Dropout(spec.dropout)
+
+    def forward(self, below: Tensor, beside: Tensor) -> Tensor:
+        """Return logits (batch, frames, classes) of spikes (batch, frames, inputs) and (batch, frames, dense)."""
+        state: dict[str, Tensor] = {}
+        x = self.dense(self.drop(below)).transpose(1, 2).unsqueeze(-1)
+        x = self.unit.sequence(x, "dense", state, {}).squeeze(-1).transpose(1, 2)
+        x = self.readout(self.drop(torch.cat((beside, x), 2))).transpose(1, 2).unsqueeze(-1)
+        x, _ = leak_scan(x, torch.sigmoid(self.readout_beta_logit), x.new_zeros(*x.shape[:2], 1))
+        return x.squeeze(-1).transpose(1, 2)
+
+    def extension(self) -> Extension:
+        """Return the head as arrays: batch norm folded, weights on the grid of exact sums."""
+        done = copy.deepcopy(self).eval()
+        with torch.no_grad():
+            fold_norm(done.dense, done.unit)
+            round_to_grid(done.dense, 1.0)
+            round_to_grid(done.readout, 1.0)
+        return Extension(
+            hidden_weight=done.dense.weight.detach().numpy(),
+            hidden_bias=done.dense.bias.detach().numpy(),
+            hidden_beta=done.unit.beta.detach().numpy(),
+            readout_weight=done.readout.weight.detach().numpy(),
+            readout_bias=done.readout.bias.detach().numpy(),
+            readout_beta=torch.sigmoid(done.readout_beta_logit).detach().numpy(),
+        )
+
+
+class BodySpikes:
+    """What a model's last convolution and dense layer fire, packed into bits: there are hours of it."""
+
+    def __init__(self, model: Model) -> None:
+        spiking = [layer for layer in model.manifest.network.layers if layer.spikes]
+        self._model, self._names = model, (spiking[-2].name, spiking[-1].name)
+
+    def of(self, spikes: Spikes) -> NDArray[np.uint8]:
+        """Return (frames, bytes) of the encoder's spikes (frames, planes, n_mfcc), from the state after a reset."""
+        rows = [np.concatenate([fired[name] for name in self._names]) for fired in trace(self._model, spikes)]
+        return np.packbits(np.stack(rows).astype(bool), axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Examples to learn from, each of one fold."""
+
+    fired: NDArray[np.uint8]
+    """(examples, frames, bytes), as ``BodySpikes`` gives them."""
+    target: NDArray[np.uint8]
+    """(examples, frames, classes)."""
+    weight: NDArray[np.uint8]
+    fold: NDArray[np.int64]
+
+    def without(self, fold: int | None) -> Lessons:
+        """Return the examples of all other folds; None: all."""
+        kept = self.fold != (-1 if fold is None else fold)
+        return Lessons(self.fired[kept], self.target[kept], self.weight[kept], self.fold[kept])
+
+
+def learn(lessons: Lessons, body: Body, recipe: Recipe, seed: int, advance: Callable[[], Any]) -> Head:
+    """Return a head that has learnt from examples; ``advance`` is called after each batch."""
+    torch.manual_seed(seed)
+    head, schedule = Head(body, recipe), recipe.schedule
+    optimiser = make_optimiser(head, schedule.learning_rate, schedule.weight_decay)
+    batches = list(_batches(len(lessons.fired), schedule.batch, schedule.epochs, np.random.default_rng(seed)))
+    head.train()
+    with _one_thread():
+        for number, chosen in enumerate(batches):
+            set_rate(optimiser, schedule.learning_rate, number / len(batches), warm_up=0.05, floor=0.005)
+            bits = np.unpackbits(lessons.fired[chosen], axis=2, count=body.inputs + body.dense)
+            fired = torch.from_numpy(bits).float()
+            target, weight = (torch.from_numpy(part[chosen]).float() for part in (lessons.target, lessons.weight))
+            logits = head(fired[..., : body.inputs], fired[..., body.inputs :])
+            loss = frame_loss(logits, target, weight)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(head.parameters(), LARGEST_GRADIENT)
+            optimiser.step()
+            advance()
+    return head.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: for so small a network several take longer to meet than to compute."""
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
+def batches_of(examples: int, recipe: Recipe) -> int:
+    """Return how many batches ``learn`` takes."""
+    return (examples // recipe.schedule.batch) * recipe.schedule.epochs
+
+
+def _batches(examples: int, size: int, epochs: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    for _ in range(epochs):
+        order = rng.permutation(examples)
+        yield from (order[at : at + size] for at in range(0, examples - size + 1, size))

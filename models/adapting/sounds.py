@@ -1,0 +1,158 @@
+"""The sounds to adapt with: the user's recordings of new classes, and sounds of none."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import soxr
+
+from detector.errors import ConfigError, SourceError
+from detector.sound_names import sounds_below
+from detector.sources import read_sound
+from models.augment import Wave
+from models.datasets import TEST_FOLD, Clip, list_clips
+from models.layouts import FOLDS, load_good_clips, read_class
+from models.rendering import noise
+from models.rendering.synthesis import RATE_HZ
+
+LEAST_CLIPS: Final = 20
+_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_PIECE_S: Final = 5.0
+_MOST_BACKGROUND_S: Final = 1800.0
+_NOISES_OF_A_KIND: Final = 6
+_MOST_OF_A_CLASS: Final = 40
+"""Clips of one folder of data or material: what a head learns from more is little, and takes memory."""
+_SCENE: Final = Path(__file__).resolve().parent.parent / "demo" / "scene.flac"
+
+
+@dataclass(slots=True)
+class Sounds:
+    """Clips with their samples at one rate."""
+
+    clips: list[Clip] = field(default_factory=list)
+    waves: list[Wave] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """One line each: what was left out and why."""
+
+    def add(self, clips: Sequence[Clip], waves: Sequence[Wave]) -> None:
+        """Put clips behind those that are there."""
+        self.clips += clips
+        self.waves += waves
+
+    def of_fold(self, fold: int) -> Sounds:
+        """Return the clips of one fold."""
+        pairs = [(c, w) for c, w in zip(self.clips, self.waves, strict=True) if c.fold == fold]
+        return Sounds([c for c, _ in pairs], [w for _, w in pairs])
+
+
+def check_labels(wanted: Sequence[str], taken: Sequence[str]) -> None:
+    """Raise ConfigError for a label that cannot be one, or that is there already."""
+    for label in wanted:
+        if not _LABEL.fullmatch(label):
+            raise ConfigError(f"label {label!r}: write it in small letters, digits, _ and -, at most 40 of them")
+        if label in taken or wanted.count(label) > 1:
+            raise ConfigError(f"label {label!r}: the model has that class already; choose another name")
+
+
+def own_sounds(folders: Mapping[str, Path], rate_hz: int) -> Sounds:
+    """Read the recordings of each new class, with folds that keep cuts of one recording together.
+
+    A recording that cannot be used is told in a line and left out. Raises SourceError for a folder that
+    is missing or holds no sound, ConfigError where fewer than 20 recordings can be used.
+    """
+    found = Sounds()
+    for label, folder in folders.items():
+        listing = read_class(folder, label)
+        clips, waves, problems = load_good_clips(listing.clips, rate_hz)
+        problems = [*listing.problems, *problems]
+        if len(clips) < LEAST_CLIPS:
+            first = f"; the first problem: {problems[0]}" if problems else ""
+            raise ConfigError(
+                f"{folder}: {len(clips)} recordings of {label!r} can be used, and it takes {LEAST_CLIPS}{first}"
+            )
+        found.add(clips, waves)
+        found.problems += problems
+    return found
+
+
+def other_sounds(rate_hz: int, seed: int, background: Path | None, material: Path | None, data: Path | None) -> Sounds:
+    """Gather sounds of no new class: computed noises and the demo scene always, and what else there is.
+
+    Raises SourceError for a place that is missing or holds no sound.
+    """
+    found = Sounds()
+    found.add(*_pieces(_noises(rate_hz, seed), "computed noises"))
+    found.add(*_pieces(_cut(read_sound(_SCENE, rate_hz), rate_hz), "demo scene"))
+    if background is not None:
+        found.add(*_pieces(_background(background, rate_hz), "background"))
+    clips = [] if material is None else _of_material(material)
+    clips += [] if data is None else _of_data(data)
+    if clips:
+        good, waves, problems = load_good_clips(clips, rate_hz)
+        found.add([Clip(c.path, None, c.source, c.fold) for c in good], waves)
+        found.problems += problems
+    return found
+
+
+def _pieces(waves: Iterator[Wave], source: str) -> tuple[list[Clip], list[Wave]]:
+    """Return waves as clips: neighbours share a fold, since they may be of one recording."""
+    found = [wave for wave in waves if wave.size]
+    folds = [FOLDS[i * len(FOLDS) // len(found)] for i in range(len(found))]
+    return [Clip(Path(source) / f"{i}", None, source, fold) for i, fold in enumerate(folds)], found
+
+
+def _noises(rate_hz: int, seed: int) -> Iterator[Wave]:
+    """Yield noises, hums, tones and knocks, kinds in turn, so that every fold has some of each."""
+    for number in range(_NOISES_OF_A_KIND):
+        for i, kind in enumerate(noise.KINDS):
+            wave = noise.compose(np.random.default_rng([seed, i, number]), kind)
+            yield np.asarray(soxr.resample(wave, RATE_HZ, rate_hz), np.float32)
+
+
+def _cut(wave: Wave, rate_hz: int) -> Iterator[Wave]:
+    size = round(_PIECE_S * rate_hz)
+    yield from (wave[at : at + size] for at in range(0, max(1, wave.size - size // 2), size))
+
+
+def _background(place: Path, rate_hz: int) -> Iterator[Wave]:
+    """Yield pieces of the recordings at a place, half an hour of them at most, evenly from all of it."""
+    files = list(sounds_below(place)) if place.is_dir() else [place]
+    if not files:
+        raise SourceError(f"{place}: no sound files in this folder; name one with WAV, FLAC, OGG or MP3 files")
+    most = int(_MOST_BACKGROUND_S / _PIECE_S)
+    share = max(1, most // len(files))
+    for path in files[:: max(1, -(-len(files) // most))]:
+        pieces = list(_cut(read_sound(path, rate_hz), rate_hz))
+        yield from pieces[:: max(1, -(-len(pieces) // share))]
+
+
+def _of_material(folder: Path) -> list[Clip]:
+    """List rendered material (``python -m models.rendering``), its classes evenly, with folds in turn."""
+    try:
+        with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise SourceError(
+            f"{folder}: no index.csv; render it with: python -m models.rendering material {folder}"
+        ) from error
+    clips = [Clip(folder / row["path"], row["class"], "rendered", FOLDS[i % len(FOLDS)]) for i, row in enumerate(rows)]
+    return _evenly(clips)
+
+
+def _of_data(data: Path) -> list[Clip]:
+    """List recordings as ``snn-train fit`` takes them, without those that are for judging alone."""
+    return _evenly([clip for clip in list_clips(data) if clip.fold != TEST_FOLD])
+
+
+def _evenly(clips: Sequence[Clip]) -> list[Clip]:
+    """Return at most so many clips of each class, from all over it."""
+    by_class: dict[str | None, list[Clip]] = {}
+    for clip in clips:
+        by_class.setdefault(clip.label, []).append(clip)
+    return [c for group in by_class.values() for c in group[:: -(-len(group) // _MOST_OF_A_CLASS)]]

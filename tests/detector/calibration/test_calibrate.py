@@ -1,0 +1,237 @@
+"""``snn-detect calibrate`` as users meet it: minutes of synthetic sound, the live pipeline, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import tomllib
+from collections import Counter
+from contextlib import nullcontext
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+
+from detector.calibration.measuring import Measurement
+from detector.calibration.score_store import ScoreStore
+from detector.cli import cli
+from detector.cli_program import StopOnSignal, Stopped
+from detector.messages import Samples
+from detector.pipeline import Detector
+from detector.rates import most_expected
+from tests.service import Child, wait_until
+
+RATE = 16000
+SECONDS = 150
+MODEL = os.environ.get("SNN_DETECT_MODEL")
+SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave nothing in the environment that a setting could come from but the model under test."""
+    for variable in os.environ:
+        if variable.startswith(("SNN_DETECT_", "XDG_")) or variable.endswith("_DIRECTORY"):
+            monkeypatch.delenv(variable)
+    if MODEL:
+        monkeypatch.setenv("SNN_DETECT_MODEL", MODEL)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def backgrounds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Give two stretches of one kind of sound that the detector takes for this and that."""
+    folder = tmp_path_factory.mktemp("backgrounds")
+    paths = (folder / "first.flac", folder / "second.flac")
+    for seed, path in enumerate(paths):
+        soundfile.write(path, clatter(np.random.default_rng(seed)), RATE)
+    return paths
+
+
+def clatter(rng: np.random.Generator) -> Samples:
+    """Return faint noise with bursts of noise and tones that decay."""
+    wave = 0.002 * rng.standard_normal(SECONDS * RATE)
+    at = 0
+    while (at := at + int(rng.exponential(1.2) * RATE)) < len(wave) - RATE:
+        t = np.arange(int(rng.uniform(0.1, 1.0) * RATE)) / RATE
+        tones = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(150, 3000, rng.integers(1, 5)))
+        burst = tones if rng.random() < 0.6 else rng.standard_normal(t.size)
+        wave[at : at + t.size] += rng.uniform(0.02, 0.2) * burst * np.exp(-t * rng.uniform(2, 12))
+    return np.asarray(wave.clip(-1, 1), np.float32)
+
+
+def calibrate(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["calibrate", *map(str, arguments)])
+
+
+def reported(path: Path, *arguments: str) -> Counter[str]:
+    """Return how many onsets of each label ``snn-detect replay`` tells."""
+    done = CliRunner().invoke(cli, ["replay", str(path), "--json", "-q", *arguments])
+    assert done.exit_code == 0, done.output
+    records = map(json.loads, done.stdout.splitlines())
+    return Counter(r["label"] for r in records if r["type"] == "onset")
+
+
+def line_of(done: Result) -> str:
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_the_promise_holds_on_another_stretch_of_the_same_sound(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = backgrounds
+    out = tmp_path / "50-calibration.toml"
+    done = calibrate(first, "--out", out, "--json", "--rate", "30")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    written = tomllib.loads(out.read_text(encoding="utf-8"))
+    hours = SECONDS / 3600
+    assert written["calibration"]["hours"] == pytest.approx(hours, abs=1e-4)
+    assert written["calibration"]["promise_per_hour"] == pytest.approx(most_expected(0) / hours, rel=1e-2)
+    rows = {c["label"]: {r["threshold"]: r["false_alarms"] for r in c["rows"]} for c in found["classes"]}
+    own = {c["label"]: rows[c["label"]][c["own_threshold"]] for c in found["classes"]}
+    # What the table says of the model's own thresholds is what the pipeline reports.
+    assert {label: n for label, n in own.items() if n} == dict(reported(first))
+    assert sum(own.values()) > 5
+    thresholds = written["listening"]["thresholds"]
+    option = "--threshold=" + ",".join(f"{label}={value}" for label, value in thresholds.items())
+    held = [c["label"] for c in found["classes"] if c["is_held"]]
+    assert len(held) >= len(found["classes"]) - 2
+    again, before = reported(second, option), reported(second)
+    assert sum(again.values()) < sum(before.values())
+    for label in held:
+        assert again[label] <= written["calibration"]["promise_per_hour"] * hours
+
+
+def test_scores_are_kept_and_files_are_heard_once(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
+    scores = tmp_path / "site.scores"
+    first = calibrate(backgrounds[0], "--scores", scores, "--json", "--no-write")
+    assert first.exit_code == 0, first.output
+    size = scores.stat().st_size
+    assert size < SECONDS * RATE / 8  # there is no place for sound
+    again = calibrate(backgrounds[0], "--scores", scores, "--json", "--no-write")
+    assert json.loads(again.stdout)["classes"] == json.loads(first.stdout)["classes"]
+    assert scores.stat().st_size == size
+    both = calibrate(backgrounds[1], "--scores", scores, "--json", "--no-write")
+    assert json.loads(both.stdout)["calibration"]["hours"] == pytest.approx(2 * SECONDS / 3600, abs=1e-4)
+
+
+class StopsAfter(StopOnSignal):
+    """A signal that comes behind so many chunks."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__()
+        self.left = chunks
+
+    def between(self, items: Any) -> Any:
+        for item in items:
+            if not self.left:
+                raise Stopped
+            self.left -= 1
+            yield item
+
+
+def test_a_file_is_taken_up_where_it_was_left(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
+    detector = Detector.load(MODEL)
+    heard = []
+    for chunks in (40, 10**6):
+        store = ScoreStore(tmp_path / "site.scores", detector)
+        with pytest.raises(Stopped) if chunks == 40 else nullcontext():
+            Measurement(detector, store, StopsAfter(chunks)).hear_file(backgrounds[0], None, lambda *_: None)
+        heard.append(store.background_hours * 3600)
+        assert Measurement(detector, store, StopOnSignal()).is_heard(backgrounds[0]) == (chunks > 40)
+        store.close()
+    assert heard == [pytest.approx(40, abs=1), pytest.approx(SECONDS, abs=0.2)]
+
+
+def test_live_sound_that_is_interrupted_goes_on_later(tmp_path: Path) -> None:
+    scores, sound = tmp_path / "site.scores", clatter(np.random.default_rng(2))[: 12 * RATE]
+    command = ("calibrate", "--device", "-", "--scores", scores, "--no-write", "--json", "--hours", str(20 / 3600))
+    with Child(*command) as child:
+        child.play(sound)
+        child.play(np.zeros(3 * RATE, np.float32))
+        wait_until(lambda: any("zeros" in line for line in child.errors), "word of the silence behind the sound")
+        child.signal(signal.SIGINT)
+        assert child.wait() == 130
+        assert "the same command goes on" in child.errors[-1]
+        heard = json.loads("\n".join(child.lines))["calibration"]["hours"] * 3600
+    with Child(*command) as child:
+        child.play(np.tile(sound, 2))
+        assert child.wait() == 0
+        found = json.loads("\n".join(child.lines))["calibration"]
+    assert 12 < heard < 16
+    assert found["hours"] * 3600 == pytest.approx(20, abs=4)  # a pipe gives seconds at once
+    assert found["device"] == "stdin"
+
+
+def test_recordings_tell_what_a_threshold_finds(tmp_path: Path) -> None:
+    sound, _ = soundfile.read(SCENE, dtype="float32")
+    folder = tmp_path / "guitars"
+    folder.mkdir()
+    soundfile.write(folder / "yes.wav", sound[6 * RATE : 12 * RATE], RATE)
+    soundfile.write(folder / "no.wav", np.zeros(2 * RATE, np.float32), RATE)
+    (folder / "notes.txt").write_text("no sound")
+    (folder / "broken.flac").write_bytes(b"fLaC")
+    quiet = tmp_path / "quiet.wav"
+    soundfile.write(quiet, 0.001 * np.random.default_rng(0).standard_normal(20 * RATE), RATE)
+    done = calibrate(quiet, "--target", f"guitar={folder}", "--only", "guitar", "--json", "--no-write")
+    assert done.exit_code == 66  # one file could not be heard, and the others count
+    assert "broken.flac" in line_of(done)
+    (guitar,) = json.loads(done.stdout)["classes"]
+    assert {r["recall"]["total"] for r in guitar["rows"]} == {2}
+    assert guitar["rows"][0]["recall"]["hits"] == 1
+    words = calibrate(quiet, "--target", f"guitar={folder}", "--only", "guitar", "--no-write")
+    assert "1/2 = 50.0 %" in words.stdout
+    assert "(<= 540)" in words.stdout  # 3.0 in 20 s
+    assert "cannot promise" in words.stdout
+
+
+def test_the_fragment_lies_beside_the_configuration_and_is_replaced(tmp_path: Path) -> None:
+    config, quiet = tmp_path / "config.toml", tmp_path / "quiet.wav"
+    config.write_text("")
+    soundfile.write(quiet, 0.001 * np.random.default_rng(0).standard_normal(5 * RATE), RATE)
+    for _ in range(2):
+        assert calibrate(quiet, "--config", config).exit_code == 0
+    fragment = tmp_path / "config.d/50-calibration.toml"
+    assert [p.name for p in fragment.parent.iterdir()] == [fragment.name]
+    assert CliRunner().invoke(cli, ["config", "check", str(config)]).exit_code == 0
+    shown = json.loads(CliRunner().invoke(cli, ["config", "show", "--json", str(config)]).stdout)
+    assert shown["places"]["listening.thresholds"] == str(fragment)
+    assert shown["settings"]["calibration"]["model_sha256"] == Detector.load(MODEL).sha256
+    fragment.write_text("[listening]\n")
+    done = calibrate(quiet, "--config", config)
+    assert done.exit_code == 2
+    assert "is no calibration" in line_of(done)
+
+
+def test_what_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
+    empty, quiet, text = tmp_path / "empty", tmp_path / "quiet.wav", tmp_path / "text.scores"
+    empty.mkdir()
+    soundfile.write(quiet, np.zeros(RATE, np.float32), RATE)
+    text.write_text("these are no scores at all, though long enough to be some")
+    other = tmp_path / "other.scores"
+    ScoreStore(other, Detector.load(MODEL)).close()
+    with sqlite3.connect(other) as connection:
+        connection.execute("UPDATE model SET sha256 = 'ab'")
+    connection.close()
+    for code, words, *arguments in (
+        (66, "no sound files in this folder", empty),
+        (66, "none.wav", tmp_path / "none.wav", "--no-write"),
+        (2, "unknown label 'tuba'", quiet, "--target", f"tuba={quiet}"),
+        (2, "unknown label 'tuba'", quiet, "--only", "tuba"),
+        (2, "label=folder", quiet, "--target", "guitar"),
+        (2, "--hours", quiet, "--hours", "1"),
+        (2, "name their file with --scores", "--hours", "0"),
+        (2, "is no file of scores", quiet, "--scores", text),
+        (2, "holds scores of the model", quiet, "--scores", other),
+        (2, "there is no folder", quiet, "--out", tmp_path / "none/a.toml"),
+    ):
+        done = calibrate(*arguments)
+        assert done.exit_code == code, done.output
+        assert any(words in line for line in done.stderr.splitlines()), done.stderr
+        assert "Traceback" not in done.stderr
