@@ -11,6 +11,7 @@ from models.cli_data import audioset_download, audioset_manifest, manifest
 from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
 from models.cli_image import compare, convert
 from models.cli_results import keep, report
+from models.cli_scenes import make_scenes
 from models.cli_show import show_encoding, show_neuron
 
 
@@ -34,6 +35,7 @@ for command in (
     convert,
     keep,
     report,
+    make_scenes,
 ):
     cli.add_command(command)
 

@@ -24,7 +24,7 @@ from models.datasets import Clip
 
 FOLDS = (1, 2, 3, 4, 5)
 _FOLD_NAMES = frozenset(map(str, FOLDS))
-_SOUND_NAME = re.compile(r".+\.(wav|flac|og[ga]|opus|mp3|aif[fc]?|caf|au|w64|rf64)", re.IGNORECASE)
+SOUND_NAME = re.compile(r".+\.(wav|flac|og[ga]|opus|mp3|aif[fc]?|caf|au|w64|rf64)", re.IGNORECASE)
 """What the names of files end in that the detector reads."""
 _ESC_NAME = re.compile(r"([1-5])-\d+-[A-Z](?:-\d+)?")
 """Fold, number of the source recording, take, and in ESC-50 the class."""
@@ -161,14 +161,14 @@ def spread(paths: Sequence[Path], folder: Path) -> dict[Path, int | str]:
     return folds
 
 
-def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(table: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of the line and the row, by column, of a CSV file; a field not there is "".
 
     Raises SourceError where the file is missing, no text, or lacks a column.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
+            reader = csv.DictReader(file, restkey="", restval="", delimiter=delimiter)
             found = [name.strip() for name in reader.fieldnames or ()]
             if missing := [name for name in columns if name not in found]:
                 raise SourceError(
@@ -229,8 +229,8 @@ class _Sieve:
 
 def _take_folder(sieve: _Sieve, folder: Path, label: str, source: str, folds_of: _FoldsOf) -> None:
     files = sorted(p for p in folder.rglob("[!.]*") if p.is_file())
-    sounds = [p for p in files if _SOUND_NAME.fullmatch(p.name)]
-    if others := [p.name for p in files if not _SOUND_NAME.fullmatch(p.name)]:
+    sounds = [p for p in files if SOUND_NAME.fullmatch(p.name)]
+    if others := [p.name for p in files if not SOUND_NAME.fullmatch(p.name)]:
         sieve.tell(f"{folder}: {len(others)} files are no sound by their names ({others[0]}, ...); left out")
     for path, fold in sorted(folds_of(sounds, folder).items()):
         sieve.take(str(folder), path, label, source, fold)
