@@ -8,6 +8,7 @@ import click
 
 from detector.errors import DetectorError
 from models.cli_data import audioset_download, audioset_manifest, manifest
+from models.cli_events import evaluate_events
 from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
 from models.cli_image import compare, convert
 from models.cli_results import keep, report
@@ -36,6 +37,7 @@ for command in (
     keep,
     report,
     make_scenes,
+    evaluate_events,
 ):
     cli.add_command(command)
 

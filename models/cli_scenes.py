@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from detector.errors import ConfigError
+from models.cli_events import command
 from models.cli_fit import PATH, RECIPES
 from models.cli_tell import tell
 
@@ -107,7 +107,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     )
     backgrounds.check(wishes.backgrounds, stock)
     held_out = (manifest.name, manifest.version, model.sha256)
-    making = Making(_command(), seed, manifest.features.sample_rate_hz, held_out, fold if data else 0, half or "", form)
+    making = Making(command(), seed, manifest.features.sample_rate_hz, held_out, fold if data else 0, half or "", form)
     made = write_scenes(out, plan(wishes, stock, making.rate_hz), stock, making)
     counts = ", ".join(f"{label} {count}" for label, count in made.events.items())
     click.echo(f"{out}: {made.hours:g} h in {len(made.streams)} streams; events: {counts}; no class: {made.unknown}")
@@ -184,11 +184,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not (left and equals and right):
         raise ConfigError(f"{text!r}: wanted two parts with = between them, such as guitar=2 or none=FOLDER")
     return left, right
-
-
-def _command() -> str:
-    """Return the command as it was given, but for the paths of this machine: of those, the last name."""
-    import sys
-
-    arguments = [Path(a).name if a.startswith("/") else a for a in sys.argv[1:]]
-    return shlex.join(["snn-train", *arguments])

@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import SourceError
+from detector.sound_names import is_sound_name
 from detector.sources import FileSource, read_sound
 from models.datasets import Clip
 
 FOLDS = (1, 2, 3, 4, 5)
 _FOLD_NAMES = frozenset(map(str, FOLDS))
-SOUND_NAME = re.compile(r".+\.(wav|flac|og[ga]|opus|mp3|aif[fc]?|caf|au|w64|rf64)", re.IGNORECASE)
-"""What the names of files end in that the detector reads."""
 _ESC_NAME = re.compile(r"([1-5])-\d+-[A-Z](?:-\d+)?")
 """Fold, number of the source recording, take, and in ESC-50 the class."""
 _FOLD_FIRST = re.compile(r"([1-5])-")
@@ -229,8 +228,8 @@ class _Sieve:
 
 def _take_folder(sieve: _Sieve, folder: Path, label: str, source: str, folds_of: _FoldsOf) -> None:
     files = sorted(p for p in folder.rglob("[!.]*") if p.is_file())
-    sounds = [p for p in files if SOUND_NAME.fullmatch(p.name)]
-    if others := [p.name for p in files if not SOUND_NAME.fullmatch(p.name)]:
+    sounds = [p for p in files if is_sound_name(p)]
+    if others := [p.name for p in files if not is_sound_name(p)]:
         sieve.tell(f"{folder}: {len(others)} files are no sound by their names ({others[0]}, ...); left out")
     for path, fold in sorted(folds_of(sounds, folder).items()):
         sieve.take(str(folder), path, label, source, fold)

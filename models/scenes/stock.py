@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
+from detector.sound_names import is_sound_name
 from detector.sources import read_sound
 from models.corpus import recordings
 from models.datasets import Clip
-from models.layouts import SOUND_NAME, load_good_clips
+from models.layouts import load_good_clips
 from models.recipe import Recipe
 from models.scenes.sounds import Sound, cut_sounds
 
@@ -59,7 +60,7 @@ def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[S
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; name a folder of recordings")
     sounds, problems = list[Sound](), list[str]()
-    paths = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and SOUND_NAME.fullmatch(p.name))
+    paths = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and is_sound_name(p))
     for path in tqdm(paths, unit="clip", desc=folder.name, leave=False, disable=None):
         try:
             wave = read_sound(path, rate_hz)
