@@ -8,7 +8,7 @@ import click
 
 from detector.errors import DetectorError
 from models.cli_data import audioset_download, audioset_manifest, manifest
-from models.cli_events import evaluate_events
+from models.cli_events import evaluate_channels, evaluate_events, tune_events
 from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
 from models.cli_image import compare, convert
 from models.cli_results import keep, report
@@ -38,6 +38,8 @@ for command in (
     report,
     make_scenes,
     evaluate_events,
+    evaluate_channels,
+    tune_events,
 ):
     cli.add_command(command)
 

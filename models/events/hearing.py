@@ -15,6 +15,7 @@ from tqdm import tqdm
 from detector.decoder import EventDecoder
 from detector.manifest import ClassSpec, Manifest
 from detector.messages import AudioChunk, Event, Scores
+from detector.network import load_model
 from detector.pipeline import Detector
 from detector.sources import FileSource
 from models.delays import JOIN_S
@@ -68,6 +69,12 @@ def listen(model: Path, scenes: Scenes, processes: int = 2, change: Change | Non
         scores.append(_masked(found, detector.manifest, stream.spans))
     detections = tuple(tuple(decode(detector.manifest.classes, detector.manifest, s)) for s in scores)
     return Heard(detector.manifest, detector.sha256, tuple(scores), detections)
+
+
+def model_of(path: Path) -> dict[str, str]:
+    """Return which model a file holds, for JSON: name, version and SHA-256."""
+    model = load_model(path)
+    return {"name": model.manifest.name, "version": model.manifest.version, "sha256": model.sha256}
 
 
 def decode(classes: Sequence[ClassSpec], manifest: Manifest, scores: Scores) -> list[Detection]:

@@ -21,14 +21,14 @@ _DARK = 0.5
 
 
 def draw_det(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
-    """Draw the miss rate against false alarms per hour, both on logarithmic axes; 0 stands at the edge."""
+    """Draw the lowest miss rate at no more false alarms per hour, both on logarithmic axes; 0 stands at the edge."""
     figure = new_figure(8, 6)
     axes = figure.subplots()
     for i, (label, curve) in enumerate(curves.items()):
-        missed = (curve.reports == 0).mean(axis=1)
+        alarms, lowest = _envelope(curve)
         # Half an alarm in the hours that there are: zero has no place on a logarithmic axis.
-        alarms = np.maximum(curve.false_alarms, 0.5) / curve.hours
-        axes.plot(alarms, np.maximum(missed, _LEAST_MISS), _style(i), label=label.replace("_", " "), markersize=3)
+        rates, missed = np.maximum(alarms, 0.5) / curve.hours, np.maximum(lowest, _LEAST_MISS)
+        axes.step(rates, missed, _style(i), where="post", label=label.replace("_", " "), markersize=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(_LEAST_MISS, 1.05)
@@ -105,6 +105,13 @@ def _bar(axes: Any, event: EventReference, row: int, end_s: float) -> None:
     axes.broken_barh([(event.onset_s, length)], (row - 0.35, 0.35), color=colour)
     if event.snr_db is not None:
         axes.text(event.onset_s, row - 0.05, f"{event.snr_db:g}", fontsize=6, color="white")
+
+
+def _envelope(curve: Curve) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return counts of false alarms, ascending, and the lowest miss rate with no more than each."""
+    order = np.argsort(curve.false_alarms, kind="stable")
+    missed = (curve.reports[order] == 0).mean(axis=1)
+    return curve.false_alarms[order], np.minimum.accumulate(missed)
 
 
 def _style(i: int) -> str:
