@@ -53,25 +53,20 @@ def measure(
     labels = sorted({e.label for stream in scenes.streams for e in stream.events})
     if not labels:
         return None
-    library = _library()
+    field = library()
     truth: Truth = {s.path.name: [(e.onset_s, e.offset_s, e.label) for e in s.events] for s in scenes.streams}
     durations = {s.path.name: s.seconds for s in scenes.streams}
     at_own = score_tables([own], [1.0], scenes.streams, labels)
     at_all = score_tables(swept, thresholds, scenes.streams, labels)
-    onset = library.collar_based.fscore(at_own, truth, 0.5, onset_collar=ONSET_COLLAR_S, offset_collar=math.inf)
+    onset = field.collar_based.fscore(at_own, truth, 0.5, onset_collar=ONSET_COLLAR_S, offset_collar=math.inf)
     collars = {"onset_collar": STRICT_COLLAR_S, "offset_collar": STRICT_COLLAR_S, "offset_collar_rate": STRICT_SHARE}
-    strict = library.collar_based.fscore(at_own, truth, 0.5, **collars)
-    segment = library.segment_based.fscore(at_own, truth, durations, 0.5, segment_length=1.0)
-    psds = library.intersection_based.psds
+    strict = field.collar_based.fscore(at_own, truth, 0.5, **collars)
+    segment = field.segment_based.fscore(at_own, truth, durations, 0.5, segment_length=1.0)
+    psds = field.intersection_based.psds
     first = psds(at_all, truth, durations, dtc_threshold=0.7, gtc_threshold=0.7, alpha_st=1.0)
-    second = psds(
-        *(at_all, truth, durations),
-        dtc_threshold=0.1,
-        gtc_threshold=0.1,
-        cttc_threshold=0.3,
-        alpha_ct=0.5,
-        alpha_st=1.0,
-    )
+    # Events of one class set off no other class, and the library does not ask for that.
+    cross = {"cttc_threshold": 0.3, "alpha_ct": 0.5} if len(labels) > 1 else {}
+    second = psds(at_all, truth, durations, dtc_threshold=0.1, gtc_threshold=0.1, alpha_st=1.0, **cross)
     return Standard(
         onset_f1=_plain(onset[0]),
         strict_f1=_plain(strict[0]),
@@ -92,7 +87,7 @@ def score_tables(
 
     ``swept`` holds, for each threshold in ascending order, the events of each stream.
     """
-    create = _library().base_modules.scores.create_score_dataframe
+    create = library().base_modules.scores.create_score_dataframe
     tables = {}
     for i, stream in enumerate(streams):
         found = [events[i] for events in swept]
@@ -111,6 +106,15 @@ def score_tables(
 def _clipped(seconds: float, stream: Stream) -> float:
     """Return a time inside the stream: an event's last frame may be padded."""
     return round(min(seconds, stream.seconds), _DECIMALS)
+
+
+def library() -> Any:
+    """Return sed_scores_eval; imported where it is needed, for it brings pandas."""
+    with warnings.catch_warnings():
+        # dcase_util imports pkg_resources, which says that it is old.
+        warnings.simplefilter("ignore")
+        import sed_scores_eval
+    return sed_scores_eval
 
 
 def _by_sed_eval(own: Sequence[Sequence[Detection]], scenes: Scenes, labels: Sequence[str]) -> dict[str, float]:
@@ -141,11 +145,3 @@ def _plain(values: Mapping[str, float]) -> dict[str, float]:
     """Return figures as JSON takes them, averages last."""
     names = [n for n in values if n not in _AVERAGES] + [n for n in _AVERAGES if n in values]
     return {name: round(float(values[name]), 4) for name in names}
-
-
-def _library() -> Any:
-    with warnings.catch_warnings():
-        # dcase_util imports pkg_resources, which says that it is old.
-        warnings.simplefilter("ignore")
-        import sed_scores_eval
-    return sed_scores_eval

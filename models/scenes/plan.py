@@ -35,7 +35,7 @@ class Wishes:
     snrs_db: tuple[float, ...]
     backgrounds: tuple[str, ...]
     level_db: tuple[float, float]
-    """Lowest and highest peak of the loudest sound of a stretch, in dB of full scale."""
+    """Lowest and highest peak of a sound, in dB of full scale; a little lower where it is flatter than others."""
     weights: Mapping[str, float]
     """Draws of each class that is placed, against each other."""
     unknown: float
@@ -87,7 +87,7 @@ def plan(wishes: Wishes, stock: Sequence[Sound], rate_hz: int) -> list[Stretch]:
         count = max(1, round(length / (wishes.stretch_s * rate_hz)))
         edges = [length * i // count for i in range(count + 1)]
         for i, (first, end) in enumerate(itertools.pairwise(edges)):
-            level_db = float(rng.uniform(*wishes.level_db))
+            level_db = _level_db(wishes, rng)
             seed = (wishes.seed, stream + 1, i)
             background = next(backgrounds)
             placer = _Placer(wishes, stock, _allowed(pools, background), rate_hz, seed)
@@ -122,6 +122,12 @@ def _allowed(pools: _Pools, background: str) -> _Pools:
     if not left:
         raise ConfigError(f"background {background!r} contains every class that is to be placed; leave it out")
     return left
+
+
+def _level_db(wishes: Wishes, rng: Rng) -> float:
+    """Draw the peak of a stretch's loudest sound, so that the lowest ratio to the background stays in the range."""
+    low, high = wishes.level_db
+    return float(rng.uniform(min(high, low + max(wishes.snrs_db) - min(wishes.snrs_db)), high))
 
 
 def _cycle(names: Sequence[str], rng: Rng) -> Iterator[str]:

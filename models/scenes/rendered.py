@@ -17,13 +17,13 @@ from models.rendering.melodic import Player
 from models.rendering.synthesis import OTHER_SOUNDFONT, RATE_HZ, SOUNDFONT, play, speak
 from models.scenes.sounds import Sound, cut_sounds
 
-CLIPS_A_PROGRAM = {"guitar": 8, "bowed": 6, "winds": 3, "drums": 6, "other": 2}
+CLIPS_A_PROGRAM = {"guitar": 6, "bowed": 4, "winds": 2, "drums": 4, "other": 1}
 """Phrases for each General MIDI program of a class."""
 _EFFECTS = (55, *range(96, 104), 112, 113, 115, 119, 121, 123, 124, 126, 127)
 """Programs of no class that training never rendered: pads and effects, a bell, a bird, a telephone, applause, a shot.
 
 Left out with those of ``material.batches``: sea shore and helicopter, which are classes, and guitar frets."""
-_SPEECH_CLIPS = 60
+_SPEECH_CLIPS = 40
 _VOICES = (
     "adam",
     "Andrea",
@@ -97,7 +97,9 @@ def spoken_sounds(seed: int) -> list[Sound]:
 def _batches() -> list[Batch]:
     known = [Batch(b.label, b.program, CLIPS_A_PROGRAM[b.label], b.compose) for b in batches()]
     player = Player(48, 84, ("legato", "detached", "chords", "long"), swells=False)
-    return known + [Batch("other", p, 2, partial(melodic.compose, player=player)) for p in _EFFECTS]
+    return known + [
+        Batch("other", p, CLIPS_A_PROGRAM["other"], partial(melodic.compose, player=player)) for p in _EFFECTS
+    ]
 
 
 def _generator(seed: int, label: str, program: int) -> Rng:
