@@ -15,6 +15,8 @@ from models.cli_results import keep, report
 from models.cli_scenes import make_scenes
 from models.cli_show import show_encoding, show_neuron
 
+_FOR_SCENES = {"dcase_util", "onnx", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
+
 
 @click.group()
 def cli() -> None:
@@ -49,7 +51,8 @@ def main() -> None:
     try:
         cli(standalone_mode=True)
     except ModuleNotFoundError as error:
-        click.echo(f"snn-train: error: {error.name} is not installed; pip install 'snn-detect[train]'", err=True)
+        extra = "scenes" if (error.name or "").partition(".")[0] in _FOR_SCENES else "train"
+        click.echo(f"snn-train: error: {error.name} is not installed; pip install 'snn-detect[{extra}]'", err=True)
         sys.exit(2)
     except DetectorError as error:
         click.echo(f"snn-train: error: {error}", err=True)

@@ -41,7 +41,13 @@ _SHORTEST_STRETCH_S = 20
     metavar="LABEL=FOLDER",
     help="Recordings of a class, or of none (none=FOLDER), that the model has not heard. Repeat for more.",
 )
-@click.option("--rendered/--no-rendered", default=True, show_default=True, help="Add other instruments and voices.")
+@click.option(
+    "--rendered",
+    type=click.Choice(["all", "unclassed", "none"]),
+    default="all",
+    show_default=True,
+    help="Add other instruments, voices, animals and machines, or only those of no class.",
+)
 @click.option("--soundfont", type=PATH, help="Of those instruments; default: TimGM6mb.")
 @click.option("--hours", default=1.0, show_default=True, type=click.FloatRange(0.01, 200))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same bytes.")
@@ -78,8 +84,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     stretch: float,
     stream: float,
     form: str,
-    *,
-    rendered: bool,
+    rendered: str,
 ) -> None:
     """Make long streams with a reference, of sounds that the judged model was not trained on, in the new folder OUT."""
     from detector.network import load_model
@@ -93,7 +98,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     manifest = model.manifest
     _check_lengths(level, stretch, stream)
     wanted = HeldOut(data, load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), fold, half) if data else None
-    stock = _stock(model, wanted, added, seed, soundfont, rendered=rendered)
+    stock = _stock(model, wanted, added, seed, soundfont, rendered)
     wishes = Wishes(
         hours=hours,
         seed=seed,
@@ -119,8 +124,7 @@ def _stock(  # noqa: PLR0913 - where sounds come from
     added: tuple[str, ...],
     seed: int,
     soundfont: Path | None,
-    *,
-    rendered: bool,
+    rendered: str,
 ) -> list[Sound]:
     """Return the sounds to place, in an order that depends on nothing but what they are."""
     from models.rendering.synthesis import OTHER_SOUNDFONT, RATE_HZ
@@ -140,10 +144,12 @@ def _stock(  # noqa: PLR0913 - where sounds come from
         sounds += found
         problems += faults
     tell(problems)
-    if rendered:
+    if rendered != "none":
         if rate_hz != RATE_HZ:
-            raise ConfigError(f"rendered sounds have {RATE_HZ} samples per second, not {rate_hz}; use --no-rendered")
-        sounds += rendered_sounds(seed, soundfont or OTHER_SOUNDFONT) + spoken_sounds(seed) + unclassed_sounds(seed)
+            raise ConfigError(f"rendered sounds have {RATE_HZ} samples per second, not {rate_hz}; use --rendered none")
+        only = rendered == "unclassed"
+        sounds += rendered_sounds(seed, soundfont or OTHER_SOUNDFONT, unclassed_only=only) + unclassed_sounds(seed)
+        sounds += [] if only else spoken_sounds(seed)
     return [s for s in sounds if s.label is None or s.label in manifest.labels]
 
 

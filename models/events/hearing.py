@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from detector.decoder import EventDecoder
+from detector.errors import DetectorError
 from detector.manifest import ClassSpec, Manifest
 from detector.messages import AudioChunk, Event, Scores
 from detector.network import load_model
@@ -54,7 +55,7 @@ def listen(model: Path, scenes: Scenes, processes: int = 2, change: Change | Non
 
     Where a background contains a class, the class is not judged: its scores are set to 0 and what
     the decoder makes of the others counts. Raises ManifestError for what is no model, SourceError
-    for a stream that cannot be read, RuntimeError where the stored scores give other events than
+    for a stream that cannot be read, DetectorError where the stored scores give other events than
     the pipeline gave.
     """
     detector = Detector.load(model)
@@ -65,7 +66,7 @@ def listen(model: Path, scenes: Scenes, processes: int = 2, change: Change | Non
     scores = []
     for (found, events), stream in zip(heard, scenes.streams, strict=True):
         if decode(detector.manifest.classes, detector.manifest, found) != events:
-            raise RuntimeError(f"{stream.path}: the decoder gives other events from stored scores than the pipeline")
+            raise DetectorError(f"{stream.path}: the decoder gives other events from stored scores; please report it")
         scores.append(_masked(found, detector.manifest, stream.spans))
     detections = tuple(tuple(decode(detector.manifest.classes, detector.manifest, s)) for s in scores)
     return Heard(detector.manifest, detector.sha256, tuple(scores), detections)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.rates import HourlyRate, Rate
 from models.events.conditions import (
@@ -63,21 +64,21 @@ def by_condition(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
 
 
 def at_rate(curve: Curve, outcome: Outcome, most_per_hour: float) -> dict[str, Any] | None:
-    """Return what a class's best threshold at a rate gives, with miss rates by signal-to-noise ratio; None: no such."""
+    """Return what a class's best threshold at a rate gives, with miss rates by condition; None: there is none."""
     place = curve.point(most_per_hour)
     if place is None:
         return None
     missed = curve.reports[place] == 0
-    conditions = [CONDITIONS["snr"](j.reference) for j in outcome.of(curve.label)]
-    by_snr = {}
-    for value in sorted(set(conditions)):
-        under = missed[[c == value for c in conditions]]
-        by_snr[value] = _share(Rate(int(under.sum()), under.size))
+    references = [j.reference for j in outcome.of(curve.label)]
+    shares = {}
+    for name in ("snr", "source"):
+        values = np.array([CONDITIONS[name](r) for r in references])
+        shares[f"miss_rate_by_{name}"] = {v: _missed(missed[values == v]) for v in sorted(set(values.tolist()))}
     return {
         "threshold": float(curve.thresholds[place]),
-        "miss_rate": _share(Rate(int(missed.sum()), missed.size)),
+        "miss_rate": _missed(missed),
         "false_alarms": _hourly(curve.rate(place)),
-        "miss_rate_by_snr": by_snr,
+        **shares,
         "latency_s": _quantiles(curve.latency_s[place][~missed]),
         "reports_per_event": _number(float(curve.reports[place][~missed].mean()) if (~missed).any() else math.nan),
     }
@@ -108,6 +109,10 @@ def _any_class(outcome: Outcome, scenes: Scenes) -> HourlyRate:
 def _by_background(outcome: Outcome, scenes: Scenes) -> dict[str, Any]:
     counts = Counter(f.background for f in outcome.false)
     return {name: _hourly(HourlyRate(counts[name], hours)) for name, hours in sorted(background_hours(scenes).items())}
+
+
+def _missed(missed: NDArray[np.bool_]) -> dict[str, Any]:
+    return _share(Rate(int(missed.sum()), missed.size))
 
 
 def _share(rate: Rate) -> dict[str, Any]:

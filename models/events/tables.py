@@ -61,7 +61,7 @@ def hourly(rate: Mapping[str, Any]) -> str:
 
 
 def _text(share: Mapping[str, Any]) -> str:
-    return str(Rate(share["hits"], share["of"]))
+    return str(Rate(share["hits"], share["of"])) if share["of"] else "none of 0"
 
 
 def _latency(row: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ _TEXTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT) -> list[Sound]:
+def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_only: bool = False) -> list[Sound]:
     """Return phrases of every class that can be rendered, and of instruments of none.
 
     Raises RenderError where a synthesiser is missing, ConfigError for the sound font of training.
@@ -73,7 +73,8 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT) -> list[Sound]
     if soundfont.name == SOUNDFONT.name:
         raise ConfigError(f"{soundfont}: is the sound font of the training material; name another")
     sounds = list[Sound]()
-    for batch in tqdm(_batches(), unit="program", desc="instruments", leave=False, disable=None):
+    wanted = [b for b in _batches() if b.label not in RENDERED or not unclassed_only]
+    for batch in tqdm(wanted, unit="program", desc="instruments", leave=False, disable=None):
         rng = _generator(seed, f"scene {batch.label}", batch.program)
         phrases = [batch.compose(rng) for _ in range(batch.count)]
         waves = play(phrases, batch.program, drums=batch.label == "drums", soundfont=soundfont)

@@ -209,7 +209,7 @@ def test_channels_do_what_their_names_say() -> None:
 def scene(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give 72 s of tones and the small tree's noises: what a model makes of them is not the point."""
     out = tmp_path_factory.mktemp("scenes") / "scene"
-    options = ["--for", str(MODEL), "--data", str(tree), "--no-rendered", "--hours", "0.02", "--stretch", "24"]
+    options = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--stretch", "24"]
     options += ["--background", "rain,room,hum", "--unknown", "0", "--level", "-20", "-20"]
     done = CliRunner().invoke(cli, ["make-scenes", str(out), *options])
     assert done.exit_code == 0, done.output
