@@ -24,7 +24,7 @@ class Places:
     def __init__(self, samples: int, rate_hz: int, rng: np.random.Generator, rooms: int = 96, noises: int = 96) -> None:
         self._samples, self._rate_hz = samples, rate_hz
         self._size = scipy.fft.next_fast_len(samples + rate_hz // 2, real=True)
-        self._rooms = [scipy.fft.rfft(_room(rng, rate_hz), self._size) for _ in range(rooms)]
+        self._rooms = [scipy.fft.rfft(room(rng, rate_hz), self._size) for _ in range(rooms)]
         self._noises = [noise(4 * samples, rng) for _ in range(noises)]
         self._rumbles = [rumble(4 * samples, rng, rate_hz) for _ in range(max(1, noises // 4))]
 
@@ -114,7 +114,7 @@ def _equaliser(bins: int, rng: np.random.Generator, rate_hz: int) -> Wave:
     return np.repeat(gain.astype(np.float32), -(-bins // _EQUALISER_POINTS))[:bins]
 
 
-def _room(rng: np.random.Generator, rate_hz: int) -> Wave:
+def room(rng: np.random.Generator, rate_hz: int) -> Wave:
     """Return an impulse response: the direct sound and a tail of noise that decays by 60 dB in 0.1 to 0.9 s."""
     rt60 = float(np.exp(rng.uniform(np.log(0.1), np.log(0.9))))
     size = min(int(rt60 * rate_hz), rate_hz // 2)

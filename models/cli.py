@@ -9,10 +9,14 @@ import click
 from detector.errors import DetectorError
 from models.cli_adapt import adapt
 from models.cli_data import audioset_download, audioset_manifest, manifest
+from models.cli_events import evaluate_channels, evaluate_events, tune_events
 from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
 from models.cli_image import compare, convert
 from models.cli_results import keep, report
+from models.cli_scenes import make_scenes
 from models.cli_show import show_encoding, show_neuron
+
+_FOR_SCENES = {"dcase_util", "onnx", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
 
 
 @click.group()
@@ -36,6 +40,10 @@ for command in (
     convert,
     keep,
     report,
+    make_scenes,
+    evaluate_events,
+    evaluate_channels,
+    tune_events,
 ):
     cli.add_command(command)
 
@@ -45,7 +53,8 @@ def main() -> None:
     try:
         cli(standalone_mode=True)
     except ModuleNotFoundError as error:
-        click.echo(f"snn-train: error: {error.name} is not installed; pip install 'snn-detect[train]'", err=True)
+        extra = "scenes" if (error.name or "").partition(".")[0] in _FOR_SCENES else "train"
+        click.echo(f"snn-train: error: {error.name} is not installed; pip install 'snn-detect[{extra}]'", err=True)
         sys.exit(2)
     except DetectorError as error:
         click.echo(f"snn-train: error: {error}", err=True)

@@ -42,7 +42,7 @@ INSTRUMENTS = {
     "snare_drum": "drums",
     "hi_hat": "drums",
 }
-_RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
+RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
 SOURCES = (
     DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
     DataSource("instruments", "CC0 or CC BY 3.0 per clip", "ten instruments of FSDKaggle2018, Freesound uploaders"),
@@ -110,7 +110,7 @@ def _rendered(folder: Path) -> list[Clip]:
         raise SourceError(f"{folder}: no index.csv; render it with: python -m models.rendering material {folder}")
     with index.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [Clip(folder / r["path"], _RENDERED.get(r["class"]), "rendered", 0) for r in rows]
+    return [Clip(folder / r["path"], RENDERED.get(r["class"]), "rendered", 0) for r in rows]
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:

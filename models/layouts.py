@@ -171,14 +171,14 @@ def spread(paths: Sequence[Path], folder: Path) -> dict[Path, int | str]:
     return folds
 
 
-def read_rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(table: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of the line and the row, by column, of a CSV file; a field not there is "".
 
     Raises SourceError where the file is missing, no text, or lacks a column.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
+            reader = csv.DictReader(file, restkey="", restval="", delimiter=delimiter)
             found = [name.strip() for name in reader.fieldnames or ()]
             if missing := [name for name in columns if name not in found]:
                 raise SourceError(

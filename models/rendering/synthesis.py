@@ -22,6 +22,9 @@ Wave = NDArray[np.float32]
 
 RATE_HZ = 16_000
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
+OTHER_SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
+"""Other instruments by other hands: to judge with, never to train with."""
+_PACKAGES = {SOUNDFONT.name: "fluid-soundfont-gm", OTHER_SOUNDFONT.name: "timgm6mb-soundfont"}
 _RENDER_HZ = 44_100
 _FADE_S = 0.015
 
@@ -32,24 +35,26 @@ class RenderError(DetectorError):
     exit_code = 69
 
 
-def play(phrases: Sequence[Phrase], program: int, *, drums: bool = False) -> list[Wave]:
+def play(phrases: Sequence[Phrase], program: int, *, drums: bool = False, soundfont: Path = SOUNDFONT) -> list[Wave]:
     """Render phrases with one General MIDI program (for drums: one kit), each cut to its own length."""
-    whole = play_midi(build_midi(phrases, program, drums=drums))
+    whole = play_midi(build_midi(phrases, program, drums=drums), soundfont)
     cuts = zip(slot_starts(phrases), phrases, strict=True)
     return [cut(whole, start_s, phrase.length_s) for start_s, phrase in cuts]
 
 
-def play_midi(midi: mido.MidiFile) -> Wave:
+def play_midi(midi: mido.MidiFile, soundfont: Path = SOUNDFONT) -> Wave:
     """Render a MIDI file from its first tick on."""
     command = _command("fluidsynth")
-    if not SOUNDFONT.is_file():
-        raise RenderError(f"{SOUNDFONT} is missing; install the Debian package fluid-soundfont-gm")
+    if not soundfont.is_file():
+        package = _PACKAGES.get(soundfont.name)
+        remedy = f"install the Debian package {package}" if package else "name another sound font"
+        raise RenderError(f"{soundfont} is missing; {remedy}")
     with tempfile.TemporaryDirectory() as folder:
         score, sound = Path(folder, "score.mid"), Path(folder, "sound.wav")
         midi.save(score)
         # Float samples: whatever the gain, nothing clips before the level is set.
         form = ["-r", str(_RENDER_HZ), "-O", "float", "-T", "wav", "-g", "0.5"]
-        _run([command, "-n", "-i", "-q", "-F", str(sound), *form, str(SOUNDFONT), str(score)])
+        _run([command, "-n", "-i", "-q", "-F", str(sound), *form, str(soundfont), str(score)])
         return _read(sound)
 
 

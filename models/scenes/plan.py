@@ -1,0 +1,206 @@
+"""What happens when in a scene, by the dice of a seed: bursts, overlaps, long gaps, rooms, levels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detector.errors import ConfigError
+from models.delays import JOIN_S
+from models.scenes.backgrounds import KINDS
+from models.scenes.sounds import Sound
+
+Rng = np.random.Generator
+_Pools = dict[str | None, tuple[float, dict[str, list[int]]]]
+"""Of each class (None: no class), how often it is drawn, and its sounds by source."""
+_MARGIN_S = 1.0
+"""Nothing is placed so near to the ends of a stretch."""
+_GAP_S, _LONG_GAP_S, _BURST_GAP_S = (1.0, 9.0), (20.0, 50.0), (0.8, 4.0)
+_LONG_GAPS, _BURSTS, _OVERLAPS, _ROOMS = 0.08, 0.12, 0.15, 0.5
+"""Chances; the last one is of a sound to come through a room."""
+_BURST = (2, 5)
+_APART_S = JOIN_S + 0.6
+"""Between sounds of one class but for bursts: more than a pause, with a room's tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a scene should be like."""
+
+    hours: float
+    seed: int
+    snrs_db: tuple[float, ...]
+    backgrounds: tuple[str, ...]
+    level_db: tuple[float, float]
+    """Lowest and highest peak of a sound, in dB of full scale; a little lower where it is flatter than others."""
+    weights: Mapping[str, float]
+    """Draws of each class that is placed, against each other."""
+    unknown: float
+    """Share of the sounds that are of no class."""
+    stretch_s: float = 300.0
+    """Before another background begins, at another level."""
+    stream_s: float = 3600.0
+    """Length of a sound file, which is a stream of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One sound in a stretch."""
+
+    sound: int
+    """Index in the stock."""
+    at: int
+    """Sample of the stretch at which its wave begins."""
+    snr_db: float
+    """Against the background; over silence it sets how far a sound is below the loudest it could be."""
+    room_seed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some minutes over one background."""
+
+    stream: int
+    first: int
+    """Sample of the stream at which it begins."""
+    size: int
+    background: str
+    level_db: float
+    seed: tuple[int, int, int]
+    placed: tuple[Placed, ...]
+
+
+def plan(wishes: Wishes, stock: Sequence[Sound], rate_hz: int) -> list[Stretch]:
+    """Return the stretches of a scene, stream by stream; the same wishes and stock give the same plan.
+
+    Raises ConfigError where there is no sound of a class that is wished for.
+    """
+    pools = _pools(wishes, stock)
+    total, per_stream = round(wishes.hours * 3600 * rate_hz), round(wishes.stream_s * rate_hz)
+    stretches, rng = [], np.random.default_rng([wishes.seed, 0])
+    backgrounds = _cycle(wishes.backgrounds, rng)
+    for stream, begin in enumerate(range(0, total, per_stream)):
+        length = min(per_stream, total - begin)
+        count = max(1, round(length / (wishes.stretch_s * rate_hz)))
+        edges = [length * i // count for i in range(count + 1)]
+        for i, (first, end) in enumerate(itertools.pairwise(edges)):
+            level_db = _level_db(wishes, rng)
+            seed = (wishes.seed, stream + 1, i)
+            background = next(backgrounds)
+            placer = _Placer(wishes, stock, _allowed(pools, background), rate_hz, seed)
+            placed = placer.fill(end - first)
+            stretches.append(Stretch(stream, first, end - first, background, level_db, seed, tuple(placed)))
+    return stretches
+
+
+def _pools(wishes: Wishes, stock: Sequence[Sound]) -> _Pools:
+    """Return the weight of each class (None: no class) and its sounds by source."""
+    known = sum(wishes.weights.values()) or 1.0
+    weights: dict[str | None, float] = {k: w * (1 - wishes.unknown) / known for k, w in wishes.weights.items() if w > 0}
+    weights |= {None: wishes.unknown} if wishes.unknown > 0 else {}
+    pools: _Pools = {}
+    for label, weight in weights.items():
+        by_source: dict[str, list[int]] = {}
+        for i, sound in enumerate(stock):
+            if sound.label == label:
+                by_source.setdefault(sound.source, []).append(i)
+        if not by_source:
+            raise ConfigError(f"no held-out sound of {label or 'no class'}; give some, or leave it out")
+        if weight > 0:
+            pools[label] = (weight, by_source)
+    if not pools:
+        raise ConfigError("nothing to place: every class has the weight 0")
+    return pools
+
+
+def _allowed(pools: _Pools, background: str) -> _Pools:
+    """Return the classes that a background does not contain; raises ConfigError where none is left."""
+    left = {label: pool for label, pool in pools.items() if label not in KINDS[background].contains}
+    if not left:
+        raise ConfigError(f"background {background!r} contains every class that is to be placed; leave it out")
+    return left
+
+
+def _level_db(wishes: Wishes, rng: Rng) -> float:
+    """Draw the peak of a stretch's loudest sound, so that the lowest ratio to the background stays in the range."""
+    low, high = wishes.level_db
+    return float(rng.uniform(min(high, low + max(wishes.snrs_db) - min(wishes.snrs_db)), high))
+
+
+def _cycle(names: Sequence[str], rng: Rng) -> Iterator[str]:
+    """Yield every background once before any comes again."""
+    while True:
+        yield from (names[i] for i in rng.permutation(len(names)))
+
+
+class _Placer:
+    """Draws sounds one after the other until a stretch is full."""
+
+    def __init__(
+        self, wishes: Wishes, stock: Sequence[Sound], pools: _Pools, rate_hz: int, seed: tuple[int, int, int]
+    ) -> None:
+        self._wishes, self._stock, self._pools, self._rate_hz = wishes, stock, pools, rate_hz
+        self._rng = np.random.default_rng(seed)
+        weights = np.array([weight for weight, _ in pools.values()])
+        self._labels, self._share = list(pools), weights / weights.sum()
+        self._free_from: dict[str | None, int] = {}
+        """Where the last sound of each class ends."""
+
+    def fill(self, size: int) -> list[Placed]:
+        """Return the sounds of a stretch in the order of time."""
+        rng, placed = self._rng, list[Placed]()
+        at, end = self._samples(_MARGIN_S, _MARGIN_S + 3), size - self._samples(_MARGIN_S)
+        while True:
+            group = self._group(at)
+            behind = max(p.at + self._stock[p.sound].wave.size for p in group)
+            if behind >= end:
+                return sorted(placed, key=lambda p: p.at)
+            placed += group
+            for p in group:
+                label = self._stock[p.sound].label
+                self._free_from[label] = p.at + self._stock[p.sound].wave.size
+            gap = _LONG_GAP_S if rng.random() < _LONG_GAPS else _GAP_S
+            at = behind + self._samples(*gap)
+
+    def _group(self, at: int) -> list[Placed]:
+        """Draw one sound, a burst of one class, or two classes at once."""
+        kind = self._rng.random()
+        label = self._label()
+        first = self._place(label, at)
+        if kind < _BURSTS and label is not None:
+            group = [first]
+            for _ in range(int(self._rng.integers(*_BURST))):
+                last = group[-1]
+                behind = last.at + self._stock[last.sound].wave.size + self._samples(*_BURST_GAP_S)
+                group.append(Placed(self._sound(label), behind, first.snr_db, last.room_seed))
+            return group
+        if kind < _BURSTS + _OVERLAPS and len(self._labels) > 1:
+            other = self._label(but=[label])
+            length = self._stock[first.sound].wave.size
+            return [first, self._place(other, first.at + int(length * self._rng.uniform(0.2, 0.8)))]
+        return [first]
+
+    def _place(self, label: str | None, at: int) -> Placed:
+        if label is not None:
+            at = max(at, self._free_from.get(label, 0) + self._samples(_APART_S))
+        rng = self._rng
+        room_seed = int(rng.integers(2**31)) if rng.random() < _ROOMS else None
+        return Placed(self._sound(label), at, float(rng.choice(self._wishes.snrs_db)), room_seed)
+
+    def _label(self, but: Sequence[str | None] = ()) -> str | None:
+        """Draw a class, none of ``but``."""
+        share = np.array([0.0 if label in but else p for label, p in zip(self._labels, self._share, strict=True)])
+        return self._labels[int(self._rng.choice(len(self._labels), p=share / share.sum()))]
+
+    def _sound(self, label: str | None) -> int:
+        """Draw a sound of a class: its sources have the same share, whatever they hold."""
+        by_source = list(self._pools[label][1].values())
+        sounds = by_source[int(self._rng.integers(len(by_source)))]
+        return sounds[int(self._rng.integers(len(sounds)))]
+
+    def _samples(self, low_s: float, high_s: float | None = None) -> int:
+        seconds = low_s if high_s is None else self._rng.uniform(low_s, high_s)
+        return round(seconds * self._rate_hz)

@@ -1,0 +1,121 @@
+"""The sounds that scenes are made of: none that the judged model was trained on, as far as its record tells."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from detector.errors import ConfigError, SourceError
+from detector.manifest import Manifest
+from detector.sound_names import is_sound_name
+from detector.sources import read_sound
+from models.corpus import recordings
+from models.datasets import Clip
+from models.layouts import load_good_clips
+from models.recipe import Recipe
+from models.scenes.sounds import Sound, cut_sounds
+
+NO_CLASS = "none"
+"""What a sound of no class is called on the command line and in tables."""
+HALVES = ("first", "second")
+"""A fold's clips in turn: the first half to tune with, the second to judge with."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Which recordings: a fold that the model was not trained on, all of it or half."""
+
+    data: Path
+    recipe: Recipe
+    fold: int
+    half: str | None
+
+
+def held_out_sounds(manifest: Manifest, wanted: HeldOut, rate_hz: int) -> tuple[list[Sound], list[str]]:
+    """Return a fold's sounds, and a line for each clip that cannot be used.
+
+    Raises ConfigError where the model was trained on the fold, SourceError where there are no recordings.
+    """
+    left_out = manifest.training.folds_left_out
+    if wanted.fold not in left_out:
+        others = " or ".join(map(str, left_out)) or "none"
+        raise ConfigError(f"fold {wanted.fold}: {manifest.name} was trained on it; the folds it left out: {others}")
+    listing = recordings(wanted.recipe, wanted.data)
+    clips = [c for c in listing.clips if c.fold == wanted.fold]
+    good, waves, problems = load_good_clips(_halved(clips, wanted.half), rate_hz)
+    sounds = [
+        sound
+        for clip, wave in zip(good, waves, strict=True)
+        for sound in cut_sounds(clip.label, clip.source, _name(clip.path, wanted.data), wave, rate_hz)
+    ]
+    return sounds, [*listing.problems, *problems]
+
+
+def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[Sound], list[str]]:
+    """Return the sounds of every recording below a folder as one class; raises SourceError where there is none."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder; name a folder of recordings")
+    sounds, problems = list[Sound](), list[str]()
+    paths = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and is_sound_name(p))
+    for path in tqdm(paths, unit="clip", desc=folder.name, leave=False, disable=None):
+        try:
+            wave = read_sound(path, rate_hz)
+        except SourceError as error:
+            problems.append(f"{error}; left out")
+            continue
+        sounds += cut_sounds(label, folder.name, path.relative_to(folder).as_posix(), wave, rate_hz)
+    if not sounds:
+        raise SourceError(f"{folder}: no sound in it; name a folder of recordings")
+    return sounds, problems
+
+
+def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldOut | None) -> None:
+    """Raise ConfigError where a folder holds what the model was trained on.
+
+    That is rendered material, if the record names it, and every recording of the folds that were
+    not left out: told by content, whatever a copy is called.
+    """
+    trained_on_rendered = any(source.name == "rendered" for source in manifest.training.sources)
+    for folder in folders:
+        if trained_on_rendered and any((p / "index.csv").is_file() for p in (folder, *folder.parents[:2])):
+            raise ConfigError(
+                f"{folder}: is rendered training material, and {manifest.name} was trained on such; name other sounds"
+            )
+    if wanted is None or not folders:
+        return
+    seen = [c for c in recordings(wanted.recipe, wanted.data).clips if _was_heard(c, manifest)]
+    digests = {_digest(clip.path): clip.path for clip in seen}
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("[!.]*") if p.is_file()):
+            if twin := digests.get(_digest(path)):
+                raise ConfigError(f"{path}: {manifest.name} was trained on it ({twin}); take it out of {folder}")
+
+
+def _was_heard(clip: Clip, manifest: Manifest) -> bool:
+    return clip.fold not in manifest.training.folds_left_out
+
+
+def _halved(clips: list[Clip], half: str | None) -> list[Clip]:
+    """Return every second clip of each class and source, so that both halves have their share."""
+    if half is None:
+        return clips
+    counts: dict[tuple[str | None, str], int] = {}
+    kept = []
+    for clip in clips:
+        key = (clip.label, clip.source)
+        counts[key] = counts.get(key, -1) + 1
+        if counts[key] % 2 == HALVES.index(half):
+            kept.append(clip)
+    return kept
+
+
+def _name(path: Path, data: Path) -> str:
+    return (path.relative_to(data) if path.is_relative_to(data) else path).as_posix()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
