@@ -55,9 +55,8 @@ def header(network: Network, given: Numbers) -> str:
         "SPIKE_WORDS": sum(p.ring * p.words for p in places),
         "SYNAPSES": max(1, sum(_neurons(x) for x in layers if x.neurons.alpha is not None)),
         "MEMBRANES": sum(map(_neurons, layers)),
-        "MOST_NEURONS": max(map(_neurons, layers)),
-        "MOST_ROWS": max([_rows(layer) for layer in layers] + [layers[-1].weight.shape[0]]),
-        "BAND_ROWS": _rows(layers[0]),
+        "MOST_CHANGES": max([_inputs(layer) for layer in layers[1:]] + [layers[-1].weight.shape[0]]),
+        "MOST_PLACES": max(layer.out_width for layer in layers),
         "ROW_LENGTHS(row)": " ".join(f"row({n})" for n in _row_lengths(network)),
         "TIME_PERIOD": math.lcm(layers[0].past + 1, *(p.ring for p in places)),
         "MOST_SMOOTHING": max(c.decoder.smoothing_frames for c in m.classes),
@@ -129,9 +128,10 @@ def _places(network: Network) -> list[_Place]:
     return places
 
 
-def _rows(layer: Layer) -> int:
-    """Return from how many inputs one output neuron hears."""
-    return int(np.prod(layer.weight.shape[1:]))
+def _inputs(layer: Layer) -> int:
+    """Return how many spikes a layer can hear at once, of all frames that it reads."""
+    _, channels, frames, _ = layer.weight.shape
+    return int(channels * frames * layer.in_width)
 
 
 def _row_lengths(network: Network) -> list[int]:
