@@ -107,19 +107,28 @@ static void transform(const snn_real *pending, snn_real *re, snn_real *im)
 }
 
 /* The squared magnitudes of bins k and HALF - k of the frame, put in the place of these points' real parts. */
+static inline void powers_of_pair(snn_real *restrict low_re, const snn_real *restrict low_im,
+                                  snn_real *restrict high_re, const snn_real *restrict high_im, ptrdiff_t k)
+{
+    snn_real ar = low_re[k], ai = low_im[k], br = high_re[-k], bi = high_im[-k];
+    snn_real er = SNN_REAL(0.5) * (ar + br), ei = SNN_REAL(0.5) * (ai - bi); /* the even samples' spectrum */
+    snn_real qr = SNN_REAL(0.5) * (ai + bi), qi = SNN_REAL(0.5) * (br - ar); /* the odd samples' */
+    snn_real wr = snn_split_turns[0][k], wi = snn_split_turns[1][k];
+    snn_real tr = qr * wr - qi * wi, ti = qr * wi + qi * wr;
+    snn_real lr = er + tr, li = ei + ti, hr = er - tr, hi = ei - ti;
+    low_re[k] = lr * lr + li * li;
+    high_re[-k] = hr * hr + hi * hi;
+}
+
 static void powers_of_pairs(snn_real *restrict low_re, const snn_real *restrict low_im, snn_real *restrict high_re,
                             const snn_real *restrict high_im)
 {
-    for (ptrdiff_t k = 1; k < HALF / 2; k++) {
-        snn_real ar = low_re[k], ai = low_im[k], br = high_re[-k], bi = high_im[-k];
-        snn_real er = SNN_REAL(0.5) * (ar + br), ei = SNN_REAL(0.5) * (ai - bi); /* the even samples' spectrum */
-        snn_real qr = SNN_REAL(0.5) * (ai + bi), qi = SNN_REAL(0.5) * (br - ar); /* the odd samples' */
-        snn_real wr = snn_split_turns[0][k], wi = snn_split_turns[1][k];
-        snn_real tr = qr * wr - qi * wi, ti = qr * wi + qi * wr;
-        snn_real lr = er + tr, li = ei + ti, hr = er - tr, hi = ei - ti;
-        low_re[k] = lr * lr + li * li;
-        high_re[-k] = hr * hr + hi * hi;
-    }
+    ptrdiff_t at = 1;
+    for (; at + LANES <= HALF / 2; at += LANES)
+        for (ptrdiff_t k = at; k < at + LANES; k++)
+            powers_of_pair(low_re, low_im, high_re, high_im, k);
+    for (; at < HALF / 2; at++)
+        powers_of_pair(low_re, low_im, high_re, high_im, at);
 }
 
 /* Put the powers of bins 0 .. HALF in the place of the transform's real parts and its first imaginary one. */

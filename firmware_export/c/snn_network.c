@@ -227,20 +227,6 @@ static void hear_bands(snn_network *s, const snn_layer *l)
                      l->out_channels);
 }
 
-static uint16_t *list_upwards(uint16_t *rows, uint32_t word, size_t row, size_t step)
-{
-    for (; word; word &= word - 1)
-        *rows++ = (uint16_t)(row + lowest_bit(word) * step);
-    return rows;
-}
-
-static uint16_t *list_downwards(uint16_t *rows, uint32_t word, size_t row, size_t step)
-{
-    for (; word; word &= word - 1)
-        *--rows = (uint16_t)(row + lowest_bit(word) * step);
-    return rows;
-}
-
 /* List the spikes that were not there a frame ago, and those that are there no longer: in all frames that a layer
  * hears, place after place, so that a window is a part of the list. No spike is both, and one array takes all: the
  * new ones from its beginning on, those that are gone from its end. */
@@ -257,10 +243,13 @@ static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *be
             const uint32_t *now = spikes + at * before->words;
             const uint32_t *then = spikes + (at ? at - 1 : ring - 1) * before->words;
             size_t row = f * l->bands + place;
-            for (size_t i = 0; i < words; i++, row += 32 * step) {
-                new = list_upwards(new, SNN_DENSE ? now[i] : now[i] & ~then[i], row, step);
-                gone = list_downwards(gone, SNN_DENSE ? 0 : then[i] & ~now[i], row, step);
-            }
+            for (size_t i = 0; i < words; i++, row += 32 * step)
+                for (uint32_t changed = SNN_DENSE ? now[i] : now[i] ^ then[i]; changed; changed &= changed - 1) {
+                    const unsigned bit = lowest_bit(changed), is_new = now[i] >> bit & 1u;
+                    *new = gone[-1] = (uint16_t)(row + bit * step); /* of both places one is kept */
+                    new += is_new;
+                    gone -= 1 - is_new;
+                }
         }
     }
     s->first_new[before->out_width] = (uint16_t)(new - s->rows);
@@ -282,9 +271,15 @@ static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *bef
     }
 }
 
-/* Neurons are judged by eights, in loops without branches, one operation a line: compilers make vectors of them.
- * Their currents become 1 for a neuron that fires, else 0. */
+/* Neurons are judged by eights, in loops without branches, one operation a line: compilers make vectors of them. */
 #define GROUP 8
+
+/* gcc makes vectors of a loop, not of what is left of it when it has unrolled it first, as it does from -O3 on. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define LOOP _Pragma("GCC unroll 1")
+#else
+#define LOOP
+#endif
 
 #if SNN_INT8
 /* From a map's own grid to the common fixed point, which no sum can leave. */
@@ -298,27 +293,26 @@ static inline void take_currents(int32_t *restrict currents, const int32_t *rest
 {
     const uint8_t *shift = l->shift + channel;
     const int32_t *bias = l->bias + channel;
-    for (size_t m = 0; m < n; m++)
+    LOOP for (size_t m = 0; m < n; m++)
         currents[m] = level_of(sums[m], shift[m]) + bias[m];
 }
 
 static inline void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
                                  const int32_t *restrict offset, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         synapses[m] = snn_limited(snn_decayed(synapses[m], alpha[m]) + currents[m]);
         currents[m] = snn_limited(synapses[m] + offset[m]);
     }
 }
 
-static inline void move_membranes(int32_t *restrict currents, int32_t *restrict mem, const int32_t *restrict beta,
-                                  size_t n)
+static inline void move_membranes(const int32_t *restrict currents, int32_t *restrict mem,
+                                  const int32_t *restrict beta, int32_t *restrict fired, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         int32_t u = snn_limited(snn_decayed(mem[m], beta[m]) + currents[m]);
-        int32_t spike = u > (int32_t)1 << SNN_LEVEL_BITS;
-        mem[m] = u - spike * ((int32_t)1 << SNN_LEVEL_BITS);
-        currents[m] = spike;
+        fired[m] = -(u > (int32_t)1 << SNN_LEVEL_BITS);
+        mem[m] = u + fired[m] * ((int32_t)1 << SNN_LEVEL_BITS);
     }
 }
 #else
@@ -327,43 +321,47 @@ static inline void take_currents(float *restrict currents, const float *restrict
 {
     (void)l; /* its bias is in the sums */
     (void)channel;
-    for (size_t m = 0; m < n; m++)
+    LOOP for (size_t m = 0; m < n; m++)
         currents[m] = sums[m];
 }
 
 static inline void leak_synapses(float *restrict currents, float *restrict synapses, const float *restrict alpha,
                                  const float *restrict offset, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         float decayed = alpha[m] * synapses[m];
         synapses[m] = decayed + currents[m];
         currents[m] = synapses[m] + offset[m];
     }
 }
 
-static inline void move_membranes(float *restrict currents, float *restrict mem, const float *restrict beta, size_t n)
+static inline void move_membranes(const float *restrict currents, float *restrict mem, const float *restrict beta,
+                                  int32_t *restrict fired, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         float kept = beta[m] * mem[m];
-        float u = kept + currents[m];
-        float spike = (float)(u > 1.0f);
-        mem[m] = u - spike;
-        currents[m] = spike;
+        mem[m] = kept + currents[m];
+        fired[m] = -(mem[m] > 1.0f);
     }
+    LOOP for (size_t m = 0; m < n; m++)
+        mem[m] += (float)fired[m];
 }
 #endif
+
+static const uint32_t places[GROUP] = {1, 2, 4, 8, 16, 32, 64, 128};
 
 /* Return a bit for each of n neurons, neuron `at` of the layer and so forth. */
 static inline uint32_t fire_some(snn_network *s, const snn_layer *l, size_t at, size_t channel, size_t n)
 {
     snn_level currents[GROUP];
+    int32_t fired[GROUP]; /* all bits of a neuron that fires, else none */
     uint32_t bits = 0;
     take_currents(currents, s->sums + l->membranes + at, l, channel, n);
     if (l->alpha)
         leak_synapses(currents, s->synapses + l->synapses + at, l->alpha + channel, l->offset + channel, n);
-    move_membranes(currents, s->membranes + l->membranes + at, l->beta + channel, n);
-    for (size_t m = 0; m < n; m++)
-        bits |= (uint32_t)(int32_t)currents[m] << m;
+    move_membranes(currents, s->membranes + l->membranes + at, l->beta + channel, fired, n);
+    LOOP for (size_t m = 0; m < n; m++)
+        bits |= (uint32_t)fired[m] & places[m];
     return bits;
 }
 
@@ -421,7 +419,8 @@ static void read_out(snn_network *s, snn_score scores[SNN_CLASSES])
     memcpy(sums, snn_readout_bias, sizeof sums);
 #endif
     for (size_t n = 0; n < SNN_HIDDEN; n += 32)
-        end = list_upwards(end, words[n / 32], n, 1);
+        for (uint32_t word = words[n / 32]; word; word &= word - 1)
+            *end++ = (uint16_t)(n + lowest_bit(word));
     change_sums(sums, snn_readout_weight, (snn_rows){s->rows, end}, (snn_rows){end, end}, 0, SNN_CLASSES);
     for (size_t c = 0; c < SNN_CLASSES; c++)
         scores[c] = score_of(&s->readout[c], sums[c], c);
