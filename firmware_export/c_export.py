@@ -46,7 +46,7 @@ def export_c(model: Path, out: Path, form: Form = FLOAT) -> None:
                 shutil.rmtree(out)
             made.rename(out)
     except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
+        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
 
 
 def _copy(source: Traversable, to: Path) -> None:
