@@ -17,6 +17,7 @@ from detector.errors import ConfigError, ManifestError
 from firmware_export.c_form import FLOAT, Form, numbers
 from firmware_export.c_model import header, tables
 from firmware_export.model_reading import Network, read_network
+from firmware_export.transform_tables import LEAST_POINTS
 
 _MARK: Final = "snn_model.h"
 """A folder that holds this was made here, and may be made anew."""
@@ -45,7 +46,7 @@ def export_c(model: Path, out: Path, form: Form = FLOAT) -> None:
                 shutil.rmtree(out)
             made.rename(out)
     except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
+        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
 
 
 def _copy(source: Traversable, to: Path) -> None:
@@ -61,7 +62,9 @@ def _copy(source: Traversable, to: Path) -> None:
 def _check(path: Path, network: Network) -> None:
     """Raise ManifestError for what the C cannot do."""
     features, encoder = network.manifest.features, network.manifest.encoder
-    if features.n_fft < 4 or features.n_fft & (features.n_fft - 1):  # noqa: PLR2004 - the least with a half
-        raise ManifestError(f"{path}: features.n_fft is {features.n_fft}; in C it must be a power of two")
+    if features.n_fft < LEAST_POINTS or features.n_fft & (features.n_fft - 1):
+        raise ManifestError(
+            f"{path}: features.n_fft is {features.n_fft}; in C it must be a power of two, {LEAST_POINTS} or more"
+        )
     if encoder.rule == "frame_difference" and encoder.rest:
         raise ManifestError(f"{path}: the frame difference has no rest")

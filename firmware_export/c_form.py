@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from detector.mfcc_tables import dct_matrix, window_coefficients
 from firmware_export import fixed_front_end
 from firmware_export import fixed_point as fixed
-from firmware_export.fixed_front_end import mel_spans, turns
+from firmware_export.fixed_front_end import mel_spans
 from firmware_export.fixed_point import FixedPoint, fixed_point
 from firmware_export.model_reading import Layer, Network
+from firmware_export.transform_tables import pass_turns, reversed_numbers, split_turns
 
 Array = NDArray[Any]
 
@@ -133,7 +134,9 @@ def _single_front_end(network: Network) -> dict[str, Array]:
     first, count, weights = mel_spans(f)
     return {
         "window": window_coefficients(f),
-        "turns": turns(f),
+        "reversed": reversed_numbers(f.n_fft),
+        "pass_turns": pass_turns(f.n_fft),
+        "split_turns": split_turns(f.n_fft),
         "mel_first": first,
         "mel_count": count,
         "mel_weights": weights / f.n_fft,

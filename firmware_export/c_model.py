@@ -55,9 +55,8 @@ def header(network: Network, given: Numbers) -> str:
         "SPIKE_WORDS": sum(p.ring * p.words for p in places),
         "SYNAPSES": max(1, sum(_neurons(x) for x in layers if x.neurons.alpha is not None)),
         "MEMBRANES": sum(map(_neurons, layers)),
-        "MOST_NEURONS": max(map(_neurons, layers)),
-        "MOST_ROWS": max([_rows(layer) for layer in layers] + [layers[-1].weight.shape[0]]),
-        "BAND_ROWS": _rows(layers[0]),
+        "MOST_CHANGES": max([_inputs(layer) for layer in layers[1:]] + [layers[-1].weight.shape[0]]),
+        "MOST_PLACES": max(layer.out_width for layer in layers),
         "ROW_LENGTHS(row)": " ".join(f"row({n})" for n in _row_lengths(network)),
         "TIME_PERIOD": math.lcm(layers[0].past + 1, *(p.ring for p in places)),
         "MOST_SMOOTHING": max(c.decoder.smoothing_frames for c in m.classes),
@@ -74,7 +73,7 @@ def tables(network: Network, given: Numbers) -> str:
     amplitude = "int32_t" if form.fixed_front_end else "snn_real"
     mel_weight = "uint16_t" if form.fixed_front_end else "snn_real"
     own = {name: front.pop(name) for name in ("logs", "silence") if name in front}
-    kinds = {"mel_first": "uint16_t", "mel_count": "uint16_t", "mel_weights": mel_weight}
+    kinds = {"mel_first": "uint16_t", "mel_count": "uint16_t", "mel_weights": mel_weight, "reversed": "uint16_t"}
     parts = [
         _origin(network, form) + '#include "snn_detect.h"\n\n',
         f"const char *const snn_labels[SNN_CLASSES] = {{{', '.join(c_text(c.label) for c in m.classes)}}};\n",
@@ -129,9 +128,10 @@ def _places(network: Network) -> list[_Place]:
     return places
 
 
-def _rows(layer: Layer) -> int:
-    """Return from how many inputs one output neuron hears."""
-    return int(np.prod(layer.weight.shape[1:]))
+def _inputs(layer: Layer) -> int:
+    """Return how many spikes a layer can hear at once, of all frames that it reads."""
+    _, channels, frames, _ = layer.weight.shape
+    return int(channels * frames * layer.in_width)
 
 
 def _row_lengths(network: Network) -> list[int]:
@@ -219,8 +219,9 @@ extern const int32_t snn_window[SNN_FRAME_LENGTH], snn_turns[SNN_N_FFT / 2][2], 
 extern const uint16_t snn_mel_weights[SNN_MEL_TERMS];
 extern const int32_t snn_logs[], snn_silence[SNN_N_MFCC];
 #else
-extern const snn_real snn_window[SNN_FRAME_LENGTH], snn_turns[SNN_N_FFT / 2][2], snn_dct[SNN_N_MELS][SNN_N_MFCC];
-extern const snn_real snn_mel_weights[SNN_MEL_TERMS];
+extern const uint16_t snn_reversed[SNN_N_FFT / 8];
+extern const snn_real snn_pass_turns[], snn_split_turns[2][SNN_N_FFT / 4];
+extern const snn_real snn_window[SNN_FRAME_LENGTH], snn_dct[SNN_N_MELS][SNN_N_MFCC], snn_mel_weights[SNN_MEL_TERMS];
 #endif
 extern const uint16_t snn_mel_first[SNN_N_MELS], snn_mel_count[SNN_N_MELS];
 extern const snn_cepstrum snn_thresholds[SNN_THRESHOLDS][SNN_N_MFCC], snn_rest[SNN_N_MFCC];

@@ -28,12 +28,14 @@ def report(model: Path, data: Path | None, recipe: Path | None, compiler: str, j
     """Make every form of MODEL, run it, and print one table: sizes, speed, parity, accuracy."""
     from detector.network import load_model
     from firmware_export.report import report as make_report
-    from firmware_export.report import table, to_json
+    from firmware_export.report_table import table, to_json
     from models.corpus import recordings
     from models.recipe import load_recipe
 
     if json_path is not None and not json_path.parent.is_dir():
         raise ConfigError(f"{json_path}: there is no folder {json_path.parent}; make it first")
+    if json_path is not None and json_path.is_dir():
+        raise ConfigError(f"{json_path}: there is a folder of that name; name a file")
     manifest = load_model(model).manifest
     clips = []
     if data is not None:
@@ -43,4 +45,15 @@ def report(model: Path, data: Path | None, recipe: Path | None, compiler: str, j
         rows = make_report(model, clips, Path(work), compiler)
     click.echo(table(rows, model))
     if json_path is not None:
-        json_path.write_text(to_json(rows) + "\n", encoding="utf-8")
+        _write(json_path, to_json(rows) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all; raises ConfigError where it cannot be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as beside:
+            part = Path(beside) / path.name
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error

@@ -45,12 +45,13 @@ class Host:
         return done.stdout
 
 
-def build(folder: Path, compiler: str = "cc", flags: str = "-O2", target: str = "snn_host") -> Host:
-    """Compile an exported folder with its own Makefile.
+def build(folder: Path, compiler: str = "cc", flags: str | None = "-O2", target: str = "snn_host") -> Host:
+    """Compile an exported folder with its own Makefile; without ``flags`` with those that stand there.
 
     Raises ConfigError where make or the compiler is missing or fails.
     """
-    command = ["make", "--silent", "--directory", str(folder), target, f"CC={compiler}", f"CFLAGS={flags}"]
+    command = ["make", "--silent", "--directory", str(folder), target, f"CC={compiler}"]
+    command += [] if flags is None else [f"CFLAGS={flags}"]
     try:
         subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - make, by its name
     except FileNotFoundError as error:

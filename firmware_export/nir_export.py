@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from pathlib import Path
 
@@ -32,14 +33,21 @@ def export_nir(path: Path, out: Path) -> NirParity:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             new_graph, new_text = Path(beside) / out.name, Path(beside) / text.name
-            nir.write(new_graph, graph)
+            new_graph.write_bytes(_file_of(graph))
             parity = check_graph(new_graph, model, spikes)
             new_text.write_text(describe(network, parity), encoding="utf-8")
             new_text.replace(text)
             new_graph.replace(out)
     except OSError as error:
-        raise ConfigError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from error
     return parity
+
+
+def _file_of(graph: nir.NIRGraph) -> bytes:
+    """Return a graph as a file; made in memory, since HDF5 ends the whole process where a disk is full."""
+    file = io.BytesIO()
+    nir.write(file, graph)
+    return file.getvalue()
 
 
 def _check_names(out: Path, text: Path) -> None:

@@ -14,6 +14,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from detector.errors import ConfigError
 from detector.manifest import (
     BLOCK_KEY,
     METADATA_KEY,
@@ -87,7 +88,7 @@ def export(
     """Write the model file ``out`` after checking it over ``sound`` (at least 60 s are wanted of it).
 
     Raises ParityError, and writes nothing, where torch stepping, torch over the sequence and
-    onnxruntime do not give the same spikes and scores.
+    onnxruntime do not give the same spikes and scores; ConfigError for a place that cannot be written.
     """
     net = finished(trained)
     step, block = build_graph(net, 1), build_graph(net, BLOCK_FRAMES)
@@ -97,12 +98,15 @@ def export(
         BLOCK_KEY: base64.b64encode(block.SerializeToString()).decode("ascii"),
     }
     onnx.helper.set_model_props(step, metadata)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        part = Path(folder) / out.name
-        part.write_bytes(step.SerializeToString())
-        parity = check_parity(net, part, sound)
-        part.replace(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            part = Path(folder) / out.name
+            part.write_bytes(step.SerializeToString())
+            parity = check_parity(net, part, sound)
+            part.replace(out)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
     return parity
 
 

@@ -1,19 +1,23 @@
 """One table of a model's forms: how large, how quick, how much the same, how good.
 
-Every form is made from the model file, built, and run here: the C ones with this computer's compiler, their
-sizes and stack with that of a Cortex-M4 where there is one. Parity and accuracy come from sounds; which
-ones, the table says.
+Every form is made from the model file, built, and run here: the C ones with this computer's compiler as their
+Makefile calls it, their sizes and stack with that of a Cortex-M4 where there is one. Parity and accuracy come
+from sounds; which ones, the table says.
+
+Times are medians of rounds in which the forms take turns, of one core each. The runtime is given a hop of sound at
+a time, as a microphone gives it; what it takes where the sound lies there already stands below the table.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import resource
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +37,13 @@ from firmware_export.host import Host, build, from_pcm, to_pcm
 from firmware_export.int8_onnx import export_int8
 from firmware_export.nir_export import export_nir
 from firmware_export.parity import DEMO
+from firmware_export.report_table import ROUNDS, SPEED_S, Row
 from models.datasets import Clip
 
 Pcm = NDArray[np.int16]
 Told = tuple[str, str, int, int]
 """Kind, label, onset sample, emitted sample of an event."""
 BOARD: Final = "mps2-an386"
-_SPEED_S: Final = 600
 
 
 class Runnable(Protocol):
@@ -50,34 +54,8 @@ class Runnable(Protocol):
         ...
 
     def cpu_seconds(self, pcm: Pcm) -> float:
-        """Return what one core spends on a stream that comes frame by frame."""
+        """Return what one core spends on a stream that comes a hop at a time."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What is known of one form; None where it does not apply or could not be found out."""
-
-    form: str
-    bytes: int
-    """Of the file; of flash, for C."""
-    state_bytes: int | None
-    stack_bytes: int | None
-    dense_ops_per_s: float | None
-    effective_ops_per_s: float | None
-    cpu_s_per_s: float | None
-    same_events: Rate | None
-    """Clips whose events are the runtime's, to the frame."""
-    same_class: Rate | None
-    accuracy: Rate | None
-
-    def record(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
-        rates = {k: None if (r := getattr(self, k)) is None else {"hits": r.hits, "total": r.total} for k in _RATES}
-        return asdict(self) | rates
-
-
-_RATES: Final = ("same_events", "same_class", "accuracy")
 
 
 def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc") -> list[Row]:
@@ -91,45 +69,28 @@ def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc")
     wanted = [runtime.hear(pcm) for pcm, _ in sounds]
     int8 = work / "int8.onnx"
     export_int8(model, int8)
-    rows = [_row("float ONNX, the runtime", model, runtime, sounds, wanted, labels)]
-    rows.append(_row("int8 ONNX", int8, _Runtime(int8), sounds, wanted, labels))
+    forms: list[tuple[str, Path, Runnable]] = [("float ONNX, the runtime", model, runtime)]
+    forms.append(("int8 ONNX", int8, _Runtime(int8)))
     for form in (FLOAT, INT8_FLOAT_FRONT_END, INT8):
         folder = work / form.name.replace(", ", "-").replace(" ", "-")
         export_c(model, folder, form)
-        compiled = _Compiled(build(folder, compiler), form, len(labels))
-        rows.append(_row(f"C99, {form.name}", folder, compiled, sounds, wanted, labels))
+        forms.append((f"C99, {form.name}", folder, _Compiled(build(folder, compiler, None), form, len(labels))))
+    rows = [_row(name, made, form, sounds, wanted, labels) for name, made, form in forms]
+    rows = _with_times(rows, [form for _, _, form in forms], runtime, np.resize(sounds[0][0], SPEED_S * _rate(model)))
     graph = work / "network.nir"
     export_nir(model, graph)
-    rows.append(Row("NIR", graph.stat().st_size, *[None] * 8))
+    rows.append(Row("NIR", graph.stat().st_size, *[None] * 7))
     return rows
 
 
-def table(rows: Sequence[Row], model: Path) -> str:
-    """Return the rows as a Markdown table."""
-    base = rows[0].cpu_s_per_s or float("nan")
-    sounds = rows[0].same_events.total if rows[0].same_events else 0
-    head = ["form", "bytes", "state", "stack bound", "operations per s, dense / effective", "CPU s per s"]
-    head += ["times quicker", "same events", "same class", "accuracy"]
-    lines = [
-        f"{model.name}, over {sounds} sounds: the demo scene, clips it never saw. Times are of one core.",
-        "",
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-    ]
-    for row in rows:
-        quicker = None if row.cpu_s_per_s is None else base / row.cpu_s_per_s
-        operations = "-" if row.dense_ops_per_s is None else _operations(row)
-        cells = [row.form, _count(row.bytes), _count(row.state_bytes), _count(row.stack_bytes), operations]
-        cells += ["-" if row.cpu_s_per_s is None else f"{row.cpu_s_per_s:.5f}"]
-        cells += ["-" if quicker is None else f"{quicker:.1f}"]
-        cells += ["-" if rate is None or not rate.total else str(rate) for rate in (getattr(row, k) for k in _RATES)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def to_json(rows: Sequence[Row]) -> str:
-    """Return the rows as JSON."""
-    return json.dumps([row.record() for row in rows], indent=1)
+def _with_times(rows: Sequence[Row], forms: Sequence[Runnable], runtime: _Runtime, pcm: Pcm) -> list[Row]:
+    rounds, at_once = [], []
+    for _ in range(ROUNDS):
+        rounds.append([form.cpu_seconds(pcm) / SPEED_S for form in forms])
+        at_once.append(runtime.cpu_seconds_at_once(pcm) / SPEED_S)
+    medians = map(statistics.median, zip(*rounds, strict=True))
+    first, *others = (dataclasses.replace(row, cpu_s_per_s=t) for row, t in zip(rows, medians, strict=True))
+    return [dataclasses.replace(first, at_once_cpu_s_per_s=statistics.median(at_once)), *others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +104,20 @@ class _Runtime:
         return np.concatenate([scores, last]), [_told(e) for e in [*events, *more]]
 
     def cpu_seconds(self, pcm: Pcm) -> float:
+        return self._seconds(pcm, load_model(self.model).manifest.features.hop_length)
+
+    def cpu_seconds_at_once(self, pcm: Pcm) -> float:
+        return self._seconds(pcm, pcm.size)
+
+    def _seconds(self, pcm: Pcm, chunk: int) -> float:
+        """Return the time of pushes of so many samples; the first pushes of all, which load more, are not counted."""
         detector, sound = Detector.load(self.model), from_pcm(pcm)
-        hop = detector.manifest.features.hop_length
-        detector.push(sound[: 10 * hop])
+        warm = detector.sample_rate_hz
+        for at in range(0, warm, min(chunk, warm)):
+            detector.push(sound[at : at + chunk][:warm])
         begin = time.process_time()
-        for at in range(0, sound.size, hop):
-            detector.push(sound[at : at + hop])
+        for at in range(0, sound.size, chunk):
+            detector.push(sound[at : at + chunk])
         return time.process_time() - begin
 
 
@@ -181,7 +150,6 @@ def _row(  # noqa: PLR0913 - one row
     classes = [_best(scores, labels) for scores, _ in heard]
     same = sum(own == _best(scores, labels) for own, (scores, _) in zip(classes, wanted, strict=True))
     right = [own == label for own, (_, label) in zip(classes, sounds, strict=True) if label is not None]
-    pcm = np.resize(sounds[0][0], _SPEED_S * _rate_of(made))
     size, state, stack = _footprint(made)
     operations = activity(Detector.load(made), from_pcm(sounds[0][0])) if made.is_file() else {}
     return Row(
@@ -191,7 +159,6 @@ def _row(  # noqa: PLR0913 - one row
         stack_bytes=stack,
         dense_ops_per_s=operations.get("dense_ops_per_s"),
         effective_ops_per_s=operations.get("effective_ops_per_s"),
-        cpu_s_per_s=form.cpu_seconds(pcm) / _SPEED_S,
         same_events=Rate(events, len(sounds)),
         same_class=Rate(same, len(sounds)),
         accuracy=Rate(sum(right), len(right)),
@@ -236,12 +203,3 @@ def _children_seconds(run: Callable[[], object]) -> float:
     run()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _operations(row: Row) -> str:
-    dense, effective = row.dense_ops_per_s or 0.0, row.effective_ops_per_s or 0.0
-    return f"{dense / 1e6:.2f} M / {effective / 1e6:.2f} M"

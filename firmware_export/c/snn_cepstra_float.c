@@ -3,8 +3,9 @@
  * In single precision, where one band is louder than another by 90 dB and more, the quiet one holds
  * rounding errors, and now and then a spike falls otherwise.
  *
- * The spectrum of a real frame of n samples comes from a complex transform of n / 2 points (even
- * samples real, odd ones imaginary), iterative, radix 2, in place.
+ * The spectrum of a real frame of n samples comes from a complex transform of n / 2 points (even samples real,
+ * odd ones imaginary). Its passes are of radix 4; real and imaginary parts lie apart, and so do the factors of
+ * each pass, in the order in which they are read: compilers make vectors of loops over neighbours.
  */
 #include "snn_cepstra.h"
 
@@ -21,42 +22,123 @@
 #define natural_logarithm log
 #endif
 
-static void transform(snn_real *x)
+#define LENGTH (SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT)
+#define QUARTER (HALF / 4)
+#define LANES 4 /* neighbours that a loop takes at once; all spans can be divided by it */
+
+/* A windowed sample, of which the quarter of the points is known that it lies in; behind the frame there are zeros. */
+static inline snn_real windowed(const snn_real *pending, size_t quarter, size_t i)
 {
-    snn_reorder(x, HALF);
-    for (size_t span = 1; span < HALF; span *= 2) {
-        size_t stride = SNN_N_FFT / (2 * span); /* snn_turns[k] is exp(-2 pi i k / SNN_N_FFT) */
-        for (size_t k = 0; k < span; k++) {
-            snn_real wr = snn_turns[k * stride][0], wi = snn_turns[k * stride][1];
-            for (size_t i = k; i < HALF; i += 2 * span) {
-                snn_real *a = x + 2 * i, *b = x + 2 * (i + span);
-                snn_real re = b[0] * wr - b[1] * wi, im = b[0] * wi + b[1] * wr;
-                b[0] = a[0] - re;
-                b[1] = a[1] - im;
-                a[0] += re;
-                a[1] += im;
-            }
-        }
+    return 2 * (quarter + 1) * QUARTER <= LENGTH || i < LENGTH ? pending[i] * snn_window[i] : 0;
+}
+
+/* The first pass takes the samples in the order that lets all others work in place; its factors are 1. */
+static void transform_fours(const snn_real *restrict pending, snn_real *restrict re, snn_real *restrict im)
+{
+    for (size_t i = 0; i < QUARTER; i++) {
+        const size_t a = 2 * (size_t)snn_reversed[i], b = a + 4 * QUARTER, c = a + 2 * QUARTER, d = a + 6 * QUARTER;
+        snn_real ar = windowed(pending, 0, a), ai = windowed(pending, 0, a + 1);
+        snn_real br = windowed(pending, 2, b), bi = windowed(pending, 2, b + 1);
+        snn_real cr = windowed(pending, 1, c), ci = windowed(pending, 1, c + 1);
+        snn_real dr = windowed(pending, 3, d), di = windowed(pending, 3, d + 1);
+        snn_real sr = ar + br, si = ai + bi, tr = ar - br, ti = ai - bi;
+        snn_real ur = cr + dr, ui = ci + di, vr = cr - dr, vi = ci - di;
+        re[4 * i] = sr + ur;
+        im[4 * i] = si + ui;
+        re[4 * i + 1] = tr + vi;
+        im[4 * i + 1] = ti - vr;
+        re[4 * i + 2] = sr - ur;
+        im[4 * i + 2] = si - ui;
+        re[4 * i + 3] = tr - vi;
+        im[4 * i + 3] = ti + vr;
     }
 }
 
-/* Put the squared magnitudes of bins 0 .. HALF in the place of the half-length transform. */
-static void power_spectrum(snn_real *x)
+/* Of four neighbouring transforms of span points make one. */
+static void join_four(snn_real *restrict ar, snn_real *restrict ai, snn_real *restrict br, snn_real *restrict bi,
+                      snn_real *restrict cr, snn_real *restrict ci, snn_real *restrict dr, snn_real *restrict di,
+                      const snn_real *restrict turns, size_t span)
 {
-    snn_real even = x[0], odd = x[1];
-    for (size_t k = 1; k <= HALF / 2; k++) {
-        size_t m = HALF - k;
-        snn_real ar = x[2 * k], ai = x[2 * k + 1], br = x[2 * m], bi = x[2 * m + 1];
-        snn_real er = SNN_REAL(0.5) * (ar + br), ei = SNN_REAL(0.5) * (ai - bi); /* the even samples' spectrum */
-        snn_real qr = SNN_REAL(0.5) * (ai + bi), qi = SNN_REAL(0.5) * (br - ar); /* the odd samples' */
-        snn_real wr = snn_turns[k][0], wi = snn_turns[k][1];
-        snn_real tr = qr * wr - qi * wi, ti = qr * wi + qi * wr;
-        snn_real lr = er + tr, li = ei + ti, hr = er - tr, hi = ei - ti;
-        x[2 * k] = lr * lr + li * li;
-        x[2 * m] = hr * hr + hi * hi;
-    }
-    x[0] = (even + odd) * (even + odd);
-    x[2 * HALF] = (even - odd) * (even - odd);
+    for (size_t at = 0; at < span; at += LANES)
+        for (size_t k = at; k < at + LANES; k++) {
+            const snn_real *w = turns + k;
+            snn_real cwr = cr[k] * w[0] - ci[k] * w[span], cwi = cr[k] * w[span] + ci[k] * w[0];
+            snn_real bwr = br[k] * w[2 * span] - bi[k] * w[3 * span], bwi = br[k] * w[3 * span] + bi[k] * w[2 * span];
+            snn_real dwr = dr[k] * w[4 * span] - di[k] * w[5 * span], dwi = dr[k] * w[5 * span] + di[k] * w[4 * span];
+            snn_real sr = ar[k] + bwr, si = ai[k] + bwi, tr = ar[k] - bwr, ti = ai[k] - bwi;
+            snn_real ur = cwr + dwr, ui = cwi + dwi, vr = cwr - dwr, vi = cwi - dwi;
+            ar[k] = sr + ur;
+            ai[k] = si + ui;
+            br[k] = tr + vi;
+            bi[k] = ti - vr;
+            cr[k] = sr - ur;
+            ci[k] = si - ui;
+            dr[k] = tr - vi;
+            di[k] = ti + vr;
+        }
+}
+
+static void join_two(snn_real *restrict ar, snn_real *restrict ai, snn_real *restrict br, snn_real *restrict bi,
+                     const snn_real *restrict turns, size_t span)
+{
+    for (size_t at = 0; at < span; at += LANES)
+        for (size_t k = at; k < at + LANES; k++) {
+            const snn_real *w = turns + k;
+            snn_real wr = br[k] * w[0] - bi[k] * w[span], wi = br[k] * w[span] + bi[k] * w[0];
+            br[k] = ar[k] - wr;
+            bi[k] = ai[k] - wi;
+            ar[k] += wr;
+            ai[k] += wi;
+        }
+}
+
+static void transform(const snn_real *pending, snn_real *re, snn_real *im)
+{
+    const snn_real *turns = snn_pass_turns;
+    size_t span = 4;
+    transform_fours(pending, re, im);
+    for (; 4 * span <= HALF; turns += 6 * span, span *= 4)
+        for (size_t i = 0; i < HALF; i += 4 * span) {
+            snn_real *a = re + i, *b = im + i;
+            join_four(a, b, a + span, b + span, a + 2 * span, b + 2 * span, a + 3 * span, b + 3 * span, turns, span);
+        }
+    if (span < HALF)
+        join_two(re, im, re + span, im + span, turns, span);
+}
+
+/* The squared magnitudes of bins k and HALF - k of the frame, put in the place of these points' real parts. */
+static inline void powers_of_pair(snn_real *restrict low_re, const snn_real *restrict low_im,
+                                  snn_real *restrict high_re, const snn_real *restrict high_im, ptrdiff_t k)
+{
+    snn_real ar = low_re[k], ai = low_im[k], br = high_re[-k], bi = high_im[-k];
+    snn_real er = SNN_REAL(0.5) * (ar + br), ei = SNN_REAL(0.5) * (ai - bi); /* the even samples' spectrum */
+    snn_real qr = SNN_REAL(0.5) * (ai + bi), qi = SNN_REAL(0.5) * (br - ar); /* the odd samples' */
+    snn_real wr = snn_split_turns[0][k], wi = snn_split_turns[1][k];
+    snn_real tr = qr * wr - qi * wi, ti = qr * wi + qi * wr;
+    snn_real lr = er + tr, li = ei + ti, hr = er - tr, hi = ei - ti;
+    low_re[k] = lr * lr + li * li;
+    high_re[-k] = hr * hr + hi * hi;
+}
+
+static void powers_of_pairs(snn_real *restrict low_re, const snn_real *restrict low_im, snn_real *restrict high_re,
+                            const snn_real *restrict high_im)
+{
+    ptrdiff_t at = 1;
+    for (; at + LANES <= HALF / 2; at += LANES)
+        for (ptrdiff_t k = at; k < at + LANES; k++)
+            powers_of_pair(low_re, low_im, high_re, high_im, k);
+    for (; at < HALF / 2; at++)
+        powers_of_pair(low_re, low_im, high_re, high_im, at);
+}
+
+/* Put the powers of bins 0 .. HALF in the place of the transform's real parts and its first imaginary one. */
+static void power_spectrum(snn_real *re, snn_real *im)
+{
+    snn_real even = re[0], odd = im[0], mr = re[HALF / 2], mi = im[HALF / 2];
+    powers_of_pairs(re, im, re + HALF, im + HALF);
+    re[0] = (even + odd) * (even + odd);
+    re[HALF / 2] = mr * mr + mi * mi;
+    re[HALF] = (even - odd) * (even - odd);
 }
 
 static snn_real log_of(snn_real energy)
@@ -77,34 +159,46 @@ static snn_cepstrum cepstrum(snn_real value)
 #endif
 }
 
+static int is_silent(const snn_real *pending)
+{
+    size_t zeros = 0;
+    while (zeros < LENGTH && !(pending[zeros] < 0 || pending[zeros] > 0))
+        zeros++;
+    return zeros == LENGTH;
+}
+
+/* By four sums side by side, each of which waits for itself alone. */
+static snn_real weighted_sum(const snn_real *restrict power, const snn_real *restrict weight, size_t n)
+{
+    snn_real sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t k = 0; k < LANES; k++)
+            sums[k] += power[i + k] * weight[i + k];
+    for (; i < n; i++)
+        sums[0] += power[i] * weight[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
 {
-    snn_real *x = s->work, sums[SNN_N_MFCC] = {0};
-    size_t length = SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT;
-    int any = 0;
-    for (size_t i = 0; i < length; i++) {
-        x[i] = s->pending[i] * snn_window[i];
-        any |= x[i] < 0 || x[i] > 0;
-    }
-    memset(x + length, 0, (SNN_N_FFT + 2 - length) * sizeof *x);
-    if (any) { /* the powers of zeros are zeros */
-        transform(x);
-        power_spectrum(x);
+    snn_real *power = s->work, sums[SNN_N_MFCC] = {0};
+    if (is_silent(s->pending)) { /* the powers of zeros are zeros */
+        memset(power, 0, (HALF + 1) * sizeof *power);
+    } else {
+        transform(s->pending, s->work, s->work + HALF);
+        power_spectrum(s->work, s->work + HALF);
     }
     const snn_real *weight = snn_mel_weights;
-    for (size_t band = 0; band < SNN_N_MELS; band++) {
-        snn_real energy = 0;
-        size_t first = snn_mel_first[band];
-        for (size_t i = 0; i < snn_mel_count[band]; i++)
-            energy += x[2 * (first + i)] * *weight++;
-        snn_real log_mel = log_of(energy);
+    for (size_t band = 0; band < SNN_N_MELS; weight += snn_mel_count[band++]) {
+        snn_real log_mel = log_of(weighted_sum(power + snn_mel_first[band], weight, snn_mel_count[band]));
         for (size_t k = 0; k < SNN_N_MFCC; k++)
             sums[k] += log_mel * snn_dct[band][k];
     }
 #if SNN_APPEND_ENERGY
     snn_real total = 0;
     for (size_t i = 0; i <= HALF; i++)
-        total += x[2 * i];
+        total += power[i];
     sums[0] = log_of(total / (snn_real)SNN_N_FFT);
 #endif
     for (size_t k = 0; k < SNN_N_MFCC; k++)

@@ -65,17 +65,16 @@ typedef struct {
 } snn_encoder;
 
 typedef struct {
-    snn_band bands[SNN_BAND_FRAMES][SNN_PLANES][SNN_N_MELS]; /* a ring: the input of the first layer */
-    uint8_t active[SNN_BAND_FRAMES][SNN_PLANES];             /* whether anything in there is not zero */
-    uint32_t spikes[SNN_SPIKE_WORDS];                        /* rings of each layer's last frames */
+    snn_band bands[SNN_BAND_FRAMES * SNN_PLANES][SNN_N_MELS]; /* a ring of frames: the input of the first layer */
+    uint8_t active[SNN_BAND_FRAMES * SNN_PLANES];             /* whether anything in there is not zero */
+    uint32_t spikes[SNN_SPIKE_WORDS];                         /* rings of each layer's last frames */
     snn_level synapses[SNN_SYNAPSES];
     snn_level membranes[SNN_MEMBRANES];
     snn_level readout[SNN_CLASSES];
-    snn_sum sums[SNN_MEMBRANES];        /* of weights, carried on: only what changes is added or taken away */
-    snn_sum currents[SNN_MOST_NEURONS]; /* the sums of a layer, then levels */
+    snn_sum sums[SNN_MEMBRANES]; /* of weights, carried on: only what changes is added or taken away */
     uint8_t has_sums;
-    uint16_t rows[SNN_MOST_ROWS];       /* what one neuron hears */
-    snn_band inputs[SNN_BAND_ROWS];
+    uint16_t rows[SNN_MOST_CHANGES];                                   /* which weights that are, place by place */
+    uint16_t first_new[SNN_MOST_PLACES + 1], end_gone[SNN_MOST_PLACES + 1]; /* where in there a place begins */
     uint32_t time;
 } snn_network;
 

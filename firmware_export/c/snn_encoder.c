@@ -22,7 +22,7 @@ static void encode_one(snn_encoder *s, size_t k, snn_cepstrum value, uint8_t spi
     for (size_t i = 0; i < SNN_THRESHOLDS; i++) {
         snn_cepstrum d = snn_thresholds[i][k];
         uint8_t up = change > d, down = -change > d;
-        snn_cepstrum sent = up ? d : down ? -d : 0;
+        snn_cepstrum sent = (snn_cepstrum)(up - down) * d;
         spikes[2 * i][k] = up;
         spikes[2 * i + 1][k] = down;
         change = change - sent;

@@ -29,23 +29,20 @@ static void advance(snn_mfcc *s)
 /* Take samples up to the end of the next frame; return how many were taken. */
 size_t snn_mfcc_push(snn_mfcc *s, const int16_t *samples, size_t n, snn_cepstrum mfcc[SNN_N_MFCC], int *has_frame)
 {
-    size_t taken = 0;
-    *has_frame = 0;
-    while (taken < n) {
-        snn_amplitude emphasised = snn_emphasised(samples[taken], s->previous);
-        s->previous = samples[taken++];
-        s->seen++;
-        if (s->skip) {
-            s->skip--;
-            continue;
-        }
-        s->pending[s->count++] = emphasised;
-        if (s->count == SNN_FRAME_LENGTH) {
-            snn_cepstra(s, mfcc);
-            advance(s);
-            *has_frame = 1;
-            break;
-        }
+    size_t skipped = s->skip < n ? s->skip : n, room = SNN_FRAME_LENGTH - s->count;
+    size_t taken = n - skipped < room ? n : skipped + room;
+    snn_amplitude *to = s->pending + s->count;
+    for (size_t i = skipped; i < taken; i++)
+        *to++ = snn_emphasised(samples[i], i ? samples[i - 1] : s->previous);
+    if (taken)
+        s->previous = samples[taken - 1];
+    s->skip -= skipped;
+    s->count += taken - skipped;
+    s->seen += (int64_t)taken;
+    *has_frame = s->count == SNN_FRAME_LENGTH;
+    if (*has_frame) {
+        snn_cepstra(s, mfcc);
+        advance(s);
     }
     return taken;
 }

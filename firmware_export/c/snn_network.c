@@ -10,10 +10,10 @@
  * fixed point of synapses and membranes, which round to nearest and stay within 30 bits.
  *
  * Weights lie as [input channel][frame][band][output channel]: a spike counts for a whole row of
- * neighbours. Neurons lie as [band][channel], spikes as bits, each band's in words of its own. For each
- * band the rows are listed whose spikes were not there a frame ago, and those whose are there no longer;
- * they are added to and taken from sums that are carried on, in registers. With SNN_DENSE all sums are made
- * anew, of every input: that form is what tests hold this one against.
+ * neighbours. Neurons lie as [band][channel], spikes as bits, each band's in words of its own. Once for
+ * each layer the spikes are listed that were not there a frame ago, and those that are there no longer;
+ * their rows are added to and taken from sums that are carried on, in registers. With SNN_DENSE all sums are
+ * made anew, of every input: that form is what tests hold this one against.
  */
 #include "snn_detect.h"
 
@@ -35,7 +35,6 @@ void snn_network_reset(snn_network *s)
     memset(s, 0, sizeof *s);
 }
 
-#if !SNN_DENSE
 static unsigned lowest_bit(uint32_t word)
 {
 #if defined(__GNUC__)
@@ -47,73 +46,114 @@ static unsigned lowest_bit(uint32_t word)
     return n;
 #endif
 }
-#endif
 
-/* Sums of so many neighbours are kept in registers at once; each is a divisor of n. */
+/* What a neuron hears of the layer before: places first .. end - 1. The row of a place's weight is that of the
+ * first tap, and the place, less what padding and the window's own place make of it. */
+typedef struct {
+    size_t first, end, less;
+} snn_reach;
+
+static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
+{
+    size_t begin = o * l->stride, end = begin + l->bands; /* of the padded width */
+    snn_reach reach;
+    reach.first = begin < l->padding ? 0 : begin - l->padding;
+    reach.end = end - l->padding < in_width ? end - l->padding : in_width;
+    reach.less = begin - l->padding; /* below zero it wraps, and so does what it is taken from */
+    return reach;
+}
+
+/* Sums of so many neighbours are kept in registers at once: the most that there is room for and that n can be
+ * divided by. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
-#define BLOCK_OF(n) ((n) % 8 == 0 ? 8 : (n) % 5 == 0 ? 5 : (n) % 3 == 0 ? 3 : 1)
+#define SUMS_AT_ONCE 8
+#elif defined(__AVX__)
+#define SUMS_AT_ONCE 96
 #else
-#define BLOCK_OF(n) \
-    ((n) % 32 == 0 ? 32 : (n) % 16 == 0 ? 16 : (n) % 8 == 0 ? 8 : (n) % 5 == 0 ? 5 : (n) % 3 == 0 ? 3 : 1)
+#define SUMS_AT_ONCE 48
 #endif
+#define FITS(n, block) ((block) <= SUMS_AT_ONCE && (n) % (block) == 0)
+#define BLOCK_OF(n) \
+    (FITS(n, 96) ? 96 : FITS(n, 64) ? 64 : FITS(n, 48) ? 48 : FITS(n, 32) ? 32 : FITS(n, 24) ? 24 : FITS(n, 16) ? 16 : \
+     FITS(n, 8) ? 8 : FITS(n, 5) ? 5 : FITS(n, 3) ? 3 : 1)
 
-/* Sums are in registers only if the loop over them is gone, which gcc does by itself from -O3 on. */
-#if defined(__GNUC__) && !defined(__clang__)
-#define UNROLLED _Pragma("GCC unroll 32")
+/* Sums are in registers only if the loop over them is gone, which gcc does by itself from -O3 on. Where it has
+ * vectors it widens int8 weights in a loop alone. */
+#if defined(__GNUC__) && !defined(__clang__) && !(SNN_INT8 && defined(__SSE2__))
+#define UNROLLED _Pragma("GCC unroll 96")
 #else
 #define UNROLLED
 #endif
 
-/* Where nearly all the time goes: a loop for each length that occurs, which compilers can unroll. Rows of that
- * many weights are given by their numbers; what becomes of each with sums[m] the change says. */
-#define FOR_ROWS(length, change) \
+/* Where nearly all the time goes: a loop for each length of rows that occurs, which compilers can unroll. */
+#define IN_BLOCKS(length, change_block) \
     case length: \
         for (size_t at = 0; at < length; at += BLOCK_OF(length)) { \
             snn_sum sums[BLOCK_OF(length)]; \
             memcpy(sums, to + at, sizeof sums); \
-            for (size_t i = 0; i < count; i++) { \
-                const snn_weight *row = weight + (size_t)rows[i] * length + at; \
-                UNROLLED for (size_t m = 0; m < BLOCK_OF(length); m++) sums[m] change; \
-            } \
+            change_block(length); \
             memcpy(to + at, sums, sizeof sums); \
         } \
         break;
+#define EACH_SUM(length, change) UNROLLED for (size_t m = 0; m < BLOCK_OF(length); m++) sums[m] change
 
-static void add_rows(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
-                     size_t count, size_t n)
+/* A part of a list: numbers of rows of weights. */
+typedef struct {
+    const uint16_t *begin, *end;
+} snn_rows;
+
+/* Add the rows that are new and take those that are gone, each number less what the window is further on by. */
+static void change_sums(snn_sum *restrict to, const snn_weight *restrict weight, snn_rows new, snn_rows gone,
+                        size_t less, size_t n)
 {
-#define ROW(length) FOR_ROWS(length, += row[m])
+#define ROW_AT(length) weight + ((*r - less) * length + at)
+#define BLOCK(length) \
+    for (const uint16_t *r = new.begin; r < new.end; r++) { \
+        const snn_weight *row = ROW_AT(length); \
+        EACH_SUM(length, += row[m]); \
+    } \
+    for (const uint16_t *r = gone.begin; r < gone.end; r++) { \
+        const snn_weight *row = ROW_AT(length); \
+        EACH_SUM(length, -= row[m]); \
+    }
+#define ROW(length) IN_BLOCKS(length, BLOCK)
     switch (n) {
         SNN_ROW_LENGTHS(ROW)
     default:
         break;
     }
 #undef ROW
+#undef BLOCK
+#undef ROW_AT
 }
 
-static void take_rows(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
-                      size_t count, size_t n)
-{
-#define ROW(length) FOR_ROWS(length, -= row[m])
-    switch (n) {
-        SNN_ROW_LENGTHS(ROW)
-    default:
-        break;
-    }
-#undef ROW
-}
+/* Planes of the first layer's input in which something is not zero: where their rows of weights begin. */
+typedef struct {
+    size_t count;
+    uint16_t plane[SNN_BAND_FRAMES * SNN_PLANES], row[SNN_BAND_FRAMES * SNN_PLANES];
+} snn_heard;
 
-/* Each row as often as its input says. */
-static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const uint16_t *restrict rows,
-                         const snn_band *restrict inputs, size_t count, size_t n)
+/* From each plane so many places side by side: their rows lie side by side, too, and count as often as they say. */
+static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const snn_heard *heard,
+                         snn_band (*bands)[SNN_N_MELS], snn_reach reach, size_t n)
 {
-#define ROW(length) FOR_ROWS(length, += inputs[i] * row[m])
+#define BLOCK(length) \
+    for (size_t i = 0; i < heard->count; i++) { \
+        const snn_band *band = bands[heard->plane[i]] + reach.first; \
+        const snn_weight *row = weight + ((heard->row[i] + reach.first - reach.less) * length + at); \
+        for (size_t place = 0; place < reach.end - reach.first; place++) { \
+            const snn_sum times = band[place]; \
+            EACH_SUM(length, += times * row[place * length + m]); \
+        } \
+    }
+#define ROW(length) IN_BLOCKS(length, BLOCK)
     switch (n) {
         SNN_ROW_LENGTHS(ROW)
     default:
         break;
     }
 #undef ROW
+#undef BLOCK
 }
 
 static void begin_sums(snn_sum *sums, const snn_layer *l)
@@ -140,107 +180,80 @@ static void add_bands(snn_band *restrict to, const snn_band *restrict row)
 /* The cepstral spikes of this frame back in bands: each adds a row of the inverse DCT. */
 static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
-    size_t now = s->time % SNN_BAND_FRAMES;
-    memset(s->bands[now], 0, sizeof s->bands[now]);
-    memset(s->active[now], 0, sizeof s->active[now]);
+    size_t first = s->time % SNN_BAND_FRAMES * SNN_PLANES;
+    memset(s->bands[first], 0, SNN_PLANES * sizeof s->bands[first]);
+    memset(s->active + first, 0, SNN_PLANES);
     for (size_t p = 0; p < SNN_PLANES; p++)
         for (size_t k = 0; k < SNN_N_MFCC; k++)
             if (spikes[p][k]) {
-                s->active[now][p] = 1;
-                add_bands(s->bands[now][p], snn_to_bands[k]);
+                s->active[first + p] = 1;
+                add_bands(s->bands[first + p], snn_to_bands[k]);
             }
 }
 
-/* The ring slot of a tap's frame; slots are all zero before the stream has filled them. */
-static size_t slot(const snn_network *s, const snn_layer *l, size_t f, size_t ring)
+static size_t wrapped(size_t at, size_t ring)
 {
-    size_t ago = (size_t)(l->frames - 1 - f) * l->dilation;
-    return (s->time + ring - ago % ring) % ring;
+    return at < ring ? at : at - ring;
 }
 
-/* The places first .. end - 1 of a neuron's window that lie inside the layer before, and where the first is. */
-typedef struct {
-    size_t first, end, place;
-} snn_window_part;
-
-static snn_window_part window_of(const snn_layer *l, size_t o, size_t in_width)
+/* The slot of the oldest frame that a layer hears; slots are all zero before the stream has filled them. */
+static size_t oldest_slot(const snn_network *s, const snn_layer *l, size_t ring)
 {
-    size_t begin = o * l->stride; /* of the padded width */
-    snn_window_part part;
-    part.first = begin < l->padding ? l->padding - begin : 0;
-    part.end = in_width + l->padding - begin < l->bands ? in_width + l->padding - begin : l->bands;
-    part.place = begin + part.first - l->padding;
-    return part;
+    return wrapped(s->time % ring + ring - (size_t)(l->frames - 1) * l->dilation, ring);
 }
 
-static size_t row_of(const snn_layer *l, size_t channel, size_t f, size_t band)
+static void list_planes(const snn_network *s, const snn_layer *l, snn_heard *heard)
 {
-    return (channel * l->frames + f) * l->bands + band;
-}
-
-/* List what a place of the first layer hears: rows of weights, and the bands' values that they count for. */
-static size_t list_bands(snn_network *s, const snn_layer *l, size_t o)
-{
-    size_t count = 0;
-    snn_window_part part = window_of(l, o, SNN_N_MELS);
+    size_t at = oldest_slot(s, l, SNN_BAND_FRAMES);
+    heard->count = 0;
     for (size_t f = 0; f < l->frames; f++) {
-        size_t at = slot(s, l, f, SNN_BAND_FRAMES);
-        for (size_t p = 0; p < SNN_PLANES; p++) {
-            if (!SNN_DENSE && !s->active[at][p])
-                continue;
-            for (size_t b = part.first; b < part.end; b++) {
-                s->rows[count] = (uint16_t)row_of(l, p, f, b);
-                s->inputs[count++] = s->bands[at][p][part.place + b - part.first];
+        for (size_t p = 0; p < SNN_PLANES; p++)
+            if (SNN_DENSE || s->active[at * SNN_PLANES + p]) {
+                heard->plane[heard->count] = (uint16_t)(at * SNN_PLANES + p);
+                heard->row[heard->count++] = (uint16_t)((p * l->frames + f) * l->bands);
             }
-        }
+        at = wrapped(at + l->dilation, SNN_BAND_FRAMES);
     }
-    return count;
-}
-
-/* List the rows of one place's spikes that were not there before. */
-static size_t list_place(uint16_t *rows, const snn_layer *l, const uint32_t *now, const uint32_t *then, size_t f,
-                         size_t band)
-{
-    size_t count = 0, step = (size_t)l->frames * l->bands;
-    for (size_t i = 0; 32 * i < l->in_channels; i++) {
-        size_t row = row_of(l, 32 * i, f, band);
-#if SNN_DENSE
-        (void)then;
-        for (size_t bit = 0; bit < 32 && 32 * i + bit < l->in_channels; bit++)
-            if (now[i] >> bit & 1u)
-                rows[count++] = (uint16_t)(row + bit * step);
-#else
-        for (uint32_t word = now[i] & ~then[i]; word; word &= word - 1)
-            rows[count++] = (uint16_t)(row + lowest_bit(word) * step);
-#endif
-    }
-    return count;
-}
-
-/* List what a place of another layer hears anew, or no more: a row for each spike in its window that was not
- * there a frame ago, or is there no longer. */
-static size_t list_spikes(snn_network *s, const snn_layer *l, const snn_layer *before, size_t o, int is_new)
-{
-    size_t count = 0, words_of_place = (l->in_channels + 31u) / 32u;
-    snn_window_part part = window_of(l, o, before->out_width);
-    for (size_t f = 0; f < l->frames; f++) {
-        size_t at = slot(s, l, f, before->ring), ago = (at + before->ring - 1) % before->ring;
-        const uint32_t *now = s->spikes + before->spikes + (is_new ? at : ago) * before->words;
-        const uint32_t *then = s->spikes + before->spikes + (is_new ? ago : at) * before->words;
-        for (size_t b = part.first; b < part.end; b++) {
-            size_t word = (part.place + b - part.first) * words_of_place;
-            count += list_place(s->rows + count, l, now + word, then + word, f, b);
-        }
-    }
-    return count;
 }
 
 static void hear_bands(snn_network *s, const snn_layer *l)
 {
-    begin_sums(s->currents, l);
+    snn_sum *sums = s->sums + l->membranes;
+    snn_heard heard;
+    begin_sums(sums, l);
+    list_planes(s, l, &heard);
     for (size_t o = 0; o < l->out_width; o++)
-        add_products(s->currents + o * l->out_channels, l->weight, s->rows, s->inputs, list_bands(s, l, o),
+        add_products(sums + o * l->out_channels, l->weight, &heard, s->bands, reach_of(l, o, SNN_N_MELS),
                      l->out_channels);
+}
+
+/* List the spikes that were not there a frame ago, and those that are there no longer: in all frames that a layer
+ * hears, place after place, so that a window is a part of the list. No spike is both, and one array takes all: the
+ * new ones from its beginning on, those that are gone from its end. */
+static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *before)
+{
+    const size_t words = (l->in_channels + 31u) / 32u, step = (size_t)l->frames * l->bands, ring = before->ring;
+    const size_t oldest = oldest_slot(s, l, ring);
+    uint16_t *new = s->rows, *gone = s->rows + SNN_MOST_CHANGES;
+    for (size_t place = 0; place < before->out_width; place++) {
+        s->first_new[place] = (uint16_t)(new - s->rows);
+        s->end_gone[place] = (uint16_t)(gone - s->rows);
+        for (size_t f = 0, at = oldest; f < l->frames; f++, at = wrapped(at + l->dilation, ring)) {
+            const uint32_t *spikes = s->spikes + before->spikes + place * words;
+            const uint32_t *now = spikes + at * before->words;
+            const uint32_t *then = spikes + (at ? at - 1 : ring - 1) * before->words;
+            size_t row = f * l->bands + place;
+            for (size_t i = 0; i < words; i++, row += 32 * step)
+                for (uint32_t changed = SNN_DENSE ? now[i] : now[i] ^ then[i]; changed; changed &= changed - 1) {
+                    const unsigned bit = lowest_bit(changed), is_new = now[i] >> bit & 1u;
+                    *new = gone[-1] = (uint16_t)(row + bit * step); /* of both places one is kept */
+                    new += is_new;
+                    gone -= 1 - is_new;
+                }
+        }
+    }
+    s->first_new[before->out_width] = (uint16_t)(new - s->rows);
+    s->end_gone[before->out_width] = (uint16_t)(gone - s->rows);
 }
 
 /* No sum rounds: one that is carried on is the one that would be made anew. */
@@ -249,17 +262,25 @@ static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *bef
     snn_sum *sums = s->sums + l->membranes;
     if (SNN_DENSE || !s->has_sums)
         begin_sums(sums, l);
+    list_changes(s, l, before);
     for (size_t o = 0; o < l->out_width; o++) {
-        snn_sum *to = sums + o * l->out_channels;
-        add_rows(to, l->weight, s->rows, list_spikes(s, l, before, o, 1), l->out_channels);
-        if (!SNN_DENSE)
-            take_rows(to, l->weight, s->rows, list_spikes(s, l, before, o, 0), l->out_channels);
+        snn_reach reach = reach_of(l, o, before->out_width);
+        snn_rows new = {s->rows + s->first_new[reach.first], s->rows + s->first_new[reach.end]};
+        snn_rows gone = {s->rows + s->end_gone[reach.end], s->rows + s->end_gone[reach.first]};
+        change_sums(sums + o * l->out_channels, l->weight, new, gone, reach.less, l->out_channels);
     }
-    memcpy(s->currents, sums, l->neurons * sizeof *sums);
 }
 
-/* The neurons of up to 32 channels of a band, in loops without branches, one operation a line: compilers make
- * vectors of them where they know n. Currents become 1 for a neuron that fires, else 0. */
+/* Neurons are judged by eights, in loops without branches, one operation a line: compilers make vectors of them. */
+#define GROUP 8
+
+/* gcc makes vectors of a loop, not of what is left of it when it has unrolled it first, as it does from -O3 on. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define LOOP _Pragma("GCC unroll 1")
+#else
+#define LOOP
+#endif
+
 #if SNN_INT8
 /* From a map's own grid to the common fixed point, which no sum can leave. */
 static inline int32_t level_of(int32_t sum, uint8_t shift)
@@ -267,80 +288,97 @@ static inline int32_t level_of(int32_t sum, uint8_t shift)
     return (int32_t)((uint32_t)sum << shift);
 }
 
-static inline void level(int32_t *restrict sums, const uint8_t *restrict shift, const int32_t *restrict bias, size_t n)
+static inline void take_currents(int32_t *restrict currents, const int32_t *restrict sums, const snn_layer *l,
+                                 size_t channel, size_t n)
 {
-    for (size_t m = 0; m < n; m++)
-        sums[m] = level_of(sums[m], shift[m]) + bias[m];
+    const uint8_t *shift = l->shift + channel;
+    const int32_t *bias = l->bias + channel;
+    LOOP for (size_t m = 0; m < n; m++)
+        currents[m] = level_of(sums[m], shift[m]) + bias[m];
 }
 
 static inline void leak_synapses(int32_t *restrict currents, int32_t *restrict synapses, const int32_t *restrict alpha,
                                  const int32_t *restrict offset, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         synapses[m] = snn_limited(snn_decayed(synapses[m], alpha[m]) + currents[m]);
         currents[m] = snn_limited(synapses[m] + offset[m]);
     }
 }
 
-static inline void move_membranes(int32_t *restrict currents, int32_t *restrict mem, const int32_t *restrict beta,
-                                  size_t n)
+static inline void move_membranes(const int32_t *restrict currents, int32_t *restrict mem,
+                                  const int32_t *restrict beta, int32_t *restrict fired, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         int32_t u = snn_limited(snn_decayed(mem[m], beta[m]) + currents[m]);
-        int32_t spike = u > (int32_t)1 << SNN_LEVEL_BITS;
-        mem[m] = u - spike * ((int32_t)1 << SNN_LEVEL_BITS);
-        currents[m] = spike;
+        fired[m] = -(u > (int32_t)1 << SNN_LEVEL_BITS);
+        mem[m] = u + fired[m] * ((int32_t)1 << SNN_LEVEL_BITS);
     }
 }
 #else
+static inline void take_currents(float *restrict currents, const float *restrict sums, const snn_layer *l,
+                                 size_t channel, size_t n)
+{
+    (void)l; /* its bias is in the sums */
+    (void)channel;
+    LOOP for (size_t m = 0; m < n; m++)
+        currents[m] = sums[m];
+}
+
 static inline void leak_synapses(float *restrict currents, float *restrict synapses, const float *restrict alpha,
                                  const float *restrict offset, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         float decayed = alpha[m] * synapses[m];
         synapses[m] = decayed + currents[m];
         currents[m] = synapses[m] + offset[m];
     }
 }
 
-static inline void move_membranes(float *restrict currents, float *restrict mem, const float *restrict beta, size_t n)
+static inline void move_membranes(const float *restrict currents, float *restrict mem, const float *restrict beta,
+                                  int32_t *restrict fired, size_t n)
 {
-    for (size_t m = 0; m < n; m++) {
+    LOOP for (size_t m = 0; m < n; m++) {
         float kept = beta[m] * mem[m];
-        float u = kept + currents[m];
-        float spike = (float)(u > 1.0f);
-        mem[m] = u - spike;
-        currents[m] = spike;
+        mem[m] = kept + currents[m];
+        fired[m] = -(mem[m] > 1.0f);
     }
+    LOOP for (size_t m = 0; m < n; m++)
+        mem[m] += (float)fired[m];
 }
 #endif
 
-static inline uint32_t fire_some(snn_network *s, const snn_layer *l, size_t band, size_t channel, size_t n)
+static const uint32_t places[GROUP] = {1, 2, 4, 8, 16, 32, 64, 128};
+
+/* Return a bit for each of n neurons, neuron `at` of the layer and so forth. */
+static inline uint32_t fire_some(snn_network *s, const snn_layer *l, size_t at, size_t channel, size_t n)
 {
-    size_t at = band * l->out_channels + channel;
-    snn_sum *currents = s->currents + at;
-    uint32_t word = 0;
-#if SNN_INT8
-    level(currents, l->shift + channel, l->bias + channel, n);
-#endif
+    snn_level currents[GROUP];
+    int32_t fired[GROUP]; /* all bits of a neuron that fires, else none */
+    uint32_t bits = 0;
+    take_currents(currents, s->sums + l->membranes + at, l, channel, n);
     if (l->alpha)
         leak_synapses(currents, s->synapses + l->synapses + at, l->alpha + channel, l->offset + channel, n);
-    move_membranes(currents, s->membranes + l->membranes + at, l->beta + channel, n);
-    for (size_t m = 0; m < n; m++)
-        word |= (uint32_t)(int32_t)currents[m] << m;
-    return word;
+    move_membranes(currents, s->membranes + l->membranes + at, l->beta + channel, fired, n);
+    LOOP for (size_t m = 0; m < n; m++)
+        bits |= (uint32_t)fired[m] & places[m];
+    return bits;
 }
 
+/* Channels are told apart in words of 32; of a number that no eight divides, the last ones fire one by one. */
 static void fire(snn_network *s, const snn_layer *l)
 {
-    uint32_t *words = s->spikes + l->spikes + (s->time % l->ring) * l->words;
-    for (size_t o = 0; o < l->out_width; o++) {
-        size_t c = 0;
-        for (; c + 32 <= l->out_channels; c += 32)
-            *words++ = fire_some(s, l, o, c, 32);
-        if (c < l->out_channels)
-            *words++ = fire_some(s, l, o, c, l->out_channels - c);
-    }
+    uint32_t *words = s->spikes + l->spikes + s->time % l->ring * l->words;
+    const size_t n = l->out_channels;
+    for (size_t o = 0, at = 0; o < l->out_width; o++)
+        for (size_t c = 0; c < n; words++) {
+            const size_t begin = c, end = n - c < 32 ? n : c + 32;
+            *words = 0;
+            for (; c + GROUP <= end; c += GROUP, at += GROUP)
+                *words |= fire_some(s, l, at, c, GROUP) << (c - begin);
+            for (; c < end; c++, at++)
+                *words |= fire_some(s, l, at, c, 1) << (c - begin);
+        }
 }
 
 #if SNN_INT8
@@ -372,24 +410,18 @@ static float score_of(float *level, float sum, size_t c)
 }
 #endif
 
-/* List the dense neurons that fire. */
-static size_t list_neurons(uint16_t *rows, const uint32_t *words)
-{
-    size_t count = 0;
-    for (size_t n = 0; n < SNN_HIDDEN; n++)
-        if (words[n / 32] >> n % 32 & 1u)
-            rows[count++] = (uint16_t)n;
-    return count;
-}
-
 static void read_out(snn_network *s, snn_score scores[SNN_CLASSES])
 {
     const uint32_t *words = snn_layer_spikes(s, SNN_CONVS);
     snn_sum sums[SNN_CLASSES] = {0};
+    uint16_t *end = s->rows;
 #if !SNN_INT8
     memcpy(sums, snn_readout_bias, sizeof sums);
 #endif
-    add_rows(sums, snn_readout_weight, s->rows, list_neurons(s->rows, words), SNN_CLASSES);
+    for (size_t n = 0; n < SNN_HIDDEN; n += 32)
+        for (uint32_t word = words[n / 32]; word; word &= word - 1)
+            *end++ = (uint16_t)(n + lowest_bit(word));
+    change_sums(sums, snn_readout_weight, (snn_rows){s->rows, end}, (snn_rows){end, end}, 0, SNN_CLASSES);
     for (size_t c = 0; c < SNN_CLASSES; c++)
         scores[c] = score_of(&s->readout[c], sums[c], c);
 }

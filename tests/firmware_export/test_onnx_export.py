@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from detector.errors import ManifestError
+from detector.errors import ConfigError, ManifestError
 from detector.manifest import BLOCK_KEY, METADATA_KEY, EncoderParams, Manifest, MfccParams, TrainingRecord
 from detector.messages import Samples
 from detector.network import load_model, verify
@@ -133,6 +133,13 @@ def test_failed_export_leaves_the_old_file(trained: SpikingConvNet, model: Path)
         export(trained, wrong, scene(), model)
     assert model.read_bytes() == before
     assert [p.name for p in model.parent.iterdir()] == [model.name]
+
+
+def test_a_place_that_cannot_be_written_is_told_in_a_line(recipe: Recipe, trained: SpikingConvNet, model: Path) -> None:
+    before = sorted(model.parent.iterdir())
+    with pytest.raises(ConfigError, match="cannot be written"):
+        export(trained, lambda net: build_manifest(recipe, net, RECORD, {}), scene(), model / "m.onnx")
+    assert sorted(model.parent.iterdir()) == before
 
 
 def with_manifest(model: Path, old: str, new: str) -> Path:
