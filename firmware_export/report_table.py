@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from models.evaluate import Rate
+from detector.rates import Rate
 
 SPEED_S: Final = 120
 """Seconds of sound that times are taken over."""
