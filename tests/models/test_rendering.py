@@ -14,7 +14,7 @@ import soundfile
 
 from models import demo_scene
 from models.demo_scene import DEFAULT_OUT, LENGTH_S, write_scene
-from models.rendering import material, noise, speech, synthesis
+from models.rendering import material, noise, speech
 from models.rendering.material import Batch, batches, render_material
 from models.rendering.score import (
     DRUM_CHANNEL,
@@ -27,7 +27,17 @@ from models.rendering.score import (
     one_key_at_a_time,
     slot_starts,
 )
-from models.rendering.synthesis import RATE_HZ, RenderError, Wave, cut, play, set_peak, speak
+from models.rendering.synthesis import (
+    OTHER_SOUNDFONT,
+    RATE_HZ,
+    SOUNDFONT,
+    RenderError,
+    Wave,
+    cut,
+    play,
+    set_peak,
+    speak,
+)
 
 Annotation = list[tuple[float, float, str]]
 _SHIPPED_TABLE = DEFAULT_OUT.with_suffix(".tsv")
@@ -38,7 +48,7 @@ _A_FEW = {("guitar", 25), ("bowed", 40), ("drums", 0)}
 def synthesisers() -> None:
     """Skip where a synthesiser is missing; on the build server, which installs them, fail."""
     missing = [name for name in ("fluidsynth", "espeak-ng") if shutil.which(name) is None]
-    missing += [] if synthesis.SOUNDFONT.is_file() else ["fluid-soundfont-gm"]
+    missing += [] if SOUNDFONT.is_file() else ["fluid-soundfont-gm"]
     if missing:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"not installed: {', '.join(missing)}")
 
@@ -163,11 +173,20 @@ def test_a_missing_command_is_named_with_its_package(monkeypatch: pytest.MonkeyP
         speak("one", "en", 150, 50)
 
 
-def test_a_missing_soundfont_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(synthesis, "SOUNDFONT", tmp_path / "none.sf2")
+@pytest.mark.parametrize(
+    ("soundfont", "remedy"),
+    [
+        (SOUNDFONT.name, "install the Debian package fluid-soundfont-gm"),
+        (OTHER_SOUNDFONT.name, "install the Debian package timgm6mb-soundfont"),
+        ("mine.sf2", "name another sound font"),
+    ],
+)
+def test_a_missing_soundfont_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, soundfont: str, remedy: str
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    with pytest.raises(RenderError, match=r"install the Debian package fluid-soundfont-gm$"):
-        play([Phrase(1.0, ())], 24)
+    with pytest.raises(RenderError, match=f"is missing; {remedy}$"):
+        play([Phrase(1.0, ())], 24, soundfont=tmp_path / soundfont)
 
 
 @pytest.mark.usefixtures("synthesisers")
