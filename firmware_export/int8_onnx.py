@@ -14,7 +14,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ from detector.errors import ConfigError, ManifestError
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
 from detector.messages import Spikes
 from detector.network import Model, StreamingNetwork, load_model, trace, verify
-from firmware_export.model_reading import Network, read_network
+from firmware_export.model_reading import Float32, Network, read_network
 from firmware_export.parity import DEMO, ParityError, comparison_sound, encoded
 from firmware_export.quantise import rounded, to_int8
 from firmware_export.reference import Traces, check_exact, evaluate
@@ -33,6 +33,10 @@ MARK: Final = "int8"
 """What the version of a model says of its weights, as build metadata: ``0.1.0+int8``."""
 TOLERANCE: Final = 1e-6
 """Largest difference of a score between numpy and onnxruntime, whose sigmoids differ; spikes must be equal."""
+
+
+Biases: TypeAlias = list[tuple[Float32, Float32]]
+"""Biases of the float network and those that take their place, (out channels,) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def export_int8(model: Path, out: Path) -> Int8Export:
     loaded, network = load_model(model), read_network(model)
     wanted = rounded(network)
     check_exact(wanted)
-    data = _with_int8_weights(loaded).SerializeToString()
+    data = _with_int8_weights(loaded, _biases(network, wanted)).SerializeToString()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
@@ -72,11 +76,19 @@ def export_int8(model: Path, out: Path) -> Int8Export:
     return Int8Export(model.stat().st_size, len(data), frames, len(wanted.layers), largest)
 
 
-def _with_int8_weights(loaded: Model) -> onnx.ModelProto:
+def _biases(network: Network, wanted: Network) -> Biases:
+    """Pair the biases of the float network with what int8 leaves of them."""
+    before, after = ([*n.layers, n.readout] for n in (network, wanted))
+    pairs = [(old.bias, new.bias) for old, new in zip(before, after, strict=True)]
+    return [(old, new) for old, new in pairs if old is not None and new is not None]
+
+
+def _with_int8_weights(loaded: Model, biases: Biases) -> onnx.ModelProto:
     """Return the file's model with int8 weights in both graphs and the manifest that goes with them."""
     step, block = onnx.load(loaded.path), onnx.load_from_string(loaded.block)
     for part in (step, block):
         _store_as_int8(part.graph, loaded.path)
+        _replace_biases(part.graph, biases)
     metadata = {p.key: p.value for p in step.metadata_props}
     metadata[METADATA_KEY] = _manifest(loaded).to_json()
     metadata[BLOCK_KEY] = base64.b64encode(block.SerializeToString()).decode("ascii")
@@ -102,6 +114,16 @@ def _store_as_int8(graph: onnx.GraphProto, path: Path) -> None:
     nodes.extend(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _replace_biases(graph: onnx.GraphProto, biases: Biases) -> None:
+    """Put biases in the place of those that Conv and Gemm read, found by their values."""
+    read = {node.input[2] for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) > 2}  # noqa: PLR2004
+    for stored in graph.initializer:
+        value = numpy_helper.to_array(stored) if stored.name in read else None
+        for old, new in biases:
+            if value is not None and np.array_equal(value, old):
+                stored.CopyFrom(numpy_helper.from_array(new, stored.name))
 
 
 def _manifest(loaded: Model) -> Manifest:
