@@ -21,6 +21,8 @@ from firmware_export.transform_tables import LEAST_POINTS
 
 _MARK: Final = "snn_model.h"
 """A folder that holds this was made here, and may be made anew."""
+_MOST_ROWS: Final = 65535
+"""Rows of weights and entries of lists have 16 bits."""
 
 
 def export_c(model: Path, out: Path, form: Form = FLOAT) -> None:
@@ -66,5 +68,9 @@ def _check(path: Path, network: Network) -> None:
         raise ManifestError(
             f"{path}: features.n_fft is {features.n_fft}; in C it must be a power of two, {LEAST_POINTS} or more"
         )
+    for number, layer in enumerate(network.layers, 1):
+        _, channels, frames, bands = layer.weight.shape
+        if channels * frames * max(bands, layer.in_width) + layer.in_width > _MOST_ROWS:
+            raise ManifestError(f"{path}: layer {number} has more than {_MOST_ROWS} inputs, which C cannot count")
     if encoder.rule == "frame_difference" and encoder.rest:
         raise ManifestError(f"{path}: the frame difference has no rest")

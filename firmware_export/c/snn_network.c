@@ -85,6 +85,13 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
 #define UNROLLED
 #endif
 
+/* gcc sees fewer vectors in these loops where they have become a part of a larger function. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define APART __attribute__((noinline))
+#else
+#define APART
+#endif
+
 /* Where nearly all the time goes: a loop for each length of rows that occurs, which compilers can unroll. */
 #define IN_BLOCKS(length, change_block) \
     case length: \
@@ -103,8 +110,8 @@ typedef struct {
 } snn_rows;
 
 /* Add the rows that are new and take those that are gone, each number less what the window is further on by. */
-static void change_sums(snn_sum *restrict to, const snn_weight *restrict weight, snn_rows new, snn_rows gone,
-                        size_t less, size_t n)
+APART static void change_sums(snn_sum *restrict to, const snn_weight *restrict weight, snn_rows new, snn_rows gone,
+                              size_t less, size_t n)
 {
 #define ROW_AT(length) weight + ((*r - less) * length + at)
 #define BLOCK(length) \
@@ -134,8 +141,8 @@ typedef struct {
 } snn_heard;
 
 /* From each plane so many places side by side: their rows lie side by side, too, and count as often as they say. */
-static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const snn_heard *heard,
-                         snn_band (*bands)[SNN_N_MELS], snn_reach reach, size_t n)
+APART static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const snn_heard *heard,
+                               snn_band (*bands)[SNN_N_MELS], snn_reach reach, size_t n)
 {
 #define BLOCK(length) \
     for (size_t i = 0; i < heard->count; i++) { \
