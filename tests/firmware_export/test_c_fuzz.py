@@ -15,8 +15,8 @@ SECONDS = 6
 
 
 def seeds() -> dict[str, bytes]:
-    """Return inputs that reach onsets: two bytes for the cuts, then commands of square waves."""
-    low, high = bytes([9, 255, 62, 3]) * 4, bytes([9, 255, 8, 0]) * 4
+    """Return inputs that reach onsets (of 302 and 340 Hz): two bytes for the cuts, then commands of square waves."""
+    low, high = bytes([9, 255, 104, 5]) * 4, bytes([9, 255, 92, 5]) * 4
     return {
         "flush": b"\1\2" + low + b"\0",
         "reset": b"\7\7" + high[:12] + b"\1" + low[:8],
