@@ -7,7 +7,8 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
-from detector.settings import Section, Settings
+from detector.setting_types import Section
+from detector.settings import Settings
 
 Key: TypeAlias = tuple[str | int, ...]
 """The way to a value: names of keys, and positions in lists."""

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from detector.config import Configuration
 from detector.config_keys import SEVERAL, Key, section_of
 from detector.config_layers import Layers
-from detector.settings import Section, Settings
+from detector.setting_types import Section
+from detector.settings import Settings
 
 DEFAULT: Final = "default"
 _HIDDEN: Final = "..."

@@ -6,47 +6,14 @@ the wishes come from (file, environment, command line), ``detector.config`` know
 
 from __future__ import annotations
 
-import os
-import re
 import socket
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-RecordType = Literal["onset", "offset", "gap", "status", "health", "clip"]
-Slug = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-Labels = tuple[str, ...]
-"""Labels of sounds; an empty tuple stands for all."""
-
-
-def _user_path(path: Path) -> Path:
-    """Put the user's home where ``~`` stands, and refuse the empty path, which would stand for any folder."""
-    if path == Path():
-        raise ValueError("must be the path of a file or folder")
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for users without a home
-
-
-def _none_for_zero(value: Any) -> Any:
-    """Take 0 for "without a bound": TOML has no word for None."""
-    return None if value in (0, "0") else value
-
-
-UserPath = Annotated[Path, AfterValidator(_user_path)]
-"""A path as users write it."""
-
-
-def slug(text: str) -> str:
-    """Return a text in letters, digits, ``_`` and ``-`` alone, at most 64 of them."""
-    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")[:64] or "unnamed"
-
-
-class Section(BaseModel):
-    """A table of the configuration: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+from detector.setting_types import Labels, RecordType, Section, Slug, UserPath, none_for_zero, slug
 
 
 class Audio(Section):
@@ -178,7 +145,7 @@ class Clips(Section):
     longest_s: float = Field(30.0, gt=0, le=300)
     most_bytes: int = Field(1_000_000_000, gt=0)
     most_files: int = Field(10_000, gt=0)
-    most_days: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_for_zero)] = Field(
+    most_days: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(none_for_zero)] = Field(
         30.0, description="0: kept for ever, as far as the other bounds let them."
     )
     least_free_bytes: int = Field(200_000_000, ge=0, description="Free space of the disk below which none is written.")

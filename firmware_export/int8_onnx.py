@@ -78,9 +78,8 @@ def export_int8(model: Path, out: Path) -> Int8Export:
 
 def _biases(network: Network, wanted: Network) -> Biases:
     """Pair the biases of the float network with what int8 leaves of them."""
-    before, after = ([*n.layers, n.readout] for n in (network, wanted))
-    pairs = [(old.bias, new.bias) for old, new in zip(before, after, strict=True)]
-    return [(old, new) for old, new in pairs if old is not None and new is not None]
+    before, after = ([*(layer.bias for layer in n.layers), n.readout.bias] for n in (network, wanted))
+    return [(old, new) for old, new in zip(before, after, strict=True) if old is not None and new is not None]
 
 
 def _with_int8_weights(loaded: Model, biases: Biases) -> onnx.ModelProto:

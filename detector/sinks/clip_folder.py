@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from detector.errors import DetectorError
-from detector.settings import Clips, slug
+from detector.setting_types import slug
+from detector.settings import Clips
 from detector.sinks.disk import refusal
 
 _OURS: Final = re.compile(r"\d{8}T\d{6}\.\d{3}Z_[a-zA-Z0-9_-]+_[a-zA-Z0-9-]+\.flac")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from detector.settings import slug
+from detector.setting_types import slug
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
