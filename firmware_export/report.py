@@ -5,7 +5,7 @@ Makefile calls it, their sizes and stack with that of a Cortex-M4 where there is
 from sounds; which ones, the table says.
 
 Times are medians of rounds in which the forms take turns, of one core each. The runtime is given a hop of sound at
-a time, as a microphone gives it; what it takes where the sound lies there already stands below the table.
+a time, as a microphone gives it; what it takes in shorter and longer pushes stands below the table.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from firmware_export.host import Host, build, from_pcm, to_pcm
 from firmware_export.int8_onnx import export_int8
 from firmware_export.nir_export import export_nir
 from firmware_export.parity import DEMO
-from firmware_export.report_table import ROUNDS, SPEED_S, Row
+from firmware_export.report_table import PUSHES_MS, ROUNDS, SPEED_S, Row
 from models.datasets import Clip
 
 Pcm = NDArray[np.int16]
@@ -84,13 +84,14 @@ def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc")
 
 
 def _with_times(rows: Sequence[Row], forms: Sequence[Runnable], runtime: _Runtime, pcm: Pcm) -> list[Row]:
-    rounds, at_once = [], []
+    rounds = []
     for _ in range(ROUNDS):
-        rounds.append([form.cpu_seconds(pcm) / SPEED_S for form in forms])
-        at_once.append(runtime.cpu_seconds_at_once(pcm) / SPEED_S)
-    medians = map(statistics.median, zip(*rounds, strict=True))
-    first, *others = (dataclasses.replace(row, cpu_s_per_s=t) for row, t in zip(rows, medians, strict=True))
-    return [dataclasses.replace(first, at_once_cpu_s_per_s=statistics.median(at_once)), *others]
+        took = [form.cpu_seconds(pcm) for form in forms]
+        rounds.append([*took, *(runtime.cpu_seconds_by_push(pcm, ms) for ms in PUSHES_MS)])
+    medians = [statistics.median(took) / SPEED_S for took in zip(*rounds, strict=True)]
+    first, *others = (dataclasses.replace(row, cpu_s_per_s=t) for row, t in zip(rows, medians, strict=False))
+    by_push = dict(zip(PUSHES_MS, medians[len(forms) :], strict=True))
+    return [dataclasses.replace(first, push_cpu_s_per_s=by_push), *others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,11 @@ class _Runtime:
     def cpu_seconds(self, pcm: Pcm) -> float:
         return self._seconds(pcm, load_model(self.model).manifest.features.hop_length)
 
-    def cpu_seconds_at_once(self, pcm: Pcm) -> float:
-        return self._seconds(pcm, pcm.size)
+    def cpu_seconds_by_push(self, pcm: Pcm, push_ms: int) -> float:
+        return self._seconds(pcm, _rate(self.model) * push_ms // 1000)
 
     def _seconds(self, pcm: Pcm, chunk: int) -> float:
-        """Return the time of pushes of so many samples; the first pushes of all, which load more, are not counted."""
+        """Return the time of pushes of so many samples; the first second, which loads more, is not counted."""
         detector, sound = Detector.load(self.model), from_pcm(pcm)
         warm = detector.sample_rate_hz
         for at in range(0, warm, min(chunk, warm)):
