@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -88,6 +89,7 @@ cli.add_command(report)
 
 def main() -> None:
     """Run the command; what a user can mend becomes one line and an exit code."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         cli(standalone_mode=True)
     except ModuleNotFoundError as error:
@@ -96,6 +98,11 @@ def main() -> None:
     except DetectorError as error:
         click.echo(f"snn-export: error: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _end(number: int, _frame: object) -> None:
+    """End by an exception, so that what is half made is taken away."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

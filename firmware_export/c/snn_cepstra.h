@@ -15,27 +15,6 @@ static inline snn_amplitude snn_emphasised(int16_t sample, int16_t previous)
 #endif
 }
 
-/* Begin a transform: exchange each complex point with the one whose number has its bits in the opposite order. */
-static inline void snn_reorder(snn_amplitude *x, size_t points)
-{
-    size_t j = 0;
-    for (size_t i = 0; i < points; i++) {
-        if (i < j) {
-            snn_amplitude re = x[2 * i], im = x[2 * i + 1];
-            x[2 * i] = x[2 * j];
-            x[2 * i + 1] = x[2 * j + 1];
-            x[2 * j] = re;
-            x[2 * j + 1] = im;
-        }
-        size_t bit = points >> 1;
-        while (bit && (j & bit)) {
-            j ^= bit;
-            bit >>= 1;
-        }
-        j |= bit;
-    }
-}
-
 /* The cepstra of the frame that is pending; work is overwritten. */
 void snn_cepstra(snn_mfcc *state, snn_cepstrum mfcc[SNN_N_MFCC]);
 

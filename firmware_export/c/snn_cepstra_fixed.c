@@ -55,10 +55,31 @@ static int windowed(const snn_mfcc *s, int32_t *x, int *growth)
     return 1;
 }
 
+/* Begin a transform: exchange each complex point with the one whose number has its bits in the opposite order. */
+static void reorder(int32_t *x, size_t points)
+{
+    size_t j = 0;
+    for (size_t i = 0; i < points; i++) {
+        if (i < j) {
+            int32_t re = x[2 * i], im = x[2 * i + 1];
+            x[2 * i] = x[2 * j];
+            x[2 * i + 1] = x[2 * j + 1];
+            x[2 * j] = re;
+            x[2 * j + 1] = im;
+        }
+        size_t bit = points >> 1;
+        while (bit && (j & bit)) {
+            j ^= bit;
+            bit >>= 1;
+        }
+        j |= bit;
+    }
+}
+
 /* Half the sums and differences, at each of the stages: the transform comes out divided by HALF. */
 static void transform(int32_t *x)
 {
-    snn_reorder(x, HALF);
+    reorder(x, HALF);
     for (size_t span = 1; span < HALF; span *= 2) {
         size_t stride = SNN_N_FFT / (2 * span); /* snn_turns[k] is exp(-2 pi i k / SNN_N_FFT) */
         for (size_t k = 0; k < span; k++) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +265,15 @@ def test_exporting_again_replaces_the_folder(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
     assert "int8, MFCC in float" in (tmp_path / "c" / "snn_model.h").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize(("form", "name"), [("c", "c"), ("int8", "m.onnx"), ("nir", "m.nir")])
+def test_a_disk_that_is_full_is_told_in_a_line_and_nothing_stays(form: str, name: str, tmp_path: Path) -> None:
+    """By a limit on how long a file may become, which a write fails at as it does on a full disk."""
+    command = [sys.executable, "-m", "firmware_export.cli", form, str(HOUSEHOLD), "--out", str(tmp_path / name)]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"snn-export: error: {tmp_path / name}: cannot be written (File too large)\n"
+    assert list(tmp_path.iterdir()) == []
