@@ -130,7 +130,7 @@ def test_a_clean_end_says_off_and_offline_and_leaves_no_will(broker: Broker) -> 
         (f"{BASE}/mic/status", "offline"),
         (f"{BASE}/status", "offline"),
     ]
-    assert "Received DISCONNECT from snn-detect-pi4" in broker.log
+    wait_until(lambda: "Received DISCONNECT from snn-detect-pi4" in broker.log, "the clean leave in the broker's log")
 
 
 def test_the_last_will_speaks_for_the_dead(broker: Broker) -> None:
