@@ -56,14 +56,8 @@ class Bar:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Take the bar away while other lines are written to the same terminal."""
-        if self._progress is None or not self._progress.live.is_started:
+        with _aside(self._progress):
             yield
-            return
-        self._progress.stop()
-        try:
-            yield
-        finally:
-            self._progress.start()
 
 
 class Gauge:
@@ -97,19 +91,26 @@ class Gauge:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Take the picture away while other lines are written to the same terminal."""
-        if self._progress is None:
+        with _aside(self._progress):
             yield
-            return
-        self._progress.stop()
-        try:
-            yield
-        finally:
-            self._progress.start()
 
     def close(self) -> None:
         """Remove the picture."""
         if self._progress is not None:
             self._progress.stop()
+
+
+@contextmanager
+def _aside(progress: Progress | None) -> Iterator[None]:
+    """Take a bar away for a while, where there is one and it is drawn."""
+    if progress is None or not progress.live.is_started:
+        yield
+        return
+    progress.stop()
+    try:
+        yield
+    finally:
+        progress.start()
 
 
 def _progress() -> Progress | None:

@@ -54,10 +54,21 @@ def draw_curves(curves: Mapping[str, Sequence[float]], path: Path, *, title: str
     save(figure, path)
 
 
-def draw_confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw counts (true class, found class) as a matrix whose colour is the share of its row."""
-    side = 2.5 + 0.4 * len(labels)
-    figure = new_figure(side + 0.6, side)
+def draw_confusion(  # noqa: PLR0913 - one picture
+    counts: NDArray[np.int64],
+    labels: Sequence[str],
+    path: Path,
+    *,
+    title: str,
+    columns: Sequence[str] | None = None,
+    axis_names: tuple[str, str] = ("true class", "class found"),
+) -> None:
+    """Draw counts (true class, found class) as a matrix whose colour is the share of its row.
+
+    ``columns`` names the columns where they are not the labels; ``axis_names`` says what goes down and right.
+    """
+    down, right = ([name.replace("_", " ") for name in names] for names in (labels, columns or labels))
+    figure = new_figure(3.1 + 0.4 * len(right), 2.5 + 0.4 * len(down))
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -65,10 +76,9 @@ def draw_confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path,
         if count:
             colour = "white" if share[row, column] > _DARK else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    names = [label.replace("_", " ") for label in labels]
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("class found")
-    axes.set_ylabel("true class")
+    axes.set_xticks(range(len(right)), right, rotation=60, ha="right")
+    axes.set_yticks(range(len(down)), down)
+    axes.set_xlabel(axis_names[1])
+    axes.set_ylabel(axis_names[0])
     axes.set_title(title)
     save(figure, path)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from models.events.conditions import NOTHING, UNKNOWN
 from models.events.curves import Curve
 from models.events.hearing import Detection
-from models.figures import new_figure, save
+from models.figures import draw_confusion, new_figure, save
 from models.scenes.folder import EventReference, Stream
 
 TIMELINE_S = 300.0
 _LEAST_MISS = 0.005
-_DARK = 0.5
 
 
 def draw_det(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
@@ -55,21 +54,14 @@ def draw_precision_recall(curves: Mapping[str, Curve], path: Path, *, title: str
 
 def draw_event_confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path, *, title: str) -> None:
     """Draw what was heard (down) against the events that were told (right), as ``conditions.confusion`` counts."""
-    down, right = [*labels, UNKNOWN, NOTHING], [*labels, "missed"]
-    figure = new_figure(3.4 + 0.45 * len(right), 2.6 + 0.4 * len(down))
-    axes = figure.subplots()
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if share[row, column] > _DARK else "black"
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(right)), [n.replace("_", " ") for n in right], rotation=60, ha="right")
-    axes.set_yticks(range(len(down)), [n.replace("_", " ") for n in down])
-    axes.set_xlabel("event")
-    axes.set_ylabel("heard")
-    axes.set_title(title)
-    save(figure, path)
+    draw_confusion(
+        counts,
+        [*labels, UNKNOWN, NOTHING],
+        path,
+        title=title,
+        columns=[*labels, "missed"],
+        axis_names=("heard", "event"),
+    )
 
 
 def draw_timeline(stream: Stream, detections: Sequence[Detection], labels: Sequence[str], path: Path) -> None:
