@@ -82,7 +82,8 @@ class Screen:
         else:
             rms = float(state.get("rms_dbfs", LOWEST_DBFS))
             level = bar(1 - rms / LOWEST_DBFS, _LEVEL_CELLS)
-            yield [Segment(name, _BOLD), Segment(f"  {level} {rms:6.1f} dBFS"[: max(0, width - len(name))])]
+            shown = f"  {level} {rms:6.1f} dBFS"[:width]
+            yield [Segment(name[: width - len(shown)], _BOLD), Segment(shown)]
         yield []
 
     def _pictures(self, cells: int, room: int, *, colours: bool) -> Iterator[Line]:
