@@ -8,7 +8,7 @@ import click
 
 from detector.errors import DetectorError
 from models.cli_adapt import adapt
-from models.cli_data import audioset_download, audioset_manifest, manifest
+from models.cli_data import audioset_download, audioset_manifest, gather, manifest
 from models.cli_events import evaluate_channels, evaluate_events, tune_events
 from models.cli_fit import cross_evaluate, evaluate, fit, folds, tune
 from models.cli_image import compare, convert
@@ -34,6 +34,7 @@ for command in (
     show_encoding,
     show_neuron,
     manifest,
+    gather,
     audioset_manifest,
     audioset_download,
     compare,

@@ -1,16 +1,21 @@
-"""Commands that prepare data sets: manifest, audioset-manifest, audioset-download."""
+"""Commands that prepare data sets: manifest, gather, audioset-manifest, audioset-download."""
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from detector.errors import ConfigError, SourceError
 from models.cli_fit import data_option
 from models.cli_tell import tell
+
+if TYPE_CHECKING:
+    from models.gathering.catalogue import Use
 
 
 @click.command()
@@ -39,6 +44,36 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
     tell(listing.problems)
     rows = [(c.path.relative_to(data).as_posix(), c.label, c.fold) for c in listing.clips]
     _write(out, ("path", "label", "fold"), rows)
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    help="Where Debian's packages are installed, or were unpacked to with dpkg -x.",
+)
+@click.option(
+    "--use",
+    type=click.Choice(["train", "judge"]),
+    default="train",
+    show_default=True,
+    help="Recordings to train with, or others of other packages to judge with.",
+)
+def gather(out: Path, root: Path, use: Use) -> None:
+    """Gather recordings of Debian packages: sounds of no class, voices, a few instruments.
+
+    Writes clips to OUT/CLASS, and OUT/gathered.csv that names for each its package, file and licence.
+    """
+    from models.gathering.catalogue import read_catalogue
+    from models.gathering.gather import gather as gather_clips
+
+    clips, problems = gather_clips(read_catalogue(use), root, out)
+    tell(problems)
+    counts = Counter(clip.label for clip in clips)
+    click.echo(f"{out}: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
 
 
 @click.command("audioset-manifest")

@@ -2,7 +2,7 @@
 
 Every recording has a fold, 1 to 5: ESC-10 its own, the spoken digits by speaker, the other folders
 clip by clip in turn. Fold 5 is never trained on; folds 1 to 4 can be left out one at a time to
-choose settings. Rendered material has fold 0 and is only for training.
+choose settings. Rendered and gathered material has fold 0 and is only for training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from detector.errors import SourceError
 from detector.manifest import DataSource
+from models.gathering.index import read_index
 
 TEST_FOLD = 5
 
@@ -42,13 +43,24 @@ INSTRUMENTS = {
     "snare_drum": "drums",
     "hi_hat": "drums",
 }
+GATHERED = "gathered"
+"""Folder of the material that snn-train gather makes."""
 RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
 SOURCES = (
     DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
     DataSource("instruments", "CC0 or CC BY 3.0 per clip", "ten instruments of FSDKaggle2018, Freesound uploaders"),
     DataSource("guitar_notes", "CC0", "Spanish classical guitar, FreePats"),
     DataSource("speech_digits", "CC BY-SA 4.0", "Free Spoken Digit Dataset"),
-    DataSource("rendered", "MIT sound font, Apache-2.0 scores", "FluidR3 GM by fluidsynth, espeak-ng, numpy noises"),
+    DataSource(
+        "rendered",
+        "MIT and public-domain sound fonts, Apache-2.0 scores",
+        "FluidR3 GM and GMbank by fluidsynth, espeak-ng, strings and noises by numpy",
+    ),
+    DataSource(
+        "gathered",
+        "GPL-2+, GPL-3+, CC0 and others, per clip in its index",
+        "sounds of no class, voices and instruments of Debian packages (models/gathering/catalogue.toml)",
+    ),
 )
 """What the trained models are made of."""
 SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
@@ -62,13 +74,13 @@ class Clip:
     label: str | None
     """None is sound of no class."""
     source: str
-    """The folder it came from: esc10, instruments, guitar_notes, speech_digits, rendered."""
+    """Where it came from: esc10, instruments, guitar_notes, speech_digits, rendered, gathered."""
     fold: int
-    """1 to 5; 0 for rendered material."""
+    """1 to 5; 0 for rendered and gathered material."""
 
 
 def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
-    """List every clip under the data folder and, if given, the rendered material.
+    """List every clip under the data folder and, if given, the rendered material with what was gathered into it.
 
     Raises SourceError where a folder is missing or holds nothing.
     """
@@ -76,6 +88,8 @@ def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
     found += [*_notes(data / "guitar_notes"), *_speech(data / "speech_digits")]
     if material is not None:
         found += _rendered(material)
+        if (material / GATHERED).is_dir():
+            found += _gathered(material / GATHERED)
     return found
 
 
@@ -111,6 +125,11 @@ def _rendered(folder: Path) -> list[Clip]:
     with index.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [Clip(folder / r["path"], RENDERED.get(r["class"]), "rendered", 0) for r in rows]
+
+
+def _gathered(folder: Path) -> Iterator[Clip]:
+    for row in read_index(folder):
+        yield Clip(folder / row.path, None if row.label == "none" else row.label, "gathered", 0)
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:

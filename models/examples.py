@@ -23,6 +23,9 @@ END_HOLD_S, END_DOUBT_S = 0.2, 0.5
 """The same two where a sound is cut off for good: no next bark is waited for."""
 EARLY_S = 0.4
 """The first part of a sound, in which a detector has to make up its mind."""
+_BARE_DB = (-105.0, -22.0)
+"""RMS of noise by itself; below some -90 dB nothing is left of it in 16 bits."""
+_STEP = np.float32(2.0**-15)
 ACTIVE_DB = -28.0
 """Frames quieter than this, against the clip's loud frames, are not the sound."""
 
@@ -86,17 +89,34 @@ class ExampleMaker:
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
+        if rng.random() < self._params.bare:
+            return self._bare(rng)
         end = self._end(rng)
         sounds = [self._placed_sound(rng, end)]
-        mixture = sounds[0].wave
-        if rng.random() < 0.5:
+        more = int(rng.random() < 0.5)
+        if rng.random() < self._params.crowded:
+            more += int(rng.integers(1, 4))
+        for _ in range(more):
             other = self._placed_sound(rng, end)
-            gain = _gain_for_ratio(mixture, other.wave, rng.uniform(-8, 12))
-            sounds = [sounds[0], PlacedSound(other.wave * gain, other.label, other.active, other.doubt)]
-            mixture = mixture + sounds[1].wave
+            gain = _gain_for_ratio(sounds[0].wave, other.wave, rng.uniform(-8, 12))
+            sounds.append(PlacedSound(other.wave * gain, other.label, other.active, other.doubt))
+        mixture = np.sum([sound.wave for sound in sounds], axis=0)
         target, weight = self._targets(sounds)
         spikes = self._front.encode(self._capture(mixture, rng, end))
         return Example(spikes, target, weight)
+
+    def _bare(self, rng: np.random.Generator) -> Example:
+        """Return the noise of a place in which nothing is to be heard, from loud to digital silence."""
+        wave = self.places.filter_and_reverberate(self.places.noise(rng), rng, reverberation=0.0)
+        wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
+        if rng.random() < 0.4:
+            wave = wave + rng.uniform(0, 3) * augment.hum(wave.size, rng, self._rate)
+        if rng.random() < self._params.rumbling:
+            wave = wave + rng.uniform(0, 3) * self.places.rumble(rng)
+        level_db = rng.uniform(*_BARE_DB)
+        wave = _quantised(np.asarray(wave * 10 ** (level_db / 20), np.float32))
+        shape = (self._frames, self._classes)
+        return Example(self._front.encode(wave), np.zeros(shape, np.uint8), np.ones(shape, np.uint8))
 
     def _end(self, rng: np.random.Generator) -> int:
         """Return the sample at which every sound is cut off: silence after a sound has to be learned, too."""
@@ -161,7 +181,7 @@ class ExampleMaker:
         wave = wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9))
         if rng.random() < 0.5:
             wave = wave + 10 ** (-rng.uniform(70, 95) / 20) * rng.standard_normal(wave.size)
-        return np.asarray(wave, np.float32)
+        return _quantised(np.asarray(wave, np.float32)) if rng.random() < 0.7 else np.asarray(wave, np.float32)
 
     def _targets(self, sounds: list[PlacedSound]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         shape = (self._frames, self._classes)
@@ -201,6 +221,11 @@ def held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
     """Mark frames that are loud or come at most ``frames`` after a loud one."""
     last = np.maximum.accumulate(np.where(loud, np.arange(loud.size), -frames - 1))
     return np.asarray(np.arange(loud.size) - last <= frames, np.bool_)
+
+
+def _quantised(wave: Wave) -> Wave:
+    """Return a wave as 16 bits hold it: what is quiet crackles, and what is quieter is not there."""
+    return np.asarray(np.rint(wave / _STEP) * _STEP, np.float32)
 
 
 def _gain_for_ratio(first: Wave, second: Wave, ratio_db: float) -> float:

@@ -41,6 +41,10 @@ class Scenes:
     """Chance of low rumble, as loud as the sound or louder: wind and hands at a microphone."""
     ended: float
     """Chance that all sounds are cut off within the example: what is left of it is silence or the place's noise."""
+    bare: float
+    """Chance that there is no sound at all, only the noise of the place, down to a microphone's last bits."""
+    crowded: float
+    """Chance of one to three sounds more than the one or two of the other examples: several voices, a band."""
     early_weight: int
     """What frames in the first moments of a sound count, against 1: a detector should know soon."""
     level_db: tuple[float, float]

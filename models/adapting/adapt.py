@@ -166,7 +166,9 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         features=features,
         encoder=encoder,
         network=network,
-        examples=Scenes("scenes", 160, _SHARES, {"none": 2.0 * len(wish.folders)}, 0.3, 0.0, 1, (-55.0, -1.0)),
+        examples=Scenes(
+            "scenes", 160, _SHARES, {"none": 2.0 * len(wish.folders)}, 0.3, 0.0, 0.0, 0.0, 1, (-55.0, -1.0)
+        ),
         loss=Loss(frame=1.0, clip=0.0, score=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
         schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01),
         decoding=Decoding(

@@ -5,7 +5,8 @@
     chance     the random choices that composers share
     guitar, melodic, drums, speech, noise
                composers: a random generator in, a phrase, a text or samples out
+    plucked    plucked strings computed from a phrase, each instrument another
     material   the whole set of training clips, written to a folder
 
-Needs the Debian packages fluidsynth, fluid-soundfont-gm and espeak-ng.
+Needs the Debian packages fluidsynth, fluid-soundfont-gm, csound-soundfont and espeak-ng.
 """

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from models.rendering import drums, guitar, melodic, noise, speech
+from models.rendering import drums, guitar, melodic, noise, plucked, speech
 from models.rendering.chance import Rng
 from models.rendering.melodic import Player
 from models.rendering.score import Phrase
-from models.rendering.synthesis import RATE_HZ, Wave, cut, play, set_peak, speak
+from models.rendering.synthesis import RATE_HZ, SECOND_SOUNDFONT, SOUNDFONT, Wave, cut, play, set_peak, speak
 
 Progress = Callable[[str], None]
 
@@ -24,6 +24,9 @@ _GUITARS = {24: 45, 25: 45, 26: 15, 27: 15, 28: 15, 29: 15, 30: 15, 31: 5}
 _KITS = {0: 20, 8: 10, 16: 10, 24: 10, 25: 8, 32: 10, 40: 8, 48: 4}
 _SPEECH_CLIPS = 160
 _NOISE_CLIPS = 60
+_PLUCKED_CLIPS = 160
+_SECOND_SHARE = 2
+"""Of the clips that the first sound font plays, one in so many is composed anew for the second."""
 
 _BOW = ("long", "long", "legato", "legato", "detached", "double", "trill")
 _BLOWN = ("long", "legato", "legato", "detached", "detached", "trill")
@@ -57,6 +60,12 @@ class Batch:
     program: int
     count: int
     compose: Callable[[Rng], Phrase]
+    soundfont: Path = SOUNDFONT
+
+    @property
+    def name(self) -> str:
+        """Return what its clips are called, before their number."""
+        return f"{self.program}" if self.soundfont == SOUNDFONT else f"{self.soundfont.stem}-{self.program}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ def render_material(out: Path, seed: int = 0, progress: Progress | None = None) 
 
 
 def batches() -> list[Batch]:
-    """List what is played from notes.
+    """List what is played from notes by sound fonts: by the first, then by the second.
 
     Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are in no class: they are too
     near to the guitar to be called either.
@@ -95,24 +104,36 @@ def batches() -> list[Batch]:
     found = [Batch("guitar", p, n, partial(guitar.compose, program=p)) for p, n in _GUITARS.items()]
     for label, programs in (("bowed", _BOWED), ("winds", _winds()), ("other", _others())):
         found += [Batch(label, p, n, partial(melodic.compose, player=player)) for p, (n, player) in programs.items()]
-    return found + [Batch("drums", kit, n, partial(drums.compose, kit=kit)) for kit, n in _KITS.items()]
+    found += [Batch("drums", kit, n, partial(drums.compose, kit=kit)) for kit, n in _KITS.items()]
+    second = [b for b in found if b.label != "drums" or not b.program]  # it has no other kits
+    return found + [replace(b, count=-(-b.count // _SECOND_SHARE), soundfont=SECOND_SOUNDFONT) for b in second]
 
 
 def _clips(seed: int, progress: Progress) -> Iterator[Rendered]:
-    for batch in batches():
-        progress(f"{batch.label} {batch.program}")
-        yield from _played(seed, batch)
+    first = [b for b in batches() if b.soundfont == SOUNDFONT]
+    yield from _all_played(seed, first, progress)
     progress("speech")
     yield from _spoken(seed)
     progress("noise")
     yield from _noises(seed)
+    yield from _all_played(seed, batches()[len(first) :], progress)
+    progress("plucked")
+    yield from _plucked(seed)
+
+
+def _all_played(seed: int, wanted: Sequence[Batch], progress: Progress) -> Iterator[Rendered]:
+    for batch in wanted:
+        progress(f"{batch.label} {batch.name}")
+        yield from _played(seed, batch)
 
 
 def _played(seed: int, batch: Batch) -> Iterator[Rendered]:
-    rng = _generator(seed, batch.label, batch.program)
+    second = () if batch.soundfont == SOUNDFONT else batch.soundfont.stem.encode()
+    rng = np.random.default_rng([seed, batch.program, *batch.label.encode(), *second])
     phrases = [batch.compose(rng) for _ in range(batch.count)]
-    for n, wave in enumerate(play(phrases, batch.program, drums=batch.label == "drums")):
-        yield Rendered(batch.label, f"{batch.program}-{n:02d}", wave)
+    waves = play(phrases, batch.program, drums=batch.label == "drums", soundfont=batch.soundfont)
+    for n, wave in enumerate(waves):
+        yield Rendered(batch.label, f"{batch.name}-{n:02d}", wave)
 
 
 def _spoken(seed: int) -> Iterator[Rendered]:
@@ -128,6 +149,14 @@ def _noises(seed: int) -> Iterator[Rendered]:
         rng = _generator(seed, "noise", i)
         for n in range(_NOISE_CLIPS // len(noise.KINDS)):
             yield Rendered("noise", f"{kind}-{n:02d}", noise.compose(rng, kind))
+
+
+def _plucked(seed: int) -> Iterator[Rendered]:
+    rng = _generator(seed, "guitar", len(_GUITARS))
+    programs = list(_GUITARS)
+    for n in range(_PLUCKED_CLIPS):
+        phrase = guitar.compose(rng, programs[n % len(programs)])
+        yield Rendered("guitar", f"plucked-{n:03d}", plucked.play(rng, phrase))
 
 
 def _winds() -> dict[int, tuple[int, Player]]:

@@ -22,9 +22,15 @@ Wave = NDArray[np.float32]
 
 RATE_HZ = 16_000
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
+SECOND_SOUNDFONT = Path("/usr/share/sounds/sf2/sf_GMbank.sf2")
+"""Further instruments to train with, by other hands."""
 OTHER_SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
 """Other instruments by other hands: to judge with, never to train with."""
-_PACKAGES = {SOUNDFONT.name: "fluid-soundfont-gm", OTHER_SOUNDFONT.name: "timgm6mb-soundfont"}
+_PACKAGES = {
+    SOUNDFONT.name: "fluid-soundfont-gm",
+    SECOND_SOUNDFONT.name: "csound-soundfont",
+    OTHER_SOUNDFONT.name: "timgm6mb-soundfont",
+}
 _RENDER_HZ = 44_100
 _FADE_S = 0.015
 

@@ -14,7 +14,7 @@ from models.rendering import melodic
 from models.rendering.chance import Rng
 from models.rendering.material import Batch, batches
 from models.rendering.melodic import Player
-from models.rendering.synthesis import OTHER_SOUNDFONT, RATE_HZ, SOUNDFONT, play, speak
+from models.rendering.synthesis import OTHER_SOUNDFONT, RATE_HZ, SECOND_SOUNDFONT, SOUNDFONT, play, speak
 from models.scenes.sounds import Sound, cut_sounds
 
 CLIPS_A_PROGRAM = {"guitar": 6, "bowed": 4, "winds": 2, "drums": 4, "other": 1}
@@ -70,8 +70,8 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_o
 
     Raises RenderError where a synthesiser is missing, ConfigError for the sound font of training.
     """
-    if soundfont.name == SOUNDFONT.name:
-        raise ConfigError(f"{soundfont}: is the sound font of the training material; name another")
+    if soundfont.name in {SOUNDFONT.name, SECOND_SOUNDFONT.name}:
+        raise ConfigError(f"{soundfont}: is a sound font of the training material; name another")
     sounds = list[Sound]()
     wanted = [b for b in _batches() if b.label not in RENDERED or not unclassed_only]
     for batch in tqdm(wanted, unit="program", desc="instruments", leave=False, disable=None):
@@ -96,7 +96,8 @@ def spoken_sounds(seed: int) -> list[Sound]:
 
 
 def _batches() -> list[Batch]:
-    known = [Batch(b.label, b.program, CLIPS_A_PROGRAM[b.label], b.compose) for b in batches()]
+    first = [b for b in batches() if b.soundfont == SOUNDFONT]
+    known = [Batch(b.label, b.program, CLIPS_A_PROGRAM[b.label], b.compose) for b in first]
     player = Player(48, 84, ("legato", "detached", "chords", "long"), swells=False)
     return known + [
         Batch("other", p, CLIPS_A_PROGRAM["other"], partial(melodic.compose, player=player)) for p in _EFFECTS

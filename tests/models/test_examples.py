@@ -31,7 +31,9 @@ def maker(
     shipped = load_recipe(RECIPE)
     network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
     recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
-    return ExampleMaker(clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 1, (-40.0, -1.0)))
+    return ExampleMaker(
+        clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0))
+    )
 
 
 def clip(label: str | None, tmp: str = "x") -> Clip:
@@ -104,7 +106,7 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     m = maker([clip("guitar")], [tone], model_params, encoder)
     low = []
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
-        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 1, (level_db, level_db))
+        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 1, (level_db, level_db))
         waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples) for seed in range(10)]
         assert [20 * np.log10(np.abs(wave).max()) for wave in waves] == pytest.approx([level_db] * 10, abs=3)  # + noise
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
