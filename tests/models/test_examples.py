@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from detector.manifest import EncoderParams, MfccParams
-from models.augment import Places, clip_hard, hum, noise, rumble
+from models.augment import Places, Wave, clip_hard, hum, noise, rumble
 from models.datasets import Clip
 from models.examples import ExampleMaker, frame_rms, held
 from models.recipe import Scenes, load_recipe
@@ -112,6 +113,38 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
         low.append(power[: round(300 * m._samples / 16000)].sum() / power.sum())
     assert low[2] > 3 * low[0]
+
+
+def test_a_bare_place_has_no_class_from_loud_to_the_last_bits(model_params: MfccParams, encoder: EncoderParams) -> None:
+    tone = np.sin(np.arange(16000 * 6) / 5).astype(np.float32)
+    m = maker([clip("guitar")], [tone], model_params, encoder)
+    m._params = dataclasses.replace(m._params, bare=1.0)
+    given: list[Wave] = []
+    encode = m._front.encode
+
+    def listening(wave: Wave) -> Any:
+        given.append(wave)
+        return encode(wave)
+
+    m._front.encode = listening  # type: ignore[method-assign]
+    for seed in range(30):
+        example = m.draw(np.random.default_rng(seed))
+        assert not example.target.any()
+        assert example.weight.all()
+    levels_db = [20 * np.log10(np.sqrt(np.mean(wave**2)) + 1e-9) for wave in given]
+    assert max(levels_db) > -45
+    assert min(levels_db) < -85
+    assert all(np.array_equal(wave * 2**15, np.rint(wave * 2**15)) for wave in given)
+
+
+def test_in_a_crowd_all_are_targets(model_params: MfccParams, encoder: EncoderParams) -> None:
+    rng = np.random.default_rng(0)
+    labels = ("guitar", "speech")
+    waves = [rng.standard_normal(16000 * 8).astype(np.float32) for _ in labels]
+    m = maker([clip(label) for label in labels], waves, model_params, encoder)
+    m._params = dataclasses.replace(m._params, crowded=1.0)
+    heard = [m.draw(np.random.default_rng(seed)).target.any(axis=0).sum() for seed in range(20)]
+    assert max(heard) == 2
 
 
 def test_frame_rms_by_hand() -> None:

@@ -14,7 +14,7 @@ import soundfile
 
 from models import demo_scene
 from models.demo_scene import DEFAULT_OUT, LENGTH_S, write_scene
-from models.rendering import material, noise, speech
+from models.rendering import guitar, material, noise, plucked, speech
 from models.rendering.material import Batch, batches, render_material
 from models.rendering.score import (
     DRUM_CHANNEL,
@@ -253,3 +253,29 @@ def test_the_shipped_scene_is_what_the_code_renders(scene: Path) -> None:
 
 def test_the_scene_says_nothing_from_the_training_sentences() -> None:
     assert all(demo_scene.SENTENCE not in sentences for sentences in speech.SENTENCES.values())
+
+
+@pytest.mark.parametrize("pitch", [40, 55, 69, 86])
+def test_a_plucked_string_is_in_tune_and_dies_away(pitch: int) -> None:
+    rng = np.random.default_rng(0)
+    made = plucked.Instrument(decay_s=3.0, dullness=0.3, pluck_at=0.2, body=(), drive=0.0)
+    rate_hz, hz = 2 * RATE_HZ, 440 * 2 ** ((pitch - 69) / 12)
+    wave = plucked._string(rng, made, Note(0.0, 3.0, pitch, 90), 4 * rate_hz)
+    spectrum = np.abs(np.fft.rfft(wave * np.hanning(wave.size), 8 * wave.size))
+    bins = np.arange(spectrum.size) * rate_hz / (8 * wave.size)
+    near = (bins > 0.9 * hz) & (bins < 1.1 * hz)
+    assert abs(1200 * np.log2(bins[near][spectrum[near].argmax()] / hz)) < 3  # cents
+    early, late = (np.abs(wave[at : at + rate_hz // 2]).max() for at in (0, 2 * rate_hz))
+    assert late < early / 2
+
+
+def test_plucked_phrases_differ_by_their_instrument_and_repeat_by_their_dice() -> None:
+    def played(seed: int) -> Wave:
+        phrase = guitar.compose(np.random.default_rng(7), 25)
+        return plucked.play(np.random.default_rng(seed), phrase)
+
+    first, again, other = played(1), played(1), played(2)
+    assert np.array_equal(first, again)
+    assert first.size == other.size
+    assert np.isfinite(first).all()
+    assert abs(np.corrcoef(first, other)[0, 1]) < 0.5

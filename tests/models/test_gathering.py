@@ -1,0 +1,97 @@
+"""Recordings of packages: which are taken, what becomes of them, and what is told where they are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from detector.errors import ConfigError, SourceError
+from models.cli import cli
+from models.corpus import RECIPES
+from models.datasets import list_clips
+from models.gathering.catalogue import Entry, read_catalogue
+from models.gathering.gather import gather
+from models.gathering.index import INDEX, read_index
+from models.recipe import load_recipe
+
+RATE_HZ = 22_050
+
+
+def tone(path: Path, seconds: float, silence_s: float = 0.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = 0.2 * np.sin(2 * np.pi * 500 * np.arange(round(seconds * RATE_HZ)) / RATE_HZ)
+    soundfile.write(path, np.pad(wave, round(silence_s * RATE_HZ)), RATE_HZ)
+
+
+def entry(label: str = "none", excepted: tuple[str, ...] = (), most: int | None = None) -> Entry:
+    return Entry("train", "owls", "usr/share/owls", label, "CC0-1.0", excepted, most)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("a.wav", "b.wav", "wolf1.wav", "night/c.wav"):
+        tone(tmp_path / "usr/share/owls" / name, 1.0, silence_s=0.5)
+    tone(tmp_path / "usr/share/owls/click.wav", 0.03)
+    (tmp_path / "usr/share/owls/damaged.ogg").write_bytes(b"OggS and no more")
+    (tmp_path / "usr/share/owls/readme.txt").write_text("no sound")
+    return tmp_path
+
+
+def test_clips_are_cut_to_what_is_heard_and_listed_with_their_origin(root: Path, tmp_path: Path) -> None:
+    clips, problems = gather([entry(excepted=("wolf*",))], root, tmp_path / "out")
+    assert [c.file for c in clips] == [f"usr/share/owls/{name}" for name in ("a.wav", "b.wav", "night/c.wav")]
+    assert {(c.label, c.package, c.licence) for c in clips} == {("none", "owls", "CC0-1.0")}
+    assert list(read_index(tmp_path / "out")) == clips
+    for c in clips:
+        wave, rate_hz = soundfile.read(tmp_path / "out" / c.path)
+        assert rate_hz == 16_000
+        assert wave.size == pytest.approx(16_000, abs=200)  # the silence around it is gone
+        assert np.abs(wave).max() == pytest.approx(10 ** (-3 / 20), abs=0.01)
+    assert len(problems) == 2
+    assert any("click.wav: shorter than 0.08 s" in p for p in problems)
+    assert any("damaged.ogg" in p and "left out" in p for p in problems)
+
+
+def test_so_many_are_taken_evenly(root: Path) -> None:
+    names = [p.name for p in entry(excepted=("click*", "damaged*"), most=2).paths(root)]
+    assert names == ["a.wav", "c.wav"]
+
+
+def test_a_missing_package_is_named_and_a_folder_is_not_written_over(root: Path, tmp_path: Path) -> None:
+    other = Entry("train", "hares", "usr/share/hares", "none", "CC0-1.0", (), None)
+    with pytest.raises(SourceError, match="no sounds of hares there; unpack them: apt-get download hares"):
+        gather([entry(), other], root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="is there already"):
+        gather([entry()], root, tmp_path / "out")
+
+
+def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["gather", str(tmp_path / "out"), "--root", str(tmp_path)])
+    assert isinstance(done.exception, SourceError)
+    assert "widelands-data" in str(done.exception)
+
+
+def test_what_is_judged_with_is_of_other_packages_and_every_class_is_the_models() -> None:
+    train, judge = read_catalogue("train"), read_catalogue("judge")
+    assert not {e.package for e in train} & {e.package for e in judge}
+    labels = {*load_recipe(RECIPES / "household.toml").labels, "none"}
+    assert {e.label for e in (*train, *judge)} <= labels
+    assert all(e.licence for e in (*train, *judge))
+
+
+def test_training_takes_them_with_the_rendered_material(root: Path, tmp_path: Path, tree: Path) -> None:
+    material = tmp_path / "material"
+    tone(material / "other/1-00.wav", 1.0)
+    (material / "index.csv").write_text("path,class\nother/1-00.wav,other\n")
+    gather([entry(), entry("guitar")], root, material / "gathered")
+    found = [(c.label, c.source, c.fold) for c in list_clips(tree, material) if c.fold == 0]
+    assert found == [(None, "rendered", 0)] + [(None, "gathered", 0)] * 4 + [("guitar", "gathered", 0)] * 4
+    (material / "gathered" / INDEX).unlink()
+    with pytest.raises(SourceError, match=r"no gathered recordings .*make them: snn-train gather"):
+        list_clips(tree, material)
