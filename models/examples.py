@@ -40,6 +40,8 @@ class Example:
     """(frames, classes): 1 where the class is heard, or its share of a mixture."""
     weight: NDArray[np.uint8]
     """(frames, classes): 0 where the target is in doubt."""
+    idle: NDArray[np.uint8]
+    """(frames,): 1 where nothing sounds, neither a class nor a stranger, but the noise of the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class ExampleMaker:
         mixture = np.sum([sound.wave for sound in sounds], axis=0)
         target, weight = self._targets(sounds)
         spikes = self._front.encode(self._capture(mixture, rng, end))
-        return Example(spikes, target, weight)
+        return Example(spikes, target, weight, self._idle(sounds))
 
     def _bare(self, rng: np.random.Generator) -> Example:
         """Return the noise of a place in which nothing is to be heard, from loud to digital silence."""
@@ -116,7 +118,8 @@ class ExampleMaker:
         level_db = rng.uniform(*_BARE_DB)
         wave = _quantised(np.asarray(wave * 10 ** (level_db / 20), np.float32))
         shape = (self._frames, self._classes)
-        return Example(self._front.encode(wave), np.zeros(shape, np.uint8), np.ones(shape, np.uint8))
+        idle = np.ones(self._frames, np.uint8)
+        return Example(self._front.encode(wave), np.zeros(shape, np.uint8), np.ones(shape, np.uint8), idle)
 
     def _end(self, rng: np.random.Generator) -> int:
         """Return the sample at which every sound is cut off: silence after a sound has to be learned, too."""
@@ -199,6 +202,10 @@ class ExampleMaker:
         early = np.logical_or.reduce([self._early(sound.active) for sound in sounds])
         weight[early] *= self._params.early_weight
         return target, weight
+
+    def _idle(self, sounds: Sequence[PlacedSound]) -> NDArray[np.uint8]:
+        heard = np.logical_or.reduce([sound.active | sound.doubt for sound in sounds])
+        return np.asarray(~heard, np.uint8)
 
     def _early(self, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Mark the first frames of every stretch of sound."""

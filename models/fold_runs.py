@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -53,7 +55,7 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
     Raises FoldError that names the runs which ended badly, with where each one's last words are.
     """
     waiting, running, failed = [r for r in wanted if not r.ended], dict[FoldRun, subprocess.Popen[bytes]](), []
-    with tqdm(total=epochs * len(wanted), unit="epoch") as bar:
+    with _ending_on_sigterm(), tqdm(total=epochs * len(wanted), unit="epoch") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -69,6 +71,20 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
                 process.terminate()
     if failed:
         raise FoldError("; ".join(f"{run.folder}: failed, see {run.folder / 'log.txt'}" for run in failed))
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, so that no run goes on without it."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(recipe: Path, data: Path, run: FoldRun) -> subprocess.Popen[bytes]:

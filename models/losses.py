@@ -1,6 +1,7 @@
 """What training makes small: how wrong the scores are, how much the network works, how silent it is.
 
-Shapes: logits (batch, frames, classes), targets and weights alike, spikes (batch, channels, frames, width).
+Shapes: logits (batch, frames, classes), targets and weights alike, idle (batch, frames), spikes (batch,
+channels, frames, width).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def total_loss(  # noqa: PLR0913 - one batch
     logits: Tensor,
     target: Tensor,
     weight: Tensor,
+    idle: Tensor,
     spikes: Mapping[str, Tensor],
     fan_out: Mapping[str, float],
 ) -> Tensor:
@@ -82,8 +84,7 @@ def total_loss(  # noqa: PLR0913 - one batch
     if loss.operations and fan_out:
         terms.append(loss.operations * operations_loss(spikes, fan_out))
     if loss.idle and fan_out:
-        idle = (target.amax(2) == 0) & (weight.amin(2) > 0)
-        terms.append(loss.idle * idle_loss(spikes, fan_out, idle.to(logits.dtype)))
+        terms.append(loss.idle * idle_loss(spikes, fan_out, idle))
     if loss.silence and spikes:
         terms.append(loss.silence * silence_loss(spikes, loss.least_rate))
     return torch.stack(terms).sum()

@@ -56,7 +56,8 @@ class MixtureMaker:
             target /= np.maximum(target.sum(1, keepdims=True), np.float32(1e-6))
             wave = mix(wave, second, ratio)
         spikes = self._front.encode(self._capture(wave, rng))
-        return Example(spikes, target, np.ones_like(target, np.uint8))
+        idle = np.asarray(target.max(axis=1) == 0, np.uint8)
+        return Example(spikes, target, np.ones_like(target, np.uint8), idle)
 
     def _audible(self, wave: Wave) -> NDArray[np.bool_]:
         """Mark the frames in which a sound goes on: silence is evidence for no class, wherever a clip is padded."""

@@ -84,7 +84,7 @@ class Loss:
     score: float
     operations: float
     idle: float
-    """As ``operations``, in frames alone in which no class is to be heard."""
+    """As ``operations``, in frames alone in which nothing is to be heard, of a class or of none."""
     silence: float
     least_rate: float
     """Spikes per frame below which a neuron is pushed by the silence term."""

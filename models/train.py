@@ -33,7 +33,8 @@ from models.recipe import Mixtures, Recipe, as_dict
 from models.run_folder import RunFolder
 from models.twin import ConvNet
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+_PARTS = ("spikes", "target", "weight", "idle")
 Network = SpikingConvNet | ConvNet
 
 
@@ -130,7 +131,7 @@ class _Stream(IterableDataset[Any]):
         for number in itertools.count(self._first + own, all_workers):  # the loader asks its workers in turn
             rng = np.random.default_rng([self._seed, number])
             drawn = [self._maker.draw(rng) for _ in range(self._batch)]
-            yield tuple(np.stack([getattr(e, key) for e in drawn]) for key in ("spikes", "target", "weight"))
+            yield tuple(np.stack([getattr(e, key) for e in drawn]) for key in _PARTS)
 
 
 class _Trainer:
@@ -171,10 +172,10 @@ class _Trainer:
         return row
 
     def _one_batch(self, batch: Batch, activity: Activity) -> float:
-        given, target, weight = (part.to(self._device).float() for part in batch)
+        given, target, weight, idle = (part.to(self._device).float() for part in batch)
         probe: dict[str, Tensor] = {}
         logits, _ = self._net(given, None, probe)
-        loss = total_loss(self._recipe.loss, logits, target, weight, probe, self._fan_out)
+        loss = total_loss(self._recipe.loss, logits, target, weight, idle, probe, self._fan_out)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._net.parameters(), LARGEST_GRADIENT)

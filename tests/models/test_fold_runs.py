@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 from models.cli import cli
 from models.fold_runs import FoldError, plan, train_all
 from models.run_folder import RunFolder
+from tests.service import DEADLINE_S, wait_until
 
 RECIPES = Path(__file__).parents[2] / "models" / "recipes"
 
@@ -30,6 +34,20 @@ def test_a_failed_run_is_told_and_an_ended_one_left_alone(tmp_path: Path) -> Non
         train_all(RECIPES / "esc10.toml", 5, tmp_path / "nothing", [first, second], 2)
     assert not (first.folder / "log.txt").exists()
     assert "nothing/esc10: no such folder" in (second.folder / "log.txt").read_text()
+
+
+def test_a_terminated_cross_validation_leaves_no_run_behind(tmp_path: Path, tree: Path) -> None:
+    arguments = ["folds", RECIPES / "esc10.toml", "--data", tree, "--runs", tmp_path, "--seeds", "0"]
+    process = subprocess.Popen([sys.executable, "-m", "models.cli", *map(str, arguments)], stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(_children(process.pid)) == 2, "two runs")
+    children = _children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 143
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "their end")
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_numbers_are_checked(tmp_path: Path) -> None:
