@@ -55,9 +55,11 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
     Raises FoldError that names the runs which ended badly, with where each one's last words are.
     """
     waiting, running, failed = [r for r in wanted if not r.ended], dict[FoldRun, subprocess.Popen[bytes]](), []
-    with _ending_on_sigterm(), tqdm(total=epochs * len(wanted), unit="epoch") as bar:
+    with _sigterm() as told_to_end, tqdm(total=epochs * len(wanted), unit="epoch") as bar:
         try:
             while waiting or running:
+                if told_to_end:
+                    sys.exit(128 + signal.SIGTERM)
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
                     running[run] = _start(recipe, data, run)
@@ -69,20 +71,19 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
         finally:
             for process in running.values():
                 process.terminate()
+            for process in running.values():
+                process.wait()
     if failed:
         raise FoldError("; ".join(f"{run.folder}: failed, see {run.folder / 'log.txt'}" for run in failed))
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, so that no run goes on without it."""
-
-    def end(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
+def _sigterm() -> Iterator[list[int]]:
+    """Note a SIGTERM: to end in the middle of starting a run would leave that run behind."""
+    told = list[int]()
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     try:
-        yield
+        yield told
     finally:
         signal.signal(signal.SIGTERM, before)
 
