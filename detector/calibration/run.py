@@ -92,6 +92,8 @@ class Calibrator:
         if not self._store.background_hours:
             if self._stop.number is not None:
                 return self._stop.exit_code
+            if code:
+                return code  # each file has its line
             raise SourceError("no background has been heard: there is nothing to choose thresholds by")
         outcome = self._judge()
         self._tell(outcome)
