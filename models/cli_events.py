@@ -81,20 +81,32 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
 @click.option(
     "--rate", default=1.0, show_default=True, type=click.FloatRange(0), help="False alarms per hour and class."
 )
+@click.option(
+    "--total", type=click.FloatRange(0), help="Instead: false alarms per hour of all classes, shared out for the most."
+)
 @click.option("--into", type=PATH, help="The model to give the values to, of the same classes; default: MODEL.")
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
 @click.option("--json", "json_path", type=PATH, help="Write rule, set and choices here.")
 @processes_option
 def tune_events(  # noqa: PLR0913 - one option each
-    model: Path, folder: Path, rate: float, into: Path | None, out: Path, json_path: Path | None, processes: int
+    model: Path,
+    folder: Path,
+    rate: float,
+    total: float | None,
+    into: Path | None,
+    out: Path,
+    json_path: Path | None,
+    processes: int,
 ) -> None:
     """Choose MODEL's decoder values on SCENES by an open rule, and write a model file with them.
 
-    The rule: for each class the lowest miss rate at --rate false alarms per hour. It is written into
-    the model's training record, with the scenes. Judge the result on other scenes.
+    The rule: for each class the lowest miss rate at --rate false alarms per hour, or the lowest mean of
+    all classes at --total. It is written into the model's training record, with the scenes. Judge the
+    result on other scenes.
     """
     from detector.network import load_model
     from models.events import tuning
+    from models.events.budget import Goal
     from models.events.hearing import listen, model_of
     from models.model_file import write_with_manifest
     from models.scenes.folder import read_scenes
@@ -105,13 +117,14 @@ def tune_events(  # noqa: PLR0913 - one option each
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; tune a model of the same classes")
     heard = listen(model, scenes, processes)
-    chosen = tuning.tune(heard, scenes, rate, processes)
+    goal = Goal(rate) if total is None else Goal(total, together=True)
+    chosen = tuning.tune(heard, scenes, goal, processes)
     for line in chosen:
         click.echo(str(line))
-    write_with_manifest(into or model, tuning.tuned_manifest(target, chosen, scenes, rate, command()), out)
+    write_with_manifest(into or model, tuning.tuned_manifest(target, chosen, scenes, goal, command()), out)
     if json_path:
         about = {"command": command(), "model": model_of(model), "scenes": _about(scenes)}
-        write_json(json_path, about | {"rule": tuning.RULE.format(rate=rate), "choices": tuning.as_json(chosen)})
+        write_json(json_path, about | {"rule": goal.rule, "choices": tuning.as_json(chosen)})
     click.echo(f"{out}: with these values; next: snn-train evaluate-events {out} OTHER-SCENES", err=True)
 
 

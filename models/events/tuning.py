@@ -3,7 +3,8 @@
 For each class, over a grid of lengths of the average, of shortest durations and of on-thresholds:
 
 1. Only what brings no more than the stated false alarms per hour, counted on the scene, is looked at.
-   Where nothing does, the value with the fewest.
+   Where nothing does, the value with the fewest. A number stated for all classes together is
+   shared out first (``budget.shares``).
 2. Of these, the average and the shortest duration with the fewest missed events; then with the
    fewest events per found reference, the shortest median latency, the shorter average.
 3. With these, of the thresholds that miss as few, the middle one: it keeps its distance from false
@@ -29,11 +30,13 @@ from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.rates import HourlyRate, Rate
+from models.events.budget import Goal, shares
 from models.events.hearing import Heard, decode, judged_hours
 from models.events.matching import match, of_label
 from models.scenes.folder import EventReference, Scenes
 
-RULE = "lowest miss rate at no more than {rate:g} false alarms per hour (models/events/tuning.py)"
+PLACE = "models/events/tuning.py"
+"""Where the rule is to be read, for a model's record."""
 THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
 SMOOTHINGS, LEAST_ON, LEAST_OFF = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
 """In frames."""
@@ -53,10 +56,6 @@ class Try:
     latency_s: float
     """Median; infinite where none is found."""
 
-    def allowed(self, rate: float) -> bool:
-        """Tell whether the false alarms are at most ``rate`` per hour."""
-        return self.false_alarms <= rate * self.hours
-
     def __str__(self) -> str:
         d, found = self.spec.decoder, Rate(self.references - self.missed, self.references)
         alarms = HourlyRate(self.false_alarms, self.hours)
@@ -67,14 +66,14 @@ class Try:
         )
 
 
-def tune(heard: Heard, scenes: Scenes, rate: float, processes: int) -> list[Try]:
+def tune(heard: Heard, scenes: Scenes, goal: Goal, processes: int) -> list[Try]:
     """Return for each class what the rule chooses; a class without reference events keeps its values."""
     manifest = heard.manifest
     settings = list(product(SMOOTHINGS, LEAST_ON, THRESHOLDS))
     first = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
     tried = _try_all(heard, scenes, first, processes, "thresholds")
     by_class = list(zip(*tried, strict=True))
-    chosen = [_first_choice(list(tries), rate) for tries in by_class]
+    chosen = [_first_choice(list(tries), most) for tries, most in zip(by_class, _most(by_class, goal), strict=True)]
     second = [[_with_off(t.spec, frames) for t in chosen] for frames in LEAST_OFF]
     by_off = list(zip(*_try_all(heard, scenes, second, processes, "durations"), strict=True))
     chosen = [_second_choice(t, list(tries)) for t, tries in zip(chosen, by_off, strict=True)]
@@ -82,12 +81,12 @@ def tune(heard: Heard, scenes: Scenes, rate: float, processes: int) -> list[Try]
     return [t if t.references else replace(t, spec=own[t.spec.label]) for t in chosen]
 
 
-def tuned_manifest(manifest: Manifest, chosen: Sequence[Try], scenes: Scenes, rate: float, command: str) -> Manifest:
+def tuned_manifest(manifest: Manifest, chosen: Sequence[Try], scenes: Scenes, goal: Goal, command: str) -> Manifest:
     """Return a manifest with the chosen values, and with rule and set in its training record."""
     record = manifest.training
     made = scenes.manifest
     kept = [s for s in record.sources if not s.name.startswith("scenes ")]
-    use = f"decoder values: {RULE.format(rate=rate)}; {made.hours:g} h, seed {made.seed}"
+    use = f"decoder values: {goal.rule} ({PLACE}); {made.hours:g} h, seed {made.seed}"
     if made.fold:
         use += f", fold {made.fold}" + (f", {made.half} half" if made.half else "")
     source = DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
@@ -152,9 +151,18 @@ def _try(
     return tries
 
 
-def _first_choice(tries: Sequence[Try], rate: float) -> Try:
+def _most(by_class: Sequence[Sequence[Try]], goal: Goal) -> list[float]:
+    """Return how many false alarms each class may bring on the scene."""
+    if not goal.together:
+        return [goal.per_hour * tries[0].hours for tries in by_class]
+    points = [[(t.false_alarms, t.missed) for t in tries] for tries in by_class]
+    hours = max(tries[0].hours for tries in by_class)
+    return [float(n) for n in shares(points, [tries[0].references for tries in by_class], goal.per_hour * hours)]
+
+
+def _first_choice(tries: Sequence[Try], most: float) -> Try:
     """Choose average, shortest duration and threshold: steps 1 to 3 of the rule."""
-    allowed = [t for t in tries if t.allowed(rate)] or [
+    allowed = [t for t in tries if t.false_alarms <= most] or [
         t for t in tries if t.false_alarms == min(u.false_alarms for u in tries)
     ]
     best = min(allowed, key=lambda t: (t.missed, t.reports, t.latency_s, t.spec.decoder.smoothing_frames))

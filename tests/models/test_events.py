@@ -14,6 +14,7 @@ from detector.messages import AudioChunk
 from detector.network import load_model
 from models.cli import cli
 from models.events import channels, matching, tuning
+from models.events.budget import Goal, shares
 from models.events.conditions import NOTHING, UNKNOWN, Outcome, confusion, judge, reports_per_event
 from models.events.curves import GRID, Curve, curves, sweep
 from models.events.hearing import Detection, Heard, decode, listen
@@ -177,7 +178,7 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(2400, 3900, 200):
         scores[at : at + 2, guitar] = 0.95
     scenes = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0)
-    chosen = tuning.tune(heard_of(scores), scenes, rate=0.0, processes=1)
+    chosen = tuning.tune(heard_of(scores), scenes, Goal(0.0), processes=1)
     (best,) = (t for t in chosen if t.spec.label == "guitar")
     assert (best.missed, best.false_alarms, best.references) == (0, 0, 2)
     assert best.spec.decoder.on_threshold < 0.6
@@ -187,6 +188,22 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # A class without reference events keeps its values.
     others = load_model().manifest.classes
     assert [t.spec for t in chosen if t.spec.label != "guitar"] == [c for c in others if c.label != "guitar"]
+
+
+def test_alarms_are_shared_out_to_where_they_find_most() -> None:
+    points = [
+        [(0, 10), (1, 9), (4, 2), (9, 1), (4, 5)],  # three alarms more find seven of ten
+        [(0, 50), (1, 44), (2, 43)],  # one alarm finds six of fifty
+        [(3, 0)],
+        [(0, 0), (5, 0)],  # no references
+    ]
+    references = [10, 50, 5, 0]
+    assert shares(points, references, 3) == [0, 0, 3, 0]
+    assert shares(points, references, 4) == [0, 1, 3, 0]
+    assert shares(points, references, 7) == [4, 0, 3, 0]
+    assert shares(points, references, 8) == [4, 1, 3, 0]
+    assert shares(points, references, 100) == [9, 2, 3, 0]
+    assert shares(points, references, 0) == [0, 0, 3, 0]
 
 
 def test_channels_do_what_their_names_say() -> None:
@@ -266,7 +283,7 @@ def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_
     assert tuning.tuned_on(after) == [read_scenes(scene).sha256[:12]]
     # A second tuning replaces the first in the record.
     again = tuning.tuned_manifest(
-        after, [], replace(read_scenes(scene), sha256="f" * 64), 1.0, "snn-train tune-events b"
+        after, [], replace(read_scenes(scene), sha256="f" * 64), Goal(1.0), "snn-train tune-events b"
     )
     assert tuning.tuned_on(again) == ["f" * 12]
     assert again.training.command.count("tune-events") == 1
