@@ -53,7 +53,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
     type=click.Path(path_type=Path),
     default=Path("/"),
     show_default=True,
-    help="Where Debian's packages are installed, or were unpacked to with dpkg -x.",
+    help="Where Debian's packages are installed, or were unpacked to with dpkg -x, and npm/ beside them.",
 )
 @click.option(
     "--use",
@@ -63,14 +63,16 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
     help="Recordings to train with, or others of other packages to judge with.",
 )
 def gather(out: Path, root: Path, use: Use) -> None:
-    """Gather recordings of Debian packages: sounds of no class, voices, a few instruments.
+    """Gather recordings of Debian's and npm's packages: sounds of no class, voices, instruments.
 
     Writes clips to OUT/CLASS, and OUT/gathered.csv that names for each its package, file and licence.
     """
     from models.gathering.catalogue import read_catalogue
     from models.gathering.gather import gather as gather_clips
+    from models.gathering.players import read_instruments
 
-    clips, problems = gather_clips(read_catalogue(use), root, out)
+    instruments = read_instruments() if use == "train" else []
+    clips, problems = gather_clips(read_catalogue(use), instruments, root, out)
     tell(problems)
     counts = Counter(clip.label for clip in clips)
     click.echo(f"{out}: " + ", ".join(f"{count} {label}" for label, count in counts.items()))

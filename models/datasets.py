@@ -58,8 +58,8 @@ SOURCES = (
     ),
     DataSource(
         "gathered",
-        "GPL-2+, GPL-3+, CC0 and others, per clip in its index",
-        "sounds of no class, voices and instruments of Debian packages (models/gathering/catalogue.toml)",
+        "GPL-2+, GPL-3+, CC0, CC BY 3.0 and others, per clip in its index",
+        "sounds of no class, voices and instruments of Debian's and npm's packages (models/gathering/catalogue.toml)",
     ),
 )
 """What the trained models are made of."""

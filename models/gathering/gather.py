@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from detector.sources import read_sound
 from models.augment import Wave
 from models.gathering.catalogue import Entry
 from models.gathering.index import Gathered, write_index
+from models.gathering.players import LICENCE, Instrument, check_instruments
 from models.rendering.synthesis import RATE_HZ, set_peak
 
 _PEAK_DB = -3.0
@@ -23,8 +25,22 @@ _SHORTEST_S, _LONGEST_S = 0.08, 30.0
 _LOUD = 1e-3
 
 
-def gather(entries: Sequence[Entry], root: Path, out: Path) -> tuple[list[Gathered], list[str]]:
-    """Write the entries' recordings below ``root`` as 16-bit FLAC at RATE_HZ to a new folder, and list them.
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A sound before it is written."""
+
+    label: str
+    package: str
+    file: str
+    licence: str
+    wave: Wave | str
+    """Samples, or why there are none."""
+
+
+def gather(
+    entries: Sequence[Entry], instruments: Sequence[Instrument], root: Path, out: Path
+) -> tuple[list[Gathered], list[str]]:
+    """Write the recordings below ``root``, and what is played with notes, as 16-bit FLAC to a new folder; list them.
 
     Return the clips, and a line for each file that was left out. Raises SourceError where a package
     of the catalogue is not there, and ConfigError where the folder is or cannot be made.
@@ -34,12 +50,16 @@ def gather(entries: Sequence[Entry], root: Path, out: Path) -> tuple[list[Gather
     if missing := sorted({e.package for e in entries} - found):
         names = " ".join(missing)
         raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
+    check_instruments(list(instruments), root)
     if out.exists():
         raise ConfigError(f"{out}: is there already; name a new folder")
     part = out.with_name(out.name + ".part")
     try:
         shutil.rmtree(part, ignore_errors=True)
-        clips, problems = _write_all(part, root, listed)
+        part.mkdir(parents=True)
+        total = len(listed) + sum(i.clips for i in instruments)
+        made = tqdm(_made(listed, instruments, root), total=total, unit="clip", desc="gather", disable=None)
+        clips, problems = _write_all(part, made)
         part.rename(out)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
@@ -48,24 +68,29 @@ def gather(entries: Sequence[Entry], root: Path, out: Path) -> tuple[list[Gather
     return clips, problems
 
 
-def _write_all(out: Path, root: Path, listed: Sequence[tuple[Entry, Path]]) -> tuple[list[Gathered], list[str]]:
-    out.mkdir(parents=True)
-    clips, problems = list[Gathered](), list[str]()
-    counts: dict[tuple[str, str], int] = {}
+def _made(listed: Sequence[tuple[Entry, Path]], instruments: Sequence[Instrument], root: Path) -> Iterator[_Made]:
     with ThreadPoolExecutor() as pool:
         waves = pool.map(_read_or_reason, (path for _, path in listed))
-        bar = tqdm(zip(listed, waves, strict=True), total=len(listed), unit="clip", desc="gather", disable=None)
-        for (entry, path), wave in bar:
-            if isinstance(wave, str):
-                problems.append(f"{wave}; left out")
-                continue
-            key = (entry.label, entry.package)
-            counts[key] = counts.get(key, 0) + 1
-            name = f"{entry.label}/{entry.package}-{counts[key]:03d}.flac"
-            (out / entry.label).mkdir(exist_ok=True)
-            soundfile.write(out / name, wave, RATE_HZ, subtype="PCM_16")
-            file = path.relative_to(root).as_posix()
-            clips.append(Gathered(name, entry.label, entry.package, file, entry.licence))
+        for (entry, path), wave in zip(listed, waves, strict=True):
+            yield _Made(entry.label, entry.package, path.relative_to(root).as_posix(), entry.licence, wave)
+    for instrument in instruments:
+        for wave in instrument.play(root):
+            yield _Made(instrument.label, instrument.package, instrument.folder, LICENCE, set_peak(wave, _PEAK_DB))
+
+
+def _write_all(out: Path, made: Iterator[_Made]) -> tuple[list[Gathered], list[str]]:
+    clips, problems = list[Gathered](), list[str]()
+    counts: dict[tuple[str, str], int] = {}
+    for sound in made:
+        if isinstance(sound.wave, str):
+            problems.append(f"{sound.wave}; left out")
+            continue
+        key = (sound.label, sound.package)
+        counts[key] = counts.get(key, 0) + 1
+        name = f"{sound.label}/{sound.package}-{counts[key]:03d}.flac"
+        (out / sound.label).mkdir(exist_ok=True)
+        soundfile.write(out / name, sound.wave, RATE_HZ, subtype="PCM_16")
+        clips.append(Gathered(name, sound.label, sound.package, sound.file, sound.licence))
     write_index(out, clips)
     return clips, problems
 

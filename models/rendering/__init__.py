@@ -6,6 +6,7 @@
     guitar, melodic, drums, speech, noise
                composers: a random generator in, a phrase, a text or samples out
     plucked    plucked strings computed from a phrase, each instrument another
+    sampler    instruments from recordings of their single notes
     material   the whole set of training clips, written to a folder
 
 Needs the Debian packages fluidsynth, fluid-soundfont-gm, csound-soundfont and espeak-ng.

@@ -28,16 +28,16 @@ _PLUCKED_CLIPS = 160
 _SECOND_SHARE = 2
 """Of the clips that the first sound font plays, one in so many is composed anew for the second."""
 
-_BOW = ("long", "long", "legato", "legato", "detached", "double", "trill")
-_BLOWN = ("long", "legato", "legato", "detached", "detached", "trill")
-_KEYS = ("legato", "detached", "chords", "chords", "long")
+BOW = ("long", "long", "legato", "legato", "detached", "double", "trill")
+BLOWN = ("long", "legato", "legato", "detached", "detached", "trill")
+KEYS = ("legato", "detached", "chords", "chords", "long")
 _SUNG = ("long", "chords", "legato")
 
 _BOWED = {
-    40: (20, Player(55, 96, _BOW)),
-    41: (20, Player(48, 84, _BOW)),
-    42: (20, Player(36, 76, _BOW)),
-    43: (20, Player(28, 60, _BOW)),
+    40: (20, Player(55, 96, BOW)),
+    41: (20, Player(48, 84, BOW)),
+    42: (20, Player(36, 76, BOW)),
+    43: (20, Player(28, 60, BOW)),
     44: (20, Player(40, 88, ("long", "double", "legato", "chords"))),
     45: (6, Player(36, 84, ("detached", "legato"), swells=False)),
     48: (20, Player(36, 88, ("long", "double", "legato", "chords"))),
@@ -161,12 +161,12 @@ def _plucked(seed: int) -> Iterator[Rendered]:
 
 def _winds() -> dict[int, tuple[int, Player]]:
     ranges = _BRASS | _SAXOPHONES | _REEDS | _FLUTES
-    return {program: (_WIND_CLIPS, Player(*span, _BLOWN)) for program, span in ranges.items()}
+    return {program: (_WIND_CLIPS, Player(*span, BLOWN)) for program, span in ranges.items()}
 
 
 def _others() -> dict[int, tuple[int, Player]]:
-    struck = {program: (_OTHER_CLIPS, Player(40, 90, _KEYS, swells=False)) for program in _OTHER_KEYS}
-    held = {program: (_OTHER_CLIPS, Player(45, 86, _KEYS + _SUNG)) for program in _OTHER_HELD}
+    struck = {program: (_OTHER_CLIPS, Player(40, 90, KEYS, swells=False)) for program in _OTHER_KEYS}
+    held = {program: (_OTHER_CLIPS, Player(45, 86, KEYS + _SUNG)) for program in _OTHER_HELD}
     return struck | held
 
 

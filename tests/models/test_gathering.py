@@ -16,6 +16,7 @@ from models.datasets import list_clips
 from models.gathering.catalogue import Entry, read_catalogue
 from models.gathering.gather import gather
 from models.gathering.index import INDEX, read_index
+from models.gathering.players import Instrument, read_instruments
 from models.recipe import load_recipe
 
 RATE_HZ = 22_050
@@ -42,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_clips_are_cut_to_what_is_heard_and_listed_with_their_origin(root: Path, tmp_path: Path) -> None:
-    clips, problems = gather([entry(excepted=("wolf*",))], root, tmp_path / "out")
+    clips, problems = gather([entry(excepted=("wolf*",))], [], root, tmp_path / "out")
     assert [c.file for c in clips] == [f"usr/share/owls/{name}" for name in ("a.wav", "b.wav", "night/c.wav")]
     assert {(c.label, c.package, c.licence) for c in clips} == {("none", "owls", "CC0-1.0")}
     assert list(read_index(tmp_path / "out")) == clips
@@ -64,11 +65,11 @@ def test_so_many_are_taken_evenly(root: Path) -> None:
 def test_a_missing_package_is_named_and_a_folder_is_not_written_over(root: Path, tmp_path: Path) -> None:
     other = Entry("train", "hares", "usr/share/hares", "none", "CC0-1.0", (), None)
     with pytest.raises(SourceError, match="no sounds of hares there; unpack them: apt-get download hares"):
-        gather([entry(), other], root, tmp_path / "out")
+        gather([entry(), other], [], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="is there already"):
-        gather([entry()], root, tmp_path / "out")
+        gather([entry()], [], root, tmp_path / "out")
 
 
 def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
@@ -89,9 +90,32 @@ def test_training_takes_them_with_the_rendered_material(root: Path, tmp_path: Pa
     material = tmp_path / "material"
     tone(material / "other/1-00.wav", 1.0)
     (material / "index.csv").write_text("path,class\nother/1-00.wav,other\n")
-    gather([entry(), entry("guitar")], root, material / "gathered")
+    gather([entry(), entry("guitar")], [], root, material / "gathered")
     found = [(c.label, c.source, c.fold) for c in list_clips(tree, material) if c.fold == 0]
     assert found == [(None, "rendered", 0)] + [(None, "gathered", 0)] * 4 + [("guitar", "gathered", 0)] * 4
     (material / "gathered" / INDEX).unlink()
     with pytest.raises(SourceError, match=r"no gathered recordings .*make them: snn-train gather"):
         list_clips(tree, material)
+
+
+def test_phrases_are_played_with_an_instruments_notes(root: Path, tmp_path: Path) -> None:
+    banjo = Instrument("banjo", "guitar", 3, "guitar")
+    with pytest.raises(SourceError, match="no notes of banjo there; npm pack each"):
+        gather([entry()], [banjo], root, tmp_path / "out")
+    for name in ("E2.wav", "As3.wav", "C5.wav"):
+        tone(root / banjo.folder / name, 2.0)
+    clips, _ = gather([entry()], [banjo], root, tmp_path / "out")
+    played = [c for c in clips if c.package == "banjo"]
+    assert [c.path for c in played] == [f"guitar/banjo-{n:03d}.flac" for n in (1, 2, 3)]
+    first, second = (soundfile.read(tmp_path / "out" / c.path)[0] for c in played[:2])
+    assert not np.array_equal(first[:16000], second[:16000])
+    again, _ = gather([entry()], [banjo], root, tmp_path / "again")
+    assert (tmp_path / "again" / again[-1].path).read_bytes() == (tmp_path / "out" / played[-1].path).read_bytes()
+
+
+def test_every_instrument_of_the_catalogue_has_a_class_and_styles() -> None:
+    labels = {*load_recipe(RECIPES / "household.toml").labels, "none"}
+    for instrument in read_instruments():
+        assert instrument.label in labels
+        phrase = instrument._composer(0, 40, 80)(np.random.default_rng(0))
+        assert phrase.notes

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from detector.errors import SourceError
 from models import demo_scene
 from models.demo_scene import DEFAULT_OUT, LENGTH_S, write_scene
-from models.rendering import guitar, material, noise, plucked, speech
+from models.rendering import guitar, material, noise, plucked, sampler, speech
 from models.rendering.material import Batch, batches, render_material
 from models.rendering.score import (
     DRUM_CHANNEL,
@@ -279,3 +280,27 @@ def test_plucked_phrases_differ_by_their_instrument_and_repeat_by_their_dice() -
     assert first.size == other.size
     assert np.isfinite(first).all()
     assert abs(np.corrcoef(first, other)[0, 1]) < 0.5
+
+
+def test_a_sampler_plays_the_nearest_note_at_the_pitch_that_is_written(tmp_path: Path) -> None:
+    t = np.arange(2 * RATE_HZ) / RATE_HZ
+    for name, hz in (("A3", 220.0), ("A4", 440.0)):
+        soundfile.write(tmp_path / f"{name}.wav", np.pad(np.sin(2 * np.pi * hz * t), (3000, 0)), RATE_HZ)
+    notes = sampler.read_notes(tmp_path)
+    assert sorted(notes) == [57, 69]
+    player = sampler.Sampler(notes)
+    # C4 is a semitone-shifted A3; what lies octaves above is played in the range.
+    for pitch, hz in ((57, 220.0), (60, 261.63), (69, 440.0), (93, 440.0)):
+        wave = player.play(Phrase(1.5, (Note(0.25, 1.0, pitch, 100),)))
+        assert wave.size == 1.5 * RATE_HZ
+        assert not wave[: RATE_HZ // 4].any()
+        spectrum = np.abs(np.fft.rfft(wave[RATE_HZ // 4 : RATE_HZ] * np.hanning(RATE_HZ * 3 // 4), 8 * RATE_HZ))
+        assert spectrum.argmax() / 8 == pytest.approx(hz, rel=0.003)
+        assert np.abs(wave[-RATE_HZ // 20 :]).max() < 0.05 * np.abs(wave).max()  # it was let go
+
+
+def test_notes_are_named_by_pitch(tmp_path: Path) -> None:
+    names = {"C4.mp3": 60, "As3.wav": 58, "A4.flac": 69, "F2 v2.mp3": None, "readme.md": None}
+    assert {name: sampler.pitch_of(Path(name)) for name in names} == names
+    with pytest.raises(SourceError, match="no recordings of notes"):
+        sampler.read_notes(tmp_path)
