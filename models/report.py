@@ -83,10 +83,13 @@ def esc10(results: Results) -> str:
 
 ESC10_COMMANDS = (
     "snn-train folds models/recipes/esc10.toml --runs runs/esc10 --seeds 0,1",
-    "for f in 1 2 3 4 5; do snn-export onnx runs/esc10/fold$f-seed0 --out models/pretrained/esc10-fold$f.onnx; done",
-    "snn-train cross-evaluate models/pretrained/esc10-fold*.onnx        # the shipped ones, seed 0",
-    "snn-train folds models/recipes/esc10-twin.toml --runs runs/twin --seeds 0,1",
-    "snn-train cross-evaluate runs/twin/* --recipe models/recipes/esc10-twin.toml",
+    "for f in 1 2 3 4 5; do",
+    "  snn-export onnx runs/esc10/fold$f-seed0 --out models/pretrained/esc10-fold$f.onnx               # the shipped ones",
+    "  snn-export onnx runs/esc10/fold$f-seed1 --out runs/esc10/esc10-fold$f-seed1.onnx",
+    "done",
+    "snn-train cross-evaluate models/pretrained/esc10-fold*.onnx runs/esc10/*.onnx --json models/results/esc10.json",
+    "snn-train folds models/recipes/esc10-twin.toml --runs runs/twin --seeds 0",
+    "snn-train cross-evaluate runs/twin/* --recipe models/recipes/esc10-twin.toml --json models/results/esc10-twin.json",
 )
 
 
