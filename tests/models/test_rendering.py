@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from models.rendering.score import (
 from models.rendering.synthesis import (
     OTHER_SOUNDFONT,
     RATE_HZ,
+    SECOND_SOUNDFONT,
     SOUNDFONT,
     RenderError,
     Wave,
@@ -50,6 +52,7 @@ def synthesisers() -> None:
     """Skip where a synthesiser is missing; on the build server, which installs them, fail."""
     missing = [name for name in ("fluidsynth", "espeak-ng") if shutil.which(name) is None]
     missing += [] if SOUNDFONT.is_file() else ["fluid-soundfont-gm"]
+    missing += [] if SECOND_SOUNDFONT.is_file() else ["csound-soundfont"]
     if missing:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"not installed: {', '.join(missing)}")
 
@@ -209,9 +212,11 @@ def test_played_phrases_sound_where_their_notes_are() -> None:
 
 @pytest.mark.usefixtures("synthesisers")
 def test_material_is_listed_levelled_and_reproducible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    few = [Batch(b.label, b.program, 2, b.compose) for b in batches() if (b.label, b.program) in _A_FEW]
+    few = [replace(b, count=2) for b in batches() if (b.label, b.program) in _A_FEW]
+    assert {b.soundfont for b in few} == {SOUNDFONT, SECOND_SOUNDFONT}
     monkeypatch.setattr(material, "batches", lambda: few)
     monkeypatch.setattr(material, "_SPEECH_CLIPS", 2)
+    monkeypatch.setattr(material, "_PLUCKED_CLIPS", 2)
     for out in (tmp_path / "a", tmp_path / "b"):
         render_material(out, seed=5)
     with (tmp_path / "a" / "index.csv").open(newline="") as file:
