@@ -37,8 +37,8 @@ with the same examples and schedule. The five models that ship are those of seed
 ABOUT_THEMES = """The task of the project report (60 % there, 72 % with augmentation), on the 420 recordings of
 [`recipes/themes.csv`](recipes/themes.csv), five folds, one seed. The report's network sees a clip as one picture of 20
 cepstra for 50 steps and counts spikes; ours hears it frame by frame. "Ours", augmented, was trained before its recipe
-had rumble and targets that remember a sound to the end of an example, "ours, not augmented" after: the two rows differ in
-more than augmentation.
+had rumble and targets that remember a sound to the end of an example, "ours, not augmented" after: the two rows differ
+in more than augmentation.
 """
 ABOUT_CONVERSION = """Weights of the trained CNN, balanced by the statistics of its activations, in integrate-and-fire
 neurons.
