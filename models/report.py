@@ -100,7 +100,7 @@ THEMES_COMMANDS = (
     "for f in 1 2 3 4 5; do                                              # and themes-report-augmented",
     "  snn-train fit models/recipes/themes-report.toml --leave-out $f --run runs/themes-report/fold$f",
     "done",
-    "snn-train keep themes-report runs/themes-report/fold*",
+    "snn-train keep themes-report runs/themes-report/fold* --no-pictures --command 'snn-train fit ... as above'",
     "snn-train folds models/recipes/themes.toml --runs runs/themes --seeds 0            # and themes-plain",
     "for f in 1 2 3 4 5; do snn-export onnx runs/themes/fold$f-seed0 --out runs/themes/fold$f.onnx; done",
     "snn-train cross-evaluate runs/themes/*.onnx --recipe models/recipes/themes.toml --runs runs/themes",
