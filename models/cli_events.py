@@ -78,9 +78,7 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
 @click.command("tune-events")
 @click.argument("model", type=PATH)
 @click.argument("folder", metavar="SCENES", type=PATH)
-@click.option(
-    "--rate", default=1.0, show_default=True, type=click.FloatRange(0), help="False alarms per hour and class."
-)
+@click.option("--rate", type=click.FloatRange(0), show_default="1", help="False alarms per hour and class.")
 @click.option(
     "--total", type=click.FloatRange(0), help="Instead: false alarms per hour of all classes, shared out for the most."
 )
@@ -91,7 +89,7 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
 def tune_events(  # noqa: PLR0913 - one option each
     model: Path,
     folder: Path,
-    rate: float,
+    rate: float | None,
     total: float | None,
     into: Path | None,
     out: Path,
@@ -111,13 +109,15 @@ def tune_events(  # noqa: PLR0913 - one option each
     from models.model_file import write_with_manifest
     from models.scenes.folder import read_scenes
 
+    if rate is not None and total is not None:
+        raise click.UsageError("--rate and --total: name one of them.")
+    goal = Goal(1.0 if rate is None else rate) if total is None else Goal(total, together=True)
     _check_folder(json_path, out)
     scenes = read_scenes(folder)
     target = load_model(into or model).manifest
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; tune a model of the same classes")
     heard = listen(model, scenes, processes)
-    goal = Goal(rate) if total is None else Goal(total, together=True)
     chosen = tuning.tune(heard, scenes, goal, processes)
     for line in chosen:
         click.echo(str(line))

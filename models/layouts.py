@@ -136,7 +136,7 @@ def load_good_clips(
     can be used.
     """
     with ProcessPoolExecutor(processes) as pool:
-        found = list(pool.map(_read_or_reason, [c.path for c in clips], [rate_hz] * len(clips), chunksize=16))
+        found = list(pool.map(read_or_reason, [c.path for c in clips], [rate_hz] * len(clips), chunksize=16))
     good = [(clip, wave) for clip, wave in zip(clips, found, strict=True) if not isinstance(wave, str)]
     problems = [f"{reason}; left out" for reason in found if isinstance(reason, str)]
     if not good:
@@ -270,7 +270,8 @@ def _no_sound(path: Path) -> str:
     return ""
 
 
-def _read_or_reason(path: Path, rate_hz: int) -> NDArray[np.float32] | str:
+def read_or_reason(path: Path, rate_hz: int) -> NDArray[np.float32] | str:
+    """Return a recording as mono samples at a rate, or why it cannot be used."""
     try:
         wave = read_sound(path, rate_hz)
     except SourceError as error:

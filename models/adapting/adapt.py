@@ -166,9 +166,7 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         features=features,
         encoder=encoder,
         network=network,
-        examples=Scenes(
-            "scenes", 160, _SHARES, {"none": 2.0 * len(wish.folders)}, 0.3, 0.0, 0.0, 0.0, 1, (-55.0, -1.0)
-        ),
+        examples=_examples(len(wish.folders)),
         loss=Loss(frame=1.0, clip=0.0, score=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
         schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01),
         decoding=Decoding(
@@ -179,6 +177,21 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
             decoder.off_threshold / decoder.on_threshold,
             dict.fromkeys(wish.folders, _PRIOR),
         ),
+    )
+
+
+def _examples(classes: int) -> Scenes:
+    return Scenes(
+        kind="scenes",
+        frames=160,
+        source_weights=_SHARES,
+        class_weights={"none": 2.0 * classes},
+        rumbling=0.3,
+        ended=0.0,
+        bare=0.0,
+        crowded=0.0,
+        early_weight=1,
+        level_db=(-55.0, -1.0),
     )
 
 

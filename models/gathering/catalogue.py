@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from detector.sound_names import is_sound_name
 
@@ -18,7 +18,6 @@ Use = Literal["train", "judge"]
 class Entry:
     """One folder of one package, and what of it is of a class."""
 
-    use: Use
     package: str
     folder: str
     """Below the root that packages are unpacked to."""
@@ -43,10 +42,8 @@ class Entry:
 
 def read_catalogue(use: Use) -> list[Entry]:
     """Return the catalogue's entries that are there to train, or to judge with; no package is in both."""
-    text = resources.files("models.gathering").joinpath("catalogue.toml").read_text(encoding="utf-8")
     return [
         Entry(
-            use=row["use"],
             package=row["package"],
             folder=row["folder"],
             label=row["class"],
@@ -54,6 +51,13 @@ def read_catalogue(use: Use) -> list[Entry]:
             excepted=tuple(row["except"]),
             most=row.get("most"),
         )
-        for row in tomllib.loads(text)["sounds"]
+        for row in rows("sounds")
         if row["use"] == use
     ]
+
+
+def rows(table: str) -> list[dict[str, Any]]:
+    """Return the rows of one of the catalogue's tables: sounds or instruments."""
+    text = resources.files("models.gathering").joinpath("catalogue.toml").read_text(encoding="utf-8")
+    found: list[dict[str, Any]] = tomllib.loads(text)[table]
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from detector.errors import ConfigError, SourceError
-from detector.sources import read_sound
+from detector.errors import SourceError
 from models.augment import Wave
 from models.gathering.catalogue import Entry
 from models.gathering.index import Gathered, write_index
 from models.gathering.players import LICENCE, Instrument, check_instruments
+from models.layouts import read_or_reason
+from models.new_folder import new_folder
 from models.rendering.synthesis import RATE_HZ, set_peak
 
 _PEAK_DB = -3.0
@@ -51,26 +51,15 @@ def gather(
         names = " ".join(missing)
         raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
     check_instruments(list(instruments), root)
-    if out.exists():
-        raise ConfigError(f"{out}: is there already; name a new folder")
-    part = out.with_name(out.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    with new_folder(out) as part:
         total = len(listed) + sum(i.clips for i in instruments)
         made = tqdm(_made(listed, instruments, root), total=total, unit="clip", desc="gather", disable=None)
-        clips, problems = _write_all(part, made)
-        part.rename(out)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return clips, problems
+        return _write_all(part, made)
 
 
 def _made(listed: Sequence[tuple[Entry, Path]], instruments: Sequence[Instrument], root: Path) -> Iterator[_Made]:
     with ThreadPoolExecutor() as pool:
-        waves = pool.map(_read_or_reason, (path for _, path in listed))
+        waves = pool.map(_cut_or_reason, (path for _, path in listed))
         for (entry, path), wave in zip(listed, waves, strict=True):
             yield _Made(entry.label, entry.package, path.relative_to(root).as_posix(), entry.licence, wave)
     for instrument in instruments:
@@ -95,14 +84,11 @@ def _write_all(out: Path, made: Iterator[_Made]) -> tuple[list[Gathered], list[s
     return clips, problems
 
 
-def _read_or_reason(path: Path) -> Wave | str:
+def _cut_or_reason(path: Path) -> Wave | str:
     """Return a recording from where it is loud to where it ends being so, or why there is none."""
-    try:
-        wave = read_sound(path, RATE_HZ)
-    except SourceError as error:
-        return str(error)
-    except ValueError:
-        wave = np.zeros(0, np.float32)
+    wave = read_or_reason(path, RATE_HZ)
+    if isinstance(wave, str):
+        return wave
     wave = set_peak(wave, _PEAK_DB)
     loud = np.flatnonzero(np.abs(wave) > _LOUD)
     if loud.size == 0 or loud[-1] - loud[0] < _SHORTEST_S * RATE_HZ:

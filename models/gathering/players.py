@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from detector.errors import SourceError
+from models.gathering.catalogue import rows
 from models.rendering import guitar, material, melodic
 from models.rendering.chance import Rng
 from models.rendering.melodic import Player
@@ -57,9 +56,7 @@ class Instrument:
 
 def read_instruments() -> list[Instrument]:
     """Return the catalogue's instruments; all are there to train with."""
-    text = resources.files("models.gathering").joinpath("catalogue.toml").read_text(encoding="utf-8")
-    rows = tomllib.loads(text)["instruments"]
-    return [Instrument(r["package"], r["class"], r["clips"], r["styles"]) for r in rows]
+    return [Instrument(r["package"], r["class"], r["clips"], r["styles"]) for r in rows("instruments")]
 
 
 def check_instruments(instruments: list[Instrument], root: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from detector.sound_names import is_sound_name
 from detector.sources import read_sound
 from models.corpus import recordings
 from models.datasets import Clip
+from models.gathering.catalogue import read_catalogue
+from models.gathering.index import INDEX, read_index
 from models.layouts import load_good_clips
 from models.recipe import Recipe
 from models.scenes.sounds import Sound, cut_sounds
@@ -76,14 +78,15 @@ def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[S
 def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldOut | None) -> None:
     """Raise ConfigError where a folder holds what the model was trained on.
 
-    That is rendered material, if the record names it, and every recording of the folds that were
-    not left out: told by content, whatever a copy is called.
+    That is rendered or gathered material, if the record names it, and every recording of the folds
+    that were not left out: told by content, whatever a copy is called.
     """
-    trained_on_rendered = any(source.name == "rendered" for source in manifest.training.sources)
+    sources = {source.name for source in manifest.training.sources}
     for folder in folders:
-        if trained_on_rendered and any((p / "index.csv").is_file() for p in (folder, *folder.parents[:2])):
+        if found := sources & {kind for p in (folder, *folder.parents[:2]) for kind in _material(p)}:
             raise ConfigError(
-                f"{folder}: is rendered training material, and {manifest.name} was trained on such; name other sounds"
+                f"{folder}: is {found.pop()} training material, and {manifest.name} was trained on such; "
+                "name other sounds"
             )
     if wanted is None or not folders:
         return
@@ -93,6 +96,16 @@ def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldO
         for path in sorted(p for p in folder.rglob("[!.]*") if p.is_file()):
             if twin := digests.get(_digest(path)):
                 raise ConfigError(f"{path}: {manifest.name} was trained on it ({twin}); take it out of {folder}")
+
+
+def _material(folder: Path) -> Iterator[str]:
+    """Yield the sources of training that a folder is the material of."""
+    if (folder / "index.csv").is_file():
+        yield "rendered"
+    if (folder / INDEX).is_file():
+        trained_with = {entry.package for entry in read_catalogue("train")}
+        if any(clip.package in trained_with for clip in read_index(folder)):
+            yield "gathered"
 
 
 def _was_heard(clip: Clip, manifest: Manifest) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import soundfile
 from tqdm import tqdm
 
 from detector import __version__
-from detector.errors import ConfigError
+from models.new_folder import new_folder
 from models.scenes.backgrounds import KINDS
 from models.scenes.folder import (
     BACKGROUND_COLUMNS,
@@ -55,19 +54,8 @@ def write_scenes(out: Path, stretches: Sequence[Stretch], stock: Sequence[Sound]
 
     Raises ConfigError where the folder is there already or cannot be made.
     """
-    if out.exists():
-        raise ConfigError(f"{out}: is there already; name a new folder")
-    part = out.with_name(out.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        manifest = _write(part, stretches, stock, making)
-        part.rename(out)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return manifest
+    with new_folder(out) as part:
+        return _write(part, stretches, stock, making)
 
 
 def _write(part: Path, stretches: Sequence[Stretch], stock: Sequence[Sound], making: Making) -> ScenesManifest:

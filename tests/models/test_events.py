@@ -289,6 +289,13 @@ def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_
     assert again.training.command.count("tune-events") == 1
 
 
+def test_tune_events_takes_one_goal(tmp_path: Path) -> None:
+    goals = ["--rate", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
+    done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *goals])
+    assert done.exit_code == 2
+    assert "--rate and --total: name one of them." in done.output
+
+
 def test_evaluate_channels_compares_with_the_clean_scene(scene: Path, tmp_path: Path) -> None:
     target = tmp_path / "channels.json"
     arguments = ["evaluate-channels", str(MODEL), str(scene), "--json", str(target), "--processes", "1"]

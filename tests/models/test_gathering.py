@@ -29,7 +29,7 @@ def tone(path: Path, seconds: float, silence_s: float = 0.0) -> None:
 
 
 def entry(label: str = "none", excepted: tuple[str, ...] = (), most: int | None = None) -> Entry:
-    return Entry("train", "owls", "usr/share/owls", label, "CC0-1.0", excepted, most)
+    return Entry("owls", "usr/share/owls", label, "CC0-1.0", excepted, most)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_so_many_are_taken_evenly(root: Path) -> None:
 
 
 def test_a_missing_package_is_named_and_a_folder_is_not_written_over(root: Path, tmp_path: Path) -> None:
-    other = Entry("train", "hares", "usr/share/hares", "none", "CC0-1.0", (), None)
+    other = Entry("hares", "usr/share/hares", "none", "CC0-1.0", (), None)
     with pytest.raises(SourceError, match="no sounds of hares there; unpack them: apt-get download hares"):
         gather([entry(), other], [], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,19 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from detector.errors import ConfigError
+from detector.manifest import DataSource
 from detector.network import load_model
 from detector.sources import read_sound
 from models.cli import cli
 from models.delays import JOIN_S, heard_spans
+from models.gathering.index import Gathered, write_index
 from models.scenes import backgrounds
 from models.scenes.folder import read_scenes
 from models.scenes.mixing import Reference, joined, mix
 from models.scenes.plan import Placed, Stretch
 from models.scenes.sounds import Sound, arrive, cut_sounds
+from models.scenes.stock import refuse_trained_on
 
 RATE_HZ = 16000
 MODEL = load_model().path
@@ -144,6 +150,19 @@ def test_rendered_training_material_is_refused(tree: Path, tmp_path: Path) -> No
     (tmp_path / "material" / "index.csv").write_text("path,class\n")
     done = make(tmp_path / "out", tree, "--add", f"none={folder}")
     assert "rendered training material" in str(done.exception)
+
+
+def test_gathered_training_material_is_refused_and_what_is_there_to_judge_with_is_not(tmp_path: Path) -> None:
+    manifest = load_model().manifest
+    training = replace(manifest.training, sources=(DataSource("gathered", "per clip", "packages"),))
+    trained = replace(manifest, training=training)
+    for package, is_refused in (("widelands-data", True), ("scratch", False)):
+        folder = tmp_path / package / "none"
+        folder.mkdir(parents=True)
+        write_index(folder.parent, [Gathered("none/x.flac", "none", package, "x.ogg", "CC0-1.0")])
+        refuse_trained_on(manifest, [folder], None)
+        with pytest.raises(ConfigError, match="gathered training material") if is_refused else nullcontext():
+            refuse_trained_on(trained, [folder], None)
 
 
 def test_a_folder_that_is_there_is_left_alone(scene: Path, tree: Path) -> None:
