@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,10 @@ EARLY_S = 0.4
 """The first part of a sound, in which a detector has to make up its mind."""
 _BARE_DB = (-105.0, -22.0)
 """RMS of noise by itself; below some -90 dB nothing is left of it in 16 bits."""
+_LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
+"""Where a brief sound begins, as a share of the example, and how long it lasts."""
+_MASKING, _MASKING_NOISE = 6.0, 4.0
+"""A sound is in doubt where other sounds, or noise of all pitches, are so many times louder."""
 _STEP = np.float32(2.0**-15)
 ACTIVE_DB = -28.0
 """Frames quieter than this, against the clip's loud frames, are not the sound."""
@@ -93,19 +98,21 @@ class ExampleMaker:
         """Return one example."""
         if rng.random() < self._params.bare:
             return self._bare(rng)
-        end = self._end(rng)
-        sounds = [self._placed_sound(rng, end)]
+        end, brief = self._end(rng), rng.random() < self._params.brief
+        sounds = [self._placed_sound(rng, end, brief=brief)]
         more = int(rng.random() < 0.5)
+        if brief:
+            more += 1
         if rng.random() < self._params.crowded:
             more += int(rng.integers(1, 4))
         for _ in range(more):
-            other = self._placed_sound(rng, end)
+            other = self._placed_sound(rng, end, brief=brief)
             gain = _gain_for_ratio(sounds[0].wave, other.wave, rng.uniform(-8, 12))
             sounds.append(PlacedSound(other.wave * gain, other.label, other.active, other.doubt))
         mixture = np.sum([sound.wave for sound in sounds], axis=0)
-        target, weight = self._targets(sounds)
-        spikes = self._front.encode(self._capture(mixture, rng, end))
-        return Example(spikes, target, weight, self._idle(sounds))
+        captured, noise = self._capture(mixture, rng, end)
+        target, weight = self._targets(sounds, noise)
+        return Example(self._front.encode(captured), target, weight, self._idle(sounds))
 
     def _bare(self, rng: np.random.Generator) -> Example:
         """Return the noise of a place in which nothing is to be heard, from loud to digital silence."""
@@ -126,13 +133,17 @@ class ExampleMaker:
         ended = rng.random() < self._params.ended
         return int(rng.uniform(0.3, 0.8) * self._samples) if ended else self._samples
 
-    def _placed_sound(self, rng: np.random.Generator, end: int) -> PlacedSound:
+    def _placed_sound(self, rng: np.random.Generator, end: int, *, brief: bool) -> PlacedSound:
         label, clip = self._pick(rng)
+        start = int(rng.uniform(0, _LATEST_START) * self._samples) if brief else 0
+        if brief:
+            end = min(end, start + int(rng.uniform(*_BRIEF_S) * self._rate))
         wave, loudness = self._waves[clip], self._loudness[clip]
         reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
-        placed = self._place(wave, rng)
-        placed = augment.change_speed(placed, rng, self._rate)[: self._samples]
-        placed = augment.cut_off(np.pad(placed, (0, self._samples - placed.size)), end, self._rate)
+        placed = self._place(wave, rng, late=not brief)
+        placed = augment.change_speed(placed, rng, self._rate)[: self._samples - start]
+        placed = np.pad(placed, (start, self._samples - start - placed.size))
+        placed = augment.cut_off(placed, end, self._rate)
         rms = frame_rms(placed, self._hop, self._length)
         loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), 1e-5)
         active, doubt = held(loud, self._seconds(HOLD_S)), held(loud, self._seconds(HOLD_S + DOUBT_S))
@@ -148,15 +159,15 @@ class ExampleMaker:
         clip = int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
         return (kind if kind < self._classes else None), clip
 
-    def _place(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Cut or repeat a clip to a little more than the segment, beginning anywhere."""
+    def _place(self, wave: Wave, rng: np.random.Generator, *, late: bool) -> Wave:
+        """Cut or repeat a clip to a little more than the segment, beginning anywhere, or at once if not ``late``."""
         wanted = int(self._samples * 1.25)
         if wave.size > wanted:
             start = int(rng.integers(0, wave.size - wanted))
             return wave[start : start + wanted]
         out = np.zeros(wanted, np.float32)
-        at = int(rng.integers(0, max(1, wanted - wave.size // 2)))
-        if rng.random() < 0.5:
+        at = int(rng.integers(0, max(1, wanted - wave.size // 2))) if late else 0
+        if late and rng.random() < 0.5:
             at = int(rng.integers(0, self._rate // 2))
         while at < wanted:
             piece = wave[: wanted - at]
@@ -164,29 +175,46 @@ class ExampleMaker:
             at += wave.size + int(rng.uniform(0.02, 2.0) * self._rate)
         return out
 
-    def _capture(self, mixture: Wave, rng: np.random.Generator, end: int) -> Wave:
-        """Add the noise of the place, which may end with the sound, and of the converter; set the level."""
-        wave = mixture / (np.abs(mixture).max() + 1e-9)
+    def _capture(self, mixture: Wave, rng: np.random.Generator, end: int) -> tuple[Wave, NDArray[np.float64]]:
+        """Return what the microphone hears, and the RMS of its noise in every frame at the mixture's scale.
+
+        The noise is that of the place, which may end with the sound, and that of the converter. Hum and rumble
+        are not counted: they lie below what they come with.
+        """
+        largest = float(np.abs(mixture).max()) + 1e-9
+        wave = mixture / largest
         loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
+        noise = np.zeros(wave.size, np.float32)
         if rng.random() < 0.7:
-            ratio = 10 ** (-rng.uniform(3, 45) / 20)
-            wave = wave + loud * ratio * self.places.noise(rng)
+            noise = loud * 10 ** (-rng.uniform(3, 45) / 20) * self.places.noise(rng)
+        lower = np.zeros(wave.size, np.float32)
         if rng.random() < 0.15:
-            ratio = 10 ** (-rng.uniform(5, 40) / 20)
-            wave = wave + loud * ratio * augment.hum(wave.size, rng, self._rate)
+            lower = lower + loud * 10 ** (-rng.uniform(5, 40) / 20) * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:
-            wave = wave + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.places.rumble(rng)
+            lower = lower + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.places.rumble(rng)
+        if rng.random() < 0.5:
+            wave, noise, lower = (augment.cut_off(w, end, self._rate) for w in (wave, noise, lower))
+        wave = wave + noise + lower
         if rng.random() < 0.1:
             wave = augment.clip_hard(wave, rng)
+        gain = 10 ** (rng.uniform(*self._params.level_db) / 20) / (np.abs(wave).max() + 1e-9)
+        wave = wave * gain
+        floor = 0.0
         if rng.random() < 0.5:
-            wave = augment.cut_off(wave, end, self._rate)
-        peak_db = rng.uniform(*self._params.level_db)
-        wave = wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9))
-        if rng.random() < 0.5:
-            wave = wave + 10 ** (-rng.uniform(70, 95) / 20) * rng.standard_normal(wave.size)
-        return _quantised(np.asarray(wave, np.float32)) if rng.random() < 0.7 else np.asarray(wave, np.float32)
+            floor = 10 ** (-rng.uniform(70, 95) / 20)
+            wave = wave + floor * rng.standard_normal(wave.size)
+        if rng.random() < 0.7:
+            wave, floor = _quantised(np.asarray(wave, np.float32)), math.hypot(floor, _STEP / 4)
+        rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest
+        return np.asarray(wave, np.float32), rms
 
-    def _targets(self, sounds: list[PlacedSound]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _targets(
+        self, sounds: list[PlacedSound], noise: NDArray[np.float64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return targets and weights; what lies far below the noise or another sound is in doubt.
+
+        A sound's own level is that of its loudest frame in the last ``HOLD_S``: so it is heard on between barks.
+        """
         shape = (self._frames, self._classes)
         target, weight = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
         rms = [frame_rms(sound.wave, self._hop, self._length) for sound in sounds]
@@ -194,7 +222,8 @@ class ExampleMaker:
             if sound.label is None:
                 continue
             others = sum((r for j, r in enumerate(rms) if j != i), np.zeros(self._frames))
-            masked = sound.active & (others > 6 * rms[i]) & (rms[i] > 0)
+            level = _loudest_of_late(rms[i], self._seconds(HOLD_S))
+            masked = sound.active & ((others > _MASKING * level) | (noise > _MASKING_NOISE * level))
             column = sound.label
             weight[sound.doubt | masked, column] = 0
             target[sound.active, column] = 1
@@ -222,6 +251,12 @@ def frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:
         return np.empty(0)
     windows = np.lib.stride_tricks.sliding_window_view(wave, length)[::hop]
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", windows, windows) / length), np.float64)
+
+
+def _loudest_of_late(rms: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
+    """Return the largest of every frame and the ``frames`` before it."""
+    padded = np.concatenate([np.zeros(frames), rms])
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, frames + 1).max(axis=1), np.float64)
 
 
 def held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:

@@ -77,6 +77,12 @@ class NetworkSpec:
     planes: int
     n_mfcc: int
     n_mels: int
+    level_gain: float
+    """Gain of the zeroth coefficient on its way into the bands: below 1, the shape of the spectrum outweighs its level.
+
+    How loud a sound arrives says little of what it is, but varies more than all else: at 1, neurons begin by telling
+    levels, and take long to learn better.
+    """
     classes: int
     convs: tuple[ConvSpec, ...]
     hidden: int
@@ -163,7 +169,9 @@ class SpikingConvNet(nn.Module):
     def __init__(self, spec: NetworkSpec, encoder: EncoderParams) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("to_bands", torch.from_numpy(band_matrix(encoder.thresholds[0], spec.n_mels)))
+        self.register_buffer(
+            "to_bands", torch.from_numpy(band_matrix(encoder.thresholds[0], spec.n_mels, spec.level_gain))
+        )
         self.convs, self.units = nn.ModuleList(), nn.ModuleList()
         channels, width = spec.planes, spec.n_mels
         for conv in spec.convs:
@@ -289,14 +297,15 @@ def state_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def band_matrix(thresholds: tuple[float, ...], n_mels: int) -> Any:
+def band_matrix(thresholds: tuple[float, ...], n_mels: int, level_gain: float = 1.0) -> Any:
     """Return the inverse DCT of spikes that are worth ``thresholds``, (n_mfcc, n_mels) float32, on the grid.
 
-    It leads cepstral spikes back to a layout in which neighbours are neighbouring bands.
+    It leads cepstral spikes back to a layout in which neighbours are neighbouring bands; the mean of
+    the bands, which is the level, by ``level_gain``.
     """
     k, n = np.arange(len(thresholds))[:, None], np.arange(n_mels)[None, :]
     inverse = np.sqrt(2 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
-    inverse[0] /= math.sqrt(2)
+    inverse[0] *= level_gain / math.sqrt(2)
     inverse *= np.array(thresholds)[:, None]
     return (np.round(inverse * 2**BAND_BITS) / 2**BAND_BITS).astype(np.float32)
 

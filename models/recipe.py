@@ -45,6 +45,8 @@ class Scenes:
     """Chance that there is no sound at all, only the noise of the place, down to a microphone's last bits."""
     crowded: float
     """Chance of one to three sounds more than the one or two of the other examples: several voices, a band."""
+    brief: float
+    """Chance that the sounds, one more than otherwise, are cut short and come one after another or overlap."""
     early_weight: int
     """What frames in the first moments of a sound count, against 1: a detector should know soon."""
     level_db: tuple[float, float]

@@ -25,7 +25,9 @@ class ConvNet(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("to_bands", torch.from_numpy(band_matrix((1.0,) * spec.n_mfcc, spec.n_mels)))
+        self.register_buffer(
+            "to_bands", torch.from_numpy(band_matrix((1.0,) * spec.n_mfcc, spec.n_mels, spec.level_gain))
+        )
         self.scale = nn.BatchNorm2d(1, affine=False)
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         channels, width = 1, spec.n_mels

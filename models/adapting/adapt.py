@@ -148,6 +148,7 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         planes=2 * len(encoder.thresholds),
         n_mfcc=features.n_mfcc,
         n_mels=features.n_mels,
+        level_gain=1.0,
         classes=len(wish.folders),
         convs=(),
         hidden=HIDDEN,
@@ -190,6 +191,7 @@ def _examples(classes: int) -> Scenes:
         ended=0.0,
         bare=0.0,
         crowded=0.0,
+        brief=0.0,
         early_weight=1,
         level_db=(-55.0, -1.0),
     )

@@ -12,7 +12,7 @@ import pytest
 from detector.manifest import EncoderParams, MfccParams
 from models.augment import Places, Wave, clip_hard, hum, noise, rumble
 from models.datasets import Clip
-from models.examples import ExampleMaker, frame_rms, held
+from models.examples import ExampleMaker, PlacedSound, frame_rms, held
 from models.recipe import Scenes, load_recipe
 
 FRAMES = 80
@@ -33,7 +33,7 @@ def maker(
     network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
     recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
     return ExampleMaker(
-        clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0))
+        clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0))
     )
 
 
@@ -107,8 +107,8 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     m = maker([clip("guitar")], [tone], model_params, encoder)
     low = []
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
-        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 1, (level_db, level_db))
-        waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples) for seed in range(10)]
+        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db))
+        waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples)[0] for seed in range(10)]
         assert [20 * np.log10(np.abs(wave).max()) for wave in waves] == pytest.approx([level_db] * 10, abs=3)  # + noise
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
         low.append(power[: round(300 * m._samples / 16000)].sum() / power.sum())
@@ -135,6 +135,40 @@ def test_a_bare_place_has_no_class_from_loud_to_the_last_bits(model_params: Mfcc
     assert max(levels_db) > -45
     assert min(levels_db) < -85
     assert all(np.array_equal(wave * 2**15, np.rint(wave * 2**15)) for wave in given)
+
+
+def test_a_sound_far_under_noise_is_in_doubt_and_heard_on_between_its_knocks(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    m = maker([clip("guitar")], [np.ones(16000, np.float32)], model_params, encoder)
+    active = np.ones(FRAMES, bool)
+    knocks = (np.arange(m._samples) % (10 * m._hop) < m._length).astype(np.float32)
+    sound = PlacedSound(knocks, 0, active, ~active)
+    quiet, loud = np.full(FRAMES, 3.0), np.full(FRAMES, 5.0)
+    target, weight = m._targets([sound], quiet)
+    assert target[:, 0].all()
+    assert weight[:, 0].all()
+    target, weight = m._targets([sound], loud)
+    assert not weight[:, 0].any()
+    assert weight[:, 1:].all()
+
+
+def test_brief_sounds_begin_at_once_and_last_no_longer_than_they_should(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    tone = np.sin(np.arange(16000 * 8) / 5).astype(np.float32)
+    m = maker([clip("guitar")], [tone], model_params, encoder, frames=400)
+    m._params = dataclasses.replace(m._params, brief=1.0)
+    begins, lengths = set(), []
+    for seed in range(20):
+        sound = m._placed_sound(np.random.default_rng(seed), m._samples, brief=True)
+        begins.add(int(np.flatnonzero(sound.active)[0]))
+        lengths.append(sound.active.sum() * m._hop / m._rate)
+    assert len(begins) > 10
+    assert min(lengths) > 0.3
+    assert max(lengths) < 2.5 + 0.3
+    numbers = [np.diff(m.draw(np.random.default_rng(seed)).target[:, 0].astype(int)).clip(0).sum() for seed in range(9)]
+    assert max(numbers) >= 2
 
 
 def test_in_a_crowd_all_are_targets(model_params: MfccParams, encoder: EncoderParams) -> None:

@@ -20,6 +20,7 @@ SPEC = NetworkSpec(
     planes=4,
     n_mfcc=12,
     n_mels=16,
+    level_gain=1.0,
     classes=3,
     convs=(ConvSpec(8, 3, 2, 5, 2, synapse=True), ConvSpec(12, 2, 1, 3, 2, synapse=False)),
     hidden=20,
@@ -139,6 +140,12 @@ def test_band_matrix_inverts_the_dct() -> None:
     exact = band_matrix((1.0,) * 16, 16)
     np.testing.assert_allclose(exact @ exact.T, np.eye(16), atol=0.05)
     assert np.array_equal(np.round(exact * 2**BAND_BITS), exact * 2**BAND_BITS)
+
+
+def test_level_gain_weighs_the_mean_of_the_bands_alone() -> None:
+    plain, weighed = (band_matrix((1.0,) * 16, 16, gain) for gain in (1.0, 0.25))
+    assert np.array_equal(weighed[1:], plain[1:])
+    np.testing.assert_allclose(weighed[0], plain[0] / 4, atol=2**-BAND_BITS)
 
 
 def test_state_is_named_and_shaped(net: SpikingConvNet) -> None:
