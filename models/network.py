@@ -13,8 +13,8 @@ front of the neuron (the second-order neuron that snnTorch calls ``Synaptic``):
 
 The first layer has one: its input spikes say how the spectrum *changes*, and a synapse that decays
 as the encoder's baseline does adds them up again to how it *is*. Batch norm comes behind the
-synapse, so that neurons start with currents of unit variance however much the synapse adds up
-(in front of it, a network learns half as fast). ``alpha = 0`` would be the plain neuron.
+synapse, so that neurons start with currents of one variance however much the synapse adds up
+(in front of it, a network learns half as fast); how large, ``drive`` says. ``alpha = 0`` would be the plain neuron.
 
 Exact sums. Spikes are 0 or 1 and, in a finished network, the weights and the bias of each neuron's
 map are multiples of one power of two, chosen so that no sum leaves float32's 24 bits. A synaptic sum W X then
@@ -95,6 +95,13 @@ class NetworkSpec:
     """The function of ``snntorch.surrogate`` whose derivative stands for the step's."""
     slope: float
     """Its slope (alpha, for the arctangent)."""
+    drive: float
+    """How many thresholds high a steady current of one standard deviation can lift a membrane at the start.
+
+    A membrane adds up what it is given 1 / (1 - beta) times over. With currents of unit variance for
+    all (``inf``), those that remember long begin many thresholds above or below theirs, where a
+    surrogate's derivative is next to nothing, and learn late or never.
+    """
     dropout: float
 
 
@@ -109,6 +116,8 @@ class SpikingUnit(nn.Module):
         taus = torch.logspace(math.log10(tau_s[0]), math.log10(tau_s[1]), channels)[torch.randperm(channels)]
         self.beta_logit = nn.Parameter(torch.logit(torch.exp(-1 / (taus * spec.frame_rate_hz))))
         self.norm: nn.Module = nn.BatchNorm1d(channels)
+        with torch.no_grad():
+            self.norm.weight.copy_((spec.drive * (1 - self.beta)).clamp(max=1.0))
         self.alpha_logit: nn.Parameter | None = None
         if synapse:
             slow = torch.logspace(math.log10(0.02), math.log10(2.0), channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import sys
 import tempfile
@@ -156,6 +157,7 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         readout_tau_s=0.3,
         surrogate="fast_sigmoid",
         slope=10.0,
+        drive=math.inf,
         dropout=0.25,
     )
     return Recipe(

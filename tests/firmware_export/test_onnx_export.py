@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ def small_recipe(features: MfccParams) -> Recipe:
             readout_tau_s=0.3,
             surrogate="fast_sigmoid",
             slope=10.0,
+            drive=math.inf,
             dropout=0.0,
         ),
         examples=Scenes("scenes", 40, {}, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),

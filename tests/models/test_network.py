@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -28,6 +29,7 @@ SPEC = NetworkSpec(
     readout_tau_s=0.3,
     surrogate="fast_sigmoid",
     slope=10.0,
+    drive=math.inf,
     dropout=0.2,
 )
 
@@ -140,6 +142,16 @@ def test_band_matrix_inverts_the_dct() -> None:
     exact = band_matrix((1.0,) * 16, 16)
     np.testing.assert_allclose(exact @ exact.T, np.eye(16), atol=0.05)
     assert np.array_equal(np.round(exact * 2**BAND_BITS), exact * 2**BAND_BITS)
+
+
+def test_drive_is_what_a_steady_current_does_to_a_membrane_at_the_start() -> None:
+    torch.manual_seed(0)
+    for drive in (0.5, 2.0):
+        for _, unit in SpikingConvNet(dataclasses.replace(SPEC, drive=drive), ENCODER).conv_layers:
+            gain, beta = unit.norm.weight, unit.beta
+            assert isinstance(gain, torch.Tensor)
+            torch.testing.assert_close(gain, (drive * (1 - beta)).clamp(max=1.0))
+            assert (gain <= 1).all()
 
 
 def test_level_gain_weighs_the_mean_of_the_bands_alone() -> None:
