@@ -92,7 +92,7 @@ def split(judged: Sequence[Judged]) -> Iterator[tuple[str, str, list[Judged]]]:
         values: dict[str, list[Judged]] = {}
         for j in judged:
             values.setdefault(value_of(j.reference), []).append(j)
-        for value in sorted(values, key=_order):
+        for value in sorted(values, key=order):
             yield name, value, values[value]
 
 
@@ -137,7 +137,7 @@ def _level(event: EventReference) -> str:
     return f"below {_LEVELS_DB[0]} dBFS" if lower is None else f"{lower} dBFS and above"
 
 
-def _order(value: str) -> tuple[float, str]:
+def order(value: str) -> tuple[float, str]:
     """Sort by the number that a condition's value begins with, if it does."""
     number = value.removeprefix("below ").partition(" ")[0]
     try:

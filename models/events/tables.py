@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detector.rates import Rate
+from models.events.conditions import order
 from models.events.report import RATES
 
 
@@ -32,6 +33,7 @@ def _lines(d: Mapping[str, Any]) -> Iterator[str]:
     for label, row in d["by_class"].items():
         points = [_point(row["at_false_alarms_per_hour"][f"{rate:g}"]) for rate in RATES]
         yield "| " + " | ".join([label, *points]) + " |"
+    yield from _by_snr(d["by_class"])
     for condition, values in d["by_condition"].items():
         yield from ("", f"| {condition} | found | latency p50, p95 | reports |", "|---|---|---|---|")
         for value, row in values.items():
@@ -41,6 +43,18 @@ def _lines(d: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {background} | {hourly(rate)} |"
     if d["standard"]:
         yield from _standard(d["standard"])
+
+
+def _by_snr(classes: Mapping[str, Any]) -> Iterator[str]:
+    """Say how misses at one false alarm an hour depend on what lies behind, and how late what is found is told."""
+    points = {label: row["at_false_alarms_per_hour"]["1"] for label, row in classes.items()}
+    found = {label: point for label, point in points.items() if point}
+    ratios = sorted({snr for point in found.values() for snr in point["miss_rate_by_snr"]}, key=order)
+    yield from ("", f"| missed at 1 per h | {' | '.join(ratios)} | latency p50, p95 |")
+    yield "|---" * (2 + len(ratios)) + "|"
+    for label, point in found.items():
+        shares = [point["miss_rate_by_snr"].get(snr, {"of": 0}) for snr in ratios]
+        yield "| " + " | ".join([label, *map(_text, shares), _latency(point)]) + " |"
 
 
 def _standard(s: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,6 +245,13 @@ def test_evaluate_events_gives_every_figure_and_picture(scene: Path, tmp_path: P
     assert figures["model"]["sha256"] == load_model().sha256
     assert set(figures["by_class"]) == set(made.manifest.events)
     assert sum(row["own"]["found"]["of"] for row in figures["by_class"].values()) == figures["events"]
+    _, table = done.output.split("| missed at 1 per h |")
+    for label, row in figures["by_class"].items():
+        point = row["at_false_alarms_per_hour"]["1"]
+        (line,) = re.findall(rf"^\| {label} \|.*$", table.split("\n\n")[0], re.MULTILINE) if point else ("",)
+        missed = [tuple(map(int, share)) for share in re.findall(r"(\d+)/(\d+) =", line)]
+        whole = point["miss_rate"] if point else {"hits": 0, "of": 0}
+        assert [sum(column) for column in zip(*missed, strict=True)] in ([whole["hits"], whole["of"]], [])
     micro = figures["standard"]["onset_f1"]["micro_average"]
     assert micro == pytest.approx(figures["standard"]["sed_eval_onset_f1"]["micro_average"], abs=1e-3)
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
