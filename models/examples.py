@@ -28,6 +28,10 @@ _BARE_DB = (-105.0, -22.0)
 """RMS of noise by itself; below some -90 dB nothing is left of it in 16 bits."""
 _LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
 """Where a brief sound begins, as a share of the example, and how long it lasts."""
+_MOST_IN_BED = (3, 6)
+"""Classes, and sounds."""
+_BED_DB = (-3.0, 25.0)
+"""How far below the loud frames of what lies upon it."""
 _MASKING, _MASKING_NOISE = 6.0, 4.0
 """A sound is in doubt where other sounds, or noise of all pitches, are so many times louder."""
 _STEP = np.float32(2.0**-15)
@@ -92,6 +96,11 @@ class ExampleMaker:
             self._shares.append(share / share.sum() if share.size else share)
             weights.append(params.class_weights.get(label or "none", 1.0) if by_source else 0.0)
         self._class_p = np.array(weights) / np.sum(weights)
+        categories = dict.fromkeys(recipe.classes.values())
+        groups = [[i for i, c in enumerate(recipe.classes.values()) if c == category] for category in categories]
+        filled = [[kind for kind in group if self._pools[kind]] for group in [*groups, [self._classes]]]
+        self._groups = [group for group in filled if group]
+        """Kinds of sound by category; those of no class are one."""
         self.places = places or augment.Places(self._samples, self._rate, np.random.default_rng(0))
 
     def draw(self, rng: np.random.Generator) -> Example:
@@ -110,9 +119,12 @@ class ExampleMaker:
             gain = _gain_for_ratio(sounds[0].wave, other.wave, rng.uniform(-8, 12))
             sounds.append(PlacedSound(other.wave * gain, other.label, other.active, other.doubt))
         mixture = np.sum([sound.wave for sound in sounds], axis=0)
-        captured, noise = self._capture(mixture, rng, end)
+        bed, inside = self._bed(rng) if rng.random() < self._params.beds else (None, [])
+        captured, noise = self._capture(mixture, rng, end, bed)
         target, weight = self._targets(sounds, noise)
-        return Example(self._front.encode(captured), target, weight, self._idle(sounds))
+        weight[:, inside] = 0
+        idle = self._idle(sounds) if bed is None else np.zeros(self._frames, np.uint8)
+        return Example(self._front.encode(captured), target, weight, idle)
 
     def _bare(self, rng: np.random.Generator) -> Example:
         """Return the noise of a place in which nothing is to be heard, from loud to digital silence."""
@@ -155,9 +167,35 @@ class ExampleMaker:
     def _pick(self, rng: np.random.Generator) -> tuple[int | None, int]:
         """Choose a class, one of its sources, and one of that source's clips."""
         kind = int(rng.choice(self._class_p.size, p=self._class_p))
+        return (kind if kind < self._classes else None), self._clip_of(kind, rng)
+
+    def _clip_of(self, kind: int, rng: np.random.Generator) -> int:
         pools = self._pools[kind]
-        clip = int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
-        return (kind if kind < self._classes else None), clip
+        return int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
+
+    def _bed(self, rng: np.random.Generator) -> tuple[Wave, list[int]]:
+        """Return what goes on behind the sounds, of unit RMS, and its classes: several sounds of one category.
+
+        A band that plays, a room full of voices, the sea in the rain. Not all of a category are in each, so
+        that those which are not can be told from the rest.
+        """
+        group = self._groups[int(rng.integers(len(self._groups)))]
+        kinds = rng.permutation(group)[: int(rng.integers(1, _MOST_IN_BED[0] + 1))]
+        wave = np.zeros(self._samples, np.float32)
+        for _ in range(int(rng.integers(1, _MOST_IN_BED[1] + 1))):
+            wave += self._row(self._waves[self._clip_of(int(rng.choice(kinds)), rng)], rng)
+        wave = self.places.filter_and_reverberate(wave, rng, reverberation=0.5)
+        rms = float(np.sqrt(np.mean(wave**2))) + 1e-9
+        return np.asarray(wave / rms, np.float32), [int(kind) for kind in kinds if kind < self._classes]
+
+    def _row(self, wave: Wave, rng: np.random.Generator) -> Wave:
+        """Return a clip again and again from anywhere in it, of unit RMS where it is not silent."""
+        fade = min(self._rate // 100, wave.size // 2)
+        ends = np.ones(wave.size, np.float32)
+        ends[:fade] = np.linspace(0, 1, fade, dtype=np.float32)
+        ends[wave.size - fade :] = ends[:fade][::-1]
+        row = np.resize(np.roll(wave * ends, int(rng.integers(wave.size))), self._samples)
+        return np.asarray(row / (np.sqrt(np.mean(row**2)) + 1e-6), np.float32)
 
     def _place(self, wave: Wave, rng: np.random.Generator, *, late: bool) -> Wave:
         """Cut or repeat a clip to a little more than the segment, beginning anywhere, or at once if not ``late``."""
@@ -175,31 +213,24 @@ class ExampleMaker:
             at += wave.size + int(rng.uniform(0.02, 2.0) * self._rate)
         return out
 
-    def _capture(self, mixture: Wave, rng: np.random.Generator, end: int) -> tuple[Wave, NDArray[np.float64]]:
+    def _capture(
+        self, mixture: Wave, rng: np.random.Generator, end: int, bed: Wave | None = None
+    ) -> tuple[Wave, NDArray[np.float64]]:
         """Return what the microphone hears, and the RMS of its noise in every frame at the mixture's scale.
 
-        The noise is that of the place, which may end with the sound, and that of the converter. Hum and rumble
-        are not counted: they lie below what they come with.
+        The noise is that of the place with its bed, which may end with the sound, and that of the converter.
+        Hum and rumble are not counted: they lie below what they come with.
         """
         largest = float(np.abs(mixture).max()) + 1e-9
         wave = mixture / largest
-        loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
-        noise = np.zeros(wave.size, np.float32)
-        if rng.random() < 0.7:
-            noise = loud * 10 ** (-rng.uniform(3, 45) / 20) * self.places.noise(rng)
-        lower = np.zeros(wave.size, np.float32)
-        if rng.random() < 0.15:
-            lower = lower + loud * 10 ** (-rng.uniform(5, 40) / 20) * augment.hum(wave.size, rng, self._rate)
-        if rng.random() < self._params.rumbling:
-            lower = lower + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.places.rumble(rng)
+        noise, lower = self._around(wave, rng, bed)
         if rng.random() < 0.5:
             wave, noise, lower = (augment.cut_off(w, end, self._rate) for w in (wave, noise, lower))
         wave = wave + noise + lower
         if rng.random() < 0.1:
             wave = augment.clip_hard(wave, rng)
         gain = 10 ** (rng.uniform(*self._params.level_db) / 20) / (np.abs(wave).max() + 1e-9)
-        wave = wave * gain
-        floor = 0.0
+        wave, floor = wave * gain, 0.0
         if rng.random() < 0.5:
             floor = 10 ** (-rng.uniform(70, 95) / 20)
             wave = wave + floor * rng.standard_normal(wave.size)
@@ -207,6 +238,20 @@ class ExampleMaker:
             wave, floor = _quantised(np.asarray(wave, np.float32)), math.hypot(floor, _STEP / 4)
         rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest
         return np.asarray(wave, np.float32), rms
+
+    def _around(self, wave: Wave, rng: np.random.Generator, bed: Wave | None) -> tuple[Wave, Wave]:
+        """Return the noise of the place with its bed, and hum and rumble, for a wave."""
+        loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
+        noise, lower = np.zeros(wave.size, np.float32), np.zeros(wave.size, np.float32)
+        if rng.random() < 0.7:
+            noise = loud * 10 ** (-rng.uniform(3, 45) / 20) * self.places.noise(rng)
+        if bed is not None:
+            noise = noise + loud * 10 ** (-rng.uniform(*_BED_DB) / 20) * bed
+        if rng.random() < 0.15:
+            lower = lower + loud * 10 ** (-rng.uniform(5, 40) / 20) * augment.hum(wave.size, rng, self._rate)
+        if rng.random() < self._params.rumbling:
+            lower = lower + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.places.rumble(rng)
+        return noise, lower
 
     def _targets(
         self, sounds: list[PlacedSound], noise: NDArray[np.float64]

@@ -33,7 +33,10 @@ def maker(
     network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
     recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
     return ExampleMaker(
-        clips, waves, recipe, Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0))
+        clips,
+        waves,
+        recipe,
+        Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
     )
 
 
@@ -107,7 +110,7 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     m = maker([clip("guitar")], [tone], model_params, encoder)
     low = []
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
-        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db))
+        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db))
         waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples)[0] for seed in range(10)]
         assert [20 * np.log10(np.abs(wave).max()) for wave in waves] == pytest.approx([level_db] * 10, abs=3)  # + noise
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
@@ -169,6 +172,29 @@ def test_brief_sounds_begin_at_once_and_last_no_longer_than_they_should(
     assert max(lengths) < 2.5 + 0.3
     numbers = [np.diff(m.draw(np.random.default_rng(seed)).target[:, 0].astype(int)).clip(0).sum() for seed in range(9)]
     assert max(numbers) >= 2
+
+
+def test_what_is_in_the_bed_is_in_doubt_and_all_else_of_its_category_is_not(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = ("guitar", "drums", "winds")
+    waves = [rng.standard_normal(16000 * seconds).astype(np.float32) for seconds in (8, 1, 2)]
+    m = maker([clip(label) for label in labels], waves, model_params, encoder)
+    m._params = dataclasses.replace(m._params, beds=1.0)
+    columns = {LABELS.index(label) for label in labels}
+    seen = set()
+    for seed in range(30):
+        wave, inside = m._bed(np.random.default_rng(seed))
+        assert wave.size == m._samples
+        assert np.sqrt(np.mean(wave**2)) == pytest.approx(1.0, rel=1e-3)
+        assert set(inside) <= columns
+        seen.add(frozenset(inside))
+        example = m.draw(np.random.default_rng(seed))
+        doubted = set(np.flatnonzero((example.weight == 0).all(axis=0)).tolist())
+        assert doubted
+        assert doubted <= columns
+    assert len(seen) > 4
 
 
 def test_in_a_crowd_all_are_targets(model_params: MfccParams, encoder: EncoderParams) -> None:
