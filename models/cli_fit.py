@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ material_option = click.option("--material", type=PATH, help="Rendered material 
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; resumes.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--leave-out", type=click.IntRange(1, 5), help="Leave out this fold too.")
+@click.option("--begin", type=PATH, help="Begin with the weights of this ended run of the same network.")
 @click.option("--workers", default=1, show_default=True, help="Processes that make examples; 0: none beside training.")
 @threads_option
 def fit(  # noqa: PLR0913 - one option each
@@ -41,6 +43,7 @@ def fit(  # noqa: PLR0913 - one option each
     folder: Path,
     seed: int,
     leave_out: int | None,
+    begin: Path | None,
     workers: int,
     threads: int | None,
 ) -> None:
@@ -51,13 +54,13 @@ def fit(  # noqa: PLR0913 - one option each
     if read_toml(recipe).get("kind") == "image":
         from models import image_train
 
-        if material is not None:
-            raise ConfigError(f"{recipe}: networks that see pictures take no rendered material")
+        if material is not None or begin is not None:
+            raise ConfigError(f"{recipe}: networks that see pictures take no rendered material and begin anew")
         image_train.fit(recipe, data, folder, seed, leave_out)
         return
     from models.train import Run, train
 
-    train(load_recipe(recipe), Run(data, material, folder, seed, leave_out, workers))
+    train(load_recipe(recipe), Run(data, material, folder, seed, leave_out, workers, begin))
     click.echo(f"trained: {folder}; next: snn-export onnx {folder} --out MODEL.onnx", err=True)
 
 
@@ -68,17 +71,25 @@ def fit(  # noqa: PLR0913 - one option each
 @click.option("--fold", default=5, show_default=True, type=click.IntRange(1, 5), help="Recordings to judge on.")
 @click.option("--json", "json_path", type=PATH, help="Write the figures here.")
 @click.option("--picture", type=PATH, help="Draw the confusion matrix here (PNG).")
+@click.option("--out", type=PATH, help="Write the model here, with the figures in its manifest.")
 def evaluate(  # noqa: PLR0913 - one option each
-    model: Path, data: Path, recipe: Path | None, fold: int, json_path: Path | None, picture: Path | None
+    model: Path,
+    data: Path,
+    recipe: Path | None,
+    fold: int,
+    json_path: Path | None,
+    picture: Path | None,
+    out: Path | None,
 ) -> None:
     """Judge MODEL on a fold's recordings through the pipeline that ships."""
     from models import evaluate as judge
     from models.corpus import recordings
     from models.figures import draw_confusion
+    from models.model_file import write_with_manifest
     from models.recipe import load_recipe
 
     manifest = judge.check_unseen(model, fold)
-    for path in (json_path, picture):
+    for path in (json_path, picture, out):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     listing = recordings(load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), data)
@@ -90,6 +101,8 @@ def evaluate(  # noqa: PLR0913 - one option each
     if picture:
         counts = judge.confusion(heard)
         draw_confusion(counts, manifest.labels, picture, title=f"{counts.sum()} clips that the model never saw")
+    if out:
+        write_with_manifest(model, replace(manifest, metrics=judge.figures(heard)), out)
 
 
 @click.command()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from detector.manifest import TrainingRecord
 from models.activity import Activity, reading_macs
+from models.beginning import weights_digest, weights_of
 from models.cli_tell import tell
 from models.corpus import folds_left_out, recordings, sources_of
 from models.datasets import Clip
@@ -27,15 +28,13 @@ from models.figures import draw_curves
 from models.layouts import load_good_clips
 from models.losses import total_loss
 from models.mixtures import MixtureMaker
-from models.network import SpikingConvNet
 from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
 from models.recipe import Mixtures, Recipe, as_dict
 from models.run_folder import RunFolder
-from models.twin import ConvNet
+from models.untrained import Network, make_network
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 _PARTS = ("spikes", "target", "weight", "idle")
-Network = SpikingConvNet | ConvNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +49,27 @@ class Run:
     """A fold that is kept besides the recipe's test folds."""
     workers: int = 1
     """Processes that make examples beside the one that trains; 0: it makes them itself."""
-
-
-def make_network(recipe: Recipe) -> Network:
-    """Return the untrained network of a recipe."""
-    spec = recipe.network
-    return ConvNet(spec) if spec.kind == "cnn" else SpikingConvNet(spec, recipe.encoder)
+    begin: Path | None = None
+    """Folder of an ended run, whose weights this one begins with."""
 
 
 def train(recipe: Recipe, run: Run) -> Network:
     """Train, or go on where the run folder's checkpoint stands, and return the network as the last batch left it.
 
-    Raises ConfigError where the folder holds a run of another recipe, seed or left-out fold, and
+    Raises ConfigError where the folder holds a run of another recipe, seed or left-out fold, or the run
+    to begin with has another network or front end or was trained on what this one leaves out, and
     SourceError where the data is missing. Clips that cannot be used are told and left out.
     """
     clips = training_clips(recipe, run)
     folder = RunFolder(run.folder)
-    folder.claim({"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out})
+    plan = {"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out}
     torch.manual_seed(run.seed)
-    net = make_network(recipe).to(training_device())
+    net = make_network(recipe)
+    if run.begin is not None:
+        net.load_state_dict(weights_of(run.begin, recipe, run.leave_out))
+        plan["begin"] = weights_digest(net)
+    folder.claim(plan)
+    net = net.to(training_device())
     trainer = _Trainer(net, recipe, run, clips)
     trainer.resume()
     with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch") as bar:
@@ -98,6 +99,7 @@ def _write_results(folder: RunFolder, net: Network, name: str) -> None:
 def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingRecord:
     """Say how the weights came to be, for the manifest."""
     options = f"--seed {run.seed}" + ("" if run.leave_out is None else f" --leave-out {run.leave_out}")
+    options += "" if run.begin is None else " --begin FIRST-RUN"
     material = "" if run.material is None else "--material MATERIAL "
     return TrainingRecord(
         command=f"snn-train fit models/recipes/{recipe.name}.toml {material}--run RUN {options}",

@@ -10,13 +10,11 @@ import torch
 from detector.errors import ConfigError
 from detector.manifest import TrainingRecord
 from detector.strict import parse_strictly
-from models.network import SpikingConvNet
 from models.recipe import Recipe
-from models.train import make_network
-from models.twin import ConvNet
+from models.untrained import Network, make_network
 
 
-def load_run(folder: Path) -> tuple[SpikingConvNet | ConvNet, Recipe, TrainingRecord]:
+def load_run(folder: Path) -> tuple[Network, Recipe, TrainingRecord]:
     """Return the network, its recipe and its record; raises ConfigError where the folder holds no ended run."""
     try:
         recipe_data = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["recipe"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,31 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
     assert "ESC-10 accuracy" in output
     assert json.loads((tmp_path / "f.json").read_text())["esc10_clips"] == 10
     assert (tmp_path / "c.png").stat().st_size > 10_000
+    judged = tmp_path / "judged.onnx"
+    invoke(train_cli, "evaluate", model, "--data", tree, "--out", judged)
+    assert Detector.load(judged).manifest.metrics == json.loads((tmp_path / "f.json").read_text())
     assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--judge", model, 4, "--data", tree)
     record = Detector.load(model).manifest.training
     assert record.folds_left_out == (4, 5)
     assert {s.name for s in record.sources} == {"esc10", "instruments", "guitar_notes", "speech_digits"}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_begins_with_the_weights_of_another(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+    first, second, recipe = tmp_path / "first", tmp_path / "second", load_recipe(short_recipe)
+    train(recipe, Run(tree, None, first, 0, 4, workers=0))
+    none = replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0))
+    net = train(none, Run(tree, None, second, 1, 4, workers=0, begin=first))
+    before, after = load_run(first)[0].state_dict(), net.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items() if "norm" not in name)
+    assert "--begin" in load_run(second)[2].command
+    with pytest.raises(ConfigError, match="fold 3"):
+        train(recipe, Run(tree, None, tmp_path / "third", 1, 3, workers=0, begin=first))
+    other = replace(recipe, network=replace(recipe.network, slope=9.0))
+    with pytest.raises(ConfigError, match="differ in network"):
+        train(other, Run(tree, None, tmp_path / "third", 1, 4, workers=0, begin=first))
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(none, Run(tree, None, second, 1, 4, workers=0))
 
 
 def _once(epoch: Callable[[_Trainer], object]) -> Callable[[_Trainer], object]:
