@@ -156,11 +156,12 @@ def test_gathered_training_material_is_refused_and_what_is_there_to_judge_with_i
     manifest = load_model().manifest
     training = replace(manifest.training, sources=(DataSource("gathered", "per clip", "packages"),))
     trained = replace(manifest, training=training)
+    untrained = replace(manifest, training=replace(training, sources=()))
     for package, is_refused in (("widelands-data", True), ("scratch", False)):
         folder = tmp_path / package / "none"
         folder.mkdir(parents=True)
         write_index(folder.parent, [Gathered("none/x.flac", "none", package, "x.ogg", "CC0-1.0")])
-        refuse_trained_on(manifest, [folder], None)
+        refuse_trained_on(untrained, [folder], None)
         with pytest.raises(ConfigError, match="gathered training material") if is_refused else nullcontext():
             refuse_trained_on(trained, [folder], None)
 

@@ -55,12 +55,13 @@ def backgrounds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def clatter(rng: np.random.Generator) -> Samples:
-    """Return faint noise with bursts of noise and tones that decay."""
+    """Return faint noise with bursts of noise and, as of plucked strings, tones that decay."""
     wave = 0.002 * rng.standard_normal(SECONDS * RATE)
     at = 0
-    while (at := at + int(rng.exponential(1.2) * RATE)) < len(wave) - RATE:
+    while (at := at + int(rng.exponential(0.7) * RATE)) < len(wave) - RATE:
         t = np.arange(int(rng.uniform(0.1, 1.0) * RATE)) / RATE
-        tones = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(150, 3000, rng.integers(1, 5)))
+        pitch = rng.uniform(90, 500)
+        tones = sum(np.sin(2 * np.pi * pitch * k * t) * np.exp(-k * t) / k for k in range(1, 13))
         burst = tones if rng.random() < 0.6 else rng.standard_normal(t.size)
         wave[at : at + t.size] += rng.uniform(0.02, 0.2) * burst * np.exp(-t * rng.uniform(2, 12))
     return np.asarray(wave.clip(-1, 1), np.float32)
@@ -104,8 +105,9 @@ def test_the_promise_holds_on_another_stretch_of_the_same_sound(backgrounds: tup
     assert len(held) >= len(found["classes"]) - 2
     again, before = reported(second, option), reported(second)
     assert sum(again.values()) < sum(before.values())
-    for label in held:
-        assert again[label] <= written["calibration"]["promise_per_hour"] * hours
+    # A promise is a bound of 95 %: of fifteen, one may be broken.
+    promise = written["calibration"]["promise_per_hour"] * hours
+    assert sum(again[label] > promise for label in held) <= 1
 
 
 def test_scores_are_kept_and_files_are_heard_once(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:

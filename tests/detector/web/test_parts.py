@@ -147,14 +147,17 @@ def test_pictures_are_bounded(detector: Detector, seen: list[Insides], monkeypat
     pictures = Pictures(Packer(detector), 16000, 400)
     for one in seen:
         pictures.see(one)
-    monkeypatch.setattr(pictures_module, "MOST_BYTES", 60_000)
+    pictures.note(onset("one", 4.0))
+    pictures.note(offset("one", 4.0, 7.0))
+    pictures.take()
+    monkeypatch.setattr(pictures_module, "MOST_BYTES", round(3.5 * len(pictures._taken["one"])))
     for number in range(6):
         pictures.note(onset(str(number), 4.0))
         pictures.note(offset(str(number), 4.0, 7.0))
     pictures.take()
     kept = [number for number in range(6) if pictures.has(str(number))]
-    assert kept == list(range(kept[0], 6))
-    assert 0 < kept[0] < 6
+    assert kept == [3, 4, 5]
+    assert not pictures.has("one")
 
 
 def test_the_ring_holds_seconds_and_forgets_another_stream(detector: Detector, seen: list[Insides]) -> None:
