@@ -61,6 +61,15 @@ def cut_off(wave: Wave, end: int, rate_hz: int) -> Wave:
     return out
 
 
+def faded(wave: Wave, fade: int) -> Wave:
+    """Return a wave that rises over its first ``fade`` samples and falls over its last."""
+    out = wave.copy()
+    ramp = np.linspace(0, 1, min(fade, wave.size // 2), dtype=np.float32)
+    out[: ramp.size] *= ramp
+    out[wave.size - ramp.size :] *= ramp[::-1]
+    return out
+
+
 def noise(size: int, rng: np.random.Generator) -> Wave:
     """Return coloured noise of unit RMS: from white to brown, its level wandering slowly."""
     spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))

@@ -28,9 +28,9 @@ _BARE_DB = (-105.0, -22.0)
 """RMS of noise by itself; below some -90 dB nothing is left of it in 16 bits."""
 _LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
 """Where a brief sound begins, as a share of the example, and how long it lasts."""
-_MOST_IN_BED = (3, 6)
+_MOST_BEHIND = (3, 6)
 """Classes, and sounds."""
-_BED_DB = (-3.0, 25.0)
+_BACKGROUND_DB = (-3.0, 25.0)
 """How far below the loud frames of what lies upon it."""
 _MASKING, _MASKING_NOISE = 6.0, 4.0
 """A sound is in doubt where other sounds, or noise of all pitches, are so many times louder."""
@@ -109,9 +109,7 @@ class ExampleMaker:
             return self._bare(rng)
         end, brief = self._end(rng), rng.random() < self._params.brief
         sounds = [self._placed_sound(rng, end, brief=brief)]
-        more = int(rng.random() < 0.5)
-        if brief:
-            more += 1
+        more = int(rng.random() < 0.5) + int(brief)
         if rng.random() < self._params.crowded:
             more += int(rng.integers(1, 4))
         for _ in range(more):
@@ -119,11 +117,11 @@ class ExampleMaker:
             gain = _gain_for_ratio(sounds[0].wave, other.wave, rng.uniform(-8, 12))
             sounds.append(PlacedSound(other.wave * gain, other.label, other.active, other.doubt))
         mixture = np.sum([sound.wave for sound in sounds], axis=0)
-        bed, inside = self._bed(rng) if rng.random() < self._params.beds else (None, [])
-        captured, noise = self._capture(mixture, rng, end, bed)
+        background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
+        captured, noise = self._capture(mixture, rng, end, background)
         target, weight = self._targets(sounds, noise)
         weight[:, inside] = 0
-        idle = self._idle(sounds) if bed is None else np.zeros(self._frames, np.uint8)
+        idle = self._idle(sounds) if background is None else np.zeros(self._frames, np.uint8)
         return Example(self._front.encode(captured), target, weight, idle)
 
     def _bare(self, rng: np.random.Generator) -> Example:
@@ -173,16 +171,16 @@ class ExampleMaker:
         pools = self._pools[kind]
         return int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
 
-    def _bed(self, rng: np.random.Generator) -> tuple[Wave, list[int]]:
+    def _background(self, rng: np.random.Generator) -> tuple[Wave, list[int]]:
         """Return what goes on behind the sounds, of unit RMS, and its classes: several sounds of one category.
 
         A band that plays, a room full of voices, the sea in the rain. Not all of a category are in each, so
         that those which are not can be told from the rest.
         """
         group = self._groups[int(rng.integers(len(self._groups)))]
-        kinds = rng.permutation(group)[: int(rng.integers(1, _MOST_IN_BED[0] + 1))]
+        kinds = rng.permutation(group)[: int(rng.integers(1, _MOST_BEHIND[0] + 1))]
         wave = np.zeros(self._samples, np.float32)
-        for _ in range(int(rng.integers(1, _MOST_IN_BED[1] + 1))):
+        for _ in range(int(rng.integers(1, _MOST_BEHIND[1] + 1))):
             wave += self._row(self._waves[self._clip_of(int(rng.choice(kinds)), rng)], rng)
         wave = self.places.filter_and_reverberate(wave, rng, reverberation=0.5)
         rms = float(np.sqrt(np.mean(wave**2))) + 1e-9
@@ -190,11 +188,8 @@ class ExampleMaker:
 
     def _row(self, wave: Wave, rng: np.random.Generator) -> Wave:
         """Return a clip again and again from anywhere in it, of unit RMS where it is not silent."""
-        fade = min(self._rate // 100, wave.size // 2)
-        ends = np.ones(wave.size, np.float32)
-        ends[:fade] = np.linspace(0, 1, fade, dtype=np.float32)
-        ends[wave.size - fade :] = ends[:fade][::-1]
-        row = np.resize(np.roll(wave * ends, int(rng.integers(wave.size))), self._samples)
+        faded = augment.faded(wave, self._rate // 100)
+        row = np.resize(np.roll(faded, int(rng.integers(wave.size))), self._samples)
         return np.asarray(row / (np.sqrt(np.mean(row**2)) + 1e-6), np.float32)
 
     def _place(self, wave: Wave, rng: np.random.Generator, *, late: bool) -> Wave:
@@ -214,16 +209,16 @@ class ExampleMaker:
         return out
 
     def _capture(
-        self, mixture: Wave, rng: np.random.Generator, end: int, bed: Wave | None = None
+        self, mixture: Wave, rng: np.random.Generator, end: int, background: Wave | None = None
     ) -> tuple[Wave, NDArray[np.float64]]:
         """Return what the microphone hears, and the RMS of its noise in every frame at the mixture's scale.
 
-        The noise is that of the place with its bed, which may end with the sound, and that of the converter.
+        The noise is that of the place with its background, which may end with the sound, and that of the converter.
         Hum and rumble are not counted: they lie below what they come with.
         """
         largest = float(np.abs(mixture).max()) + 1e-9
         wave = mixture / largest
-        noise, lower = self._around(wave, rng, bed)
+        noise, lower = self._around(wave, rng, background)
         if rng.random() < 0.5:
             wave, noise, lower = (augment.cut_off(w, end, self._rate) for w in (wave, noise, lower))
         wave = wave + noise + lower
@@ -239,14 +234,14 @@ class ExampleMaker:
         rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest
         return np.asarray(wave, np.float32), rms
 
-    def _around(self, wave: Wave, rng: np.random.Generator, bed: Wave | None) -> tuple[Wave, Wave]:
-        """Return the noise of the place with its bed, and hum and rumble, for a wave."""
+    def _around(self, wave: Wave, rng: np.random.Generator, background: Wave | None) -> tuple[Wave, Wave]:
+        """Return the noise of the place with its background, and hum and rumble, for a wave."""
         loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
         noise, lower = np.zeros(wave.size, np.float32), np.zeros(wave.size, np.float32)
         if rng.random() < 0.7:
             noise = loud * 10 ** (-rng.uniform(3, 45) / 20) * self.places.noise(rng)
-        if bed is not None:
-            noise = noise + loud * 10 ** (-rng.uniform(*_BED_DB) / 20) * bed
+        if background is not None:
+            noise = noise + loud * 10 ** (-rng.uniform(*_BACKGROUND_DB) / 20) * background
         if rng.random() < 0.15:
             lower = lower + loud * 10 ** (-rng.uniform(5, 40) / 20) * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:

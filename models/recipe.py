@@ -45,7 +45,7 @@ class Scenes:
     """Chance that there is no sound at all, only the noise of the place, down to a microphone's last bits."""
     crowded: float
     """Chance of one to three sounds more than the one or two of the other examples: several voices, a band."""
-    beds: float
+    backgrounds: float
     """Chance that several sounds of one category go on behind, in doubt themselves: a band, a room full of voices."""
     brief: float
     """Chance that the sounds, one more than otherwise, are cut short and come one after another or overlap."""

@@ -193,7 +193,7 @@ def _examples(classes: int) -> Scenes:
         ended=0.0,
         bare=0.0,
         crowded=0.0,
-        beds=0.0,
+        backgrounds=0.0,
         brief=0.0,
         early_weight=1,
         level_db=(-55.0, -1.0),

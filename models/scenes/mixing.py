@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from models import augment
 from models.augment import Wave
 from models.delays import JOIN_S
 from models.scenes.backgrounds import compose
@@ -55,7 +56,7 @@ def mix(stretch: Stretch, stock: Sequence[Sound], rate_hz: int) -> Mixed:
     top = 10 ** (stretch.level_db / 20)
     peaks = [h.peak / h.rms * 10 ** (p.snr_db / 20) for p, h in heard]
     ground = top / max(peaks) if peaks else top * 10 ** (_QUIET_DB / 20)
-    wave = _faded(np.asarray(ground * wave, np.float32), round(_FADE_S * rate_hz))
+    wave = augment.faded(np.asarray(ground * wave, np.float32), round(_FADE_S * rate_hz))
     references = []
     for placed, h in heard:
         gain = ground * 10 ** (placed.snr_db / 20) / h.rms
@@ -96,10 +97,3 @@ def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
             last[ref.label] = len(result)
         result.append(ref)
     return result
-
-
-def _faded(wave: Wave, fade: int) -> Wave:
-    ramp = np.linspace(0, 1, min(fade, wave.size // 2), dtype=np.float32)
-    wave[: ramp.size] *= ramp
-    wave[wave.size - ramp.size :] *= ramp[::-1]
-    return wave

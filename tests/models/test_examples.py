@@ -174,18 +174,18 @@ def test_brief_sounds_begin_at_once_and_last_no_longer_than_they_should(
     assert max(numbers) >= 2
 
 
-def test_what_is_in_the_bed_is_in_doubt_and_all_else_of_its_category_is_not(
+def test_what_is_in_the_background_is_in_doubt_and_all_else_of_its_category_is_not(
     model_params: MfccParams, encoder: EncoderParams
 ) -> None:
     rng = np.random.default_rng(0)
     labels = ("guitar", "drums", "winds")
     waves = [rng.standard_normal(16000 * seconds).astype(np.float32) for seconds in (8, 1, 2)]
     m = maker([clip(label) for label in labels], waves, model_params, encoder)
-    m._params = dataclasses.replace(m._params, beds=1.0)
+    m._params = dataclasses.replace(m._params, backgrounds=1.0)
     columns = {LABELS.index(label) for label in labels}
     seen = set()
     for seed in range(30):
-        wave, inside = m._bed(np.random.default_rng(seed))
+        wave, inside = m._background(np.random.default_rng(seed))
         assert wave.size == m._samples
         assert np.sqrt(np.mean(wave**2)) == pytest.approx(1.0, rel=1e-3)
         assert set(inside) <= columns
