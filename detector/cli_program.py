@@ -140,6 +140,10 @@ class StopOnSignal:
 
     The first signal is noted, and raises Stopped only where the work waits for sound; so the
     detector is whole and can close its open events. A second SIGINT or SIGTERM ends at once.
+
+    What waits for a short while at a time asks with ``look`` in between. Only what may wait for ever,
+    as a pipe does, is entered with ``waiting``: there Stopped comes anywhere, which locks that threads
+    share, and modules on their way in, do not stand.
     """
 
     def __init__(self) -> None:
@@ -167,13 +171,17 @@ class StopOnSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def look(self) -> None:
+        """Raise Stopped where a signal has come."""
+        if self.number is not None:
+            raise Stopped
+
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Enter around what may block; raises Stopped where a signal has come or comes."""
         self._waiting = True
         try:
-            if self.number is not None:
-                raise Stopped
+            self.look()
             yield
         finally:
             self._waiting = False

@@ -44,8 +44,8 @@ def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
         from detector.watch.screen import watch as show
 
         until_s = time.monotonic() + seconds if seconds is not None else float("inf")
-        with suppress(Stopped), stop.waiting(), closing(_feed(**options)) as feed:
-            show(feed, console, until_s)
+        with suppress(Stopped), closing(_feed(**options)) as feed:
+            show(feed, console, stop, until_s)
         ctx.exit(stop.exit_code)
 
 

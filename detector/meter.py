@@ -144,8 +144,8 @@ def _draw(meter: Meter, console: Console, stop: StopOnSignal, until_s: float) ->
     drawn_s = 0.0
     with Live(console=console, auto_refresh=False) as live:
         while (now_s := time.monotonic()) < until_s:
-            with stop.waiting():
-                meter.turn(_TAKE_S)
+            meter.turn(_TAKE_S)
+            stop.look()
             if now_s - drawn_s >= _DRAW_S:
                 drawn_s = now_s
                 live.update(meter.show(now_s), refresh=True)
@@ -154,8 +154,8 @@ def _draw(meter: Meter, console: Console, stop: StopOnSignal, until_s: float) ->
 def _print(meter: Meter, console: Console, stop: StopOnSignal, until_s: float) -> None:
     due_s = time.monotonic() + _LINE_S
     while (now_s := time.monotonic()) < until_s:
-        with stop.waiting():
-            lines = meter.turn(_TAKE_S)
+        lines = meter.turn(_TAKE_S)
+        stop.look()
         if now_s >= due_s:
             due_s += _LINE_S
             lines.append(meter.line(now_s))

@@ -22,7 +22,7 @@ def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioC
     reader = Reader(chunks, depth)
     reader.start()
     try:
-        while (item := reader.ready.get()) is not None:
+        while (item := reader.take()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -33,14 +33,32 @@ def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioC
 
 
 class Reader(threading.Thread, Generic[_T]):
-    """Reads items into ``ready``, at most ``depth`` of them: behind the last one None, or what the source raised."""
+    """Reads items, at most ``depth`` of them ahead of whoever takes them."""
 
     def __init__(self, items: Iterable[_T], depth: int) -> None:
         """Wait for ``start``; set ``stopped`` to have it end."""
         super().__init__(name="read-ahead", daemon=True)
-        self.ready: queue.Queue[_T | BaseException | None] = queue.Queue(depth)
+        # Not a Queue: one of these is taken from at once or not at all, also where a signal's handler raises.
+        self._ready: queue.SimpleQueue[_T | BaseException | None] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._places.put(None)
         self.stopped = threading.Event()
-        self._items = items
+        self._items, self._depth = items, depth
+
+    @property
+    def filled(self) -> float:
+        """Share of the places that is taken, 0 to 1."""
+        return self._ready.qsize() / self._depth
+
+    def take(self, timeout_s: float | None = None) -> _T | BaseException | None:
+        """Return the next item; behind the last one None, or what the source raised.
+
+        Waits for it that long, or for ever; raises queue.Empty where none has come.
+        """
+        item = self._ready.get(block=timeout_s is None or timeout_s > 0, timeout=timeout_s)
+        self._places.put(None)
+        return item
 
     def run(self) -> None:
         """Read until the end, an error, or until nobody takes the items any more."""
@@ -56,6 +74,7 @@ class Reader(threading.Thread, Generic[_T]):
 
     def _hand_over(self, item: _T | BaseException | None) -> None:
         while not self.stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                self.ready.put(item, timeout=0.1)
+            with contextlib.suppress(queue.Empty):
+                self._places.get(timeout=0.1)
+                self._ready.put(item)
                 return

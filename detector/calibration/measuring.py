@@ -84,8 +84,8 @@ class Measurement:
         heard = 0
         try:
             while heard < seconds * self._rate_hz:
-                with self._stop.waiting():
-                    news = source.take(_TURN_S)
+                news = source.take(_TURN_S)
+                self._stop.look()
                 if news is None:
                     return
                 for item in news:

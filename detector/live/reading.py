@@ -57,7 +57,7 @@ class ReadSource:
             rms_dbfs=level.rms_dbfs,
             peak_dbfs=level.peak_dbfs,
             dc=level.dc,
-            queue_depth=self._reader.ready.qsize() / _DEPTH,
+            queue_depth=self._reader.filled,
         )
 
     def take(self, timeout_s: float) -> list[News] | None:
@@ -92,6 +92,6 @@ class ReadSource:
 
     def _next(self, timeout_s: float) -> Sound | BaseException | Literal["nothing yet"] | None:
         try:
-            return self._reader.ready.get(block=timeout_s > 0, timeout=timeout_s)
+            return self._reader.take(timeout_s)
         except queue.Empty:
             return _NOTHING_YET

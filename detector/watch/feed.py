@@ -107,7 +107,7 @@ class StreamFeed:
         messages: list[Message] = []
         while True:
             try:
-                item = self._reader.ready.get(block=not messages, timeout=timeout_s)
+                item = self._reader.take(0 if messages else timeout_s)
             except queue.Empty:
                 return messages
             if item is None:

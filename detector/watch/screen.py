@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
@@ -16,6 +16,9 @@ from detector.watch.cells import FRAMES, bands, bar, raster
 from detector.watch.feed import Feed
 from detector.watch.frames import LastFrames
 from detector.web.client import Message
+
+if TYPE_CHECKING:
+    from detector.cli_program import StopOnSignal
 
 _MOST_CELLS: Final = 220
 _GUTTER: Final = 14
@@ -128,8 +131,8 @@ class Screen:
                 yield [Segment(f" {moment}  {sound['label']:16} {sound['duration_s']:.1f} s, peak {sound['peak']:.2f}")]
 
 
-def watch(feed: Feed, console: Console, until_s: float) -> None:
-    """Show a feed until its end or until that moment of the monotonic clock."""
+def watch(feed: Feed, console: Console, stop: StopOnSignal, until_s: float) -> None:
+    """Show a feed until its end or until that moment of the monotonic clock; raises Stopped at a signal."""
     from rich.live import Live
 
     screen = Screen(feed.model)
@@ -137,6 +140,7 @@ def watch(feed: Feed, console: Console, until_s: float) -> None:
     with Live(screen, console=console, screen=True, auto_refresh=False) as live:
         while (now_s := time.monotonic()) < until_s:
             messages = feed.take(_TAKE_S)
+            stop.look()
             if messages is None:
                 return
             screen.take(messages)

@@ -153,6 +153,6 @@ def test_the_meter_on_a_terminal(sound_server: SoundServer) -> None:
         except OSError:  # the other end is closed
             break
     os.close(main)
-    assert process.wait(timeout=DEADLINE_S) == 130
+    assert process.wait(timeout=DEADLINE_S) == 130, seen[-2000:]
     assert b"Traceback" not in seen
     assert seen.count(b"\x1b[?25l") == seen.count(b"\x1b[?25h") == 1

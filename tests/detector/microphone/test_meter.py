@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 from pathlib import Path
@@ -171,3 +172,21 @@ def test_a_signal_ends_it_and_leaves_the_terminal_whole(detector: Detector) -> N
     with pytest.raises(Stopped):
         watch(Meter(ScriptedSource(), detector), console, stop, None)
     assert out.getvalue().endswith("\x1b[?25h")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_signal_in_the_middle_of_a_turn_waits_for_its_end(detector: Detector, *, terminal: bool) -> None:
+    """It comes while locks are held and modules are read: what raises there breaks them."""
+
+    class Interrupted(ScriptedSource):
+        is_whole = False
+
+        def take(self, timeout_s: float) -> list[News] | None:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.is_whole = True
+            return super().take(timeout_s)
+
+    source = Interrupted([sound(np.full(1600, 0.5))])
+    with pytest.raises(Stopped):
+        run(source, detector, terminal=terminal, seconds=60)
+    assert source.is_whole
