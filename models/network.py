@@ -89,6 +89,14 @@ class NetworkSpec:
     """Neurons of the dense layer."""
     frame_rate_hz: float
     """For the decays at the start of training, which are given as time constants."""
+    membrane_tau_s: tuple[float, ...]
+    """Shortest and longest time constant of the convolutions' membranes at the start of training.
+
+    Long memories blur what the layers behind them learn from: with short ones a network learns faster, and those
+    that need longer ones grow them.
+    """
+    dense_tau_s: tuple[float, ...]
+    """The same of the dense layer's."""
     readout_tau_s: float
     """Time constant of the read-out at the start of training: how long a score remembers."""
     surrogate: SurrogateName
@@ -111,7 +119,7 @@ class SpikingUnit(nn.Module):
     In a finished network ``norm`` is the identity, or the bias behind the synapse.
     """
 
-    def __init__(self, channels: int, spec: NetworkSpec, *, synapse: bool, tau_s: tuple[float, float]) -> None:
+    def __init__(self, channels: int, spec: NetworkSpec, *, synapse: bool, tau_s: tuple[float, ...]) -> None:
         super().__init__()
         taus = torch.logspace(math.log10(tau_s[0]), math.log10(tau_s[1]), channels)[torch.randperm(channels)]
         self.beta_logit = nn.Parameter(torch.logit(torch.exp(-1 / (taus * spec.frame_rate_hz))))
@@ -195,12 +203,12 @@ class SpikingConvNet(nn.Module):
                     bias=not conv.synapse,
                 )
             )
-            self.units.append(SpikingUnit(conv.channels, spec, synapse=conv.synapse, tau_s=(0.02, 0.4)))
+            self.units.append(SpikingUnit(conv.channels, spec, synapse=conv.synapse, tau_s=spec.membrane_tau_s))
             channels, width = conv.channels, -(-width // conv.stride)
         # Without convolutions, the dense layer is the one that reads the encoder's spikes.
         first = not spec.convs
         self.dense = nn.Linear(channels * width, spec.hidden, bias=not first)
-        self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=first, tau_s=(0.05, 0.8))
+        self.dense_unit = SpikingUnit(spec.hidden, spec, synapse=first, tau_s=spec.dense_tau_s)
         self.readout = nn.Linear(spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(initial_readout(spec))
         self.drop = nn.Dropout(spec.dropout)

@@ -86,6 +86,8 @@ class Loss:
     frame: float
     clip: float
     score: float
+    deep: float
+    """The frame term of read-outs of the hidden convolutions; see ``models.hidden_readouts``."""
     operations: float
     idle: float
     """As ``operations``, in frames alone in which nothing is to be heard, of a class or of none."""

@@ -25,6 +25,7 @@ from models.datasets import Clip
 from models.device import training_device
 from models.examples import ExampleMaker
 from models.figures import draw_curves
+from models.hidden_readouts import HiddenReadouts
 from models.layouts import load_good_clips
 from models.losses import total_loss
 from models.mixtures import MixtureMaker
@@ -143,7 +144,9 @@ class _Trainer:
         self._fan_out = reading_macs(recipe.network)
         s = recipe.schedule
         self._batches = max(1, s.examples_per_epoch // s.batch)
-        self._optimiser = make_optimiser(net, s.learning_rate, s.weight_decay)
+        self._hidden = HiddenReadouts(recipe.network).to(self._device) if recipe.loss.deep else None
+        learners = [net] if self._hidden is None else [net, self._hidden]
+        self._optimiser = make_optimiser(nn.ModuleList(learners), s.learning_rate, s.weight_decay)
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
 
@@ -151,6 +154,8 @@ class _Trainer:
         """Load the checkpoint of the run folder, if there is one."""
         if saved := self._folder.load():
             self._net.load_state_dict(saved["net"])
+            if self._hidden is not None:
+                self._hidden.load_state_dict(saved["hidden"])
             self._optimiser.load_state_dict(saved["optimiser"])
             self.epoch = saved["epoch"]
             torch.set_rng_state(saved["dice"])
@@ -169,6 +174,8 @@ class _Trainer:
         row |= {"seconds": time.perf_counter() - began, "dead": activity.dead_shares(), "rates": activity.rates()}
         self._folder.add_row(row)
         state = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict(), "epoch": self.epoch}
+        if self._hidden is not None:
+            state["hidden"] = self._hidden.state_dict()
         state["dice"] = torch.get_rng_state()  # of the dropout, on a CPU
         self._folder.save(state)
         return row
@@ -178,6 +185,9 @@ class _Trainer:
         probe: dict[str, Tensor] = {}
         logits, _ = self._net(given, None, probe)
         loss = total_loss(self._recipe.loss, logits, target, weight, idle, probe, self._fan_out)
+        if self._hidden is not None:
+            beta = torch.sigmoid(self._net.readout_beta_logit)
+            loss = loss + self._recipe.loss.deep * self._hidden.loss(probe, beta, target, weight)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._net.parameters(), LARGEST_GRADIENT)

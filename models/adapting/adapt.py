@@ -154,6 +154,8 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         convs=(),
         hidden=HIDDEN,
         frame_rate_hz=features.sample_rate_hz / features.hop_length,
+        membrane_tau_s=(0.02, 0.4),
+        dense_tau_s=(0.05, 0.8),
         readout_tau_s=0.3,
         surrogate="fast_sigmoid",
         slope=10.0,
@@ -170,7 +172,7 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         encoder=encoder,
         network=network,
         examples=_examples(len(wish.folders)),
-        loss=Loss(frame=1.0, clip=0.0, score=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
+        loss=Loss(frame=1.0, clip=0.0, score=0.0, deep=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
         schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01),
         decoding=Decoding(
             decoder.smoothing_frames,

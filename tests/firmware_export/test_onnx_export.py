@@ -47,6 +47,8 @@ def small_recipe(features: MfccParams) -> Recipe:
             convs=(ConvSpec(6, 3, 2, 5, 2, synapse=True), ConvSpec(8, 1, 1, 3, 2, synapse=False)),
             hidden=16,
             frame_rate_hz=40.0,
+            membrane_tau_s=(0.02, 0.4),
+            dense_tau_s=(0.05, 0.8),
             readout_tau_s=0.3,
             surrogate="fast_sigmoid",
             slope=10.0,
@@ -54,7 +56,7 @@ def small_recipe(features: MfccParams) -> Recipe:
             dropout=0.0,
         ),
         examples=Scenes("scenes", 40, {}, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
-        loss=Loss(1.0, 0.3, 0.0, 0.0, 0.0, 0.0, 0.005),
+        loss=Loss(1.0, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.005),
         schedule=Schedule(1, 1, 1, 1e-3, 0.0),
         decoding=Decoding(4, 2, 8, 4, 0.7, dict.fromkeys(CLASSES, 0.5)),
     )

@@ -52,7 +52,7 @@ def test_idle_operations_count_where_nothing_is_heard() -> None:
     assert idle_loss(spikes, fan_out, torch.tensor([[0.0, 0.0, 1.0]])).item() == pytest.approx(0.25)
     assert idle_loss(spikes, fan_out, torch.zeros(1, 3)).item() == 0
     heard, weight, idle = torch.zeros(1, 3, 2), torch.ones(1, 3, 2), torch.tensor([[1.0, 0.0, 0.0]])
-    own = total_loss(Loss(0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), heard, weight, idle, spikes, fan_out)
+    own = total_loss(Loss(0, 0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), heard, weight, idle, spikes, fan_out)
     assert own.item() == pytest.approx(2 * 0.75)
 
 
@@ -70,9 +70,9 @@ def test_silence_pulls_only_neurons_below_the_least_rate() -> None:
 def test_a_term_of_weight_zero_is_left_out() -> None:
     weight = torch.ones(1, 2, 2)
     idle = torch.zeros(1, 2)
-    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {})
+    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {})
     assert both.item() == pytest.approx(2.5 * math.log(2))
-    assert total_loss(Loss(0, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {}).item() == 0
+    assert total_loss(Loss(0, 0, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {}).item() == 0
 
 
 def test_activity_counts_over_batches() -> None:

@@ -26,6 +26,8 @@ SPEC = NetworkSpec(
     convs=(ConvSpec(8, 3, 2, 5, 2, synapse=True), ConvSpec(12, 2, 1, 3, 2, synapse=False)),
     hidden=20,
     frame_rate_hz=40.0,
+    membrane_tau_s=(0.02, 0.4),
+    dense_tau_s=(0.05, 0.8),
     readout_tau_s=0.3,
     surrogate="fast_sigmoid",
     slope=10.0,
