@@ -102,9 +102,17 @@ def hum(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
 
 
 def clip_hard(wave: Wave, rng: np.random.Generator) -> Wave:
-    """Overdrive the converter: flatten the loudest one in a thousand to one in a hundred samples."""
-    limit = float(np.quantile(np.abs(wave), 1 - 10 ** rng.uniform(-3, -2)))
+    """Overdrive the converter: flatten the loudest one in a thousand to one in ten samples."""
+    limit = float(np.quantile(np.abs(wave), 1 - 10 ** rng.uniform(-3, -1)))
     return np.clip(wave, -limit, limit) if limit > 0 else wave
+
+
+def narrow(wave: Wave, rng: np.random.Generator, rate_hz: int) -> Wave:
+    """Return what is left by a microphone that was sampled at some 6 to 10 kHz: nothing above half of that."""
+    size = scipy.fft.next_fast_len(wave.size, real=True)
+    spectrum = scipy.fft.rfft(wave, size)
+    spectrum[int(rng.uniform(3000, 5000) / rate_hz * size) :] = 0
+    return np.asarray(scipy.fft.irfft(spectrum, size)[: wave.size], np.float32)
 
 
 def _equaliser(bins: int, rng: np.random.Generator, rate_hz: int) -> Wave:

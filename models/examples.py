@@ -229,6 +229,8 @@ class ExampleMaker:
         if rng.random() < 0.5:
             floor = 10 ** (-rng.uniform(70, 95) / 20)
             wave = wave + floor * rng.standard_normal(wave.size)
+        if rng.random() < self._params.narrow:
+            wave = augment.narrow(wave, rng, self._rate)
         if rng.random() < 0.7:
             wave, floor = _quantised(np.asarray(wave, np.float32)), math.hypot(floor, _STEP / 4)
         rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest

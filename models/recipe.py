@@ -49,6 +49,8 @@ class Scenes:
     """Chance that several sounds of one category go on behind, in doubt themselves: a band, a room full of voices."""
     brief: float
     """Chance that the sounds, one more than otherwise, are cut short and come one after another or overlap."""
+    narrow: float
+    """Chance that the microphone hears nothing above some 4 kHz, as a telephone's."""
     early_weight: int
     """What frames in the first moments of a sound count, against 1: a detector should know soon."""
     level_db: tuple[float, float]

@@ -197,6 +197,7 @@ def _examples(classes: int) -> Scenes:
         crowded=0.0,
         backgrounds=0.0,
         brief=0.0,
+        narrow=0.0,
         early_weight=1,
         level_db=(-55.0, -1.0),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detector.manifest import EncoderParams, MfccParams
-from models.augment import Places, Wave, clip_hard, hum, noise, rumble
+from models.augment import Places, Wave, clip_hard, hum, narrow, noise, rumble
 from models.datasets import Clip
 from models.examples import ExampleMaker, PlacedSound, frame_rms, held
 from models.recipe import Scenes, load_recipe
@@ -36,7 +36,7 @@ def maker(
         clips,
         waves,
         recipe,
-        Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
+        Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
     )
 
 
@@ -110,7 +110,7 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     m = maker([clip("guitar")], [tone], model_params, encoder)
     low = []
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
-        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db))
+        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db))
         waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples)[0] for seed in range(10)]
         assert [20 * np.log10(np.abs(wave).max()) for wave in waves] == pytest.approx([level_db] * 10, abs=3)  # + noise
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
@@ -215,6 +215,16 @@ def test_frame_rms_by_hand() -> None:
 def test_held_marks_loud_frames_and_what_follows() -> None:
     loud = np.array([0, 1, 0, 0, 0, 1], bool)
     assert held(loud, 2).tolist() == [False, True, True, True, False, True]
+
+
+def test_what_is_narrow_has_nothing_high_and_all_that_is_low() -> None:
+    rng = np.random.default_rng(0)
+    hz = np.fft.rfftfreq(64000, 1 / 16000)
+    for size in (64000, 64037):
+        wave = rng.standard_normal(size).astype(np.float32)
+        before, after = (np.abs(np.fft.rfft(w, size)[: hz.size]) for w in (wave, narrow(wave, rng, 16000)))
+        assert after[hz > 5100].max() < 1e-2 * before.mean()
+        assert np.abs(after - before)[hz < 2900].max() < 0.05 * before.mean()
 
 
 def test_rumble_is_low() -> None:
