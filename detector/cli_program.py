@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
@@ -138,12 +138,10 @@ class Stopped(BaseException):
 class StopOnSignal:
     """While entered, SIGINT and SIGTERM end the work between two chunks, never within one.
 
-    The first signal is noted, and raises Stopped only where the work waits for sound; so the
-    detector is whole and can close its open events. A second SIGINT or SIGTERM ends at once.
-
-    What waits for a short while at a time asks with ``look`` in between. Only what may wait for ever,
-    as a pipe does, is entered with ``waiting``: there Stopped comes anywhere, which locks that threads
-    share, and modules on their way in, do not stand.
+    The first signal is noted. Stopped is raised by ``look``, which the work calls between its turns, or at once
+    inside ``waiting``, which is for what may wait for ever, as a pipe does; so the detector is whole and can close
+    its open events. Inside ``waiting`` Stopped comes at any instruction: nothing there may hold a lock that threads
+    share, start a thread, or import a module. A second SIGINT or SIGTERM ends at once.
     """
 
     def __init__(self) -> None:
@@ -186,7 +184,7 @@ class StopOnSignal:
         finally:
             self._waiting = False
 
-    def between(self, items: Iterable[_T]) -> Iterator[_T]:
+    def between(self, items: Iterable[_T]) -> Generator[_T, None, None]:
         """Yield the items; raises Stopped instead of the next one after a signal."""
         iterator = iter(items)
         while True:

@@ -5,24 +5,34 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Generator, Iterable
+from typing import Final, Generic, TypeVar
 
 from detector.messages import AudioChunk
 
 _T = TypeVar("_T")
+_LOOK_S: Final = 0.1
 
 
-def read_ahead(chunks: Iterable[AudioChunk], depth: int = 2) -> Generator[AudioChunk, None, None]:
+def read_ahead(
+    chunks: Iterable[AudioChunk], look: Callable[[], None] = lambda: None, depth: int = 2
+) -> Generator[AudioChunk, None, None]:
     """Yield chunks that a thread of their own reads ahead, at most ``depth`` of them: decoding costs no waiting.
 
-    What the source raises is raised here, behind the chunks before it. Close the iterator before
-    the source.
+    What the source raises is raised here, behind the chunks before it. ``look`` is called before each
+    chunk, and every so often while none comes; what it raises is the end. Close the iterator before the source.
     """
     reader = Reader(chunks, depth)
     reader.start()
     try:
-        while (item := reader.take()) is not None:
+        while True:
+            look()
+            try:
+                item = reader.take(_LOOK_S)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -38,11 +48,7 @@ class Reader(threading.Thread, Generic[_T]):
     def __init__(self, items: Iterable[_T], depth: int) -> None:
         """Wait for ``start``; set ``stopped`` to have it end."""
         super().__init__(name="read-ahead", daemon=True)
-        # Not a Queue: one of these is taken from at once or not at all, also where a signal's handler raises.
-        self._ready: queue.SimpleQueue[_T | BaseException | None] = queue.SimpleQueue()
-        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(depth):
-            self._places.put(None)
+        self._ready: queue.Queue[_T | BaseException | None] = queue.Queue(depth)
         self.stopped = threading.Event()
         self._items, self._depth = items, depth
 
@@ -51,14 +57,12 @@ class Reader(threading.Thread, Generic[_T]):
         """Share of the places that is taken, 0 to 1."""
         return self._ready.qsize() / self._depth
 
-    def take(self, timeout_s: float | None = None) -> _T | BaseException | None:
+    def take(self, timeout_s: float) -> _T | BaseException | None:
         """Return the next item; behind the last one None, or what the source raised.
 
-        Waits for it that long, or for ever; raises queue.Empty where none has come.
+        Waits for it that long at most; raises queue.Empty where none has come.
         """
-        item = self._ready.get(block=timeout_s is None or timeout_s > 0, timeout=timeout_s)
-        self._places.put(None)
-        return item
+        return self._ready.get(block=timeout_s > 0, timeout=timeout_s)
 
     def run(self) -> None:
         """Read until the end, an error, or until nobody takes the items any more."""
@@ -74,7 +78,6 @@ class Reader(threading.Thread, Generic[_T]):
 
     def _hand_over(self, item: _T | BaseException | None) -> None:
         while not self.stopped.is_set():
-            with contextlib.suppress(queue.Empty):
-                self._places.get(timeout=0.1)
-                self._ready.put(item)
+            with contextlib.suppress(queue.Full):
+                self._ready.put(item, timeout=0.1)
                 return

@@ -125,7 +125,7 @@ class Replay:
         fault: SourceError | None = None
         try:
             with closing(self._chunks(source)) as chunks:
-                for chunk in self._stop.between(chunks):
+                for chunk in chunks:
                     notes.hear(chunk.samples)
                     self._take(*self._detector.process(chunk.samples), origin, notes)
                     self._bar.advance(source)
@@ -137,11 +137,11 @@ class Replay:
         return fault
 
     def _chunks(self, source: Source) -> Generator[AudioChunk, None, None]:
-        """Return the source's chunks at the pace that was asked for."""
+        """Return the source's chunks at the pace that was asked for; a signal ends them with Stopped."""
         if self._options.realtime:
-            return in_real_time(source, self._rate_hz)
+            return self._stop.between(in_real_time(source, self._rate_hz))
         # Raw samples may be live: they are taken as they come.
-        return read_ahead(source) if source.frames_total is not None else (chunk for chunk in source)
+        return read_ahead(source, self._stop.look) if source.frames_total is not None else self._stop.between(source)
 
     def _take(self, scores: Scores, events: Iterable[Event], origin: Origin, notes: FileNotes) -> None:
         notes.judge(scores)

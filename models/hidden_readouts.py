@@ -1,8 +1,8 @@
-"""Read-outs of hidden layers, for training alone: each layer learns from the classes themselves, too.
+"""Read-outs of hidden layers, for training alone: later convolutions learn from the classes directly, too.
 
-What the last layer gets wrong reaches the first through three surrogate derivatives, each of them wrong by a
-little. So the convolutions behind the first get read-outs of their own, whose loss needs fewer of them (C.-Y. Lee
-et al., "Deeply-supervised nets", AISTATS 2015). They are no part of the network.
+What the scores get wrong reaches a layer through the surrogate derivatives of all layers behind it, each of them
+wrong by a little. So the convolutions behind the first get read-outs of their own, whose loss passes through fewer
+of them (C.-Y. Lee et al., "Deeply-supervised nets", AISTATS 2015). They are no part of the network.
 """
 
 from __future__ import annotations

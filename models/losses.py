@@ -73,7 +73,7 @@ def total_loss(  # noqa: PLR0913 - one batch
     spikes: Mapping[str, Tensor],
     fan_out: Mapping[str, float],
 ) -> Tensor:
-    """Return the weighted sum of a recipe's terms."""
+    """Return the weighted sum of a recipe's terms but ``deep``, which needs read-outs of its own."""
     terms = [logits.new_zeros(())]
     if loss.frame:
         terms.append(loss.frame * frame_loss(logits, target, weight))

@@ -92,8 +92,8 @@ class NetworkSpec:
     membrane_tau_s: tuple[float, ...]
     """Shortest and longest time constant of the convolutions' membranes at the start of training.
 
-    Long memories blur what the layers behind them learn from: with short ones a network learns faster, and those
-    that need longer ones grow them.
+    Long memories blur what the layers behind them learn from: with short ones a network learns faster, and neurons
+    that need a longer memory learn one.
     """
     dense_tau_s: tuple[float, ...]
     """The same of the dense layer's."""

@@ -178,8 +178,22 @@ def _check(recipe: Recipe, where: str) -> None:
         found = getattr(network, key)
         if found != value:
             raise ConfigError(f"{where}: network.{key} is {found}, but the rest of the recipe needs {value}")
+    _check_training(recipe, where)
     if missing := [label for label in recipe.classes if label not in recipe.decoding.on_thresholds]:
         raise ConfigError(f"{where}: decoding.on_thresholds lacks {', '.join(missing)}")
+
+
+def _check_training(recipe: Recipe, where: str) -> None:
+    """Refuse what a network cannot be trained by; raises ConfigError that names the key."""
+    for key in ("membrane_tau_s", "dense_tau_s"):
+        match getattr(recipe.network, key):
+            case (shortest, longest) if 0 < shortest <= longest:
+                pass
+            case found:
+                wanted = "it takes a shortest and a longest, above 0"
+                raise ConfigError(f"{where}: network.{key} is {list(found)}; {wanted}")
+    if recipe.loss.deep and not recipe.network.convs[1:]:
+        raise ConfigError(f"{where}: loss.deep needs two convolutions or more; set it to 0")
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -190,7 +190,7 @@ class _Trainer:
             loss = loss + self._recipe.loss.deep * self._hidden.loss(probe, beta, target, weight)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._net.parameters(), LARGEST_GRADIENT)
+        nn.utils.clip_grad_norm_(self._net.parameters(), LARGEST_GRADIENT)  # hidden read-outs need no limit
         self._optimiser.step()
         activity.add(probe)
         return loss.item()

@@ -64,8 +64,8 @@ class Measurement:
             total = source.frames_total or math.inf
             self._store.begin(source_id, label)
             try:
-                with closing(read_ahead(source)) as chunks:
-                    for chunk in self._stop.between(chunks):
+                with closing(read_ahead(source, self._stop.look)) as chunks:
+                    for chunk in chunks:
                         end = chunk.first_sample + len(chunk.samples)
                         samples = chunk.samples[max(0, begin - chunk.first_sample) :]
                         self._store.push(self._detector.process(samples)[0], end)

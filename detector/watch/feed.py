@@ -95,10 +95,9 @@ class OwnFeed:
 class StreamFeed:
     """Follows the stream of a service that shows its page; a lost connection is made again."""
 
-    def __init__(self, host: str, port: int, token: str | None) -> None:
-        """Ask for the model; raises DeviceError where there is no such service, or it wants another token."""
-        self._client = WebClient(host, port, token)
-        self.model: Mapping[str, Any] = self._client.get("/api/model")
+    def __init__(self, client: WebClient, model: Mapping[str, Any]) -> None:
+        """Take a service's client, and what it has told of its model."""
+        self._client, self.model = client, model
         self._reader = Reader(self._follow(), _DEPTH)
         self._reader.start()
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numba
 import numpy as np
@@ -23,9 +23,6 @@ from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
 from models.recipe import Recipe
 from models.scan import leak_scan
 
-_TAU_S: Final = (0.05, 0.8)
-"""Membrane time constants of the new neurons, as those of the dense layer they stand beside."""
-
 
 class Head(nn.Module):
     """Spikes of the last convolution and of the dense layer in, one logit per class out, frame by frame."""
@@ -34,7 +31,7 @@ class Head(nn.Module):
         super().__init__()
         spec = recipe.network
         self.dense = nn.Linear(body.inputs, spec.hidden)
-        self.unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=_TAU_S)
+        self.unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=spec.dense_tau_s)
         self.readout = nn.Linear(body.dense + spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(initial_readout(spec))
         self.drop = nn.Dropout(spec.dropout)

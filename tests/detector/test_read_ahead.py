@@ -64,6 +64,26 @@ def test_no_more_than_the_depth_is_read_ahead() -> None:
     iterator.close()
 
 
+def test_what_a_look_raises_ends_it_also_while_no_chunk_comes() -> None:
+    gate = threading.Event()
+
+    def stuck() -> Iterator[AudioChunk]:
+        yield from chunks(1)
+        gate.wait()
+
+    looks = iter(range(100))
+
+    def look() -> None:
+        if next(looks) == 3:
+            raise InterruptedError("enough")
+
+    iterator = read_ahead(stuck(), look)
+    assert next(iterator).first_sample == 0
+    with pytest.raises(InterruptedError, match="enough"):
+        next(iterator)
+    gate.set()
+
+
 def test_a_whole_sound_is_what_the_file_holds(tmp_path: Path) -> None:
     wave = np.random.default_rng(0).normal(0, 0.1, (40000, 2)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")

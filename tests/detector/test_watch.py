@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -132,6 +133,18 @@ def test_a_service_is_watched_through_its_page_also_when_it_has_gone(tmp_path: P
             terminal.wait_for(lambda t: "no connection" in t, "the loss")
             assert terminal.end(signal.SIGINT) == 130
     assert run("--connect", address) == (69, "no detector's page answers")
+
+
+def test_a_signal_ends_the_asking_of_one_who_never_answers() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Terminal("--connect", f"127.0.0.1:{server.getsockname()[1]}") as terminal,
+    ):
+        server.settimeout(DEADLINE_S)
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(3) == b"GET"
+            assert terminal.end(signal.SIGINT) == 130  # and not 69, for want of an answer
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:

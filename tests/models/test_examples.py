@@ -241,8 +241,8 @@ def test_noises_have_unit_rms_and_clipping_clips() -> None:
     for wave in (noise(16000, rng), hum(16000, rng, 16000), rumble(16000, rng, 16000)):
         assert np.sqrt(np.mean(np.square(wave))) == pytest.approx(1.0, rel=1e-3)
     wave = rng.normal(size=10000).astype(np.float32)
-    clipped = clip_hard(wave, rng)
-    assert 0 < np.mean(clipped != wave) < 0.011
+    for _ in range(20):
+        assert 0 < np.mean(clip_hard(wave, rng) != wave) < 0.101
 
 
 def test_rooms_keep_the_length_and_the_sound() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,8 +129,11 @@ def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
     short_recipe.write_text(text.replace("[schedule]", "[schedule]\nmomentum = 1.0"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"unknown key 'schedule\.momentum'"):
         load_recipe(short_recipe)
-    short_recipe.write_text(text.replace("hidden = 192\n", ""), encoding="utf-8")
+    short_recipe.write_text(re.sub(r"(?m)^hidden = .*\n", "", text), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"lacks the key 'network\.hidden'"):
+        load_recipe(short_recipe)
+    short_recipe.write_text(re.sub(r"(?m)^dense_tau_s = .*$", "dense_tau_s = [0.4, 0.02]", text), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"network\.dense_tau_s is \[0\.4, 0\.02\]; it takes a shortest"):
         load_recipe(short_recipe)
     short_recipe.write_text(text.replace("frame_rate_hz = 40.0", "frame_rate_hz = 50.0"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"network\.frame_rate_hz is 50\.0, but the rest of the recipe needs 40\.0"):
