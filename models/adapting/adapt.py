@@ -142,35 +142,16 @@ def _lessons(wish: Wish, own: Sounds, others: Sounds, recipe: Recipe) -> Lessons
 
 def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
     """Return how the head is trained: as a small network of its own on the model's front end."""
-    features, encoder = manifest.features, manifest.encoder
     decoder = manifest.classes[0].decoder
-    network = NetworkSpec(
-        kind="fcsnn",
-        planes=2 * len(encoder.thresholds),
-        n_mfcc=features.n_mfcc,
-        n_mels=features.n_mels,
-        level_gain=1.0,
-        classes=len(wish.folders),
-        convs=(),
-        hidden=HIDDEN,
-        frame_rate_hz=features.sample_rate_hz / features.hop_length,
-        membrane_tau_s=(0.02, 0.4),
-        dense_tau_s=(0.05, 0.8),
-        readout_tau_s=0.3,
-        surrogate="fast_sigmoid",
-        slope=10.0,
-        drive=math.inf,
-        dropout=0.25,
-    )
     return Recipe(
         kind="stream",
         name=manifest.name,
         version=manifest.version,
         data=Data("folders", "", "the user's own", ()),
         classes=dict.fromkeys(wish.folders, wish.category),
-        features=features,
-        encoder=encoder,
-        network=network,
+        features=manifest.features,
+        encoder=manifest.encoder,
+        network=_network(manifest, len(wish.folders)),
         examples=_examples(len(wish.folders)),
         loss=Loss(frame=1.0, clip=0.0, score=0.0, deep=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
         schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01),
@@ -182,6 +163,28 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
             decoder.off_threshold / decoder.on_threshold,
             dict.fromkeys(wish.folders, _PRIOR),
         ),
+    )
+
+
+def _network(manifest: Manifest, classes: int) -> NetworkSpec:
+    features, encoder = manifest.features, manifest.encoder
+    return NetworkSpec(
+        kind="fcsnn",
+        planes=2 * len(encoder.thresholds),
+        n_mfcc=features.n_mfcc,
+        n_mels=features.n_mels,
+        level_gain=1.0,
+        classes=classes,
+        convs=(),
+        hidden=HIDDEN,
+        frame_rate_hz=features.sample_rate_hz / features.hop_length,
+        membrane_tau_s=(0.02, 0.4),
+        dense_tau_s=(0.05, 0.8),
+        readout_tau_s=0.3,
+        surrogate="fast_sigmoid",
+        slope=10.0,
+        drive=math.inf,
+        dropout=0.25,
     )
 
 
