@@ -44,28 +44,34 @@ def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
         from detector.watch.screen import watch as show
 
         until_s = time.monotonic() + seconds if seconds is not None else float("inf")
-        with suppress(Stopped), closing(_feed(stop, **options)) as feed:
+        with suppress(Stopped), closing(_feed(stop, options)) as feed:
             show(feed, console, stop, until_s)
         ctx.exit(stop.exit_code)
 
 
-def _feed(  # noqa: PLR0913 - the command's options
-    stop: StopOnSignal, device: str, model: Path | None, connect: str | None, token_file: Path | None, *, loop: bool
-) -> Feed:
-    from detector.watch.feed import OwnFeed, StreamFeed
+def _feed(stop: StopOnSignal, options: dict[str, Any]) -> Feed:
+    if options["connect"] is not None:
+        return _service(stop, options["connect"], options["token_file"])
+    return _own(options["device"], options["model"], loop=options["loop"])
 
-    if connect is not None:
-        from detector.addresses import split_address
-        from detector.credentials import read_secret
-        from detector.web.client import WebClient
 
-        host, port = split_address(connect.removeprefix("http://").rstrip("/"))
-        client = WebClient(host or "localhost", port, None if token_file is None else read_secret(token_file))
-        with stop.waiting():
-            known = client.get("/api/model")
-        return StreamFeed(client, known)
+def _service(stop: StopOnSignal, address: str, token_file: Path | None) -> Feed:
+    from detector.addresses import split_address
+    from detector.credentials import read_secret
+    from detector.watch.feed import StreamFeed
+    from detector.web.client import WebClient
+
+    host, port = split_address(address.removeprefix("http://").rstrip("/"))
+    client = WebClient(host or "localhost", port, None if token_file is None else read_secret(token_file))
+    with stop.waiting():
+        known = client.get("/api/model")
+    return StreamFeed(client, known)
+
+
+def _own(device: str, model: Path | None, *, loop: bool) -> Feed:
     from detector.live.parts import Wishes, make_detector, make_station, open_source
     from detector.settings import Audio, Listening, Settings
+    from detector.watch.feed import OwnFeed
 
     source = "file" if is_file(device) else "mic"
     settings = Settings(audio=Audio(device=device, source=source), listening=Listening(path=model))

@@ -34,7 +34,7 @@ def evaluate_events(model: Path, folder: Path, json_path: Path | None, pictures:
     from models.scenes.folder import read_scenes
 
     _check_folder(json_path, pictures)
-    standard.library()  # a package that is missing is named before hours of listening
+    standard.library()  # a package that is missing is named now, not after long scenes were heard
     scenes = read_scenes(folder)
     heard = listen(model, scenes, processes)
     if any(scenes.sha256.startswith(digest) for digest in tuned_on(heard.manifest)):
