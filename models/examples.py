@@ -133,7 +133,10 @@ class ExampleMaker:
         if rng.random() < self._params.rumbling:
             wave = wave + rng.uniform(0, 3) * self.places.rumble(rng)
         level_db = rng.uniform(*_BARE_DB)
-        wave = _quantised(np.asarray(wave * 10 ** (level_db / 20), np.float32))
+        wave = wave * 10 ** (level_db / 20)
+        if rng.random() < self._params.narrow:
+            wave = augment.narrow(wave, rng, self._rate)
+        wave = _quantised(np.asarray(wave, np.float32))
         shape = (self._frames, self._classes)
         idle = np.ones(self._frames, np.uint8)
         return Example(self._front.encode(wave), np.zeros(shape, np.uint8), np.ones(shape, np.uint8), idle)

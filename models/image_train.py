@@ -21,7 +21,7 @@ from models.image_data import PictureSet, encode, open_pictures
 from models.image_evaluate import judge, layered, write_results
 from models.image_network import ImageNetwork, Response
 from models.image_recipe import ImageRecipe, as_dict, load_image_recipe, parse_image_recipe
-from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
+from models.optimiser import LARGEST_GRADIENT, Optimiser, rate_at
 from models.run_folder import RunFolder
 
 
@@ -94,7 +94,7 @@ class _Trainer:
         self.net, self._recipe, self._run, self._pictures = net, recipe, run, pictures
         self._folder, self._device = RunFolder(run.folder), training_device()
         s = recipe.schedule
-        self._optimiser = make_optimiser(net, s.learning_rate, s.weight_decay)
+        self._optimiser = Optimiser(net, s.learning_rate, s.weight_decay)
         # A last batch that is not whole would disturb the batch norm; other pictures are left out in each epoch.
         self._batches = max(1, len(pictures.labels) // s.batch)
         self._epoch = 0
@@ -131,7 +131,7 @@ class _Trainer:
             if self._epoch == i == 0 and self._recipe.network.start_rate > 0:
                 self.net.wake(x, self._recipe.network.start_rate)
             progress = (self._epoch + i / self._batches) / self._recipe.schedule.epochs
-            set_rate(self._optimiser, self._recipe.schedule.learning_rate, progress, warm_up=0.03, floor=0.01)
+            self._optimiser.set_rate(rate_at(progress, self._recipe.schedule.learning_rate, warm_up=0.03, floor=0.01))
             response = self.net(x)
             loss = total_loss(response, labels, self._recipe)
             self._optimiser.zero_grad()

@@ -107,6 +107,8 @@ class Schedule:
     batch: int
     learning_rate: float
     weight_decay: float
+    muon: bool
+    """Whether the weights of hidden layers learn by Muon, not by AdamW as everything else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from models.hidden_readouts import HiddenReadouts
 from models.layouts import load_good_clips
 from models.losses import total_loss
 from models.mixtures import MixtureMaker
-from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
+from models.optimiser import LARGEST_GRADIENT, Optimiser, rate_at
 from models.recipe import Mixtures, Recipe, as_dict
 from models.run_folder import RunFolder
 from models.untrained import Network, make_network
@@ -146,7 +146,8 @@ class _Trainer:
         self._batches = max(1, s.examples_per_epoch // s.batch)
         self._hidden = HiddenReadouts(recipe.network).to(self._device) if recipe.loss.deep else None
         learners = [net] if self._hidden is None else [net, self._hidden]
-        self._optimiser = make_optimiser(nn.ModuleList(learners), s.learning_rate, s.weight_decay)
+        weights = [layer.weight for layer in (*net.convs, net.dense)] if s.muon else []
+        self._optimiser = Optimiser(nn.ModuleList(learners), s.learning_rate, s.weight_decay, weights)
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
 
@@ -167,7 +168,7 @@ class _Trainer:
         batches = self._batches_of_examples()
         for i in range(self._batches):
             progress = (self.epoch + i / self._batches) / self._recipe.schedule.epochs
-            set_rate(self._optimiser, self._recipe.schedule.learning_rate, progress, warm_up=0.05, floor=0.005)
+            self._optimiser.set_rate(rate_at(progress, self._recipe.schedule.learning_rate, warm_up=0.05, floor=0.005))
             losses.append(self._one_batch(next(batches), activity))
         self.epoch += 1
         row: dict[str, Any] = {"epoch": self.epoch, "loss": float(np.mean(losses))}

@@ -154,7 +154,7 @@ def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
         network=_network(manifest, len(wish.folders)),
         examples=_examples(len(wish.folders)),
         loss=Loss(frame=1.0, clip=0.0, score=0.0, deep=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
-        schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01),
+        schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01, muon=False),
         decoding=Decoding(
             decoder.smoothing_frames,
             decoder.min_on_frames,

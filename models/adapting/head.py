@@ -19,7 +19,7 @@ from detector.network import Model, trace
 from models.adapting.extension import Body, Extension
 from models.losses import frame_loss
 from models.network import SpikingUnit, fold_norm, initial_readout, round_to_grid
-from models.optimiser import LARGEST_GRADIENT, make_optimiser, set_rate
+from models.optimiser import LARGEST_GRADIENT, Optimiser, rate_at
 from models.recipe import Recipe
 from models.scan import leak_scan
 
@@ -96,12 +96,12 @@ def learn(lessons: Lessons, body: Body, recipe: Recipe, seed: int, advance: Call
     """Return a head that has learnt from examples; ``advance`` is called after each batch."""
     torch.manual_seed(seed)
     head, schedule = Head(body, recipe), recipe.schedule
-    optimiser = make_optimiser(head, schedule.learning_rate, schedule.weight_decay)
+    optimiser = Optimiser(head, schedule.learning_rate, schedule.weight_decay)
     batches = list(_batches(len(lessons.fired), schedule.batch, schedule.epochs, np.random.default_rng(seed)))
     head.train()
     with _one_thread():
         for number, chosen in enumerate(batches):
-            set_rate(optimiser, schedule.learning_rate, number / len(batches), warm_up=0.05, floor=0.005)
+            optimiser.set_rate(rate_at(number / len(batches), schedule.learning_rate, warm_up=0.05, floor=0.005))
             bits = np.unpackbits(lessons.fired[chosen], axis=2, count=body.inputs + body.dense)
             fired = torch.from_numpy(bits).float()
             target, weight = (torch.from_numpy(part[chosen]).float() for part in (lessons.target, lessons.weight))

@@ -138,6 +138,13 @@ def test_a_bare_place_has_no_class_from_loud_to_the_last_bits(model_params: Mfcc
     assert max(levels_db) > -45
     assert min(levels_db) < -85
     assert all(np.array_equal(wave * 2**15, np.rint(wave * 2**15)) for wave in given)
+    given.clear()
+    for narrow_share in (0.0, 1.0):
+        m._params = dataclasses.replace(m._params, narrow=narrow_share)
+        m.draw(np.random.default_rng(int(np.argmax(levels_db))))
+    wide, low = (np.abs(np.fft.rfft(wave)) ** 2 for wave in given)
+    above = wide.size * 6 // 8
+    assert low[above:].sum() / low.sum() < 0.01 * wide[above:].sum() / wide.sum()
 
 
 def test_a_sound_far_under_noise_is_in_doubt_and_heard_on_between_its_knocks(

@@ -98,11 +98,13 @@ def _once(epoch: Callable[[_Trainer], object]) -> Callable[[_Trainer], object]:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("muon", [False, True])
 def test_a_run_goes_on_where_it_was_interrupted(
-    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, muon: bool
 ) -> None:
     """To the bit, and however many processes make the examples."""
     recipe = load_recipe(short_recipe)
+    recipe = replace(recipe, schedule=replace(recipe.schedule, muon=muon))
     run = Run(tree, None, tmp_path / "run", 0, None, workers=2)
     net = train(recipe, run)
     broken_off = Run(tree, None, tmp_path / "broken-off", 0, None, workers=0)
