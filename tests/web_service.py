@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from detector.messages import Samples
-from tests.service import Child, service, wait_until
+from tests.service import RATE, Child, service, wait_until
 
 SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
 
@@ -65,5 +65,5 @@ def web_service(folder: Path, web: str = "", **options: Any) -> Iterator[tuple[C
 
 def heard(child: Child) -> None:
     """Play the scene as fast as it is taken, and wait until its second guitar is over and its clip is written."""
-    child.play(scene())
+    child.play(np.concatenate([scene(), np.zeros(RATE, np.float32)]))  # a second in which it can be over
     child.wait_for_records(lambda rs: [r["label"] for r in rs if r["type"] == "offset"].count("guitar") >= 2, "guitars")
