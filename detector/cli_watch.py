@@ -35,7 +35,7 @@ def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
     console = Console()
     if not console.is_terminal or console.is_dumb_terminal:
         raise click.UsageError("There is no terminal to draw on; snn-detect meter prints lines.")
-    if options["connect"] and ctx.get_parameter_source("device") is not click.core.ParameterSource.DEFAULT:
+    if options["connect"] is not None and ctx.get_parameter_source("device") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--device and --connect: name one of them.")
     with StopOnSignal() as stop:
         import time
@@ -44,15 +44,13 @@ def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
         from detector.watch.screen import watch as show
 
         until_s = time.monotonic() + seconds if seconds is not None else float("inf")
-        with suppress(Stopped), closing(_feed(stop, options)) as feed:
+        with suppress(Stopped), closing(_feed(stop, **options)) as feed:
             show(feed, console, stop, until_s)
         ctx.exit(stop.exit_code)
 
 
-def _feed(stop: StopOnSignal, options: dict[str, Any]) -> Feed:
-    if options["connect"] is not None:
-        return _service(stop, options["connect"], options["token_file"])
-    return _own(options["device"], options["model"], loop=options["loop"])
+def _feed(stop: StopOnSignal, connect: str | None, token_file: Path | None, **own: Any) -> Feed:
+    return _own(**own) if connect is None else _service(stop, connect, token_file)
 
 
 def _service(stop: StopOnSignal, address: str, token_file: Path | None) -> Feed:

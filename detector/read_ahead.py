@@ -12,10 +12,11 @@ from detector.messages import AudioChunk
 
 _T = TypeVar("_T")
 _LOOK_S: Final = 0.1
+"""How long what ``look`` would raise may have to wait while no chunk comes."""
 
 
 def read_ahead(
-    chunks: Iterable[AudioChunk], look: Callable[[], None] = lambda: None, depth: int = 2
+    chunks: Iterable[AudioChunk], look: Callable[[], None], depth: int = 2
 ) -> Generator[AudioChunk, None, None]:
     """Yield chunks that a thread of their own reads ahead, at most ``depth`` of them: decoding costs no waiting.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ from models.image_data import PictureSet, encode, open_pictures
 from models.image_evaluate import judge, layered, write_results
 from models.image_network import ImageNetwork, Response
 from models.image_recipe import ImageRecipe, as_dict, load_image_recipe, parse_image_recipe
-from models.optimiser import LARGEST_GRADIENT, Optimiser, rate_at
+from models.optimiser import Optimiser, clip, rate_at
 from models.run_folder import RunFolder
 
 
@@ -136,7 +136,8 @@ class _Trainer:
             loss = total_loss(response, labels, self._recipe)
             self._optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            self._step_down()
+            clip(self.net, f"{self._recipe.name}, epoch {self._epoch + 1}")
+            self._optimiser.step()
             losses += loss.item()
             right += int((response.decide() == labels).sum())
             activity.add(layered(response))
@@ -151,19 +152,6 @@ class _Trainer:
             "dead": activity.dead_shares(),
             "rates": activity.rates(),
         }
-
-    def _step_down(self) -> None:
-        """Follow the clipped gradient; raises ConfigError where it is not finite, before a weight is spoiled.
-
-        A network of weights that are no numbers is silent, and would pass for one with dead neurons.
-        """
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), LARGEST_GRADIENT)
-        if not torch.isfinite(norm):
-            keys = "schedule.learning_rate or network.slope"
-            raise ConfigError(
-                f"{self._recipe.name}: the gradient is not finite in epoch {self._epoch + 1}; lower {keys}"
-            )
-        self._optimiser.step()
 
     def _drawn_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self._pictures.labels))

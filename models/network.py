@@ -93,7 +93,7 @@ class NetworkSpec:
     """Shortest and longest time constant of the convolutions' membranes at the start of training.
 
     Long memories blur what the layers behind them learn from: with short ones a network learns faster, and neurons
-    that need a longer memory learn one.
+    that need a longer memory learn one. A network without spikes has none of these.
     """
     dense_tau_s: tuple[float, ...]
     """The same of the dense layer's."""

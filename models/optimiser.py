@@ -14,6 +14,7 @@ from detector.errors import ConfigError
 LARGEST_GRADIENT = 2.0
 """Norm that gradients are clipped to."""
 _MOMENTUM = 0.95
+"""As in Jordan's own runs; what torch takes unless told."""
 
 
 class Optimiser:
@@ -27,7 +28,11 @@ class Optimiser:
     def __init__(
         self, net: nn.Module, learning_rate: float, weight_decay: float, hidden: Sequence[Tensor] = ()
     ) -> None:
-        """Take the parameters of a network; only weights decay, not biases, norms or time constants."""
+        """Take the parameters of a network; only weights decay, not biases, norms or time constants.
+
+        ``hidden`` are weights of the network, with two axes or more, that already are on its device: their
+        memory is shared. The first axis is that of a layer's outputs.
+        """
         self._hidden = list(hidden)
         # Muon takes matrices: one row for each of a layer's outputs. They share the weights' memory.
         self._matrices = [nn.Parameter(p.detach().view(len(p), -1)) for p in self._hidden]
@@ -65,10 +70,23 @@ class Optimiser:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where another stood; raises ConfigError where that was none of this kind."""
+        if "param_groups" in saved:  # as runs wrote it while there was AdamW alone
+            saved = {"adamw": saved}
         if saved.keys() != self._optimisers.keys():
             raise ConfigError("the checkpoint is of another optimiser; name another folder for the run")
         for name, optimiser in self._optimisers.items():
             optimiser.load_state_dict(saved[name])
+
+
+def clip(net: nn.Module, where: str) -> None:
+    """Clip a network's gradient; raises ConfigError where it is not finite, before a weight is spoiled.
+
+    A network of weights that are no numbers is silent, and would pass for one with dead neurons. ``where`` says
+    which run, and when.
+    """
+    norm = nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
+    if not torch.isfinite(norm):
+        raise ConfigError(f"{where}: the gradient is not finite; lower schedule.learning_rate or network.slope")
 
 
 def _adamw(net: nn.Module, learning_rate: float, weight_decay: float, others: Iterable[Tensor]) -> torch.optim.AdamW:

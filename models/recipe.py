@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,10 @@ class Schedule:
     learning_rate: float
     weight_decay: float
     muon: bool
-    """Whether the weights of hidden layers learn by Muon, not by AdamW as everything else."""
+    """Whether the weights of convolutions and of the dense layer learn by Muon, not by AdamW as everything else.
+
+    The first convolution is one of them: what it reads are spikes, through a fixed matrix of its own.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class Recipe:
     loss: Loss
     schedule: Schedule
     decoding: Decoding
-    """Chosen on folds that the tuning runs left out; it takes no part in training."""
+    """What an exported network begins with, until it is tuned; it takes no part in training."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -189,11 +193,13 @@ def _check_training(recipe: Recipe, where: str) -> None:
     """Refuse what a network cannot be trained by; raises ConfigError that names the key."""
     for key in ("membrane_tau_s", "dense_tau_s"):
         match getattr(recipe.network, key):
-            case (shortest, longest) if 0 < shortest <= longest:
+            case (shortest, longest) if 0 < shortest <= longest < math.inf:
                 pass
             case found:
                 wanted = "it takes a shortest and a longest, above 0"
                 raise ConfigError(f"{where}: network.{key} is {list(found)}; {wanted}")
+    if recipe.loss.deep < 0:
+        raise ConfigError(f"{where}: loss.deep is {recipe.loss.deep}; it takes a weight, 0 or above")
     if recipe.loss.deep and not recipe.network.convs[1:]:
         raise ConfigError(f"{where}: loss.deep needs two convolutions or more; set it to 0")
 

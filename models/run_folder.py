@@ -24,7 +24,8 @@ class RunFolder:
         """Write down what the run is, and what code made it; raises ConfigError where it holds another run."""
         text, path = json.dumps(plan, indent=1), self.path / "plan.json"
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise ConfigError(f"{self.path}: holds a run of another recipe, seed or left-out fold; name another folder")
+            others = "of another recipe, seed, left-out fold or --begin, or of an earlier version"
+            raise ConfigError(f"{self.path}: holds a run {others}; name another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         self.write("origin.json", {"version": __version__, "revision": git_revision(), "torch": torch.__version__})

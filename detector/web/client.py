@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - the first look-up of a name would import it, where a signal may break that off
 import http.client
 import json
 from collections.abc import Iterator, Mapping
@@ -22,11 +23,15 @@ class WebClient:
     def __init__(self, host: str, port: int, token: str | None) -> None:
         """Prepare to ask."""
         self._host, self._port = host, port
+        self._where = f"{host}:{port}"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def get(self, path: str) -> Any:
         """Return the JSON of an answer; raises DeviceError where there is no such service, or it wants a token."""
-        return json.loads(self._answer(path, _ANSWER_S).read())
+        try:
+            return json.loads(self._answer(path, _ANSWER_S).read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise DeviceError(f"{self._where}: answers, but not as a detector's page does ({error})") from error
 
     def stream(self) -> Iterator[Message]:
         """Yield what happens as it happens.
@@ -43,15 +48,15 @@ class WebClient:
         raise SourceError("the stream has ended")
 
     def _answer(self, path: str, timeout_s: float) -> http.client.HTTPResponse:
-        where = f"{self._host}:{self._port}"
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
             connection.request("GET", path, headers=self._headers)
             answer = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise DeviceError(f"{where}: no detector's page answers there ({error}); start one with --web") from error
+            why = f"no detector's page answers there ({error}); start one with --web"
+            raise DeviceError(f"{self._where}: {why}") from error
         if answer.status == http.client.UNAUTHORIZED:
-            raise DeviceError(f"{where}: wants a token; name its file with --token-file")
+            raise DeviceError(f"{self._where}: wants a token; name its file with --token-file")
         if answer.status != http.client.OK:
-            raise DeviceError(f"{where}: answers {answer.status} {answer.reason}")
+            raise DeviceError(f"{self._where}: answers {answer.status} {answer.reason}")
         return answer

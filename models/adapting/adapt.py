@@ -178,7 +178,7 @@ def _network(manifest: Manifest, classes: int) -> NetworkSpec:
         convs=(),
         hidden=HIDDEN,
         frame_rate_hz=features.sample_rate_hz / features.hop_length,
-        membrane_tau_s=(0.02, 0.4),
+        membrane_tau_s=(0.02, 0.4),  # of convolutions, of which it has none
         dense_tau_s=(0.05, 0.8),
         readout_tau_s=0.3,
         surrogate="fast_sigmoid",

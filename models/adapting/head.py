@@ -19,7 +19,7 @@ from detector.network import Model, trace
 from models.adapting.extension import Body, Extension
 from models.losses import frame_loss
 from models.network import SpikingUnit, fold_norm, initial_readout, round_to_grid
-from models.optimiser import LARGEST_GRADIENT, Optimiser, rate_at
+from models.optimiser import Optimiser, clip, rate_at
 from models.recipe import Recipe
 from models.scan import leak_scan
 
@@ -109,7 +109,7 @@ def learn(lessons: Lessons, body: Body, recipe: Recipe, seed: int, advance: Call
             loss = frame_loss(logits, target, weight)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(head.parameters(), LARGEST_GRADIENT)
+            clip(head, "the new classes")
             optimiser.step()
             advance()
     return head.eval()

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,15 @@ from tests.service import COMMAND, DEADLINE_S, Child
 from tests.web_service import SCENE, url_of
 
 WIDTH, HEIGHT = 120, 40
+REASONS = (
+    "wants a token",
+    "no detector's page answers",
+    "not as a detector's page",
+    "cannot be opened",
+    "is a pipe",
+    "name one of them",
+    "lacks its port",
+)
 
 
 class Terminal:
@@ -147,18 +157,34 @@ def test_a_signal_ends_the_asking_of_one_who_never_answers() -> None:
             assert terminal.end(signal.SIGINT) == 130  # and not 69, for want of an answer
 
 
+def test_a_page_that_is_no_detectors_is_told() -> None:
+    page = b"<p>It works!</p>"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page))
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert run("--connect", f"127.0.0.1:{server.getsockname()[1]}") == (69, "not as a detector's page")
+
+
 def run(*arguments: str | Path) -> tuple[int, str]:
     """Run it to its end in a terminal; return its code and which reason it told."""
-    reasons = ("wants a token", "no detector's page answers", "cannot be opened", "name one of them")
     with Terminal(*arguments) as terminal:
         while terminal.read(DEADLINE_S):
             pass
-        return terminal.process.wait(), next((r for r in reasons if r in terminal.text), terminal.text)
+        return terminal.process.wait(), next((r for r in REASONS if r in terminal.text), terminal.text)
 
 
 def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     assert run("--device", tmp_path / "none.wav") == (66, "cannot be opened")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert run("--device", tmp_path / "pipe.wav") == (66, "is a pipe")
     assert run("--device", SCENE, "--connect", "127.0.0.1:1") == (2, "name one of them")
+    assert run("--connect", "") == (2, "lacks its port")
     done = subprocess.run([sys.executable, "-m", "detector", "watch"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "no terminal to draw on" in done.stderr

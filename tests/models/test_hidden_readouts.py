@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.hidden_readouts import HiddenReadouts
-from models.network import SpikingConvNet
+from models.network import ConvSpec, SpikingConvNet
 from tests.models.test_network import ENCODER, SPEC, spikes
 
 
@@ -37,14 +37,15 @@ def test_a_read_out_adds_up_and_forgets_as_that_of_the_network() -> None:
 
 def test_layers_in_front_learn_from_them_and_those_behind_do_not() -> None:
     torch.manual_seed(0)
-    net, readouts, probe = SpikingConvNet(SPEC, ENCODER).train(), HiddenReadouts(SPEC), dict[str, torch.Tensor]()
+    spec = dataclasses.replace(SPEC, convs=(*SPEC.convs, ConvSpec(6, 2, 1, 3, 1, synapse=False)))
+    net, readouts, probe = SpikingConvNet(spec, ENCODER).train(), HiddenReadouts(spec), dict[str, torch.Tensor]()
+    torch.nn.init.zeros_(readouts._layers["conv3"].weight)  # type: ignore[arg-type]  # that of conv2 teaches alone
     net(spikes(60, 1)[None], None, probe)
     beta = torch.sigmoid(net.readout_beta_logit)
     loss = readouts.loss(probe, beta, torch.ones(1, 60, 3), torch.ones(1, 60, 3))
     loss.backward()  # type: ignore[no-untyped-call]
-    learn = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
-    assert learn == {"convs", "units"}
-    assert net.convs[0].weight.grad is not None
+    learn = {name.rpartition(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learn == {"convs.0", "convs.1", "units.0", "units.1", "units.0.norm", "units.1.norm"}
 
 
 def test_a_network_without_convolutions_has_none() -> None:

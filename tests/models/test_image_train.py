@@ -140,7 +140,7 @@ def test_a_gradient_that_is_no_number_ends_the_run(
 ) -> None:
     """Weights that are no numbers give a silent network: its dead share must not be taken for a finding."""
     monkeypatch.setattr(image_train, "total_loss", lambda response, *_: response.scores.sum() * float("nan"))
-    with pytest.raises(ConfigError, match="gradient is not finite in epoch 1; lower"):
+    with pytest.raises(ConfigError, match="epoch 1: the gradient is not finite; lower"):
         fit_recipe(tiny(), ImageRun(digits, tmp_path, 0, None))
     assert not (tmp_path / "metrics.json").exists()
 

@@ -59,6 +59,27 @@ def test_hidden_weights_move_in_all_directions_alike_and_others_by_adamw() -> No
     assert torch.equal(net.conv.bias, plain.conv.bias)
 
 
+def test_muons_steps_are_torchs_on_matrices() -> None:
+    ours, theirs = network(), network()
+    optimiser = Optimiser(ours, 0.01, 0.1, [ours.conv.weight])
+    learn(ours, optimiser, steps=3)
+    matrix = nn.Parameter(theirs.conv.weight.detach().flatten(1).clone())
+    muon = torch.optim.Muon([matrix], 0.01, 0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = Optimiser(theirs, 0.01, 0.1)
+    for _ in range(3):
+        x, y = torch.randn(6, 2, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3
+        with torch.no_grad():
+            theirs.conv.weight.copy_(matrix.view_as(theirs.conv.weight))
+        adamw.zero_grad()
+        nn.functional.cross_entropy(theirs(x), y).backward()  # type: ignore[no-untyped-call]
+        assert theirs.conv.weight.grad is not None
+        matrix.grad = theirs.conv.weight.grad.flatten(1)
+        adamw.step()
+        muon.step()  # type: ignore[no-untyped-call]
+    assert torch.equal(ours.conv.weight, matrix.view_as(ours.conv.weight))
+    assert torch.equal(ours.linear.weight, theirs.linear.weight)
+
+
 def test_it_goes_on_from_what_was_saved() -> None:
     whole, parts = network(), network()
     optimiser = Optimiser(whole, 0.01, 0.1, [whole.conv.weight])
@@ -69,6 +90,10 @@ def test_it_goes_on_from_what_was_saved() -> None:
     second.load_state_dict(first.state_dict())
     learn(parts, second, steps=3)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    alone = Optimiser(parts, 0.01, 0.1)
+    learn(parts, alone, steps=1)
+    bare = alone.state_dict()["adamw"]
+    Optimiser(parts, 0.01, 0.1).load_state_dict(bare)  # as it was written while there was AdamW alone
     with pytest.raises(ConfigError, match="another optimiser"):
         Optimiser(parts, 0.01, 0.1).load_state_dict(first.state_dict())
 

@@ -20,9 +20,10 @@ from firmware_export.cli import cli as export_cli
 from models.cli import cli as train_cli
 from models.datasets import Clip
 from models.evaluate import Heard, confusion, esc10_accuracy, event_rates, figures, table
-from models.recipe import load_recipe
+from models.recipe import _check, load_recipe
 from models.train import Run, _Trainer, train
 from models.trained import load_run
+from models.untrained import make_network
 
 RECIPE = Path(__file__).parents[2] / "models" / "recipes" / "household.toml"
 LABELS = load_recipe(RECIPE).labels
@@ -98,13 +99,13 @@ def _once(epoch: Callable[[_Trainer], object]) -> Callable[[_Trainer], object]:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("muon", [False, True])
+@pytest.mark.parametrize("way", [(False, 0.0), (True, 0.0), (True, 0.5)])
 def test_a_run_goes_on_where_it_was_interrupted(
-    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, muon: bool
+    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[bool, float]
 ) -> None:
     """To the bit, and however many processes make the examples."""
-    recipe = load_recipe(short_recipe)
-    recipe = replace(recipe, schedule=replace(recipe.schedule, muon=muon))
+    (muon, deep), recipe = way, load_recipe(short_recipe)
+    recipe = replace(recipe, schedule=replace(recipe.schedule, muon=muon), loss=replace(recipe.loss, deep=deep))
     run = Run(tree, None, tmp_path / "run", 0, None, workers=2)
     net = train(recipe, run)
     broken_off = Run(tree, None, tmp_path / "broken-off", 0, None, workers=0)
@@ -114,8 +115,13 @@ def test_a_run_goes_on_where_it_was_interrupted(
             train(recipe, broken_off)
     resumed = train(recipe, broken_off)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), resumed.state_dict().values(), strict=True))
-    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    saved, went_on = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (run.folder, broken_off.folder))
     assert saved["epoch"] == 2
+    assert ("hidden" in saved) == bool(deep)
+    for name, value in saved.get("hidden", {}).items():
+        assert torch.equal(value, went_on["hidden"][name])
+        assert value.any()
+    assert load_run(run.folder)[0].state_dict().keys() == make_network(recipe).state_dict().keys()
     again = train(recipe, run)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
     assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 2
@@ -126,6 +132,31 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("dense_tau_s", "[0.4, 0.02]", r"network\.dense_tau_s is \[0\.4, 0\.02\]; it takes a shortest"),
+        ("membrane_tau_s", "[0.1, inf]", r"network\.membrane_tau_s is \[0\.1, inf\]; it takes a shortest"),
+        ("membrane_tau_s", "[0.1]", r"network\.membrane_tau_s is \[0\.1\]; it takes a shortest"),
+        ("deep", "-0.1", r"loss\.deep is -0\.1; it takes a weight"),
+    ],
+)
+def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, value: str, told: str) -> None:
+    text = short_recipe.read_text(encoding="utf-8")
+    short_recipe.write_text(re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text), encoding="utf-8")
+    with pytest.raises(ConfigError, match=told):
+        load_recipe(short_recipe)
+
+
+def test_hidden_read_outs_want_a_layer_to_read(short_recipe: Path) -> None:
+    recipe = load_recipe(short_recipe)
+    changed = replace(
+        recipe, loss=replace(recipe.loss, deep=0.3), network=replace(recipe.network, convs=recipe.network.convs[:1])
+    )
+    with pytest.raises(ConfigError, match=r"loss\.deep needs two convolutions"):
+        _check(changed, "recipe")
+
+
 def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
     text = short_recipe.read_text(encoding="utf-8")
     short_recipe.write_text(text.replace("[schedule]", "[schedule]\nmomentum = 1.0"), encoding="utf-8")
@@ -133,9 +164,6 @@ def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
         load_recipe(short_recipe)
     short_recipe.write_text(re.sub(r"(?m)^hidden = .*\n", "", text), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"lacks the key 'network\.hidden'"):
-        load_recipe(short_recipe)
-    short_recipe.write_text(re.sub(r"(?m)^dense_tau_s = .*$", "dense_tau_s = [0.4, 0.02]", text), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"network\.dense_tau_s is \[0\.4, 0\.02\]; it takes a shortest"):
         load_recipe(short_recipe)
     short_recipe.write_text(text.replace("frame_rate_hz = 40.0", "frame_rate_hz = 50.0"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"network\.frame_rate_hz is 50\.0, but the rest of the recipe needs 40\.0"):
