@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.losses import frame_loss
 from models.network import NetworkSpec
-from models.scan import leak_scan
+from models.scan import leaky_readout
 
 
 class HiddenReadouts(nn.Module):
@@ -36,7 +36,6 @@ class HiddenReadouts(nn.Module):
         """
         losses = [target.new_zeros(())]
         for name, layer in self._layers.items():
-            current = layer(probe[name].permute(0, 2, 1, 3).flatten(2)).transpose(1, 2).unsqueeze(-1)
-            logits, _ = leak_scan(current, beta.detach(), current.new_zeros(*current.shape[:2], 1))
-            losses.append(frame_loss(logits.squeeze(-1).transpose(1, 2), target, weight))
+            logits, _ = leaky_readout(layer(probe[name].permute(0, 2, 1, 3).flatten(2)), beta.detach())
+            losses.append(frame_loss(logits, target, weight))
         return torch.stack(losses).sum()

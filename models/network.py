@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams
 from models.device import quick_half_precision
-from models.scan import leak_scan, lif_scan
+from models.scan import leak_scan, leaky_readout, lif_scan
 from models.surrogates import SurrogateName, SurrogateStep
 
 THRESHOLD = 1.0
@@ -252,10 +252,9 @@ class SpikingConvNet(nn.Module):
         x = x.permute(0, 2, 1, 3).flatten(2)
         x = self.dense(self.drop(x)).transpose(1, 2).unsqueeze(-1)
         x = probe["dense"] = self.dense_unit.sequence(x, "dense", state, new)
-        x = self.readout(self.drop(x.squeeze(-1).transpose(1, 2))).transpose(1, 2).unsqueeze(-1)
-        zeros = x.new_zeros(*x.shape[:2], 1)
-        x, new["readout_mem"] = leak_scan(x, self.readout_beta, state.get("readout_mem", zeros))
-        return x.squeeze(-1).transpose(1, 2), new
+        x = self.readout(self.drop(x.squeeze(-1).transpose(1, 2)))
+        x, new["readout_mem"] = leaky_readout(x, self.readout_beta, state.get("readout_mem"))
+        return x, new
 
     def step(self, spikes: Tensor, state: State, probe: State | None = None) -> tuple[Tensor, State]:
         """Run one frame: spikes (batch, planes, n_mfcc) to scores (batch, classes) in [0, 1].

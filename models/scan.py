@@ -154,6 +154,16 @@ def leak_scan(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tenso
     return out, last
 
 
+def leaky_readout(current: Tensor, beta: Tensor, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return logits (batch, frames, classes) of currents of that shape, and the membranes after the last frame.
+
+    ``beta`` is (classes,), ``mem`` (batch, classes, 1); None is after a reset.
+    """
+    x = current.transpose(1, 2).unsqueeze(-1)
+    logits, mem = leak_scan(x, beta, x.new_zeros(*x.shape[:2], 1) if mem is None else mem)
+    return logits.squeeze(-1).transpose(1, 2), mem
+
+
 def lif_loop(
     current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: SurrogateStep
 ) -> tuple[Tensor, Tensor]:

@@ -187,8 +187,8 @@ class _Trainer:
         logits, _ = self._net(given, None, probe)
         loss = total_loss(self._recipe.loss, logits, target, weight, idle, probe, self._fan_out)
         if self._hidden is not None:
-            beta = torch.sigmoid(self._net.readout_beta_logit)
-            loss = loss + self._recipe.loss.deep * self._hidden.loss(probe, beta, target, weight)
+            hidden = self._hidden.loss(probe, self._net.readout_beta, target, weight)
+            loss = loss + self._recipe.loss.deep * hidden
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         # The read-outs of hidden layers are linear: no spikes and no time lie between them and their loss.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.network import NetworkSpec, band_matrix, initial_readout
-from models.scan import leak_scan
+from models.scan import leaky_readout
 
 
 class ConvNet(nn.Module):
@@ -41,6 +41,11 @@ class ConvNet(nn.Module):
         self.readout_beta_logit = nn.Parameter(initial_readout(spec))
         self.drop = nn.Dropout(spec.dropout)
 
+    @property
+    def readout_beta(self) -> Tensor:
+        """Decay of the read-out per frame, (classes,)."""
+        return torch.sigmoid(self.readout_beta_logit)
+
     def forward(self, features: Tensor, _: None = None, probe: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
         """Run a sequence: features (batch, frames, n_mfcc) to logits (batch, frames, classes); no state.
 
@@ -54,6 +59,4 @@ class ConvNet(nn.Module):
         x = x.permute(0, 2, 1, 3).flatten(2)
         x = functional.relu(self.dense_norm(self.dense(self.drop(x)).transpose(1, 2)))
         probe["dense"] = x.unsqueeze(-1)
-        x = self.readout(self.drop(x.transpose(1, 2))).transpose(1, 2).unsqueeze(-1)
-        x = leak_scan(x, torch.sigmoid(self.readout_beta_logit), x.new_zeros(*x.shape[:2], 1))[0]
-        return x.squeeze(-1).transpose(1, 2), None
+        return leaky_readout(self.readout(self.drop(x.transpose(1, 2))), self.readout_beta)[0], None

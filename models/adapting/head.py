@@ -21,7 +21,7 @@ from models.losses import frame_loss
 from models.network import SpikingUnit, fold_norm, initial_readout, round_to_grid
 from models.optimiser import Optimiser, clip, rate_at
 from models.recipe import Recipe
-from models.scan import leak_scan
+from models.scan import leaky_readout
 
 
 class Head(nn.Module):
@@ -41,9 +41,8 @@ class Head(nn.Module):
         state: dict[str, Tensor] = {}
         x = self.dense(self.drop(below)).transpose(1, 2).unsqueeze(-1)
         x = self.unit.sequence(x, "dense", state, {}).squeeze(-1).transpose(1, 2)
-        x = self.readout(self.drop(torch.cat((beside, x), 2))).transpose(1, 2).unsqueeze(-1)
-        x, _ = leak_scan(x, torch.sigmoid(self.readout_beta_logit), x.new_zeros(*x.shape[:2], 1))
-        return x.squeeze(-1).transpose(1, 2)
+        current = self.readout(self.drop(torch.cat((beside, x), 2)))
+        return leaky_readout(current, torch.sigmoid(self.readout_beta_logit))[0]
 
     def extension(self) -> Extension:
         """Return the head as arrays: batch norm folded, weights on the grid of exact sums."""

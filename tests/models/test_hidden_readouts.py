@@ -41,8 +41,7 @@ def test_layers_in_front_learn_from_them_and_those_behind_do_not() -> None:
     net, readouts, probe = SpikingConvNet(spec, ENCODER).train(), HiddenReadouts(spec), dict[str, torch.Tensor]()
     torch.nn.init.zeros_(readouts._layers["conv3"].weight)  # type: ignore[arg-type]  # that of conv2 teaches alone
     net(spikes(60, 1)[None], None, probe)
-    beta = torch.sigmoid(net.readout_beta_logit)
-    loss = readouts.loss(probe, beta, torch.ones(1, 60, 3), torch.ones(1, 60, 3))
+    loss = readouts.loss(probe, net.readout_beta, torch.ones(1, 60, 3), torch.ones(1, 60, 3))
     loss.backward()  # type: ignore[no-untyped-call]
     learn = {name.rpartition(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
     assert learn == {"convs.0", "convs.1", "units.0", "units.1", "units.0.norm", "units.1.norm"}
