@@ -89,7 +89,7 @@ def test_activity_counts_over_batches() -> None:
 def test_macs_behind_each_layer() -> None:
     """The household's network by hand: 20, 10 and 5 bands after each stride of two."""
     macs = reading_macs(load_recipe(RECIPES / "household.toml").network)
-    assert macs["conv1"] == 10 * 64 * 32 * 3 * 5
-    assert macs["conv2"] == 5 * 96 * 64 * 3 * 3
-    assert macs["conv3"] == 5 * 96 * 192
-    assert macs["dense"] == 192 * 15
+    assert macs["conv1"] == 10 * 80 * 40 * 3 * 5
+    assert macs["conv2"] == 5 * 96 * 80 * 3 * 3
+    assert macs["conv3"] == 5 * 96 * 256
+    assert macs["dense"] == 256 * 15
