@@ -74,8 +74,8 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
 #endif
 #define FITS(n, block) ((block) <= SUMS_AT_ONCE && (n) % (block) == 0)
 #define BLOCK_OF(n) \
-    (FITS(n, 96) ? 96 : FITS(n, 64) ? 64 : FITS(n, 48) ? 48 : FITS(n, 32) ? 32 : FITS(n, 24) ? 24 : FITS(n, 16) ? 16 : \
-     FITS(n, 8) ? 8 : FITS(n, 5) ? 5 : FITS(n, 3) ? 3 : 1)
+    (FITS(n, 96) ? 96 : FITS(n, 80) ? 80 : FITS(n, 64) ? 64 : FITS(n, 48) ? 48 : FITS(n, 40) ? 40 : FITS(n, 32) ? 32 : \
+     FITS(n, 24) ? 24 : FITS(n, 16) ? 16 : FITS(n, 8) ? 8 : FITS(n, 5) ? 5 : FITS(n, 3) ? 3 : 1)
 
 /* Sums are in registers only if the loop over them is gone, which gcc does by itself from -O3 on. Where it has
  * vectors it widens int8 weights in a loop alone. */
@@ -92,17 +92,23 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
 #define APART
 #endif
 
+/* How much of a row the widest vectors hold; gcc reckons one by one where what is left is in the same block. */
+#define WHOLE(n) ((n) % 8 == 0 && (n) > 16 ? (n) / 16 * 16 : (n))
+
 /* Where nearly all the time goes: a loop for each length of rows that occurs, which compilers can unroll. */
 #define IN_BLOCKS(length, change_block) \
     case length: \
-        for (size_t at = 0; at < length; at += BLOCK_OF(length)) { \
-            snn_sum sums[BLOCK_OF(length)]; \
-            memcpy(sums, to + at, sizeof sums); \
-            change_block(length); \
-            memcpy(to + at, sums, sizeof sums); \
-        } \
+        FOR_BLOCKS(length, 0, WHOLE(length), change_block) \
+        FOR_BLOCKS(length, WHOLE(length), length, change_block) \
         break;
-#define EACH_SUM(length, change) UNROLLED for (size_t m = 0; m < BLOCK_OF(length); m++) sums[m] change
+#define FOR_BLOCKS(length, first, end, change_block) \
+    for (size_t at = first; at < end; at += BLOCK_OF(end - first)) { \
+        snn_sum sums[BLOCK_OF(end - first)]; \
+        memcpy(sums, to + at, sizeof sums); \
+        change_block(length, BLOCK_OF(end - first)); \
+        memcpy(to + at, sums, sizeof sums); \
+    }
+#define EACH_SUM(size, change) UNROLLED for (size_t m = 0; m < (size); m++) sums[m] change
 
 /* A part of a list: numbers of rows of weights. */
 typedef struct {
@@ -114,14 +120,14 @@ APART static void change_sums(snn_sum *restrict to, const snn_weight *restrict w
                               size_t less, size_t n)
 {
 #define ROW_AT(length) weight + ((*r - less) * length + at)
-#define BLOCK(length) \
+#define BLOCK(length, size) \
     for (const uint16_t *r = new.begin; r < new.end; r++) { \
         const snn_weight *row = ROW_AT(length); \
-        EACH_SUM(length, += row[m]); \
+        EACH_SUM(size, += row[m]); \
     } \
     for (const uint16_t *r = gone.begin; r < gone.end; r++) { \
         const snn_weight *row = ROW_AT(length); \
-        EACH_SUM(length, -= row[m]); \
+        EACH_SUM(size, -= row[m]); \
     }
 #define ROW(length) IN_BLOCKS(length, BLOCK)
     switch (n) {
@@ -144,13 +150,13 @@ typedef struct {
 APART static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const snn_heard *heard,
                                snn_band (*bands)[SNN_N_MELS], snn_reach reach, size_t n)
 {
-#define BLOCK(length) \
+#define BLOCK(length, size) \
     for (size_t i = 0; i < heard->count; i++) { \
         const snn_band *band = bands[heard->plane[i]] + reach.first; \
         const snn_weight *row = weight + ((heard->row[i] + reach.first - reach.less) * length + at); \
         for (size_t place = 0; place < reach.end - reach.first; place++) { \
             const snn_sum times = band[place]; \
-            EACH_SUM(length, += times * row[place * length + m]); \
+            EACH_SUM(size, += times * row[place * length + m]); \
         } \
     }
 #define ROW(length) IN_BLOCKS(length, BLOCK)
