@@ -21,7 +21,7 @@ from models.image_data import PictureSet, encode, open_pictures
 from models.image_evaluate import judge, layered, write_results
 from models.image_network import ImageNetwork, Response
 from models.image_recipe import ImageRecipe, as_dict, load_image_recipe, parse_image_recipe
-from models.optimiser import Optimiser, clip, rate_at
+from models.optimiser import Optimiser, clip_gradient, rate_at
 from models.run_folder import RunFolder
 
 
@@ -136,7 +136,7 @@ class _Trainer:
             loss = total_loss(response, labels, self._recipe)
             self._optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            clip(self.net, f"{self._recipe.name}, epoch {self._epoch + 1}")
+            clip_gradient(self.net, f"{self._recipe.name}, epoch {self._epoch + 1}")
             self._optimiser.step()
             losses += loss.item()
             right += int((response.decide() == labels).sum())

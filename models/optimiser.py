@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detector.errors import ConfigError
 
-LARGEST_GRADIENT = 2.0
+_LARGEST_GRADIENT = 2.0
 """Norm that gradients are clipped to."""
 _MOMENTUM = 0.95
 """As in Jordan's own runs; what torch takes unless told."""
@@ -78,13 +78,13 @@ class Optimiser:
             optimiser.load_state_dict(saved[name])
 
 
-def clip(net: nn.Module, where: str) -> None:
+def clip_gradient(net: nn.Module, where: str) -> None:
     """Clip a network's gradient; raises ConfigError where it is not finite, before a weight is spoiled.
 
     A network of weights that are no numbers is silent, and would pass for one with dead neurons. ``where`` says
     which run, and when.
     """
-    norm = nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
+    norm = nn.utils.clip_grad_norm_(net.parameters(), _LARGEST_GRADIENT)
     if not torch.isfinite(norm):
         raise ConfigError(f"{where}: the gradient is not finite; lower schedule.learning_rate or network.slope")
 

@@ -29,7 +29,7 @@ from models.hidden_readouts import HiddenReadouts
 from models.layouts import load_good_clips
 from models.losses import total_loss
 from models.mixtures import MixtureMaker
-from models.optimiser import Optimiser, clip, rate_at
+from models.optimiser import Optimiser, clip_gradient, rate_at
 from models.recipe import Mixtures, Recipe, as_dict
 from models.run_folder import RunFolder
 from models.untrained import Network, make_network
@@ -191,8 +191,8 @@ class _Trainer:
             loss = loss + self._recipe.loss.deep * hidden
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        # The read-outs of hidden layers are linear: no spikes and no time lie between them and their loss.
-        clip(self._net, f"{self._recipe.name}, epoch {self.epoch + 1}")
+        # Not those of hidden read-outs: no surrogate lies between these and their loss.
+        clip_gradient(self._net, f"{self._recipe.name}, epoch {self.epoch + 1}")
         self._optimiser.step()
         activity.add(probe)
         return loss.item()

@@ -19,7 +19,7 @@ from detector.network import Model, trace
 from models.adapting.extension import Body, Extension
 from models.losses import frame_loss
 from models.network import SpikingUnit, fold_norm, initial_readout, round_to_grid
-from models.optimiser import Optimiser, clip, rate_at
+from models.optimiser import Optimiser, clip_gradient, rate_at
 from models.recipe import Recipe
 from models.scan import leaky_readout
 
@@ -108,7 +108,7 @@ def learn(lessons: Lessons, body: Body, recipe: Recipe, seed: int, advance: Call
             loss = frame_loss(logits, target, weight)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            clip(head, "the new classes")
+            clip_gradient(head, "the new classes")
             optimiser.step()
             advance()
     return head.eval()

@@ -53,7 +53,7 @@ def measure(
     labels = sorted({e.label for stream in scenes.streams for e in stream.events})
     if not labels:
         return None
-    field = library()
+    field = sed_scores()
     truth: Truth = {s.path.name: [(e.onset_s, e.offset_s, e.label) for e in s.events] for s in scenes.streams}
     durations = {s.path.name: s.seconds for s in scenes.streams}
     at_own = score_tables([own], [1.0], scenes.streams, labels)
@@ -87,7 +87,7 @@ def score_tables(
 
     ``swept`` holds, for each threshold in ascending order, the events of each stream.
     """
-    create = library().base_modules.scores.create_score_dataframe
+    create = sed_scores().base_modules.scores.create_score_dataframe
     tables = {}
     for i, stream in enumerate(streams):
         found = [events[i] for events in swept]
@@ -108,7 +108,7 @@ def _clipped(seconds: float, stream: Stream) -> float:
     return round(min(seconds, stream.seconds), _DECIMALS)
 
 
-def library() -> Any:
+def sed_scores() -> Any:
     """Return sed_scores_eval; imported where it is needed, for it brings pandas."""
     with warnings.catch_warnings():
         # dcase_util imports pkg_resources, which says that it is old.

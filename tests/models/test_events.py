@@ -20,7 +20,7 @@ from models.events.conditions import NOTHING, UNKNOWN, Outcome, confusion, judge
 from models.events.curves import GRID, Curve, curves, sweep
 from models.events.hearing import Detection, Heard, decode, listen
 from models.events.matching import match
-from models.events.standard import library, measure, score_tables
+from models.events.standard import measure, score_tables, sed_scores
 from models.events.tables import hourly
 from models.scenes.folder import EventReference, Scenes, ScenesManifest, Span, Stream, StreamFile, read_scenes
 
@@ -98,7 +98,7 @@ def test_misses_and_false_alarms_are_those_of_sed_scores_eval(monkeypatch: pytes
     scores = score_tables([[detections]], [1.0], scenes.streams, ["guitar", "speech"])
     truth = {"scene-01.wav": [(r.onset_s, r.offset_s, r.label) for r in references]}
     criteria = {"dtc_threshold": 1e-3, "gtc_threshold": 1e-3}
-    counts = library().intersection_based.fscore(scores, truth, 0.5, **criteria)[3]
+    counts = sed_scores().intersection_based.fscore(scores, truth, 0.5, **criteria)[3]
     for label in ("guitar", "speech"):
         found = sum(j.reports > 0 for j in outcome.of(label))
         assert 0 < found == counts[label]["tps"] < counts[label]["n_ref"]
