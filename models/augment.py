@@ -107,11 +107,11 @@ def clip_hard(wave: Wave, rng: np.random.Generator) -> Wave:
     return np.clip(wave, -limit, limit) if limit > 0 else wave
 
 
-def narrow(wave: Wave, rng: np.random.Generator, rate_hz: int) -> Wave:
-    """Return what is left by a microphone that was sampled at some 6 to 10 kHz: nothing above half of that."""
+def narrow(wave: Wave, cut_hz: float, rate_hz: int) -> Wave:
+    """Return what is left by a microphone that was sampled at twice ``cut_hz``: nothing above that."""
     size = scipy.fft.next_fast_len(wave.size, real=True)
     spectrum = scipy.fft.rfft(wave, size)
-    spectrum[int(rng.uniform(3000, 5000) / rate_hz * size) :] = 0
+    spectrum[int(cut_hz / rate_hz * size) :] = 0
     return np.asarray(scipy.fft.irfft(spectrum, size)[: wave.size], np.float32)
 
 

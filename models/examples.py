@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ _LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
 """Where a brief sound begins, as a share of the example, and how long it lasts."""
 _MOST_BEHIND = (3, 6)
 """Classes, and sounds."""
+_SPEED, _STRANGER_SPEED = 0.18, 0.35
+"""Largest change of speed, as a natural logarithm; sounds of no class need not stay what they are."""
+_NARROW_HZ = (3000.0, 5000.0)
 _BACKGROUND_DB = (-3.0, 25.0)
 """How far below the loud frames of what lies upon it."""
 _MASKING, _MASKING_NOISE = 6.0, 4.0
@@ -107,7 +110,22 @@ class ExampleMaker:
         """Return one example."""
         if rng.random() < self._params.bare:
             return self._bare(rng)
-        end, brief = self._end(rng), rng.random() < self._params.brief
+        end = self._end(rng)
+        sounds = self._sounds(rng, end)
+        cut_hz = self._cut_hz(rng)
+        if cut_hz is not None:
+            sounds = [self._below(cut_hz, sound) for sound in sounds]
+        mixture = np.sum([sound.wave for sound in sounds], axis=0)
+        background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
+        captured, noise = self._capture(mixture, rng, end, background, cut_hz)
+        target, weight = self._targets(sounds, noise)
+        weight[:, inside] = 0
+        idle = self._idle(sounds) if background is None else np.zeros(self._frames, np.uint8)
+        return Example(self._front.encode(captured), target, weight, idle)
+
+    def _sounds(self, rng: np.random.Generator, end: int) -> list[PlacedSound]:
+        """Return one sound or several, the others somewhat louder or quieter than the first."""
+        brief = rng.random() < self._params.brief
         sounds = [self._placed_sound(rng, end, brief=brief)]
         more = int(rng.random() < 0.5) + int(brief)
         if rng.random() < self._params.crowded:
@@ -115,14 +133,19 @@ class ExampleMaker:
         for _ in range(more):
             other = self._placed_sound(rng, end, brief=brief)
             gain = _gain_for_ratio(sounds[0].wave, other.wave, rng.uniform(-8, 12))
-            sounds.append(PlacedSound(other.wave * gain, other.label, other.active, other.doubt))
-        mixture = np.sum([sound.wave for sound in sounds], axis=0)
-        background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
-        captured, noise = self._capture(mixture, rng, end, background)
-        target, weight = self._targets(sounds, noise)
-        weight[:, inside] = 0
-        idle = self._idle(sounds) if background is None else np.zeros(self._frames, np.uint8)
-        return Example(self._front.encode(captured), target, weight, idle)
+            sounds.append(replace(other, wave=other.wave * gain))
+        return sounds
+
+    def _cut_hz(self, rng: np.random.Generator) -> float | None:
+        """Return the frequency above which the microphone hears nothing, if it is one of those."""
+        return float(rng.uniform(*_NARROW_HZ)) if rng.random() < self._params.narrow else None
+
+    def _below(self, cut_hz: float, sound: PlacedSound) -> PlacedSound:
+        """Return what such a microphone hears of a sound; where next to nothing is left, the sound is in doubt."""
+        wave = augment.narrow(sound.wave, cut_hz, self._rate)
+        before, after = (frame_rms(w, self._hop, self._length) for w in (sound.wave, wave))
+        left = held(after > before * 10 ** (ACTIVE_DB / 20), self._seconds(HOLD_S))
+        return PlacedSound(wave, sound.label, sound.active & left, sound.doubt | (sound.active & ~left))
 
     def _bare(self, rng: np.random.Generator) -> Example:
         """Return the noise of a place in which nothing is to be heard, from loud to digital silence."""
@@ -134,8 +157,9 @@ class ExampleMaker:
             wave = wave + rng.uniform(0, 3) * self.places.rumble(rng)
         level_db = rng.uniform(*_BARE_DB)
         wave = wave * 10 ** (level_db / 20)
-        if rng.random() < self._params.narrow:
-            wave = augment.narrow(wave, rng, self._rate)
+        cut_hz = self._cut_hz(rng)
+        if cut_hz is not None:
+            wave = augment.narrow(wave, cut_hz, self._rate)
         wave = _quantised(np.asarray(wave, np.float32))
         shape = (self._frames, self._classes)
         idle = np.ones(self._frames, np.uint8)
@@ -152,9 +176,12 @@ class ExampleMaker:
         if brief:
             end = min(end, start + int(rng.uniform(*_BRIEF_S) * self._rate))
         wave, loudness = self._waves[clip], self._loudness[clip]
+        if label is None and rng.random() < self._params.backwards:
+            wave = wave[::-1].copy()
         reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
         placed = self._place(wave, rng, late=not brief)
-        placed = augment.change_speed(placed, rng, self._rate)[: self._samples - start]
+        most = _SPEED if label is not None else _STRANGER_SPEED
+        placed = augment.change_speed(placed, rng, self._rate, most)[: self._samples - start]
         placed = np.pad(placed, (start, self._samples - start - placed.size))
         placed = augment.cut_off(placed, end, self._rate)
         rms = frame_rms(placed, self._hop, self._length)
@@ -212,7 +239,12 @@ class ExampleMaker:
         return out
 
     def _capture(
-        self, mixture: Wave, rng: np.random.Generator, end: int, background: Wave | None = None
+        self,
+        mixture: Wave,
+        rng: np.random.Generator,
+        end: int,
+        background: Wave | None = None,
+        cut_hz: float | None = None,
     ) -> tuple[Wave, NDArray[np.float64]]:
         """Return what the microphone hears, and the RMS of its noise in every frame at the mixture's scale.
 
@@ -227,13 +259,13 @@ class ExampleMaker:
         wave = wave + noise + lower
         if rng.random() < 0.1:
             wave = augment.clip_hard(wave, rng)
+        if cut_hz is not None:
+            wave, noise = (augment.narrow(w, cut_hz, self._rate) for w in (wave, noise))
         gain = 10 ** (rng.uniform(*self._params.level_db) / 20) / (np.abs(wave).max() + 1e-9)
         wave, floor = wave * gain, 0.0
         if rng.random() < 0.5:
             floor = 10 ** (-rng.uniform(70, 95) / 20)
             wave = wave + floor * rng.standard_normal(wave.size)
-        if rng.random() < self._params.narrow:
-            wave = augment.narrow(wave, rng, self._rate)
         if rng.random() < 0.7:
             wave, floor = _quantised(np.asarray(wave, np.float32)), math.hypot(floor, _STEP / 4)
         rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest

@@ -52,6 +52,8 @@ class Scenes:
     """Chance that the sounds, one more than otherwise, are cut short and come one after another or overlap."""
     narrow: float
     """Chance that the microphone hears nothing above some 4 kHz, as a telephone's."""
+    backwards: float
+    """Chance that a sound of no class is played backwards: it is another sound then, and of no class still."""
     early_weight: int
     """What frames in the first moments of a sound count, against 1: a detector should know soon."""
     level_db: tuple[float, float]

@@ -201,6 +201,7 @@ def _examples(classes: int) -> Scenes:
         backgrounds=0.0,
         brief=0.0,
         narrow=0.0,
+        backwards=0.0,
         early_weight=1,
         level_db=(-55.0, -1.0),
     )

@@ -55,7 +55,7 @@ def small_recipe(features: MfccParams) -> Recipe:
             drive=math.inf,
             dropout=0.0,
         ),
-        examples=Scenes("scenes", 40, {}, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
+        examples=Scenes("scenes", 40, {}, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
         loss=Loss(1.0, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.005),
         schedule=Schedule(1, 1, 1, 1e-3, 0.0, muon=False),
         decoding=Decoding(4, 2, 8, 4, 0.7, dict.fromkeys(CLASSES, 0.5)),

@@ -36,7 +36,7 @@ def maker(
         clips,
         waves,
         recipe,
-        Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
+        Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
     )
 
 
@@ -110,7 +110,9 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     m = maker([clip("guitar")], [tone], model_params, encoder)
     low = []
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
-        m._params = Scenes("scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db))
+        m._params = Scenes(
+            "scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db)
+        )
         waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples)[0] for seed in range(10)]
         assert [20 * np.log10(np.abs(wave).max()) for wave in waves] == pytest.approx([level_db] * 10, abs=3)  # + noise
         power = np.mean([np.abs(np.fft.rfft(wave)) ** 2 for wave in waves], axis=0)
@@ -145,6 +147,40 @@ def test_a_bare_place_has_no_class_from_loud_to_the_last_bits(model_params: Mfcc
     wide, low = (np.abs(np.fft.rfft(wave)) ** 2 for wave in given)
     above = wide.size * 6 // 8
     assert low[above:].sum() / low.sum() < 0.01 * wide[above:].sum() / wide.sum()
+
+
+def test_what_a_narrow_microphone_cannot_hear_is_in_doubt(model_params: MfccParams, encoder: EncoderParams) -> None:
+    for hz, heard in ((440, True), (6000, False)):
+        tone = (0.3 * np.sin(2 * np.pi * hz * np.arange(16000 * 6) / 16000)).astype(np.float32)
+        m = maker([clip("guitar")], [tone], model_params, encoder)
+        m._params = dataclasses.replace(m._params, narrow=1.0)
+        example, column = m.draw(np.random.default_rng(0)), LABELS.index("guitar")
+        assert (example.target[:, column] == heard).all()
+        assert (example.weight[:, column] == heard).all()
+        assert np.delete(example.weight, column, axis=1).all()
+
+
+def test_what_a_narrow_microphone_hears_has_the_recipes_level(model_params: MfccParams, encoder: EncoderParams) -> None:
+    m = maker([clip("guitar")], [np.ones(16000, np.float32)], model_params, encoder)
+    m._params = dataclasses.replace(m._params, level_db=(-20.0, -20.0))
+    high = np.sin(2 * np.pi * 6000 * np.arange(m._samples) / 16000)
+    low = 0.1 * np.sin(2 * np.pi * 440 * np.arange(m._samples) / 16000)
+    mixture = np.asarray(high + low, np.float32)
+    for seed in range(10):
+        wave, _ = m._capture(mixture, np.random.default_rng(seed), m._samples, None, 4000.0)
+        assert 20 * np.log10(np.abs(wave).max()) == pytest.approx(-20, abs=0.1)
+
+
+def test_only_what_is_of_no_class_is_played_backwards(model_params: MfccParams, encoder: EncoderParams) -> None:
+    fading = np.exp(-np.arange(16000 * 8) / 8000).astype(np.float32) * np.sin(np.arange(16000 * 8) / 5)
+    for label, begins_loud in (("guitar", True), (None, False)):
+        m = maker([clip(label)], [np.asarray(fading, np.float32)], model_params, encoder, frames=400)
+        m._params = dataclasses.replace(m._params, backwards=1.0)
+        for seed in range(5):
+            # It begins anywhere in the clip; whichever stretch that is, it fades or grows.
+            placed = m._placed_sound(np.random.default_rng(seed), m._samples, brief=False).wave
+            first, second = np.split(placed[: placed.size // 2 * 2], 2)
+            assert (np.square(first).sum() > np.square(second).sum()) == begins_loud
 
 
 def test_a_sound_far_under_noise_is_in_doubt_and_heard_on_between_its_knocks(
@@ -229,9 +265,9 @@ def test_what_is_narrow_has_nothing_high_and_all_that_is_low() -> None:
     hz = np.fft.rfftfreq(64000, 1 / 16000)
     for size in (64000, 64037):
         wave = rng.standard_normal(size).astype(np.float32)
-        before, after = (np.abs(np.fft.rfft(w, size)[: hz.size]) for w in (wave, narrow(wave, rng, 16000)))
-        assert after[hz > 5100].max() < 1e-2 * before.mean()
-        assert np.abs(after - before)[hz < 2900].max() < 0.05 * before.mean()
+        before, after = (np.abs(np.fft.rfft(w, size)[: hz.size]) for w in (wave, narrow(wave, 4000.0, 16000)))
+        assert after[hz > 4100].max() < 1e-2 * before.mean()
+        assert np.abs(after - before)[hz < 3900].max() < 0.05 * before.mean()
 
 
 def test_rumble_is_low() -> None:

@@ -78,6 +78,19 @@ def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
     assert "widelands-data" in str(done.exception)
 
 
+def test_the_command_names_the_packages_that_are_wanted() -> None:
+    debian = CliRunner().invoke(cli, ["gather", "--packages", "debian"]).output.split()
+    npm = CliRunner().invoke(cli, ["gather", "--packages", "npm"]).output.split()
+    judge = CliRunner().invoke(cli, ["gather", "--packages", "debian", "--use", "judge"]).output.split()
+    assert debian == sorted(set(debian), key=debian.index)
+    assert "sonic-pi-samples" in debian
+    assert npm == [i.package for i in read_instruments()]
+    assert judge == ["tuxpaint-stamps-default", "scratch"]
+    done = CliRunner().invoke(cli, ["gather"])
+    assert done.exit_code == 2
+    assert "name the folder OUT" in done.output
+
+
 def test_what_is_judged_with_is_of_other_packages_and_every_class_is_the_models() -> None:
     train, judge = read_catalogue("train"), read_catalogue("judge")
     assert not {e.package for e in train} & {e.package for e in judge}
