@@ -27,6 +27,7 @@ class Places:
         self._rooms = [scipy.fft.rfft(room(rng, rate_hz), self._size) for _ in range(rooms)]
         self._noises = [noise(4 * samples, rng) for _ in range(noises)]
         self._rumbles = [rumble(4 * samples, rng, rate_hz) for _ in range(max(1, noises // 4))]
+        self._drones = [drone(4 * samples, rng, rate_hz) for _ in range(max(1, noises // 4))]
 
     def filter_and_reverberate(self, wave: Wave, rng: np.random.Generator, *, reverberation: float) -> Wave:
         """Apply a random equaliser, sometimes a band limit and (with that probability) a room, in one transform."""
@@ -43,6 +44,10 @@ class Places:
     def rumble(self, rng: np.random.Generator) -> Wave:
         """Return a stretch of low rumble of about unit RMS."""
         return self._stretch(self._rumbles, rng)
+
+    def drone(self, rng: np.random.Generator) -> Wave:
+        """Return a stretch of a machine's steady tone of about unit RMS."""
+        return self._stretch(self._drones, rng)
 
     def _stretch(self, stocks: list[Wave], rng: np.random.Generator) -> Wave:
         stock = stocks[rng.integers(len(stocks))]
@@ -99,6 +104,19 @@ def hum(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
     f0 = rng.choice([50.0, 60.0])
     wave = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * f0 * k * t + rng.uniform(0, 2 * np.pi)) for k in range(1, 9))
     return np.asarray(wave / (np.sqrt(np.mean(np.square(wave))) + 1e-12), np.float32)
+
+
+def drone(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
+    """Return a machine's steady tone of unit RMS: mains or a motor, with up to 30 harmonics that waver a little."""
+    f0 = float(rng.choice([50.0, 60.0]) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(35), np.log(220))))
+    drift = 1 + 0.003 * np.interp(np.linspace(0, 7, size), np.arange(8), rng.uniform(-1, 1, 8)) * (rng.random() < 0.5)
+    phase = np.cumsum(2 * np.pi * f0 / rate_hz * drift)
+    falling = rng.uniform(0.3, 2.0)
+    wave = np.zeros(size)
+    for k in range(1, int(rng.integers(1, 31)) + 1):
+        wave += rng.uniform(0, 1) * k**-falling * np.sin(k * phase + rng.uniform(0, 2 * np.pi))
+    wave *= np.interp(np.linspace(0, 15, size), np.arange(16), rng.uniform(0.8, 1.0, 16))
+    return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
 
 
 def clip_hard(wave: Wave, rng: np.random.Generator) -> Wave:

@@ -54,7 +54,7 @@ SOURCES = (
     DataSource(
         "rendered",
         "MIT and public-domain sound fonts, Apache-2.0 scores",
-        "FluidR3 GM and GMbank by fluidsynth, espeak-ng, strings and noises by numpy",
+        "FluidR3 GM, GMbank and MuseScore General by fluidsynth, espeak-ng, strings and noises by numpy",
     ),
     DataSource(
         "gathered",

@@ -24,8 +24,10 @@ END_HOLD_S, END_DOUBT_S = 0.2, 0.5
 """The same two where a sound is cut off for good: no next bark is waited for."""
 EARLY_S = 0.4
 """The first part of a sound, in which a detector has to make up its mind."""
-_BARE_DB = (-105.0, -22.0)
+_BARE_DB = (-105.0, -6.0)
 """RMS of noise by itself; below some -90 dB nothing is left of it in 16 bits."""
+_DRONING, _BEHIND_BARE_DB = 0.35, (-30.0, 12.0)
+"""Chance that a machine hums there, and how far below the noise it or what else goes on behind is."""
 _LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
 """Where a brief sound begins, as a share of the example, and how long it lasts."""
 _MOST_BEHIND = (3, 6)
@@ -148,22 +150,29 @@ class ExampleMaker:
         return PlacedSound(wave, sound.label, sound.active & left, sound.doubt | (sound.active & ~left))
 
     def _bare(self, rng: np.random.Generator) -> Example:
-        """Return the noise of a place in which nothing is to be heard, from loud to digital silence."""
+        """Return a place in which nothing begins: its noise, often a hum or what goes on behind, loud to silent."""
         wave = self.places.filter_and_reverberate(self.places.noise(rng), rng, reverberation=0.0)
         wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
         if rng.random() < 0.4:
             wave = wave + rng.uniform(0, 3) * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:
             wave = wave + rng.uniform(0, 3) * self.places.rumble(rng)
+        if rng.random() < _DRONING:
+            wave = wave + 10 ** (-rng.uniform(*_BEHIND_BARE_DB) / 20) * self.places.drone(rng)
+        background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
+        if background is not None:
+            wave = wave + 10 ** (-rng.uniform(*_BEHIND_BARE_DB) / 20) * background
+        wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
         level_db = rng.uniform(*_BARE_DB)
         wave = wave * 10 ** (level_db / 20)
         cut_hz = self._cut_hz(rng)
         if cut_hz is not None:
             wave = augment.narrow(wave, cut_hz, self._rate)
         wave = _quantised(np.asarray(wave, np.float32))
-        shape = (self._frames, self._classes)
-        idle = np.ones(self._frames, np.uint8)
-        return Example(self._front.encode(wave), np.zeros(shape, np.uint8), np.ones(shape, np.uint8), idle)
+        weight = np.ones((self._frames, self._classes), np.uint8)
+        weight[:, inside] = 0
+        idle = np.full(self._frames, background is None, np.uint8)
+        return Example(self._front.encode(wave), np.zeros_like(weight), weight, idle)
 
     def _end(self, rng: np.random.Generator) -> int:
         """Return the sample at which every sound is cut off: silence after a sound has to be learned, too."""
@@ -280,7 +289,7 @@ class ExampleMaker:
         if background is not None:
             noise = noise + loud * 10 ** (-rng.uniform(*_BACKGROUND_DB) / 20) * background
         if rng.random() < 0.15:
-            lower = lower + loud * 10 ** (-rng.uniform(5, 40) / 20) * augment.hum(wave.size, rng, self._rate)
+            lower = lower + loud * 10 ** (-rng.uniform(0, 40) / 20) * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:
             lower = lower + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.places.rumble(rng)
         return noise, lower

@@ -43,7 +43,7 @@ class Scenes:
     ended: float
     """Chance that all sounds are cut off within the example: what is left of it is silence or the place's noise."""
     bare: float
-    """Chance that there is no sound at all, only the noise of the place, down to a microphone's last bits."""
+    """Chance that no sound begins: there is the place's noise, down to a microphone's last bits, or what goes on."""
     crowded: float
     """Chance of one to three sounds more than the one or two of the other examples: several voices, a band."""
     backgrounds: float

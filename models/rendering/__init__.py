@@ -9,5 +9,6 @@
     sampler    instruments from recordings of their single notes
     material   the whole set of training clips, written to a folder
 
-Needs the Debian packages fluidsynth, fluid-soundfont-gm, csound-soundfont and espeak-ng.
+Needs the Debian packages fluidsynth, fluid-soundfont-gm, csound-soundfont,
+musescore-general-soundfont and espeak-ng.
 """

@@ -15,7 +15,7 @@ from models.rendering import drums, guitar, melodic, noise, plucked, speech
 from models.rendering.chance import Rng
 from models.rendering.melodic import Player
 from models.rendering.score import Phrase
-from models.rendering.synthesis import RATE_HZ, SECOND_SOUNDFONT, SOUNDFONT, Wave, cut, play, set_peak, speak
+from models.rendering.synthesis import FURTHER_SOUNDFONTS, RATE_HZ, SOUNDFONT, Wave, cut, play, set_peak, speak
 
 Progress = Callable[[str], None]
 
@@ -23,10 +23,10 @@ _GUITARS = {24: 45, 25: 45, 26: 15, 27: 15, 28: 15, 29: 15, 30: 15, 31: 5}
 """General MIDI program (from 0) and number of clips."""
 _KITS = {0: 20, 8: 10, 16: 10, 24: 10, 25: 8, 32: 10, 40: 8, 48: 4}
 _SPEECH_CLIPS = 160
-_NOISE_CLIPS = 60
+_NOISE_CLIPS = 200
 _PLUCKED_CLIPS = 160
-_SECOND_SHARE = 2
-"""Of the clips that the first sound font plays, one in so many is composed anew for the second."""
+_FURTHER_SHARE = 2
+"""Of the clips that the first sound font plays, one in so many is composed anew for each of the others."""
 
 BOW = ("long", "long", "legato", "legato", "detached", "double", "trill")
 BLOWN = ("long", "legato", "legato", "detached", "detached", "trill")
@@ -49,7 +49,7 @@ _FLUTES = {72: (74, 102), 73: (60, 96), 74: (67, 96), 75: (60, 91), 79: (60, 89)
 _WIND_CLIPS = 10
 _OTHER_KEYS = (*range(16), 46, 47, 107, 108, 114)
 _OTHER_HELD = (*range(16, 24), 52, 53, 54, *range(80, 96), 109)
-_OTHER_CLIPS = 5
+_OTHER_CLIPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def render_material(out: Path, seed: int = 0, progress: Progress | None = None) 
 
 
 def batches() -> list[Batch]:
-    """List what is played from notes by sound fonts: by the first, then by the second.
+    """List what is played from notes by sound fonts: by the first, then by the others.
 
     Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are in no class: they are too
     near to the guitar to be called either.
@@ -105,8 +105,9 @@ def batches() -> list[Batch]:
     for label, programs in (("bowed", _BOWED), ("winds", _winds()), ("other", _others())):
         found += [Batch(label, p, n, partial(melodic.compose, player=player)) for p, (n, player) in programs.items()]
     found += [Batch("drums", kit, n, partial(drums.compose, kit=kit)) for kit, n in _KITS.items()]
-    second = [b for b in found if b.label != "drums" or not b.program]  # it has no other kits
-    return found + [replace(b, count=-(-b.count // _SECOND_SHARE), soundfont=SECOND_SOUNDFONT) for b in second]
+    again = [b for b in found if b.label != "drums" or not b.program]  # the second has no other kits
+    again = [replace(b, count=-(-b.count // _FURTHER_SHARE)) for b in again]
+    return found + [replace(b, soundfont=font) for font in FURTHER_SOUNDFONTS for b in again]
 
 
 def _clips(seed: int, progress: Progress) -> Iterator[Rendered]:
@@ -128,8 +129,8 @@ def _all_played(seed: int, wanted: Sequence[Batch], progress: Progress) -> Itera
 
 
 def _played(seed: int, batch: Batch) -> Iterator[Rendered]:
-    second = () if batch.soundfont == SOUNDFONT else batch.soundfont.stem.encode()
-    rng = np.random.default_rng([seed, batch.program, *batch.label.encode(), *second])
+    further = () if batch.soundfont == SOUNDFONT else batch.soundfont.stem.encode()
+    rng = np.random.default_rng([seed, batch.program, *batch.label.encode(), *further])
     phrases = [batch.compose(rng) for _ in range(batch.count)]
     waves = play(phrases, batch.program, drums=batch.label == "drums", soundfont=batch.soundfont)
     for n, wave in enumerate(waves):

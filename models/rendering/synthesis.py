@@ -22,13 +22,17 @@ Wave = NDArray[np.float32]
 
 RATE_HZ = 16_000
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
-SECOND_SOUNDFONT = Path("/usr/share/sounds/sf2/sf_GMbank.sf2")
-"""Further instruments to train with, by other hands."""
+FURTHER_SOUNDFONTS = (
+    Path("/usr/share/sounds/sf2/sf_GMbank.sf2"),
+    Path("/usr/share/sounds/sf3/MuseScore_General_Full.sf3"),
+)
+"""The same instruments to train with, by other hands."""
 OTHER_SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
 """Other instruments by other hands: to judge with, never to train with."""
 _PACKAGES = {
     SOUNDFONT.name: "fluid-soundfont-gm",
-    SECOND_SOUNDFONT.name: "csound-soundfont",
+    FURTHER_SOUNDFONTS[0].name: "csound-soundfont",
+    FURTHER_SOUNDFONTS[1].name: "musescore-general-soundfont",
     OTHER_SOUNDFONT.name: "timgm6mb-soundfont",
 }
 _RENDER_HZ = 44_100

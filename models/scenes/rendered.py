@@ -14,7 +14,7 @@ from models.rendering import melodic
 from models.rendering.chance import Rng
 from models.rendering.material import Batch, batches
 from models.rendering.melodic import Player
-from models.rendering.synthesis import OTHER_SOUNDFONT, RATE_HZ, SECOND_SOUNDFONT, SOUNDFONT, play, speak
+from models.rendering.synthesis import FURTHER_SOUNDFONTS, OTHER_SOUNDFONT, RATE_HZ, SOUNDFONT, play, speak
 from models.scenes.sounds import Sound, cut_sounds
 
 CLIPS_A_PROGRAM = {"guitar": 6, "bowed": 4, "winds": 2, "drums": 4, "other": 1}
@@ -70,7 +70,7 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_o
 
     Raises RenderError where a synthesiser is missing, ConfigError for the sound font of training.
     """
-    if soundfont.name in {SOUNDFONT.name, SECOND_SOUNDFONT.name}:
+    if soundfont.name in {font.name for font in (SOUNDFONT, *FURTHER_SOUNDFONTS)}:
         raise ConfigError(f"{soundfont}: is a sound font of the training material; name another")
     sounds = list[Sound]()
     wanted = [b for b in _batches() if b.label not in RENDERED or not unclassed_only]

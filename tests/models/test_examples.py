@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detector.manifest import EncoderParams, MfccParams
-from models.augment import Places, Wave, clip_hard, hum, narrow, noise, rumble
+from models.augment import Places, Wave, clip_hard, drone, hum, narrow, noise, rumble
 from models.datasets import Clip
 from models.examples import ExampleMaker, PlacedSound, frame_rms, held
 from models.recipe import Scenes, load_recipe
@@ -183,6 +183,20 @@ def test_only_what_is_of_no_class_is_played_backwards(model_params: MfccParams, 
             assert (np.square(first).sum() > np.square(second).sum()) == begins_loud
 
 
+def test_what_goes_on_behind_a_bare_place_is_in_doubt_and_nothing_else(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    tone = np.sin(np.arange(16000 * 6) / 5).astype(np.float32)
+    m = maker([clip("guitar")], [tone], model_params, encoder)
+    m._params = dataclasses.replace(m._params, bare=1.0, backgrounds=1.0)
+    for seed in range(5):
+        example, column = m.draw(np.random.default_rng(seed)), LABELS.index("guitar")
+        assert not example.target.any()
+        assert not example.weight[:, column].any()
+        assert np.delete(example.weight, column, axis=1).all()
+        assert not example.idle.any()
+
+
 def test_a_sound_far_under_noise_is_in_doubt_and_heard_on_between_its_knocks(
     model_params: MfccParams, encoder: EncoderParams
 ) -> None:
@@ -268,6 +282,16 @@ def test_what_is_narrow_has_nothing_high_and_all_that_is_low() -> None:
         before, after = (np.abs(np.fft.rfft(w, size)[: hz.size]) for w in (wave, narrow(wave, 4000.0, 16000)))
         assert after[hz > 4100].max() < 1e-2 * before.mean()
         assert np.abs(after - before)[hz < 3900].max() < 0.05 * before.mean()
+
+
+def test_a_drone_is_a_steady_row_of_harmonics() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        wave = drone(64000, rng, 16000)
+        power = np.abs(np.fft.rfft(wave * np.hanning(wave.size))) ** 2
+        assert np.sort(power)[-600:].sum() > 0.99 * power.sum()  # of 32001: lines, and no noise between them
+        seconds = np.sqrt(np.mean(wave.reshape(4, -1) ** 2, axis=1))
+        assert seconds.max() < 1.3 * seconds.min()
 
 
 def test_rumble_is_low() -> None:

@@ -30,9 +30,9 @@ from models.rendering.score import (
     slot_starts,
 )
 from models.rendering.synthesis import (
+    FURTHER_SOUNDFONTS,
     OTHER_SOUNDFONT,
     RATE_HZ,
-    SECOND_SOUNDFONT,
     SOUNDFONT,
     RenderError,
     Wave,
@@ -52,7 +52,7 @@ def synthesisers() -> None:
     """Skip where a synthesiser is missing; on the build server, which installs them, fail."""
     missing = [name for name in ("fluidsynth", "espeak-ng") if shutil.which(name) is None]
     missing += [] if SOUNDFONT.is_file() else ["fluid-soundfont-gm"]
-    missing += [] if SECOND_SOUNDFONT.is_file() else ["csound-soundfont"]
+    missing += [str(font) for font in FURTHER_SOUNDFONTS if not font.is_file()]
     if missing:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"not installed: {', '.join(missing)}")
 
@@ -213,7 +213,7 @@ def test_played_phrases_sound_where_their_notes_are() -> None:
 @pytest.mark.usefixtures("synthesisers")
 def test_material_is_listed_levelled_and_reproducible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = [replace(b, count=2) for b in batches() if (b.label, b.program) in _A_FEW]
-    assert {b.soundfont for b in few} == {SOUNDFONT, SECOND_SOUNDFONT}
+    assert {b.soundfont for b in few} == {SOUNDFONT, *FURTHER_SOUNDFONTS}
     monkeypatch.setattr(material, "batches", lambda: few)
     monkeypatch.setattr(material, "_SPEECH_CLIPS", 2)
     monkeypatch.setattr(material, "_PLUCKED_CLIPS", 2)
