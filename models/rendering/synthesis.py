@@ -29,12 +29,13 @@ FURTHER_SOUNDFONTS = (
 """The same instruments to train with, by other hands."""
 OTHER_SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
 """Other instruments by other hands: to judge with, never to train with."""
-_PACKAGES = {
+PACKAGES = {
     SOUNDFONT.name: "fluid-soundfont-gm",
     FURTHER_SOUNDFONTS[0].name: "csound-soundfont",
     FURTHER_SOUNDFONTS[1].name: "musescore-general-soundfont",
     OTHER_SOUNDFONT.name: "timgm6mb-soundfont",
 }
+"""The Debian packages that hold the sound fonts, by the names of their files."""
 _RENDER_HZ = 44_100
 _FADE_S = 0.015
 
@@ -56,7 +57,7 @@ def play_midi(midi: mido.MidiFile, soundfont: Path = SOUNDFONT) -> Wave:
     """Render a MIDI file from its first tick on."""
     command = _command("fluidsynth")
     if not soundfont.is_file():
-        package = _PACKAGES.get(soundfont.name)
+        package = PACKAGES.get(soundfont.name)
         remedy = f"install the Debian package {package}" if package else "name another sound font"
         raise RenderError(f"{soundfont} is missing; {remedy}")
     with tempfile.TemporaryDirectory() as folder:

@@ -32,6 +32,7 @@ from models.rendering.score import (
 from models.rendering.synthesis import (
     FURTHER_SOUNDFONTS,
     OTHER_SOUNDFONT,
+    PACKAGES,
     RATE_HZ,
     SOUNDFONT,
     RenderError,
@@ -51,8 +52,7 @@ _A_FEW = {("guitar", 25), ("bowed", 40), ("drums", 0)}
 def synthesisers() -> None:
     """Skip where a synthesiser is missing; on the build server, which installs them, fail."""
     missing = [name for name in ("fluidsynth", "espeak-ng") if shutil.which(name) is None]
-    missing += [] if SOUNDFONT.is_file() else ["fluid-soundfont-gm"]
-    missing += [str(font) for font in FURTHER_SOUNDFONTS if not font.is_file()]
+    missing += [PACKAGES[font.name] for font in (SOUNDFONT, *FURTHER_SOUNDFONTS) if not font.is_file()]
     if missing:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"not installed: {', '.join(missing)}")
 
