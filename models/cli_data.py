@@ -80,7 +80,8 @@ def gather(out: Path | None, root: Path, use: Use, packages: Literal["debian", "
     entries, instruments = read_catalogue(use), read_instruments() if use == "train" else []
     if packages is not None:
         wanted: Sequence[Entry | Instrument] = entries if packages == "debian" else instruments
-        click.echo("\n".join(dict.fromkeys(found.package for found in wanted)))
+        for package in dict.fromkeys(found.package for found in wanted):
+            click.echo(package)
         return
     if out is None:
         raise click.UsageError("name the folder OUT for the clips")

@@ -25,9 +25,9 @@ END_HOLD_S, END_DOUBT_S = 0.2, 0.5
 EARLY_S = 0.4
 """The first part of a sound, in which a detector has to make up its mind."""
 _BARE_DB = (-105.0, -6.0)
-"""RMS of noise by itself; below some -90 dB nothing is left of it in 16 bits."""
-_DRONING, _BEHIND_BARE_DB = 0.35, (-30.0, 12.0)
-"""Chance that a machine hums there, and how far below the noise it or what else goes on behind is."""
+"""RMS of all that is heard there; below some -90 dB nothing is left of it in 16 bits."""
+_DRONING, _BEHIND_BARE_DB = 0.35, (-12.0, 30.0)
+"""Chance that a machine hums there, and how far above the noise it or what else goes on is."""
 _LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
 """Where a brief sound begins, as a share of the example, and how long it lasts."""
 _MOST_BEHIND = (3, 6)
@@ -39,6 +39,8 @@ _BACKGROUND_DB = (-3.0, 25.0)
 """How far below the loud frames of what lies upon it."""
 _MASKING, _MASKING_NOISE = 6.0, 4.0
 """A sound is in doubt where other sounds, or noise of all pitches, are so many times louder."""
+_LEAST_PEAK = 1e-3
+"""Of a mixture whose own peak was 1."""
 _STEP = np.float32(2.0**-15)
 ACTIVE_DB = -28.0
 """Frames quieter than this, against the clip's loud frames, are not the sound."""
@@ -106,7 +108,7 @@ class ExampleMaker:
         filled = [[kind for kind in group if self._pools[kind]] for group in [*groups, [self._classes]]]
         self._groups = [group for group in filled if group]
         """Kinds of sound by category; those of no class are one."""
-        self.places = places or augment.Places(self._samples, self._rate, np.random.default_rng(0))
+        self.places = places or augment.Places(self._samples, self._rate, np.random.default_rng(0), drones=24)
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
@@ -114,10 +116,10 @@ class ExampleMaker:
             return self._bare(rng)
         end = self._end(rng)
         sounds = self._sounds(rng, end)
+        mixture = np.sum([sound.wave for sound in sounds], axis=0)
         cut_hz = self._cut_hz(rng)
         if cut_hz is not None:
             sounds = [self._below(cut_hz, sound) for sound in sounds]
-        mixture = np.sum([sound.wave for sound in sounds], axis=0)
         background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
         captured, noise = self._capture(mixture, rng, end, background, cut_hz)
         target, weight = self._targets(sounds, noise)
@@ -146,7 +148,7 @@ class ExampleMaker:
         """Return what such a microphone hears of a sound; where next to nothing is left, the sound is in doubt."""
         wave = augment.narrow(sound.wave, cut_hz, self._rate)
         before, after = (frame_rms(w, self._hop, self._length) for w in (sound.wave, wave))
-        left = held(after > before * 10 ** (ACTIVE_DB / 20), self._seconds(HOLD_S))
+        left = held(after > np.quantile(before, 0.95) * 10 ** (ACTIVE_DB / 20), self._seconds(HOLD_S))
         return PlacedSound(wave, sound.label, sound.active & left, sound.doubt | (sound.active & ~left))
 
     def _bare(self, rng: np.random.Generator) -> Example:
@@ -158,10 +160,10 @@ class ExampleMaker:
         if rng.random() < self._params.rumbling:
             wave = wave + rng.uniform(0, 3) * self.places.rumble(rng)
         if rng.random() < _DRONING:
-            wave = wave + 10 ** (-rng.uniform(*_BEHIND_BARE_DB) / 20) * self.places.drone(rng)
+            wave = wave + 10 ** (rng.uniform(*_BEHIND_BARE_DB) / 20) * self.places.drone(rng)
         background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
         if background is not None:
-            wave = wave + 10 ** (-rng.uniform(*_BEHIND_BARE_DB) / 20) * background
+            wave = wave + 10 ** (rng.uniform(*_BEHIND_BARE_DB) / 20) * background
         wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
         level_db = rng.uniform(*_BARE_DB)
         wave = wave * 10 ** (level_db / 20)
@@ -188,8 +190,8 @@ class ExampleMaker:
         if label is None and rng.random() < self._params.backwards:
             wave = wave[::-1].copy()
         reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
-        placed = self._place(wave, rng, late=not brief)
         most = _SPEED if label is not None else _STRANGER_SPEED
+        placed = self._place(wave, rng, math.ceil(self._samples * math.exp(most)), late=not brief)
         placed = augment.change_speed(placed, rng, self._rate, most)[: self._samples - start]
         placed = np.pad(placed, (start, self._samples - start - placed.size))
         placed = augment.cut_off(placed, end, self._rate)
@@ -231,9 +233,8 @@ class ExampleMaker:
         row = np.resize(np.roll(faded, int(rng.integers(wave.size))), self._samples)
         return np.asarray(row / (np.sqrt(np.mean(row**2)) + 1e-6), np.float32)
 
-    def _place(self, wave: Wave, rng: np.random.Generator, *, late: bool) -> Wave:
-        """Cut or repeat a clip to a little more than the segment, beginning anywhere, or at once if not ``late``."""
-        wanted = int(self._samples * 1.25)
+    def _place(self, wave: Wave, rng: np.random.Generator, wanted: int, *, late: bool) -> Wave:
+        """Cut or repeat a clip to so many samples, beginning anywhere, or at once if not ``late``."""
         if wave.size > wanted:
             start = int(rng.integers(0, wave.size - wanted))
             return wave[start : start + wanted]
@@ -258,7 +259,7 @@ class ExampleMaker:
         """Return what the microphone hears, and the RMS of its noise in every frame at the mixture's scale.
 
         The noise is that of the place with its background, which may end with the sound, and that of the converter.
-        Hum and rumble are not counted: they lie below what they come with.
+        Hum and rumble are not counted: their pitch is below that of what they come with.
         """
         largest = float(np.abs(mixture).max()) + 1e-9
         wave = mixture / largest
@@ -270,11 +271,13 @@ class ExampleMaker:
             wave = augment.clip_hard(wave, rng)
         if cut_hz is not None:
             wave, noise = (augment.narrow(w, cut_hz, self._rate) for w in (wave, noise))
-        gain = 10 ** (rng.uniform(*self._params.level_db) / 20) / (np.abs(wave).max() + 1e-9)
+        # Of a sound that lies above the cut nothing is left to be amplified.
+        gain = 10 ** (rng.uniform(*self._params.level_db) / 20) / max(float(np.abs(wave).max()), _LEAST_PEAK)
         wave, floor = wave * gain, 0.0
         if rng.random() < 0.5:
             floor = 10 ** (-rng.uniform(70, 95) / 20)
-            wave = wave + floor * rng.standard_normal(wave.size)
+            hiss = np.asarray(floor * rng.standard_normal(wave.size), np.float32)
+            wave = wave + (hiss if cut_hz is None else augment.narrow(hiss, cut_hz, self._rate))
         if rng.random() < 0.7:
             wave, floor = _quantised(np.asarray(wave, np.float32)), math.hypot(floor, _STEP / 4)
         rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest
@@ -352,8 +355,8 @@ def held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
 
 
 def _quantised(wave: Wave) -> Wave:
-    """Return a wave as 16 bits hold it: what is quiet crackles, and what is quieter is not there."""
-    return np.asarray(np.rint(wave / _STEP) * _STEP, np.float32)
+    """Return a wave as 16 bits hold it: what is quiet crackles, what is quieter is gone, the loudest is cut off."""
+    return np.asarray(np.clip(np.rint(wave / _STEP) * _STEP, -1, 1 - _STEP), np.float32)
 
 
 def _gain_for_ratio(first: Wave, second: Wave, ratio_db: float) -> float:

@@ -105,7 +105,7 @@ def batches() -> list[Batch]:
     for label, programs in (("bowed", _BOWED), ("winds", _winds()), ("other", _others())):
         found += [Batch(label, p, n, partial(melodic.compose, player=player)) for p, (n, player) in programs.items()]
     found += [Batch("drums", kit, n, partial(drums.compose, kit=kit)) for kit, n in _KITS.items()]
-    again = [b for b in found if b.label != "drums" or not b.program]  # the second has no other kits
+    again = [b for b in found if b.label != "drums" or not b.program]  # the others have no other kits, or the same
     again = [replace(b, count=-(-b.count // _FURTHER_SHARE)) for b in again]
     return found + [replace(b, soundfont=font) for font in FURTHER_SOUNDFONTS for b in again]
 

@@ -26,7 +26,7 @@ FURTHER_SOUNDFONTS = (
     Path("/usr/share/sounds/sf2/sf_GMbank.sf2"),
     Path("/usr/share/sounds/sf3/MuseScore_General_Full.sf3"),
 )
-"""The same instruments to train with, by other hands."""
+"""The same instruments to train with, by other hands; the last is FluidR3 again with many sounds replaced."""
 OTHER_SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
 """Other instruments by other hands: to judge with, never to train with."""
 PACKAGES = {

@@ -70,7 +70,7 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_o
 
     Raises RenderError where a synthesiser is missing, ConfigError for the sound font of training.
     """
-    if soundfont.name in {font.name for font in (SOUNDFONT, *FURTHER_SOUNDFONTS)}:
+    if soundfont.resolve().name in {font.name for font in (SOUNDFONT, *FURTHER_SOUNDFONTS)}:
         raise ConfigError(f"{soundfont}: is a sound font of the training material; name another")
     sounds = list[Sound]()
     wanted = [b for b in _batches() if b.label not in RENDERED or not unclassed_only]
