@@ -21,10 +21,12 @@ from detector.sources import read_sound
 from models.cli import cli
 from models.delays import JOIN_S, heard_spans
 from models.gathering.index import Gathered, write_index
+from models.rendering.synthesis import FURTHER_SOUNDFONTS, SOUNDFONT
 from models.scenes import backgrounds
 from models.scenes.folder import read_scenes
 from models.scenes.mixing import Reference, joined, mix
 from models.scenes.plan import Placed, Stretch
+from models.scenes.rendered import rendered_sounds
 from models.scenes.sounds import Sound, arrive, cut_sounds
 from models.scenes.stock import refuse_trained_on
 
@@ -222,3 +224,13 @@ def test_sounds_of_a_class_that_a_short_pause_parts_are_one_event() -> None:
         ("a", 1, 6),
         ("b", 2.5, 3),
     ]
+
+
+@pytest.mark.parametrize("font", [SOUNDFONT, *FURTHER_SOUNDFONTS], ids=lambda font: font.stem)
+def test_a_sound_font_of_training_is_refused_by_whatever_name(tmp_path: Path, font: Path) -> None:
+    (tmp_path / font.name).touch()
+    link = tmp_path / "default-GM.sf2"
+    link.symlink_to(tmp_path / font.name)
+    for path in (font, link):
+        with pytest.raises(ConfigError, match="sound font of the training material"):
+            rendered_sounds(0, path)
