@@ -12,8 +12,8 @@ Wave = NDArray[np.float32]
 _EQUALISER_POINTS = 2048
 
 
-def change_speed(wave: Wave, rng: np.random.Generator, rate_hz: int, most: float = 0.18) -> Wave:
-    """Play faster or slower by up to ``most`` (pitch and tempo together)."""
+def change_speed(wave: Wave, rng: np.random.Generator, rate_hz: int, most: float) -> Wave:
+    """Play faster or slower by up to ``most``, a natural logarithm (pitch and tempo together)."""
     factor = float(np.exp(rng.uniform(-most, most)))
     return np.asarray(soxr.resample(wave, rate_hz, rate_hz / factor, quality="LQ"), np.float32)
 
@@ -21,22 +21,12 @@ def change_speed(wave: Wave, rng: np.random.Generator, rate_hz: int, most: float
 class Places:
     """A stock of rooms and noises for waves of one length: making them anew each time would take most of the time."""
 
-    def __init__(  # noqa: PLR0913 - how many of each
-        self,
-        samples: int,
-        rate_hz: int,
-        rng: np.random.Generator,
-        *,
-        rooms: int = 96,
-        noises: int = 96,
-        drones: int = 0,
-    ) -> None:
+    def __init__(self, samples: int, rate_hz: int, rng: np.random.Generator, rooms: int = 96, noises: int = 96) -> None:
         self._samples, self._rate_hz = samples, rate_hz
         self._size = scipy.fft.next_fast_len(samples + rate_hz // 2, real=True)
         self._rooms = [scipy.fft.rfft(room(rng, rate_hz), self._size) for _ in range(rooms)]
         self._noises = [noise(4 * samples, rng) for _ in range(noises)]
         self._rumbles = [rumble(4 * samples, rng, rate_hz) for _ in range(max(1, noises // 4))]
-        self._drones = [drone(4 * samples, rng, rate_hz) for _ in range(drones)]
 
     def filter_and_reverberate(self, wave: Wave, rng: np.random.Generator, *, reverberation: float) -> Wave:
         """Apply a random equaliser, sometimes a band limit and (with that probability) a room, in one transform."""
@@ -53,10 +43,6 @@ class Places:
     def rumble(self, rng: np.random.Generator) -> Wave:
         """Return a stretch of low rumble of about unit RMS."""
         return self._stretch(self._rumbles, rng)
-
-    def drone(self, rng: np.random.Generator) -> Wave:
-        """Return a stretch of a machine's steady tone of about unit RMS; there have to be some."""
-        return self._stretch(self._drones, rng)
 
     def _stretch(self, stocks: list[Wave], rng: np.random.Generator) -> Wave:
         stock = stocks[rng.integers(len(stocks))]

@@ -26,7 +26,7 @@ EARLY_S = 0.4
 """The first part of a sound, in which a detector has to make up its mind."""
 _BARE_DB = (-105.0, -6.0)
 """RMS of all that is heard there; below some -90 dB nothing is left of it in 16 bits."""
-_DRONING, _BEHIND_BARE_DB = 0.35, (-12.0, 30.0)
+_DRONING, _BEHIND_BARE_DB = 0.6, (-12.0, 30.0)
 """Chance that a machine hums there, and how far above the noise it or what else goes on is."""
 _LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
 """Where a brief sound begins, as a share of the example, and how long it lasts."""
@@ -108,7 +108,7 @@ class ExampleMaker:
         filled = [[kind for kind in group if self._pools[kind]] for group in [*groups, [self._classes]]]
         self._groups = [group for group in filled if group]
         """Kinds of sound by category; those of no class are one."""
-        self.places = places or augment.Places(self._samples, self._rate, np.random.default_rng(0), drones=24)
+        self.places = places or augment.Places(self._samples, self._rate, np.random.default_rng(0))
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
@@ -155,12 +155,10 @@ class ExampleMaker:
         """Return a place in which nothing begins: its noise, often a hum or what goes on behind, loud to silent."""
         wave = self.places.filter_and_reverberate(self.places.noise(rng), rng, reverberation=0.0)
         wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
-        if rng.random() < 0.4:
-            wave = wave + rng.uniform(0, 3) * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:
             wave = wave + rng.uniform(0, 3) * self.places.rumble(rng)
         if rng.random() < _DRONING:
-            wave = wave + 10 ** (rng.uniform(*_BEHIND_BARE_DB) / 20) * self.places.drone(rng)
+            wave = wave + 10 ** (rng.uniform(*_BEHIND_BARE_DB) / 20) * augment.drone(wave.size, rng, self._rate)
         background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
         if background is not None:
             wave = wave + 10 ** (rng.uniform(*_BEHIND_BARE_DB) / 20) * background
