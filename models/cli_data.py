@@ -15,8 +15,7 @@ from models.cli_fit import data_option
 from models.cli_tell import tell
 
 if TYPE_CHECKING:
-    from models.gathering.catalogue import Entry, Use
-    from models.gathering.players import Instrument
+    from models.gathering.catalogue import Use
 
 
 @click.command()
@@ -79,8 +78,9 @@ def gather(out: Path | None, root: Path, use: Use, packages: Literal["debian", "
 
     entries, instruments = read_catalogue(use), read_instruments() if use == "train" else []
     if packages is not None:
-        wanted: Sequence[Entry | Instrument] = entries if packages == "debian" else instruments
-        for package in dict.fromkeys(found.package for found in wanted):
+        npm = [i.package for i in instruments if i.patch is None]
+        debian = [e.package for e in entries] + [i.package for i in instruments if i.patch is not None]
+        for package in dict.fromkeys(debian if packages == "debian" else npm):
             click.echo(package)
         return
     if out is None:

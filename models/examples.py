@@ -41,6 +41,8 @@ _MASKING, _MASKING_NOISE = 6.0, 4.0
 """A sound is in doubt where other sounds, or noise of all pitches, are so many times louder."""
 _LEAST_PEAK = 1e-3
 """Of a mixture whose own peak was 1."""
+_FEW = 16
+"""Clips of a source and class."""
 _STEP = np.float32(2.0**-15)
 ACTIVE_DB = -28.0
 """Frames quieter than this, against the clip's loud frames, are not the sound."""
@@ -98,7 +100,7 @@ class ExampleMaker:
             for i, clip in enumerate(clips):
                 if clip.label == label:
                     by_source.setdefault(clip.source, []).append(i)
-            share = np.array([params.source_weights.get(source, 1.0) for source in by_source])
+            share = np.array([_weight(source, len(found), params) for source, found in by_source.items()])
             self._pools.append(list(by_source.values()))
             self._shares.append(share / share.sum() if share.size else share)
             weights.append(params.class_weights.get(label or "none", 1.0) if by_source else 0.0)
@@ -330,6 +332,11 @@ class ExampleMaker:
 
     def _seconds(self, seconds: float) -> int:
         return round(seconds * self._rate / self._hop)
+
+
+def _weight(source: str, clips: int, params: Scenes) -> float:
+    """Return how often a source is drawn; few clips are drawn as much more seldom, lest they be known by heart."""
+    return params.source_weights.get(source, 1.0) * min(1.0, clips / _FEW)
 
 
 def frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import tempfile
 import tomllib
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from detector.errors import SourceError
 from detector.sound_names import is_sound_name
 
 Use = Literal["train", "judge"]
@@ -20,24 +25,58 @@ class Entry:
 
     package: str
     folder: str
-    """Below the root that packages are unpacked to."""
+    """Below the root that packages are unpacked to, or in the archive."""
     label: str
     """A class, or "none"."""
     licence: str
-    excepted: tuple[str, ...]
+    excepted: tuple[str, ...] = ()
     """Patterns of paths below the folder that are left out."""
-    most: int | None
+    only: tuple[str, ...] = ("*",)
+    """Patterns of which one has to fit."""
+    most: int | None = None
     """How many at most, evenly over the sorted names."""
+    archive: str | None = None
+    """A zip file below the root, in which the folder is."""
+
+    @contextmanager
+    def opened(self, root: Path) -> Iterator[Path]:
+        """Give the folder below which the entry's own is: the root, or one with the archive's sounds for a while.
+
+        Without its archive a package counts as missing: nothing is in that folder.
+        """
+        if self.archive is None:
+            yield root
+            return
+        with tempfile.TemporaryDirectory() as unpacked:
+            if (root / self.archive).is_file():
+                self._unpack(root / self.archive, Path(unpacked))
+            yield Path(unpacked)
 
     def paths(self, root: Path) -> list[Path]:
-        """Return the sound files of the entry below the root, sorted; none where the package is missing."""
+        """Return the sound files of the entry below where it is ``opened``, sorted; none where that is empty."""
         folder = root / self.folder
         found = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and is_sound_name(p))
-        names = [(p.relative_to(folder).as_posix(), p) for p in found]
-        kept = [p for name, p in names if not any(fnmatch.fnmatchcase(name, e) for e in self.excepted)]
+        kept = [p for p in found if self._takes(p.relative_to(folder).as_posix())]
         if self.most is None or len(kept) <= self.most:
             return kept
         return [kept[i * len(kept) // self.most] for i in range(self.most)]
+
+    def origin(self, path: Path, root: Path) -> str:
+        """Return where a file of the opened entry is from: a path below the root, behind that of its archive."""
+        name = path.relative_to(root).as_posix()
+        return name if self.archive is None else f"{self.archive}/{name}"
+
+    def _unpack(self, archive: Path, folder: Path) -> None:
+        try:
+            with zipfile.ZipFile(archive) as file:
+                names = [n for n in file.namelist() if n.startswith(f"{self.folder}/") and is_sound_name(Path(n))]
+                file.extractall(folder, names)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise SourceError(f"{archive}: no zip file that can be read ({error}); unpack the package again") from error
+
+    def _takes(self, name: str) -> bool:
+        fits = any(fnmatch.fnmatchcase(name, pattern) for pattern in self.only)
+        return fits and not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.excepted)
 
 
 def read_catalogue(use: Use) -> list[Entry]:
@@ -48,8 +87,10 @@ def read_catalogue(use: Use) -> list[Entry]:
             folder=row["folder"],
             label=row["class"],
             licence=row["licence"],
-            excepted=tuple(row["except"]),
+            excepted=tuple(row.get("except", ())),
+            only=tuple(row.get("only", ("*",))),
             most=row.get("most"),
+            archive=row.get("archive"),
         )
         for row in rows("sounds")
         if row["use"] == use

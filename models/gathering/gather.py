@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -15,7 +17,7 @@ from detector.errors import SourceError
 from models.augment import Wave
 from models.gathering.catalogue import Entry
 from models.gathering.index import Gathered, write_index
-from models.gathering.players import LICENCE, Instrument, check_instruments
+from models.gathering.players import Instrument, check_instruments
 from models.layouts import read_or_reason
 from models.new_folder import new_folder
 from models.rendering.synthesis import RATE_HZ, set_peak
@@ -23,6 +25,14 @@ from models.rendering.synthesis import RATE_HZ, set_peak
 _PEAK_DB = -3.0
 _SHORTEST_S, _LONGEST_S = 0.08, 30.0
 _LOUD = 1e-3
+
+
+class _Listed(NamedTuple):
+    """A recording of the catalogue, and where it is from."""
+
+    entry: Entry
+    path: Path
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +55,28 @@ def gather(
     Return the clips, and a line for each file that was left out. Raises SourceError where a package
     of the catalogue is not there, and ConfigError where the folder is or cannot be made.
     """
-    listed = [(entry, path) for entry in entries for path in entry.paths(root)]
-    found = {entry.package for entry, _ in listed}
-    if missing := sorted({e.package for e in entries} - found):
-        names = " ".join(missing)
-        raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
-    check_instruments(list(instruments), root)
-    with new_folder(out) as part:
+    with ExitStack() as stack:
+        opened = [(entry, stack.enter_context(entry.opened(root))) for entry in entries]
+        listed = [_Listed(entry, path, entry.origin(path, at)) for entry, at in opened for path in entry.paths(at)]
+        if missing := sorted({e.package for e in entries} - {one.entry.package for one in listed}):
+            names = " ".join(missing)
+            raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
+        check_instruments(list(instruments), root)
         total = len(listed) + sum(i.clips for i in instruments)
         made = tqdm(_made(listed, instruments, root), total=total, unit="clip", desc="gather", disable=None)
-        return _write_all(part, made)
+        return _write_all(stack.enter_context(new_folder(out)), made)
 
 
-def _made(listed: Sequence[tuple[Entry, Path]], instruments: Sequence[Instrument], root: Path) -> Iterator[_Made]:
+def _made(listed: Sequence[_Listed], instruments: Sequence[Instrument], root: Path) -> Iterator[_Made]:
     with ThreadPoolExecutor() as pool:
-        waves = pool.map(_cut_or_reason, (path for _, path in listed))
-        for (entry, path), wave in zip(listed, waves, strict=True):
-            yield _Made(entry.label, entry.package, path.relative_to(root).as_posix(), entry.licence, wave)
+        waves = pool.map(_cut_or_reason, (one.path for one in listed))
+        for (entry, _, origin), wave in zip(listed, waves, strict=True):
+            yield _Made(entry.label, entry.package, origin, entry.licence, wave)
     for instrument in instruments:
         for wave in instrument.play(root):
-            yield _Made(instrument.label, instrument.package, instrument.folder, LICENCE, set_peak(wave, _PEAK_DB))
+            yield _Made(
+                instrument.label, instrument.package, instrument.notes, instrument.licence, set_peak(wave, _PEAK_DB)
+            )
 
 
 def _write_all(out: Path, made: Iterator[_Made]) -> tuple[list[Gathered], list[str]]:

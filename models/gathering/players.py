@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,15 @@ from models.gathering.catalogue import rows
 from models.rendering import guitar, material, melodic
 from models.rendering.chance import Rng
 from models.rendering.melodic import Player
+from models.rendering.patch import read_patch
 from models.rendering.sampler import Sampler, read_notes
 from models.rendering.score import Phrase
 from models.rendering.synthesis import Wave
 
-LICENCE = "MIT, its samples CC BY 3.0"
 _PROGRAMS = (24, 25, 28)
 """General MIDI's guitars whose styles a guitar is played in: nylon, steel, muted."""
+_LEAST_RANGE = 19
+"""Semitones that a melody and its chords need."""
 _STYLES = {"bowed": material.BOW, "blown": material.BLOWN, "keys": material.KEYS}
 
 
@@ -34,18 +36,22 @@ class Instrument:
     clips: int
     styles: str
     """guitar, or a group of the styles of ``melodic``."""
+    licence: str
+    patch: str | None = None
+    """A Debian package's patch file; without one, the notes are the files of a package of npm."""
 
     @property
-    def folder(self) -> str:
+    def notes(self) -> str:
         """Return where its notes are, below the root that packages are unpacked to."""
-        return f"npm/{self.package}/package"
+        return f"npm/{self.package}/package" if self.patch is None else self.patch
 
     def play(self, root: Path, seed: int = 0) -> Iterator[Wave]:
         """Yield its phrases; raises SourceError where its notes are missing."""
-        notes = read_notes(root / self.folder)
-        sampler, rng = Sampler(notes), np.random.default_rng([seed, *self.package.encode()])
+        notes = read_notes(root / self.notes) if self.patch is None else read_patch(root / self.patch)
+        name = self.package if self.patch is None else self.patch
+        sampler, rng = Sampler(notes), np.random.default_rng([seed, *name.encode()])
         for n in range(self.clips):
-            yield sampler.play(self._composer(n, min(notes), max(notes))(rng))
+            yield sampler.play(self._composer(n, *_range(notes))(rng))
 
     def _composer(self, number: int, low: int, high: int) -> Callable[[Rng], Phrase]:
         if self.styles == "guitar":
@@ -54,12 +60,26 @@ class Instrument:
         return partial(melodic.compose, player=player)
 
 
+def _range(notes: Mapping[int, Wave]) -> tuple[int, int]:
+    """Return the lowest and the highest pitch to compose for: those of the notes, and further where these are close."""
+    low, high = min(notes), max(notes)
+    further = max(0, _LEAST_RANGE - (high - low))
+    return low - further // 2, high + further - further // 2
+
+
 def read_instruments() -> list[Instrument]:
     """Return the catalogue's instruments; all are there to train with."""
-    return [Instrument(r["package"], r["class"], r["clips"], r["styles"]) for r in rows("instruments")]
+    return [
+        Instrument(r["package"], r["class"], r["clips"], r["styles"], r["licence"], r.get("patch"))
+        for r in rows("instruments")
+    ]
 
 
 def check_instruments(instruments: list[Instrument], root: Path) -> None:
     """Raise SourceError that names every package which is not there."""
-    if missing := [i.package for i in instruments if not (root / i.folder).is_dir()]:
-        raise SourceError(f"{root}: no notes of {' '.join(missing)} there; npm pack each, unpack it to npm/PACKAGE")
+    missing = [i for i in instruments if not (root / i.notes).exists()]
+    if npm := [i.package for i in missing if i.patch is None]:
+        raise SourceError(f"{root}: no notes of {' '.join(npm)} there; npm pack each, unpack it to npm/PACKAGE")
+    if debian := sorted({i.package for i in missing}):
+        names = " ".join(debian)
+        raise SourceError(f"{root}: not all notes of {names} there; apt-get download {names}; dpkg -x ...")

@@ -54,6 +54,15 @@ def test_a_steady_tone_is_its_class_throughout(model_params: MfccParams, encoder
     assert example.target.sum() == FRAMES
 
 
+def test_a_source_of_few_clips_is_drawn_as_much_more_seldom(model_params: MfccParams, encoder: EncoderParams) -> None:
+    few = [Clip(Path("x"), "rain", "gathered", 0)] * 4
+    many = [Clip(Path("y"), "rain", "esc10", 1)] * 16
+    m = maker([*few, *many], [np.ones(2000, np.float32)] * 20, model_params, encoder, frames=4)
+    rng = np.random.default_rng(0)
+    drawn = [m._pick(rng)[1] < 4 for _ in range(2000)]
+    assert np.mean(drawn) == pytest.approx(0.2, abs=0.03)  # 4 of 16 against 16 of 16
+
+
 def test_sound_of_no_class_has_no_target(model_params: MfccParams, encoder: EncoderParams) -> None:
     wave = np.random.default_rng(1).normal(0, 0.1, 16000 * 6).astype(np.float32)
     example = maker([clip(None)], [wave], model_params, encoder).draw(np.random.default_rng(0))

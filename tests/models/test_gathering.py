@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from models.datasets import list_clips
 from models.gathering.catalogue import Entry, read_catalogue
 from models.gathering.gather import gather
 from models.gathering.index import INDEX, read_index
-from models.gathering.players import Instrument, read_instruments
+from models.gathering.players import Instrument, _range, read_instruments
 from models.recipe import load_recipe
+from tests.models.test_patch import Recorded, patch_file
 
 RATE_HZ = 22_050
 
@@ -29,7 +32,7 @@ def tone(path: Path, seconds: float, silence_s: float = 0.0) -> None:
 
 
 def entry(label: str = "none", excepted: tuple[str, ...] = (), most: int | None = None) -> Entry:
-    return Entry("owls", "usr/share/owls", label, "CC0-1.0", excepted, most)
+    return Entry("owls", "usr/share/owls", label, "CC0-1.0", excepted, most=most)
 
 
 @pytest.fixture
@@ -62,8 +65,33 @@ def test_so_many_are_taken_evenly(root: Path) -> None:
     assert names == ["a.wav", "c.wav"]
 
 
+def test_only_what_is_named_is_taken(root: Path) -> None:
+    named = dataclasses.replace(entry(excepted=("b*",)), only=("[ab].wav", "night/*"))
+    assert [p.name for p in named.paths(root)] == ["a.wav", "c.wav"]
+
+
+def test_recordings_in_a_zip_file_are_taken_out_of_it_and_nothing_is_left_behind(root: Path, tmp_path: Path) -> None:
+    packed = Entry("seals", "audio/water", "sea_waves", "CC0-1.0", only=("wave*",), archive="usr/share/seals/all.zip")
+    with pytest.raises(SourceError, match="no sounds of seals there"):
+        gather([packed], [], root, tmp_path / "out")
+    (root / "usr/share/seals").mkdir()
+    with zipfile.ZipFile(root / "usr/share/seals/all.zip", "w") as file:
+        for name in ("audio/water/wave1.wav", "audio/water/drip.wav", "audio/wave2.wav"):
+            file.write(root / "usr/share/owls/a.wav", name)
+    before = sorted(root.rglob("*"))
+    clips, problems = gather([packed], [], root, tmp_path / "out")
+    assert [(c.path, c.file) for c in clips] == [
+        ("sea_waves/seals-001.flac", "usr/share/seals/all.zip/audio/water/wave1.wav")
+    ]
+    assert not problems
+    assert [p for p in sorted(root.rglob("*")) if "out" not in p.parts] == before
+    (root / "usr/share/seals/all.zip").write_bytes(b"PK and no more")
+    with pytest.raises(SourceError, match=r"all\.zip: no zip file that can be read .*unpack the package again"):
+        gather([packed], [], root, tmp_path / "again")
+
+
 def test_a_missing_package_is_named_and_a_folder_is_not_written_over(root: Path, tmp_path: Path) -> None:
-    other = Entry("hares", "usr/share/hares", "none", "CC0-1.0", (), None)
+    other = Entry("hares", "usr/share/hares", "none", "CC0-1.0")
     with pytest.raises(SourceError, match="no sounds of hares there; unpack them: apt-get download hares"):
         gather([entry(), other], [], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -83,8 +111,8 @@ def test_the_command_names_the_packages_that_are_wanted() -> None:
     npm = CliRunner().invoke(cli, ["gather", "--packages", "npm"]).output.split()
     judge = CliRunner().invoke(cli, ["gather", "--packages", "debian", "--use", "judge"]).output.split()
     assert debian == sorted(set(debian), key=debian.index)
-    assert "sonic-pi-samples" in debian
-    assert npm == [i.package for i in read_instruments()]
+    assert {"sonic-pi-samples", "freepats"} <= set(debian)
+    assert npm == [i.package for i in read_instruments() if i.patch is None]
     assert judge == ["tuxpaint-stamps-default", "scratch"]
     done = CliRunner().invoke(cli, ["gather"])
     assert done.exit_code == 2
@@ -112,11 +140,11 @@ def test_training_takes_them_with_the_rendered_material(root: Path, tmp_path: Pa
 
 
 def test_phrases_are_played_with_an_instruments_notes(root: Path, tmp_path: Path) -> None:
-    banjo = Instrument("banjo", "guitar", 3, "guitar")
+    banjo = Instrument("banjo", "guitar", 3, "guitar", "MIT")
     with pytest.raises(SourceError, match="no notes of banjo there; npm pack each"):
         gather([entry()], [banjo], root, tmp_path / "out")
     for name in ("E2.wav", "As3.wav", "C5.wav"):
-        tone(root / banjo.folder / name, 2.0)
+        tone(root / banjo.notes / name, 2.0)
     clips, _ = gather([entry()], [banjo], root, tmp_path / "out")
     played = [c for c in clips if c.package == "banjo"]
     assert [c.path for c in played] == [f"guitar/banjo-{n:03d}.flac" for n in (1, 2, 3)]
@@ -124,6 +152,29 @@ def test_phrases_are_played_with_an_instruments_notes(root: Path, tmp_path: Path
     assert not np.array_equal(first[:16000], second[:16000])
     again, _ = gather([entry()], [banjo], root, tmp_path / "again")
     assert (tmp_path / "again" / again[-1].path).read_bytes() == (tmp_path / "out" / played[-1].path).read_bytes()
+
+
+def test_phrases_are_played_with_a_packages_patch(root: Path, tmp_path: Path) -> None:
+    lute = Instrument("lutes", "guitar", 2, "guitar", "GPL-2+", "usr/share/lutes/lute.pat")
+    with pytest.raises(SourceError, match="not all notes of lutes there; apt-get download lutes"):
+        gather([entry()], [lute], root, tmp_path / "out")
+    (root / "usr/share/lutes").mkdir()
+    wave = np.sin(2 * np.pi * 220 * np.arange(22_050) / 22_050)
+    (root / lute.notes).write_bytes(patch_file([Recorded(wave, 22_050, 220_000)]))
+    clips, _ = gather([entry()], [lute], root, tmp_path / "out")
+    assert [(c.path, c.file, c.licence) for c in clips if c.package == "lutes"] == [
+        (f"guitar/lutes-{n:03d}.flac", "usr/share/lutes/lute.pat", "GPL-2+") for n in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("styles", ["bowed", "blown", "keys"])
+def test_melodies_are_written_for_an_instrument_of_one_note(styles: str) -> None:
+    low, high = _range({60: np.zeros(1, np.float32)})
+    assert (low, high) == (51, 70)
+    assert _range({40: np.zeros(1, np.float32), 80: np.zeros(1, np.float32)}) == (40, 80)
+    for seed in range(20):
+        phrase = Instrument("x", "none", 1, styles, "MIT")._composer(0, low, high)(np.random.default_rng(seed))
+        assert {low <= note.pitch <= high for note in phrase.notes} == {True}
 
 
 def test_every_instrument_of_the_catalogue_has_a_class_and_styles() -> None:
