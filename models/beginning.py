@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from detector.errors import ConfigError
 from models.corpus import folds_left_out
 from models.recipe import Recipe
+from models.run_folder import RunFolder
 from models.trained import load_run
 
 _ALIKE = ("kind", "classes", "features", "encoder", "network")
@@ -28,6 +29,12 @@ def weights_of(folder: Path, recipe: Recipe, leave_out: int | None) -> dict[str,
     if seen := sorted(set(folds_left_out(recipe, leave_out)) - set(record.folds_left_out)):
         raise ConfigError(f"{folder}: was trained on fold {', '.join(map(str, seen))}, which this run leaves out")
     return net.state_dict()
+
+
+def hidden_of(folder: Path) -> dict[str, Tensor] | None:
+    """Return the state of the hidden layers' read-outs at the end of the run in ``folder``, if it had any."""
+    saved = RunFolder(folder).load()
+    return None if saved is None else saved.get("hidden")
 
 
 def weights_digest(net: nn.Module) -> str:

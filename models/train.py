@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from detector.manifest import TrainingRecord
 from models.activity import Activity, reading_macs
-from models.beginning import weights_digest, weights_of
+from models.beginning import hidden_of, weights_digest, weights_of
 from models.cli_tell import tell
 from models.corpus import folds_left_out, recordings, sources_of
 from models.datasets import Clip
@@ -152,7 +152,13 @@ class _Trainer:
         self._loader: Iterator[Batch] | None = None
 
     def resume(self) -> None:
-        """Load the checkpoint of the run folder, if there is one."""
+        """Load the checkpoint of the run folder, if there is one; else read-outs of the run to begin with, if any.
+
+        New read-outs would pull at the network's weights until they have learnt.
+        """
+        begin = self._run.begin
+        if begin is not None and self._hidden is not None and (hidden := hidden_of(begin)) is not None:
+            self._hidden.load_state_dict(hidden)
         if saved := self._folder.load():
             self._net.load_state_dict(saved["net"])
             if self._hidden is not None:

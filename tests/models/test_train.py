@@ -21,6 +21,7 @@ from models.cli import cli as train_cli
 from models.datasets import Clip
 from models.evaluate import Heard, confusion, esc10_accuracy, event_rates, figures, table
 from models.recipe import _check, load_recipe
+from models.run_folder import RunFolder
 from models.train import Run, _Trainer, train
 from models.trained import load_run
 from models.untrained import make_network
@@ -79,6 +80,9 @@ def test_a_run_begins_with_the_weights_of_another(tree: Path, short_recipe: Path
     net = train(none, Run(tree, None, second, 1, 4, workers=0, begin=first))
     before, after = load_run(first)[0].state_dict(), net.state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items() if "norm" not in name)
+    hidden, kept = ((RunFolder(folder).load() or {})["hidden"] for folder in (first, second))
+    assert hidden.keys() == kept.keys()
+    assert all(torch.equal(hidden[name], kept[name]) for name in hidden)
     assert "--begin" in load_run(second)[2].command
     with pytest.raises(ConfigError, match="fold 3"):
         train(recipe, Run(tree, None, tmp_path / "third", 1, 3, workers=0, begin=first))
