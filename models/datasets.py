@@ -45,7 +45,14 @@ INSTRUMENTS = {
 }
 GATHERED = "gathered"
 """Folder of the material that snn-train gather makes."""
-RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
+RENDERED = {
+    "guitar": "guitar",
+    "bowed": "bowed_strings",
+    "winds": "winds",
+    "drums": "drums",
+    "speech": "speech",
+    **{label: label for label in ESC10},
+}
 SOURCES = (
     DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
     DataSource("instruments", "CC0 or CC BY 3.0 per clip", "ten instruments of FSDKaggle2018, Freesound uploaders"),
@@ -54,7 +61,7 @@ SOURCES = (
     DataSource(
         "rendered",
         "MIT and public-domain sound fonts, Apache-2.0 scores",
-        "FluidR3 GM, GMbank and MuseScore General by fluidsynth, espeak-ng, strings and noises by numpy",
+        "FluidR3 GM, GMbank and MuseScore General by fluidsynth, espeak-ng, strings, noises, rain and more by numpy",
     ),
     DataSource(
         "gathered",
