@@ -45,14 +45,7 @@ INSTRUMENTS = {
 }
 GATHERED = "gathered"
 """Folder of the material that snn-train gather makes."""
-RENDERED = {
-    "guitar": "guitar",
-    "bowed": "bowed_strings",
-    "winds": "winds",
-    "drums": "drums",
-    "speech": "speech",
-    **{label: label for label in ESC10},
-}
+RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
 SOURCES = (
     DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
     DataSource("instruments", "CC0 or CC BY 3.0 per clip", "ten instruments of FSDKaggle2018, Freesound uploaders"),
@@ -61,7 +54,7 @@ SOURCES = (
     DataSource(
         "rendered",
         "MIT and public-domain sound fonts, Apache-2.0 scores",
-        "FluidR3 GM, GMbank and MuseScore General by fluidsynth, espeak-ng, strings, noises, rain and more by numpy",
+        "FluidR3 GM, GMbank and MuseScore General by fluidsynth, espeak-ng, strings and noises by numpy",
     ),
     DataSource(
         "gathered",

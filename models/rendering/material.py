@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.rendering import drums, guitar, melodic, noise, plucked, speech, textures
+from models.rendering import drums, guitar, melodic, noise, plucked, speech
 from models.rendering.chance import Rng
 from models.rendering.melodic import Player
 from models.rendering.score import Phrase
@@ -25,8 +25,6 @@ _KITS = {0: 20, 8: 10, 16: 10, 24: 10, 25: 8, 32: 10, 40: 8, 48: 4}
 _SPEECH_CLIPS = 160
 _NOISE_CLIPS = 200
 _PLUCKED_CLIPS = 160
-_TEXTURE_CLIPS = 60
-"""Of each label."""
 _FURTHER_SHARE = 2
 """Of the clips that the first sound font plays, one in so many is composed anew for each of the others."""
 
@@ -122,8 +120,6 @@ def _clips(seed: int, progress: Progress) -> Iterator[Rendered]:
     yield from _all_played(seed, batches()[len(first) :], progress)
     progress("plucked")
     yield from _plucked(seed)
-    progress("textures")
-    yield from _textures(seed)
 
 
 def _all_played(seed: int, wanted: Sequence[Batch], progress: Progress) -> Iterator[Rendered]:
@@ -162,13 +158,6 @@ def _plucked(seed: int) -> Iterator[Rendered]:
     for n in range(_PLUCKED_CLIPS):
         phrase = guitar.compose(rng, programs[n % len(programs)])
         yield Rendered("guitar", f"plucked-{n:03d}", plucked.play(rng, phrase))
-
-
-def _textures(seed: int) -> Iterator[Rendered]:
-    for i, label in enumerate(textures.LABELS):
-        rng = _generator(seed, label, i)
-        for n in range(_TEXTURE_CLIPS):
-            yield Rendered(label, f"computed-{n:02d}", textures.compose(rng, label))
 
 
 def _winds() -> dict[int, tuple[int, Player]]:
