@@ -6,6 +6,7 @@ import fnmatch
 import tempfile
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Entry:
             with zipfile.ZipFile(archive) as file:
                 names = [n for n in file.namelist() if n.startswith(f"{self.folder}/") and is_sound_name(Path(n))]
                 file.extractall(folder, names)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             raise SourceError(f"{archive}: no zip file that can be read ({error}); unpack the package again") from error
 
     def _takes(self, name: str) -> bool:

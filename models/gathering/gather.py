@@ -52,13 +52,14 @@ def gather(
 ) -> tuple[list[Gathered], list[str]]:
     """Write the recordings below ``root``, and what is played with notes, as 16-bit FLAC to a new folder; list them.
 
-    Return the clips, and a line for each file that was left out. Raises SourceError where a package
-    of the catalogue is not there, and ConfigError where the folder is or cannot be made.
+    Return the clips, and a line for each file that was left out. Raises SourceError where an entry
+    of the catalogue finds nothing, and ConfigError where the folder is or cannot be made.
     """
     with ExitStack() as stack:
         opened = [(entry, stack.enter_context(entry.opened(root))) for entry in entries]
         listed = [_Listed(entry, path, entry.origin(path, at)) for entry, at in opened for path in entry.paths(at)]
-        if missing := sorted({e.package for e in entries} - {one.entry.package for one in listed}):
+        full = {one.entry for one in listed}
+        if missing := sorted({entry.package for entry in entries if entry not in full}):
             names = " ".join(missing)
             raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
         check_instruments(list(instruments), root)

@@ -92,6 +92,8 @@ def test_recordings_in_a_zip_file_are_taken_out_of_it_and_nothing_is_left_behind
 
 def test_a_missing_package_is_named_and_a_folder_is_not_written_over(root: Path, tmp_path: Path) -> None:
     other = Entry("hares", "usr/share/hares", "none", "CC0-1.0")
+    with pytest.raises(SourceError, match="no sounds of owls there"):
+        gather([entry(), dataclasses.replace(entry(), only=("wolf9*",))], [], root, tmp_path / "out")
     with pytest.raises(SourceError, match="no sounds of hares there; unpack them: apt-get download hares"):
         gather([entry(), other], [], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
