@@ -68,7 +68,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
     help="Only print the names of the packages that are wanted, for apt-get download or npm pack.",
 )
 def gather(out: Path | None, root: Path, use: Use, packages: Literal["debian", "npm"] | None) -> None:
-    """Gather recordings of Debian's and npm's packages: sounds of no class, voices, instruments.
+    """Gather recordings of Debian's and npm's packages: classes, sounds of no class, voices, instruments.
 
     Writes clips to OUT/CLASS, and OUT/gathered.csv that names for each its package, file and licence.
     """

@@ -42,7 +42,7 @@ _MASKING, _MASKING_NOISE = 6.0, 4.0
 _LEAST_PEAK = 1e-3
 """Of a mixture whose own peak was 1."""
 _FEW = 16
-"""Clips of a source and class."""
+"""A source with n clips of a class, fewer than so many, is drawn n / so many times as often."""
 _STEP = np.float32(2.0**-15)
 ACTIVE_DB = -28.0
 """Frames quieter than this, against the clip's loud frames, are not the sound."""

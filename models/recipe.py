@@ -35,7 +35,7 @@ class Scenes:
     kind: Literal["scenes"]
     frames: int
     source_weights: dict[str, float]
-    """Within a class, draws from a source against 1.0 for a source not named."""
+    """Within a class, draws from a source against 1.0 for a source not named; n clips of fewer than 16 count n / 16."""
     class_weights: dict[str, float]
     """Draws against 1.0 for a class not named; "none" is sound of no class."""
     rumbling: float
