@@ -72,7 +72,9 @@ class Entry:
             with zipfile.ZipFile(archive) as file:
                 names = [n for n in file.namelist() if n.startswith(f"{self.folder}/") and is_sound_name(Path(n))]
                 file.extractall(folder, names)
-        except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        except OSError as error:
+            raise SourceError(f"{archive}: cannot be unpacked to {folder} ({error.strerror or error})") from error
+        except (EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             raise SourceError(f"{archive}: no zip file that can be read ({error}); unpack the package again") from error
 
     def _takes(self, name: str) -> bool:

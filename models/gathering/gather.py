@@ -71,13 +71,14 @@ def gather(
 def _made(listed: Sequence[_Listed], instruments: Sequence[Instrument], root: Path) -> Iterator[_Made]:
     with ThreadPoolExecutor() as pool:
         waves = pool.map(_cut_or_reason, (one.path for one in listed))
-        for (entry, _, origin), wave in zip(listed, waves, strict=True):
+        for (entry, path, origin), found in zip(listed, waves, strict=True):
+            # What is wrong with it is told of where it is from, not of where it was unpacked to for a while.
+            wave = found.replace(str(path), str(root / origin)) if isinstance(found, str) else found
             yield _Made(entry.label, entry.package, origin, entry.licence, wave)
     for instrument in instruments:
-        for wave in instrument.play(root):
-            yield _Made(
-                instrument.label, instrument.package, instrument.notes, instrument.licence, set_peak(wave, _PEAK_DB)
-            )
+        for played in instrument.play(root):
+            wave = set_peak(played, _PEAK_DB)
+            yield _Made(instrument.label, instrument.package, instrument.notes, instrument.licence, wave)
 
 
 def _write_all(out: Path, made: Iterator[_Made]) -> tuple[list[Gathered], list[str]]:

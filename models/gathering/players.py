@@ -76,7 +76,7 @@ def read_instruments() -> list[Instrument]:
 
 
 def check_instruments(instruments: list[Instrument], root: Path) -> None:
-    """Raise SourceError that names every package which is not there."""
+    """Raise SourceError that names the packages of npm which are not there, or where all are, those of Debian."""
     missing = [i for i in instruments if not (root / i.notes).exists()]
     if npm := [i.package for i in missing if i.patch is None]:
         raise SourceError(f"{root}: no notes of {' '.join(npm)} there; npm pack each, unpack it to npm/PACKAGE")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +24,6 @@ _LOWEST_MHZ, _HIGHEST_MHZ = 8_176, 12_543_854
 """Those of MIDI's pitches 0 and 127."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
-    wave: Wave
-    """At the rate that brings it to its pitch."""
-    rate_hz: float
-    pitch: int
-
-
 def read_patch(path: Path) -> dict[int, Wave]:
     """Return the recordings of the first layer of an instrument, by MIDI pitch, for up to 6 s where they go round.
 
@@ -48,17 +39,17 @@ def read_patch(path: Path) -> dict[int, Wave]:
     notes, at = dict[int, Wave](), _FIRST_SAMPLE
     for _ in range(data[_LAYER + 6]):
         try:
-            note, at = _read_note(data, at)
-            wave = np.asarray(soxr.resample(note.wave, note.rate_hz, RATE_HZ), np.float32)
+            pitch, wave, at = _read_note(data, at)
         except (struct.error, ValueError) as error:
             raise SourceError(f"{path}: damaged or cut off: {error}") from error
-        notes.setdefault(note.pitch, wave)
+        notes.setdefault(pitch, wave)
     if not notes:
         raise SourceError(f"{path}: no recordings of notes there")
     return notes
 
 
-def _read_note(data: bytes, at: int) -> tuple[_Note, int]:
+def _read_note(data: bytes, at: int) -> tuple[int, Wave, int]:
+    """Return the MIDI pitch of the note that begins there, the note at that pitch, and where the next begins."""
     size, loop, loop_end, rate_hz, _, _, own_mhz, _, modes = _SAMPLE.unpack_from(data, at)
     first = at + _SAMPLE.size
     width = 2 if modes & _WIDE else 1
@@ -71,7 +62,8 @@ def _read_note(data: bytes, at: int) -> tuple[_Note, int]:
         raise ValueError(f"a note's own frequency is {own_mhz / 1000:g} Hz")
     exact = _A4 + 12 * math.log2(own_mhz / 1000 / _A4_HZ)
     pitch = round(exact)
-    return _Note(wave, rate_hz * 2 ** ((pitch - exact) / 12), pitch), first + size
+    wave = soxr.resample(wave, rate_hz * 2 ** ((pitch - exact) / 12), RATE_HZ)
+    return pitch, np.asarray(wave, np.float32), first + size
 
 
 def _gone_round(wave: Wave, first: int, end: int, samples: int, modes: int) -> Wave:
