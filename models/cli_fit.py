@@ -27,7 +27,7 @@ material_option = click.option("--material", type=PATH, help="Rendered material 
 
 
 @click.command()
-@click.argument("recipe", type=PATH, default=RECIPES / "household.toml")
+@click.argument("recipe", type=PATH, default=RECIPES / "household-first.toml")
 @data_option
 @material_option
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; resumes.")
