@@ -15,11 +15,15 @@ SECONDS = 6
 
 
 def seeds() -> dict[str, bytes]:
-    """Return inputs that reach onsets (of 302 and 340 Hz): two bytes for the cuts, then commands of square waves."""
-    low, high = bytes([9, 255, 104, 5]) * 4, bytes([9, 255, 92, 5]) * 4
+    """Return inputs that reach onsets: two bytes for the cuts, then a second of next to nothing and one of a tone.
+
+    The tones are square waves of 151 and 195 Hz, half a second a command.
+    """
+    quiet = bytes([9, 255, 2, 15]) * 2
+    low, high = quiet + bytes([9, 255, 104, 5]) * 2, quiet + bytes([9, 255, 80, 3]) * 2
     return {
         "flush": b"\1\2" + low + b"\0",
-        "reset": b"\7\7" + high[:12] + b"\1" + low[:8],
+        "reset": b"\7\7" + high[:12] + b"\1" + low[8:],
         "init": b"\0\5" + low[:12] + b"\2" + bytes([9, 60, 1, 0]),
         "samples": b"\3\1" + bytes([3, 40]) + bytes(range(80)) + bytes([4, 1, 0, 128]),
     }

@@ -57,12 +57,12 @@ def clatter(rng: np.random.Generator) -> Samples:
     """Return faint noise with bursts of noise and, as of plucked strings, tones that decay."""
     wave = 0.002 * rng.standard_normal(SECONDS * RATE)
     at = 0
-    while (at := at + int(rng.exponential(1.2) * RATE)) < len(wave) - RATE:
-        t = np.arange(int(rng.uniform(0.1, 1.0) * RATE)) / RATE
+    while (at := at + int(rng.exponential(1.2) * RATE)) < len(wave) - 2 * RATE:
+        t = np.arange(int(rng.uniform(0.1, 2.0) * RATE)) / RATE
         pitch = rng.uniform(90, 500)
         tones = sum(np.sin(2 * np.pi * pitch * k * t) * np.exp(-k * t) / k for k in range(1, 13))
         burst = tones if rng.random() < 0.6 else rng.standard_normal(t.size)
-        wave[at : at + t.size] += rng.uniform(0.02, 0.2) * burst * np.exp(-t * rng.uniform(2, 12))
+        wave[at : at + t.size] += rng.uniform(0.02, 0.2) * burst * np.exp(-t * rng.uniform(1, 4))
     return np.asarray(wave.clip(-1, 1), np.float32)
 
 
@@ -164,7 +164,7 @@ def test_live_sound_that_is_interrupted_goes_on_later(tmp_path: Path) -> None:
         assert child.wait() == 0
         found = json.loads("\n".join(child.lines))["calibration"]
     assert 12 < heard < 16
-    assert found["hours"] * 3600 == pytest.approx(20, abs=4)  # a pipe gives seconds at once
+    assert found["hours"] * 3600 == pytest.approx(20, abs=6)  # a pipe gives seconds at once
     assert found["device"] == "stdin"
 
 
