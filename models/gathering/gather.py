@@ -59,13 +59,21 @@ def gather(
         opened = [(entry, stack.enter_context(entry.opened(root))) for entry in entries]
         listed = [_Listed(entry, path, entry.origin(path, at)) for entry, at in opened for path in entry.paths(at)]
         full = {one.entry for one in listed}
-        if missing := sorted({entry.package for entry in entries if entry not in full}):
-            names = " ".join(missing)
-            raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
+        _check_found([(entry, at) for entry, at in opened if entry not in full], root)
         check_instruments(list(instruments), root)
         total = len(listed) + sum(i.clips for i in instruments)
         made = tqdm(_made(listed, instruments, root), total=total, unit="clip", desc="gather", disable=None)
         return _write_all(stack.enter_context(new_folder(out)), made)
+
+
+def _check_found(empty: Sequence[tuple[Entry, Path]], root: Path) -> None:
+    """Raise SourceError where entries found nothing: their packages are missing, or hold other files."""
+    if missing := sorted({entry.package for entry, at in empty if not (at / entry.folder).is_dir()}):
+        names = " ".join(missing)
+        raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
+    if empty:
+        told = "; ".join(f"in {entry.folder} of {entry.package} ({', '.join(entry.only)})" for entry, _ in empty)
+        raise SourceError(f"{root}: nothing to take {told}; the catalogue is for Debian 12: unpack its packages")
 
 
 def _made(listed: Sequence[_Listed], instruments: Sequence[Instrument], root: Path) -> Iterator[_Made]:
