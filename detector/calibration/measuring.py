@@ -81,19 +81,19 @@ class Measurement:
 
         Raises SourceError, behind all that could be heard, where the sound cannot go on.
         """
-        heard = 0
+        heard, wanted = 0, seconds * self._rate_hz
         try:
-            while heard < seconds * self._rate_hz:
+            while heard < wanted:
                 news = source.take(_TURN_S)
                 self._stop.look()
                 if news is None:
                     return
                 for item in news:
-                    if isinstance(item, Sound):
+                    if isinstance(item, Sound) and heard < wanted:  # a pipe gives seconds at once
                         heard += self._take(item, source.figures.device, is_first=not heard)
                     elif isinstance(item, Condition):
                         tell(item.detail)
-                advance(heard / self._rate_hz / seconds, source.figures.rms_dbfs)
+                advance(heard / wanted, source.figures.rms_dbfs)
         finally:
             self._detector.reset()
             self._store.end()
