@@ -71,14 +71,21 @@ threshold_option = click.option(
 class Program(click.Group):
     """A group whose commands turn every error into one line on standard error and an exit code."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the group's own options; what cannot be read is told as that of its commands is."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            raise click.exceptions.Exit(_report_usage(error)) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a closed standard output ends it quietly with 141, as SIGPIPE ends other filters."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-            report(f"{error.format_message()}{hint}")
-            code = error.exit_code
+            code = _report_usage(error)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except DetectorError as error:
@@ -96,6 +103,13 @@ class Program(click.Group):
                 traceback.print_exc()
             code = INTERNAL_ERROR
         raise click.exceptions.Exit(code)
+
+
+def _report_usage(error: click.UsageError) -> int:
+    """Say what is wrong with the arguments, and return the exit code."""
+    hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    report(f"{error.format_message()}{hint}")
+    return error.exit_code
 
 
 def report(message: object) -> None:

@@ -351,6 +351,13 @@ def test_wrong_usage(scene: Path, arguments: list[str]) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("arguments", [["--nope"], ["--device"], ["--nope", "replay"], ["replay", "--nope"], ["nope"]])
+def test_what_is_no_option_or_command_gets_one_line(arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    one_error(result, 2, "--nope" if "--nope" in arguments else arguments[0])
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_model_info(detector: Detector) -> None:
     words = CliRunner().invoke(cli, ["model", "info"])
     assert words.exit_code == 0
