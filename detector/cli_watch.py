@@ -41,11 +41,11 @@ def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
         import time
         from contextlib import closing, suppress
 
-        from detector.watch.screen import watch as show
+        from detector.watch.screen import show_feed
 
         until_s = time.monotonic() + seconds if seconds is not None else float("inf")
         with suppress(Stopped), closing(_feed(stop, **options)) as feed:
-            show(feed, console, stop, until_s)
+            show_feed(feed, console, stop, until_s)
         ctx.exit(stop.exit_code)
 
 

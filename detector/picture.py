@@ -75,7 +75,15 @@ class Sheet:
             part.unlink(missing_ok=True)
 
     def _drawn(self, title: str, records: Sequence[Record]) -> Any:
-        from detector import picture_panels as panels
+        from detector.picture_panels import (
+            Span,
+            draw_encoder,
+            draw_events,
+            draw_features,
+            draw_layers,
+            draw_scores,
+            draw_wave,
+        )
 
         means = np.concatenate([np.empty((0, len(self._classes))), *(i.means for i in self._insides)])
         labels = _shown(means, self._classes, records)
@@ -85,16 +93,16 @@ class Sheet:
         axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
         figure.suptitle(f"{title}   ({self._model})", fontsize="medium")
         rate_hz = self._features.sample_rate_hz
-        panels.draw_wave(axes[0], np.concatenate([np.zeros(0, np.float32), *self._samples]), rate_hz)
+        draw_wave(axes[0], np.concatenate([np.zeros(0, np.float32), *self._samples]), rate_hz)
         if self._insides:
-            span = panels.Span(self._features, self._insides[0].first_sample, len(means))
-            panels.draw_features(axes[1], span, np.concatenate([i.frames for i in self._insides]))
-            panels.draw_encoder(axes[2], span, np.concatenate([i.spikes for i in self._insides]))
+            span = Span(self._features, self._insides[0].first_sample, len(means))
+            draw_features(axes[1], span, np.concatenate([i.frames for i in self._insides]))
+            draw_encoder(axes[2], span, np.concatenate([i.spikes for i in self._insides]))
             names = self._insides[0].layers
             layers = {name: np.concatenate([i.layers[name] for i in self._insides]) for name in names}
-            panels.draw_layers(axes[3], span, layers)
-            panels.draw_scores(axes[4], span, means, self._classes, labels)
-        panels.draw_events(axes[5], labels, records)
+            draw_layers(axes[3], span, layers)
+            draw_scores(axes[4], span, means, self._classes, labels)
+        draw_events(axes[5], labels, records)
         axes[0].set_xlim(0, max(min(self._heard, self._most), 1) / rate_hz)
         axes[-1].set_xlabel("time (s)")
         for one in axes:

@@ -94,7 +94,7 @@ class Board:
         return self.image.parent / f"build-{self.name}"
 
 
-def build(folder: Path, name: BoardName) -> Board:
+def build_firmware(folder: Path, name: BoardName) -> Board:
     """Build an exported folder's example for a board.
 
     Raises ConfigError where a program is missing or fails.
@@ -182,7 +182,7 @@ def _run(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[
 def measure(folder: Path) -> list[dict[str, Any]]:
     """Return all figures of a folder, a record for each board."""
     rate_hz = model_rate_hz(folder)
-    boards = [build(folder, name) for name in CORES]
+    boards = [build_firmware(folder, name) for name in CORES]
     return [
         {
             "board": board.name,

@@ -45,7 +45,7 @@ class Host:
         return done.stdout
 
 
-def build(folder: Path, compiler: str = "cc", flags: str | None = "-O2", target: str = "snn_host") -> Host:
+def build_host(folder: Path, compiler: str = "cc", flags: str | None = "-O2", target: str = "snn_host") -> Host:
     """Compile an exported folder with its own Makefile; without ``flags`` with those that stand there.
 
     Raises ConfigError where make or the compiler is missing or fails.

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import ConfigError
+from firmware_export.model_reading import Float32
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 _LOST: Final = 1e-15
 """What a decay may lose on its way: below the last bit of any single-precision number above 1e-7."""

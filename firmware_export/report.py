@@ -29,11 +29,11 @@ from detector.network import load_model
 from detector.pipeline import Detector
 from detector.rates import Rate
 from detector.sources import read_sound
-from firmware_export import cortex_m
 from firmware_export.c_export import export_c
 from firmware_export.c_form import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
+from firmware_export.cortex_m import build_firmware, model_rate_hz
 from firmware_export.fixed_point import SCORE_BITS
-from firmware_export.host import Host, build, from_pcm, to_pcm
+from firmware_export.host import Host, build_host, from_pcm, to_pcm
 from firmware_export.int8_onnx import export_int8
 from firmware_export.nir_export import export_nir
 from firmware_export.parity import DEMO
@@ -74,7 +74,7 @@ def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc")
     for form in (FLOAT, INT8_FLOAT_FRONT_END, INT8):
         folder = work / form.name.replace(", ", "-").replace(" ", "-")
         export_c(model, folder, form)
-        forms.append((f"C99, {form.name}", folder, _Compiled(build(folder, compiler, None), form, len(labels))))
+        forms.append((f"C99, {form.name}", folder, _Compiled(build_host(folder, compiler, None), form, len(labels))))
     rows = [_row(name, made, form, sounds, wanted, labels) for name, made, form in forms]
     rows = _with_times(rows, [form for _, _, form in forms], runtime, np.resize(sounds[0][0], SPEED_S * _rate(model)))
     graph = work / "network.nir"
@@ -172,7 +172,7 @@ def _footprint(made: Path) -> tuple[int, int | None, int | None]:
         states = load_model(made).manifest.network.states
         return made.stat().st_size, 4 * sum(int(np.prod(s.shape)) for s in states), None
     try:
-        board = cortex_m.build(made, BOARD)
+        board = build_firmware(made, BOARD)
         usage = board.run(np.zeros(_rate_of(made) // 10, np.int16), _rate_of(made))[1]
         return board.sizes().detector_flash, usage.detector_bytes, board.stack_bound()
     except ConfigError:  # no compiler for the board here: the tables alone, then
@@ -180,7 +180,7 @@ def _footprint(made: Path) -> tuple[int, int | None, int | None]:
 
 
 def _rate_of(made: Path) -> int:
-    return _rate(made) if made.is_file() else cortex_m.model_rate_hz(made)
+    return _rate(made) if made.is_file() else model_rate_hz(made)
 
 
 def _rate(model: Path) -> int:

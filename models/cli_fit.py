@@ -144,11 +144,11 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     from models.recipe import load_recipe
 
     wanted = load_recipe(recipe)
-    judged = [cross.judge(model, wanted, data) for model in tqdm(models, unit="model")]
+    judged = [cross.evaluate_fold(model, wanted, data) for model in tqdm(models, unit="model")]
     result = cross.summary(judged)
     if runs:
         result["training_seconds"] = cross.mean_training_seconds(runs)
-    click.echo(cross.table(result))
+    click.echo(cross.folds_table(result))
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

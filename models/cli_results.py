@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-PATH = click.Path(path_type=Path)
+from models.cli_fit import PATH
+
 RESULTS = Path(__file__).parent / "results"
 
 

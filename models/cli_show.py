@@ -53,12 +53,12 @@ def show_encoding(  # noqa: PLR0913 - one option each
 ) -> None:
     """Draw a sound FILE, or a digit, as spikes in each encoding, and say what each one loses."""
     exhibit = _chosen(file, index, data, seconds)
-    from models import show
     from models.encodings import encode_all
+    from models.show import draw_encodings, table
 
     encodings = encode_all(exhibit.frames, exhibit.scale, exhibit.params, seed=seed)
-    click.echo(show.table(exhibit, encodings))
-    _write(out, lambda: show.draw_encodings(exhibit, encodings, out))
+    click.echo(table(exhibit, encodings))
+    _write(out, lambda: draw_encodings(exhibit, encodings, out))
 
 
 @click.command()
@@ -66,28 +66,28 @@ def show_encoding(  # noqa: PLR0913 - one option each
 @_out_option("neuron.png")
 def show_neuron(beta: float, out: Path) -> None:
     """Draw one neuron's input, membrane and spikes: its reset next to snnTorch's default."""
-    from models import show
+    from models.show import draw_neuron, neuron_pairs
 
-    pairs = show.neuron_pairs(beta)
+    pairs = neuron_pairs(beta)
     for name, (ours, theirs) in pairs.items():
         click.echo(
             f"{name}: {ours.spikes.sum():.0f} spikes with the reset at once, "
             f"{theirs.spikes.sum():.0f} with snnTorch's a step later"
         )
-    _write(out, lambda: show.draw_neuron(pairs, beta, out))
+    _write(out, lambda: draw_neuron(pairs, beta, out))
 
 
 def _chosen(file: Path | None, index: int | None, data: Path | None, seconds: float) -> Exhibit:
     """Load what the arguments name; raises click.UsageError where they name nothing or two things."""
     if (file is None) == (index is None):
         raise click.UsageError("name either a sound FILE or an image with --mnist N")
-    from models import show
+    from models.show import digit, sound
 
     if file is not None:
-        return show.sound(file, seconds)
+        return sound(file, seconds)
     if data is None or index is None:
         raise click.UsageError("--mnist needs --data, the folder that holds mnist/ (or SNN_DETECT_DATA)")
-    return show.digit(data, index)
+    return digit(data, index)
 
 
 def _write(out: Path, draw: Callable[[], None]) -> None:

@@ -60,7 +60,7 @@ class Judged:
         return max(1, math.floor(seconds / ELAPSED_S[-1] * longest))
 
 
-def judge(model: Path, recipe: Recipe, data: Path) -> Judged:
+def evaluate_fold(model: Path, recipe: Recipe, data: Path) -> Judged:
     """Judge a model file, or the run folder of a twin, on the one fold that it left out.
 
     Raises ConfigError where it left out none or several, or a run has not ended.
@@ -81,11 +81,11 @@ def _judge_run(folder: Path, recipe: Recipe, data: Path) -> Judged:
     fold = _only_fold(folder, record.folds_left_out)
     front, net = FrontEnd(own), net.eval()
     clips = [c for c in recordings(recipe, data).clips if c.fold == fold]
-    heard = tuple(_hear(net, front, own, clip) for clip in clips)
+    heard = tuple(_score_run(net, front, own, clip) for clip in clips)
     return Judged(folder.name, fold, record.seed, heard, {})
 
 
-def _hear(net: torch.nn.Module, front: FrontEnd, recipe: Recipe, clip: Clip) -> Heard:
+def _score_run(net: torch.nn.Module, front: FrontEnd, recipe: Recipe, clip: Clip) -> Heard:
     given = front.encode_clip(read_sound(clip.path, recipe.features.sample_rate_hz))
     with torch.no_grad():
         logits, _ = net(torch.from_numpy(given).float()[None])
@@ -150,7 +150,7 @@ def mean_training_seconds(runs: Path) -> float:
     return statistics.mean(float(metrics["training_seconds"]) for metrics in ended)
 
 
-def table(result: dict[str, Any]) -> str:
+def folds_table(result: dict[str, Any]) -> str:
     """Return the summary as a Markdown table: a column per fold, a row per seed."""
     folds = list(result["by_fold"])
     rows = ["| seed | " + " | ".join(f"fold {f}" for f in folds) + " | mean |", "|" + "---|" * (len(folds) + 2)]

@@ -28,8 +28,8 @@ import scipy.signal
 import soundfile
 
 from detector.errors import DetectorError
-from models.rendering import noise
 from models.rendering.guitar import Shape, fret, strum
+from models.rendering.noise import coloured, hum
 from models.rendering.score import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase
 from models.rendering.synthesis import RATE_HZ, Wave, play, set_peak, speak
 
@@ -90,8 +90,8 @@ def render_parts() -> list[Part]:
 def mix(parts: list[Part]) -> Wave:
     """Lay the parts over the noise of a quiet room; return the whole scene."""
     rng, size = np.random.default_rng([_SEED, 1]), round(LENGTH_S * RATE_HZ)
-    scene = _at_level(noise.coloured(rng, size, 0.5), NOISE_DB)
-    scene += _at_level(noise.hum(rng, size, 50.0), HUM_DB)
+    scene = _at_level(coloured(rng, size, 0.5), NOISE_DB)
+    scene += _at_level(hum(rng, size, 50.0), HUM_DB)
     for part in parts:
         first = round(part.start_s * RATE_HZ)
         scene[first : first + part.wave.size] += part.wave[: size - first]

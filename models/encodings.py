@@ -9,7 +9,7 @@ frame difference     (its change) a spike where it is large     adding the spike
 send-on-delta        (its change) spikes until it is told       adding the spikes up, with the leak
 ===================  =========================================  ==================================
 
-Rate and latency hold a value still for ``STEPS`` steps and need values in [0, 1] (``Scale``); the
+Rate and latency hold a value still for ``ENCODING_STEPS`` steps and need values in [0, 1] (``Scale``); the
 other two take one step per frame, in the features' own unit. Time is always the first axis.
 
 Encoders are snnTorch's where it has them (J. Eshraghian et al., "Training spiking neural networks
@@ -33,7 +33,7 @@ from detector.manifest import EncoderParams
 from detector.messages import Frames, Spikes
 from models.scan import leak_scan
 
-STEPS = 50
+ENCODING_STEPS = 50
 """Steps for which rate and latency hold a value."""
 LOG_THRESHOLD = 0.2
 """Where the charging neuron of the logarithmic latency fires; smaller values never reach it."""
@@ -85,7 +85,7 @@ class Encoding:
         return float(np.count_nonzero(self.spikes) / self.decoded.size)
 
 
-def encode_rate(values: Values, *, steps: int = STEPS, seed: int = 0) -> NDArray[np.float32]:
+def encode_rate(values: Values, *, steps: int = ENCODING_STEPS, seed: int = 0) -> NDArray[np.float32]:
     """Return spikes (steps, ...) that come in each step with the value as their chance, by ``spikegen.rate``.
 
     The same seed gives the same spikes; torch's own dice are left as they were. Raises ValueError
@@ -106,7 +106,7 @@ def decode_rate(spikes: NDArray[np.float32]) -> Values:
     return share
 
 
-def encode_latency(values: Values, *, linear: bool, steps: int = STEPS) -> NDArray[np.float32]:
+def encode_latency(values: Values, *, linear: bool, steps: int = ENCODING_STEPS) -> NDArray[np.float32]:
     """Return spikes (steps, ...), at most one for each value x: the larger, the earlier; ``spikegen.latency``.
 
     Logarithmic: a capacitor charges through a resistor towards x with ``LOG_TAU`` and fires when it

@@ -25,7 +25,7 @@ from models.scan import lif_scan
 from models.surrogates import SurrogateStep
 
 THRESHOLD = 1.0
-STEPS = 40
+NEURON_STEPS = 40
 Signal = NDArray[np.float32]
 """(steps,): one value per step."""
 
@@ -69,14 +69,14 @@ def trace_snntorch(current: Signal, beta: float, threshold: float = THRESHOLD) -
     return Trace(current, carried, carried, np.array(fired, np.float32))
 
 
-def step_current(level: float = 0.6, steps: int = STEPS) -> Signal:
+def step_current(level: float = 0.6, steps: int = NEURON_STEPS) -> Signal:
     """Return a current (steps,) that is switched on after an eighth of the time and off after seven."""
     current = np.zeros(steps, np.float32)
     current[steps // 8 : steps * 7 // 8] = level
     return current
 
 
-def train_current(weight: float = 0.9, steps: int = STEPS) -> Signal:
+def train_current(weight: float = 0.9, steps: int = NEURON_STEPS) -> Signal:
     """Return the current (steps,) of a synapse of this weight: spikes far apart, then closer, then in a burst."""
     current = np.zeros(steps, np.float32)
     for share in (0.05, 0.2, 0.35, 0.425, 0.5, 0.55, 0.6, 0.65, 0.75, 0.775, 0.8, 0.825, 0.85):

@@ -19,7 +19,7 @@ from detector.manifest import EncoderParams
 from detector.messages import Frames, Samples
 from detector.network import load_model
 from detector.sources import FileSource
-from models.encodings import STEPS, Encoding, Scale, relative_error, rms_error
+from models.encodings import ENCODING_STEPS, Encoding, Scale, relative_error, rms_error
 from models.figures import new_figure, raster, save
 from models.mnist import SIDE, load_mnist
 from models.neuron import THRESHOLD, Trace, step_current, trace_seed, trace_snntorch, train_current
@@ -219,7 +219,7 @@ def _colour_label(exhibit: Exhibit) -> str:
 
 def _draw_spikes(axes: Any, exhibit: Exhibit, encoding: Encoding) -> None:
     """Draw an encoding's spikes: over the steps where values are held still, else over the frames."""
-    if encoding.steps_per_frame == STEPS:
+    if encoding.steps_per_frame == ENCODING_STEPS:
         _draw_held(axes, exhibit, encoding)
     else:
         _draw_changes(axes, exhibit, encoding)
@@ -227,12 +227,12 @@ def _draw_spikes(axes: Any, exhibit: Exhibit, encoding: Encoding) -> None:
 
 def _draw_held(axes: Any, exhibit: Exhibit, encoding: Encoding) -> None:
     if exhibit.frame_s is None:
-        spikes, what, name = encoding.spikes.reshape(STEPS, -1), "whole image", "pixel, row by row"
+        spikes, what, name = encoding.spikes.reshape(ENCODING_STEPS, -1), "whole image", "pixel, row by row"
     else:
         spikes, what, name = encoding.spikes[:, exhibit.loudest], "loudest frame only", "MFCC"
     _dots(axes, spikes)
     axes.set(xlabel="step", ylabel=name)
-    axes.set_title(f"{encoding.name}\n{what}, held for {STEPS} steps", fontsize=11)
+    axes.set_title(f"{encoding.name}\n{what}, held for {ENCODING_STEPS} steps", fontsize=11)
 
 
 def _dots(axes: Any, spikes: NDArray[Any], colour: str = "black") -> None:

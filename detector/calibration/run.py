@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from detector.calibration import fragment
 from detector.calibration.choice import RULE, choose, hours_needed, promise
 from detector.calibration.counting import count
+from detector.calibration.fragment import target_of, write
 from detector.calibration.measuring import Advance, Measurement, check_labels, sound_files
 from detector.calibration.report import Outcome, as_json, in_words
 from detector.calibration.score_store import ScoreStore
@@ -68,7 +68,7 @@ class Calibrator:
         self._detector = Detector.load(self._settings.listening.path)
         check_labels(self._settings.listening.only, self._detector, "only")
         check_labels((label for label, _ in asked.targets), self._detector, "--target")
-        self._target = None if asked.no_write else fragment.target_of(self._configuration, asked.out)
+        self._target = None if asked.no_write else target_of(self._configuration, asked.out)
         self._files: list[tuple[str | None, Path]] = [(None, path) for path in sound_files(asked.places)]
         self._files += [(label, path) for label, place in asked.targets for path in sound_files([place])]
         if asked.scores is not None and not asked.scores.absolute().parent.is_dir():
@@ -164,7 +164,7 @@ class Calibrator:
         )
         target = None if self._stop.number is not None else self._target
         if target is not None:
-            fragment.write(target, calibration, choices)
+            write(target, calibration, choices)
         card = {c.label: m for c in classes if (m := manifest.metrics.get(f"{c.label}_recall")) is not None}
         return Outcome(calibration, choices, card, target, is_interrupted=self._stop.number is not None)
 

@@ -10,7 +10,7 @@ from typing import Final
 from detector.doctor.finding import UNAVAILABLE, Finding, ok, problem, skipped, warning
 from detector.doctor.roots import Roots
 
-NAME: Final = "access"
+ACCESS: Final = "access"
 _GROUP: Final = "audio"
 
 
@@ -18,18 +18,18 @@ def check_access(roots: Roots, *, is_needed: bool) -> Finding:
     """Look whether this user may open the cards' inputs; ``is_needed``: no sound server does it in their place."""
     inputs = sorted(roots.snd.glob("pcmC*D*c"))
     if not inputs:
-        return skipped(NAME, f"there is no input in {roots.snd}; sound can come from a sound server all the same")
+        return skipped(ACCESS, f"there is no input in {roots.snd}; sound can come from a sound server all the same")
     user = _user()
     closed = [path for path in inputs if not os.access(path, os.R_OK | os.W_OK)]
     if not closed:
-        return ok(NAME, f"{user} may open {', '.join(path.name for path in inputs)}{_by_group()}")
+        return ok(ACCESS, f"{user} may open {', '.join(path.name for path in inputs)}{_by_group()}")
     found = f"{user} may not open {', '.join(str(path) for path in closed)}"
     if not is_needed:
-        return warning(NAME, f"{found}; a sound server does", _advice(user))
-    return problem(NAME, found, _advice(user), UNAVAILABLE)
+        return warning(ACCESS, f"{found}; a sound server does", _group_advice(user))
+    return problem(ACCESS, found, _group_advice(user), UNAVAILABLE)
 
 
-def _advice(user: str) -> str:
+def _group_advice(user: str) -> str:
     try:
         group = grp.getgrnam(_GROUP)
     except KeyError:

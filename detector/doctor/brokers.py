@@ -13,9 +13,9 @@ from detector.errors import ConfigError
 from detector.settings import Mqtt, Settings
 from detector.sinks.mqtt_check import test_connection
 
-NAME: Final = "broker"
+BROKER: Final = "broker"
 _OF_UNIT: Final = "snn-detect/mqtt.password"
-_ADVICE: Final = {
+_BROKER_ADVICE: Final = {
     "DNS": "mend mqtt.host, or the machine's name server; an address works without one",
     "TCP": "is the broker running, is mqtt.port right, and does no firewall stand between",
     "TLS": "mend mqtt.tls, mqtt.ca_file or the certificates; the machine's clock counts too",
@@ -27,11 +27,11 @@ _ADVICE: Final = {
 def check_brokers(settings: Settings, roots: Roots) -> list[Finding]:
     """Try each broker; the service may run meanwhile."""
     found = [_try(broker, settings.node, roots) for broker in settings.mqtt]
-    return found or [skipped(NAME, "the settings name none")]
+    return found or [skipped(BROKER, "the settings name none")]
 
 
 def _try(broker: Mqtt, node: str, roots: Roots) -> Finding:
-    name = f"{NAME} {broker.host}:{broker.port}"
+    name = f"{BROKER} {broker.host}:{broker.port}"
     try:
         password = broker_password(broker, Path(roots.etc, _OF_UNIT))
         stages = test_connection(broker, node, password)
@@ -39,7 +39,7 @@ def _try(broker: Mqtt, node: str, roots: Roots) -> Finding:
         return problem(name, str(error), "mend the section [[mqtt]]", SETTINGS)
     last = stages[-1]
     if not last.ok:
-        advice = _ADVICE.get(last.name, "snn-detect mqtt test tries again")
+        advice = _BROKER_ADVICE.get(last.name, "snn-detect mqtt test tries again")
         if last.name == "auth" and broker.username and password is None:
             advice = f"no password was found here; the service gets it from /etc/{_OF_UNIT}, which root may read"
         return problem(name, f"{last.name}: {last.text}", advice, UNAVAILABLE)

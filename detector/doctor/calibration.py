@@ -11,7 +11,7 @@ from detector.microphone.devices import Device
 from detector.pipeline import Detector
 from detector.settings import Settings
 
-NAME: Final = "calibration"
+CALIBRATION: Final = "calibration"
 
 
 def check_calibration(settings: Settings, detector: Detector | None, found: Device | None) -> Iterator[Finding]:
@@ -23,7 +23,7 @@ def check_calibration(settings: Settings, detector: Detector | None, found: Devi
     device = None if found is None else found.id
     if trouble := calibration.mismatch(device, station.model, station.model_sha256):
         advice = "calibrate again, or remove the old fragment from config.d; snn-detect config show names it"
-        yield warning(NAME, trouble, advice)
+        yield warning(CALIBRATION, trouble, advice)
         return
     text = (
         f"thresholds of {calibration.date[:10]}, from {calibration.hours:g} h: of each class at most "
@@ -31,4 +31,4 @@ def check_calibration(settings: Settings, detector: Detector | None, found: Devi
     )
     if calibration.device is not None and device is None:
         text = f"{text}; for {calibration.device}, which could not be compared with the device"
-    yield ok(NAME, text)
+    yield ok(CALIBRATION, text)

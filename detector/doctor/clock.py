@@ -9,7 +9,7 @@ from typing import Final
 import detector
 from detector.doctor.finding import UNAVAILABLE, Finding, ok, problem, warning
 
-NAME: Final = "clock"
+CLOCK: Final = "clock"
 _SLACK: Final = timedelta(days=1)
 
 
@@ -19,11 +19,11 @@ def check_clock(now: datetime, installed: datetime, *, is_synced: bool) -> Findi
     if now < installed - _SLACK:
         advice = "connect the machine to a network with a time server, or set it: sudo date -s '2030-01-31 12:00'"
         found = f"{found}, which is before this program was installed ({installed.date()})"
-        return problem(NAME, found, advice, UNAVAILABLE)
+        return problem(CLOCK, found, advice, UNAVAILABLE)
     if not is_synced:
         advice = "sudo timedatectl set-ntp true, or install chrony; until then events say clock_synced: false"
-        return warning(NAME, f"{found}, which no time server keeps right, as far as can be told", advice)
-    return ok(NAME, f"{found}, kept right by a time server")
+        return warning(CLOCK, f"{found}, which no time server keeps right, as far as can be told", advice)
+    return ok(CLOCK, f"{found}, kept right by a time server")
 
 
 def install_time() -> datetime:

@@ -13,7 +13,7 @@ from detector.directories import configuration_directories
 from detector.doctor.finding import SETTINGS, Finding, ok, problem, warning
 from detector.errors import ConfigError
 
-NAME: Final = "configuration"
+CONFIGURATION: Final = "configuration"
 
 
 def check_configuration(path: Path | None, overrides: Mapping[str, object]) -> tuple[Configuration | None, Finding]:
@@ -21,12 +21,14 @@ def check_configuration(path: Path | None, overrides: Mapping[str, object]) -> t
     try:
         found = load_configuration(path, overrides)
     except ConfigError as error:
-        return None, problem(NAME, str(error), f"mend it; snn-detect config check{_name(path)} looks again", SETTINGS)
+        return None, problem(
+            CONFIGURATION, str(error), f"mend it; snn-detect config check{_name(path)} looks again", SETTINGS
+        )
     text = ", ".join([*_places(found), *_wishes(overrides)]) or "there is no file: all is as by default"
     if path is None and (hidden := _hidden(found)):
         advice = f"sudo snn-detect doctor, or sudo -u snn-detect snn-detect doctor, reads {hidden}"
-        return found, warning(NAME, f"this user may not read {hidden}; in its place: {text}", advice)
-    return found, ok(NAME, text)
+        return found, warning(CONFIGURATION, f"this user may not read {hidden}; in its place: {text}", advice)
+    return found, ok(CONFIGURATION, text)
 
 
 def _places(found: Configuration) -> Iterator[str]:

@@ -14,7 +14,7 @@ from detector.directories import state_directory
 from detector.doctor.finding import SETTINGS, UNAVAILABLE, Finding, ok, problem, skipped, warning
 from detector.settings import Settings
 
-NAME: Final = "disk"
+DISK: Final = "disk"
 _LEAST_BYTES: Final = 10_000_000
 _FEW_BYTES: Final = 200_000_000
 _FEW_FILES: Final = 100
@@ -57,12 +57,12 @@ def places(settings: Settings) -> Iterator[Place]:
 def check_disks(settings: Settings, user: User) -> list[Finding]:
     """Look at each place that is written to; nothing is written here."""
     found = [check_place(place, user) for place in places(settings)]
-    return found or [ok(NAME, "nothing is written to any disk")]
+    return found or [ok(DISK, "nothing is written to any disk")]
 
 
 def check_place(place: Place, user: User) -> Finding:
     """Look at one place."""
-    name = f"{NAME}: {place.what}"
+    name = f"{DISK}: {place.what}"
     there = next(p for p in (place.path, *place.path.parents) if _is_seen(p))
     if not place.is_made and there not in (place.path, place.path.parent):
         return problem(name, f"{place.path}: there is no folder {place.path.parent}", "make it", SETTINGS)

@@ -9,28 +9,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from detector.doctor import (
-    access,
-    board,
-    calibration,
-    clock,
-    device,
-    disks,
-    holders,
-    mixer,
-    model,
-    outlets,
-    selftest,
-    sound,
-    speed,
-)
-from detector.doctor.brokers import check_brokers
+from detector.doctor.access import ACCESS, check_access
+from detector.doctor.board import POWER, TEMPERATURE, check_power, check_temperature
+from detector.doctor.brokers import BROKER, check_brokers
+from detector.doctor.calibration import CALIBRATION, check_calibration
+from detector.doctor.clock import CLOCK, check_clock, install_time
 from detector.doctor.configuration import check_configuration
+from detector.doctor.device import DEVICE, card_of, check_device, check_system, is_pipe
+from detector.doctor.disks import DISK, check_disks, writer
 from detector.doctor.finding import UNAVAILABLE, WRONG, Finding, problem, skipped
+from detector.doctor.holders import HOLDERS, check_holders, find_holders, is_with_us
 from detector.doctor.listening import Heard, listen
+from detector.doctor.mixer import MIXER, check_mixer
+from detector.doctor.model import MODEL, THREADS, check_model, check_threads
+from detector.doctor.outlets import SINKS, check_addresses, check_sinks
 from detector.doctor.processes import Process, processes
 from detector.doctor.roots import Roots
-from detector.doctor.service import check_service
+from detector.doctor.selftest import SELFTEST, check_scene
+from detector.doctor.service import SERVICE, check_service
+from detector.doctor.sound import MICROPHONE, check_levels, check_microphone
+from detector.doctor.speed import SPEED, check_speed
 from detector.errors import DetectorError
 from detector.live.clock import local_now
 from detector.live.clock_state import clock_is_synced
@@ -68,61 +66,59 @@ class Examination:
         yield found
         self._settings = configuration.settings if configuration else Settings()
         self._services = tuple(p for p in processes(self.roots.proc) if p.is_ours)
-        yield from _guarded(model.NAME, self._model)
+        yield from _guarded(MODEL, self._model)
         if configuration is not None:
-            yield from _guarded(outlets.NAME, self._sinks)
-        yield from _guarded(sound.MICROPHONE, self._hearing)
-        yield from _guarded(
-            calibration.NAME, lambda: calibration.check_calibration(self._settings, self._detector, self._device)
-        )
+            yield from _guarded(SINKS, self._sinks)
+        yield from _guarded(MICROPHONE, self._hearing)
+        yield from _guarded(CALIBRATION, lambda: check_calibration(self._settings, self._detector, self._device))
         yield from self._computing()
         yield from self._machine()
         if configuration is not None:
-            yield from _guarded(disks.NAME, lambda: disks.check_disks(self._settings, disks.writer()))
-            yield from _guarded("broker", lambda: check_brokers(self._settings, self.roots))
-        yield from _guarded("service", lambda: check_service(self.roots))
+            yield from _guarded(DISK, lambda: check_disks(self._settings, writer()))
+            yield from _guarded(BROKER, lambda: check_brokers(self._settings, self.roots))
+        yield from _guarded(SERVICE, lambda: check_service(self.roots))
         if self.selftest:
-            yield from _guarded(selftest.NAME, self._scene)
+            yield from _guarded(SELFTEST, self._scene)
 
     def _model(self) -> Finding:
-        self._detector, found = model.check_model(self._settings)
+        self._detector, found = check_model(self._settings)
         return found
 
     def _sinks(self) -> Iterator[Finding]:
         if self._detector is None:
-            yield skipped(outlets.NAME, "there is no model to listen with")
+            yield skipped(SINKS, "there is no model to listen with")
         else:
-            yield outlets.check_sinks(self._settings, self._detector)
-        yield outlets.check_addresses(self._settings, self._services)
+            yield check_sinks(self._settings, self._detector)
+        yield check_addresses(self._settings, self._services)
 
     def _hearing(self) -> Iterator[Finding]:
         audio = self._settings.audio
-        if device.is_pipe(audio):
-            yield skipped(device.DEVICE, "raw samples on standard input: nothing to look at before they come")
+        if is_pipe(audio):
+            yield skipped(DEVICE, "raw samples on standard input: nothing to look at before they come")
             return
-        held = holders.find_holders(self.roots)
+        held = find_holders(self.roots)
         cards = read_cards(self.roots.proc / "asound", self.roots.sound)
         with portaudio.quiet():
-            system = device.check_system()
+            system = check_system()
         yield system
         if system.state == "problem":
-            yield from _guarded(access.NAME, lambda: access.check_access(self.roots, is_needed=True))
+            yield from _guarded(ACCESS, lambda: check_access(self.roots, is_needed=True))
             return
         with portaudio.quiet():
-            found, finding = device.check_device(audio)
+            found, finding = check_device(audio)
         self._device = found
-        is_ours = holders.is_with_us(held, cards, audio.device)
-        yield skipped(device.DEVICE, _OURS) if found is None and is_ours else finding
+        is_ours = is_with_us(held, cards, audio.device)
+        yield skipped(DEVICE, _OURS) if found is None and is_ours else finding
         heard = None if found is None else self._listen()
         if heard is not None and found is not None:
             yield from _sounding(heard, found, is_ours=is_ours)
-        card = device.card_of(found, cards)
+        card = card_of(found, cards)
         is_heard = heard is not None and heard.trouble is None
         needed = not (is_heard or is_ours) and (found is None or found.is_hardware)
         number = card.number if card else None
-        yield from _guarded(access.NAME, lambda: access.check_access(self.roots, is_needed=needed))
-        yield from _guarded(holders.NAME, lambda: holders.check_holders(held, cards, number, is_heard=is_heard))
-        yield from _guarded(mixer.NAME, lambda: mixer.check_mixer(self.roots, card))
+        yield from _guarded(ACCESS, lambda: check_access(self.roots, is_needed=needed))
+        yield from _guarded(HOLDERS, lambda: check_holders(held, cards, number, is_heard=is_heard))
+        yield from _guarded(MIXER, lambda: check_mixer(self.roots, card))
 
     def _listen(self) -> Heard:
         from detector.microphone.source import Microphone
@@ -134,33 +130,31 @@ class Examination:
     def _computing(self) -> Iterator[Finding]:
         detector = self._detector
         if detector is None:
-            yield skipped(speed.NAME, "there is no model to compute with")
+            yield skipped(SPEED, "there is no model to compute with")
             return
-        yield from _guarded(speed.NAME, lambda: speed.check_speed(detector))
-        yield from _guarded(model.THREADS, lambda: model.check_threads(detector))
+        yield from _guarded(SPEED, lambda: check_speed(detector))
+        yield from _guarded(THREADS, lambda: check_threads(detector))
 
     def _machine(self) -> Iterator[Finding]:
-        yield from _guarded(board.TEMPERATURE, lambda: board.check_temperature(self.roots))
-        yield from _guarded(board.POWER, lambda: board.check_power(self.roots))
+        yield from _guarded(TEMPERATURE, lambda: check_temperature(self.roots))
+        yield from _guarded(POWER, lambda: check_power(self.roots))
         now: datetime = local_now()
-        yield from _guarded(
-            clock.NAME, lambda: clock.check_clock(now, clock.install_time(), is_synced=clock_is_synced())
-        )
+        yield from _guarded(CLOCK, lambda: check_clock(now, install_time(), is_synced=clock_is_synced()))
 
     def _scene(self) -> Finding:
         if self._detector is None:
-            return problem(selftest.NAME, "there is no model to test", "mend the model first", WRONG)
-        return selftest.check_scene(Detector.load(self._detector.path))
+            return problem(SELFTEST, "there is no model to test", "mend the model first", WRONG)
+        return check_scene(Detector.load(self._detector.path))
 
 
 def _sounding(heard: Heard, found: Device, *, is_ours: bool) -> Iterator[Finding]:
     """Yield how a device was opened, and how it sounds."""
     if heard.trouble is not None and is_ours:
-        yield skipped(sound.MICROPHONE, _OURS)
+        yield skipped(MICROPHONE, _OURS)
         return
-    yield sound.check_microphone(heard, found)
+    yield check_microphone(heard, found)
     if heard.trouble is None:
-        yield sound.check_levels(heard)
+        yield check_levels(heard)
 
 
 def _guarded(name: str, look: _Look) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from detector.doctor.roots import Roots
 from detector.microphone.cards import Card
 from detector.microphone.devices import DEFAULT
 
-NAME: Final = "holders"
+HOLDERS: Final = "holders"
 _OWNER: Final = re.compile(r"^owner_pid\s*:\s*(\d+)", re.MULTILINE)
 _STATUS: Final = re.compile(r"card(\d+)/pcm\d+c/sub\d+/status$")
 _DEVICE: Final = re.compile(r"/dev/snd/pcmC(\d+)D\d+c$")
@@ -42,17 +42,17 @@ def find_holders(roots: Roots) -> tuple[Holder, ...]:
 def check_holders(holders: Sequence[Holder], cards: Sequence[Card], number: int | None, *, is_heard: bool) -> Finding:
     """Say who holds the microphones; ``number`` is the wanted card's, ``is_heard``: it could be opened all the same."""
     if not cards and not holders:
-        return skipped(NAME, "there are no sound cards here that anybody could hold")
+        return skipped(HOLDERS, "there are no sound cards here that anybody could hold")
     if not holders:
-        return ok(NAME, "no program has a microphone open")
+        return ok(HOLDERS, "no program has a microphone open")
     titles = {card.number: card.title for card in cards}
     found = "; ".join(f"card {h.card}{_titled(titles.get(h.card))}: {h.process}" for h in holders)
     in_the_way = [h for h in holders if number is None or h.card == number]
     if is_heard or not in_the_way:
-        return ok(NAME, found)
+        return ok(HOLDERS, found)
     if any(h.process.is_ours for h in in_the_way):
-        return ok(NAME, f"{found}; so the detector itself is listening")
-    return problem(NAME, found, _advice(in_the_way[0].process), UNAVAILABLE)
+        return ok(HOLDERS, f"{found}; so the detector itself is listening")
+    return problem(HOLDERS, found, _release_advice(in_the_way[0].process), UNAVAILABLE)
 
 
 def is_with_us(holders: Sequence[Holder], cards: Sequence[Card], wish: str) -> bool:
@@ -62,7 +62,7 @@ def is_with_us(holders: Sequence[Holder], cards: Sequence[Card], wish: str) -> b
     return bool(ours) and (wish == DEFAULT or any(id_.startswith(wish.lower()) for id_ in ids))
 
 
-def _advice(holder: Process) -> str:
+def _release_advice(holder: Process) -> str:
     if holder.name in _SERVERS:
         return (
             f"listen through {holder.name}: run snn-detect as a service of the user who runs it, with "

@@ -12,7 +12,7 @@ from detector.doctor.programs import answer
 from detector.doctor.roots import Roots
 from detector.microphone.cards import Card
 
-NAME: Final = "mixer"
+MIXER: Final = "mixer"
 _LOW_PERCENT: Final = 10
 _CONTROL: Final = re.compile(r"^Simple mixer control '(.*)',\d+$")
 _CAPTURE: Final = re.compile(r"Capture(?: (-?\d+))?((?: \[[^\]]+\])+)")
@@ -43,10 +43,10 @@ def check_mixer(roots: Roots, card: Card | None) -> Finding:
     which = () if card is None else ("-c", str(card.number))
     text = answer("amixer", *which, "scontents")
     if text is None:
-        return skipped(NAME, "amixer is missing or finds no mixer here (it is in the package alsa-utils)")
+        return skipped(MIXER, "amixer is missing or finds no mixer here (it is in the package alsa-utils)")
     found = list(controls(text))
     if not found:
-        return skipped(NAME, "there is no capture volume to be set")
+        return skipped(MIXER, "there is no capture volume to be set")
     where = "" if card is None else f" {' '.join(which)}"
     keep = f"sudo alsactl store{'' if card is None else f' {card.number}'}"
     described = ", ".join(map(str, found))
@@ -55,9 +55,9 @@ def check_mixer(roots: Roots, card: Card | None) -> Finding:
         name = bad.name.replace("'", "'\\''")
         advice = f"amixer{where} sset '{name}' 80% cap, then {keep}: otherwise it is lost when the machine restarts"
         what = "muted" if bad.is_on is False else "very low"
-        return warning(NAME, f"{bad.name} is {what} ({described})", advice)
+        return warning(MIXER, f"{bad.name} is {what} ({described})", advice)
     unstored = card is not None and not roots.mixer_state.exists()
-    return ok(NAME, described, f"{keep} keeps it over restarts" if unstored else "")
+    return ok(MIXER, described, f"{keep} keeps it over restarts" if unstored else "")
 
 
 def controls(text: str) -> Iterator[Control]:

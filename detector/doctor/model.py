@@ -12,7 +12,7 @@ from detector.network import Model, load_model, verify
 from detector.pipeline import Detector
 from detector.settings import Settings
 
-NAME: Final = "model"
+MODEL: Final = "model"
 THREADS: Final = "threads"
 _DIGITS: Final = 12
 _REST_S: Final = 0.3
@@ -28,14 +28,14 @@ def check_model(settings: Settings) -> tuple[Detector | None, Finding]:
         verify(detector.path)
     except DetectorError as error:
         advice = "snn-detect model verify looks again; without listening.path, the model that ships is used"
-        return None, problem(NAME, str(error), advice, SETTINGS)
+        return None, problem(MODEL, str(error), advice, SETTINGS)
     manifest = detector.manifest
     latency_ms = 1000 * manifest.latency_samples / detector.sample_rate_hz
     frame_ms = 1000 * manifest.features.hop_length / detector.sample_rate_hz
     mean_ms = frame_ms * max(c.decoder.smoothing_frames for c in manifest.classes)
     high_ms = frame_ms * max(c.decoder.min_on_frames for c in manifest.classes)
     return detector, ok(
-        NAME,
+        MODEL,
         f"{manifest.name}-{manifest.version}, sha256 {detector.sha256[:_DIGITS]}, {len(detector.labels)} sounds, "
         f"arithmetic verified; scores know of a sound after {latency_ms:g} ms, and it is told once their mean over "
         f"{mean_ms:g} ms has been high for {high_ms:g} ms ({detector.path})",

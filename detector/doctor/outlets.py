@@ -21,7 +21,7 @@ from detector.live.plans import Wiring, plans
 from detector.pipeline import Detector
 from detector.settings import Metrics, Settings, Web
 
-NAME: Final = "sinks"
+SINKS: Final = "sinks"
 ADDRESSES: Final = "addresses"
 _NOT_MADE: Final = frozenset({"stdout", "mqtt"})
 """The first needs nothing, the second is tried for itself."""
@@ -38,16 +38,16 @@ def check_sinks(settings: Settings, detector: Detector) -> Finding:
                 plan.make()
     except ConfigError as error:
         advice = "mend it, or look again as root or as the service's user, who may be able to read what you cannot"
-        return problem(NAME, str(error), advice, SETTINGS)
+        return problem(SINKS, str(error), advice, SETTINGS)
     absent = [c.argv[0] for c in settings.command if shutil.which(c.argv[0]) is None]
     if absent:
-        return problem(NAME, f"command: there is no program {absent[0]}", "mend argv, or install it", SETTINGS)
+        return problem(SINKS, f"command: there is no program {absent[0]}", "mend argv, or install it", SETTINGS)
     open_ones = [str(path) for path in _secrets(settings) if _is_open(path)]
     if open_ones:
-        return warning(NAME, f"everybody can read the secret {open_ones[0]}", f"chmod o= {' '.join(open_ones)}")
+        return warning(SINKS, f"everybody can read the secret {open_ones[0]}", f"chmod o= {' '.join(open_ones)}")
     if not kinds:
-        return warning(NAME, "there is none: events go nowhere", "add a section such as [database] or [stdout]")
-    return ok(NAME, ", ".join(kind if n == 1 else f"{n} times {kind}" for kind, n in kinds.items()))
+        return warning(SINKS, "there is none: events go nowhere", "add a section such as [database] or [stdout]")
+    return ok(SINKS, ", ".join(kind if n == 1 else f"{n} times {kind}" for kind, n in kinds.items()))
 
 
 def check_addresses(settings: Settings, services: tuple[Process, ...]) -> Finding:

@@ -24,7 +24,7 @@ from detector.microphone.news import Figures, News, Sound
 from detector.pipeline import Detector
 from detector.sources import FileSource
 
-NAME: Final = "selftest"
+SELFTEST: Final = "selftest"
 _CHUNK_S: Final = 0.04
 _EARLY_S: Final = 0.25
 """An onset may be told this much before its place in the annotation, which is a person's."""
@@ -80,14 +80,14 @@ def check_scene(detector: Detector, scene: Path | None = None) -> Finding:
     try:
         expected = [e for e in annotated(scene) if e.label in detector.labels]
         if not expected:
-            return skipped(NAME, f"this model knows none of the sounds in {scene.name}")
+            return skipped(SELFTEST, f"this model knows none of the sounds in {scene.name}")
         records, at_once = _play(detector, scene)
     except (OSError, ValueError, SourceError) as error:
-        return problem(NAME, f"the scene cannot be played: {error}", "install snn-detect again", WRONG)
+        return problem(SELFTEST, f"the scene cannot be played: {error}", "install snn-detect again", WRONG)
     onsets = [(r["label"], r["onset_s"]) for r in records if r["type"] == "onset"]
     if onsets != at_once:
         found = f"in chunks it hears {_listed(onsets)}, in one piece {_listed(at_once)}"
-        return problem(NAME, f"live sound and files give different events: {found}", _ADVICE, WRONG)
+        return problem(SELFTEST, f"live sound and files give different events: {found}", _ADVICE, WRONG)
     return judge(expected, onsets)
 
 
@@ -101,8 +101,8 @@ def judge(expected: Sequence[Expected], onsets: Sequence[tuple[str, float]]) -> 
     if others:
         found = f"{found}; besides {_listed(others)}"
     if len(heard) <= _ENOUGH * len(expected):
-        return problem(NAME, found, _ADVICE, WRONG)
-    return ok(NAME, found)
+        return problem(SELFTEST, found, _ADVICE, WRONG)
+    return ok(SELFTEST, found)
 
 
 def annotated(scene: Path) -> Iterator[Expected]:
@@ -121,7 +121,7 @@ def _play(detector: Detector, scene: Path) -> tuple[list[_Record], list[tuple[st
     playback = Playback(scene, detector.sample_rate_hz)
     detector.reset()
     try:
-        engine = Engine(playback, detector, Teller(NAME, lambda r: records.append(dict(r))), Tally())
+        engine = Engine(playback, detector, Teller(SELFTEST, lambda r: records.append(dict(r))), Tally())
         while engine.turn(0.0):
             pass
         engine.close_events("end_of_stream")

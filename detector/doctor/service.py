@@ -12,7 +12,7 @@ from detector.doctor.programs import answer
 from detector.doctor.roots import Roots
 from detector.notify import Notifier
 
-NAME: Final = "service"
+SERVICE: Final = "service"
 _UNIT: Final = "snn-detect"
 _ASKED: Final = "LoadState,ActiveState,SubState,Type,WatchdogUSec,NRestarts,StatusText"
 _SHORTEST_S: Final = 10.0
@@ -26,11 +26,11 @@ def check_service(roots: Roots, environment: Mapping[str, str] = os.environ) -> 
     if environment.get("NOTIFY_SOCKET"):
         return _own(environment)
     if not (roots.run / "systemd/system").is_dir():
-        return skipped(NAME, "this machine was not started by systemd")
+        return skipped(SERVICE, "this machine was not started by systemd")
     text = answer("systemctl", "show", _UNIT, f"--property={_ASKED}")
     unit = dict(line.split("=", 1) for line in (text or "").splitlines() if "=" in line)
     if unit.get("LoadState") != "loaded":
-        return skipped(NAME, f"there is no unit {_UNIT}; make install, or the Debian package, brings it")
+        return skipped(SERVICE, f"there is no unit {_UNIT}; make install, or the Debian package, brings it")
     return _judge(unit)
 
 
@@ -42,14 +42,14 @@ def _judge(unit: Mapping[str, str]) -> Finding:
     if unit.get("StatusText"):
         found = f"{found}: {unit['StatusText']}"
     if unit.get("ActiveState") == "failed":
-        return problem(NAME, found, _JOURNAL, UNAVAILABLE)
+        return problem(SERVICE, found, _JOURNAL, UNAVAILABLE)
     if unit.get("Type") not in {"notify", "notify-reload"} or unit.get("WatchdogUSec") in {None, "0", "infinity"}:
-        return warning(NAME, f"{found}; systemd does not watch it", _UNIT_ADVICE)
+        return warning(SERVICE, f"{found}; systemd does not watch it", _UNIT_ADVICE)
     if restarts >= _MANY:
-        return warning(NAME, found, _JOURNAL)
+        return warning(SERVICE, found, _JOURNAL)
     if unit.get("ActiveState") != "active":
-        return ok(NAME, found, f"sudo systemctl enable --now {_UNIT} starts it")
-    return ok(NAME, found)
+        return ok(SERVICE, found, f"sudo systemctl enable --now {_UNIT} starts it")
+    return ok(SERVICE, found)
 
 
 def _own(environment: Mapping[str, str]) -> Finding:
@@ -60,10 +60,10 @@ def _own(environment: Mapping[str, str]) -> Finding:
             sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
     except OSError as error:
         found = f"NOTIFY_SOCKET={address}: {(error.strerror or str(error)).lower()}"
-        return problem(NAME, found, f"{_UNIT_ADVICE}, with NotifyAccess=main", UNAVAILABLE)
+        return problem(SERVICE, found, f"{_UNIT_ADVICE}, with NotifyAccess=main", UNAVAILABLE)
     watchdog_s = Notifier(environment).watchdog_s
     if watchdog_s is None:
-        return warning(NAME, "systemd is told how the service is, but does not watch it", _UNIT_ADVICE)
+        return warning(SERVICE, "systemd is told how the service is, but does not watch it", _UNIT_ADVICE)
     if watchdog_s < _SHORTEST_S:
-        return warning(NAME, f"the watchdog waits {watchdog_s:g} s, less than a device may hang", _UNIT_ADVICE)
-    return ok(NAME, f"systemd is told how the service is, and watches it: watchdog {watchdog_s:g} s")
+        return warning(SERVICE, f"the watchdog waits {watchdog_s:g} s, less than a device may hang", _UNIT_ADVICE)
+    return ok(SERVICE, f"systemd is told how the service is, and watches it: watchdog {watchdog_s:g} s")

@@ -9,7 +9,7 @@ from detector.bench import bench_sound
 from detector.doctor.finding import SETTINGS, Finding, ok, problem, warning
 from detector.pipeline import Detector
 
-NAME: Final = "speed"
+SPEED: Final = "speed"
 _WARM_S: Final = 1
 _SECONDS: Final = 5
 _CHUNK_S: Final = 0.04
@@ -28,10 +28,10 @@ def judge(busy: float, cpu: float) -> Finding:
     found = f"a second of sound takes {busy:.3f} s, {cpu:.3f} s of them computing: {1 / busy:.0f} times real time"
     if busy > _SLOW:
         advice = "the machine is too slow or too busy: end other programs (top names them), or use a smaller model"
-        return problem(NAME, found, advice, SETTINGS)
+        return problem(SPEED, found, advice, SETTINGS)
     if busy > _TIGHT:
-        return warning(NAME, found, "little is left for other programs: look with top what else is running")
-    return ok(NAME, found)
+        return warning(SPEED, found, "little is left for other programs: look with top what else is running")
+    return ok(SPEED, found)
 
 
 def _measure(detector: Detector) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from detector.messages import AudioChunk
 from detector.microphone.news import Sound
 from detector.sources import PcmSource
 
-_LOOK_S: Final = 0.2
+_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Pipe:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
         while not self.closed.is_set():
-            if poll.poll(1000 * _LOOK_S):
+            if poll.poll(1000 * _POLL_S):
                 with contextlib.suppress(BlockingIOError):  # somebody else has taken it
                     return os.read(self._descriptor, size)
         return b""

@@ -131,7 +131,7 @@ class Screen:
                 yield [Segment(f" {moment}  {sound['label']:16} {sound['duration_s']:.1f} s, peak {sound['peak']:.2f}")]
 
 
-def watch(feed: Feed, console: Console, stop: StopOnSignal, until_s: float) -> None:
+def show_feed(feed: Feed, console: Console, stop: StopOnSignal, until_s: float) -> None:
     """Show a feed until its end or until that moment of the monotonic clock; raises Stopped at a signal."""
     from rich.live import Live
 

@@ -18,7 +18,7 @@ from detector.sources import read_sound
 from models.augment import Wave
 from models.datasets import TEST_FOLD, Clip, list_clips
 from models.layouts import FOLDS, load_good_clips, read_class
-from models.rendering import noise
+from models.rendering.noise import NOISES, compose_noise
 from models.rendering.synthesis import RATE_HZ
 
 LEAST_CLIPS: Final = 20
@@ -110,8 +110,8 @@ def _pieces(waves: Iterator[Wave], source: str) -> tuple[list[Clip], list[Wave]]
 def _noises(rate_hz: int, seed: int) -> Iterator[Wave]:
     """Yield noises, hums, tones and knocks, kinds in turn, so that every fold has some of each."""
     for number in range(_NOISES_OF_A_KIND):
-        for i, kind in enumerate(noise.KINDS):
-            wave = noise.compose(np.random.default_rng([seed, i, number]), kind)
+        for i, kind in enumerate(NOISES):
+            wave = compose_noise(np.random.default_rng([seed, i, number]), kind)
             yield np.asarray(soxr.resample(wave, RATE_HZ, rate_hz), np.float32)
 
 

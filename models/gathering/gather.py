@@ -14,13 +14,12 @@ import soundfile
 from tqdm import tqdm
 
 from detector.errors import SourceError
-from models.augment import Wave
 from models.gathering.catalogue import Entry
 from models.gathering.index import Gathered, write_index
 from models.gathering.players import Instrument, check_instruments
 from models.layouts import read_or_reason
 from models.new_folder import new_folder
-from models.rendering.synthesis import RATE_HZ, set_peak
+from models.rendering.synthesis import RATE_HZ, Wave, set_peak
 
 _PEAK_DB = -3.0
 _SHORTEST_S, _LONGEST_S = 0.08, 30.0

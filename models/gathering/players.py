@@ -11,9 +11,10 @@ import numpy as np
 
 from detector.errors import SourceError
 from models.gathering.catalogue import rows
-from models.rendering import guitar, material, melodic
+from models.rendering import material
 from models.rendering.chance import Rng
-from models.rendering.melodic import Player
+from models.rendering.guitar import compose_guitar
+from models.rendering.melodic import Player, compose_melody
 from models.rendering.patch import read_patch
 from models.rendering.sampler import Sampler, read_notes
 from models.rendering.score import Phrase
@@ -55,9 +56,9 @@ class Instrument:
 
     def _composer(self, number: int, low: int, high: int) -> Callable[[Rng], Phrase]:
         if self.styles == "guitar":
-            return partial(guitar.compose, program=_PROGRAMS[number % len(_PROGRAMS)])
+            return partial(compose_guitar, program=_PROGRAMS[number % len(_PROGRAMS)])
         player = Player(low, high, _STYLES[self.styles], swells=False)
-        return partial(melodic.compose, player=player)
+        return partial(compose_melody, player=player)
 
 
 def _range(notes: Mapping[int, Wave]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ _HIT_S = 0.1
 ORCHESTRA_KIT = 48
 
 
-def compose(rng: Rng, kit: int) -> Phrase:
+def compose_drums(rng: Rng, kit: int) -> Phrase:
     """Write a drum phrase of 4 to 6 s."""
     length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
     last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.3 else 0.05)

@@ -12,7 +12,7 @@ from models.rendering.score import PITCH_BEND, REVERBERATION, VIBRATO, Control, 
 Shape = tuple[int | None, ...]
 """Frets of a chord from the lowest string up; None is a string that is not played."""
 
-_FASTEST = 180
+_FASTEST_GUITAR = 180
 STRINGS = (40, 45, 50, 55, 59, 64)
 OPEN_CHORDS: tuple[Shape, ...] = (
     (None, 3, 2, 0, 1, 0),
@@ -30,11 +30,17 @@ OPEN_CHORDS: tuple[Shape, ...] = (
 )
 _BARRE: tuple[Shape, ...] = ((0, 2, 2, 1, 0, 0), (0, 2, 2, 0, 0, 0), (None, 0, 2, 2, 2, 0), (None, 0, 2, 2, 1, 0))
 _POWER: tuple[Shape, ...] = ((0, 2, 2, None, None, None), (None, 0, 2, 2, None, None))
-_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 3, 5, 7, 10), (0, 2, 4, 7, 9), (0, 1, 4, 5, 7, 8, 10))
+_GUITAR_SCALES = (
+    (0, 2, 4, 5, 7, 9, 11),
+    (0, 2, 3, 5, 7, 8, 10),
+    (0, 3, 5, 7, 10),
+    (0, 2, 4, 7, 9),
+    (0, 1, 4, 5, 7, 8, 10),
+)
 _PICKING = ((0, 3, 4, 5, 4, 3), (0, 2, 3, 4), (0, 3, 1, 4, 2, 5), (0, 5, 4, 3, 2, 3), (0, 2, 4, 3, 5, 4, 3, 2))
 
 
-def compose(rng: Rng, program: int) -> Phrase:
+def compose_guitar(rng: Rng, program: int) -> Phrase:
     """Write a guitar phrase of 4 to 6 s in one of the styles that suit the program."""
     length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
     # Some players stop early and let the strings ring; the others are cut while playing.
@@ -73,9 +79,9 @@ def _slow_notes(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _melody(rng: Rng, first_s: float, last_s: float) -> list[Note]:
-    pitches = scale(rng, _SCALES, 48, 86)
+    pitches = scale(rng, _GUITAR_SCALES, 48, 86)
     place, now_s, notes = int(rng.integers(len(pitches))), first_s, []
-    beat, loud = beat_s(rng, _FASTEST), velocity(rng)
+    beat, loud = beat_s(rng, _FASTEST_GUITAR), velocity(rng)
     while now_s < last_s:
         step_s = beat * rng.choice([0.25, 0.5, 0.5, 1.0, 1.0, 1.5])
         if rng.random() < 0.92:
@@ -87,7 +93,7 @@ def _melody(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 def _fingerpicked(rng: Rng, first_s: float, last_s: float) -> list[Note]:
     pattern = _PICKING[rng.integers(len(_PICKING))]
-    step_s, loud = max(0.1, beat_s(rng, _FASTEST) / rng.choice([2, 2, 3])), velocity(rng)
+    step_s, loud = max(0.1, beat_s(rng, _FASTEST_GUITAR) / rng.choice([2, 2, 3])), velocity(rng)
     now_s, notes, strings, count = first_s, [], _chord(rng), 0
     while now_s < last_s:
         if count % (2 * len(pattern)) == 0:
@@ -102,7 +108,7 @@ def _fingerpicked(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _strummed(rng: Rng, first_s: float, last_s: float) -> list[Note]:
-    step_s, loud = beat_s(rng, _FASTEST) / 2, velocity(rng)
+    step_s, loud = beat_s(rng, _FASTEST_GUITAR) / 2, velocity(rng)
     rhythm = rng.random(8) < rng.uniform(0.4, 0.9)
     rhythm[0] = True
     strokes = first_s + step_s * np.arange(max(1, int((last_s - first_s) / step_s)))
@@ -127,8 +133,8 @@ def _slow_chords(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _riff(rng: Rng, first_s: float, last_s: float) -> list[Note]:
-    pitches = scale(rng, _SCALES, 40, 57)
-    step_s, loud = max(0.09, beat_s(rng, _FASTEST) / 2), velocity(rng)
+    pitches = scale(rng, _GUITAR_SCALES, 40, 57)
+    step_s, loud = max(0.09, beat_s(rng, _FASTEST_GUITAR) / 2), velocity(rng)
     riff = rng.choice(pitches, 8)
     rests = rng.random(8) < 0.2
     times = np.arange(first_s, last_s, step_s)
@@ -140,7 +146,7 @@ def _riff(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _power_chords(rng: Rng, first_s: float, last_s: float) -> list[Note]:
-    step_s, loud = max(0.11, beat_s(rng, _FASTEST) / 2), velocity(rng)
+    step_s, loud = max(0.11, beat_s(rng, _FASTEST_GUITAR) / 2), velocity(rng)
     muted = rng.random(8) < rng.uniform(0.2, 0.9)
     notes, strings = [], fret(_POWER[0])
     for k, t in enumerate(np.arange(first_s, last_s, step_s)):
@@ -152,8 +158,8 @@ def _power_chords(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _palm_muted(rng: Rng, first_s: float, last_s: float) -> list[Note]:
-    pitches = scale(rng, _SCALES, 40, 64)
-    step_s, loud = max(0.1, beat_s(rng, _FASTEST) / rng.choice([2, 4])), velocity(rng)
+    pitches = scale(rng, _GUITAR_SCALES, 40, 64)
+    step_s, loud = max(0.1, beat_s(rng, _FASTEST_GUITAR) / rng.choice([2, 4])), velocity(rng)
     line = rng.choice(pitches, 16)
     times = np.arange(first_s, last_s, step_s)
     lengths = rng.uniform(0.05, 0.12, times.size)

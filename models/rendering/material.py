@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.rendering import drums, guitar, melodic, noise, plucked, speech
 from models.rendering.chance import Rng
-from models.rendering.melodic import Player
+from models.rendering.drums import compose_drums
+from models.rendering.guitar import compose_guitar
+from models.rendering.melodic import Player, compose_melody
+from models.rendering.noise import NOISES, compose_noise
+from models.rendering.plucked import play_plucked
 from models.rendering.score import Phrase
+from models.rendering.speech import compose_utterance
 from models.rendering.synthesis import FURTHER_SOUNDFONTS, RATE_HZ, SOUNDFONT, Wave, cut, play, set_peak, speak
 
 Progress = Callable[[str], None]
@@ -101,10 +105,10 @@ def batches() -> list[Batch]:
     Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are in no class: they are too
     near to the guitar to be called either.
     """
-    found = [Batch("guitar", p, n, partial(guitar.compose, program=p)) for p, n in _GUITARS.items()]
+    found = [Batch("guitar", p, n, partial(compose_guitar, program=p)) for p, n in _GUITARS.items()]
     for label, programs in (("bowed", _BOWED), ("winds", _winds()), ("other", _others())):
-        found += [Batch(label, p, n, partial(melodic.compose, player=player)) for p, (n, player) in programs.items()]
-    found += [Batch("drums", kit, n, partial(drums.compose, kit=kit)) for kit, n in _KITS.items()]
+        found += [Batch(label, p, n, partial(compose_melody, player=player)) for p, (n, player) in programs.items()]
+    found += [Batch("drums", kit, n, partial(compose_drums, kit=kit)) for kit, n in _KITS.items()]
     again = [b for b in found if b.label != "drums" or not b.program]  # the others have no other kits, or the same
     again = [replace(b, count=-(-b.count // _FURTHER_SHARE)) for b in again]
     return found + [replace(b, soundfont=font) for font in FURTHER_SOUNDFONTS for b in again]
@@ -140,24 +144,24 @@ def _played(seed: int, batch: Batch) -> Iterator[Rendered]:
 def _spoken(seed: int) -> Iterator[Rendered]:
     rng = _generator(seed, "speech", 0)
     for n in range(_SPEECH_CLIPS):
-        said = speech.compose(rng)
+        said = compose_utterance(rng)
         wave = speak(said.text, said.voice, said.words_per_minute, said.pitch)
         yield Rendered("speech", f"{said.voice.replace('+', '_')}-{n:03d}", cut(wave, 0.0, said.length_s))
 
 
 def _noises(seed: int) -> Iterator[Rendered]:
-    for i, kind in enumerate(noise.KINDS):
+    for i, kind in enumerate(NOISES):
         rng = _generator(seed, "noise", i)
-        for n in range(_NOISE_CLIPS // len(noise.KINDS)):
-            yield Rendered("noise", f"{kind}-{n:02d}", noise.compose(rng, kind))
+        for n in range(_NOISE_CLIPS // len(NOISES)):
+            yield Rendered("noise", f"{kind}-{n:02d}", compose_noise(rng, kind))
 
 
 def _plucked(seed: int) -> Iterator[Rendered]:
     rng = _generator(seed, "guitar", len(_GUITARS))
     programs = list(_GUITARS)
     for n in range(_PLUCKED_CLIPS):
-        phrase = guitar.compose(rng, programs[n % len(programs)])
-        yield Rendered("guitar", f"plucked-{n:03d}", plucked.play(rng, phrase))
+        phrase = compose_guitar(rng, programs[n % len(programs)])
+        yield Rendered("guitar", f"plucked-{n:03d}", play_plucked(rng, phrase))
 
 
 def _winds() -> dict[int, tuple[int, Player]]:

@@ -10,8 +10,8 @@ import numpy as np
 from models.rendering.chance import Rng, beat_s, near, scale, velocity, with_rest
 from models.rendering.score import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase, begin_at
 
-_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 2, 3, 5, 7, 8, 11))
-_FASTEST = 170
+_MELODY_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 2, 3, 5, 7, 8, 11))
+_FASTEST_MELODY = 170
 _STEADY = 100
 """Expression where nothing swells."""
 
@@ -27,7 +27,7 @@ class Player:
     """Whether a sounding note can grow and fade."""
 
 
-def compose(rng: Rng, player: Player) -> Phrase:
+def compose_melody(rng: Rng, player: Player) -> Phrase:
     """Write a phrase of 4 to 6 s for the player."""
     length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
     last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.4 else 0.1)
@@ -43,7 +43,7 @@ def compose(rng: Rng, player: Player) -> Phrase:
 
 
 def _long(rng: Rng, player: Player, first_s: float, last_s: float) -> list[Note]:
-    now_s, notes, pitches = first_s, [], scale(rng, _SCALES, player.low, player.high)
+    now_s, notes, pitches = first_s, [], scale(rng, _MELODY_SCALES, player.low, player.high)
     place, loud = int(rng.integers(len(pitches))), velocity(rng)
     while now_s < last_s:
         step_s = min(rng.uniform(1.0, 3.0), max(0.6, last_s - now_s))
@@ -63,9 +63,9 @@ def _detached(rng: Rng, player: Player, first_s: float, last_s: float) -> list[N
 
 def _line(rng: Rng, player: Player, span_s: tuple[float, float], held: tuple[float, float]) -> list[Note]:
     """Walk along a scale; ``held`` is the share of its step that a note sounds, from and to."""
-    now_s, notes, pitches = span_s[0], [], scale(rng, _SCALES, player.low, player.high)
+    now_s, notes, pitches = span_s[0], [], scale(rng, _MELODY_SCALES, player.low, player.high)
     place, loud = int(rng.integers(len(pitches))), velocity(rng)
-    beat = beat_s(rng, _FASTEST)
+    beat = beat_s(rng, _FASTEST_MELODY)
     while now_s < span_s[1]:
         step_s = max(0.12, beat * rng.choice([0.25, 0.5, 0.5, 1.0, 1.0, 2.0]))
         notes.append(Note(now_s, step_s * rng.uniform(*held), pitches[place], near(rng, loud)))
@@ -94,8 +94,8 @@ def _trill(rng: Rng, player: Player, first_s: float, last_s: float) -> list[Note
 
 
 def _chords(rng: Rng, player: Player, first_s: float, last_s: float) -> list[Note]:
-    step_s, notes = max(0.25, beat_s(rng, _FASTEST)), list[Note]()
-    pitches = scale(rng, _SCALES, player.low, player.high)
+    step_s, notes = max(0.25, beat_s(rng, _FASTEST_MELODY)), list[Note]()
+    pitches = scale(rng, _MELODY_SCALES, player.low, player.high)
     loud, broken = velocity(rng), rng.random() < 0.4
     for now_s in np.arange(first_s, last_s, step_s):
         place = int(rng.integers(max(1, len(pitches) - 7)))

@@ -30,8 +30,8 @@ def hum(rng: Rng, size: int, base_hz: float) -> Wave:
     return np.asarray(wave, np.float32)
 
 
-def compose(rng: Rng, kind: str) -> Wave:
-    """Return 4 to 6 s of one of KINDS."""
+def compose_noise(rng: Rng, kind: str) -> Wave:
+    """Return 4 to 6 s of one of NOISES."""
     return _KINDS[kind](rng, round(rng.uniform(4, 6) * RATE_HZ))
 
 
@@ -103,4 +103,4 @@ _KINDS: dict[str, Callable[[Rng, int], Wave]] = {
     "wind": _wind,
     "fan": _fan,
 }
-KINDS = tuple(_KINDS)
+NOISES = tuple(_KINDS)

@@ -56,7 +56,7 @@ def instrument(rng: Rng) -> Instrument:
     )
 
 
-def play(rng: Rng, phrase: Phrase) -> Wave:
+def play_plucked(rng: Rng, phrase: Phrase) -> Wave:
     """Play a phrase's notes on an instrument of the dice, cut to the phrase's length."""
     made, size = instrument(rng), round(phrase.length_s * _RATE_HZ)
     out = np.zeros(size)

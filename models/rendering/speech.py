@@ -96,7 +96,7 @@ class Utterance:
     length_s: float
 
 
-def compose(rng: Rng) -> Utterance:
+def compose_utterance(rng: Rng) -> Utterance:
     """Draw a voice and some sentences of its language: three of five speak English."""
     language = "en" if rng.random() < 0.6 else str(rng.choice([k for k in SENTENCES if k != "en"]))
     accent = str(rng.choice(_ENGLISH)) if language == "en" else language

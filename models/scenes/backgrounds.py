@@ -10,8 +10,8 @@ import numpy as np
 from detector.errors import ConfigError
 from models import augment
 from models.augment import Wave
-from models.rendering import noise
 from models.rendering.chance import Rng
+from models.rendering.noise import coloured
 from models.scenes.sounds import Sound
 
 MUSIC = ("bowed_strings", "winds", "drums")
@@ -51,19 +51,19 @@ def check(names: Sequence[str], stock: Sequence[Sound]) -> None:
 
 def _rain(rng: Rng, size: int, rate_hz: int, stock: Sequence[Sound]) -> Wave:
     drops = np.asarray(rng.standard_normal(size) * (rng.random(size) < 0.003), np.float32)  # noqa: PLR2004 - of samples
-    fallback = noise.coloured(rng, size, 0.3) + 4 * np.convolve(drops, np.exp(-np.arange(80) / 12), "same")
+    fallback = coloured(rng, size, 0.3) + 4 * np.convolve(drops, np.exp(-np.arange(80) / 12), "same")
     recorded = [s for s in stock if s.label == "rain"]
     return _lanes(rng, size, rate_hz, recorded, _CLOUDS) if recorded else np.asarray(fallback, np.float32)
 
 
 def _room(rng: Rng, size: int, rate_hz: int, _: Sequence[Sound]) -> Wave:
     """Return the noise of a quiet room: pink to brown, with a little hum."""
-    wave = noise.coloured(rng, size, float(rng.uniform(0.4, 1.0)))
+    wave = coloured(rng, size, float(rng.uniform(0.4, 1.0)))
     return np.asarray(wave + 0.2 * augment.hum(size, rng, rate_hz), np.float32)
 
 
 def _hum(rng: Rng, size: int, rate_hz: int, _: Sequence[Sound]) -> Wave:
-    return np.asarray(augment.hum(size, rng, rate_hz) + 0.05 * noise.coloured(rng, size, 0.5), np.float32)
+    return np.asarray(augment.hum(size, rng, rate_hz) + 0.05 * coloured(rng, size, 0.5), np.float32)
 
 
 def _babble(rng: Rng, size: int, rate_hz: int, stock: Sequence[Sound]) -> Wave:

@@ -10,10 +10,10 @@ import numpy as np
 
 from detector.errors import ConfigError
 from models.delays import JOIN_S
+from models.rendering.chance import Rng
 from models.scenes.backgrounds import KINDS
 from models.scenes.sounds import Sound
 
-Rng = np.random.Generator
 _Pools = dict[str | None, tuple[float, dict[str, list[int]]]]
 """Of each class (None: no class), how often it is drawn, and its sounds by source."""
 _MARGIN_S = 1.0

@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 from detector.errors import ConfigError
 from models.datasets import RENDERED
-from models.rendering import melodic
 from models.rendering.chance import Rng
 from models.rendering.material import Batch, batches
-from models.rendering.melodic import Player
+from models.rendering.melodic import Player, compose_melody
 from models.rendering.synthesis import FURTHER_SOUNDFONTS, OTHER_SOUNDFONT, RATE_HZ, SOUNDFONT, play, speak
 from models.scenes.sounds import Sound, cut_sounds
 
@@ -100,7 +99,7 @@ def _batches() -> list[Batch]:
     known = [Batch(b.label, b.program, CLIPS_A_PROGRAM[b.label], b.compose) for b in first]
     player = Player(48, 84, ("legato", "detached", "chords", "long"), swells=False)
     return known + [
-        Batch("other", p, CLIPS_A_PROGRAM["other"], partial(melodic.compose, player=player)) for p in _EFFECTS
+        Batch("other", p, CLIPS_A_PROGRAM["other"], partial(compose_melody, player=player)) for p in _EFFECTS
     ]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from firmware_export import host
 from firmware_export.c_export import export_c
 from firmware_export.c_form import FLOAT, INT8, Form
 from firmware_export.cortex_m import stack_bound
+from firmware_export.host import Host, build_host
 from tests.firmware_export.programs import MODEL, RATE_HZ, ROOT, SOURCES, STRICT, need, rooms, run, scene
 
 LIBRARY = {"memcpy", "memmove", "memset"}
@@ -43,7 +43,7 @@ def folder(exported: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wanted(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    events = host.build(shutil.copytree(exported, tmp_path_factory.mktemp("wanted") / "c")).events(scene())
+    events = build_host(shutil.copytree(exported, tmp_path_factory.mktemp("wanted") / "c")).events(scene())
     assert {"guitar", "speech"} <= {e["label"] for e in events}
     return events
 
@@ -61,7 +61,7 @@ def test_the_folder_is_the_packages_and_the_models(exported: Path) -> None:
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_both_compilers_are_silent_and_agree(compiler: str, folder: Path, wanted: list[dict[str, Any]]) -> None:
     need(compiler)
-    built = host.build(folder, compiler, "-O2 -pedantic -Wvla -Wshadow -Wstrict-prototypes -Werror")
+    built = build_host(folder, compiler, "-O2 -pedantic -Wvla -Wshadow -Wstrict-prototypes -Werror")
     assert built.events(scene()) == wanted
 
 
@@ -69,7 +69,7 @@ def test_cmake_builds_it(folder: Path, wanted: list[dict[str, Any]], tmp_path: P
     need("cmake")
     run("cmake", "-S", folder, "-B", tmp_path / "build", "-DSNN_WERROR=ON")
     run("cmake", "--build", tmp_path / "build", "--parallel", "2")
-    assert host.Host(tmp_path / "build" / "snn_host").events(scene()) == wanted
+    assert Host(tmp_path / "build" / "snn_host").events(scene()) == wanted
 
 
 def test_it_is_a_part_of_another_cmake_project(folder: Path) -> None:
@@ -90,7 +90,7 @@ def test_sanitizers_find_nothing_whatever_the_chunks(
     folder: Path, wanted: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     watched = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-    assert host.build(folder, "cc", watched).events(scene()) == wanted
+    assert build_host(folder, "cc", watched).events(scene()) == wanted
     program = tmp_path / "chunkings"
     sources = [SOURCES / "chunkings.c", folder / "snn_print.c", *rooms(folder)]
     run("cc", *STRICT.split(), *watched.split(), f"-I{folder}", "-o", program, *sources, "-lm")
@@ -141,7 +141,7 @@ def test_an_overrun_closes_what_is_open_and_listening_goes_on(folder: Path, tmp_
     """With a library of ours in the place of ALSA's: the microphone overruns in the middle of the guitar."""
     if not has_alsa(folder):
         need(missing=("ALSA's headers",))
-    built, pcm = host.build(folder), scene(4, 11)
+    built, pcm = build_host(folder), scene(4, 11)
     gap = int(built.events(pcm)[0]["emitted_sample"]) + RATE_HZ // 8
     program = tmp_path / "snn_alsa"
     sources = [folder / "examples" / "alsa" / "snn_alsa.c", SOURCES / "alsa_stub.c", folder / "snn_print.c"]

@@ -14,7 +14,7 @@ from detector.errors import ConfigError
 from firmware_export import host
 from firmware_export.c_export import export_c
 from firmware_export.c_form import FLOAT, INT8, Form
-from firmware_export.cortex_m import Board, BoardName, build, model_rate_hz, sounds, stack_bound, table
+from firmware_export.cortex_m import Board, BoardName, build_firmware, model_rate_hz, sounds, stack_bound, table
 from tests.firmware_export.programs import MODEL, RATE_HZ, need, scene
 
 CASES: Final[list[tuple[BoardName, Form]]] = [
@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}, {case[1].name}")
 def board(folders: dict[str, Path], request: pytest.FixtureRequest) -> Board:
     name, form = request.param
-    return build(folders[form.name], name)
+    return build_firmware(folders[form.name], name)
 
 
 def folder_of(board: Board) -> Path:
@@ -47,7 +47,7 @@ def folder_of(board: Board) -> Path:
 def test_a_board_tells_the_hosts_events(board: Board) -> None:
     """In floating point, the host reckons its cepstra as microcontrollers do."""
     pcm = scene(4, 17)
-    wanted = host.build(folder_of(board), flags="-O2 -DSNN_SINGLE_FRONT_END=1").events(pcm)
+    wanted = host.build_host(folder_of(board), flags="-O2 -DSNN_SINGLE_FRONT_END=1").events(pcm)
     assert wanted[0]["label"] == "guitar"
     assert len(wanted) >= 4
     assert board.run(pcm, RATE_HZ)[0] == wanted
@@ -103,7 +103,7 @@ def test_a_stack_too_small_is_a_fault_and_no_silent_damage(folders: dict[str, Pa
     script = copy / "examples" / "cortex_m" / "sections.ld"
     script.write_text(script.read_text().replace(": 8K;", ": 1K;"))
     with pytest.raises(ConfigError, match="qemu-system-arm: ended with"):
-        build(copy, "mps2-an386").run(scene(4, 6), RATE_HZ)
+        build_firmware(copy, "mps2-an386").run(scene(4, 6), RATE_HZ)
 
 
 def test_stack_bound_adds_up_the_deepest_way() -> None:

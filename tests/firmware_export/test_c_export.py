@@ -29,7 +29,7 @@ from firmware_export.c_form import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
 from firmware_export.cli import cli
 from firmware_export.fixed_front_end import CEPSTRUM_BITS
 from firmware_export.fixed_point import fixed_point
-from firmware_export.host import Host, build, from_pcm, to_pcm
+from firmware_export.host import Host, build_host, from_pcm, to_pcm
 from firmware_export.model_reading import read_network
 from firmware_export.onnx_export import build_manifest, export
 from firmware_export.parity import DEMO, comparison_sound
@@ -90,7 +90,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Host]:
     made = {}
     for form in (FLOAT, INT8, INT8_FLOAT_FRONT_END):
         export_c(HOUSEHOLD, folder / form.name, form)
-        made[form.name] = build(folder / form.name, "gcc", STRICT)
+        made[form.name] = build_host(folder / form.name, "gcc", STRICT)
     return made
 
 
@@ -140,7 +140,7 @@ def test_single_precision_gives_the_runtimes_events(hosts: dict[str, Host], pcm:
 
 def test_a_front_end_in_single_precision(pcm: NDArray[np.int16], tmp_path: Path) -> None:
     export_c(HOUSEHOLD, tmp_path / "c", FLOAT)
-    host = build(tmp_path / "c", "gcc", f"{STRICT} -DSNN_SINGLE_FRONT_END=1")
+    host = build_host(tmp_path / "c", "gcc", f"{STRICT} -DSNN_SINGLE_FRONT_END=1")
     frames = frames_of(load_model(HOUSEHOLD).manifest.features, pcm)
     own = host.room("features", pcm, np.float32, frames.shape[1])
     np.testing.assert_allclose(own, frames, rtol=1e-4, atol=1e-4 * np.abs(frames).max(axis=0).min())
@@ -193,8 +193,8 @@ def test_integers_behind_a_front_end_in_single_precision(hosts: dict[str, Host],
 @pytest.mark.parametrize("form", [FLOAT, INT8], ids=lambda f: f.name)
 def test_counting_every_synapse_changes_nothing(form: Form, pcm: NDArray[np.int16], tmp_path: Path) -> None:
     export_c(HOUSEHOLD, tmp_path / "c", form)
-    driven = build(tmp_path / "c", "gcc", "-O2")
-    dense = build(tmp_path / "c", "gcc", "-O2", "snn_host_dense")
+    driven = build_host(tmp_path / "c", "gcc", "-O2")
+    dense = build_host(tmp_path / "c", "gcc", "-O2", "snn_host_dense")
     width = len(load_model(HOUSEHOLD).manifest.classes)
     some = pcm[: 16000 * 8]
     assert (
@@ -211,7 +211,7 @@ def test_other_front_ends(
     rule = "frame_difference" if params.log_floor == 0 else "send_on_delta"
     path = small_model(params, tmp_path, rule)
     export_c(path, tmp_path / "c", form)
-    host = build(tmp_path / "c", "gcc", STRICT)
+    host = build_host(tmp_path / "c", "gcc", STRICT)
     if form.int8:
         check_integers(host, params, pcm, path)
         return

@@ -11,7 +11,7 @@ import pytest
 
 from detector.errors import ConfigError
 from models.corpus import RECIPES
-from models.cross import Judged, judge, summary, table
+from models.cross import Judged, evaluate_fold, folds_table, summary
 from models.datasets import Clip
 from models.evaluate import Heard, accuracy
 from models.recipe import load_recipe
@@ -44,7 +44,7 @@ def test_seeds_and_folds_are_averaged() -> None:
     assert result["clips"] == 20
     # Wilson's interval of 15 of 20, by table.
     assert [round(x, 3) for x in result["interval"]] == [0.531, 0.888]
-    text = table(result)
+    text = folds_table(result)
     assert "| 0 | 80.0 | 60.0 | 70.0 |" in text
     assert "mean 75.0 % (95 % interval 53.1 to 88.8 %, 20 clips)" in text
     json.dumps(result)
@@ -63,7 +63,7 @@ def test_a_run_is_judged_by_its_own_recipe_over_whole_clips(name: str, tree: Pat
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
     (tmp_path / "short.toml").write_text(text, encoding="utf-8")
     train(load_recipe(tmp_path / "short.toml"), Run(tree, None, tmp_path / "run", 7, 2, workers=0))
-    judged = judge(tmp_path / "run", load_recipe(RECIPES / "esc10-twin.toml"), tree)
+    judged = evaluate_fold(tmp_path / "run", load_recipe(RECIPES / "esc10-twin.toml"), tree)
     assert (judged.fold, judged.seed, len(judged.heard)) == (2, 7, 10)
     # A second of sound in frames of 50 ms, every 25 ms: 39 whole ones, nothing to fill up.
     assert {h.scores.shape for h in judged.heard} == {(39, 10)}
@@ -71,4 +71,4 @@ def test_a_run_is_judged_by_its_own_recipe_over_whole_clips(name: str, tree: Pat
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not the folder of an ended run"):
-        judge(tmp_path, load_recipe(RECIPES / "esc10.toml"), tmp_path)
+        evaluate_fold(tmp_path, load_recipe(RECIPES / "esc10.toml"), tmp_path)

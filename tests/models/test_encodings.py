@@ -15,7 +15,21 @@ from snntorch import spikegen
 
 from detector.encoder import DeltaEncoder
 from detector.manifest import EncoderParams
-from models import encodings as e
+from models.encodings import (
+    LINEAR_THRESHOLD,
+    Scale,
+    decode_frame_difference,
+    decode_latency,
+    decode_rate,
+    decode_send_on_delta,
+    encode_all,
+    encode_frame_difference,
+    encode_latency,
+    encode_rate,
+    encode_send_on_delta,
+    relative_error,
+    rms_error,
+)
 
 Array = NDArray[np.float32]
 HALVES = (0.5, 0.25, 0.125, 0.0625)
@@ -44,10 +58,10 @@ unit_frames = hnp.arrays(
 
 
 def test_rate_by_hand() -> None:
-    spikes = e.encode_rate(floats(0, 1), steps=7)
+    spikes = encode_rate(floats(0, 1), steps=7)
     assert spikes.shape == (7, 2)
     assert spikes.sum(axis=0).tolist() == [0, 7]
-    assert e.decode_rate(column(1, 0, 0, 1)).tolist() == [0.5]
+    assert decode_rate(column(1, 0, 0, 1)).tolist() == [0.5]
 
 
 def test_rate_is_snntorchs_and_leaves_the_dice_alone() -> None:
@@ -57,9 +71,9 @@ def test_rate_is_snntorchs_and_leaves_the_dice_alone() -> None:
     after = torch.rand(1)
     torch.manual_seed(3)
     spikegen.rate(torch.from_numpy(values), num_steps=20)
-    np.testing.assert_array_equal(e.encode_rate(values, steps=20, seed=3), wanted)
+    np.testing.assert_array_equal(encode_rate(values, steps=20, seed=3), wanted)
     assert torch.rand(1) == after
-    assert (e.encode_rate(values, steps=20, seed=4) != wanted).any()
+    assert (encode_rate(values, steps=20, seed=4) != wanted).any()
 
 
 @given(unit_arrays, st.integers(0, 2**31))
@@ -67,7 +81,7 @@ def test_rate_converges(values: Array, seed: int) -> None:
     """Hoeffding: the chance to be off by more is 2 * exp(-2 * steps * bound**2), 1e-9 for one value."""
     steps = 500
     bound = math.sqrt(math.log(2e9) / (2 * steps))
-    found = e.decode_rate(e.encode_rate(values, steps=steps, seed=seed))
+    found = decode_rate(encode_rate(values, steps=steps, seed=seed))
     assert np.abs(found - values).max(initial=0) <= bound
 
 
@@ -82,31 +96,31 @@ def times(spikes: Array) -> list[int | None]:
 
 def test_linear_latency_by_hand() -> None:
     """Five steps: 4 * (1 - x), and silence below 0.01."""
-    spikes = e.encode_latency(floats(1, 0.75, 0.5, 0.02, 0.005, 0), linear=True, steps=5)
+    spikes = encode_latency(floats(1, 0.75, 0.5, 0.02, 0.005, 0), linear=True, steps=5)
     assert times(spikes) == [0, 1, 2, 4, None, None]
-    assert e.decode_latency(spikes, linear=True).tolist() == [1, 0.75, 0.5, 0, 0, 0]
+    assert decode_latency(spikes, linear=True).tolist() == [1, 0.75, 0.5, 0, 0, 0]
 
 
 def test_logarithmic_latency_by_hand() -> None:
     """20 * ln(x / (x - 0.2)) is 4.46, 10.2, 32.2; for 0.21 it is 60.9, behind the last of 50 steps."""
-    spikes = e.encode_latency(floats(1, 0.5, 0.25, 0.21, 0.2, 0), linear=False)
+    spikes = encode_latency(floats(1, 0.5, 0.25, 0.21, 0.2, 0), linear=False)
     assert times(spikes) == [4, 10, 32, None, None, None]
     # 0.2 / (1 - exp(-t / 20)); 1.103 for step 4 is more than can be.
-    assert e.decode_latency(spikes, linear=False) == pytest.approx([1, 0.50830, 0.25059, 0, 0, 0], abs=1e-5)
+    assert decode_latency(spikes, linear=False) == pytest.approx([1, 0.50830, 0.25059, 0, 0, 0], abs=1e-5)
 
 
 @given(unit_arrays, st.integers(2, 80))
 def test_linear_latency_is_within_half_a_step(values: Array, steps: int) -> None:
-    found = e.decode_latency(e.encode_latency(values, linear=True, steps=steps), linear=True)
-    heard = values >= e.LINEAR_THRESHOLD
+    found = decode_latency(encode_latency(values, linear=True, steps=steps), linear=True)
+    heard = values >= LINEAR_THRESHOLD
     assert np.abs(found - values)[heard].max(initial=0) <= 0.5 / (steps - 1) + 1e-6
     assert not found[~heard].any()
 
 
 @given(st.floats(0.25, 1, width=32))
 def test_logarithmic_latency_is_within_half_a_step(value: float) -> None:
-    spikes = e.encode_latency(floats(value), linear=False)
-    found, (time,) = e.decode_latency(spikes, linear=False).item(), times(spikes)
+    spikes = encode_latency(floats(value), linear=False)
+    found, (time,) = decode_latency(spikes, linear=False).item(), times(spikes)
     assert time is not None
     low, high = (0.2 / (1 - math.exp(-(time + half) / 20)) for half in (0.5, -0.5))
     assert low - 1e-5 <= value <= high + 1e-5
@@ -116,16 +130,16 @@ def test_logarithmic_latency_is_within_half_a_step(value: float) -> None:
 @pytest.mark.parametrize("values", [floats(0.5, 1.1), floats(-0.1), floats(np.nan)])
 def test_values_outside_the_unit_interval_are_refused(values: Array) -> None:
     with pytest.raises(ValueError, match="scale them first"):
-        e.encode_rate(values)
+        encode_rate(values)
     with pytest.raises(ValueError, match="scale them first"):
-        e.encode_latency(values, linear=True)
+        encode_latency(values, linear=True)
 
 
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        e.encode_rate(floats(0.5), steps=0)
+        encode_rate(floats(0.5), steps=0)
     with pytest.raises(ValueError, match="at least 2, not 1"):
-        e.encode_latency(floats(0.5), linear=True, steps=1)
+        encode_latency(floats(0.5), linear=True, steps=1)
 
 
 # Frame difference
@@ -133,16 +147,16 @@ def test_too_few_steps_are_refused() -> None:
 
 def test_frame_difference_by_hand() -> None:
     """A jump of 1 is told as one threshold; the fall back by half as one too: 0.5 is read back as 0."""
-    spikes = e.encode_frame_difference(column(0, 1, 1, 0.5), floats(0.25))
+    spikes = encode_frame_difference(column(0, 1, 1, 0.5), floats(0.25))
     assert spikes.ravel().tolist() == [0, 1, 0, -1]
-    assert e.decode_frame_difference(spikes, floats(0.25), floats(0)).ravel().tolist() == [0, 0.25, 0.25, 0]
+    assert decode_frame_difference(spikes, floats(0.25), floats(0)).ravel().tolist() == [0, 0.25, 0.25, 0]
 
 
 def test_a_slow_ramp_is_lost_on_the_difference_and_told_by_send_on_delta() -> None:
     ramp = column(*(0.06 * t for t in range(20)))
-    assert not e.encode_frame_difference(ramp, floats(0.1)).any()
+    assert not encode_frame_difference(ramp, floats(0.1)).any()
     params = delta((0.1,), 1)
-    found = e.decode_send_on_delta(e.encode_send_on_delta(ramp, params), params)
+    found = decode_send_on_delta(encode_send_on_delta(ramp, params), params)
     assert np.abs(found - ramp).max() <= 0.1 + 1e-6
 
 
@@ -151,7 +165,7 @@ def test_frame_difference_is_the_runtimes_rule(frames: Array) -> None:
     d = np.full(frames.shape[1], 0.125, np.float32)
     params = EncoderParams("frame_difference", (tuple(d.tolist()),), 0.0, ())
     planes = DeltaEncoder(params).push(frames)
-    np.testing.assert_array_equal(e.encode_frame_difference(frames, d), planes[:, 0] - planes[:, 1])
+    np.testing.assert_array_equal(encode_frame_difference(frames, d), planes[:, 0] - planes[:, 1])
 
 
 # Send-on-delta
@@ -168,15 +182,15 @@ def test_frame_difference_is_the_runtimes_rule(frames: Array) -> None:
 )
 def test_send_on_delta_by_hand(leak: float, wanted: list[float]) -> None:
     params = delta((0.5, 0.25), 1, leak=leak)
-    spikes = e.encode_send_on_delta(column(1, 1, 0.3), params)
-    assert e.decode_send_on_delta(spikes, params).ravel().tolist() == wanted
+    spikes = encode_send_on_delta(column(1, 1, 0.3), params)
+    assert decode_send_on_delta(spikes, params).ravel().tolist() == wanted
 
 
 @given(unit_frames)
 def test_send_on_delta_is_within_the_finest_threshold(frames: Array) -> None:
     """Halves from a half on can follow any change in [0, 1]: what is left halves from threshold to threshold."""
     params = delta(HALVES, frames.shape[1])
-    found = e.decode_send_on_delta(e.encode_send_on_delta(frames, params), params)
+    found = decode_send_on_delta(encode_send_on_delta(frames, params), params)
     assert np.abs(found - frames).max() <= HALVES[-1] + 1e-6
 
 
@@ -184,7 +198,7 @@ def test_send_on_delta_is_within_the_finest_threshold(frames: Array) -> None:
 def test_send_on_delta_reads_the_encoders_baseline(frames: Array, leak: float, rest: float) -> None:
     params = delta((0.4, 0.1), frames.shape[1], leak=leak, rest=rest)
     encoder = DeltaEncoder(params)
-    found = e.decode_send_on_delta(encoder.push(frames), params)
+    found = decode_send_on_delta(encoder.push(frames), params)
     assert encoder._baseline is not None
     np.testing.assert_allclose(found[-1] - np.float32(rest), encoder._baseline, atol=1e-5)
 
@@ -192,7 +206,7 @@ def test_send_on_delta_reads_the_encoders_baseline(frames: Array, leak: float, r
 def test_without_a_rest_the_beginning_is_unknown() -> None:
     params = delta((0.5,), 1, rest=None)
     with pytest.raises(ValueError, match="without a rest"):
-        e.decode_send_on_delta(e.encode_send_on_delta(column(1, 2), params), params)
+        decode_send_on_delta(encode_send_on_delta(column(1, 2), params), params)
 
 
 # All of them
@@ -200,7 +214,7 @@ def test_without_a_rest_the_beginning_is_unknown() -> None:
 
 def test_scale_maps_each_coefficient_onto_the_unit_interval_and_back() -> None:
     frames = np.stack((floats(-4, 0, 4), floats(7, 7, 7)), axis=1)
-    scale = e.Scale.of(frames)
+    scale = Scale.of(frames)
     values = scale.to_unit(frames)
     assert values.tolist() == [[0, 0], [0.5, 0], [1, 0]]
     np.testing.assert_array_equal(scale.from_unit(values), frames)
@@ -209,20 +223,20 @@ def test_scale_maps_each_coefficient_onto_the_unit_interval_and_back() -> None:
 def test_errors_by_hand() -> None:
     frames = np.stack((floats(0, 0, 0, 0), floats(0, 20, 0, 20)), axis=1)
     decoded = np.stack((floats(1, 1, 1, 1), floats(0, 20, 0, 20)), axis=1)
-    assert e.rms_error(decoded, frames) == pytest.approx(math.sqrt(0.5))
-    assert e.relative_error(decoded, frames, floats(2, 10)) == pytest.approx(math.sqrt(0.25 / 2))
+    assert rms_error(decoded, frames) == pytest.approx(math.sqrt(0.5))
+    assert relative_error(decoded, frames, floats(2, 10)) == pytest.approx(math.sqrt(0.25 / 2))
     # The first coefficient never changes: it has no deviation to be measured in.
-    assert e.relative_error(decoded, frames, floats(0, 10)) == 0
-    assert math.isnan(e.relative_error(decoded, frames, floats(0, 0)))
+    assert relative_error(decoded, frames, floats(0, 10)) == 0
+    assert math.isnan(relative_error(decoded, frames, floats(0, 0)))
     mean = np.broadcast_to(frames.mean(axis=0), frames.shape)
-    assert e.relative_error(mean, frames, frames.std(axis=0)) == pytest.approx(1)
+    assert relative_error(mean, frames, frames.std(axis=0)) == pytest.approx(1)
 
 
 def test_all_encodings_of_one_signal() -> None:
     # 21 frames up and down again in each of two coefficients.
     frames = np.stack((np.sin(np.linspace(0, 6, 21)), np.cos(np.linspace(0, 6, 21))), axis=1).astype(np.float32)
     params = delta(HALVES, 2)
-    found = {x.name: x for x in e.encode_all(frames, e.Scale.of(frames), params)}
+    found = {x.name: x for x in encode_all(frames, Scale.of(frames), params)}
     shapes = {name: x.spikes.shape for name, x in found.items()}
     held = (50, 21, 2)
     assert shapes == {
@@ -232,12 +246,12 @@ def test_all_encodings_of_one_signal() -> None:
         "frame difference": (21, 2),
         "send-on-delta": (21, 8, 2),
     }
-    errors = {name: e.rms_error(x.decoded, frames) for name, x in found.items()}
+    errors = {name: rms_error(x.decoded, frames) for name, x in found.items()}
     assert errors["latency, linear"] <= 0.5 / 49 * 2
     assert errors["send-on-delta"] < errors["frame difference"]
     assert found["rate"].spikes_per_value == found["rate"].spikes.sum() / 42
     # No other of the encoder's thresholds would have served the frame difference better.
     for d in HALVES:
-        spikes = e.encode_frame_difference(frames, floats(d, d))
-        decoded = e.decode_frame_difference(spikes, floats(d, d), frames[0])
-        assert errors["frame difference"] <= e.rms_error(decoded, frames)
+        spikes = encode_frame_difference(frames, floats(d, d))
+        decoded = decode_frame_difference(spikes, floats(d, d), frames[0])
+        assert errors["frame difference"] <= rms_error(decoded, frames)

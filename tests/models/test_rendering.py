@@ -16,8 +16,10 @@ import soundfile
 from detector.errors import SourceError
 from models import demo_scene
 from models.demo_scene import DEFAULT_OUT, LENGTH_S, write_scene
-from models.rendering import guitar, material, noise, plucked, sampler, speech
+from models.rendering import material, plucked, sampler, speech
+from models.rendering.guitar import compose_guitar
 from models.rendering.material import Batch, batches, render_material
+from models.rendering.noise import NOISES, compose_noise
 from models.rendering.score import (
     DRUM_CHANNEL,
     EXPRESSION,
@@ -159,9 +161,9 @@ def test_set_peak_sets_the_level_and_leaves_silence() -> None:
     assert not set_peak(np.zeros(4, np.float32), -6.0).any()
 
 
-@pytest.mark.parametrize("kind", noise.KINDS)
+@pytest.mark.parametrize("kind", NOISES)
 def test_noises_are_reproducible_and_finite(kind: str) -> None:
-    wave, again = (noise.compose(np.random.default_rng(3), kind) for _ in range(2))
+    wave, again = (compose_noise(np.random.default_rng(3), kind) for _ in range(2))
     assert np.array_equal(wave, again)
     assert wave.dtype == np.float32
     assert 4 * RATE_HZ <= wave.size <= 6 * RATE_HZ
@@ -277,8 +279,8 @@ def test_a_plucked_string_is_in_tune_and_dies_away(pitch: int) -> None:
 
 def test_plucked_phrases_differ_by_their_instrument_and_repeat_by_their_dice() -> None:
     def played(seed: int) -> Wave:
-        phrase = guitar.compose(np.random.default_rng(7), 25)
-        return plucked.play(np.random.default_rng(seed), phrase)
+        phrase = compose_guitar(np.random.default_rng(7), 25)
+        return plucked.play_plucked(np.random.default_rng(seed), phrase)
 
     first, again, other = played(1), played(1), played(2)
     assert np.array_equal(first, again)

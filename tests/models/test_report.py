@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from detector.errors import ConfigError
-from models import results as kept
 from models.cli import cli
 from models.report import write_report
+from models.results import keep
 
 ACTIVITY = {"spikes_per_neuron_s": {"conv1": 3.0}, "dense_ops_per_s": 12e6, "effective_ops_per_s": 4e6}
 
@@ -55,14 +55,14 @@ def run_folder(path: Path, name: str, found: Any) -> Path:
 
 def test_kept_runs_say_what_they_were(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", "mnist-direct", metrics())
-    path = kept.keep("mnist-direct", "snn-train fit ...", [run], tmp_path / "results")
+    path = keep("mnist-direct", "snn-train fit ...", [run], tmp_path / "results")
     found = json.loads(path.read_text())
     assert found["command"] == "snn-train fit ..."
     (row,) = found["runs"]
     assert (row["recipe"], row["seed"], row["origin"]["revision"]) == ("mnist-direct", 3, "abc")
     assert (tmp_path / "results" / "mnist-direct-curves.png").read_bytes() == b"png"
     with pytest.raises(ConfigError, match=r"metrics\.json: no figures there"):
-        kept.keep("x", "", [tmp_path], tmp_path / "results")
+        keep("x", "", [tmp_path], tmp_path / "results")
 
 
 def test_the_page_by_hand(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from models.cli import cli
 from models.delays import JOIN_S, heard_spans
 from models.gathering.index import Gathered, write_index
 from models.rendering.synthesis import FURTHER_SOUNDFONTS, SOUNDFONT
-from models.scenes import backgrounds
+from models.scenes.backgrounds import KINDS, compose
 from models.scenes.folder import read_scenes
 from models.scenes.mixing import Reference, joined, mix
 from models.scenes.plan import Placed, Stretch
@@ -206,10 +206,10 @@ def test_sounds_stand_above_the_background_as_far_as_the_reference_says() -> Non
     assert [r.level_db for r in mix(stretch("silence", (20.0, 0.0)), [sound], RATE_HZ).references] == [-20, -40]
 
 
-@pytest.mark.parametrize("name", backgrounds.KINDS)
+@pytest.mark.parametrize("name", KINDS)
 def test_backgrounds_have_unit_level_but_for_silence(name: str) -> None:
     stock = [Sound(label, "x", "y", tone(2)) for label in ("speech", "drums", "rain")]
-    wave = backgrounds.compose(name, np.random.default_rng(0), 5 * RATE_HZ, RATE_HZ, stock)
+    wave = compose(name, np.random.default_rng(0), 5 * RATE_HZ, RATE_HZ, stock)
     assert np.sqrt(np.mean(wave**2)) == pytest.approx(0 if name == "silence" else 1, abs=1e-3)
 
 

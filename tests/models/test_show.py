@@ -14,9 +14,9 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from detector.errors import ConfigError, SourceError
-from models import show
 from models.cli import cli, main
 from models.encodings import encode_all, relative_error
+from models.show import digit, sound
 
 RATE_HZ = 16000
 NAMES = ["rate", "latency, log", "latency, linear", "frame difference", "send-on-delta"]
@@ -92,13 +92,13 @@ def test_a_digit_in_every_encoding(mnist: Path, tmp_path: Path) -> None:
 
 
 def test_send_on_delta_of_an_image_is_within_a_sixteenth(data: Path) -> None:
-    exhibit = show.digit(data, 0)
+    exhibit = digit(data, 0)
     sent = encode_all(exhibit.frames, exhibit.scale, exhibit.params)[-1]
     assert np.abs(sent.decoded - exhibit.frames).max() <= 1 / 16 + 1e-6
 
 
 def test_a_real_sound_is_told_by_the_shipped_encoder(data: Path) -> None:
-    exhibit = show.sound(data / "guitar_notes" / "A#3.flac", 2.0)
+    exhibit = sound(data / "guitar_notes" / "A#3.flac", 2.0)
     encodings = encode_all(exhibit.frames, exhibit.scale, exhibit.params)
     found = {e.name: relative_error(e.decoded, exhibit.frames, exhibit.deviation) for e in encodings}
     assert found["send-on-delta"] < 0.3
@@ -115,7 +115,7 @@ def test_silence_has_no_deviation_to_measure_in(tmp_path: Path) -> None:
 
 def test_a_sound_shorter_than_a_frame_is_one_frame(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "click.wav", np.full(100, 0.5), RATE_HZ)
-    assert show.sound(tmp_path / "click.wav", 5.0).frames.shape == (1, 40)
+    assert sound(tmp_path / "click.wav", 5.0).frames.shape == (1, 40)
 
 
 def test_one_neuron(tmp_path: Path) -> None:

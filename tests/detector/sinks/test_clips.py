@@ -16,8 +16,7 @@ import soundfile
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
 from detector.settings import Clips
-from detector.sinks import clip_folder as folder_module
-from detector.sinks.clip_folder import clip_name
+from detector.sinks.clip_folder import ClipFolder, clip_name
 from detector.sinks.clips import ClipSink
 from detector.sinks.sink import TryAgainError
 from detector.sinks.worker import SinkWorker
@@ -375,7 +374,7 @@ def test_the_oldest_go_when_the_disk_gets_full(small_disk: SmallDisk) -> None:
 def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(small_disk.path / "clips")
     small_disk.fill()
-    monkeypatch.setattr(folder_module.ClipFolder, "_free_bytes", lambda _self: 10**9)  # somebody was quicker
+    monkeypatch.setattr(ClipFolder, "_free_bytes", lambda _self: 10**9)  # somebody was quicker
     with pytest.raises(DetectorError, match=r"cannot be written \(no space left on device\)"):
         put_clips(bench, 1)
     assert bench.files() == []

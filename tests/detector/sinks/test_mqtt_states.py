@@ -11,8 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from detector.microphone.news import ConditionName
-from detector.sinks import mqtt_states
-from detector.sinks.mqtt_states import States
+from detector.sinks.mqtt_states import _CONDITIONS, States
 from detector.sinks.mqtt_topics import Message, Topics, class_ids, client_id
 from detector.sinks.sink import Station
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
@@ -195,7 +194,7 @@ def test_problems_are_a_state_of_their_own(condition: str) -> None:
 
 
 def test_conditions_are_those_of_the_sources() -> None:
-    assert frozenset(get_args(ConditionName)) == mqtt_states._CONDITIONS
+    assert frozenset(get_args(ConditionName)) == _CONDITIONS
 
 
 def test_health_and_level() -> None:
