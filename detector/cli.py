@@ -14,21 +14,28 @@ from click.core import ParameterSource
 
 from detector import __version__
 from detector.cli_bare import Bare
-from detector.cli_calibrate import calibrate
-from detector.cli_config import config
-from detector.cli_devices import devices, meter
-from detector.cli_doctor import doctor
-from detector.cli_events import events
-from detector.cli_model import bench, model
-from detector.cli_mqtt import mqtt
-from detector.cli_program import INTERNAL_ERROR, Program, open_closed_streams, report, settle_streams
-from detector.cli_replay import replay
-from detector.cli_run import bare_options, listen, run
-from detector.cli_watch import watch
+from detector.cli_program import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, report, settle_streams
+from detector.cli_run import bare_options, listen
+
+_COMMANDS = (
+    LazyCommand("run", "detector.cli_run", "Run as a service, as the configuration says."),
+    LazyCommand("replay", "detector.cli_replay", "Detect sounds in files or raw samples."),
+    LazyCommand("watch", "detector.cli_watch", "Show bands, spikes and scores in the terminal."),
+    LazyCommand("devices", "detector.cli_devices", "List the microphones with their stable ids."),
+    LazyCommand("meter", "detector.cli_devices", "Show a microphone's level and the scores."),
+    LazyCommand("calibrate", "detector.cli_calibrate", "Fit the thresholds to a place."),
+    LazyCommand("doctor", "detector.cli_doctor", "Diagnose the installation."),
+    LazyCommand("events", "detector.cli_events", "Query the events that the service stored."),
+    LazyCommand("config", "detector.cli_config", "Check, show and create the configuration."),
+    LazyCommand("mqtt", "detector.cli_mqtt", "Test the MQTT brokers of the configuration."),
+    LazyCommand("model", "detector.cli_model", "Inspect a model file."),
+    LazyCommand("bench", "detector.cli_model", "Measure speed, latency and memory here."),
+)
 
 
 @click.group(
     cls=Program,
+    lazy_commands=_COMMANDS,
     invoke_without_command=True,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -56,10 +63,6 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     if options["device"] is None:
         raise click.UsageError("Name a command, or what to listen to: --device mic.")
     listen(ctx, Bare(**options))
-
-
-for _command in (run, replay, watch, devices, meter, calibrate, doctor, events, config, mqtt, model, bench):
-    cli.add_command(_command)
 
 
 def main() -> None:

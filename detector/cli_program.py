@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import click
 
@@ -68,8 +69,43 @@ threshold_option = click.option(
 )
 
 
+class LazyCommand(NamedTuple):
+    """A command whose module is imported when it is run, so that others start without it."""
+
+    name: str
+    module: str
+    """The module, in which the command has its own name."""
+    summary: str
+    """Its line in the list of commands."""
+
+
 class Program(click.Group):
     """A group whose commands turn every error into one line on standard error and an exit code."""
+
+    def __init__(self, *args: Any, lazy_commands: Sequence[LazyCommand] = (), **attributes: Any) -> None:
+        """Take the arguments of click.Group, and commands to import when they are run."""
+        super().__init__(*args, **attributes)
+        self._lazy = {command.name: command for command in lazy_commands}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, importing its module; None where there is none of this name."""
+        lazy = self._lazy.get(cmd_name)
+        if lazy is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(lazy.module), lazy.name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing the lazy ones."""
+        if not self._lazy:
+            super().format_commands(ctx, formatter)
+            return
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._lazy[name].summary) for name in sorted(self._lazy)])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the group's own options; what cannot be read is told as that of its commands is."""
