@@ -1,5 +1,5 @@
 """Make ``python -m detector`` the command ``snn-detect``."""
 
-from detector.cli import main
+from detector.cli.main import main
 
 main()

@@ -103,7 +103,7 @@ def bench_sound(rate_hz: int) -> NDArray[np.float32]:
     """Return a minute of the demo scene, (samples,): music, speech and a quiet room."""
     import numpy as np
 
-    from detector.sources import read_sound
+    from detector.audio.sources import read_sound
 
     scene = read_sound(str(resources.files("models") / "demo" / "scene.flac"), rate_hz)
     return np.resize(scene, SECONDS * rate_hz)
@@ -147,11 +147,10 @@ def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, fl
     """Time each room by itself, and the floor: MFCC plus the bare onnxruntime calls."""
     import numpy as np
 
-    from detector.bound_graph import BoundGraph
     from detector.decoder import EventDecoder
     from detector.encoder import DeltaEncoder
     from detector.features import MfccExtractor
-    from detector.network import StreamingNetwork, load_model
+    from detector.network import BoundGraph, StreamingNetwork, load_model
 
     model = load_model(detector.path)
     p = model.manifest.features
@@ -185,8 +184,7 @@ def activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
     """Count spikes and synaptic operations (dense, and effective: those whose input spikes; NeuroBench's terms)."""
     from detector.encoder import DeltaEncoder
     from detector.features import MfccExtractor
-    from detector.network import StreamingNetwork, load_model
-    from detector.operations import synaptic_operations
+    from detector.network import StreamingNetwork, load_model, synaptic_operations
 
     model = load_model(detector.path)
     frames = MfccExtractor(model.manifest.features).push(sound)

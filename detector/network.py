@@ -3,13 +3,17 @@
 The neuron's equation and why its sums are exact stand in ``models/network.py``. Because they are
 exact, a block of frames in one call gives the bits of as many calls with one frame each; the block
 graph exists only to save the cost of calls when many frames are waiting.
+
+A graph of onnxruntime whose tensors stay where they are.
+
+Spikes and the synaptic operations that they cause: what silence saves where only spikes are worked off.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,11 +23,52 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from detector.bound_graph import BoundGraph
 from detector.errors import ManifestError
-from detector.insides import LayerSpikes
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
-from detector.messages import Scores, Spikes
+from detector.messages import LayerSpikes, Scores, Spikes
+
+
+class BoundGraph:
+    """A session whose inputs and outputs lie in fixed arrays: no tensor is made or copied in a call."""
+
+    def __init__(
+        self,
+        session: Any,
+        frames: int,
+        states: tuple[dict[str, NDArray[np.float32]], ...],
+        extra: tuple[str, ...] = (),
+    ) -> None:
+        """Bind the states, and ``extra`` outputs to have beside the scores, where they are no state."""
+        self._session = session
+        inputs = {i.name: i.shape for i in session.get_inputs()}
+        self._spikes = np.zeros(inputs["spikes"], np.float32)
+        self._by_frame = self._spikes[0].transpose(1, 0, 2)
+        shapes = {o.name: o.shape for o in session.get_outputs()}
+        self._scores = np.zeros((frames, shapes["scores"][1]), np.float32)
+        own = [name for name in extra if name.removeprefix("new_") not in states[0]]
+        self.extra = {name: np.zeros(shapes[name], np.float32) for name in own}
+        """The outputs that were asked for; they hold until the next call."""
+        self._bindings = [self._bind(states[k], states[1 - k]) for k in range(2)]
+
+    def run(self, spikes: Spikes, current: int) -> Scores:
+        """Run on spikes (frames, planes, n_mfcc) from states ``current`` to the others.
+
+        The scores hold until the next call.
+        """
+        self._by_frame[:] = spikes
+        self._session.run_with_iobinding(self._bindings[current])
+        return self._scores
+
+    def _bind(self, old: dict[str, NDArray[np.float32]], new: dict[str, NDArray[np.float32]]) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("spikes", self._spikes)
+        for name, value in old.items():
+            binding.bind_cpu_input(name, value)
+        results = {"scores": self._scores, **{f"new_{n}": v for n, v in new.items()}, **self.extra}
+        for name, value in results.items():
+            binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
+        return binding
+
 
 DEFAULT_MODEL = "household.onnx"
 
@@ -224,3 +269,22 @@ def _compare(wanted: dict[str, Any], have: dict[str, Any], what: str, where: str
                 f"{where}: the graph's {what} {name!r} is {have.get(name, 'missing')}, "
                 f"the manifest says {wanted.get(name, 'nothing of it')}; export the model again"
             )
+
+
+def synaptic_operations(manifest: Manifest, rates: Mapping[str, float]) -> tuple[float, float]:
+    """Return multiply-adds per second of sound: dense, and effective, which are those whose input spikes.
+
+    ``rates`` holds the share of neurons that spike per frame, by layer and for ``encoder``. The terms
+    are NeuroBench's (J. Yik et al., "NeuroBench: a framework for benchmarking neuromorphic computing
+    algorithms and systems", 2023). The bands that lead from the encoder to the first convolution are
+    sums of spikes, not spikes: that layer is counted as dense.
+    """
+    per_second = manifest.features.sample_rate_hz / manifest.features.hop_length
+    inputs = {"to_bands": rates["encoder"], "conv1": 1.0}
+    before, dense, effective = "", 0.0, 0.0
+    for layer in manifest.network.layers:
+        rate = inputs.get(layer.name, rates.get(before, 1.0))
+        dense += layer.macs * per_second
+        effective += layer.macs * per_second * rate
+        before = layer.name
+    return dense, effective

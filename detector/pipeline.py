@@ -13,9 +13,8 @@ from detector.decoder import EventDecoder
 from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError, ManifestError
 from detector.features import MfccExtractor
-from detector.insides import Insides, LayerSpikes, Observer
 from detector.manifest import ClassSpec, Manifest
-from detector.messages import AudioChunk, Event, Frames, Reason, Samples, Scores, Spikes
+from detector.messages import AudioChunk, Event, Frames, Insides, LayerSpikes, Observer, Reason, Samples, Scores, Spikes
 from detector.network import Model, StreamingNetwork, load_model
 
 

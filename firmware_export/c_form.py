@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.mfcc_tables import dct_matrix, window_coefficients
+from detector.features import dct_matrix, window_coefficients
 from firmware_export import fixed_front_end
 from firmware_export import fixed_point as fixed
 from firmware_export.fixed_front_end import mel_spans

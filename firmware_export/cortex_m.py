@@ -20,8 +20,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError
-from detector.sources import read_sound
 from firmware_export.host import to_pcm
 from firmware_export.parity import DEMO
 

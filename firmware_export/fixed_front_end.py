@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import ManifestError
+from detector.features import dct_matrix, mel_filterbank, window_coefficients
 from detector.manifest import MfccParams
-from detector.mfcc_tables import dct_matrix, mel_filterbank, window_coefficients
 
 Int64 = NDArray[np.int64]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from detector.audio.sources import read_sound
 from detector.encoder import DeltaEncoder
 from detector.errors import DetectorError
 from detector.features import MfccExtractor
 from detector.manifest import Manifest
 from detector.messages import Samples, Spikes
-from detector.sources import read_sound
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo" / "scene.flac"
 LEAST_SECONDS = 60

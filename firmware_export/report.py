@@ -22,13 +22,13 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.audio.sources import read_sound
 from detector.bench import activity
 from detector.errors import ConfigError
 from detector.messages import Event
 from detector.network import load_model
 from detector.pipeline import Detector
-from detector.rates import Rate
-from detector.sources import read_sound
+from detector.statistics import Rate
 from firmware_export.c_export import export_c
 from firmware_export.c_form import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
 from firmware_export.cortex_m import build_firmware, model_rate_hz

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from detector.rates import Rate
+from detector.statistics import Rate
 
 SPEED_S: Final = 120
 """Seconds of sound that times are taken over."""

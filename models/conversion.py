@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from detector.errors import ConfigError
-from detector.rates import Rate
+from detector.statistics import Rate
 from models.activity import Activity
 from models.figures import new_figure, save
 from models.image_data import First, PictureSet, encode, open_pictures

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from detector.audio.sources import read_sound
 from detector.bench import activity
 from detector.errors import ConfigError
 from detector.network import load_model
 from detector.pipeline import Detector
-from detector.rates import Rate
-from detector.sources import read_sound
+from detector.statistics import Rate
 from models.corpus import recordings
 from models.datasets import Clip
 from models.evaluate import Heard, accuracy, listen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.sources import read_sound
+from detector.audio.sources import read_sound
 from models.augment import Wave
 from models.datasets import Clip
 from models.examples import ACTIVE_DB, DOUBT_S, HOLD_S, frame_rms

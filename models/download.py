@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
-from detector.sources import read_sound
 from models.audioset import YTID
 from models.layouts import read_rows
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from detector.audio.sources import FileSource
 from detector.errors import ConfigError
 from detector.manifest import Manifest
 from detector.network import load_model
 from detector.pipeline import Detector
-from detector.rates import Rate
-from detector.sources import FileSource
+from detector.statistics import Rate
 from models.datasets import ESC10, Clip
 
 

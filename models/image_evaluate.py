@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from detector.rates import Rate
+from detector.statistics import Rate
 from models.activity import Activity
 from models.figures import draw_confusion, draw_curves, new_figure, raster, save
 from models.image_data import PictureSet, encode

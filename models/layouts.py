@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.audio.files import is_sound_name
+from detector.audio.sources import FileSource, read_sound
 from detector.errors import SourceError
-from detector.sound_names import is_sound_name
-from detector.sources import FileSource, read_sound
 from models.datasets import Clip
 
 FOLDS = (1, 2, 3, 4, 5)

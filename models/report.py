@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.rates import Rate
+from detector.statistics import Rate
 from models.compare import Outcome
 from models.compare import table as compare_table
 

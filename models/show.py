@@ -13,12 +13,12 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from detector.audio.sources import FileSource
 from detector.errors import ConfigError
 from detector.features import MfccExtractor
 from detector.manifest import EncoderParams
 from detector.messages import Frames, Samples
 from detector.network import load_model
-from detector.sources import FileSource
 from models.encodings import ENCODING_STEPS, Encoding, Scale, relative_error, rms_error
 from models.figures import new_figure, raster, save
 from models.mnist import SIDE, load_mnist

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from detector.decoder import EventDecoder
 from detector.manifest import Manifest
 from detector.pipeline import with_threshold
-from detector.rates import Rate
+from detector.statistics import Rate
 from models.evaluate import Heard
 
 SPARED = 0.01

@@ -28,7 +28,7 @@ def test_import_contracts_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["detector", "detector.cli", "detector.replay", "detector.pipeline", "models", "models.cli"]
+    "module", ["detector", "detector.cli.main", "detector.cli.replay", "detector.pipeline", "models", "models.cli"]
 )
 def test_training_stays_outside_the_runtime(module: str) -> None:
     program = f"import sys, {module}; print([m for m in {OUTSIDE} if m in sys.modules])"
@@ -38,7 +38,7 @@ def test_training_stays_outside_the_runtime(module: str) -> None:
 
 def test_help_loads_no_numbers() -> None:
     """Start-up is felt on a small board: numpy and onnxruntime are loaded by the commands that need them."""
-    program = "import sys, detector.cli; print([m for m in ('numpy', 'onnxruntime', 'rich') if m in sys.modules])"
+    program = "import sys, detector.cli.main; print([m for m in ('numpy', 'onnxruntime', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr
 

@@ -12,10 +12,10 @@ import subprocess
 import time
 from typing import Any, Final
 
+from detector.config.settings import Command
 from detector.errors import DetectorError
-from detector.settings import Command
-from detector.sinks.json_lines import json_line
-from detector.sinks.sink import LiveSink, Record
+from detector.sinks.base import LiveSink, Record
+from detector.sinks.stdout import json_line
 
 _log = logging.getLogger(__name__)
 PREFIX: Final = "SNN_DETECT_RECORD_"

@@ -10,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from detector.event_store.store import Change, EventStore, change_of, is_damage
-from detector.settings import Database
-from detector.sinks.disk import refusal
-from detector.sinks.sink import LiveSink, Record, TryAgainError
+from detector.config.settings import Database
+from detector.events_db import Change, EventStore, change_of, is_damage
+from detector.sinks.base import LiveSink, Record, TryAgainError, refusal
 
 _log = logging.getLogger(__name__)
 _MOST_PENDING: Final = 500

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from detector.sinks.base import Station
 from detector.sinks.mqtt_topics import PROBLEM, Message, Topics, class_ids
-from detector.sinks.sink import Station
 
 BIRTH_TOPIC: Final = "homeassistant/status"
 BIRTH_PAYLOAD: Final = "online"

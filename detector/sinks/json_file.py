@@ -9,10 +9,9 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from detector.settings import JsonFile
-from detector.sinks.disk import refusal
-from detector.sinks.json_lines import json_line
-from detector.sinks.sink import LiveSink, Record, TryAgainError
+from detector.config.settings import JsonFile
+from detector.sinks.base import LiveSink, Record, TryAgainError, refusal
+from detector.sinks.stdout import json_line
 
 _MODE: Final = 0o640
 

@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from detector.config.settings import Mqtt
 from detector.errors import ConfigError
-from detector.settings import Mqtt
+from detector.sinks.base import LiveSink, Record, Station, TryAgainError
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_outbox import Outbox
-from detector.sinks.mqtt_states import States, status
-from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, Topics, client_id
-from detector.sinks.sink import LiveSink, Record, Station, TryAgainError
+from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, States, Topics, client_id, status
 
 if TYPE_CHECKING:
     from detector.sinks.mqtt_session import Identity, Received

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from detector.config.settings import Mqtt
 from detector.errors import BrokerError
-from detector.settings import Mqtt
 from detector.sinks.home_assistant import config_topic
 from detector.sinks.mqtt import identity
 from detector.sinks.mqtt_topics import ONLINE, Message, Topics, client_id

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from detector.settings import Mqtt
+from detector.config.settings import Mqtt
 from detector.sinks.mqtt_outbox import Outbox
 from detector.sinks.mqtt_session import Identity, Received, Session
 from detector.sinks.mqtt_topics import Message

@@ -12,8 +12,8 @@ from typing import Any, Final
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 
+from detector.config.settings import Mqtt
 from detector.errors import ConfigError
-from detector.settings import Mqtt
 from detector.sinks.mqtt_topics import Message
 from detector.sinks.mqtt_trouble import Trouble, explain, is_refusal
 

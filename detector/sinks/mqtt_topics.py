@@ -1,14 +1,20 @@
-"""What is published where: topics and messages, the same for every broker; their names are a contract."""
+"""What is published where: topics and messages, the same for every broker; their names are a contract.
+
+From records to messages: what has happened, and what all topics say now.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from detector.setting_types import slug
+from detector.config.settings import slug
+from detector.sinks.base import Record, Station
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
@@ -107,3 +113,220 @@ def class_ids(labels: Iterable[str]) -> dict[str, str]:
 def _distinct(name: str, label: str) -> str:
     digest = hashlib.sha256(label.encode()).hexdigest()[:_DIGITS]
     return f"{name[: _LONGEST - _DIGITS - 1]}_{digest}"
+
+
+_CONDITIONS: Final = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate"})
+"""States of a source that cannot hear well."""
+_LEAST_DBFS: Final = -200.0
+_SLACK_S: Final = 0.5
+"""Health comes on its own beat: one that is this early for the next level will do."""
+
+
+class States:
+    """Knows the last message of every retained topic; one thread at a time may use it."""
+
+    def __init__(self, station: Station, topics: Topics, level_s: float, *, switch: bool) -> None:
+        """Begin with every sound off and the source not heard yet; ``switch``: listening can be turned off."""
+        self._topics, self._level_s = topics, level_s
+        self._ids = class_ids(label for label, _ in station.classes)
+        self._model, self._version = station.model, station.version
+        self._attributes: dict[str, dict[str, Any]] = {}
+        self._conditions: set[str] = set()
+        self._is_paused = False
+        self._detail = ""
+        self._clipped = 0
+        self._level_at_s = -math.inf
+        self._present: dict[str, Message] = {}
+        self._keep(topics.source_status, OFFLINE)
+        if switch:
+            self._keep(topics.listening_state, ON)
+        self._keep(topics.state(PROBLEM), OFF)
+        for class_id in self._ids.values():
+            self._keep(topics.state(class_id), OFF)
+
+    def take(self, record: Record) -> list[Message]:
+        """Return what a record makes known; raises ValueError for a label that the station does not have."""
+        match record["type"]:
+            case "onset":
+                return self._onset(record)
+            case "offset":
+                return self._offset(record)
+            case "clip":
+                return self._clip(record)
+            case "status":
+                return self._status(record)
+            case "health":
+                return self._health(record)
+            case _:
+                return []
+
+    def present(self) -> list[Message]:
+        """Return the last message of every retained topic."""
+        return list(self._present.values())
+
+    def listening(self, *, on: bool) -> list[Message]:
+        """Note that listening has been turned on or off."""
+        return [self._keep(self._topics.listening_state, ON if on else OFF)]
+
+    def farewell(self) -> list[Message]:
+        """Return what is true once nobody listens any more: no sound is on, the source and the service are off."""
+        states = [self._keep(self._topics.state(class_id), OFF) for class_id in self._ids.values()]
+        return [*states, self._keep(self._topics.source_status, OFFLINE), status(self._topics, OFFLINE)]
+
+    def _onset(self, record: Record) -> list[Message]:
+        class_id = self._id(record)
+        attributes = {
+            "score": record["score"],
+            "peak": None,
+            "start": record["time"],
+            "end": None,
+            "duration_s": None,
+            "event_id": record["id"],
+            "clip": None,
+        }
+        return [
+            *self._source(up=True),
+            self._explain(class_id, attributes),
+            self._keep(self._topics.state(class_id), ON),
+            Message(self._topics.event, _json(_event(record)), lasting=True),
+        ]
+
+    def _offset(self, record: Record) -> list[Message]:
+        class_id = self._id(record)
+        before = self._attributes.get(class_id, {})
+        known = before if before.get("event_id") == record["id"] else {}
+        attributes = {
+            "score": known.get("score"),
+            "peak": record["peak"],
+            "start": known.get("start"),
+            "end": record["time"],
+            "duration_s": record["duration_s"],
+            "event_id": record["id"],
+            "clip": known.get("clip"),
+        }
+        return [self._explain(class_id, attributes), self._keep(self._topics.state(class_id), OFF)]
+
+    def _clip(self, record: Record) -> list[Message]:
+        """Tell where the sound of a class's last event is kept."""
+        class_id = self._id(record)
+        attributes = self._attributes.get(class_id, {})
+        if attributes.get("event_id") != record["id"]:
+            return []
+        return [self._explain(class_id, attributes | {"clip": record["path"]})]
+
+    def _status(self, record: Record) -> list[Message]:
+        state, active = record["state"], bool(record["active"])
+        if state == "listening":
+            return self._listens_or_not(active=active)
+        if state == "stopping":
+            return self._source(up=False)
+        if state not in _CONDITIONS:
+            return []
+        (self._conditions.add if active else self._conditions.discard)(state)
+        self._detail = record["detail"]
+        return self._problem() + (self._source(up=not active) if state == "waiting" else [])
+
+    def _listens_or_not(self, *, active: bool) -> list[Message]:
+        """Note that sound arrives, or that listening was turned off: nothing is the matter with a source at rest."""
+        self._is_paused = not active
+        if active:
+            messages = self._source(up=True) if "waiting" not in self._conditions else []
+        else:
+            self._conditions.clear()
+            messages = [*self._source(up=False), *self._problem()]
+        has_switch = self._topics.listening_state in self._present
+        return messages + (self.listening(on=active) if has_switch else [])
+
+    def _health(self, record: Record) -> list[Message]:
+        health = {
+            "rtf": record["realtime_factor"],
+            "xruns": record["overruns"],
+            "dropped_s": record["lost_s"],
+            "rss": record["rss_bytes"],
+            "temp_c": record["temperature_c"],
+            "uptime_s": record["uptime_s"],
+            "model": self._model,
+            "version": self._version,
+        }
+        messages = [self._keep(self._topics.health, _json(health), qos=0)]
+        return (
+            messages + self._source(up=record["up"] and not self._is_paused) + self._mend(record) + self._level(record)
+        )
+
+    def _mend(self, record: Record) -> list[Message]:
+        """Forget conditions whose end nobody told, such as those of a source that is no more."""
+        over = {name for name, holds in (("waiting", not record["up"]), ("silent", record["silent"])) if not holds}
+        if not over & self._conditions:
+            return []
+        self._conditions -= over
+        return self._problem()
+
+    def _level(self, record: Record) -> list[Message]:
+        """Return the level if the last one is old enough, with the samples that were clipped in between."""
+        passed_s = record["uptime_s"] - self._level_at_s
+        if 0 <= passed_s < self._level_s - _SLACK_S or not record["up"]:
+            return []
+        clipped = record["clipped_samples"] - self._clipped
+        level = {
+            "rms_dbfs": _decibels(record["rms_dbfs"]),
+            "peak_dbfs": _decibels(record["peak_dbfs"]),
+            "clipped": clipped if clipped >= 0 else record["clipped_samples"],
+        }
+        self._level_at_s, self._clipped = record["uptime_s"], record["clipped_samples"]
+        return [Message(self._topics.level, _json(level), qos=0)]
+
+    def _source(self, *, up: bool) -> list[Message]:
+        before = self._present[self._topics.source_status].payload
+        message = self._keep(self._topics.source_status, ONLINE if up else OFFLINE)
+        return [message] if message.payload != before else []
+
+    def _problem(self) -> list[Message]:
+        particulars = {"conditions": sorted(self._conditions), "detail": self._detail}
+        attributes = self._keep(self._topics.attributes(PROBLEM), _json(particulars))
+        return [attributes, self._keep(self._topics.state(PROBLEM), ON if self._conditions else OFF)]
+
+    def _explain(self, class_id: str, attributes: dict[str, Any]) -> Message:
+        self._attributes[class_id] = attributes
+        return self._keep(self._topics.attributes(class_id), _json(attributes), lasting=True)
+
+    def _keep(self, topic: str, payload: str, qos: int = 1, *, lasting: bool = False) -> Message:
+        message = Message(topic, payload, qos, retain=True, lasting=lasting)
+        self._present[topic] = message
+        return message
+
+    def _id(self, record: Record) -> str:
+        label = record["label"]
+        if label not in self._ids:
+            raise ValueError(f"unknown label {label!r}; the station has {', '.join(self._ids)}")
+        return self._ids[label]
+
+
+def status(topics: Topics, payload: str) -> Message:
+    """Return the message that tells whether the service runs."""
+    return Message(topics.status, payload, retain=True)
+
+
+def _event(record: Record) -> dict[str, Any]:
+    return {
+        "event_type": record["label"],
+        "event_id": record["id"],
+        "category": record["category"],
+        "source": record["source"],
+        "time": record["time"],
+        "onset_s": record["onset_s"],
+        "score": record["score"],
+        "threshold": record["threshold"],
+        "latency_s": record["latency_s"],
+        "level_dbfs": _decibels(record["level_dbfs"]),
+        "clock_synced": record["clock_synced"],
+        "model": record["model"],
+    }
+
+
+def _decibels(value: float | None) -> float | None:
+    """Round a level, and give silence, which has none in JSON, a number below all others."""
+    return None if value is None else round(max(_LEAST_DBFS, value), 1)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

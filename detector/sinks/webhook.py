@@ -24,10 +24,10 @@ from urllib.request import (
     Request,
 )
 
+from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
-from detector.settings import Webhook
-from detector.sinks.json_lines import json_line
-from detector.sinks.sink import LiveSink, Record, TryAgainError
+from detector.sinks.base import LiveSink, Record, TryAgainError
+from detector.sinks.stdout import json_line
 
 _AGAIN: Final = frozenset({408, 429})
 """Answers that, like those from 500 on, say nothing against the record itself."""

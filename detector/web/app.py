@@ -21,13 +21,11 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from detector.errors import ConfigError, DetectorError
-from detector.event_store.query import Wanted
-from detector.web.events import Event, Events
-from detector.web.guard import Guard
-from detector.web.hub import Hub, Viewer
-from detector.web.model_card import Looks
-from detector.web.openapi import DESCRIPTION
-from detector.web.pictures import Pictures
+from detector.events_db import Wanted
+from detector.web.auth import Guard
+from detector.web.events import Event, Events, Pictures
+from detector.web.schema import DESCRIPTION, Looks
+from detector.web.stream import Hub, Viewer
 
 MOST_EVENTS: Final = 5000
 _USUAL_EVENTS: Final = 500

@@ -8,18 +8,15 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
-from detector.addresses import split_address, token_required
+from detector.config.secrets import split_address, token_required
+from detector.config.settings import Web
 from detector.errors import ConfigError
-from detector.insides import Insides
-from detector.messages import AudioChunk
+from detector.messages import AudioChunk, Insides
 from detector.pipeline import Detector
-from detector.settings import Web
-from detector.sinks.sink import LiveSink, Record, Station, TryAgainError
-from detector.web.events import Archive, Events
-from detector.web.hub import Hub
-from detector.web.model_card import Looks
-from detector.web.packing import Packer
-from detector.web.pictures import Pictures
+from detector.sinks.base import LiveSink, Record, Station, TryAgainError
+from detector.web.events import Archive, Events, Pictures
+from detector.web.schema import Looks
+from detector.web.stream import Hub, Packer
 
 __all__ = ["Archive", "WebSink"]
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from detector.errors import ConfigError
 from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.network import load_model
 from detector.pipeline import Detector, with_threshold
-from detector.rates import Rate
+from detector.statistics import Rate
 from models.adapting.extension import body_of, extend
 from models.adapting.head import Lessons, batches_of, learn
 from models.adapting.lessons import make_lessons

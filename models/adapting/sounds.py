@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 import soxr
 
+from detector.audio.files import sounds_below
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
-from detector.sound_names import sounds_below
-from detector.sources import read_sound
 from models.augment import Wave
 from models.datasets import TEST_FOLD, Clip, list_clips
 from models.layouts import FOLDS, load_good_clips, read_class

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from detector.conversion import Resampler
+from detector.audio.resampling import Resampler
+from detector.audio.sources import FileSource
 from detector.messages import AudioChunk, Samples
-from detector.rates import Rate
-from detector.sources import FileSource
+from detector.statistics import Rate
 from models.events.conditions import Outcome, judge, latencies_s
 from models.events.hearing import Change, listen
 from models.scenes.folder import Scenes

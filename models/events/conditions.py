@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.rates import HourlyRate, Rate
+from detector.statistics import HourlyRate, Rate
 from models.events.hearing import Detection, judged_hours
 from models.events.matching import COLLAR_S, match, of_label
 from models.scenes.folder import EventReference, Scenes, Stream

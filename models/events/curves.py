@@ -14,7 +14,7 @@ from tqdm import tqdm
 from detector.manifest import ClassSpec, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
-from detector.rates import HourlyRate
+from detector.statistics import HourlyRate
 from models.events.hearing import Detection, Heard, decode, judged_hours
 from models.events.matching import match, of_label
 from models.scenes.folder import Scenes

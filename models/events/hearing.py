@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from detector.audio.sources import FileSource
 from detector.decoder import EventDecoder
 from detector.errors import DetectorError
 from detector.manifest import ClassSpec, Manifest
 from detector.messages import AudioChunk, Event, Scores
 from detector.network import load_model
 from detector.pipeline import Detector
-from detector.sources import FileSource
 from models.delays import JOIN_S
 from models.scenes.folder import Scenes, Span
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.rates import HourlyRate, Rate
+from detector.statistics import HourlyRate, Rate
 from models.events.conditions import (
     CONDITIONS,
     NOTHING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from detector.rates import Rate
+from detector.statistics import Rate
 from models.events.conditions import order
 from models.events.report import RATES
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
-from detector.rates import HourlyRate, Rate
+from detector.statistics import HourlyRate, Rate
 from models.events.budget import Goal, shares
 from models.events.hearing import Heard, decode, judged_hours
 from models.events.matching import match, of_label

@@ -14,8 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from detector.audio.files import is_sound_name
 from detector.errors import SourceError
-from detector.sound_names import is_sound_name
 
 Use = Literal["train", "judge"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from detector.audio.sources import read_sound
 from detector.errors import SourceError
-from detector.sources import read_sound
 from models.rendering.score import Phrase, one_key_at_a_time
 from models.rendering.synthesis import RATE_HZ, Wave
 

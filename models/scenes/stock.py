@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from detector.audio.files import is_sound_name
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
-from detector.sound_names import is_sound_name
-from detector.sources import read_sound
 from models.corpus import recordings
 from models.datasets import Clip
 from models.gathering.catalogue import read_catalogue

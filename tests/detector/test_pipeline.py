@@ -14,8 +14,7 @@ from detector import Detector, Event
 from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError
 from detector.features import MfccExtractor
-from detector.insides import Insides
-from detector.messages import AudioChunk, Samples
+from detector.messages import AudioChunk, Insides, Samples
 from detector.network import load_model, trace
 from tests.strategies import chunk_lengths, cut
 

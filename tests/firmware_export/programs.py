@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.sources import read_sound
+from detector.audio.sources import read_sound
 from firmware_export.host import to_pcm
 from tests.sound_server import require_programs
 

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from detector.audio.sources import read_sound
 from detector.decoder import EventDecoder
 from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError, ManifestError
@@ -22,7 +23,6 @@ from detector.manifest import EncoderParams, MfccParams
 from detector.messages import Event, Frames
 from detector.network import default_model_path, load_model, trace
 from detector.pipeline import Detector
-from detector.sources import read_sound
 from firmware_export import fixed_reference
 from firmware_export.c_export import export_c
 from firmware_export.c_form import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form

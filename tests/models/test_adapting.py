@@ -10,10 +10,10 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.network import default_model_path, load_model, verify
 from detector.pipeline import Detector
-from detector.sources import read_sound
 from firmware_export.model_reading import read_network
 from firmware_export.parity import encoded
 from firmware_export.reference import check_exact, evaluate

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from detector.audio.sources import read_sound
 from detector.network import load_model
 from detector.pipeline import Detector
-from detector.sources import read_sound
 from models.corpus import RECIPES, recordings
 from models.datasets import ESC10
 from models.recipe import load_recipe

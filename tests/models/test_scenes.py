@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError
 from detector.manifest import DataSource
 from detector.network import load_model
-from detector.sources import read_sound
 from models.cli import cli
 from models.delays import JOIN_S, heard_spans
 from models.gathering.index import Gathered, write_index

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from detector.errors import ConfigError
 from detector.pipeline import Detector
-from detector.rates import Rate
+from detector.statistics import Rate
 from firmware_export.cli import cli as export_cli
 from models.cli import cli as train_cli
 from models.datasets import Clip

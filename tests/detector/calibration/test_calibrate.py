@@ -17,13 +17,12 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from detector.calibration.measuring import Measurement
-from detector.calibration.score_store import ScoreStore
-from detector.cli import cli
-from detector.cli_program import StopOnSignal, Stopped
+from detector.calibration.measure import Measurement, ScoreStore
+from detector.cli.main import cli
 from detector.messages import Samples
 from detector.pipeline import Detector
-from detector.rates import most_expected
+from detector.service.signals import StopOnSignal, Stopped
+from detector.statistics import most_expected
 from tests.service import Child, wait_until
 
 RATE = 16000

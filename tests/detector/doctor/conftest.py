@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.doctor.roots import Roots
+from detector.doctor.result import Roots
 from detector.pipeline import Detector
 from tests.sound_server import sound_server
 

@@ -17,20 +17,18 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from detector.cli_doctor import doctor
-from detector.doctor.access import check_access
-from detector.doctor.examination import Examination
-from detector.doctor.finding import Finding, exit_code, ok, problem, warning
-from detector.doctor.programs import answer
-from detector.doctor.roots import Roots
+from detector.audio.portaudio import within
+from detector.audio.sources import read_sound
+from detector.cli.doctor import doctor
+from detector.doctor.audio import check_access
+from detector.doctor.checks import Examination
+from detector.doctor.result import Finding, Roots, answer, exit_code, ok, problem, warning
 from detector.errors import DeviceError
 from detector.messages import Samples
-from detector.microphone.patience import within
-from detector.sources import read_sound
 from tests.detector.doctor.conftest import Program, write
 from tests.sound_server import SoundServer
 
-COMMAND = [sys.executable, "-W", "error", "-c", "from detector.cli_doctor import doctor; doctor()"]
+COMMAND = [sys.executable, "-W", "error", "-c", "from detector.cli.doctor import doctor; doctor()"]
 NOBODY = 65534
 
 
@@ -150,7 +148,7 @@ def test_a_look_that_fails_hides_no_other(roots: Roots, monkeypatch: pytest.Monk
     def broken(_: object) -> Finding:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr("detector.doctor.board.check_temperature", broken)
+    monkeypatch.setattr("detector.doctor.machine.check_temperature", broken)
     found = {f.name: f for f in Examination(overrides={"audio.device": "-"}, roots=roots).findings()}
     assert (found["temperature"].state, found["temperature"].exit_code) == ("problem", 70)
     assert "RuntimeError: out of order" in found["temperature"].found
@@ -178,7 +176,7 @@ def test_a_device_that_the_detector_itself_has_open_is_no_problem(roots: Roots) 
 
 
 def test_programs_are_asked_with_patience_for_a_while(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.doctor.programs._ANSWER_S", 0.3)
+    monkeypatch.setattr("detector.doctor.result._ANSWER_S", 0.3)
     program("speaks", "echo $1")
     program("fails", "exit 3")
     program("hangs", "exec sleep 60")

@@ -10,12 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from detector.doctor.board import check_power, check_temperature
-from detector.doctor.clock import check_clock, install_time
-from detector.doctor.disks import Place, User, check_disks, check_place, may_write, places, writer
-from detector.doctor.roots import Roots
-from detector.doctor.service import check_service
-from detector.settings import Clips, Database, JsonFile, Settings
+from detector.config.settings import Clips, Database, JsonFile, Settings
+from detector.doctor.machine import (
+    Place,
+    User,
+    check_clock,
+    check_disks,
+    check_place,
+    check_power,
+    check_service,
+    check_temperature,
+    install_time,
+    may_write,
+    places,
+    writer,
+)
+from detector.doctor.result import Roots
 from tests.detector.doctor.conftest import Program, write
 
 NOW = datetime(2026, 11, 23, 18, 4, 5, tzinfo=UTC)

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from detector.doctor.mixer import Control, check_mixer, controls
-from detector.doctor.roots import Roots
-from detector.microphone.cards import Card
+from detector.audio.devices import Card
+from detector.doctor.audio import Control, check_mixer, controls
+from detector.doctor.result import Roots
 from tests.detector.doctor.conftest import Program, write
 from tests.sound_server import SoundServer, require_programs
 

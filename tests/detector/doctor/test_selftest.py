@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from detector.doctor.selftest import Expected, annotated, check_scene, judge
+from detector.doctor.setup import Expected, annotated, check_scene, judge
 from detector.pipeline import Detector
 from tests.detector.doctor.conftest import write
 

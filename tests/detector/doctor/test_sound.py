@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.doctor.listening import Heard, listen
-from detector.doctor.sound import check_levels, check_microphone
+from detector.audio.capture import StreamFormat
+from detector.audio.devices import Device
+from detector.audio.microphone import Microphone
+from detector.config.settings import Audio
+from detector.doctor.audio import Heard, check_levels, check_microphone, listen
 from detector.errors import DeviceError
-from detector.microphone.blocks import StreamFormat
-from detector.microphone.devices import Device
-from detector.microphone.source import Microphone
-from detector.settings import Audio
 
 RATE = 48000
 HURRY = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detector.sinks.sink import Station
+from detector.sinks.base import Station
 
 STATION = Station(
     node="pi4",

@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from detector.config.settings import Clips
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
-from detector.settings import Clips
-from detector.sinks.clip_folder import ClipFolder, clip_name
-from detector.sinks.clips import ClipSink
-from detector.sinks.sink import TryAgainError
-from detector.sinks.worker import SinkWorker
+from detector.sinks.base import SinkWorker, TryAgainError
+from detector.sinks.clips import ClipFolder, ClipSink, clip_name
 from tests.detector.sinks.live_records import health, offset, onset
 from tests.detector.sinks.small_disk import SmallDisk
 from tests.service import wait_until

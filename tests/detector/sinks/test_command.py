@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from detector.config.settings import Command
 from detector.errors import DetectorError
-from detector.settings import Command
+from detector.sinks.base import SinkWorker
 from detector.sinks.command import CommandSink
-from detector.sinks.worker import SinkWorker
 from tests.detector.sinks.live_records import gap, health, onset
 from tests.service import wait_until
 

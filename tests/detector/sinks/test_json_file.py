@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from detector.settings import JsonFile
+from detector.config.settings import JsonFile
+from detector.sinks.base import SinkWorker, TryAgainError
 from detector.sinks.json_file import JsonLinesFile
-from detector.sinks.sink import TryAgainError
-from detector.sinks.worker import SinkWorker
 from tests.detector.sinks.live_records import gap, onset
 from tests.detector.sinks.small_disk import SmallDisk
 from tests.service import wait_until
@@ -140,9 +139,9 @@ def test_a_full_disk_leaves_no_half_line_and_no_double_one(small_disk: SmallDisk
 _LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from detector.settings import JsonFile
+from detector.config.settings import JsonFile
 from detector.sinks.json_file import JsonLinesFile
-from detector.sinks.sink import TryAgainError
+from detector.sinks.base import TryAgainError
 sink = JsonLinesFile(JsonFile(path=Path(sys.argv[1])))
 sink.open()
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from detector.sinks.text import TextSink
+from detector.sinks.stdout import TextSink
 from tests.detector.sinks.live_records import clip, gap, health, offset, onset, status
 
 

@@ -20,11 +20,10 @@ from typing import Any
 
 import pytest
 
-from detector.settings import Mqtt
+from detector.config.settings import Mqtt
 from detector.sinks import mqtt_link, mqtt_session
+from detector.sinks.base import SinkWorker, Station
 from detector.sinks.mqtt import MqttSink
-from detector.sinks.sink import Station
-from detector.sinks.worker import SinkWorker
 from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, free_port, retained, wait_until
 from tests.detector.sinks.live_records import STATION, health, offset, onset, status
 
@@ -136,9 +135,9 @@ def test_a_clean_end_says_off_and_offline_and_leaves_no_will(broker: Broker) -> 
 def test_the_last_will_speaks_for_the_dead(broker: Broker) -> None:
     program = (
         "import sys, time\n"
-        "from detector.settings import Mqtt\n"
+        "from detector.config.settings import Mqtt\n"
         "from detector.sinks.mqtt import MqttSink\n"
-        "from detector.sinks.worker import SinkWorker\n"
+        "from detector.sinks.base import SinkWorker\n"
         "from tests.detector.sinks.live_records import STATION, onset\n"
         "sink = MqttSink(Mqtt(host='127.0.0.1', port=int(sys.argv[1])), STATION, None)\n"
         "SinkWorker('mqtt', sink).submit(onset())\n"

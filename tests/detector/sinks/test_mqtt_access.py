@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from detector.config.settings import Mqtt
 from detector.errors import BrokerError, ConfigError
-from detector.settings import Mqtt
 from detector.sinks import mqtt_check, mqtt_link
+from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import MqttSink
-from detector.sinks.worker import SinkWorker
 from tests.broker import HOST, Broker, free_port, plugin, wait_until
 from tests.certificates import Authority
 from tests.detector.sinks.live_records import STATION

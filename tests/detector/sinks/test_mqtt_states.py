@@ -10,10 +10,9 @@ from typing import Any, get_args
 
 import pytest
 
-from detector.microphone.news import ConditionName
-from detector.sinks.mqtt_states import _CONDITIONS, States
-from detector.sinks.mqtt_topics import Message, Topics, class_ids, client_id
-from detector.sinks.sink import Station
+from detector.audio.live_source import ConditionName
+from detector.sinks.base import Station
+from detector.sinks.mqtt_topics import _CONDITIONS, Message, States, Topics, class_ids, client_id
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
 
 TOPICS = Topics("snn-detect", "pi4", "mic")

@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
+from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
-from detector.settings import Webhook
-from detector.sinks import worker as worker_module
-from detector.sinks.sink import TryAgainError
+from detector.sinks import base as worker_module
+from detector.sinks.base import SinkWorker, TryAgainError
 from detector.sinks.webhook import WebhookSink
-from detector.sinks.worker import SinkWorker
 from tests.certificates import Authority, Pair
 from tests.detector.sinks.live_records import gap, offset, onset
 from tests.service import wait_until

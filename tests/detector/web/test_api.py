@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
 
 from detector.web.app import Api
-from detector.web.guard import HEADERS
+from detector.web.auth import HEADERS
 from tests.service import Child, wait_until
 from tests.web_service import heard, scene, url_of, web_service
 
@@ -237,7 +237,7 @@ def test_the_description_names_every_route() -> None:
     described = Api.description.__module__
     assert described == "detector.web.app"
     routes = {r.path for r in api.application(None, ()).routes if r.path.startswith("/api/")}  # type: ignore[attr-defined]
-    from detector.web.openapi import DESCRIPTION
+    from detector.web.schema import DESCRIPTION
 
     assert routes == set(DESCRIPTION["paths"])
 

@@ -13,18 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.config.settings import Web
 from detector.errors import ConfigError
-from detector.insides import Insides
-from detector.messages import AudioChunk
+from detector.messages import AudioChunk, Insides
 from detector.pipeline import Detector
-from detector.settings import Web
-from detector.sinks.sink import Station
-from detector.web import pictures as pictures_module
-from detector.web.events import Archive
-from detector.web.hub import Hub
-from detector.web.packing import MEMBRANE_STEP, Packer
-from detector.web.pictures import Pictures
+from detector.sinks.base import Station
+from detector.web import events as pictures_module
+from detector.web.events import Archive, Pictures
 from detector.web.sink import WebSink
+from detector.web.stream import MEMBRANE_STEP, Hub, Packer
 from tests.web_service import scene
 
 STATION = Station("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")

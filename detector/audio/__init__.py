@@ -1,0 +1,1 @@
+"""Where samples come from: sound files, raw samples and microphones, at the rate of the model."""

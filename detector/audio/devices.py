@@ -1,0 +1,270 @@
+"""Which microphones there are, and which of them is meant: names and numbers to PortAudio's inputs.
+
+A card's number changes whenever cards come in another order, so it is never kept: a device is known
+by its USB identity, its place on USB, or its name.
+
+The sound cards as the kernel shows them: names and USB identities that outlive a change of number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from detector.audio.portaudio import Input
+from detector.errors import ConfigError, DeviceError
+
+PROC: Final = Path("/proc/asound")
+SYS: Final = Path("/sys/class/sound")
+
+_CARD: Final = re.compile(r"card(\d+)$")
+_TITLE: Final = re.compile(r"^ *(\d+) \[[^\]]*\]: \S+ - (.*)\n *(.*)", re.MULTILINE)
+_AT_USB: Final = re.compile(r" at usb-(\S+?),")
+_SERIAL: Final = re.compile(r"[A-Za-z0-9._-]{4,}")
+_COUNTED: Final = ("0123456789ABCDEF", "123456789ABCDEF", "1234567890", "ABCDEFGH")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A sound card; the number holds until the next time that cards come or go."""
+
+    number: int
+    name: str
+    """ALSA's short name, as in ``hw:CARD=name``."""
+    title: str
+    """For people."""
+    usb_id: str | None = None
+    """``vid:pid`` in hexadecimal, with ``:serial`` where the device has a real one; None: not on USB."""
+    usb_path: str | None = None
+    """Controller and ports, such as ``0000:01:00.0-1.3``."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What the card can be asked for by, that which says most first."""
+        usb = [f"usb-id:{self.usb_id}"] if self.usb_id else []
+        path = [f"usb-path:{self.usb_path}"] if self.usb_path else []
+        return (*usb, *path, f"hw:CARD={self.name}")
+
+
+def read_cards(proc: Path = PROC, sysfs: Path = SYS) -> list[Card]:
+    """Return the cards there are, by number; either of the two trees suffices (a container hides ``proc``)."""
+    numbers = {int(m[1]) for tree in (proc, sysfs) for entry in _entries(tree) if (m := _CARD.match(entry.name))}
+    titles = {int(m[1]): (m[2].strip(), m[3].strip()) for m in _TITLE.finditer(_text(proc / "cards"))}
+    return [_card(n, proc / f"card{n}", sysfs / f"card{n}", *titles.get(n, ("", ""))) for n in sorted(numbers)]
+
+
+def is_real_serial(serial: str) -> bool:
+    """Say whether a serial number tells one device from the next: many carry none, zeros, or digits in order."""
+    text = serial.upper()
+    return bool(_SERIAL.fullmatch(serial)) and len(set(text)) > 1 and not any(c.startswith(text) for c in _COUNTED)
+
+
+def _card(number: int, proc: Path, sysfs: Path, title: str, long_title: str) -> Card:
+    name = _text(sysfs / "id") or _text(proc / "id") or str(number)
+    usb = _usb_device(sysfs / "device")
+    if usb is None:
+        at = _AT_USB.search(long_title)
+        return Card(number, name, title or name, _text(proc / "usbid") or None, at[1] if at else None)
+    vid_pid = f"{_text(usb / 'idVendor')}:{_text(usb / 'idProduct')}"
+    serial = _text(usb / "serial")
+    usb_id = f"{vid_pid}:{serial}" if is_real_serial(serial) else vid_pid
+    # The folder of the bus (usb1) stands in the one of its controller; buses are numbered anew at each start.
+    bus = next((p for p in usb.parents if re.fullmatch(r"usb\d+", p.name)), None)
+    path = f"{bus.parent.name}-{_text(usb / 'devpath')}" if bus is not None else None
+    return Card(number, name, title or _text(usb / "product") or name, usb_id, path)
+
+
+def _usb_device(device: Path) -> Path | None:
+    """Return the folder of the USB device whose interface a card is, or None."""
+    with contextlib.suppress(OSError, RuntimeError):
+        interface = device.resolve(strict=True)
+        return next((p for p in (interface, interface.parent) if (p / "idVendor").is_file()), None)
+    return None
+
+
+def _entries(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return list(folder.iterdir())
+    return []
+
+
+def _text(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace").strip("\n ")
+    return ""
+
+
+NO_INPUT_ADVICE: Final = (
+    "connect a microphone, or start the sound server (PulseAudio also needs Debian's package libasound2-plugins, "
+    "PipeWire pipewire-alsa)"
+)
+DEFAULT: Final = "mic"
+RATES_HZ: Final = (48000, 44100, 32000, 16000, 8000, 96000)
+"""Tried in this order where the device has no rate of its own, or cannot be opened at it."""
+USUAL_RATES_HZ: Final = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000)
+MOST_CHANNELS: Final = 8
+"""Channels that are averaged at most."""
+Channel = Literal["mean", "left", "right"] | int
+
+_HARDWARE: Final = re.compile(r" \(hw:(\d+),(\d+)(?:,\d+)?\)(?: \{.*\})?$")
+_USB_ID: Final = re.compile(r"usb-id:[0-9a-f]{4}:[0-9a-f]{4}(:[A-Za-z0-9._-]+)?", re.IGNORECASE)
+_USB_PATH: Final = re.compile(r"usb-path:\S+-[\d.]+")
+_ALSA: Final = re.compile(r"(?:(?:plug)?hw:)?CARD=[^,\s]+(?:,DEV=\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An input that can be opened; the number holds until PortAudio is started anew."""
+
+    number: int
+    name: str
+    ids: tuple[str, ...]
+    """What it can be asked for by and stays the same; the first one tells it from all others here."""
+    channels: int
+    rate_hz: int
+    is_default: bool
+    is_hardware: bool
+    """A sound card itself; otherwise a sound server or a plug-in, which takes any rate and number of channels."""
+
+    @property
+    def id(self) -> str:
+        """The id that tells it from all others here."""
+        return self.ids[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How to open a device: how many channels, and which of them to hear; None is all."""
+
+    channels: int
+    column: int | None
+
+
+def check_wish(wish: str) -> None:
+    """Raise ConfigError where no device can ever be what is asked for."""
+    forms = (("usb-id:", _USB_ID), ("usb-path:", _USB_PATH), ("hw:", _ALSA), ("plughw:", _ALSA), ("card=", _ALSA))
+    for prefix, form in forms:
+        if wish.lower().startswith(prefix) and not form.fullmatch(wish):
+            raise ConfigError(
+                f"device {wish!r}: expected usb-id:vid:pid[:serial], usb-path:controller-ports or hw:CARD=name "
+                "(numbers of cards change); snn-detect devices lists them"
+            )
+
+
+def identify(inputs: Sequence[Input], cards: Sequence[Card]) -> list[Device]:
+    """Return PortAudio's inputs with the ids that their cards have."""
+    by_number = {card.number: card for card in cards}
+    found = [_identified(i, by_number) for i in inputs]
+    shared = [id_ for device in found for id_ in device.ids]
+    return [_with_unique_id_first(device, shared) for device in found]
+
+
+def find(wish: str, devices: Sequence[Device], cards: Sequence[Card] = ()) -> Device:
+    """Return the device that is asked for: ``mic``, a number, an id, a name or part of one.
+
+    Raises DeviceError, with the candidates, where there is none or could be several.
+    """
+    if wish == DEFAULT:
+        matches = [d for d in devices if d.is_default]
+    elif wish.isdecimal():
+        matches = [d for d in devices if d.number == int(wish)]
+    else:
+        matches = _by_id(wish, devices) or _by_name(wish, devices)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise DeviceError(f"device {wish!r} could be {_listed(matches, ' or ')}; name one of them")
+    raise DeviceError(_absent(wish, devices, cards))
+
+
+def choose_channels(channel: Channel, device: Device) -> Choice:
+    """Say how to open a device to hear one channel or the mean of all; raises DeviceError where it has too few."""
+    if channel == "mean":
+        # A server would make up channels without end; two are what microphones have.
+        return Choice(min(device.channels, MOST_CHANNELS if device.is_hardware else 2), None)
+    column = {"left": 0, "right": 1}[channel] if isinstance(channel, str) else channel - 1
+    if column >= device.channels:
+        plural = "" if device.channels == 1 else "s"
+        raise DeviceError(f"{device.name} has {device.channels} channel{plural}; channel = {channel} is not there")
+    # A server asked for one channel gives the mean of two: left has to be one of two.
+    return Choice(min(device.channels, max(2, column + 1)), column)
+
+
+def rates_to_try(rate_hz: int | None, device: Device) -> tuple[int, ...]:
+    """Return the rates to open a device with, the best one first; a rate that is asked for is the only one."""
+    if rate_hz is not None:
+        return (rate_hz,)
+    own = (device.rate_hz,) if device.is_hardware else ()
+    return tuple(dict.fromkeys(own + RATES_HZ))
+
+
+def rates_of(device: Device, takes_rate: Callable[[int, int, int], bool]) -> list[int]:
+    """Return the usual rates that a device takes; ``takes_rate`` says it of a number, a rate and channels."""
+    if not device.is_hardware:
+        return list(USUAL_RATES_HZ)  # a server converts; to ask it takes long
+    channels = choose_channels("mean", device).channels
+    return [rate_hz for rate_hz in USUAL_RATES_HZ if takes_rate(device.number, rate_hz, channels)]
+
+
+def _identified(entry: Input, cards: dict[int, Card]) -> Device:
+    at = _HARDWARE.search(entry.name)
+    card = cards.get(int(at[1])) if at else None
+    name = entry.name[: at.start()] if at else entry.name
+    if card is None or at is None:
+        ids: tuple[str, ...] = (name,)
+    elif at[2] == "0":
+        ids = card.ids
+    else:  # a further device of the card: its USB id would mean the first one
+        ids = (f"hw:CARD={card.name},DEV={at[2]}",)
+    return Device(entry.number, name, ids, entry.channels, entry.rate_hz, entry.is_default, at is not None)
+
+
+def _with_unique_id_first(device: Device, shared: Sequence[str]) -> Device:
+    ids = sorted(device.ids, key=lambda id_: shared.count(id_) > 1)
+    return Device(
+        device.number, device.name, tuple(ids), device.channels, device.rate_hz, device.is_default, device.is_hardware
+    )
+
+
+def _by_id(wish: str, devices: Sequence[Device]) -> list[Device]:
+    asked = wish.lower().removesuffix(",dev=0").removeprefix("plug")
+    asked = f"hw:{asked}" if asked.startswith("card=") else asked
+    exact = [d for d in devices if asked in (id_.lower() for id_ in d.ids)]
+    if exact or not asked.startswith("usb-id:"):
+        return exact
+    # Without a serial number, any device of that make.
+    return [d for d in devices if any(id_.lower().startswith(f"{asked}:") for id_ in d.ids)]
+
+
+def _by_name(wish: str, devices: Sequence[Device]) -> list[Device]:
+    asked = wish.lower()
+    exact = [d for d in devices if d.name.lower() == asked]
+    return exact or [d for d in devices if asked in d.name.lower()]
+
+
+def _absent(wish: str, devices: Sequence[Device], cards: Sequence[Card]) -> str:
+    what = "there is no default input" if wish == DEFAULT else f"device {wish!r} is not there"
+    asked = wish.lower().removesuffix(",dev=0").removeprefix("plug")
+    named = [c for c in cards if any(id_.lower() in (asked, f"hw:{asked}") for id_ in c.ids)]
+    if named:
+        return (
+            f"device {wish!r} ({named[0].title}) is there but cannot be opened: another program holds it "
+            "(fuser -v /dev/snd/* names it), or this user is not in the group audio"
+        )
+    if devices:
+        return f"{what}; there are {_listed(devices)}"
+    if cards:
+        titles = ", ".join(f"{c.title} ({c.ids[0]})" for c in cards)
+        return (
+            f"{what}, and no input can be opened, though there are the cards {titles}: "
+            "another program holds them, or this user is not in the group audio"
+        )
+    return f"{what}, nor any other input: {NO_INPUT_ADVICE}"
+
+
+def _listed(devices: Sequence[Device], link: str = ", ") -> str:
+    return link.join(d.id if d.id == d.name else f"{d.id} ({d.name})" for d in devices)

@@ -1,0 +1,308 @@
+"""What the commands of ``snn-detect`` share: errors as one line, and an orderly end on a signal.
+
+Progress on standard error, where that is a terminal: of a source that is read, and of anything that takes long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from detector.errors import DetectorError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from detector.audio.sources import Source
+
+_T = TypeVar("_T")
+INTERNAL_ERROR = 70
+_REFRESH_S = 0.1
+_LINE_S = 600.0
+_DEBUG = "SNN_DETECT_DEBUG"
+MODEL_VARIABLE = "SNN_DETECT_MODEL"
+
+model_option = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    envvar=MODEL_VARIABLE,
+    show_envvar=True,
+    help="Model file; default: the one that ships.",
+)
+
+
+def _split(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    labels = _split(ctx, param, values)
+    if values and not labels:
+        raise click.BadParameter("names no label; leave the option out to report every sound")
+    return labels
+
+
+def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for part in _split(ctx, param, values):
+        label, _, number = part.rpartition("=")
+        try:
+            found[label.strip()] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"{part!r} is not of the form label=value, such as guitar=0.7") from None
+        if not label.strip():
+            raise click.BadParameter(f"{part!r} is not of the form label=value, such as guitar=0.7")
+    return found
+
+
+only_option = click.option(
+    "--only", multiple=True, metavar="LABEL,...", callback=_labels, help="Report these sounds only."
+)
+threshold_option = click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    metavar="LABEL=VALUE,...",
+    callback=_thresholds,
+    help="Score from which on a sound is reported, in place of the model's own.",
+)
+
+
+class LazyCommand(NamedTuple):
+    """A command whose module is imported when it is run, so that others start without it."""
+
+    name: str
+    module: str
+    """The module, in which the command has its own name."""
+    summary: str
+    """Its line in the list of commands."""
+
+
+class Program(click.Group):
+    """A group whose commands turn every error into one line on standard error and an exit code."""
+
+    def __init__(self, *args: Any, lazy_commands: Sequence[LazyCommand] = (), **attributes: Any) -> None:
+        """Take the arguments of click.Group, and commands to import when they are run."""
+        super().__init__(*args, **attributes)
+        self._lazy = {command.name: command for command in lazy_commands}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, importing its module; None where there is none of this name."""
+        lazy = self._lazy.get(cmd_name)
+        if lazy is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(lazy.module), lazy.name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing the lazy ones."""
+        if not self._lazy:
+            super().format_commands(ctx, formatter)
+            return
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._lazy[name].summary) for name in sorted(self._lazy)])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the group's own options; what cannot be read is told as that of its commands is."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            raise click.exceptions.Exit(_report_usage(error)) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a closed standard output ends it quietly with 141, as SIGPIPE ends other filters."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            code = _report_usage(error)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except DetectorError as error:
+            report(error)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+        except BrokenPipeError:
+            code = 128 + signal.SIGPIPE
+        except Exception as error:  # noqa: BLE001 - the last resort: a line instead of a traceback
+            # What the system refuses (no space left) explains itself; anything else is a mistake in here.
+            what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
+            report(f"{what}{error} ({_DEBUG}=1 shows where)")
+            if os.environ.get(_DEBUG) == "1":
+                traceback.print_exc()
+            code = INTERNAL_ERROR
+        raise click.exceptions.Exit(code)
+
+
+def _report_usage(error: click.UsageError) -> int:
+    """Say what is wrong with the arguments, and return the exit code."""
+    hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+    report(f"{error.format_message()}{hint}")
+    return error.exit_code
+
+
+def report(message: object) -> None:
+    """Print an error as one line on standard error."""
+    tell(f"snn-detect: error: {' '.join(str(message).splitlines())}")
+
+
+def tell(line: str) -> None:
+    """Print a line on standard error; where nobody can read it, the work goes on all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def open_closed_streams() -> None:
+    """Lead standard streams that the parent has closed to nowhere, before a file can take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+
+
+def settle_streams() -> None:
+    """Drop what the standard streams will not take, so that the interpreter does not fail on it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document for programs and people."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+class Bar:
+    """How much of a source has been read; nothing at all where nobody can see it.
+
+    It is drawn by ``advance`` alone, without a thread of its own.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        """Prepare the bar, unless it is not wanted or standard error is no terminal."""
+        self._progress = _progress() if wanted and sys.stderr.isatty() else None
+        self._drawn = 0.0
+
+    @contextmanager
+    def over(self, name: str, source: Source) -> Iterator[None]:
+        """Show the bar for one source and remove it at the end."""
+        progress = self._progress
+        if progress is None:
+            yield
+            return
+        task = progress.add_task(name, total=source.frames_total, detail="")
+        progress.start()
+        try:
+            yield
+        finally:
+            progress.stop()
+            progress.remove_task(task)
+
+    def advance(self, source: Source) -> None:
+        """Draw the bar anew, at most ten times a second."""
+        now = time.monotonic()
+        if self._progress is None or now - self._drawn < _REFRESH_S:
+            return
+        self._drawn = now
+        self._progress.update(self._progress.task_ids[0], completed=source.frames_read, refresh=True)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar away while other lines are written to the same terminal."""
+        with _aside(self._progress):
+            yield
+
+
+class Gauge:
+    """How far something is that takes minutes or hours, with words beside it; else a line now and then."""
+
+    def __init__(self, name: str, total: float, *, wanted: bool, line_every_s: float = _LINE_S) -> None:
+        """Begin; ``total`` is what ``advance`` counts to."""
+        self._progress = _progress() if wanted and sys.stderr.isatty() else None
+        self._line_every_s = line_every_s if wanted and self._progress is None else float("inf")
+        self._name, self._total = name, total
+        self._drawn = self._line = time.monotonic()
+        if self._progress is not None:
+            self._progress.add_task(name, total=total, detail="")
+            self._progress.start()
+
+    def advance(self, done: float, detail: str) -> None:
+        """Say how far it is; it is drawn at most ten times a second, and written at most every few minutes."""
+        now = time.monotonic()
+        if self._progress is not None and now - self._drawn >= _REFRESH_S:
+            self._drawn = now
+            self._progress.update(self._progress.task_ids[0], completed=done, detail=detail, refresh=True)
+        if now - self._line >= self._line_every_s:
+            self._line = now
+            tell(f"{self._name}: {100 * done / self._total:.0f} %, {detail}")
+
+    def tell(self, line: str) -> None:
+        """Write a line for people beside the picture."""
+        with self.aside():
+            tell(line)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the picture away while other lines are written to the same terminal."""
+        with _aside(self._progress):
+            yield
+
+    def close(self) -> None:
+        """Remove the picture."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+@contextmanager
+def _aside(progress: Progress | None) -> Iterator[None]:
+    """Take a bar away for a while, where there is one and it is drawn."""
+    if progress is None or not progress.live.is_started:
+        yield
+        return
+    progress.stop()
+    try:
+        yield
+    finally:
+        progress.start()
+
+
+def _progress() -> Progress | None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_interactive:
+        return None
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        # The sinks write to the streams themselves, between aside() and its end.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

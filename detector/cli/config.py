@@ -1,0 +1,162 @@
+"""The commands about the configuration: is it right, what is in force, how does one begin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from detector.cli.common import print_json, report, tell
+from detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detector.config.loading import Configuration, Key
+
+_EXAMPLE: Final = "config.toml"
+_file_argument = click.argument("path", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+_file_option = click.option(
+    "--config", "option", type=click.Path(path_type=Path), help="The same, as the other commands take it."
+)
+
+
+@click.group()
+def config() -> None:
+    """Check, show and begin the configuration.
+
+    Without a file, the first of these is read: config.toml in $CONFIGURATION_DIRECTORY, in
+    /etc/snn-detect, in $XDG_CONFIG_HOME/snn-detect. Files in config.d beside it override it, the
+    variables SNN_DETECT_* override both.
+    """
+
+
+@config.command()
+@_file_argument
+@_file_option
+@click.pass_context
+def check(ctx: click.Context, path: Path | None, option: Path | None) -> None:
+    """Say what is wrong with a configuration, line by line; exit code 2 where something is."""
+    from detector.config.loading import SettingsError, load_configuration
+
+    try:
+        found = load_configuration(_one_of(path, option))
+        mistakes = [*_unknown_labels(found), *_bad_secrets(found)]
+    except SettingsError as error:
+        mistakes = list(error.mistakes)
+    for mistake in mistakes:
+        report(mistake)
+    if mistakes:
+        ctx.exit(ConfigError.exit_code)
+    for file in found.files:
+        click.echo(file)
+    click.echo("the configuration is good" if found.files else "there is no configuration file: all is as by default")
+
+
+@config.command()
+@_file_argument
+@_file_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def show(path: Path | None, option: Path | None, *, as_json: bool) -> None:
+    """Print every setting in force, with the file or variable that it comes from; secrets are left out."""
+    from detector.config import show as config_show
+    from detector.config.loading import load_configuration
+
+    found = load_configuration(_one_of(path, option))
+    if as_json:
+        print_json(config_show.as_json(found))
+        return
+    for line in config_show.as_toml(found):
+        click.echo(line)
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors and programs."""
+    from detector.config.settings import Settings
+
+    print_json(Settings.model_json_schema())
+
+
+@config.command()
+@click.argument("path", metavar="[PATH]", required=False, type=click.Path(path_type=Path, allow_dash=True))
+def init(path: Path | None) -> None:
+    """Write an example with every setting explained; a file that is there is never touched.
+
+    Without PATH: /etc/snn-detect/config.toml for root, for others the one in their own configuration
+    folder; - is standard output.
+    """
+    text = resources.files("detector").joinpath(_EXAMPLE).read_text(encoding="utf-8")
+    if path == Path("-"):
+        click.echo(text, nl=False)
+        return
+    target = path or _own_file()
+    if target.is_dir():
+        target /= _EXAMPLE
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{target} is there already and stays as it is; name another file, or - to see one") from None
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
+    click.echo(target)
+    tell(f"edit it, then run: snn-detect config check {target}")
+
+
+def _one_of(argument: Path | None, option: Path | None) -> Path | None:
+    if argument is not None and option is not None:
+        raise ConfigError(f"{argument} and --config {option}: name one file")
+    return argument or option
+
+
+def _own_file() -> Path:
+    from detector.config.paths import configuration_directories
+
+    *_, system, own = configuration_directories()
+    return (system if os.geteuid() == 0 else own) / _EXAMPLE
+
+
+def _unknown_labels(found: Configuration) -> Iterator[str]:
+    """Yield a line for each label that the model does not know."""
+    from detector.config.loading import nearest
+    from detector.network import load_model
+
+    known = load_model(found.settings.listening.path).manifest.labels
+    for key, label in _labels(found):
+        if label not in known:
+            near = nearest(label, known)
+            hint = f"did you mean {near!r}?" if near else f"it knows {', '.join(known)}"
+            yield f"{found.layers.place_of(key)}: {found.layers.name(key)}: the model knows no {label!r}; {hint}"
+
+
+def _labels(found: Configuration) -> Iterator[tuple[Key, str]]:
+    s = found.settings
+    yield from ((("listening", "only"), label) for label in s.listening.only)
+    yield from ((("listening", "thresholds"), label) for label in s.listening.thresholds)
+    yield from ((("webhook", n, "labels"), label) for n, w in enumerate(s.webhook) for label in w.labels)
+    yield from ((("command", n, "labels"), label) for n, c in enumerate(s.command) for label in c.labels)
+    yield from ((("clips", "labels"), label) for label in (s.clips.labels if s.clips else ()))
+
+
+def _bad_secrets(found: Configuration) -> Iterator[str]:
+    """Yield a line for each file of a secret that cannot be used."""
+    from detector.config.secrets import read_secret
+
+    for key, file in _secrets(found):
+        try:
+            if file:
+                read_secret(file)
+        except ConfigError as error:
+            yield f"{found.layers.place_of(key)}: {found.layers.name(key)}: {error}"
+
+
+def _secrets(found: Configuration) -> Iterator[tuple[Key, Path | None]]:
+    s = found.settings
+    yield from ((("mqtt", n, "password_file"), m.password_file) for n, m in enumerate(s.mqtt))
+    yield from ((("webhook", n, "token_file"), w.token_file) for n, w in enumerate(s.webhook))
+    yield ("metrics", "token_file"), s.metrics.token_file if s.metrics else None
+    yield ("web", "token_file"), s.web.token_file if s.web else None

@@ -1,0 +1,228 @@
+"""The commands about stored events: the last ones, those of a time, all of them for other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import select
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import click
+
+from detector.cli.common import tell
+
+if TYPE_CHECKING:
+    from detector.events_db import EventReader, StoredEvent, Wanted
+
+    _Type = click.ParamType[datetime]
+else:
+    # Not generic in older releases of click.
+    _Type = click.ParamType
+
+_T = TypeVar("_T", bound=Callable[..., Any])
+_Printer: TypeAlias = Callable[[Mapping[str, Any]], None]
+_SERVICE_DATABASE: Final = Path("/var/lib/snn-detect/events.db")
+_LOOK_S: Final = 1.0
+_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_ENDS: Final = {None: "going on", "interrupted": "end not heard"}
+_EXAMPLE: Final = "2h, a date such as 2026-11-23, or a time such as 2026-11-23T18:04:05+01:00"
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class _When(_Type):
+    """A span before now, a date, or a time; without an offset from UTC it is local, as the times shown are."""
+
+    name = "WHEN"
+
+    def __init__(self, *, end_of_day: bool = False) -> None:
+        self._days = int(end_of_day)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the moment, with its offset."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            if span := _SPAN.fullmatch(value.strip()):
+                return datetime.now().astimezone() - timedelta(**{_UNITS[span[2]]: float(span[1])})
+            moment = datetime.fromisoformat(value)
+            if _DATE.fullmatch(value):
+                moment += timedelta(days=self._days)
+            return moment.astimezone()
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is none of these: a span such as {_EXAMPLE}", param, ctx)
+
+
+def _choosing(command: _T) -> _T:
+    """Add the options that all commands have."""
+    for option in (
+        click.option("--category", "categories", multiple=True, help="Only sounds of this category; may be repeated."),
+        click.option("--label", "labels", multiple=True, help="Only this sound; may be repeated."),
+        click.option(
+            "--database",
+            type=click.Path(path_type=Path, readable=False),
+            help="Database file; default: that of the settings.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _in_time(command: _T) -> _T:
+    """Add the options that choose by time."""
+    until = _When(end_of_day=True)
+    for option in (
+        click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest."),
+        click.option("--until", type=until, help="Only events that began before it; a date: until its end."),
+        click.option("--since", type=_When(), help="Only events that began then or later: 2h, a date, or a time."),
+    ):
+        command = option(command)
+    return command
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
+
+
+@click.group()
+def events() -> None:
+    """Read the events that the service has stored; it may go on writing meanwhile.
+
+    On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. Times are
+    local, with their offset from UTC. The service stores what it hears within some seconds
+    (database.commit_s in its settings).
+    """
+
+
+@events.command()
+@_choosing
+@click.option("--limit", "-n", type=click.IntRange(min=0), default=10, show_default=True, help="How many.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with those to come, until Ctrl-C.")
+@_json_option
+def tail(*, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
+    """Show the last events; with --follow, each one that comes, and again when it has ended."""
+    from detector.events_db import EventReader, Follower, Wanted
+
+    path, wanted, show = _database(options.pop("database")), Wanted(**options, newest=limit), _printer(as_json=as_json)
+    follower = Follower(wanted)
+    with EventReader(path) as reader:
+        if not _print(follower.begin(reader), show) and limit:
+            _tell_none(reader, wanted)
+    while follow:
+        _wait_for_events()
+        with EventReader(path) as reader:
+            _print(follower.news(reader), show)
+
+
+@events.command()
+@_choosing
+@_in_time
+@_json_option
+def query(*, as_json: bool, **options: Any) -> None:
+    """Show the events of a time, the oldest first."""
+    _print_all(_printer(as_json=as_json), **options)
+
+
+@events.command()
+@_choosing
+@_in_time
+@click.option(
+    "--format", "kind", type=click.Choice(["csv", "json"]), default="csv", show_default=True, help="json: JSON lines."
+)
+def export(*, kind: str, **options: Any) -> None:
+    """Write the events of a time to standard output, for other programs."""
+    _print_all(_csv_printer() if kind == "csv" else _print_json, **options)
+
+
+def _print_all(show: _Printer, database: Path | None, limit: int | None, **options: Any) -> None:
+    """Print the events that the options ask for, and say so where there are none."""
+    from detector.events_db import EventReader, Wanted
+
+    wanted = Wanted(**options, newest=limit)
+    if wanted.since and wanted.until and wanted.since >= wanted.until:
+        raise click.UsageError(f"--since {wanted.since} is not before --until {wanted.until}.")
+    with EventReader(_database(database)) as reader:
+        if not _print(reader.events(wanted), show):
+            _tell_none(reader, wanted)
+
+
+def _print(events: Iterable[StoredEvent], show: _Printer) -> int:
+    """Print events and return how many."""
+    count = 0
+    for event in events:
+        show(event.values)
+        count += 1
+    sys.stdout.flush()
+    return count
+
+
+def _printer(*, as_json: bool) -> _Printer:
+    return _print_json if as_json or not sys.stdout.isatty() else _print_text
+
+
+def _print_json(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
+
+
+def _print_text(event: Mapping[str, Any]) -> None:
+    length = "" if event["duration_s"] is None else f"{event['duration_s']:.2f} s"
+    words = [f"{event['onset_time'] or '':<29}  {event['label']:<14}  {length:>9}"]
+    words += [f"{name} {event[name]:.2f}" for name in ("score", "peak") if event[name] is not None]
+    words += [_ENDS[event["reason"]]] if event["reason"] in _ENDS else []
+    words += ["clock not set"] if event["clock_synced"] is False else []
+    words += [event["clip"]] if event["clip"] else []
+    click.echo("  ".join(words))
+
+
+def _csv_printer() -> _Printer:
+    """Return what prints a line of CSV; the heading comes at once."""
+    from detector.events_db import FIELDS
+
+    writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    words = {True: "true", False: "false"}
+
+    def show(event: Mapping[str, Any]) -> None:
+        writer.writerow({k: words[v] if isinstance(v, bool) else v for k, v in event.items()})
+
+    return show
+
+
+def _tell_none(reader: EventReader, wanted: Wanted) -> None:
+    """Say that nothing was found, and what there is."""
+    labels = reader.labels()
+    if not labels:
+        tell(f"{reader.path}: holds no events yet")
+        return
+    named = f"; there are events of {', '.join(labels)}" if wanted.labels or wanted.categories else ""
+    tell(f"{reader.path}: no such events{named}")
+
+
+def _database(given: Path | None) -> Path:
+    """Return the file that is meant: the one given, else that of the settings, else where the service keeps it."""
+    if given is not None:
+        return given
+    from detector.config.loading import load_settings
+    from detector.config.paths import state_directory
+
+    settings = load_settings(None)
+    if settings.database is not None and settings.database.path is not None:
+        return settings.database.path
+    own = state_directory() / _SERVICE_DATABASE.name
+    return _SERVICE_DATABASE if not own.is_file() and os.access(_SERVICE_DATABASE, os.R_OK) else own
+
+
+def _wait_for_events() -> None:
+    """Wait a moment; raises BrokenPipeError where standard output has lost its reader meanwhile."""
+    poll = select.poll()
+    with contextlib.suppress(io.UnsupportedOperation):
+        poll.register(sys.stdout.fileno(), 0)
+    if poll.poll(1000 * _LOOK_S):
+        raise BrokenPipeError

@@ -1,0 +1,76 @@
+"""The command ``snn-detect``.
+
+Modules that take long to import are imported by the commands that need them, so that ``--help`` is
+quick on a small board.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from detector import __version__
+from detector.cli.common import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, report, settle_streams
+from detector.cli.run import Bare, bare_options, listen
+
+_COMMANDS = (
+    LazyCommand("run", "detector.cli.run", "Run as a service, as the configuration says."),
+    LazyCommand("replay", "detector.cli.replay", "Detect sounds in files or raw samples."),
+    LazyCommand("watch", "detector.cli.terminal", "Show bands, spikes and scores in the terminal."),
+    LazyCommand("devices", "detector.cli.meter", "List the microphones with their stable ids."),
+    LazyCommand("meter", "detector.cli.meter", "Show a microphone's level and the scores."),
+    LazyCommand("calibrate", "detector.cli.calibrate", "Fit the thresholds to a place."),
+    LazyCommand("doctor", "detector.cli.doctor", "Diagnose the installation."),
+    LazyCommand("events", "detector.cli.events", "Query the events that the service stored."),
+    LazyCommand("config", "detector.cli.config", "Check, show and create the configuration."),
+    LazyCommand("mqtt", "detector.cli.mqtt", "Test the MQTT brokers of the configuration."),
+    LazyCommand("model", "detector.cli.model", "Inspect a model file."),
+    LazyCommand("bench", "detector.cli.model", "Measure speed, latency and memory here."),
+)
+
+
+@click.group(
+    cls=Program,
+    lazy_commands=_COMMANDS,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@bare_options
+@click.version_option(__version__, prog_name="snn-detect", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, /, **options: Any) -> None:
+    """Detect sounds as they happen: samples in, onsets and offsets of labelled sounds out.
+
+    With --device, listen to a microphone, raw samples or a file, and print the events; the other
+    options here belong to it. `run` does the same as a service, with more places for events to go.
+
+    Events go to standard output, everything else to standard error. Exit codes: 0 done; 2 wrong
+    usage, setting or model; 66 sound that is missing or damaged; 69 no such device; 70 an error of
+    the program itself; 130 and 143 ended by Ctrl-C and SIGTERM; 141 the reader of the output has gone.
+    """
+    given = [p for p in options if ctx.get_parameter_source(p) is ParameterSource.COMMANDLINE]
+    if ctx.invoked_subcommand is not None:
+        if given:
+            raise click.UsageError(
+                f"Options stand behind {ctx.invoked_subcommand!r}; those before it need --device alone."
+            )
+        return
+    if options["device"] is None:
+        raise click.UsageError("Name a command, or what to listen to: --device mic.")
+    listen(ctx, Bare(**options))
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    open_closed_streams()
+    try:
+        cli(prog_name="snn-detect")
+    except OSError as error:  # --help and --version write before any command is entered
+        report(error)
+        sys.exit(INTERNAL_ERROR)
+    finally:
+        settle_streams()

@@ -1,0 +1,467 @@
+"""Replay: sound files and raw samples through the live pipeline, events into a sink.
+
+The command ``snn-detect replay``: sound files and raw samples through the live pipeline.
+
+The sounds of files as labels for other tools: Audacity's label tracks, and the tables of DCASE.
+
+Scores of every frame in a file, for tools.
+
+What replay writes about a file besides its records: scores, labels for other tools, a picture.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+import zipfile
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import click
+from click.core import ParameterSource
+
+from detector.cli.common import Bar, model_option, only_option, report, tell, threshold_option
+from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
+from detector.records import Origin, event_record
+from detector.service.signals import StopOnSignal, Stopped
+from detector.sinks.base import Record, Sink
+
+if TYPE_CHECKING:
+    from detector.audio.sources import Source
+    from detector.messages import AudioChunk, Event, Samples, Scores
+    from detector.pipeline import Detector
+
+    _Type = click.ParamType[datetime]
+else:
+    # Not generic in older releases of click.
+    _Type = click.ParamType
+
+_RAW_OPTIONS = ("rate", "sample_format", "channels")
+
+
+class _Moment(_Type):
+    """A time of day with its offset from UTC."""
+
+    name = "RFC3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse the text; fails for a time without an offset, which could mean any."""
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time such as 2026-11-23T18:04:05+01:00", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} lacks its offset from UTC: add Z or such as +01:00", param, ctx)
+        return moment
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@model_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
+@click.option("--realtime", is_flag=True, help="Take the sound at the pace of a microphone.")
+@click.option("--rate", type=int, default=16000, show_default=True, help="Samples per second of raw samples (-).")
+@click.option(
+    "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le or f32le, for -."
+)
+@click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -.")
+@click.option("--scores", type=click.Path(path_type=Path), help="Write the scores of every frame to this .npz file.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Draw waveform, features, spikes, scores and events on one sheet: .png, .pdf or .svg.",
+)
+@click.option("--audacity", type=click.Path(path_type=Path), help="Write the sounds as a label track of Audacity.")
+@click.option(
+    "--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a table of DCASE's kind."
+)
+@only_option
+@threshold_option
+@click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary; errors are still told.")
+@click.pass_context
+def replay(ctx: click.Context, /, **options: Any) -> None:
+    """Detect sounds in files, or in raw samples on standard input (-).
+
+    On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. A file that
+    cannot be used, or not to its end, is told and the others follow; the exit code is then 66. With
+    several files, the scores of a.wav go to NAME-a.npz, pictures and label tracks likewise.
+    """
+    files: tuple[str, ...] = options["files"]
+    given = [name for name in _RAW_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given and "-" not in files:
+        raise click.UsageError("--rate, --format and --channels describe raw samples on standard input (-).")
+    if files.count("-") > 1:
+        raise click.UsageError("Standard input (-) can be read only once.")
+    if options["start_time"] and len(files) > 1:
+        raise click.UsageError("--start-time needs a single FILE: several began at several times.")
+    with StopOnSignal() as stop:
+        ctx.exit(Replay(Options(**options), stop).run())
+
+
+TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
+"""Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
+
+
+def audacity_rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
+    """Return onset, offset and label of each offset among the records, in seconds, the earliest first."""
+    return sorted(
+        ((f"{r['onset_s']:.6f}", f"{r['offset_s']:.6f}", str(r["label"])) for r in records if r["type"] == "offset"),
+        key=lambda row: (float(row[0]), float(row[1]), row[2]),
+    )
+
+
+def table_rows(name: str, records: Iterable[Record]) -> list[tuple[str, ...]]:
+    """Return the rows of DCASE's table for the file ``name``; its folder is left out."""
+    return [(Path(name).name, *row) for row in audacity_rows(records)]
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise ConfigError where a file cannot be written there."""
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: is a directory; name the file to write")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{option} {path}: nothing can be written to {path.parent}; name another folder")
+
+
+def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    """Write rows with tabs between, whole or not at all; raises OSError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+_TIMES_AT_ONCE: Final = 65_536
+
+
+class ScoresFile:
+    """Scores of one stream in an .npz file: ``scores`` (frames, classes), ``times_s`` (frames,), ``labels``.
+
+    ``times_s`` holds the end of each frame. The scores wait in an unnamed file on the same disk, so that memory
+    does not grow with the sound, and the .npz file appears whole or not at all.
+    """
+
+    def __init__(self, path: Path, labels: tuple[str, ...]) -> None:
+        """Prepare to write ``path``; raises ConfigError where it is a folder or its folder takes no files."""
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a directory; name the .npz file to write")
+        self._path = path
+        self._labels = labels
+        self._frames = 0
+        try:
+            self._spool: IO[bytes] = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - open until close()
+        except OSError as error:
+            raise ConfigError(f"{path.parent}: scores cannot be written there ({error.strerror})") from error
+
+    def push(self, scores: Scores) -> None:
+        """Append scores (frames, classes)."""
+        import numpy as np
+
+        self._spool.write(np.ascontiguousarray(scores, "<f4").data)
+        self._frames += len(scores)
+
+    def save(self, rate_hz: int, hop_length: int, frame_length: int) -> None:
+        """Write the file; frame k ends ``k * hop_length + frame_length`` samples into the stream."""
+        import numpy as np
+
+        part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            with part.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+                self._spool.seek(0)
+                with _member(archive, "scores", "<f4", (self._frames, len(self._labels))) as out:
+                    shutil.copyfileobj(self._spool, out)
+                with _member(archive, "times_s", "<f8", (self._frames,)) as out:
+                    for start in range(0, self._frames, _TIMES_AT_ONCE):
+                        k = np.arange(start, min(start + _TIMES_AT_ONCE, self._frames))
+                        out.write(((k * hop_length + frame_length) / rate_hz).astype("<f8").data)
+                names = np.array(self._labels)
+                with _member(archive, "labels", names.dtype.str, names.shape) as out:
+                    out.write(names.tobytes())
+            part.replace(self._path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Drop what has not been saved."""
+        self._spool.close()
+
+
+def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
+    """Open an array of the archive for its bytes to follow; the date is fixed, so that equal scores are equal files."""
+    import numpy as np
+
+    out = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return out
+
+
+class FileNotes:
+    """Everything that is written about one file: at its end, or not at all."""
+
+    def __init__(self, detector: Detector, scores: Path | None, picture: Path | None, audacity: Path | None) -> None:
+        """Prepare to write to these places; raises ConfigError where that cannot be."""
+        self._detector, self._audacity = detector, audacity
+        self._wants_records = bool(picture or audacity)
+        self.records: list[Record] = []
+        self._sheet = None
+        if audacity is not None:
+            check_place(audacity, "--audacity")
+        if picture is not None:
+            from detector.plots import Sheet
+
+            check_place(picture, "--picture")
+            self._sheet = Sheet(picture, detector)
+        self._scores = None if scores is None else ScoresFile(scores, detector.labels)
+
+    @contextmanager
+    def taken(self) -> Iterator[FileNotes]:
+        """Look into the detector meanwhile, and give up at the end what has not been saved."""
+        self._detector.observer = self._sheet
+        try:
+            with closing(self):
+                yield self
+        finally:
+            self._detector.observer = None
+
+    def hear(self, samples: Samples) -> None:
+        """Take samples before the detector does."""
+        if self._sheet is not None:
+            self._sheet.hear(samples)
+
+    def judge(self, scores: Scores) -> None:
+        """Take the scores that they brought about."""
+        if self._scores is not None:
+            self._scores.push(scores)
+
+    def note(self, record: Record) -> None:
+        """Take the record of an event."""
+        if self._wants_records:
+            self.records.append(record)
+
+    def save(self, name: str) -> None:
+        """Write all; raises ConfigError where a file cannot be written."""
+        try:
+            self._save(name)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise ConfigError(f"{where}cannot be written ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Drop what has not been saved."""
+        if self._scores is not None:
+            self._scores.close()
+
+    def _save(self, name: str) -> None:
+        if self._scores is not None:
+            features = self._detector.manifest.features
+            self._scores.save(features.sample_rate_hz, features.hop_length, features.frame_length)
+        if self._audacity is not None:
+            write_rows(self._audacity, audacity_rows(self.records))
+        if self._sheet is not None:
+            from detector.plots import LONGEST_S
+
+            self._sheet.save(Path(name).name, self.records)
+            if self._sheet.is_cut:
+                tell(f"{name}: the picture shows the first {LONGEST_S / 60:.0f} minutes")
+
+
+def places(option: str, target: Path | None, names: Sequence[str], suffixes: Sequence[str]) -> list[Path | None]:
+    """Return where each of several files has its own: ``target``, or with its name before the suffix.
+
+    Raises ConfigError for another suffix than one of these (none: any), and where two would go to one place.
+    """
+    if target is not None and suffixes and target.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {target}: the name must end in {' or '.join(suffixes)}")
+    if target is None or len(names) == 1:
+        return [target] * len(names)
+    stems = ["stdin" if name == "-" else Path(name).stem for name in names]
+    if twice := {stem for stem in stems if stems.count(stem) > 1}:
+        raise ConfigError(f"{option}: several files are called {min(twice)!r}; replay them one at a time")
+    return [target.with_name(f"{target.stem}-{stem}{target.suffix}") for stem in stems]
+
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked ``snn-detect replay`` for."""
+
+    files: tuple[str, ...]
+    """Names as given; ``-`` is raw samples on standard input."""
+    model: Path | None
+    as_json: bool
+    realtime: bool
+    rate: int
+    sample_format: str
+    channels: int
+    """Rate in Hz, format and channels of raw samples."""
+    scores: Path | None
+    only: tuple[str, ...]
+    """Labels to report; none is all."""
+    thresholds: dict[str, float]
+    start_time: datetime | None
+    """Time of day of the first sample."""
+    quiet: bool
+
+    picture: Path | None = None
+    audacity: Path | None = None
+    """Where to write these; with several files each has its own."""
+    tsv: Path | None = None
+
+
+class Replay:
+    """One run of the command: one model, one sink, any number of files after each other."""
+
+    def __init__(self, options: Options, stop: StopOnSignal) -> None:
+        """Load the model; raises ManifestError or ConfigError for what the options cannot have."""
+        import detector.audio.sources  # noqa: F401 - here, since no import may be interrupted where a file is opened
+        from detector.pipeline import Detector
+
+        self._options = options
+        self._stop = stop
+        names = options.files
+        self._places = list(
+            zip(
+                places("--scores", options.scores, names, (".npz",)),
+                places("--picture", options.picture, names, (".png", ".pdf", ".svg")),
+                places("--audacity", options.audacity, names, ()),
+                strict=True,
+            )
+        )
+        self._rows: list[tuple[str, ...]] = [TABLE_HEAD]
+        if options.tsv is not None:
+            check_place(options.tsv, "--tsv")
+        self._detector = Detector.load(options.model, options.thresholds)
+        self._rate_hz = self._detector.sample_rate_hz
+        labels = self._detector.labels
+        for label in options.only:
+            if label not in labels:
+                raise ConfigError(f"--only: unknown label {label!r}; the model knows {', '.join(labels)}")
+        self._sink = _sink(as_json=options.as_json)
+        self._bar = Bar(wanted=not options.quiet)
+        self._seq = 0
+        self._sounds = 0
+
+    def run(self) -> int:
+        """Replay all files and return the exit code; errors of a file are told, and the next one follows."""
+        code = 0
+        for name, where in zip(self._options.files, self._places, strict=True):
+            try:
+                self._one(name, FileNotes(self._detector, *where))
+            except ManifestError:
+                raise  # the model's fault, not the file's
+            except DetectorError as error:
+                report(error)
+                code = max(code, error.exit_code)
+            except Stopped:
+                pass  # while a file was being opened; the code below is the same
+            if self._stop.number is not None:
+                return self._stop.exit_code
+        if self._options.tsv is not None:
+            write_rows(self._options.tsv, self._rows)
+        return code
+
+    def _one(self, name: str, notes: FileNotes) -> None:
+        begin = time.perf_counter()
+        self._sounds = 0
+        with ExitStack() as stack:
+            stack.enter_context(notes.taken())
+            with self._stop.waiting():
+                source = stack.enter_context(closing(self._open(name)))
+            with self._bar.over(name, source):
+                fault = self._listen(source, self._origin(name), notes)
+            if self._stop.number is None:
+                notes.save(name)
+        if not self._options.quiet and source.frames_read:
+            self._summarise(name, source, time.perf_counter() - begin)
+        if fault is not None:
+            raise fault
+
+    def _listen(self, source: Source, origin: Origin, notes: FileNotes) -> SourceError | None:
+        """Take a source to its end, to a fault or to a signal, close open events, and return the fault."""
+        fault: SourceError | None = None
+        try:
+            with closing(self._chunks(source)) as chunks:
+                for chunk in chunks:
+                    notes.hear(chunk.samples)
+                    self._take(*self._detector.process(chunk.samples), origin, notes)
+                    self._bar.advance(source)
+        except SourceError as error:
+            fault = error
+        except Stopped:
+            pass  # the events that are open are closed like those at the end
+        self._take(*self._detector.finish(), origin, notes)
+        return fault
+
+    def _chunks(self, source: Source) -> Generator[AudioChunk, None, None]:
+        """Return the source's chunks at the pace that was asked for; a signal ends them with Stopped."""
+        from detector.audio.sources import in_real_time, read_ahead
+
+        if self._options.realtime:
+            return self._stop.between(in_real_time(source, self._rate_hz))
+        # Raw samples may be live: they are taken as they come.
+        return read_ahead(source, self._stop.look) if source.frames_total is not None else self._stop.between(source)
+
+    def _take(self, scores: Scores, events: Iterable[Event], origin: Origin, notes: FileNotes) -> None:
+        notes.judge(scores)
+        for event in events:
+            if self._options.only and event.label not in self._options.only:
+                continue
+            self._seq += 1
+            self._sounds += event.kind == "onset"
+            record = event_record(event, origin, self._seq)
+            notes.note(record)
+            if self._options.tsv is not None:
+                self._rows += table_rows(origin.source, [record])
+            with self._bar.aside():
+                self._sink.write(record)
+
+    def _open(self, name: str) -> Source:
+        from detector.audio.sources import FileSource, PcmSource
+
+        if name == STDIN:
+            if sys.stdin.isatty():
+                raise ConfigError("standard input is a terminal; pipe raw samples into it, or name a file")
+            o = self._options
+            return PcmSource(sys.stdin.buffer, o.rate, o.sample_format, o.channels, self._rate_hz)
+        return FileSource(name, self._rate_hz, self._detector.chunk_samples)
+
+    def _origin(self, name: str) -> Origin:
+        manifest = self._detector.manifest
+        return Origin(
+            source="stdin" if name == STDIN else name,
+            stream=str(uuid.uuid4()) if name == STDIN else str(Path(name).resolve()),
+            rate_hz=self._rate_hz,
+            model=f"{manifest.name}-{manifest.version}",
+            model_sha256=self._detector.sha256,
+            started=self._options.start_time,
+        )
+
+    def _summarise(self, name: str, source: Source, wall_s: float) -> None:
+        heard_s = source.frames_read / source.source_rate_hz
+        found = f"{self._sounds} sound{'' if self._sounds == 1 else 's'}"
+        speed = f"in {wall_s:.2f} s ({heard_s / wall_s:.0f} x real time)"
+        tell(f"{name}: {heard_s:.1f} s, {found}, {speed}")
+
+
+def _sink(*, as_json: bool) -> Sink:
+    from detector.sinks.stdout import JsonLinesSink, TextSink
+
+    if as_json or not sys.stdout.isatty():
+        return JsonLinesSink(sys.stdout)
+    from rich.console import Console
+
+    return TextSink(Console())

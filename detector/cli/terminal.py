@@ -1,0 +1,505 @@
+"""The view in a terminal: bands, spikes, scores and sounds, as far as they fit.
+
+Pictures made of characters: bands as half blocks, spikes as braille, values as bars.
+
+The last frames, as the messages of the stream tell of them; see ``detector.web.stream``.
+
+Where the terminal's view gets its messages: from a detector of its own, or from a service's stream.
+
+The command ``snn-detect watch``: what is heard, in a terminal.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import queue
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
+from rich.style import Style
+
+from detector.audio.live_source import LiveSource
+from detector.audio.sources import Reader
+from detector.cli.common import model_option
+from detector.cli.meter import LOWEST_DBFS
+from detector.cli.run import is_file
+from detector.errors import DeviceError, SourceError
+from detector.messages import Insides
+from detector.pipeline import Detector
+from detector.service.engine import Engine, Tally, Teller
+from detector.service.signals import StopOnSignal, Stopped
+from detector.sinks.base import Record, Station
+from detector.web.client import Message, WebClient
+from detector.web.schema import card
+from detector.web.stream import Packer
+
+_STOPS: Final = (
+    (9, 11, 16),
+    (38, 22, 74),
+    (105, 28, 107),
+    (178, 49, 88),
+    (235, 101, 52),
+    (252, 180, 60),
+    (252, 253, 191),
+)
+_LEVELS: Final = 20
+"""Colours of a picture; the fewer, the longer the runs that a terminal is sent."""
+_SHADES: Final = " .:-=+*#%@"
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+_DOTS: Final = np.array([[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]], np.uint16)
+"""Bits of a braille cell: two columns of four dots, from the top."""
+_BRAILLE: Final = 0x2800
+DOTS: Final = 4
+"""Dots above each other in a cell."""
+FRAMES: Final = 2
+"""Dots, and so frames, beside each other in a cell."""
+
+
+def bands(shares: NDArray[np.float32], rows: int, *, colours: bool) -> Iterator[list[Segment]]:
+    """Yield lines of a picture of shares (frames, bands) in [0, 1], the highest band on top, two frames a cell."""
+    cells = shares[: len(shares) // FRAMES * FRAMES].reshape(-1, FRAMES, shares.shape[1]).max(axis=1)
+    if colours:
+        picture = np.rint(_fitted(cells, 2 * rows) * (_LEVELS - 1)).astype(int)[:, ::-1].T
+        for top, bottom in zip(picture[0::2], picture[1::2], strict=True):
+            yield list(_runs(top.tolist(), bottom.tolist()))
+    else:
+        picture = np.rint(_fitted(cells, rows) * (len(_SHADES) - 1)).astype(int)[:, ::-1].T
+        for row in picture:
+            yield [Segment("".join(_SHADES[level] for level in row))]
+
+
+def raster(spikes: NDArray[np.bool_], rows: int) -> Iterator[str]:
+    """Yield lines with a dot for each spike (frames, neurons) of as many neurons as there are dots, evenly chosen."""
+    dots = DOTS * rows
+    chosen = np.linspace(0, spikes.shape[1] - 1, dots).astype(int)
+    grid = spikes[: len(spikes) // FRAMES * FRAMES, chosen[::-1]].reshape(-1, FRAMES, rows, DOTS)
+    codes = (grid * _DOTS[:, None, :]).sum(axis=(1, 3)) + _BRAILLE
+    for row in codes.T:
+        yield "".join(map(chr, row.tolist()))
+
+
+def bar(share: float, width: int, mark: float | None = None) -> str:
+    """Return a bar of eighths of a cell, with a mark where a threshold is."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    text = ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width, "·")
+    if mark is not None:
+        at = min(width - 1, int(mark * width))
+        text = f"{text[:at]}│{text[at + 1 :]}"
+    return text
+
+
+def _fitted(cells: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Return cells (columns, bands) as (columns, rows): the loudest of bands that share a row."""
+    width = cells.shape[1]
+    edges = np.minimum(np.arange(rows) * width // rows, width - 1)
+    return np.clip(np.maximum.reduceat(cells, edges, axis=1) if width >= rows else cells[:, edges], 0, 1)
+
+
+def _runs(top: list[int], bottom: list[int]) -> Iterator[Segment]:
+    """Yield half blocks, neighbours of the same colours together."""
+    begin = 0
+    for at in range(1, len(top) + 1):
+        if at == len(top) or (top[at], bottom[at]) != (top[begin], bottom[begin]):
+            yield Segment("▀" * (at - begin), _style(top[begin], bottom[begin]))
+            begin = at
+
+
+@cache
+def _style(top: int, bottom: int) -> Style:
+    return Style(color=_colour(top), bgcolor=_colour(bottom))
+
+
+@cache
+def _colour(level: int) -> str:
+    at = level / (_LEVELS - 1) * (len(_STOPS) - 1)
+    low = min(int(at), len(_STOPS) - 2)
+    mixed = (round(a + (at - low) * (b - a)) for a, b in zip(_STOPS[low], _STOPS[low + 1], strict=True))
+    return "#{:02x}{:02x}{:02x}".format(*mixed)
+
+
+_BYTE: Final = 255
+_RATE_FRAMES: Final = 40
+"""Frames over which a layer's rate is averaged."""
+
+
+class LastFrames:
+    """Remembers bands, spikes and means of a bounded number of frames."""
+
+    def __init__(self, model: Mapping[str, Any], most: int) -> None:
+        """Take the model as ``/api/model`` tells of it."""
+        self._most = most
+        self._encoder = int(model["encoder"]["planes"]) * int(model["encoder"]["width"])
+        self._width = int(model["encoder"]["width"])
+        neurons = {x["name"]: int(x["neurons"]) for x in model["layers"] if x["spikes"]}
+        self._per_s = 1 / float(model["features"]["hop_s"])
+        self.mel: NDArray[np.float32] = np.zeros((most, len(model["features"]["mel_hz"])), np.float32)
+        """(frames, bands), 0 to 1; before the first sound there was silence."""
+        self.encoder: NDArray[np.bool_] = np.zeros((most, self._encoder), np.bool_)
+        """(frames, spike trains): the up planes, the finest threshold first, then the down planes."""
+        self.layers: dict[str, NDArray[np.bool_]] = {n: np.zeros((most, k), np.bool_) for n, k in neurons.items()}
+        self.means: NDArray[np.float64] = np.zeros(len(model["classes"]))
+        """Of the last frame, by class."""
+
+    def push(self, message: Mapping[str, Any]) -> None:
+        """Take a message with frames."""
+        frames = int(message["frames"])
+        mel = _bytes(message["mel"]).reshape(frames, -1)
+        self.mel = self._added(self.mel, mel.astype(np.float32) / _BYTE)
+        planes = _bits(message["encoder"], frames, self._encoder).reshape(frames, -1, self._width)
+        ordered = np.concatenate((planes[:, 0::2], planes[:, 1::2]), axis=1).reshape(frames, -1)
+        self.encoder = self._added(self.encoder, ordered)
+        for name, kept in self.layers.items():
+            packed = message["layers"].get(name)
+            width = kept.shape[1]
+            fired = np.zeros((frames, width), np.bool_) if packed is None else _bits(packed, frames, width)
+            self.layers[name] = self._added(kept, fired)
+        if frames:
+            self.means = _bytes(message["means"]).reshape(frames, -1)[-1] / _BYTE
+
+    def rate_hz(self, spikes: NDArray[np.bool_]) -> float:
+        """Return how often a neuron has fired lately, on average."""
+        return float(spikes[-_RATE_FRAMES:].mean()) * self._per_s
+
+    def _added(self, kept: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate((kept, new))[-self._most :]
+
+
+def _bytes(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(base64.b64decode(text), np.uint8)
+
+
+def _bits(text: str, frames: int, neurons: int) -> NDArray[np.bool_]:
+    return np.unpackbits(_bytes(text).reshape(frames, -1), axis=1, count=neurons).astype(np.bool_)
+
+
+_AGAIN_S: Final = 2.0
+_STATE_S: Final = 0.5
+_DEPTH: Final = 200
+
+
+class Feed(Protocol):
+    """Messages as a service's stream has them, and of the kind ``connection`` with what is wrong with it."""
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What the model is."""
+
+    def take(self, timeout_s: float) -> list[Message] | None:
+        """Return what has come, waiting for it at most that long; None at the end."""
+
+    def close(self) -> None:
+        """Take no more."""
+
+
+class OwnFeed:
+    """Hears a source itself, and is its own observer."""
+
+    wants_layers = True
+
+    def __init__(self, source: LiveSource, detector: Detector, station: Station) -> None:
+        """Take an open source and a detector with a fresh state."""
+        self._source, self._packer = source, Packer(detector)
+        self.model: Mapping[str, Any] = card(detector, station)
+        self._messages: list[Message] = []
+        self._insides: list[Insides] = []
+        teller = Teller(station.source, self._note)
+        teller.unlogged = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate", "listening"})
+        self._engine = Engine(source, detector, teller, Tally())
+        self._engine.observer = self
+        self._state_at_s = 0.0
+
+    def see(self, insides: Insides) -> None:
+        """Take what the sound brought about."""
+        self._insides.append(insides)
+
+    def take(self, timeout_s: float) -> list[Message] | None:
+        """Hear what has come; raises SourceError where the sound cannot go on."""
+        goes_on = self._engine.turn(timeout_s)
+        if not goes_on:
+            self._engine.close_events("end_of_stream")
+        now_s = time.monotonic()
+        if now_s >= self._state_at_s:
+            self._state_at_s = now_s + _STATE_S
+            self._messages.append(("state", self._state()))
+        self._messages += [("frames", m) for m in self._packer.messages(self._insides)]
+        messages, self._messages, self._insides = self._messages, [], []
+        return messages if goes_on or messages else None
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._source.close()
+
+    def _note(self, record: Record) -> None:
+        self._messages.append(("record", record))
+
+    def _state(self) -> dict[str, Any]:
+        figures = self._source.figures
+        return {
+            "device": figures.device,
+            "up": figures.is_open,
+            "rms_dbfs": figures.rms_dbfs,
+            "peak_dbfs": figures.peak_dbfs,
+            "conditions": [{"name": c.name, "detail": c.detail} for c in self._engine.conditions],
+        }
+
+
+class StreamFeed:
+    """Follows the stream of a service that shows its page; a lost connection is made again."""
+
+    def __init__(self, client: WebClient, model: Mapping[str, Any]) -> None:
+        """Take a service's client, and what it has told of its model."""
+        self._client, self.model = client, model
+        self._reader = Reader(self._follow(), _DEPTH)
+        self._reader.start()
+
+    def take(self, timeout_s: float) -> list[Message] | None:
+        """Return what has come."""
+        messages: list[Message] = []
+        while True:
+            try:
+                item = self._reader.take(0 if messages else timeout_s)
+            except queue.Empty:
+                return messages
+            if item is None:
+                return messages or None
+            if isinstance(item, BaseException):
+                raise item
+            messages.append(item)
+
+    def close(self) -> None:
+        """Take no more; the thread ends with the process, or with the next message."""
+        self._reader.stopped.set()
+
+    def _follow(self) -> Iterator[Message]:
+        while True:
+            try:
+                for message in self._client.stream():
+                    yield "connection", {"detail": ""}
+                    yield message
+            except (OSError, http.client.HTTPException, DeviceError, SourceError) as error:
+                yield "connection", {"detail": f"no connection: {error}"}
+            time.sleep(_AGAIN_S)
+
+
+if TYPE_CHECKING:
+    from detector.service.signals import StopOnSignal
+
+_MOST_CELLS: Final = 220
+_GUTTER: Final = 14
+_SIDE: Final = 34
+_WIDE: Final = 96
+"""Columns from which on the scores stand beside the pictures."""
+_LEVEL_CELLS: Final = 20
+_SOUNDS: Final = 6
+_DRAW_S: Final = 0.2
+_TAKE_S: Final = 0.05
+_DIM, _BOLD, _BAD, _UP, _DOWN, _ON = (
+    Style.parse(s) for s in ("dim", "bold", "bold red", "bright_red", "bright_blue", "bold green")
+)
+Line = list[Segment]
+
+
+class Screen:
+    """Keeps what the messages tell, and draws it when asked to."""
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        """Take what the model is."""
+        self._model = model
+        self._frames = LastFrames(model, FRAMES * _MOST_CELLS)
+        self._state: Mapping[str, Any] = {}
+        self._sounds: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._lost = ""
+
+    def take(self, messages: Iterable[Message]) -> None:
+        """Take what has come."""
+        for kind, message in messages:
+            if kind == "frames":
+                self._frames.push(message)
+            elif kind == "state":
+                self._state = message
+            elif kind == "connection":
+                self._lost = message["detail"]
+            elif message["type"] in {"onset", "offset"}:
+                self._sounds[message["id"]] = self._sounds.get(message["id"], {}) | dict(message)
+                while len(self._sounds) > _SOUNDS:
+                    self._sounds.popitem(last=False)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        """Yield the picture for a terminal of that size."""
+        width, height = options.max_width, options.height or console.height
+        side = list(self._scores(_SIDE - 2)) if width >= _WIDE else []
+        cells = min(_MOST_CELLS, max(10, width - _GUTTER - (_SIDE if side else 0)))
+        pictures = list(self._pictures(cells, height - 3 - _SOUNDS, colours=_has_colours(console)))
+        lines = [
+            *self._head(width),
+            *_beside(pictures, side, _GUTTER + cells),
+            *self._below(width, has_side=bool(side)),
+        ]
+        for number, line in enumerate(lines[: height - 1]):
+            yield from Segment.adjust_line_length(line, width)
+            if number < height - 2:
+                yield Segment.line()
+
+    def _head(self, width: int) -> Iterator[Line]:
+        state = self._state
+        details = [self._lost] if self._lost else [c["detail"] for c in state.get("conditions", ())]
+        name = f" {self._model['source']} on {self._model['node']}  {state.get('device', '')}"
+        if details:
+            yield [Segment(name, _BOLD), Segment(f"  {details[0]}", _BAD)]
+        else:
+            rms = float(state.get("rms_dbfs", LOWEST_DBFS))
+            level = bar(1 - rms / LOWEST_DBFS, _LEVEL_CELLS)
+            shown = f"  {level} {rms:6.1f} dBFS"[:width]
+            yield [Segment(name[: width - len(shown)], _BOLD), Segment(shown)]
+        yield []
+
+    def _pictures(self, cells: int, room: int, *, colours: bool) -> Iterator[Line]:
+        """Yield bands and rasters, the bands in what room the rasters leave."""
+        frames, count = self._frames, FRAMES * cells
+        layers = frames.layers
+        deep = 2 if room >= 10 + 2 * (len(layers) + 2) else 1
+        rows = max(4, min(frames.mel.shape[1] // 2, room - deep * (len(layers) + 2)))
+        for number, line in enumerate(bands(frames.mel[-count:], rows, colours=colours)):
+            yield [_gutter("log mel" if number == 0 else ""), *line]
+        half = frames.encoder.shape[1] // 2
+        rate = frames.rate_hz(frames.encoder)
+        for name, part, style in (
+            (f"encoder {rate:4.1f}", frames.encoder[-count:, half - 1 :: -1], _UP),
+            ("  up, down", frames.encoder[-count:, half:][:, ::-1], _DOWN),
+        ):
+            yield from _raster(name, part, deep, style)
+        for name, spikes in layers.items():
+            yield from _raster(f"{name:7.7} {frames.rate_hz(spikes):4.1f}", spikes[-count:], deep, None)
+
+    def _scores(self, width: int) -> Iterator[Line]:
+        going = {s["label"] for s in self._sounds.values() if s["type"] == "onset"}
+        cells = width - 21
+        for spec, mean in zip(self._model["classes"], self._frames.means.tolist(), strict=True):
+            style = _ON if spec["label"] in going else None
+            text = f"{spec['label'].replace('_', ' '):15.15} {bar(mean, cells, spec['threshold'])} {mean:4.2f}"
+            yield [Segment(text, style)]
+
+    def _below(self, width: int, *, has_side: bool) -> Iterator[Line]:
+        """Yield the latest sounds; where the scores have no place of their own, the highest of them."""
+        if not has_side:
+            scores = list(self._scores(width))
+            means = self._frames.means
+            for c in sorted(range(len(scores)), key=lambda c: -means[c])[:4]:
+                yield scores[c]
+        yield []
+        for sound in reversed(self._sounds.values()):
+            moment = (sound.get("time") or "")[11:19]
+            if sound["type"] == "onset":
+                yield [Segment(f" {moment}  {sound['label']:16} is heard, {sound['score']:.2f}", _ON)]
+            else:
+                yield [Segment(f" {moment}  {sound['label']:16} {sound['duration_s']:.1f} s, peak {sound['peak']:.2f}")]
+
+
+def show_feed(feed: Feed, console: Console, stop: StopOnSignal, until_s: float) -> None:
+    """Show a feed until its end or until that moment of the monotonic clock; raises Stopped at a signal."""
+    from rich.live import Live
+
+    screen = Screen(feed.model)
+    drawn_s = 0.0
+    with Live(screen, console=console, screen=True, auto_refresh=False) as live:
+        while (now_s := time.monotonic()) < until_s:
+            messages = feed.take(_TAKE_S)
+            stop.look()
+            if messages is None:
+                return
+            screen.take(messages)
+            if now_s - drawn_s >= _DRAW_S:
+                drawn_s = now_s
+                live.refresh()
+
+
+def _has_colours(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
+
+
+def _raster(name: str, spikes: Any, rows: int, style: Style | None) -> Iterator[Line]:
+    for number, text in enumerate(raster(spikes, rows)):
+        yield [_gutter(name if number == 0 else ""), Segment(text, style)]
+
+
+def _gutter(text: str) -> Segment:
+    return Segment(f" {text:<{_GUTTER - 2}.{_GUTTER - 2}} ", _DIM)
+
+
+def _beside(left: list[Line], right: list[Line], width: int) -> Iterator[Line]:
+    for number in range(max(len(left), len(right))):
+        line = left[number] if number < len(left) else []
+        other = right[number] if number < len(right) else []
+        yield [*Segment.adjust_line_length(line, width), Segment("  "), *other] if other else line
+
+
+@click.command()
+@click.option("--device", default="mic", show_default=True, help="A device as `devices` lists it, a sound file, or -.")
+@model_option
+@click.option("--loop", is_flag=True, help="Play a sound file again and again.")
+@click.option(
+    "--connect", metavar="ADDRESS:PORT", help="Watch what a service hears that shows its page there, not a device."
+)
+@click.option("--token-file", type=click.Path(path_type=Path), help="File with the token of that page.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long; left out: until Ctrl-C.")
+@click.pass_context
+def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
+    """Show bands, spikes, scores and sounds as they come, in the terminal.
+
+    A microphone that the service holds is watched through the service: --connect 127.0.0.1:8765,
+    with `[web]` in its settings.
+    """
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        raise click.UsageError("There is no terminal to draw on; snn-detect meter prints lines.")
+    if options["connect"] is not None and ctx.get_parameter_source("device") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--device and --connect: name one of them.")
+    with StopOnSignal() as stop:
+        import time
+        from contextlib import closing, suppress
+
+        until_s = time.monotonic() + seconds if seconds is not None else float("inf")
+        with suppress(Stopped), closing(_feed(stop, **options)) as feed:
+            show_feed(feed, console, stop, until_s)
+        ctx.exit(stop.exit_code)
+
+
+def _feed(stop: StopOnSignal, connect: str | None, token_file: Path | None, **own: Any) -> Feed:
+    return _own(**own) if connect is None else _service(stop, connect, token_file)
+
+
+def _service(stop: StopOnSignal, address: str, token_file: Path | None) -> Feed:
+    from detector.config.secrets import read_secret, split_address
+    from detector.web.client import WebClient
+
+    host, port = split_address(address.removeprefix("http://").rstrip("/"))
+    client = WebClient(host or "localhost", port, None if token_file is None else read_secret(token_file))
+    with stop.waiting():
+        known = client.get("/api/model")
+    return StreamFeed(client, known)
+
+
+def _own(device: str, model: Path | None, *, loop: bool) -> Feed:
+    from detector.config.settings import Audio, Listening, Settings
+    from detector.service.runtime import Wishes, make_detector, make_station, open_source
+
+    source = "file" if is_file(device) else "mic"
+    settings = Settings(audio=Audio(device=device, source=source), listening=Listening(path=model))
+    detector = make_detector(settings)
+    wishes = Wishes(plays_file=is_file(device), loop=loop)
+    return OwnFeed(
+        open_source(settings.audio, detector.sample_rate_hz, wishes), detector, make_station(settings, detector)
+    )

@@ -1,1 +1,0 @@
-"""Events in SQLite: written by the service, read by ``snn-detect events`` meanwhile."""

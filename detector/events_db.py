@@ -1,0 +1,467 @@
+"""Writing events: whole batches or nothing of them.
+
+The tables, and how a file of an older version becomes one of this version.
+
+Reading events while the service writes them.
+
+Following the events as they are stored: the new ones, and those shown before that have ended since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote
+
+from detector.errors import ConfigError
+
+# One entry a version, never to change once released: entry i turns a file of version i into one of
+# version i + 1. Times are UTC, to the millisecond, as text that sorts; positions are seconds since
+# the stream began. An event whose reason is NULL is going on.
+_MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """CREATE TABLE events (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            source TEXT NOT NULL,
+            device TEXT,
+            label TEXT NOT NULL,
+            category TEXT,
+            onset_s REAL NOT NULL,
+            offset_s REAL,
+            onset_utc TEXT,
+            offset_utc TEXT,
+            clock_synced INTEGER,
+            score REAL,
+            threshold REAL,
+            peak REAL,
+            mean REAL,
+            reason TEXT,
+            model TEXT,
+            model_sha256 TEXT,
+            clip TEXT
+        )""",
+        "CREATE INDEX events_by_time ON events (onset_utc)",
+        "CREATE INDEX events_by_label ON events (label, onset_utc)",
+    ),
+    (
+        "ALTER TABLE events ADD COLUMN level_dbfs REAL",
+        """CREATE TABLE gaps (
+            number INTEGER PRIMARY KEY,
+            source TEXT NOT NULL,
+            device TEXT,
+            at_s REAL NOT NULL,
+            lost_s REAL NOT NULL,
+            cause TEXT NOT NULL,
+            at_utc TEXT,
+            clock_synced INTEGER,
+            UNIQUE (source, at_s, at_utc)
+        )""",
+        "CREATE INDEX gaps_by_time ON gaps (at_utc)",
+    ),
+)
+VERSION: Final = len(_MIGRATIONS)
+
+
+def version_of(connection: sqlite3.Connection, path: object) -> int:
+    """Return a file's version, 0 for an empty one; raises ConfigError for a newer one than this program knows."""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if found > VERSION:
+        raise ConfigError(
+            f"{path}: was written by a newer snn-detect (version {found} of the tables, this one knows {VERSION}); "
+            "update snn-detect, or name another database"
+        )
+    return found
+
+
+def migrate(connection: sqlite3.Connection, path: object) -> None:
+    """Bring a file to this version, wholly or not at all; the connection commits by itself (isolation level None)."""
+    if version_of(connection, path) == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statements in _MIGRATIONS[version_of(connection, path) :]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+Change: TypeAlias = tuple[str, dict[str, Any]]
+"""A statement and its values; doing one twice is doing it once."""
+INTERRUPTED: Final = "interrupted"
+"""The reason of events whose end nobody was there to hear."""
+_MODE: Final = 0o640
+_BUSY_S: Final = 1.0
+"""How long one try waits for another program that holds the file; the records wait longer than that."""
+_LOG_PAGES: Final = 64
+"""Length from which on the write-ahead log is taken into the file: on a small disk it must not be what fills it."""
+_CACHE_KIB: Final = 256
+"""Pages of the file that are kept in memory: new events go to its end, and nobody reads old ones here."""
+_LOG_BYTES: Final = 1_000_000
+"""What the log may keep on the disk after an uncommonly large change."""
+_ENVIRONMENT: Final = ("source", "device", "label", "category", "onset_s", "onset_utc", "clock_synced", "model")
+_ONSET: Final = ("score", "threshold", "level_dbfs", "model_sha256")
+_OFFSET: Final = ("offset_s", "offset_utc", "peak", "mean", "reason")
+
+
+class EventStore:
+    """An open database file; one program writes it, in one thread, and any number read it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file, made if need be, and close the events that a crash has left open.
+
+        Raises sqlite3.Error or OSError where that cannot be, ConfigError for a newer version's file.
+        """
+        self.path = path
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE))  # SQLite's own would be open to all
+        self._inode = path.stat().st_ino
+        self._connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Write changes in one transaction; raises sqlite3.Error with nothing of them written."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, values in changes:
+                self._connection.execute(statement, values)
+            self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def forget(self, before: datetime) -> int:
+        """Delete events and gaps that began before a moment and return how many; nothing is written for none."""
+        moment = {"before": utc_text(before)}
+        old = {
+            table: self._connection.execute(f"SELECT count(*) FROM {where}", moment).fetchone()[0]  # noqa: S608
+            for table, where in _OLD.items()
+        }
+        self.apply([(f"DELETE FROM {_OLD[table]}", moment) for table, count in old.items() if count])  # noqa: S608
+        return sum(old.values())
+
+    def is_in_place(self) -> bool:
+        """Tell whether the file still has its name: one that was deleted or replaced would swallow events."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def shrink(self) -> None:
+        """Take the write-ahead log into the file, as far as that can be: it may be what has filled the disk."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log goes into it."""
+        self._connection.close()
+
+    def _prepare(self) -> None:
+        connection = self._connection
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _damaged(found)
+        version_of(connection, self.path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        migrate(connection, self.path)
+        if connection.execute("SELECT 1 FROM events WHERE reason IS NULL LIMIT 1").fetchone():
+            connection.execute("UPDATE events SET reason = ? WHERE reason IS NULL", (INTERRUPTED,))
+
+
+def change_of(record: Mapping[str, Any]) -> Change | None:
+    """Return what a record changes; None for a type that is not stored. Raises KeyError for one that lacks a key."""
+    kind = record["type"]
+    if kind in {"onset", "offset"}:
+        values = _event_values(record)
+        own = _ONSET if kind == "onset" else _OFFSET
+        return _UPSERTS[kind], {name: _plain(values.get(name)) for name in ("id", *_ENVIRONMENT, *own)}
+    if kind == "gap":
+        values = {**record, "at_utc": utc_text(_moment(record))}
+        return _GAP, {name: _plain(values.get(name)) for name in _GAP_COLUMNS}
+    if kind == "clip":
+        return "UPDATE events SET clip = :path WHERE id = :id", {"id": record["id"], "path": _plain(record["path"])}
+    return None
+
+
+def utc_text(moment: datetime | None) -> str | None:
+    """Return a time as the tables hold it."""
+    if moment is None:
+        return None
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether an error means that the file itself is broken."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _event_values(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an event's columns; an offset tells of its onset too, which may have been dropped."""
+    moment = _moment(record)
+    if record["type"] == "onset":
+        return {**record, "onset_utc": utc_text(moment)}
+    began = moment and moment - timedelta(seconds=record["duration_s"])
+    return {**record, "onset_utc": utc_text(began), "offset_utc": utc_text(moment)}
+
+
+def _moment(record: Mapping[str, Any]) -> datetime | None:
+    return datetime.fromisoformat(record["time"]) if record["time"] else None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as SQLite takes it; what is no text (a file's name) becomes some."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _damaged(found: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(found)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def _upsert(own: tuple[str, ...]) -> str:
+    columns = ("id", *_ENVIRONMENT, *own)
+    updates = ", ".join(f"{name} = excluded.{name}" for name in own)
+    values = ", ".join(f":{name}" for name in columns)
+    return f"INSERT INTO events ({', '.join(columns)}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET {updates}"  # noqa: S608 - names from here
+
+
+_UPSERTS: Final = {"onset": _upsert(_ONSET), "offset": _upsert(_OFFSET)}
+_GAP_COLUMNS: Final = ("source", "device", "at_s", "lost_s", "cause", "at_utc", "clock_synced")
+_GAP: Final = (
+    f"INSERT OR IGNORE INTO gaps ({', '.join(_GAP_COLUMNS)}) VALUES ({', '.join(f':{n}' for n in _GAP_COLUMNS)})"  # noqa: S608
+)
+_OLD: Final = {"events": "events WHERE onset_utc < :before", "gaps": "gaps WHERE at_utc < :before"}
+
+
+FIELDS: Final = (
+    "id",
+    "label",
+    "category",
+    "source",
+    "device",
+    "onset_time",
+    "offset_time",
+    "duration_s",
+    "onset_s",
+    "offset_s",
+    "score",
+    "threshold",
+    "peak",
+    "mean",
+    "level_dbfs",
+    "reason",
+    "clock_synced",
+    "clip",
+    "model",
+    "model_sha256",
+)
+"""Keys of an event, in order; times are local, by RFC 3339. An event without a ``reason`` is going on."""
+_WAIT_S: Final = 5.0
+_DECIMALS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events to read; what is left empty asks for nothing."""
+
+    labels: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    """Events that began at ``since`` or later, and before ``until``."""
+    newest: int | None = None
+    """At most so many, the newest."""
+    after: int = 0
+    """Only events with a higher number than this one; the number counts the events as they were stored."""
+    ids: tuple[str, ...] | None = None
+    """Only these; None for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row."""
+
+    number: int
+    values: Mapping[str, Any]
+    """By ``FIELDS``."""
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether its end has not been stored yet."""
+        return self.values["reason"] is None
+
+
+class EventReader:
+    """An open database file, only read; closes as a context."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file; raises ConfigError where there is none, it cannot be read, or it holds no events."""
+        self.path = path
+        self._connection = _connect(path)
+        self._connection.row_factory = sqlite3.Row
+
+    def __enter__(self) -> EventReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def events(self, wanted: Wanted) -> Iterator[StoredEvent]:
+        """Yield events, the oldest first; raises ConfigError where the file is damaged or held by another program."""
+        where, values = _conditions(wanted)
+        rows = f"SELECT * FROM events WHERE {where}"  # noqa: S608 - made of texts from here alone
+        if wanted.newest is not None:
+            rows = f"SELECT * FROM ({rows} ORDER BY onset_utc DESC, number DESC LIMIT {wanted.newest:d})"  # noqa: S608
+        for row in self._rows(f"{rows} ORDER BY onset_utc, number", values):
+            yield StoredEvent(row["number"], _fields(row))
+
+    def last_number(self) -> int:
+        """Return the highest number there is, 0 without events."""
+        return max((int(number or 0) for (number,) in self._rows("SELECT max(number) FROM events")), default=0)
+
+    def labels(self) -> list[str]:
+        """Return the labels that there are events of."""
+        return [label for (label,) in self._rows("SELECT DISTINCT label FROM events ORDER BY label")]
+
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[sqlite3.Row]:
+        try:
+            for row in self._connection.execute(statement, values):  # noqa: UP028 - it would close the cursor, too late
+                yield row
+        except sqlite3.Error as error:
+            raise ConfigError(f"{self.path}: cannot be read ({error}); {_DAMAGED}") from error
+
+
+_DAMAGED: Final = "if it is damaged, the service begins a new one when it is started the next time"
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        with path.open("rb"):
+            pass
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such database; [database] in the settings makes one") from error
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{path}: cannot be opened ({why}); read it as root or as the service's user") from error
+    try:
+        return _open(path, "mode=ro")
+    except sqlite3.OperationalError as error:
+        # Without the service's log beside it the file is whole; what remains is that nothing may be made there.
+        if not _has_log(path):
+            return _open_alone(path)
+        raise ConfigError(
+            f"{path}: cannot be read beside its log ({error}); it takes the right to read {path.name}-wal and "
+            f"{path.name}-shm, or to write in {path.parent}: read it as root or as the service's user"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(f"{path}: is no database of events, or a damaged one ({error}); {_DAMAGED}") from error
+
+
+def _open_alone(path: Path) -> sqlite3.Connection:
+    try:
+        return _open(path, "immutable=1")
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(f"{path}: is no database of events, or cannot be read ({error})") from error
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?{mode}", uri=True, timeout=_WAIT_S)
+    try:
+        version_of(connection, path)
+        connection.execute("SELECT 1 FROM events LIMIT 1").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _has_log(path: Path) -> bool:
+    try:
+        return Path(f"{path}-wal").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
+    """Return what stands behind WHERE, and its values."""
+    parts: list[str] = ["number > ?"]
+    values: list[Any] = [wanted.after]
+    lists = {"label": wanted.labels or None, "category": wanted.categories or None, "id": wanted.ids}
+    for name, members in lists.items():
+        if members is not None:
+            parts.append(f"{name} IN ({', '.join('?' * len(members))})")
+            values += members
+    for operator, moment in ((">=", wanted.since), ("<", wanted.until)):
+        if moment is not None:
+            parts.append(f"onset_utc {operator} ?")
+            values.append(utc_text(moment))
+    return " AND ".join(parts), values
+
+
+def _fields(row: sqlite3.Row) -> dict[str, Any]:
+    """Return a row by ``FIELDS``; a file of an older version lacks columns."""
+    found = dict(zip(row.keys(), row, strict=True))
+    found["onset_time"], found["offset_time"] = _local(found["onset_utc"]), _local(found["offset_utc"])
+    ended = found["offset_s"] is not None
+    found["duration_s"] = round(found["offset_s"] - found["onset_s"], _DECIMALS) if ended else None
+    if found["clock_synced"] is not None:
+        found["clock_synced"] = bool(found["clock_synced"])
+    return {name: found.get(name) for name in FIELDS}
+
+
+def _local(utc: str | None) -> str | None:
+    if utc is None:
+        return None
+    return datetime.fromisoformat(utc).astimezone().isoformat(timespec="milliseconds")
+
+
+class Follower:
+    """Remembers which events have been given, and which of them were going on then."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        """Choose the events."""
+        self._wanted = wanted
+        self._last = 0
+        self._open: set[str] = set()
+
+    def begin(self, reader: EventReader) -> Iterator[StoredEvent]:
+        """Yield the events stored so far, as many as are wanted."""
+        self._last = reader.last_number()
+        return self._noted(reader.events(self._wanted))
+
+    def news(self, reader: EventReader) -> Iterator[StoredEvent]:
+        """Yield those that have ended since they were given, then those that are new."""
+        if reader.last_number() < self._last:  # another file has taken this one's place
+            self._last = 0
+        wanted = replace(self._wanted, newest=None)
+        ended = [e for e in reader.events(replace(wanted, ids=tuple(self._open))) if not e.is_going_on]
+        yield from self._noted(ended)
+        yield from self._noted(reader.events(replace(wanted, after=self._last)))
+
+    def _noted(self, events: Iterable[StoredEvent]) -> Iterator[StoredEvent]:
+        for event in events:
+            self._last = max(self._last, event.number)
+            if event.is_going_on:
+                self._open.add(event.values["id"])
+            else:
+                self._open.discard(event.values["id"])
+            yield event

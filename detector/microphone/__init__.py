@@ -1,1 +1,0 @@
-"""A sound card as a source that never ends: waited for, listened to, lost and found again."""

@@ -1,0 +1,1 @@
+"""The service: one source through one detector into the sinks, for months."""

@@ -1,0 +1,185 @@
+"""When a sample was heard: from the number of a sample to the time of day.
+
+Whether something keeps the machine's clock right.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+_STEP_S: Final = 0.25
+"""A change of the wall clock between two looks beyond which it was set, not only steered."""
+_JUMP_S: Final = 0.25
+"""Sound this far from where it was expected was not only delivered late: the anchor is wrong."""
+_SHORT_S: Final = 5.0
+_LONG_S: Final = 60.0
+_GAIN: Final = 0.5
+_MOST_SPREAD_S: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The machine's clocks at one moment, in seconds."""
+
+    monotonic_s: float
+    """Never steps, and stands still while the machine sleeps."""
+    boot_s: float
+    """As above, but goes on while the machine sleeps."""
+    wall_s: float
+    """Since 1970, UTC; somebody may set it."""
+
+
+def read_clocks() -> Reading:
+    """Read the clocks, together to within a millisecond unless the machine is very busy."""
+    for _ in range(5):
+        before = time.monotonic()
+        boot, wall = time.clock_gettime(time.CLOCK_BOOTTIME), time.time()
+        after = time.monotonic()
+        if after - before < _MOST_SPREAD_S:
+            break
+    return Reading((before + after) / 2, boot, wall)
+
+
+class SampleClock:
+    """Tell the time of day of samples, in streams that last for months.
+
+    A sample was heard at the time of an anchor plus its distance from it at the nominal rate. A
+    sound card's crystal is up to some 100 ppm off (50 ppm are 4.3 s a day), so the anchor moves to a
+    new sample every minute: half of the way to where the sound of that minute is. Sound can come
+    late, for any reason, but not early, so that is told by its least delay.
+
+    The wall clock is looked at often and apart from this: when somebody sets it, times are right
+    from the next look on, and lengths of sound, which are counted in samples, never change.
+    """
+
+    def __init__(self, rate_hz: int, read: Callable[[], Reading] = read_clocks) -> None:
+        """Take the rate at which samples are numbered."""
+        self._rate_hz, self._read = rate_hz, read
+        reading = read()
+        self._anchor_sample, self._anchor_s = 0, reading.monotonic_s
+        self._is_anchored = False
+        self._settled_at_s = math.inf
+        self._short, self._long = _Least(_SHORT_S), _Least(_LONG_S)
+        self._look(reading)
+
+    def hear(self, sample: int, heard_at_s: float) -> None:
+        """Take notice that the sample before ``sample`` was heard at ``heard_at_s`` by ``time.monotonic()``."""
+        late_s = heard_at_s - self.monotonic_s(sample)
+        is_settling = heard_at_s < self._settled_at_s
+        if not self._is_anchored or late_s < -_JUMP_S or (is_settling and late_s < 0):
+            if not self._is_anchored or late_s < -_JUMP_S:
+                self._settled_at_s = heard_at_s + _LONG_S
+            self._is_anchored = True
+            self._move(sample, late_s, heard_at_s)
+            return
+        least = self._short.push(late_s, heard_at_s)
+        if least is not None and least > _JUMP_S:
+            self._move(sample, least, heard_at_s)
+            return
+        least = self._long.push(late_s, heard_at_s)
+        if least is not None:
+            self._move(sample, _GAIN * least, heard_at_s)
+
+    def lose(self) -> None:
+        """Take notice that sound was lost: what is heard next is the new anchor."""
+        self._is_anchored = False
+
+    def look(self) -> float | None:
+        """Look at the wall clock; return by how many seconds it has been set since the last look, if it has."""
+        before = self._wall_minus_boot_s
+        self._look(self._read())
+        step_s = self._wall_minus_boot_s - before
+        return step_s if abs(step_s) > _STEP_S else None
+
+    def monotonic_s(self, sample: int) -> float:
+        """Return when a sample was heard, by ``time.monotonic()``."""
+        return self._anchor_s + (sample - self._anchor_sample) / self._rate_hz
+
+    def time_of(self, sample: int) -> datetime:
+        """Return when a sample was heard by the time of day here, with its offset from UTC."""
+        return _local(self._wall_minus_monotonic_s + self.monotonic_s(sample))
+
+    def _look(self, reading: Reading) -> None:
+        self._wall_minus_boot_s = reading.wall_s - reading.boot_s
+        self._wall_minus_monotonic_s = reading.wall_s - reading.monotonic_s
+
+    def _move(self, sample: int, later_s: float, now_s: float) -> None:
+        """Make a sample the anchor, heard so much later than the last anchor told."""
+        self._anchor_s = self.monotonic_s(sample) + later_s
+        self._anchor_sample = sample
+        self._short.begin(now_s)
+        self._long.begin(now_s)
+
+
+class _Least:
+    """The least of the values of each span of time."""
+
+    def __init__(self, span_s: float) -> None:
+        self._span_s = span_s
+        self.begin(-math.inf)
+
+    def begin(self, now_s: float) -> None:
+        """Forget the values; a new span begins now."""
+        self._until_s, self._least = now_s + self._span_s, math.inf
+
+    def push(self, value: float, now_s: float) -> float | None:
+        """Take a value; return the least one where a span ends with it."""
+        self._least = min(self._least, value)
+        if now_s < self._until_s:
+            return None
+        least = self._least
+        self.begin(now_s)
+        return least
+
+
+def local_now() -> datetime:
+    """Return the time of day here, with its offset from UTC."""
+    return _local(time.time())
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a moment as text, to the millisecond and with its offset from UTC."""
+    return moment.isoformat(timespec="milliseconds")
+
+
+def _local(wall_s: float) -> datetime:
+    return datetime.fromtimestamp(wall_s, UTC).astimezone()
+
+
+_TIME_ERROR: Final = 5
+_STRUCT_TIMEX_BYTES: Final = 1024
+"""More than any machine's ``struct timex``, whose first field, ``modes``, is 0: change nothing."""
+_TIMESYNCD: Final = Path("/run/systemd/timesync/synchronized")
+
+
+def clock_is_synced() -> bool:
+    """Tell whether the kernel's clock is kept right by a time server; False where nobody can tell.
+
+    The kernel is asked first, which every time service keeps informed. Where asking is forbidden (a
+    unit with ``ProtectClock=``, some containers), systemd-timesyncd's mark counts.
+    """
+    state = _kernel_state()
+    return _TIMESYNCD.exists() if state is None else state != _TIME_ERROR
+
+
+def _kernel_state() -> int | None:
+    """Return what adjtimex says of the clock; None where it may not be asked."""
+    call = _adjtimex()
+    state = -1 if call is None else int(call(ctypes.create_string_buffer(_STRUCT_TIMEX_BYTES)))
+    return None if state < 0 else state
+
+
+@cache
+def _adjtimex() -> Any:
+    try:
+        return ctypes.CDLL(None).adjtimex
+    except (OSError, AttributeError):
+        return None

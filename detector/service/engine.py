@@ -1,0 +1,363 @@
+"""One live source heard by one detector: what arrives becomes records.
+
+What has been done since the process began.
+
+Warnings that would fill a log if each of them were written.
+
+Records of what happens while listening: numbered, with source, device and time, and handed to the sinks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+import uuid
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from detector.audio.levels import Loudness
+from detector.audio.live_source import Condition, ConditionName, LiveSource, Lost, News, Sound
+from detector.messages import AudioChunk, Event, Observer, Reason, Scores
+from detector.pipeline import Detector
+from detector.records import RECORD_VERSION, Origin, event_record
+from detector.service.clock import SampleClock, clock_is_synced, local_now, rfc3339
+from detector.sinks.base import Record
+
+_DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of the engines of a process, one after another."""
+
+    samples: Counter[int] = field(default_factory=Counter)
+    """Samples that were worked off, by their rate in Hz."""
+    busy_ns: int = 0
+    """Time that it took."""
+    frames: int = 0
+    """Frames that the network has judged."""
+    gaps: int = 0
+    """Resets because sound was lost."""
+    repairs: int = 0
+    """Resets because the network gave what is no number."""
+    sounds: int = 0
+    """Onsets reported."""
+    last_onset: Record | None = None
+    _durations: list[int] = field(default_factory=lambda: [0] * (len(_DURATIONS_S) + 1))
+
+    @property
+    def heard_s(self) -> float:
+        """Length of the sound that was worked off."""
+        return sum(count / rate for rate, count in self.samples.items())
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that it took."""
+        return self.busy_ns / 1e9
+
+    def add(self, samples: int, rate_hz: int, frames: int, taken_ns: int) -> None:
+        """Count a chunk of so many samples that became so many frames."""
+        self.samples[rate_hz] += samples
+        self.frames += frames
+        self.busy_ns += taken_ns
+        self._durations[bisect_left(_DURATIONS_S, taken_ns / 1e9)] += 1
+
+    def inference(self) -> dict[str, Any]:
+        """Return how many chunks took at most how long: bounds, cumulative counts and the sum."""
+        counts = list(itertools.accumulate(self._durations))
+        return {"le_s": list(_DURATIONS_S), "counts": counts, "sum_s": round(self.busy_s, 6)}
+
+
+_PAUSE_S: Final = 60.0
+
+
+class Seldom:
+    """Writes a warning, and those that follow within a minute as a number beside the next one."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        """Write to ``log``."""
+        self._log = log
+        self._written_at, self._kept_back = -math.inf, 0
+
+    def say(self, text: str, *values: object) -> None:
+        """Write a text with its values, as ``logging`` does, or count it."""
+        now = time.monotonic()
+        if now - self._written_at < _PAUSE_S:
+            self._kept_back += 1
+            return
+        more = f" (and {self._kept_back} like it since the last such line)" if self._kept_back else ""
+        self._log.warning(text + more, *values)
+        self._written_at, self._kept_back = now, 0
+
+
+State: TypeAlias = ConditionName | Literal["listening", "stopping", "reloaded", "clock", "calibration"]
+_log = logging.getLogger(__name__)
+_DECIMALS: Final = 6
+
+
+class Teller:
+    """Makes the records of one process; ``seq`` numbers them all, whatever their type."""
+
+    def __init__(self, source: str, submit: Callable[[Record], None]) -> None:
+        """Name the source in each record; ``submit`` takes them and must not wait."""
+        self.source, self._submit = source, submit
+        self.device = ""
+        """Stable id of the device that is open, or what was asked for."""
+        self.unlogged: frozenset[State] = frozenset()
+        """States whose beginning somebody else tells the user."""
+        self._seq = 0
+        self._losses = Seldom(_log)
+
+    def event(self, event: Event, origin: Origin, clock: SampleClock, level_dbfs: float | None) -> Record:
+        """Tell of an onset or an offset, and return its record."""
+        self._seq += 1
+        onset = event.offset_sample is None
+        sample = event.onset_sample if event.offset_sample is None else event.offset_sample
+        record = event_record(event, origin, self._seq) | {"time": rfc3339(clock.time_of(sample))}
+        if onset:
+            record["level_dbfs"] = level_dbfs
+        return self._send(record | self._circumstances())
+
+    def gap(self, lost: Lost, rate_hz: int, clock: SampleClock) -> None:
+        """Tell that sound was lost."""
+        self.tell(
+            "gap",
+            clock.time_of(lost.first_sample),
+            at_s=round(lost.first_sample / rate_hz, _DECIMALS),
+            lost_s=round(lost.samples / rate_hz, _DECIMALS),
+            cause=lost.cause,
+        )
+        self._losses.say("%s: %.2f s of sound lost (%s)", self.source, lost.samples / rate_hz, lost.cause)
+
+    def condition(self, condition: Condition) -> None:
+        """Tell that something about the source has begun or is over."""
+        level = logging.WARNING if condition.active else logging.INFO
+        self.status(condition.name, condition.detail, active=condition.active, level=level)
+
+    def status(self, state: State, detail: str, *, active: bool = True, level: int | None = logging.INFO) -> None:
+        """Tell of a change, and log it at a level; None: not at all."""
+        detail = " ".join(detail.split())
+        self.tell("status", local_now(), state=state, active=active, detail=detail)
+        if level is not None and not (active and state in self.unlogged):
+            _log.log(level, "%s", detail)
+
+    def tell(self, kind: str, moment: datetime, **fields: Any) -> None:
+        """Tell anything else, of a moment."""
+        self._send(self._make(kind, moment, fields))
+
+    def remind(self, submit: Callable[[Record], None], states: Iterable[tuple[State, bool, str]]) -> None:
+        """Tell one sink that has just begun what the states are, whether they are active, and the details."""
+        for state, active, detail in states:
+            submit(self._make("status", local_now(), {"state": state, "active": active, "detail": detail}))
+
+    def _make(self, kind: str, moment: datetime, fields: Mapping[str, Any]) -> Record:
+        self._seq += 1
+        head = {"v": RECORD_VERSION, "type": kind, "seq": self._seq, "source": self.source}
+        return head | {"time": rfc3339(moment)} | dict(fields) | self._circumstances()
+
+    def _circumstances(self) -> dict[str, Any]:
+        return {"device": self.device, "clock_synced": clock_is_synced()}
+
+    def _send(self, record: Record) -> Record:
+        self._submit(record)
+        return record
+
+
+_NOTHING: Final = np.empty(0, np.float32)
+
+
+@runtime_checkable
+class Hearer(Protocol):
+    """Somebody who wants the sound itself."""
+
+    def hear(self, chunk: AudioChunk) -> None:
+        """Take a chunk at the model's rate, without waiting."""
+
+
+class Engine:
+    """Takes what a source has, takes it through the detector, and tells what comes of it.
+
+    A stream begins with the engine: positions count from its first sample, and its events have ids
+    that no other stream has.
+    """
+
+    def __init__(
+        self, source: LiveSource, detector: Detector, teller: Teller, tally: Tally, only: Sequence[str] = ()
+    ) -> None:
+        """Take an open source and a detector with a fresh state; ``only``: labels to report, none is all."""
+        self._source, self._teller, self.tally = source, teller, tally
+        self.hearers: tuple[Hearer, ...] = ()
+        """Given each chunk before the events that it brings about."""
+        self._observer: Observer | None = None
+        self.rate_hz = detector.sample_rate_hz
+        self.clock = SampleClock(self.rate_hz)
+        self._loudness = Loudness(self.rate_hz)
+        self._scores: Scores = np.empty(0, np.float32)
+        self._stream = str(uuid.uuid4())
+        self._position = self._next_look = 0
+        self.has_heard = False
+        """Whether sound has arrived."""
+        self._conditions: dict[str, Condition] = {}
+        self._trouble = Seldom(_log)
+        self._use(detector, only)
+
+    @property
+    def source(self) -> LiveSource:
+        """Where the sound comes from."""
+        return self._source
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is the matter with the source now."""
+        return tuple(self._conditions.values())
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who looks into the detector."""
+        return self._observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._observer = self._detector.observer = observer
+
+    def use(self, detector: Detector, only: Sequence[str] = ()) -> None:
+        """Go on with another detector of the same rate; open events are closed."""
+        self.close_events("shutdown")
+        self._use(detector, only)
+        self._begin_anew()
+
+    def turn(self, timeout_s: float) -> bool:
+        """Wait that long for news at most and work them off; False behind the end of the sound.
+
+        Raises SourceError where the sound cannot go on, behind all that arrived.
+        """
+        news = self._source.take(timeout_s)
+        if news is None:
+            return False
+        for item in news:
+            self._take(item)
+        return True
+
+    def pause(self) -> None:
+        """End the events that are open; the next sound is greeted as the first one was."""
+        self.close_events("shutdown")
+        self.has_heard = False
+
+    def close_events(self, reason: Reason) -> None:
+        """Judge what sound there is, and end the events that are open; the detector begins anew."""
+        _, events = self._detector.finish(reason)
+        self._tell(events)
+        self._begin_anew()
+
+    def look_at_clock(self) -> None:
+        """Notice a wall clock that was set, and say so."""
+        step_s = self.clock.look()
+        if step_s is not None:
+            ahead = "forward" if step_s > 0 else "back"
+            detail = f"the clock was set {ahead} by {abs(step_s):.1f} s; times are by the new one from here on"
+            self._teller.status("clock", detail)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores of the last frame, by label."""
+        return dict(zip(self._detector.labels, self._scores.tolist(), strict=False))
+
+    def _use(self, detector: Detector, only: Sequence[str]) -> None:
+        self._detector, self._only = detector, frozenset(only or detector.labels)
+        detector.observer = self._observer
+        manifest = detector.manifest
+        self._origin = Origin(
+            source=self._teller.source,
+            stream=self._stream,
+            rate_hz=self.rate_hz,
+            model=f"{manifest.name}-{manifest.version}",
+            model_sha256=detector.sha256,
+        )
+
+    def _take(self, item: News) -> None:
+        match item:
+            case Sound():
+                self._hear(item)
+            case Lost():
+                self._lose(item)
+            case Condition():
+                self._note(item)
+
+    def _hear(self, sound: Sound) -> None:
+        begin = time.perf_counter_ns()
+        chunk, tally = sound.chunk, self.tally
+        self._position = chunk.first_sample + len(chunk.samples)
+        self.clock.hear(self._position, sound.heard_at_s)
+        tally.gaps += chunk.gap
+        self._loudness.push(chunk)
+        for hearer in self.hearers:
+            hearer.hear(chunk)
+        scores, events = self._detector.process_chunk(chunk)
+        if len(scores):
+            self._scores = scores[-1]
+        if not self._is_sound(scores):
+            events += self._repair()
+        if not self.has_heard:
+            self._greet()
+        self._tell(events)
+        tally.add(len(chunk.samples), self.rate_hz, len(scores), time.perf_counter_ns() - begin)
+
+    def _lose(self, lost: Lost) -> None:
+        """Close the events before the gap by the clock from before it."""
+        self._begin_anew()
+        self._teller.gap(lost, self.rate_hz, self.clock)
+        self.clock.lose()
+
+    def _note(self, condition: Condition) -> None:
+        if condition.active:
+            self._conditions[condition.name] = condition
+        else:
+            self._conditions.pop(condition.name, None)
+        if condition.name == "waiting" and condition.active:
+            self._begin_anew()  # nobody knows for how long: no event may stay open meanwhile
+        self._teller.device = self._source.figures.device
+        self._teller.condition(condition)
+
+    def _greet(self) -> None:
+        self.has_heard = True
+        self._teller.device = self._source.figures.device
+        sounds = len(self._only)
+        detail = f"listening to {self._teller.device} for {sounds} kind{'' if sounds == 1 else 's'} of sound"
+        self._teller.status("listening", detail)
+
+    def _is_sound(self, scores: Scores) -> bool:
+        """Tell whether the scores and, looked at once a second, the state behind them are numbers."""
+        if not np.isfinite(scores).all():
+            return False
+        if self._position < self._next_look:
+            return True
+        self._next_look = self._position + self.rate_hz
+        return self._detector.is_finite()
+
+    def _repair(self) -> list[Event]:
+        """Start the network anew: a state that is no number never mends itself."""
+        self.tally.repairs += 1
+        self._trouble.say("%s: the network gave what is no number and began anew", self._teller.source)
+        return self._detector.push_chunk(AudioChunk(_NOTHING, self._position, gap=True))
+
+    def _begin_anew(self) -> None:
+        """End open events with the sound so far; the next sample is the first that the detector knows."""
+        self._tell(self._detector.push_chunk(AudioChunk(_NOTHING, self._position, gap=True)))
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.label not in self._only:
+                continue
+            level = self._loudness.dbfs(event.onset_sample, event.emitted_sample + 1)
+            record = self._teller.event(event, self._origin, self.clock, level)
+            if event.kind == "onset":
+                self.tally.sounds += 1
+                self.tally.last_onset = record

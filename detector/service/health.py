@@ -1,0 +1,183 @@
+"""How the service is: for the health record, and for the line that systemd shows.
+
+How this process and the machine under it are.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from detector.audio.levels import FLOOR_DBFS
+from detector.audio.live_source import Condition, Figures
+from detector.service.engine import Tally
+from detector.sinks.base import Station
+
+_PROCESS: Final = Path("/proc/self")
+_THERMAL: Final = Path("/sys/class/thermal")
+_HWMON: Final = Path("/sys/class/hwmon")
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process; 0 where the system does not tell."""
+    try:
+        return int((_PROCESS / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def descriptors() -> int:
+    """Return how many files and sockets this process has open; 0 where the system does not tell."""
+    # The descriptor that lists them is not one of them.
+    return max(0, _entries(_PROCESS / "fd") - 1)
+
+
+def threads() -> int:
+    """Return how many threads this process has, those of libraries included; 0 where the system does not tell."""
+    return _entries(_PROCESS / "task")
+
+
+def temperature_c(folder: Path = _THERMAL) -> float | None:
+    """Return the temperature of the hottest zone; None where there is no thermometer."""
+    found = []
+    for file in folder.glob("thermal_zone*/temp"):
+        try:
+            found.append(int(file.read_text(encoding="ascii")) / 1000)
+        except (OSError, ValueError):
+            continue  # a zone that is switched off refuses to be read
+    return max(found, default=None)
+
+
+def is_under_voltage(folder: Path = _HWMON) -> bool | None:
+    """Return whether a Raspberry Pi gets too little voltage, or did since this was read last; None elsewhere."""
+    for sensor in sorted(folder.glob("hwmon*")):
+        try:
+            if (sensor / "name").read_text(encoding="ascii").strip() == "rpi_volt":
+                return (sensor / "in0_lcrit_alarm").read_text(encoding="ascii").strip() == "1"
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _entries(folder: Path) -> int:
+    try:
+        return sum(1 for _ in folder.iterdir())
+    except OSError:
+        return 0
+
+
+_COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")
+NO_SOURCE: Final = Figures(
+    device="",
+    device_rate_hz=0,
+    device_channels=0,
+    is_open=False,
+    conditions=(),
+    lost_s=0.0,
+    overruns=0,
+    reopens=0,
+    clipped_samples=0,
+    rms_dbfs=FLOOR_DBFS,
+    peak_dbfs=FLOOR_DBFS,
+    dc=0.0,
+    queue_depth=0.0,
+)
+"""What there is to say of a source that is closed."""
+
+
+@dataclass(slots=True)
+class _Mark:
+    heard_s: float = 0.0
+    busy_s: float = 0.0
+
+
+class Health:
+    """Adds up what the sources of a process have counted, and measures the speed from record to record."""
+
+    def __init__(self, tally: Tally) -> None:
+        """Begin to count the time."""
+        self._tally = tally
+        self._began_s = time.monotonic()
+        self._closed: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._mark = _Mark()
+        self.realtime_factor = 0.0
+        """Time that a second of sound took, lately; 1 is as fast as sound comes."""
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began_s
+
+    def retire(self, figures: Figures) -> None:
+        """Keep the counts of a source that is closed."""
+        for name in _COUNTED:
+            self._closed[name] += getattr(figures, name)
+
+    def fields(self, figures: Figures, sinks: Mapping[str, Mapping[str, float]], station: Station) -> dict[str, Any]:
+        """Return what a health record says besides what all records say; the speed is that since the last one."""
+        self._measure()
+        return self.state(figures, sinks, station)
+
+    def state(self, figures: Figures, sinks: Mapping[str, Mapping[str, float]], station: Station) -> dict[str, Any]:
+        """Return the same for whoever looks between two records."""
+        return {
+            "uptime_s": round(self.uptime_s, 3),
+            "heard_s": round(self._tally.heard_s, 3),
+            "realtime_factor": round(self._factor(), 5),
+            "lost_s": round(self._closed["lost_s"] + figures.lost_s, 3),
+            "overruns": int(self._closed["overruns"]) + figures.overruns,
+            "reopens": int(self._closed["reopens"]) + figures.reopens,
+            "rms_dbfs": _level(figures.rms_dbfs),
+            "peak_dbfs": _level(figures.peak_dbfs),
+            "dc": round(figures.dc, 5),
+            "clipped_samples": int(self._closed["clipped_samples"]) + figures.clipped_samples,
+            "silent": "silent" in figures.conditions,
+            "up": figures.is_open,
+            "queue_depth": round(figures.queue_depth, 3),
+            "rss_bytes": rss_bytes(),
+            "temperature_c": temperature_c(),
+            "under_voltage": is_under_voltage(),
+            "resets": self._tally.gaps + self._tally.repairs,
+            "frames": self._tally.frames,
+            "inference": self._tally.inference(),
+            "sinks": {name: dict(counts) for name, counts in sinks.items()},
+            "model": station.model,
+            "model_sha256": station.model_sha256,
+            "version": station.version,
+        }
+
+    def line(self, source: str, figures: Figures, conditions: tuple[Condition, ...]) -> str:
+        """Return the state in a line for people."""
+        waiting = [c.detail for c in conditions if c.name == "waiting"]
+        if waiting:
+            return waiting[0]
+        factor = self._factor()
+        state = "ok" if not conditions else ", ".join(c.name.replace("_", " ") for c in conditions)
+        overruns = int(self._closed["overruns"]) + figures.overruns
+        return f"{source} {state}, RTF {factor:.3f}, {overruns} xruns{self._last()}"
+
+    def _last(self) -> str:
+        onset = self._tally.last_onset
+        return f", last {onset['label']} {onset['score']:.2f} @{onset['time'][11:19]}" if onset else ""
+
+    def _measure(self) -> None:
+        heard_s, busy_s = self._since_mark()
+        self.realtime_factor = busy_s / heard_s if heard_s else 0.0
+        self._mark = _Mark(self._tally.heard_s, self._tally.busy_s)
+
+    def _factor(self) -> float:
+        """Return the speed since the last record; just after it, that before it."""
+        heard_s, busy_s = self._since_mark()
+        return busy_s / heard_s if heard_s else self.realtime_factor
+
+    def _since_mark(self) -> tuple[float, float]:
+        return self._tally.heard_s - self._mark.heard_s, self._tally.busy_s - self._mark.busy_s
+
+
+def _level(dbfs: float) -> float:
+    """Round a level; silence, which has none, gets the least."""
+    return round(max(FLOOR_DBFS, dbfs), 1)

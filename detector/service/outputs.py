@@ -1,0 +1,231 @@
+"""The sinks that the settings ask for, each behind a worker of its own.
+
+Which sinks the settings ask for, and how each is made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from detector.config.paths import state_directory
+from detector.config.secrets import broker_password, read_secret
+from detector.config.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Web, Webhook
+from detector.pipeline import Detector
+from detector.sinks.base import LiveSink, Record, SinkWorker, Station
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What sinks need besides their settings."""
+
+    station: Station
+    rate_hz: int
+    """The model's rate."""
+    on_listening: Callable[[bool], None] | None
+    """Called when somebody turns listening on or off; None: nobody can."""
+    on_clip: Callable[[Record], None]
+    """Called with the fields of a record for each clip that has been written."""
+    detector: Detector
+    """The detector that will hear, for those who look into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sink that is wanted."""
+
+    kind: str
+    identity: tuple[object, ...] = field(repr=False)
+    """All that the sink depends on: with the same, it can stay as it is. Never shown: it may hold a secret."""
+    make: Callable[[], LiveSink]
+
+    def is_like(self, other: Plan) -> bool:
+        """Tell whether the other would make the same sink."""
+        return (self.kind, self.identity) == (other.kind, other.identity)
+
+
+def plans(settings: Settings, wiring: Wiring) -> Iterator[Plan]:
+    """Yield a plan for each sink; raises ConfigError for a secret that cannot be read."""
+    if settings.stdout.enabled:
+        yield _stdout(settings.stdout)
+    yield from map(_file, settings.file)
+    if settings.database is not None:
+        yield _database(settings.database)
+    for broker in settings.mqtt:
+        yield _mqtt(broker, wiring)
+    if settings.metrics is not None:
+        yield _metrics(settings.metrics, wiring)
+    if settings.web is not None:
+        yield _web(settings.web, settings, wiring)
+    yield from map(_webhook, settings.webhook)
+    yield from map(_command, settings.command)
+    if settings.clips is not None:
+        yield _clips(settings.clips, wiring)
+
+
+def _plan(kind: str, sink: Callable[..., LiveSink], *identity: Any) -> Plan:
+    return Plan(kind, identity, lambda: sink(*identity))
+
+
+def _stdout(settings: Stdout) -> Plan:
+    from detector.sinks.stdout import StandardOutput
+
+    return _plan("stdout", StandardOutput, settings)
+
+
+def _file(settings: JsonFile) -> Plan:
+    from detector.sinks.json_file import JsonLinesFile
+
+    return _plan("file", JsonLinesFile, settings)
+
+
+def _database(settings: Database) -> Plan:
+    from detector.sinks.database import DatabaseSink
+
+    return _plan("database", DatabaseSink, settings, settings.path or state_directory() / "events.db")
+
+
+def _mqtt(settings: Mqtt, wiring: Wiring) -> Plan:
+    from detector.sinks.mqtt import MqttSink
+
+    identity = (settings, wiring.station, broker_password(settings))
+    return Plan("mqtt", identity, lambda: MqttSink(*identity, wiring.on_listening))
+
+
+def _metrics(settings: Metrics, wiring: Wiring) -> Plan:
+    from detector.sinks.prometheus import MetricsSink
+
+    return _plan("metrics", MetricsSink, settings, wiring.station, _secret(settings.token_file))
+
+
+def _web(web: Web, settings: Settings, wiring: Wiring) -> Plan:
+    from detector.web.sink import Archive, WebSink
+
+    database, clips = settings.database, settings.clips
+    archive = Archive(
+        database=None if database is None else database.path or state_directory() / "events.db",
+        clips=None if clips is None else clips.directory or state_directory() / "clips",
+    )
+    identity = (web, archive, wiring.station, wiring.detector.classes, _secret(web.token_file))
+    return Plan("web", identity, lambda: WebSink(web, archive, wiring.station, wiring.detector, identity[-1]))
+
+
+def _webhook(settings: Webhook) -> Plan:
+    from detector.sinks.webhook import WebhookSink
+
+    return _plan("webhook", WebhookSink, settings, _secret(settings.token_file))
+
+
+def _command(settings: Command) -> Plan:
+    from detector.sinks.command import CommandSink
+
+    return _plan("command", CommandSink, settings)
+
+
+def _clips(settings: Clips, wiring: Wiring) -> Plan:
+    from detector.sinks.clips import ClipSink
+
+    identity = (settings, settings.directory or state_directory() / "clips", wiring.rate_hz)
+    return Plan("clips", identity, lambda: ClipSink(*identity, wiring.on_clip))
+
+
+def _secret(file: Path | None) -> str | None:
+    return None if file is None else read_secret(file)
+
+
+_log = logging.getLogger(__name__)
+_CHANGE_S: Final = 1.5
+"""Time for sinks to end when the settings have changed; the sound waits in its buffer meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlet:
+    plan: Plan
+    sink: LiveSink
+    worker: SinkWorker
+
+
+class Outlets:
+    """All sinks: records go to each one's queue, and no sink knows of another."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._outlets: list[_Outlet] = []
+        self._leaving: list[SinkWorker] = []
+
+    @property
+    def sinks(self) -> tuple[LiveSink, ...]:
+        """The sinks themselves."""
+        return tuple(o.sink for o in self._outlets)
+
+    @property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """What became of the records, and what else a sink has to say of itself, by the name of the sink."""
+        return {o.worker.name: {**asdict(o.worker.counts), **getattr(o.sink, "figures", {})} for o in self._outlets}
+
+    def prepare(self, settings: Settings, wiring: Wiring) -> Callable[[], tuple[SinkWorker, ...]]:
+        """Make what is new in the settings, and return what puts it into service and gives the new workers.
+
+        Sinks whose settings are as before stay as they are. Raises ConfigError, before anything is
+        changed, for settings that a sink cannot have.
+        """
+        wanted = list(plans(settings, wiring))
+        kept = [o for o in self._outlets if any(o.plan.is_like(p) for p in wanted)]
+        made = [(p, p.make()) for p in wanted if not any(o.plan.is_like(p) for o in kept)]
+        return lambda: self._change(kept, made)
+
+    def submit(self, record: Record) -> None:
+        """Hand a record to every sink; never waits."""
+        for outlet in self._outlets:
+            outlet.worker.submit(record)
+
+    def reopen(self) -> None:
+        """Have files opened anew, after somebody has renamed them."""
+        for sink in self.sinks:
+            reopen: Callable[[], Any] | None = getattr(sink, "reopen", None)
+            if reopen is not None:
+                reopen()
+
+    def finish(self, kind: str, timeout_s: float) -> None:
+        """Have the sinks of a kind write everything and end, before the others do."""
+        _end([o.worker for o in self._outlets if o.plan.kind == kind], timeout_s)
+
+    def close(self, timeout_s: float) -> bool:
+        """Have everything written and closed within a time; False where a sink still hangs."""
+        workers = [*(o.worker for o in self._outlets), *self._leaving]
+        self._outlets = []
+        return _end(workers, timeout_s)
+
+    def _change(self, kept: list[_Outlet], made: list[tuple[Plan, LiveSink]]) -> tuple[SinkWorker, ...]:
+        # An address or a file belongs to one at a time: the old ones end before the new ones begin.
+        going = [o.worker for o in self._outlets if o not in kept]
+        self._outlets = kept
+        if not _end(going, _CHANGE_S):
+            self._leaving += [w for w in going if not w.join()]
+        new = [self._start(plan, sink) for plan, sink in made]
+        return tuple(o.worker for o in new)
+
+    def _start(self, plan: Plan, sink: LiveSink) -> _Outlet:
+        names = {o.worker.name for o in self._outlets}
+        name = next(n for n in _names(plan.kind) if n not in names)
+        outlet = _Outlet(plan, sink, SinkWorker(name, sink))
+        self._outlets = [*self._outlets, outlet]
+        return outlet
+
+
+def _names(kind: str) -> Iterator[str]:
+    yield kind
+    number = 2
+    while True:
+        yield f"{kind}-{number}"
+        number += 1
+
+
+def _end(workers: list[SinkWorker], timeout_s: float) -> bool:
+    for worker in workers:
+        worker.begin_close(timeout_s)
+    ended = [worker.join() for worker in workers]
+    return all(ended)

@@ -1,0 +1,407 @@
+"""All parts of a running service as the settings in force want them, and their change into what others want.
+
+What the settings make of the service: its model, its source, and what it is called.
+
+Somebody who shows people what the detector does, while they look.
+
+The sound as the detector hears it, kept in a file: to replay it, and to send it along with a complaint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+import soundfile
+
+from detector import __version__
+from detector.audio.live_source import Figures, LiveSource
+from detector.audio.sources import PcmStream, PlayedFile, RawFormat
+from detector.config.settings import Audio, Settings
+from detector.errors import ConfigError, DetectorError
+from detector.messages import AudioChunk, Insides, Reason
+from detector.pipeline import Detector
+from detector.service.clock import clock_is_synced, local_now, rfc3339
+from detector.service.engine import Engine, Hearer, State, Tally, Teller
+from detector.service.health import NO_SOURCE, Health
+from detector.service.outputs import Outlets, Wiring
+from detector.service.signals import Requests
+from detector.sinks.base import Station
+
+STDIN: Final = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What one run is asked for beyond the settings."""
+
+    raw: RawFormat | None = None
+    """How raw samples on standard input are written; None: mono, 16 bits, at the rate of the settings."""
+    wait: bool = True
+    """Whether to wait for a device that is not there."""
+    tee: Path | None = None
+    """File to keep the sound in as it is heard."""
+    plays_file: bool = False
+    """Whether the device is a sound file, which is heard at its own pace."""
+    loop: bool = False
+    """Whether that file begins anew at its end."""
+    is_filter: bool = False
+    """Whether to end when nobody reads standard output any more."""
+
+
+def make_detector(settings: Settings) -> Detector:
+    """Load the model; raises ManifestError for a wrong one, ConfigError for labels or thresholds it cannot have."""
+    listening = settings.listening
+    detector = Detector.load(listening.path, listening.thresholds)
+    for label in listening.only:
+        if label not in detector.labels:
+            raise ConfigError(f"only: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
+    return detector
+
+
+def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
+    """Tell whether a detector made of settings before would be made again of those after; its file may have changed."""
+    if before.listening != after.listening:
+        return False
+    try:
+        return hashlib.sha256(detector.path.read_bytes()).hexdigest() == detector.sha256
+    except OSError:
+        return False
+
+
+def make_station(settings: Settings, detector: Detector) -> Station:
+    """Return who is listening, to what, with which model."""
+    only = settings.listening.only or detector.labels
+    manifest = detector.manifest
+    return Station(
+        node=settings.node,
+        source=settings.audio.source,
+        device=settings.audio.device,
+        classes=tuple((c.label, c.category) for c in manifest.classes if c.label in only),
+        model=f"{manifest.name}-{manifest.version}",
+        model_sha256=detector.sha256,
+        version=__version__,
+    )
+
+
+def open_source(audio: Audio, model_rate_hz: int, wishes: Wishes) -> LiveSource:
+    """Begin to listen; a device that is absent is waited for.
+
+    Raises ConfigError for settings that cannot be, DeviceError where PortAudio is missing, SourceError for a file
+    that is missing or no sound.
+    """
+    if wishes.plays_file:
+        return PlayedFile(audio.device, model_rate_hz, loop=wishes.loop)
+    if audio.device == STDIN:
+        if os.isatty(0):
+            raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
+        if audio.channel != "mean":
+            raise ConfigError("audio.channel: of raw sound on standard input, the mean of its channels is heard")
+        raw = wishes.raw or RawFormat(audio.rate_hz or model_rate_hz)
+        return PcmStream(0, raw, model_rate_hz)
+    if os.sep in audio.device and Path(audio.device).is_file():
+        raise ConfigError(f"{audio.device} is a file, not a device; hear it with snn-detect replay")
+    from detector.audio.microphone import Microphone
+
+    return Microphone(audio, model_rate_hz)
+
+
+def is_same_pipe(before: Audio, after: Audio) -> bool:
+    """Tell whether both hear standard input, which cannot be begun anew in its middle.
+
+    Raises ConfigError where it would have to be.
+    """
+    if not before.device == after.device == STDIN:
+        return False
+    if before.rate_hz != after.rate_hz:
+        raise ConfigError("audio.rate_hz: raw sound on standard input cannot change its rate; restart to change it")
+    return True
+
+
+@runtime_checkable
+class Onlooker(Protocol):
+    """A sink that is also an observer of the detector, and may ask how the service is."""
+
+    @property
+    def wants_layers(self) -> bool:
+        """Whether anybody looks at the layers now."""
+
+    def see(self, insides: Insides) -> None:
+        """Take what a chunk brought about, without waiting."""
+
+    @property
+    def wants_state(self) -> bool:
+        """Whether anybody has asked how the service is since it was shown last."""
+
+    def show(self, state: Mapping[str, Any]) -> None:
+        """Take how the service is, without waiting."""
+
+
+_log = logging.getLogger(__name__)
+_LONGEST_GAP_S: Final = 60
+
+
+class Tee:
+    """Writes chunks to a WAV file of floats, which ``snn-detect replay`` hears just as they were heard.
+
+    Sound that was lost is silence in the file, a minute of it at most.
+    """
+
+    def __init__(self, path: Path, rate_hz: int) -> None:
+        """Begin the file; raises ConfigError where it cannot be written."""
+        self._path, self._rate_hz = path, rate_hz
+        self._next = 0
+        try:
+            self._file: soundfile.SoundFile | None = soundfile.SoundFile(
+                path, "w", rate_hz, 1, format="WAV", subtype="FLOAT"
+            )
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise ConfigError(f"--tee {path}: cannot be written ({error}); name another file") from error
+
+    def hear(self, chunk: AudioChunk) -> None:
+        """Append a chunk; where that fails, say so and write no more."""
+        if self._file is None:
+            return
+        lost = min(max(0, chunk.first_sample - self._next), _LONGEST_GAP_S * self._rate_hz)
+        self._next = chunk.first_sample + len(chunk.samples)
+        try:
+            if lost:
+                self._file.write(np.zeros(lost, np.float32))
+            self._file.write(chunk.samples)
+        except (OSError, soundfile.LibsndfileError) as error:
+            _log.warning("--tee %s: cannot be written any more: %s", self._path, error)
+            self.close()
+
+    def close(self) -> None:
+        """Complete the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+_SOURCE_S: Final = 0.3
+_STATEFUL: Final = ("mqtt", "metrics")
+"""Sinks that show states, and so have to be told of those that began before them."""
+
+
+class Workplace:
+    """The source with its engine, the sinks, and what makes records for them."""
+
+    def __init__(self, settings: Settings, wishes: Wishes, requests: Requests, tally: Tally) -> None:
+        """Load the model and start the sinks; raises DetectorError for settings that cannot be."""
+        self.settings, self._wishes, self._requests, self._tally = settings, wishes, requests, tally
+        self.health = Health(tally)
+        self.outlets = Outlets()
+        self.teller = Teller(settings.audio.source, self.outlets.submit)
+        self.teller.device = settings.audio.device
+        self.teller.unlogged = frozenset() if wishes.wait else frozenset({"waiting"})
+        self.engine: Engine | None = None
+        """None while there is no source."""
+        self._onlooker: Onlooker | None = None
+        self.is_paused = False
+        self.is_hung = False
+        """Whether a part did not end when it was asked to; the process then has to end without it."""
+        self._mismatch: str | None = None
+        self._heard_device: str | None = None
+        self._detector = make_detector(settings)
+        self.station = make_station(settings, self._detector)
+        self._tee = Tee(wishes.tee, self._detector.sample_rate_hz) if wishes.tee else None
+        self.outlets.prepare(settings, self._wiring(settings, self._detector))()
+
+    @property
+    def figures(self) -> Figures:
+        """How the source is."""
+        return NO_SOURCE if self.engine is None else self.engine.source.figures
+
+    @property
+    def rate_hz(self) -> int:
+        """The model's rate."""
+        return self._detector.sample_rate_hz
+
+    def listen(self) -> None:
+        """Open the source; raises DetectorError where it cannot be."""
+        self._listen(self.settings, self._detector)
+
+    def turn(self, timeout_s: float) -> bool:
+        """Work off what has arrived, waiting for it at most that long; False behind the end of the sound."""
+        if self.engine is None or self.is_paused:
+            time.sleep(timeout_s)
+            return True
+        goes_on = self.engine.turn(timeout_s)
+        self._compare_calibration()
+        return goes_on
+
+    def pause(self) -> None:
+        """Listen no more, and leave the device to others."""
+        self.is_paused = True
+        if self.engine is not None:
+            self.engine.pause()
+        if self.settings.audio.device != STDIN:  # whoever writes there waits
+            self._close_source()
+        self.teller.status("listening", "listening is switched off", active=False)
+
+    def resume(self) -> None:
+        """Listen again; raises DetectorError where the source cannot be opened."""
+        self.is_paused = False
+        if self.engine is None:
+            self.listen()
+
+    def change(self, settings: Settings) -> None:
+        """Take over other settings, building anew only what they change.
+
+        Raises DetectorError, with all as it was before, for settings that cannot be.
+        """
+        before = self.settings
+        detector = self._detector if is_current(self._detector, before, settings) else make_detector(settings)
+        take_over = self.outlets.prepare(settings, self._wiring(settings, detector))
+        self._change_source(settings, detector)
+        self.settings, self._detector = settings, detector
+        self.station = make_station(settings, detector)
+        self.teller.source = settings.audio.source
+        states = self._states()
+        for worker in take_over():
+            if worker.name.startswith(_STATEFUL):
+                self.teller.remind(worker.submit, states)
+        self._connect()
+
+    def tell_health(self) -> None:
+        """Tell how the service is."""
+        fields = self.health.fields(self.figures, self.outlets.figures, self.station)
+        fields["calibrated"] = None if self.settings.calibration is None else self._mismatch is None
+        metrics = self.settings.metrics
+        if metrics is not None and metrics.scores and self.engine is not None:
+            fields["scores"] = self.engine.scores
+        self.teller.tell("health", local_now(), **fields)
+
+    def show_state(self) -> None:
+        """Show how the service is to those who ask for it now."""
+        if self._onlooker is not None and self._onlooker.wants_state:
+            self._onlooker.show(self._state())
+
+    def tell_clips(self) -> None:
+        """Tell of the clips that have been written since the last time."""
+        clips = self._requests.clips
+        while clips:
+            self.teller.tell("clip", local_now(), **clips.popleft())
+
+    def end(self, reason: Reason, fault: str | None, timeout_s: float) -> None:
+        """Close open events, tell that this is the end and of what went wrong, and end all parts within a time."""
+        until = time.monotonic() + timeout_s
+        if self.engine is not None:
+            self.engine.close_events(reason)
+        self.outlets.finish("clips", timeout_s / 2)
+        self.tell_clips()
+        detail = f"stopping: {fault}" if fault else "stopping"
+        self.teller.status("stopping", detail, level=None if fault else logging.INFO)
+        closing = threading.Thread(target=self._close_source, name="source-close", daemon=True)
+        closing.start()
+        left_s = max(0.1, until - time.monotonic())
+        if not self.outlets.close(left_s):
+            self.is_hung = True
+        closing.join(_SOURCE_S)
+        self.is_hung = self.is_hung or closing.is_alive()
+        if self._tee is not None:
+            self._tee.close()
+
+    def _state(self) -> dict[str, Any]:
+        conditions = self.engine.conditions if self.engine is not None else ()
+        figures = self.figures
+        return {
+            "time": rfc3339(local_now()),
+            "clock_synced": clock_is_synced(),
+            "device": self.teller.device,
+            "device_rate_hz": figures.device_rate_hz,
+            "paused": self.is_paused,
+            "conditions": [{"name": c.name, "detail": c.detail} for c in conditions],
+            **self.health.state(figures, self.outlets.figures, self.station),
+        }
+
+    def _compare_calibration(self) -> None:
+        """Tell, once each time, that the thresholds were measured with another device or model, or no longer so."""
+        calibration, found = self.settings.calibration, None
+        if self.engine is not None and self.engine.has_heard:
+            self._heard_device = self.teller.device
+        if calibration is not None:
+            found = calibration.mismatch(self._heard_device, self.station.model, self.station.model_sha256)
+        if found == self._mismatch:
+            return
+        self._mismatch = found
+        level = logging.WARNING if found else logging.INFO
+        detail = found or "the thresholds fit the device and the model again"
+        self.teller.status("calibration", detail, active=found is not None, level=level)
+
+    def _wiring(self, settings: Settings, detector: Detector) -> Wiring:
+        return Wiring(
+            station=make_station(settings, detector),
+            rate_hz=detector.sample_rate_hz,
+            on_listening=self._requests.set_listening,
+            on_clip=self._requests.clips.append,
+            detector=detector,
+        )
+
+    def _change_source(self, settings: Settings, detector: Detector) -> None:
+        """Go over to another source or detector, as far as they are others; on an error, back to those before."""
+        is_same = self._is_same_source(settings, detector)
+        if self.engine is None:
+            return  # whoever listens again will find the new settings
+        if is_same:
+            if detector is not self._detector:
+                self.engine.use(detector, settings.listening.only)
+            return
+        self.engine.close_events("shutdown")
+        self._close_source()
+        try:
+            self._listen(settings, detector)
+        except DetectorError:
+            self._listen(self.settings, self._detector)
+            raise
+
+    def _is_same_source(self, settings: Settings, detector: Detector) -> bool:
+        is_same_rate = detector.sample_rate_hz == self._detector.sample_rate_hz
+        if is_same_pipe(self.settings.audio, settings.audio):
+            if not is_same_rate:
+                raise ConfigError("listening.path: this model hears at another rate; restart to change to it")
+            return True
+        return is_same_rate and settings.audio == self.settings.audio
+
+    def _listen(self, settings: Settings, detector: Detector) -> None:
+        source = open_source(settings.audio, detector.sample_rate_hz, self._wishes)
+        detector.reset()
+        self.teller.source = settings.audio.source
+        self.engine = Engine(source, detector, self.teller, self._tally, settings.listening.only)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Give the sound to those who want it, and let those look who want to."""
+        self._onlooker = next((sink for sink in self.outlets.sinks if isinstance(sink, Onlooker)), None)
+        if self.engine is not None:
+            hearers: list[Hearer] = [sink for sink in self.outlets.sinks if isinstance(sink, Hearer)]
+            self.engine.hearers = (*hearers, *([self._tee] if self._tee else []))
+            self.engine.observer = self._onlooker
+
+    def _close_source(self) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            self.health.retire(engine.source.figures)
+            engine.source.close()
+
+    def _states(self) -> list[tuple[State, bool, str]]:
+        """Return what holds now, as status records tell it."""
+        found: list[tuple[State, bool, str]] = []
+        if self.is_paused:
+            found.append(("listening", False, "listening is switched off"))
+        elif self.engine is not None:
+            found += [(c.name, True, c.detail) for c in self.engine.conditions]
+            if self.engine.has_heard:
+                found.append(("listening", True, "listening"))
+        if self._mismatch:
+            found.append(("calibration", True, self._mismatch))
+        return found

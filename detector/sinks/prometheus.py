@@ -1,0 +1,82 @@
+"""Figures for Prometheus over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from detector.config.secrets import split_address, token_required
+from detector.config.settings import Metrics
+from detector.errors import ConfigError
+from detector.sinks.base import LiveSink, Record, Station, TryAgainError
+from detector.sinks.metrics_server import MetricsServer
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from detector.sinks.metrics_figures import Figures
+
+_EXTRA: Final = "metrics need prometheus-client: pip install 'snn-detect[metrics]'"
+
+
+class MetricsSink(LiveSink):
+    """Counts what records say, and serves it on ``/metrics``."""
+
+    types = frozenset({"onset", "offset", "gap", "status", "health", "clip"})
+
+    def __init__(self, settings: Metrics, station: Station, token: str | None) -> None:
+        """Prepare; raises ConfigError for an address beyond loopback without a token, or without prometheus-client."""
+        self._host, self._port = split_address(settings.address)
+        self._address, self._token = settings.address, token
+        if token is None and token_required(settings.address):
+            raise ConfigError(f"metrics address {settings.address} is open to others: set token_file, or use 127.0.0.1")
+        self._figures, self._registry = _registry(station, scores=settings.scores)
+        self._server: MetricsServer | None = None
+
+    @property
+    def port(self) -> int:
+        """The port in use; 0 while there is none."""
+        return self._server.port if self._server else 0
+
+    def open(self) -> None:
+        """Begin to listen; raises TryAgainError while the address is taken or not there yet."""
+        try:
+            server = MetricsServer(self._host, self._port, self._token, self._page)
+        except OSError as error:
+            raise TryAgainError(f"metrics cannot listen on {self._address}: {error.strerror}") from error
+        # A name means what the resolver says.
+        if self._token is None and not ipaddress.ip_address(str(server.server_address[0])).is_loopback:
+            server.stop()
+            raise ConfigError(f"metrics address {self._address} is not loopback here: use 127.0.0.1, or set token_file")
+        self._server = server
+
+    def write(self, record: Record) -> None:
+        """Count a record."""
+        self._figures.take(record)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def _page(self, accept: str) -> tuple[bytes, str]:
+        from prometheus_client.exposition import choose_encoder
+
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+def _registry(station: Station, *, scores: bool) -> tuple[Figures, CollectorRegistry]:
+    try:
+        from prometheus_client import CollectorRegistry, ProcessCollector
+
+        from detector.sinks.metrics_figures import Figures
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("prometheus_client"):
+            raise
+        raise ConfigError(_EXTRA) from error
+    figures, registry = Figures(station, scores=scores), CollectorRegistry()
+    registry.register(figures)
+    ProcessCollector(registry=registry)
+    return figures, registry

@@ -1,1 +1,0 @@
-"""What the detector hears, in a terminal."""

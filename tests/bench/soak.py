@@ -1,0 +1,241 @@
+"""Hours of sound in minutes, through all parts of the service, to see whether anything grows or drifts away.
+
+    python -m tests.bench.soak --hours 24
+
+The demo scene is written to a pipe again and again, as fast as it is taken; events go to a database
+and to a file in a folder that is removed at the end. The exit code is 1 where a limit is missed.
+
+Scores at the end are compared with those of detectors that began a minute or two before. They are
+not the same bits: as long as there is sound, an encoder that sends changes keeps the phase of its
+steps, so that single spikes differ for good between any two beginnings. But hours must not part a
+detector further from fresh ones than these are from each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.audio.sources import read_sound
+from detector.config.settings import Audio, Database, JsonFile, Listening, Settings, Stdout
+from detector.messages import Samples
+from detector.pipeline import Detector
+from detector.service.engine import Tally
+from detector.service.health import descriptors, rss_bytes, threads
+from detector.service.runtime import STDIN, Wishes, Workplace
+from detector.service.signals import Requests
+
+MOST_GROWTH_BYTES: Final = 5_000_000
+_SPREADS: Final = 2
+"""How much further than fresh detectors are from each other, on average, the old one may be from them."""
+_FIRST_S: Final = 60
+_FRESH_S: Final = (60, 75, 90, 105)
+"""How long before the end the detectors begin that the old one is compared with."""
+_COMPARED_S: Final = 30
+_STEP_S: Final = 0.025
+_STEP_PAUSE_S: Final = 0.005
+"""The sound that is compared comes in small steps with pauses, so that the scores of nearly every frame are seen."""
+_TURN_S: Final = 0.2
+_END_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How the process is at one moment."""
+
+    heard_s: float
+    rss_bytes: int
+    descriptors: int
+    threads: int
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, hours: float, model: Path | None, folder: Path) -> None:
+        """Prepare; the parts live in ``folder``."""
+        self._database = folder / "events.db"
+        self._settings = Settings(
+            audio=Audio(device=STDIN),
+            listening=Listening(path=model),
+            stdout=Stdout(enabled=False),
+            file=(JsonFile(path=folder / "events.jsonl"),),
+            database=Database(path=self._database),
+        )
+        self._tally = Tally()
+        self._work = Workplace(self._settings, Wishes(), Requests(is_service=False), self._tally)
+        self._rate_hz = self._work.rate_hz
+        scene = read_sound(str(resources.files("models") / "demo" / "scene.flac"), self._rate_hz)
+        self._pcm = np.round(scene * 32767).astype("<i2")
+        self._seconds = round(hours * 3600)
+        self._looks: list[_Look] = []
+        self._scores: list[tuple[int, dict[str, float]]] = []
+        """Of the sound that is compared, and no more: a day's would look like a leak."""
+
+    def run(self) -> dict[str, Any]:
+        """Work off all sound and return the figures."""
+        begin, cpu = time.perf_counter(), time.process_time()
+        reader, writer = os.pipe()
+        os.dup2(reader, 0)
+        os.close(reader)
+        threading.Thread(target=self._write, args=(writer,), name="soak-writer", daemon=True).start()
+        self._work.listen()
+        # The last look comes while there is still sound: at its end threads and descriptors go.
+        due = sorted({_FIRST_S, *range(3600, self._seconds, 3600), self._seconds - _COMPARED_S})
+        while self._work.turn(_TURN_S):
+            self._remember()
+            if due and self._tally.heard_s >= due[0]:
+                self._look()
+                del due[0]
+        wall_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
+        if self._work.engine is not None:
+            self._work.engine.close_events("end_of_stream")
+        while any(s["waiting"] for s in self._work.outlets.figures.values()):
+            time.sleep(_TURN_S)
+        sinks = self._work.outlets.figures
+        self._work.end("end_of_stream", None, _END_S)
+        return self._figures(wall_s, cpu_s, sinks)
+
+    def _write(self, writer: int) -> None:
+        """Write the scene again and again, for as long as is wanted."""
+        left = total = self._seconds * self._rate_hz
+        with contextlib.suppress(OSError), os.fdopen(writer, "wb") as pipe:
+            while left > 0:
+                slowly = left <= _COMPARED_S * self._rate_hz
+                size = round(_STEP_S * self._rate_hz) if slowly else left - _COMPARED_S * self._rate_hz
+                part = self._part(total - left, min(left, size))
+                pipe.write(part.tobytes())
+                left -= len(part)
+                if slowly:
+                    pipe.flush()
+                    time.sleep(_STEP_PAUSE_S)
+
+    def _part(self, first: int, most: int) -> NDArray[np.int16]:
+        """Return the scene from a sample of the sound on, so many samples and to its end at most."""
+        at = first % len(self._pcm)
+        return self._pcm[at : at + most]
+
+    def _look(self) -> None:
+        self._work.tell_health()
+        self._looks.append(_Look(self._tally.heard_s, rss_bytes(), descriptors(), threads()))
+
+    def _remember(self) -> None:
+        if self._work.engine is not None and self._tally.heard_s >= self._seconds - _COMPARED_S:
+            self._scores.append((self._tally.samples[self._rate_hz], self._work.engine.scores))
+
+    def _figures(self, wall_s: float, cpu_s: float, sinks: dict[str, Any]) -> dict[str, Any]:
+        first, last = self._looks[0], self._looks[-1]
+        compared, difference, spread = self._compare()
+        figures = {
+            "hours": self._tally.heard_s / 3600,
+            "wall_s": wall_s,
+            "cpu_s": cpu_s,
+            "times_real_time": self._tally.heard_s / wall_s,
+            "events": self._tally.sounds,
+            "events_stored": self._stored(),
+            "repairs": self._tally.repairs,
+            "rss_first_minute_mb": first.rss_bytes / 1e6,
+            "rss_end_mb": last.rss_bytes / 1e6,
+            "rss_most_mb": max(look.rss_bytes for look in self._looks) / 1e6,
+            "rss_by_hour_mb": [look.rss_bytes / 1e6 for look in self._looks],
+            "descriptors": [first.descriptors, last.descriptors],
+            "threads": [first.threads, last.threads],
+            "compared_frames": compared,
+            "mean_difference": difference,
+            "mean_difference_of_fresh": spread,
+            "sinks": sinks,
+        }
+        growth = last.rss_bytes - first.rss_bytes
+        stored = figures["events_stored"] == figures["events"]
+        lost = sum(s["dropped"] + s["failed"] for s in sinks.values())
+        figures["good"] = {
+            "memory": growth < MOST_GROWTH_BYTES,
+            "descriptors": last.descriptors == first.descriptors,
+            "threads": last.threads == first.threads,
+            "scores": compared > 0 and difference <= _SPREADS * spread,
+            "sinks": stored and not lost,
+        }
+        return figures
+
+    def _stored(self) -> int:
+        """Return how many events of the database have both their ends."""
+        with contextlib.closing(sqlite3.connect(self._database)) as connection:
+            query = "SELECT count(*) FROM events WHERE offset_s IS NOT NULL"
+            return int(connection.execute(query).fetchone()[0])
+
+    def _compare(self) -> tuple[int, float, float]:
+        """Compare the scores of the end: how many frames, the mean difference from fresh detectors, and among these."""
+        detector = Detector.load(self._settings.listening.path)
+        f = detector.manifest.features
+        total = self._seconds * self._rate_hz
+        since = total - _COMPARED_S * self._rate_hz
+        old = {p: np.array(list(scores.values())) for p, scores in self._scores if p >= since and scores}
+        fresh = []
+        for before_s in _FRESH_S:
+            # From a frame's beginning on, so that all see the same frames.
+            start = max(0, total - before_s * self._rate_hz) // f.hop_length * f.hop_length
+            scores = detector.score(self._sound(start, total))
+            fresh.append(np.stack([scores[(p - start - f.frame_length) // f.hop_length] for p in old]))
+        among = [np.abs(a - b).mean() for a, b in itertools.combinations(fresh, 2)]
+        apart = [np.abs(np.stack([*old.values()]) - a).mean() for a in fresh]
+        return len(old), float(np.mean(apart)), float(np.mean(among))
+
+    def _sound(self, first: int, end: int) -> Samples:
+        positions = np.arange(first, end) % len(self._pcm)
+        return self._pcm[positions].astype(np.float32) / np.float32(32768)
+
+
+@click.command()
+@click.option("--hours", type=click.FloatRange(min=0.05), default=24.0, show_default=True, help="Hours of sound.")
+@click.option("--model", type=click.Path(path_type=Path), help="Model file; default: the one that ships.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def main(hours: float, model: Path | None, *, as_json: bool) -> None:
+    """Listen to hours of sound as fast as can be, and look whether anything grows."""
+    with tempfile.TemporaryDirectory(prefix="snn-soak-") as folder:
+        figures = Soak(hours, model, Path(folder)).run()
+    if as_json:
+        click.echo(json.dumps(figures, indent=2, allow_nan=False))
+    else:
+        _print_table(figures)
+    sys.exit(0 if all(figures["good"].values()) else 1)
+
+
+def _print_table(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    f, good = figures, figures["good"]
+    table = Table("measure", "value", "", title=f"{f['hours']:.2f} hours of sound")
+    rows = (
+        ("time", f"{f['wall_s']:.0f} s, {f['cpu_s']:.0f} CPU s: {f['times_real_time']:.0f} times real time", None),
+        ("sounds", f"{f['events']}, the network began anew {f['repairs']} times", None),
+        ("memory after a minute / at the end", f"{f['rss_first_minute_mb']:.1f} / {f['rss_end_mb']:.1f} MB", "memory"),
+        ("descriptors", " / ".join(map(str, f["descriptors"])), "descriptors"),
+        ("threads", " / ".join(map(str, f["threads"])), "threads"),
+        ("scores apart from fresh starts", f"{f['mean_difference']:.4f} in {f['compared_frames']} frames", "scores"),
+        ("fresh starts apart from each other", f"{f['mean_difference_of_fresh']:.4f}", None),
+        ("sounds in the database", str(f["events_stored"]), "sinks"),
+        ("records lost", ", ".join(f"{n} {s['dropped'] + s['failed']}" for n, s in f["sinks"].items()), "sinks"),
+    )
+    for name, value, limit in rows:
+        table.add_row(name, value, "" if limit is None else "good" if good[limit] else "MISSED")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""A device for faults that no real one can be made to have: it hangs, runs over, or goes when told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.audio.capture import StreamFormat
+from detector.audio.live_source import Condition, Lost, News, Sound
+from detector.audio.microphone import Microphone
+from detector.config.settings import Audio
+from detector.errors import DeviceError
+
+DEADLINE_S = 30.0
+RATE = 16000
+
+
+class FakeDevice:
+    """Gives a ramp that counts its frames, at the pace of the clock, for as long as it is there."""
+
+    def __init__(self, rate_hz: int = RATE, channels: int = 1) -> None:
+        self.format = StreamFormat("fake", rate_hz, channels, None)
+        self.is_there = True
+        self.is_frozen = False
+        """Gives nothing more, without being lost."""
+        self.hangs = threading.Event()
+        """While this is set, no call comes back."""
+        self.overrun = False
+        self.opened = self.closed = self.restarted = 0
+        self.began_s = 0.0
+        self.value: Callable[[NDArray[np.int64]], NDArray[np.float64]] = lambda n: (n % 1000) / 2000 - 0.25
+        self.pace = 1.0
+
+    def __call__(self) -> FakeStream:
+        self.wait()
+        if not self.is_there:
+            raise DeviceError("device 'fake' is not there")
+        self.opened += 1
+        return FakeStream(self)
+
+    def wait(self) -> None:
+        while self.hangs.is_set():
+            time.sleep(0.01)
+
+
+class FakeStream:
+    def __init__(self, device: FakeDevice) -> None:
+        self.format = device.format
+        self._device = device
+        self._read = 0
+        self._overrun = False
+        self._began_s = device.began_s = time.monotonic()
+
+    def available(self) -> int:
+        self._device.wait()
+        if not self._device.is_there:
+            raise DeviceError("fake is lost")
+        if self._device.is_frozen:
+            return 0
+        frames = (time.monotonic() - self._began_s) * self.format.rate_hz * self._device.pace
+        if self._device.overrun:  # what waited is gone
+            self._device.overrun, self._overrun = False, True
+            self._read = int(frames)
+        return int(frames) - self._read
+
+    def read(self, frames: int) -> tuple[memoryview, bool]:
+        overrun, self._overrun = self._overrun, False
+        values = self._device.value(np.arange(self._read, self._read + frames))
+        self._read += frames
+        block = np.repeat(values[:, None], self.format.channels, axis=1).astype(np.float32)
+        return memoryview(block.tobytes()), overrun
+
+    def restart(self) -> None:
+        self._device.restarted += 1
+        self._read += self.available()
+
+    def close(self) -> None:
+        self._device.wait()
+        self._device.closed += 1
+
+
+class Ear:
+    """Takes all news of a microphone, and checks what must always hold."""
+
+    def __init__(self, device: FakeDevice, buffer_s: float = 5.0, rate_hz: int = RATE) -> None:
+        self.device = device
+        self.microphone = Microphone(Audio(device="fake", buffer_s=buffer_s), rate_hz, device)
+        self.news: list[News] = []
+        self._next = 0
+        self._gap = False
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Take news until something holds."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not holds():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never came; conditions were {self.conditions}")
+            self.take()
+
+    def take(self, timeout_s: float = 0.05) -> None:
+        for item in self.microphone.take(timeout_s) or []:
+            self.news.append(item)
+            if isinstance(item, Lost):
+                assert item.first_sample == self._next
+                self._next += item.samples
+                self._gap = True
+            elif isinstance(item, Sound):
+                assert item.chunk.first_sample == self._next
+                assert item.chunk.gap == self._gap
+                self._gap = False
+                self._next += item.chunk.samples.size
+
+    def hear(self, seconds: float) -> None:
+        """Take news until so much more sound has come."""
+        until = self.heard_s + seconds
+        self.until(lambda: self.heard_s >= until)
+
+    @property
+    def heard_s(self) -> float:
+        return sum(n.chunk.samples.size for n in self.news if isinstance(n, Sound)) / RATE
+
+    @property
+    def skew_s(self) -> float:
+        """How far positions and the clock have come apart between the first sound and the last."""
+        sounds = [n for n in self.news if isinstance(n, Sound)]
+        began = [s.heard_at_s - (s.chunk.first_sample + s.chunk.samples.size) / RATE for s in sounds]
+        return began[-1] - began[0]
+
+    @property
+    def lost(self) -> list[Lost]:
+        return [n for n in self.news if isinstance(n, Lost)]
+
+    @property
+    def conditions(self) -> list[tuple[str, bool]]:
+        return [(n.name, n.active) for n in self.news if isinstance(n, Condition)]
+
+
+@contextmanager
+def listening(device: FakeDevice, buffer_s: float = 5.0) -> Iterator[Ear]:
+    ear = Ear(device, buffer_s)
+    try:
+        yield ear
+    finally:
+        device.hangs.clear()
+        ear.microphone.close()

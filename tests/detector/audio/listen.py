@@ -1,0 +1,144 @@
+"""A process that listens: news as JSON lines on its standard output, commands on its standard input.
+
+PortAudio is one for a whole process and takes the sound server from the environment, so tests listen
+in a process of their own. Commands: ``figures``, ``census``, ``stall SECONDS``, ``cycle TIMES``, ``end``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.audio import capture
+from detector.audio import capture as supervisor
+from detector.audio.live_source import Condition, Lost, News, Sound
+from detector.audio.microphone import Microphone
+from detector.config.settings import Audio
+from detector.errors import DetectorError
+
+
+def tell(kind: str, **values: Any) -> None:
+    sys.stdout.write(json.dumps({"kind": kind, **values}) + "\n")
+    sys.stdout.flush()
+
+
+def census() -> dict[str, int]:
+    """Count what must not grow."""
+    return {
+        "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        "threads": sum(1 for _ in Path("/proc/self/task").iterdir()),
+        "python_threads": threading.active_count(),
+    }
+
+
+class Listener:
+    """Keeps all sound with its positions, and tells of everything else."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._audio = Audio(**options["audio"])
+        self._rate_hz = options.get("rate_hz", 16000)
+        self.source = Microphone(self._audio, self._rate_hz)
+        self.parts: list[Sound] = []
+        self._loud = False
+
+    def note(self, news: list[News] | None) -> None:
+        for item in news or []:
+            match item:
+                case Sound():
+                    if not self.parts or item.chunk.gap:
+                        tell("sound", first_sample=item.chunk.first_sample, gap=item.chunk.gap)
+                    delay_s = time.monotonic() - item.heard_at_s
+                    self.parts.append(item)
+                    if not self._loud and item.chunk.samples.any():
+                        self._loud = True
+                        tell("loud", at_s=time.monotonic(), delay_s=delay_s)
+                case Lost():
+                    tell("lost", **dataclasses.asdict(item))
+                case Condition():
+                    tell("condition", **dataclasses.asdict(item))
+
+    def cycle(self, times: int) -> None:
+        """Close and open, hearing something each time."""
+        for _ in range(times):
+            self.source.close()
+            self.source = Microphone(self._audio, self._rate_hz)
+            deadline = time.monotonic() + 30
+            while not any(isinstance(n, Sound) for n in self.source.take(0.2) or []):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("no sound")
+
+    def save(self, path: str) -> None:
+        """Write the samples, where each chunk begins, and when its end was heard."""
+        np.savez(
+            path,
+            samples=np.concatenate([np.empty(0, np.float32), *(p.chunk.samples for p in self.parts)]),
+            first=np.array([p.chunk.first_sample for p in self.parts], np.int64),
+            length=np.array([p.chunk.samples.size for p in self.parts], np.int64),
+            gap=np.array([p.chunk.gap for p in self.parts], np.bool_),
+            heard_at_s=np.array([p.heard_at_s for p in self.parts]),
+        )
+
+
+def obey(listener: Listener, command: str) -> None:
+    """Do what a line on standard input asks for, and tell when it is done."""
+    verb, _, value = command.partition(" ")
+    answer: dict[str, Any] = {}
+    match verb:
+        case "figures":
+            answer = dataclasses.asdict(listener.source.figures)
+        case "census":
+            answer = census()
+        case "stall":
+            time.sleep(float(value))
+        case "cycle":
+            listener.cycle(int(value))
+    tell(verb, **answer)
+
+
+def read_commands(commands: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        commands.put(line.strip())
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    if options.get("no_write_execute"):
+        import ctypes
+
+        # PR_SET_MDWE: no memory that is writable and executable, as MemoryDenyWriteExecute= has it.
+        if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
+            tell("unsupported")
+            return
+    if options.get("impatient"):
+        capture._NO_FRAMES_S, capture._PAUSE_S, supervisor._HUNG_S = 1.5, (0.2, 1.0), 2.0  # type: ignore[misc]
+    try:
+        listener = Listener(options)
+    except DetectorError as error:
+        tell("error", text=str(error), code=error.exit_code)
+        return
+    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=read_commands, args=(commands,), daemon=True).start()
+    tell("ready", pid=os.getpid())
+    while True:
+        listener.note(listener.source.take(0.1))
+        while not commands.empty():
+            command = commands.get()
+            if command == "end":
+                listener.source.close()
+                listener.save(options["save"])
+                tell("end", **dataclasses.asdict(listener.source.figures))
+                return
+            obey(listener, command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""Files and raw samples: what is read, and what is told of what cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from detector.audio.sources import PCM_FORMATS, FileSource, PcmSource, Source, in_real_time
+from detector.errors import ConfigError, SourceError
+from detector.messages import AudioChunk, Samples
+
+RATE = 16000
+RATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000)
+FORMATS = {"WAV": RATES, "FLAC": RATES, "OGG": RATES, "MP3": RATES[:-1]}
+
+
+def tone(rate: int, seconds: float = 1.7, channels: int = 1) -> NDArray[np.float64]:
+    """Return a tone with noise, (frames, channels), each channel another."""
+    t = np.arange(round(rate * seconds))[:, None] / rate
+    noise = np.random.default_rng(5).normal(0, 0.05, (t.size, channels))
+    return 0.3 * np.sin(2 * np.pi * 440 * (1 + np.arange(channels)) * t) + noise
+
+
+def write(path: Path, rate: int = RATE, seconds: float = 1.7, channels: int = 1, **options: Any) -> Path:
+    soundfile.write(path, tone(rate, seconds, channels), rate, **options)
+    return path
+
+
+def gather(source: Source) -> tuple[Samples, SourceError | None]:
+    """Return all samples of a source, checking their numbers, and the fault behind them."""
+    parts: list[Samples] = []
+    fault = None
+    try:
+        for chunk in source:
+            assert chunk.first_sample == sum(map(len, parts))
+            assert chunk.samples.dtype == np.float32
+            assert not chunk.gap
+            parts.append(chunk.samples.copy())
+    except SourceError as error:
+        fault = error
+    finally:
+        source.close()
+    assert "\n" not in str(fault)
+    return np.concatenate(parts) if parts else np.empty(0, np.float32), fault
+
+
+def expected(path: Path) -> Samples:
+    """Return the whole file read, mixed and resampled at once."""
+    data, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = data.mean(axis=1, dtype=np.float64).astype(np.float32)
+    result: Samples = mono if rate == RATE else soxr.resample(mono, rate, RATE, quality="HQ")
+    return result
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_every_format_and_rate_equals_the_file_resampled_at_once(tmp_path: Path, kind: str, channels: int) -> None:
+    for rate in FORMATS[kind]:
+        path = write(tmp_path / f"{rate}.{kind.lower()}", rate, channels=channels)
+        samples, fault = gather(FileSource(path, RATE, 1600))
+        assert fault is None
+        np.testing.assert_allclose(samples, expected(path), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM"])
+def test_every_sample_type_of_wav(tmp_path: Path, subtype: str) -> None:
+    path = write(tmp_path / "a.wav", subtype=subtype)
+    samples, fault = gather(FileSource(path, RATE))
+    assert fault is None
+    np.testing.assert_array_equal(samples, expected(path))
+
+
+@pytest.mark.parametrize("channels", [3, 4, 100])
+def test_channels_are_averaged(tmp_path: Path, channels: int) -> None:
+    path = write(tmp_path / "a.wav", channels=channels, seconds=0.5)
+    samples, _ = gather(FileSource(path, RATE))
+    np.testing.assert_allclose(samples, expected(path), rtol=0, atol=1e-6)
+
+
+@given(chunk=st.integers(1, 40_000))
+def test_chunk_size_changes_nothing_and_is_kept(tmp_path_factory: pytest.TempPathFactory, chunk: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "chunked.wav"
+    if not path.exists():
+        write(path, 44100, seconds=0.9)
+    chunks = list(FileSource(path, RATE, chunk))
+    assert {len(c.samples) for c in chunks[:-1]} <= {chunk}
+    np.testing.assert_array_equal(np.concatenate([c.samples for c in chunks]), gather(FileSource(path, RATE))[0])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 100])
+def test_very_short_files(tmp_path: Path, frames: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(frames, 0.5), 44100)
+    samples, fault = gather(FileSource(tmp_path / "a.wav", RATE))
+    assert fault is None
+    assert samples.size == round(frames * RATE / 44100)
+
+
+def test_progress_counts_the_files_own_frames(tmp_path: Path) -> None:
+    source = FileSource(write(tmp_path / "a.wav", 44100, seconds=3), RATE)
+    assert (source.source_rate_hz, source.frames_total, source.frames_read) == (44100, 132300, 0)
+    next(iter(source))
+    assert 40_000 < source.frames_read < 90_000
+    gather(source)
+    assert source.frames_read == 132300
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", 44100, 2) as file:
+        for _ in range(60):
+            file.write(np.zeros((44100, 2), np.float32))
+    tracemalloc.start()
+    for _ in FileSource(path, RATE):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4e6  # the whole file would be 21 MB
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def refused(path: Path, *words: str) -> None:
+    """Check that opening raises one line with the file's name and these words, and leaves nothing open."""
+    before = open_descriptors()
+    with pytest.raises(SourceError) as caught:
+        FileSource(path, RATE)
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in (str(path), *words):
+        assert word in text
+    assert caught.value.exit_code == 66
+    assert open_descriptors() == before
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    refused(tmp_path / "none.wav", "no such file", "check the name")
+
+
+def test_directory(tmp_path: Path) -> None:
+    refused(tmp_path, "directory", "name the sound files")
+
+
+def test_name_that_cannot_be(tmp_path: Path) -> None:
+    refused(write(tmp_path / "a.wav") / "b.wav", "not a directory")
+    refused(tmp_path / ("a" * 300), "too long")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.raw", "a"])
+def test_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    refused(tmp_path / name, "empty", "0 bytes")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.raw", "a.mp3", "a.txt"])
+def test_text_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("This is not sound.\n" * 50)
+    refused(tmp_path / name, "no sound file", "use WAV")
+
+
+def test_header_alone(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(data[:44])
+    refused(tmp_path / "cut.wav", "no sound", "0 frames")
+    (tmp_path / "shorter.wav").write_bytes(data[:20])
+    refused(tmp_path / "shorter.wav", "no sound file")
+
+
+def test_no_frames(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.empty(0), RATE)
+    refused(tmp_path / "a.wav", "no sound", "0 frames")
+
+
+@pytest.mark.parametrize("rate", [1, 3999, 384_001, 1_000_000])
+def test_absurd_rate(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), rate)
+    refused(tmp_path / "a.wav", str(rate), "4000 to 384000")
+
+
+@pytest.mark.parametrize("rate", [4000, 384_000])
+def test_extreme_rates_are_taken(tmp_path: Path, rate: int) -> None:
+    samples, fault = gather(FileSource(write(tmp_path / "a.wav", rate), RATE))
+    assert fault is None
+    assert abs(samples.size - 1.7 * RATE) <= 1
+
+
+def test_name_that_is_no_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    write(tmp_path / "a.wav").rename(path)
+    assert gather(FileSource(path, RATE))[1] is None
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "au", "rf64", "flac", "mp3"])
+def test_file_cut_off_is_told_behind_what_it_holds(tmp_path: Path, kind: str) -> None:
+    whole = write(tmp_path / f"a.{kind}", 44100, seconds=4, format=kind.upper())
+    full, fault = gather(FileSource(whole, RATE))
+    assert fault is None
+    cut = tmp_path / f"cut.{kind}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    samples, fault = gather(FileSource(cut, RATE))
+    assert fault is not None
+    assert str(cut) in str(fault)
+    assert "events up to there are given" in str(fault)
+    assert 1.5 < samples.size / RATE < 2.1
+    # The resampler's tail rings where the sound breaks off; before it the samples are those of the whole file.
+    np.testing.assert_allclose(samples[:-400], full[: samples.size - 400], rtol=0, atol=1e-6)
+
+
+def test_one_frame_missing_is_enough(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", seconds=2)
+    path.write_bytes(path.read_bytes()[:-2])
+    samples, fault = gather(FileSource(path, RATE))
+    assert samples.size == 2 * RATE - 1
+    assert fault is not None
+    assert "promises" in str(fault)
+
+
+@pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_FFFF, 0x8000_0000])
+def test_header_of_a_recorder_that_could_not_rewind(tmp_path: Path, length: int) -> None:
+    path = write(tmp_path / "a.wav")
+    data = bytearray(path.read_bytes())
+    data[40:44] = struct.pack("<I", length)
+    path.write_bytes(data)
+    samples, fault = gather(FileSource(path, RATE))
+    assert fault is None
+    assert samples.size == round(1.7 * RATE)
+
+
+def test_flac_of_unknown_length(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", 44100)
+    known, _ = gather(FileSource(path, RATE))
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the low half of this byte and the next four count the samples
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    source = FileSource(path, RATE)
+    assert source.frames_total is None
+    samples, fault = gather(source)
+    assert fault is None
+    np.testing.assert_array_equal(samples, known)
+
+
+def strip_tag(path: Path) -> Path:
+    """Remove the first frame of an MP3 file, in which the encoder states the length."""
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(data[:2], 4) :])
+    return path
+
+
+def write_mp3(path: Path, mode: str) -> Path:
+    """Write an MP3 file that is quiet at first and loud after, so that its beginning tells its length wrongly."""
+    sound = tone(44100, 12)
+    sound[: 44100 * 3] *= 1e-4
+    with soundfile.SoundFile(path, "w", 44100, 1, bitrate_mode=mode, compression_level=0.5) as file:
+        for start in range(0, len(sound), 44100):
+            file.write(sound[start : start + 44100])
+    return path
+
+
+def test_mp3_without_a_tag_is_read_whole_at_constant_rate(tmp_path: Path) -> None:
+    samples, fault = gather(FileSource(strip_tag(write_mp3(tmp_path / "a.mp3", "CONSTANT")), RATE))
+    assert fault is None
+    assert abs(samples.size / RATE - 12) < 0.1
+
+
+def test_mp3_without_a_tag_tells_what_was_not_read(tmp_path: Path) -> None:
+    path = write_mp3(tmp_path / "a.mp3", "VARIABLE")
+    assert abs(gather(FileSource(path, RATE))[0].size / RATE - 12) < 0.01
+    source = FileSource(strip_tag(path), RATE)
+    samples, fault = gather(source)
+    assert samples.size < 11 * RATE
+    assert fault is not None
+    assert "does not state its length" in str(fault)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("channel", [0, 1])
+def test_sample_that_is_no_number(tmp_path: Path, bad: float, channel: int) -> None:
+    sound = tone(RATE, 3, 2).astype(np.float32)
+    soundfile.write(tmp_path / "good.wav", sound[:20_000], RATE, subtype="FLOAT")
+    sound[20_000, channel] = bad
+    sound[21_000] = (np.inf, -np.inf)
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    samples, fault = gather(FileSource(tmp_path / "a.wav", RATE))
+    np.testing.assert_array_equal(samples, gather(FileSource(tmp_path / "good.wav", RATE))[0])
+    assert fault is not None
+    assert "1.2500 s" in str(fault)
+
+
+def test_loud_floats_are_sound(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(44100) * 2**31, 44100, subtype="FLOAT")
+    assert gather(FileSource(tmp_path / "a.wav", RATE))[1] is None
+
+
+class Dribble(io.RawIOBase):
+    """A pipe that gives its bytes in pieces of given sizes, as a live one may."""
+
+    def __init__(self, data: bytes, sizes: Iterable[int]) -> None:
+        self._rest = data
+        self._sizes = iter(sizes)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), next(self._sizes, len(buffer)), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def pcm(data: bytes, sample_format: str = "s16le", channels: int = 1, rate: int = RATE) -> PcmSource:
+    return PcmSource(io.BytesIO(data), rate, sample_format, channels, RATE)
+
+
+RAW_SUBTYPES = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
+
+
+@pytest.mark.parametrize("sample_format", PCM_FORMATS)
+@pytest.mark.parametrize(("channels", "rate"), [(1, 16000), (2, 44100), (3, 8000)])
+def test_raw_samples_are_those_of_the_file(tmp_path: Path, sample_format: str, channels: int, rate: int) -> None:
+    path = write(tmp_path / "a.wav", rate, channels=channels, subtype=RAW_SUBTYPES[sample_format])
+    with soundfile.SoundFile(path) as file:
+        soundfile.write(tmp_path / "a.pcm", file.read(), rate, format="RAW", subtype=RAW_SUBTYPES[sample_format])
+    samples, fault = gather(pcm((tmp_path / "a.pcm").read_bytes(), sample_format, channels, rate))
+    assert fault is None
+    np.testing.assert_array_equal(samples, gather(FileSource(path, RATE))[0])
+
+
+@given(sizes=st.lists(st.integers(1, 5000), max_size=30), sample_format=st.sampled_from(PCM_FORMATS))
+def test_raw_samples_arrive_in_any_pieces(sizes: list[int], sample_format: str) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.bytes(12 * 2000) if sample_format != "f32le" else rng.random(6000, np.float32).tobytes()
+    dribble = io.BufferedReader(Dribble(values, sizes), 1)
+    samples, fault = gather(PcmSource(dribble, RATE, sample_format, 2, RATE))
+    assert fault is None
+    np.testing.assert_array_equal(samples, gather(pcm(values, sample_format, 2))[0])
+
+
+def test_raw_samples_are_passed_on_as_they_arrive() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as stream, open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 - descriptors
+        pipe.write(bytes(3200))
+        chunks = iter(PcmSource(stream, RATE, "s16le", 1, RATE))
+        assert len(next(chunks).samples) == 1600
+        pipe.write(bytes(100))
+        assert len(next(chunks).samples) == 50
+
+
+@pytest.mark.parametrize("rest", [1, 3])
+def test_raw_samples_that_end_within_a_frame(rest: int) -> None:
+    samples, fault = gather(pcm(bytes(4 * 800 + rest), channels=2))
+    assert samples.size == 800
+    assert fault is not None
+    assert f"{rest} of 4 bytes after 0.05 s" in str(fault)
+
+
+def test_no_raw_samples() -> None:
+    samples, fault = gather(pcm(b""))
+    assert samples.size == 0
+    assert fault is not None
+    assert "0 bytes" in str(fault)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_sound_file_instead_of_raw_samples(tmp_path: Path, kind: str) -> None:
+    data = write(tmp_path / f"a.{kind.lower()}").read_bytes()
+    samples, fault = gather(pcm(b"ID3" + data if kind == "MP3" else data))
+    assert samples.size == 0
+    assert fault is not None
+    assert kind in str(fault)
+
+
+def test_raw_sample_that_is_no_number() -> None:
+    values = np.zeros(1000, "<f4")
+    values[400] = np.nan
+    samples, fault = gather(pcm(values.tobytes(), "f32le"))
+    assert samples.size == 400
+    assert fault is not None
+    assert "0.0250 s" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: pcm(b"", "s8"), "s16le, s24le, s32le, f32le"),
+        (lambda: pcm(b"", rate=100), "4000 to 384000"),
+        (lambda: pcm(b"", channels=0), "0 channels"),
+    ],
+)
+def test_raw_parameters_that_cannot_be(make: Callable[[], PcmSource], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        make()
+
+
+def test_real_time_follows_the_clock_and_does_not_drift() -> None:
+    sound = np.arange(RATE * 6 // 10, dtype=np.float32)
+    chunks = [AudioChunk(sound[:5000], 0), AudioChunk(sound[5000:], 5000, gap=True)]
+    begin = time.monotonic()
+    pieces, late = [], []
+    for piece in in_real_time(chunks, RATE):
+        pieces.append(piece)
+        end = piece.first_sample + len(piece.samples)
+        late.append(time.monotonic() - begin - end / RATE)
+        if len(pieces) == 3:
+            time.sleep(0.1)  # a consumer that falls behind catches up
+    np.testing.assert_array_equal(np.concatenate([p.samples for p in pieces]), sound)
+    assert [p.first_sample for p in pieces if p.gap] == [5000]
+    assert max(len(p.samples) for p in pieces) == 640
+    assert min(late) >= -1e-3
+    assert np.median(late[8:]) < 0.02

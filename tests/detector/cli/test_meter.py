@@ -1,0 +1,192 @@
+"""The meter: what it shows of sound, of clipping and of faults, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from detector.audio.live_source import Condition, Figures, Lost, News, Sound
+from detector.audio.sources import read_sound
+from detector.cli.meter import LOWEST_DBFS, Meter, PeakHold, watch
+from detector.messages import AudioChunk
+from detector.pipeline import Detector
+from detector.service.signals import StopOnSignal, Stopped
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class ScriptedSource:
+    """Gives news from a list, one entry each time, and then nothing more."""
+
+    def __init__(self, *script: list[News], clipped: int = 0, is_open: bool = True) -> None:
+        self._script = list(script)
+        self.clipped = clipped
+        self.is_open = is_open
+
+    @property
+    def figures(self) -> Figures:
+        return Figures("usb-id:0d8c:0014", 48000, 1, self.is_open, (), 0, 0, 0, self.clipped, -30.5, -12.25, 0, 0)
+
+    def take(self, timeout_s: float) -> list[News] | None:
+        assert timeout_s < 1
+        return self._script.pop(0) if self._script else []
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Detector:
+    return Detector.load()
+
+
+@pytest.fixture
+def detector(loaded: Detector) -> Detector:
+    loaded.reset()
+    return loaded
+
+
+def sound(samples: np.ndarray, first_sample: int = 0, *, gap: bool = False) -> Sound:
+    return Sound(AudioChunk(samples.astype(np.float32), first_sample, gap), 0.0)
+
+
+def shown(meter: Meter, now_s: float = 100.0) -> str:
+    return meter.show(now_s).plain
+
+
+def test_the_bar_is_as_long_as_the_sound_is_loud(detector: Detector) -> None:
+    full = []
+    for amplitude in (0.0, 0.001, 0.03, 0.5, 1.0):
+        meter = Meter(ScriptedSource([sound(np.full(1600, amplitude))]), detector)
+        meter.turn(0.1)
+        full.append(shown(meter).count("█"))
+    assert full == [0, 0, 24, 43, 48]
+
+
+def test_the_peak_is_held_and_sinks_then() -> None:
+    hold = PeakHold()
+    assert hold.push(-10.0, 5.0) == -10
+    assert hold.push(-50.0, 6.4) == -10
+    assert hold.push(-50.0, 7.5) == pytest.approx(-30)
+    assert hold.push(-20.0, 7.6) == -20
+    assert hold.push(LOWEST_DBFS, 1000.0) == LOWEST_DBFS
+
+
+def test_the_lamp_is_lit_for_a_while_after_clipping(detector: Detector) -> None:
+    source = ScriptedSource()
+    meter = Meter(source, detector)
+    assert "clip " in shown(meter, 10.0)
+    source.clipped = 17
+    assert "CLIP" in shown(meter, 11.0)
+    assert "CLIP" in shown(meter, 12.9)
+    assert "CLIP" not in shown(meter, 13.1)
+
+
+def test_scores_of_what_is_heard(detector: Detector) -> None:
+    scene = read_sound(ROOT / "models" / "demo" / "scene.flac", detector.sample_rate_hz)
+    chunks: list[News] = [sound(scene[at : at + 640], at) for at in range(0, len(scene), 640)]
+    meter = Meter(ScriptedSource(chunks), detector)
+    meter.turn(0.1)
+    lines = shown(meter).splitlines()
+    assert lines[0] == "usb-id:0d8c:0014"
+    found = {m[1]: float(m[2]) for line in lines if (m := re.match(r"(\w+) +(\d\.\d\d)", line))}
+    assert len(found) == 5
+    assert found["guitar"] > 0.9
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert "guitar" not in shown(meter) or "guitar           0.00" in shown(meter)  # the next picture begins anew
+
+
+def test_conditions_stand_there_as_long_as_they_hold(detector: Detector) -> None:
+    begin = Condition("silent", active=True, detail="only zeros come")
+    end = Condition("silent", active=False, detail="there is sound again")
+    meter = Meter(ScriptedSource([begin], [end]), detector)
+    assert meter.turn(0.1) == ["only zeros come"]
+    assert "only zeros come" in shown(meter)
+    assert meter.turn(0.1) == ["there is sound again"]
+    assert "sound" not in shown(meter)
+
+
+def test_a_gap_does_not_mix_what_was_before_with_what_is_behind(detector: Detector) -> None:
+    rng = np.random.default_rng(0)
+    before, behind = rng.normal(0, 0.1, 16000), rng.normal(0, 0.1, 16000)
+    alone = Meter(ScriptedSource([sound(behind, 48000, gap=True)]), detector)
+    alone.turn(0.1)
+    expected = alone.line(0.0)
+    detector.reset()
+    lost = Lost(16000, 32000, "queue")
+    meter = Meter(ScriptedSource([sound(before)], [lost, sound(behind, 48000, gap=True)]), detector)
+    meter.turn(0.1)
+    meter.line(0.0)
+    assert meter.turn(0.1) == ["2.00 s of sound lost (queue)"]
+    assert meter.line(0.0) == expected
+
+
+def test_a_line_for_programs(detector: Detector) -> None:
+    source = ScriptedSource()
+    meter = Meter(source, detector)
+    text = meter.line(10.0)
+    assert text.startswith("rms  -30.5 dBFS  peak  -12.2 dBFS  ")
+    assert "CLIPPING" not in text
+    source.clipped = 1
+    assert "CLIPPING" in meter.line(11.0)
+    source.is_open = False
+    assert meter.line(12.0) == "no sound"
+
+
+def run(source: ScriptedSource, detector: Detector, *, terminal: bool, seconds: float) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=100, _environ={"TERM": "xterm" if terminal else "dumb"})
+    with StopOnSignal() as stop:
+        watch(Meter(source, detector), console, stop, seconds)
+    return out.getvalue()
+
+
+def test_away_from_a_terminal_a_line_a_second_is_printed(detector: Detector) -> None:
+    waiting = Condition("waiting", active=True, detail="waiting for [the] microphone")
+    text = run(ScriptedSource([waiting]), detector, terminal=False, seconds=2.5)
+    lines = text.splitlines()
+    assert lines[0] == "waiting for [the] microphone"
+    assert [line[:4] for line in lines[1:]] == ["rms ", "rms "]
+    assert "\x1b" not in text
+
+
+def test_on_a_terminal_the_picture_moves(detector: Detector) -> None:
+    text = run(ScriptedSource([sound(np.full(1600, 0.5))]), detector, terminal=True, seconds=0.5)
+    assert "█" in text
+    assert "\x1b[2K" in text
+    assert text.endswith("\x1b[?25h")  # the cursor is there again
+
+
+def test_a_signal_ends_it_and_leaves_the_terminal_whole(detector: Detector) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    stop = StopOnSignal()
+    stop.number = signal.SIGINT
+    with pytest.raises(Stopped):
+        watch(Meter(ScriptedSource(), detector), console, stop, None)
+    assert out.getvalue().endswith("\x1b[?25h")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_signal_in_the_middle_of_a_turn_waits_for_its_end(detector: Detector, *, terminal: bool) -> None:
+    """It comes while locks are held and modules are read: what raises there breaks them."""
+
+    class Interrupted(ScriptedSource):
+        is_whole = False
+
+        def take(self, timeout_s: float) -> list[News] | None:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.is_whole = True
+            return super().take(timeout_s)
+
+    source = Interrupted([sound(np.full(1600, 0.5))])
+    with pytest.raises(Stopped):
+        run(source, detector, terminal=terminal, seconds=60)
+    assert source.is_whole

@@ -1,0 +1,112 @@
+"""What replay writes for other tools: a sheet, a label track of Audacity, a table of DCASE's kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+from matplotlib.image import imread
+
+from detector.cli.main import cli
+from detector.features import dct_matrix, log_mel_matrix, mfcc_params
+
+SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
+
+
+def replay(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["replay", "--quiet", *map(str, arguments)])
+
+
+def test_labels_and_table_say_what_the_records_say(tmp_path: Path) -> None:
+    copy = tmp_path / "a folder" / "two\twords.flac"
+    copy.parent.mkdir()
+    shutil.copy(SCENE, copy)
+    done = replay("--audacity", tmp_path / "labels.txt", "--tsv", tmp_path / "all.tsv", SCENE, copy)
+    assert done.exit_code == 0, done.stderr
+    offsets = [r for line in done.stdout.splitlines() if (r := json.loads(line))["type"] == "offset"]
+    rows = [
+        (
+            "two words.flac" if "two" in r["source"] else "scene.flac",
+            f"{r['onset_s']:.6f}",
+            f"{r['offset_s']:.6f}",
+            r["label"],
+        )
+        for r in offsets
+    ]
+    table = [tuple(line.split("\t")) for line in (tmp_path / "all.tsv").read_text().splitlines()]
+    assert table[0] == ("filename", "onset", "offset", "event_label")
+    assert sorted(table[1:]) == sorted(rows)
+    assert "guitar" in {row[3] for row in table}
+    track = [tuple(line.split("\t")) for line in (tmp_path / "labels-scene.txt").read_text().splitlines()]
+    assert track == sorted((row[1:] for row in rows if row[0] == "scene.flac"), key=lambda row: float(row[0]))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_sheet_shows_every_room(tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"sheet{suffix}"
+    plain = replay(SCENE)
+    drawn = replay("--picture", target, SCENE)
+    assert drawn.stdout == plain.stdout  # to look changes nothing
+    assert list(tmp_path.iterdir()) == [target]
+    if suffix == ".png":
+        picture = imread(target)[..., :3]
+        assert picture.shape[1] > 1500
+        # A row of panels that all have something in them: no stretch of a fifth of the height is blank.
+        inked = (picture[:, picture.shape[1] // 4 :] < 0.9).reshape(len(picture), -1).max(axis=1).tolist()
+        assert max(len(run) for run in "".join("x" if i else " " for i in inked).split("x")) < len(inked) / 5
+    else:
+        text = target.read_text(encoding="utf-8")
+        assert text.count("<image") >= 3  # features, encoder, layers
+        assert all(word in text for word in ("encoder", "log mel", "guitar"))
+
+
+def test_a_file_without_sound_events_or_shorter_than_a_frame_has_its_sheet(tmp_path: Path) -> None:
+    for seconds in (0.01, 2.0):
+        sound = tmp_path / "quiet.wav"
+        soundfile.write(sound, np.zeros(round(16000 * seconds), np.float32), 16000)
+        done = replay("--picture", tmp_path / "quiet.png", "--audacity", tmp_path / "quiet.txt", sound)
+        assert done.exit_code == 0, done.stderr
+        assert (tmp_path / "quiet.png").stat().st_size > 5000
+        assert (tmp_path / "quiet.txt").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--picture", "out.jpeg"), "must end in .png or .pdf or .svg"),
+        (("--picture", "nowhere/out.png"), "nothing can be written to nowhere"),
+        (("--audacity", "nowhere/out.txt"), "nothing can be written to nowhere"),
+        (("--tsv", "nowhere/out.tsv"), "nothing can be written to nowhere"),
+        (("--tsv", "."), "is a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told_first(arguments: tuple[str, ...], reason: str) -> None:
+    done = replay(*arguments, SCENE)
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    done = replay("--picture", tmp_path / "out.png", SCENE)
+    assert done.exit_code == 2
+    assert "pip install 'snn-detect[plot]'" in done.stderr
+
+
+@pytest.mark.parametrize(("n_mfcc", "lifter"), [(40, 0), (26, 22), (13, 22)])
+def test_log_mel_energies_come_back_from_cepstra(n_mfcc: int, lifter: int) -> None:
+    p = mfcc_params(numcep=n_mfcc, nfilt=40 if n_mfcc == 40 else 26, ceplifter=lifter, appendEnergy=False)
+    bands = np.random.default_rng(0).normal(size=(5, p.n_mels)).cumsum(axis=1)
+    back = bands @ dct_matrix(p) @ log_mel_matrix(p)
+    if p.n_mfcc == p.n_mels:
+        np.testing.assert_allclose(back, bands, atol=1e-9)
+    else:  # what is lost stays lost, and nothing else
+        np.testing.assert_allclose(back @ dct_matrix(p), bands @ dct_matrix(p), atol=1e-9)

@@ -1,0 +1,202 @@
+"""The view in a terminal, in a terminal of its own: what moves there, and that it leaves the terminal as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyte
+import pytest
+
+from detector.cli.terminal import bar, raster
+from tests.service import COMMAND, DEADLINE_S, Child
+from tests.web_service import SCENE, url_of
+
+WIDTH, HEIGHT = 120, 40
+REASONS = (
+    "wants a token",
+    "no detector's page answers",
+    "not as a detector's page",
+    "cannot be opened",
+    "is a pipe",
+    "name one of them",
+    "lacks its port",
+)
+
+
+class Terminal:
+    """A program in a pseudo-terminal, and what its screen shows."""
+
+    def __init__(self, *arguments: str | Path, **environment: str) -> None:
+        self._own, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
+        # COLUMNS and LINES, where a shell exports them, would stand over the size of this terminal.
+        clean = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}}
+        self.process = subprocess.Popen(
+            [*COMMAND, "watch", *map(str, arguments)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=clean | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | environment,
+        )
+        os.close(theirs)
+        self._screen = pyte.Screen(WIDTH, HEIGHT)
+        self._stream = pyte.ByteStream(self._screen)
+        self.data = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(DEADLINE_S)
+        os.close(self._own)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self._screen.display)
+
+    def read(self, timeout_s: float) -> bool:
+        """Take what it has written; False at its end."""
+        if not select.select([self._own], [], [], timeout_s)[0]:
+            return True
+        with contextlib.suppress(OSError):
+            if data := os.read(self._own, 65536):
+                self.data += data
+                self._stream.feed(data)
+                return True
+        return False
+
+    def wait_for(self, holds: Callable[[str], object], what: str) -> None:
+        until = time.monotonic() + DEADLINE_S
+        while not holds(self.text):
+            assert self.read(0.2), f"{what} did not come before the end:\n{self.text}"
+            assert time.monotonic() < until, f"{what} did not come:\n{self.text}"
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        while self.read(DEADLINE_S):
+            pass
+        return self.process.wait(DEADLINE_S)
+
+
+def braille(text: str) -> int:
+    return sum(0x2800 < ord(c) <= 0x28FF for c in text)
+
+
+def test_a_file_is_watched_until_a_signal() -> None:
+    with Terminal("--device", SCENE, "--loop") as terminal:
+        terminal.wait_for(lambda t: "guitar" in t and "is heard" in t, "a guitar")
+        words = ("log mel", "encoder", "conv1", "dense", "dBFS", "bowed strings")
+        terminal.wait_for(lambda t: all(word in t for word in words), "all of the picture")
+        text = terminal.text
+        assert text.count("▀") > 500
+        assert braille(text) > 100
+        terminal.wait_for(lambda t: t != text and braille(t) > 100, "a change")
+        assert terminal.end(signal.SIGINT) == 130
+        for shown, gone in (
+            (b"\x1b[?25h", b"\x1b[?25l"),
+            (b"\x1b[?1049l", b"\x1b[?1049h"),
+        ):  # cursor and screen are back
+            assert terminal.data.rfind(shown) > terminal.data.rfind(gone)
+
+
+def test_without_colours_there_are_shades() -> None:
+    with Terminal("--device", SCENE, NO_COLOR="1") as terminal:
+        terminal.wait_for(lambda t: braille(t) > 100 and sum(t.count(c) for c in ":-=+*") > 200, "bands and spikes")
+        assert "▀" not in terminal.text
+        assert terminal.end(signal.SIGTERM) == 143
+
+
+def test_in_a_narrow_terminal_the_level_stays_and_the_name_gives_way(tmp_path: Path) -> None:
+    far = tmp_path / ("a" * 100) / SCENE.name
+    far.parent.mkdir()
+    far.symlink_to(SCENE)
+    with Terminal("--device", far, COLUMNS="80", LINES="24") as terminal:
+        terminal.wait_for(lambda t: braille(t) > 100 and "dBFS" in t, "the level")
+
+
+def test_a_service_is_watched_through_its_page_also_when_it_has_gone(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("sesame\n")
+    options = ("--web", "127.0.0.1:0", "--web-token-file", tmp_path / "token")
+    with Child("--device", SCENE, "--loop", *options) as child:
+        address = url_of(child)
+        assert run("--connect", address) == (69, "wants a token")
+        with Terminal("--connect", address, "--token-file", tmp_path / "token") as terminal:
+            terminal.wait_for(lambda t: braille(t) > 100 and "dBFS" in t, "spikes")
+            child.process.kill()
+            terminal.wait_for(lambda t: "no connection" in t, "the loss")
+            assert terminal.end(signal.SIGINT) == 130
+    assert run("--connect", address) == (69, "no detector's page answers")
+
+
+def test_a_signal_ends_the_asking_of_one_who_never_answers() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Terminal("--connect", f"127.0.0.1:{server.getsockname()[1]}") as terminal,
+    ):
+        server.settimeout(DEADLINE_S)
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(3) == b"GET"
+            assert terminal.end(signal.SIGINT) == 130  # and not 69, for want of an answer
+
+
+def test_a_page_that_is_no_detectors_is_told() -> None:
+    page = b"<p>It works!</p>"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page))
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert run("--connect", f"127.0.0.1:{server.getsockname()[1]}") == (69, "not as a detector's page")
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    """Run it to its end in a terminal; return its code and which reason it told."""
+    with Terminal(*arguments) as terminal:
+        while terminal.read(DEADLINE_S):
+            pass
+        return terminal.process.wait(), next((r for r in REASONS if r in terminal.text), terminal.text)
+
+
+def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
+    assert run("--device", tmp_path / "none.wav") == (66, "cannot be opened")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert run("--device", tmp_path / "pipe.wav") == (66, "is a pipe")
+    assert run("--device", SCENE, "--connect", "127.0.0.1:1") == (2, "name one of them")
+    assert run("--connect", "") == (2, "lacks its port")
+    done = subprocess.run([sys.executable, "-m", "detector", "watch"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no terminal to draw on" in done.stderr
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.0, "·" * 8), (1.0, "█" * 8), (0.5, "████····"), (2.0, "█" * 8)])
+def test_bars(share: float, text: str) -> None:
+    assert bar(share, 8) == text
+    assert bar(share, 8, 0.75)[6] == "│"
+
+
+def test_each_dot_is_a_neuron() -> None:
+    spikes = np.zeros((4, 8), np.bool_)
+    spikes[0, 7] = spikes[3, 0] = True
+    assert list(raster(spikes, 2)) == [chr(0x2801) + chr(0x2800), chr(0x2800) + chr(0x2880)]

@@ -1,0 +1,425 @@
+"""Settings: what overrides what, what is wrong in one line, and what is shown of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from detector.cli.common import Program
+from detector.cli.config import config as config_command
+from detector.config.loading import known_keys, load_configuration, load_settings
+from detector.config.settings import Settings
+from detector.errors import ConfigError
+
+SYSTEM_FILE = Path("/etc/snn-detect/config.toml")
+
+
+@click.group(cls=Program)
+def cli() -> None: ...
+
+
+cli.add_command(config_command)
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave nothing in the environment that a setting, or a place, could come from."""
+    for variable in os.environ:
+        if variable.startswith(("SNN_DETECT_", "XDG_")) or variable.endswith("_DIRECTORY"):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def mistake(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["config", *map(str, arguments)])
+
+
+def test_each_place_overrides_the_one_before(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(written(file, "")) == Settings()
+    written(file, "[audio]\ndevice = 'file'\nsource = 'file'\nrate_hz = 48000\nbuffer_s = 1.5\n")
+    written(file.with_name("config.d") / "20.toml", "[audio]\ndevice = 'later'\nsource = 'later'\nrate_hz = 44100\n")
+    written(file.with_name("config.d") / "10.toml", "[audio]\ndevice = 'earlier'\nrate_hz = 8000\n")
+    monkeypatch.setenv("SNN_DETECT_AUDIO__DEVICE", "environment")
+    monkeypatch.setenv("SNN_DETECT_AUDIO__SOURCE", "environment")
+    audio = load_settings(file, {"audio.device": "command", "audio.channel": None}).audio
+    assert (audio.device, audio.source, audio.rate_hz, audio.buffer_s, audio.channel) == (
+        "command",
+        "environment",
+        44100,
+        1.5,
+        "mean",
+    )
+
+
+def test_tables_are_merged_and_lists_replaced(file: Path) -> None:
+    written(file, "[mqtt]\nhost = 'a'\nport = 1\n[listening]\nonly = ['x', 'y']\nthresholds = { x = 0.1, y = 0.2 }\n")
+    written(file.with_name("config.d") / "a.toml", "[mqtt]\nport = 2\n[listening]\nonly = ['z']\nthresholds.y = 0.3\n")
+    found = load_settings(file, {"listening.thresholds": {"z": 0.4}})
+    assert [(m.host, m.port) for m in found.mqtt] == [("a", 2)]
+    assert found.listening.only == ("z",)
+    assert found.listening.thresholds == {"x": 0.1, "y": 0.3, "z": 0.4}
+
+
+def test_wishes_of_the_command_line_stay_as_they_are(file: Path) -> None:
+    wishes = {"mqtt": [{"host": "a"}], "mqtt.port": 2}
+    for _ in range(2):
+        assert [m.port for m in load_settings(written(file, ""), wishes).mqtt] == [2]
+    assert wishes == {"mqtt": [{"host": "a"}], "mqtt.port": 2}
+
+
+def test_one_table_does_not_say_which_of_several_it_means(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(file, "[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'b'\n")
+    assert len(load_settings(file).mqtt) == 2
+    monkeypatch.setenv("SNN_DETECT_MQTT__PORT", "2")
+    assert mistake(file).startswith("SNN_DETECT_MQTT__PORT: mqtt: there are 2 of these")
+    monkeypatch.delenv("SNN_DETECT_MQTT__PORT")
+    monkeypatch.setenv("SNN_DETECT_MQTT", '[{"host": "c"}]')
+    assert [m.host for m in load_settings(file).mqtt] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key", "expected"),
+    [
+        ("SNN_DETECT_NODE", "kitchen", "node", "kitchen"),
+        ("SNN_DETECT_AUDIO__DEVICE", "2", "audio.device", "2"),
+        ("SNN_DETECT_AUDIO__CHANNEL", "2", "audio.channel", 2),
+        ("SNN_DETECT_AUDIO__RATE_HZ", "48000", "audio.rate_hz", 48000),
+        ("SNN_DETECT_STDOUT__ENABLED", "false", "stdout.enabled", False),
+        ("SNN_DETECT_LISTENING__ONLY", "['guitar', 'speech']", "listening.only", ["guitar", "speech"]),
+        ("SNN_DETECT_LISTENING__THRESHOLDS", '{"guitar": 0.5}', "listening.thresholds", {"guitar": 0.5}),
+        ("SNN_DETECT_LISTENING__THRESHOLDS", "{ guitar = 0.5 }", "listening.thresholds", {"guitar": 0.5}),
+        ("SNN_DETECT_LISTENING__THRESHOLDS__GUITAR", "0.5", "listening.thresholds", {"guitar": 0.5}),
+        ("SNN_DETECT_MODEL", "/m.onnx", "listening.path", "/m.onnx"),
+        ("SNN_DETECT_DATABASE", "{}", "database.path", None),
+        ("SNN_DETECT_FILE__PATH", '"/a b"', "file.0.path", "/a b"),
+    ],
+)
+def test_environment(  # noqa: PLR0913 - four of them are the table above
+    file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, key: str, expected: object
+) -> None:
+    monkeypatch.setenv(variable, value)
+    found: Any = load_settings(written(file, "")).model_dump(mode="json")
+    for part in key.split("."):
+        found = found[int(part) if part.isdigit() else part]
+    assert found == expected
+
+
+def test_variables_that_are_no_settings_are_left_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("SNN_DETECT_DEBUG", "SNN_DETECT_DATA", "SNN_DETECT_MODEL"):
+        monkeypatch.setenv(variable, "")
+    assert load_settings(written(file, "")) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[audio]\ndevise = 'x'", "audio.devise: no such key; did you mean audio.device?"),
+        ("device = 'x'", "device: no such key; did you mean audio.device?"),
+        ("[Audio]\ndevice = 'x'", "Audio: no such key; did you mean audio?"),
+        ("[audio]\nthresholds = {}", "audio.thresholds: no such key; did you mean listening.thresholds?"),
+        ("[clips]\npath = '/x'", "clips.path: no such key; known here are directory, labels, pre_roll_s"),
+        ("[audio]\nzzz = 1", "audio.zzz: no such key; known here are device, source, channel, rate_hz, buffer_s"),
+        (
+            "[audio]\nchannel = 'rigth'",
+            "audio.channel: must be 'mean', 'left' or 'right', not 'rigth'; did you mean ",
+        ),
+        ("[audio]\nchannel = 0", "audio.channel: must be at least 1, not 0"),
+        ("[audio]\nrate_hz = '48k'", "audio.rate_hz: must be a whole number, not '48k'"),
+        ("[audio]\nbuffer_s = inf", "audio.buffer_s: must be a finite number, not inf"),
+        ("audio = 3", "audio: must be a table, not 3"),
+        ("node = 'a b'", "node: must be 1 to 64 letters (a to z), digits, _ and -, not 'a b'"),
+        (
+            "[stdout]\ntypes = ['onst']",
+            "stdout.types: must be 'onset', 'offset', 'gap', 'status', 'health' or 'clip'",
+        ),
+        ("[stdout]\nenabled = 'perhaps'", "stdout.enabled: must be true or false, not 'perhaps'"),
+        ("[listening]\nonly = 'guitar'", "listening.only: must be a list, such as [\"...\"], not 'guitar'"),
+        ("[listening]\npath = ''", "listening.path: must be the path of a file or folder"),
+        ("[listening.thresholds]\ndog-bark = 3", "listening.thresholds.dog-bark: must be less than 1, not 3"),
+        ("[mqtt]\nport = 1", "mqtt.host: is missing"),
+        ("[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'b'\nport = 0", "mqtt[2 of 2].port: must be at least 1, not 0"),
+        ("[mqtt]\nhost = 'a'\nca_file = '/x'", "mqtt: ca_file, certificate_file and key_file need tls = true"),
+        (
+            "[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'a'\nprefix = 'x'",
+            "mqtt: two sections name the broker a:1883, where each would drive the other out; keep one",
+        ),
+        ("[[file]]\npath = '/x'\n[[file]]\npath = '/x'", "file: two sections write /x; give each its own path"),
+        ("[command]\nargv = []", "command.argv: must not be empty"),
+        ("[metrics]\naddress = 'localhost'", "metrics.address: 'localhost' lacks its port: write such as"),
+        ("[metrics]\naddress = ':9464'", "metrics.address: ':9464' can be reached from other machines, which needs"),
+        ("[web]\naddress = ':8765'", "web.address: ':8765' can be reached from other machines, which needs"),
+        ("a = \nb = 1", "not TOML: Invalid value (at line 1, column 5)"),
+        ("a = 1\nb\n", "not TOML: Expected '=' after a key in a key/value pair (at line 2, column 2)"),
+    ],
+)
+def test_mistakes_in_the_file(file: Path, text: str, expected: str) -> None:
+    assert mistake(written(file, text)).startswith(f"{file}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("AUDIO_DEVICE", "x", "audio_device: no such key; did you mean SNN_DETECT_AUDIO__DEVICE?"),
+        ("AUDIO__RATE", "48000", "audio.rate: no such key; did you mean SNN_DETECT_AUDIO__RATE_HZ?"),
+        ("AUDIO__BUFFER_S", "", "audio.buffer_s: must be a number, not ''"),
+        ("LISTENING__ONLY", "[guitar", 'neither TOML nor JSON; write a list as ["a", "b"], a table as {key = "value"}'),
+    ],
+)
+def test_mistakes_in_the_environment(
+    file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(f"SNN_DETECT_{variable}", value)
+    assert mistake(written(file, "")) == f"SNN_DETECT_{variable}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("", 1883), ("tls = false", 1883), ("tls = true", 8883), ("tls = true\nport = 1883", 1883)],
+)
+def test_the_usual_port_of_a_broker(file: Path, text: str, port: int) -> None:
+    assert load_settings(written(file, f"[mqtt]\nhost = 'a'\n{text}\n")).mqtt[0].port == port
+
+
+def test_a_mistake_is_told_with_the_place_that_brought_it(file: Path) -> None:
+    written(file, "[audio]\nrate_hz = 1\n")
+    part = written(file.with_name("config.d") / "a.toml", "[audio]\nrate_hz = 2\n")
+    assert mistake(file).startswith(f"{part}: audio.rate_hz: must be at least 4000, not 2")
+    written(part, "[[mqtt]]\nhost = 'b'\nport = 0\n")
+    assert mistake(written(file, "[mqtt]\nhost = 'a'\nport = 1\n")).startswith(f"{part}: mqtt.port: must be at least 1")
+    written(part, "")
+    written(file, "")
+    with pytest.raises(ConfigError, match=r"^command line: audio\.rate_hz: must be at least 4000, not 3$"):
+        load_settings(file, {"audio.rate_hz": 3})
+
+
+def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(file: Path) -> None:
+    written(file, "[audio]\nbuffer_s = 0\nrate_hz = 1\ndevise = 'x'\n")
+    assert mistake(file) == (
+        f"{file}: audio.devise: no such key; did you mean audio.device? (and 2 more: snn-detect config check)"
+    )
+    result = run("check", file)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 3
+    assert all(line.startswith(f"snn-detect: error: {file}: audio.") for line in result.stderr.splitlines())
+
+
+@pytest.mark.parametrize("key", ["password", "token", "secret"])
+def test_secrets_are_refused_and_not_repeated(file: Path, key: str) -> None:
+    written(file, f"[mqtt]\nhost = 'a'\n{key} = 'hunter2'\n[[webhook]]\nurl = 'https://a'\n{key} = 'hunter2'\n")
+    text = mistake(file)
+    assert "hunter2" not in text
+    if key != "secret":
+        assert "secrets are not kept in here" in text
+        assert "_file" in text
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "no such file; snn-detect config init" in mistake(tmp_path / "none.toml")
+    assert "Is a directory" in mistake(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b"# one\nnode = 'caf\xe9'\n")
+    assert mistake(tmp_path / "latin.toml").endswith("line 2 is not UTF-8 text")
+
+
+def test_hidden_files_and_other_names_are_no_settings(file: Path) -> None:
+    for name in (".a.toml", "b.toml.bak", "README"):
+        written(file.with_name("config.d") / name, "nonsense")
+    assert load_configuration(written(file, "")).files == (file,)
+
+
+def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if SYSTEM_FILE.exists():
+        pytest.skip(f"{SYSTEM_FILE} is there")
+    assert load_configuration(None).files == ()
+    in_home = written(tmp_path / "home" / ".config" / "snn-detect" / "config.toml", "node = 'home'")
+    assert load_configuration(None).files == (in_home,)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    assert load_configuration(None).files == ()
+    of_user = written(tmp_path / "xdg" / "snn-detect" / "config.toml", "node = 'user'")
+    assert load_configuration(None).files == (of_user,)
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", f"{tmp_path / 'first'}:{tmp_path / 'second'}")
+    assert load_configuration(None).files == (of_user,)
+    of_systemd = written(tmp_path / "first" / "config.toml", "node = 'systemd'")
+    assert load_configuration(None).files == (of_systemd,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or SYSTEM_FILE.exists(), reason="needs root, and no settings of the system")
+def test_a_file_that_is_not_for_this_user_is_passed_over(tmp_path: Path) -> None:
+    file = written(tmp_path / "config.toml", "node = 'secret'")
+    file.chmod(0o600)
+    program = (
+        "import os\nfrom detector.config.loading import load_configuration\n"
+        "os.setgroups([]); os.setuid(65534)\nprint(load_configuration(None).files)"
+    )
+    environment = os.environ | {"CONFIGURATION_DIRECTORY": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "()\n"
+
+
+def test_a_tilde_is_the_users_home(file: Path, tmp_path: Path) -> None:
+    written(file, "[listening]\npath = '~/m.onnx'\n")
+    assert load_settings(file).listening.path == tmp_path / "home" / "m.onnx"
+
+
+def test_clips_may_be_kept_for_ever(file: Path) -> None:
+    found = load_settings(written(file, "[clips]\nmost_days = 0\n")).clips
+    assert found is not None
+    assert found.most_days is None
+
+
+def test_metrics_beyond_this_machine_need_a_token_file(file: Path) -> None:
+    written(file, "[metrics]\naddress = '0.0.0.0:9464'\ntoken_file = '/x'\n")
+    assert load_settings(file).metrics is not None
+
+
+def test_what_is_shown_is_a_configuration_with_the_same_meaning(file: Path, tmp_path: Path) -> None:
+    written(
+        file,
+        "[audio]\ndevice = 'Ünusual \"name\"'\nrate_hz = 48000\n[listening]\nthresholds = { 'a b' = 0.5 }\n"
+        "[database]\n[[file]]\npath = '/a'\n[[file]]\npath = '/b'\n[clips]\nmost_days = 0\n[metrics]\n",
+    )
+    shown = run("show", "--config", file)
+    assert shown.exit_code == 0
+    again = written(tmp_path / "again.toml", shown.stdout.replace("# most_days is left out", "most_days = 0"))
+    assert load_settings(again) == load_settings(file)
+
+
+def test_each_setting_is_shown_with_its_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(
+        file, "[audio]\nrate_hz = 48000\n[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'b'\n[listening.thresholds]\na = 0.1\n"
+    )
+    part = written(file.with_name("config.d") / "a.toml", "[listening.thresholds]\nb = 0.2\n")
+    monkeypatch.setenv("SNN_DETECT_AUDIO__DEVICE", "x")
+    found = json.loads(run("show", "--config", file, "--json").stdout)
+    assert found["files"] == [str(file), str(part)]
+    assert found["settings"] == load_settings(file).model_dump(mode="json")
+    places = found["places"]
+    assert places["audio.rate_hz"] == places["mqtt.1.host"] == str(file)
+    assert places["audio.device"] == "SNN_DETECT_AUDIO__DEVICE"
+    assert places["mqtt.1.port"] == places["audio.channel"] == "default"
+    assert places["listening.thresholds"] == f"{file}, {part}"
+    lines = run("show", "--config", file).stdout.splitlines()
+    assert any(re.fullmatch(r'device = "x" +# SNN_DETECT_AUDIO__DEVICE', line) for line in lines)
+
+
+def test_secrets_are_not_shown(file: Path) -> None:
+    written(
+        file,
+        "[[webhook]]\nurl = 'https://user:SECRET@example.org:8443/SECRET?SECRET'\n[[webhook]]\nurl = 'http://h/'\n"
+        "[[command]]\nargv = ['curl', '--token', 'SECRET', '--auth=SECRET', '-H', 'Authorization: Bearer SECRET', "
+        "'https://h/SECRET', '--data', '@-']\n",
+    )
+    for arguments in (("show", "--config", file), ("show", "--config", file, "--json")):
+        text = run(*arguments).stdout
+        assert "SECRET" not in text
+        assert "https://example.org:8443/..." in text
+        assert "--data" in text
+
+
+def test_check_knows_the_models_labels_and_the_secrets_files(file: Path, tmp_path: Path) -> None:
+    written(
+        file,
+        f"[listening]\nonly = ['guitr', 'speech']\nthresholds = {{ dog = 0.5 }}\n[clips]\nlabels = ['zzz']\n"
+        f"[mqtt]\nhost = 'a'\nusername = 'u'\npassword_file = '{tmp_path / 'none'}'\n",
+    )
+    result = run("check", file)
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4
+    assert "listening.only: the model knows no 'guitr'; did you mean 'guitar'?" in lines[0]
+    assert "listening.thresholds: the model knows no 'dog'" in lines[1]
+    assert "clips.labels: the model knows no 'zzz'; it knows guitar" in lines[2]
+    assert "mqtt.password_file: " in lines[3]
+    assert "No such file" in lines[3]
+
+
+def test_check_of_a_good_file(file: Path) -> None:
+    part = written(file.with_name("config.d") / "a.toml", "[clips]\n")
+    result = run("check", written(file, "[listening]\nonly = ['guitar']\n"))
+    assert (result.exit_code, result.stdout) == (0, f"{file}\n{part}\nthe configuration is good\n")
+
+
+def test_schema_is_that_of_the_settings() -> None:
+    schema = json.loads(run("schema").stdout)
+    assert set(schema["properties"]) == set(Settings.model_fields)
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Audio"]["properties"]["device"]["default"] == "mic"
+
+
+def test_init_writes_the_example_and_touches_nothing_that_is_there(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "config.toml"
+    result = run("init", target)
+    assert (result.exit_code, result.stdout) == (0, f"{target}\n")
+    assert target.read_text(encoding="utf-8") == run("init", "-").stdout
+    assert run("check", target).exit_code == 0
+    target.write_text("mine", encoding="utf-8")
+    again = run("init", target.parent)
+    assert again.exit_code == 2
+    assert "is there already and stays as it is" in again.stderr
+    assert target.read_text(encoding="utf-8") == "mine"
+    assert run("init", tmp_path / "new" / "config.toml" / "x").exit_code == 2
+
+
+def test_the_example_explains_every_key(file: Path) -> None:
+    """A key stands in it with its default; one without a default stands there with an example."""
+    text = run("init", "-").stdout
+    assert load_settings(written(file, text)) == Settings(database={})
+    written(file, re.sub(r"^#(?! |$)", "", text, flags=re.MULTILINE).replace("tls = false", "tls = true"))
+    shown = load_configuration(file)
+    for key in known_keys():
+        section, _, name = key.partition(".")
+        value = tomllib.loads(file.read_text(encoding="utf-8"))[section]
+        table = value[0] if isinstance(value, list) else value
+        assert not name or name in table, key
+    defaults = Settings(database={}, metrics={}, web={}, clips={}).model_dump(mode="json")
+    found = shown.settings.model_dump(mode="json")
+    for section in ("audio", "listening", "health", "stdout", "database", "metrics", "web", "clips"):
+        for name, default in defaults[section].items():
+            assert default in (None, {}) or found[section][name] == default, f"{section}.{name}"
+    for section, fixed in (
+        ("file", {"path": "/a"}),
+        ("mqtt", {"host": "a", "tls": True, "port": 1883}),  # the file has the port without TLS
+        ("webhook", {"url": "https://a"}),
+        ("command", {"argv": ["a"]}),
+    ):
+        default_of = Settings.model_validate({section: fixed}).model_dump(mode="json")[section][0]
+        for name, default in default_of.items():
+            assert name in fixed or default is None or found[section][0][name] == default, f"{section}.{name}"
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_the_file_can_be_named_in_both_ways(file: Path, command: str) -> None:
+    written(file, "node = 'a'")
+    assert run(command, file).output == run(command, "--config", file).output
+    both = run(command, file, "--config", file)
+    assert "name one file" in both.stderr

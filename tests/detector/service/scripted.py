@@ -1,0 +1,74 @@
+"""A live source that gives what a test wrote down, and what it takes to look at the records."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from detector.audio.live_source import Figures, News, Sound
+from detector.errors import SourceError
+from detector.messages import AudioChunk, Samples
+from detector.pipeline import Detector
+from detector.service.engine import Engine, Tally, Teller
+from detector.service.health import NO_SOURCE
+
+RATE = 16000
+Record = dict[str, Any]
+
+
+class Script:
+    """Gives one item of a list each time it is asked, raises those that are errors, and is over behind the last one."""
+
+    def __init__(self, items: Iterable[News | SourceError]) -> None:
+        self.items = list(items)
+        self.figures: Figures = dataclasses.replace(NO_SOURCE, device="usb-id:1234:5678", is_open=True)
+        self.is_closed = False
+
+    def take(self, timeout_s: float) -> list[News] | None:
+        del timeout_s
+        if not self.items:
+            return None
+        item = self.items.pop(0)
+        if isinstance(item, SourceError):
+            raise item
+        return [item]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def heard(samples: Samples, first: int = 0, length: int = 320, *, gap: bool = False) -> Iterator[Sound]:
+    """Yield sound in chunks, as heard one after another from now on."""
+    begin = time.monotonic() - first / RATE
+    for at in range(0, len(samples), length):
+        piece = samples[at : at + length]
+        end = first + at + len(piece)
+        yield Sound(AudioChunk(piece, first + at, gap and at == 0), begin + end / RATE)
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+class Bench:
+    """An engine over a script, with its records."""
+
+    def __init__(self, items: Iterable[News | SourceError], detector: Detector, only: tuple[str, ...] = ()) -> None:
+        self.records: list[Record] = []
+        self.tally = Tally()
+        self.source = Script(items)
+        self.teller = Teller("mic", lambda record: self.records.append(dict(record)))
+        self.engine = Engine(self.source, detector, self.teller, self.tally, only)
+
+    def run(self) -> list[Record]:
+        """Work off the whole script."""
+        while self.engine.turn(0.1):
+            pass
+        return self.records
+
+    def of(self, *kinds: str) -> list[Record]:
+        return [r for r in self.records if r["type"] in kinds]

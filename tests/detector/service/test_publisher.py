@@ -1,0 +1,205 @@
+"""What systemd, the journal and the health record are told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from detector.audio.live_source import Condition
+from detector.service import logs
+from detector.service.engine import Seldom, Tally
+from detector.service.health import NO_SOURCE, Health, descriptors, is_under_voltage, rss_bytes, temperature_c, threads
+from detector.service.service import Vigil
+from detector.service.systemd import Notifier
+from detector.sinks.base import Station
+from tests.service import NotifySocket
+
+STATION = Station("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
+
+
+@pytest.fixture
+def notify(tmp_path: Path) -> Iterator[NotifySocket]:
+    with NotifySocket(tmp_path) as found:
+        yield found
+
+
+def vigil(notify: NotifySocket, tally: Tally) -> Vigil:
+    return Vigil(Notifier({"NOTIFY_SOCKET": str(notify.path), "WATCHDOG_USEC": "1"}), tally)
+
+
+def test_only_sound_that_was_judged_feeds_the_watchdog(notify: NotifySocket) -> None:
+    tally = Tally()
+    watch = vigil(notify, tally)
+    watch.turned("listening", lambda: "mic ok")
+    tally.add(640, 16000, 0, 1000)  # arrived, but not judged
+    watch.turned("listening", lambda: "mic ok")
+    assert notify.messages == []
+    tally.add(640, 16000, 2, 1000)
+    watch.turned("listening", lambda: "mic ok")
+    notify.wait_for("STATUS=mic ok")
+    assert notify.messages == ["READY=1", "WATCHDOG=1", "STATUS=mic ok"]
+    watch.turned("listening", lambda: "mic ok")
+    watch.turned("listening", lambda: "mic ok")
+    tally.add(640, 16000, 1, 1000)
+    watch.turned("listening", lambda: "mic ok")
+    notify.wait_for("WATCHDOG=1", times=2)
+    assert len(notify.messages) == 4
+
+
+def test_a_stuck_device_is_no_sign_of_life_whatever_is_left_of_its_sound(notify: NotifySocket) -> None:
+    tally = Tally()
+    watch = vigil(notify, tally)
+    tally.add(800, 16000, 1, 1000)
+    watch.turned("listening", lambda: "mic ok")
+    notify.wait_for("WATCHDOG=1")
+    tally.add(100, 16000, 1, 1000)
+    watch.turned("stuck", lambda: "no sound comes")
+    notify.wait_for("STATUS=no sound comes")
+    assert notify.count("WATCHDOG=1") == 1
+
+
+@pytest.mark.parametrize("mode", ["waiting", "paused"])
+def test_who_knows_that_nothing_comes_is_alive_and_ready_after_a_while(
+    notify: NotifySocket, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = vigil(notify, Tally())
+    watch.turned(mode, lambda: "waiting for usb-id:1234")  # type: ignore[arg-type]
+    notify.wait_for("STATUS=waiting for usb-id:1234")
+    assert notify.count("WATCHDOG=1") == 1
+    assert notify.count("READY=1") == 0
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 21)
+    watch.turned(mode, lambda: "waiting for usb-id:1234")  # type: ignore[arg-type]
+    monkeypatch.undo()
+    notify.wait_for("READY=1")
+    notify.wait_for("WATCHDOG=1", times=2)
+
+
+def test_health_adds_up_over_sources_and_is_json() -> None:
+    tally = Tally()
+    health = Health(tally)
+    figures = dataclasses.replace(NO_SOURCE, lost_s=1.5, overruns=2, reopens=1, clipped_samples=7, is_open=True)
+    health.retire(figures)
+    tally.add(32000, 16000, 80, 20_000_000)
+    found = health.fields(figures, {"stdout": {"written": 3, "dropped": 0}}, STATION)
+    assert (found["lost_s"], found["overruns"], found["reopens"], found["clipped_samples"]) == (3.0, 4, 2, 14)
+    assert found["heard_s"] == 2
+    assert found["realtime_factor"] == 0.01
+    assert found["frames"] == 80
+    assert found["inference"]["counts"][-1] == 1
+    assert found["model_sha256"] == "ab12"
+    json.dumps(found, allow_nan=False)
+    assert health.fields(figures, {}, STATION)["realtime_factor"] == 0
+
+
+def test_silence_has_a_level_in_json() -> None:
+    figures = dataclasses.replace(NO_SOURCE, rms_dbfs=float("-inf"), peak_dbfs=float("-inf"))
+    assert Health(Tally()).fields(figures, {}, STATION)["rms_dbfs"] == -120
+
+
+def test_the_line_for_systemctl_status() -> None:
+    tally = Tally()
+    health = Health(tally)
+    tally.add(16000, 16000, 40, 110_000_000)
+    assert health.line("mic", NO_SOURCE, ()) == "mic ok, RTF 0.110, 0 xruns"
+    tally.last_onset = {"label": "guitar", "score": 0.914, "time": "2026-11-23T18:04:05.120+01:00"}
+    assert health.line("mic", NO_SOURCE, ()) == "mic ok, RTF 0.110, 0 xruns, last guitar 0.91 @18:04:05"
+    silent = Condition("silent", active=True, detail="nothing but zeros")
+    assert health.line("mic", NO_SOURCE, (silent,)).startswith("mic silent, RTF")
+    waiting = Condition("waiting", active=True, detail="waiting for usb-id:1234")
+    assert health.line("mic", NO_SOURCE, (silent, waiting)) == "waiting for usb-id:1234"
+
+
+def test_this_process() -> None:
+    assert rss_bytes() > 1_000_000
+    assert threads() >= 1
+    before = descriptors()
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    assert descriptors() == before + 1
+    os.close(descriptor)
+
+
+def test_the_hottest_zone_counts_and_one_that_is_off_does_not(tmp_path: Path) -> None:
+    assert temperature_c(tmp_path) is None
+    for n, text in enumerate(("41500\n", "55250\n", "nonsense")):
+        zone = tmp_path / f"thermal_zone{n}"
+        zone.mkdir()
+        (zone / "temp").write_text(text)
+    assert temperature_c(tmp_path) == 55.25
+
+
+def test_only_a_raspberry_pi_tells_of_its_voltage(tmp_path: Path) -> None:
+    for n, name in enumerate(("cpu_thermal", "rpi_volt")):
+        assert is_under_voltage(tmp_path) is None
+        sensor = tmp_path / f"hwmon{n}"
+        sensor.mkdir()
+        (sensor / "name").write_text(f"{name}\n")
+    alarm = tmp_path / "hwmon1" / "in0_lcrit_alarm"
+    for text, expected in (("0\n", False), ("1\n", True)):
+        alarm.write_text(text)
+        assert is_under_voltage(tmp_path) is expected
+
+
+def test_a_storm_of_warnings_is_a_line_a_minute_with_their_number(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seldom = Seldom(logging.getLogger("detector.test"))
+    for n in range(5):
+        seldom.say("lost %d", n)
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 61)
+    seldom.say("lost %d", 5)
+    assert [r.getMessage() for r in caplog.records] == ["lost 0", "lost 5 (and 4 like it since the last such line)"]
+
+
+@pytest.fixture
+def _logging_as_before() -> Iterator[None]:
+    root, package = logging.getLogger(), logging.getLogger("detector")
+    before = root.handlers[:], root.level, package.level
+    yield
+    root.handlers[:], _, _ = before
+    root.setLevel(before[1])
+    package.setLevel(before[2])
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_a_log_that_nobody_takes_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe of standard error is full: messages are left out, and their number is told later."""
+    reader, writer = os.pipe()
+    monkeypatch.setattr(logs, "standard_error", lambda: writer)
+    logs.configure()
+    log = logging.getLogger("detector.test")
+    for _ in range(2000):
+        log.warning("%s", "x" * 100)
+    taken = b""
+    while not taken.endswith(b"lost)\n"):
+        taken += os.read(reader, 65536)
+        if len(taken) > 60000:
+            log.warning("again\nhere")
+    os.close(reader)
+    os.close(writer)
+    lines = taken.decode().splitlines()
+    assert lines[0] == f"snn-detect: warning: {'x' * 100}"
+    assert "again here" in lines[-1]
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_other_libraries_are_heard_from_warnings_on(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    logging.getLogger("elsewhere").info("chatter")
+    logging.getLogger("elsewhere").warning("trouble")
+    logging.getLogger("detector.x").info("news")
+    logging.getLogger("detector.x").error("this failed", exc_info=OSError("no space"))
+    found = capfd.readouterr().err.splitlines()
+    assert found == [
+        "snn-detect: warning: trouble",
+        "snn-detect: news",
+        "snn-detect: error: this failed (OSError: no space)",
+    ]
