@@ -87,7 +87,7 @@ class NetworkParams:
     """The streaming graph: which equation, which tensors."""
 
     neuron: Literal["lif"]
-    """U = beta * V + I; S = U > threshold; V' = U - threshold * S (models/network.py)."""
+    """U = beta * V + I; S = U > threshold; V' = U - threshold * S (models/network/csnn.py)."""
     reset: Literal["subtract"]
     threshold: float
     states: tuple[TensorSpec, ...]

@@ -1,6 +1,6 @@
 """The spiking network as onnxruntime runs it: explicit state, one frame or one block of frames a call.
 
-The neuron's equation and why its sums are exact stand in ``models/network.py``. Because they are
+The neuron's equation and why its sums are exact stand in ``models/network/csnn.py``. Because they are
 exact, a block of frames in one call gives the bits of as many calls with one frame each; the block
 graph exists only to save the cost of calls when many frames are waiting.
 

@@ -1,16 +1,85 @@
-"""The command ``snn-export``."""
+"""The command ``snn-export``.
+
+``snn-export nir``.
+
+``snn-export report``.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import click
 
 from detector.errors import ConfigError, DetectorError
-from firmware_export.cli_nir import nir
-from firmware_export.cli_report import report
+from models import RECIPES
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write, FILE.nir.")
+def nir(model: Path, out: Path) -> None:
+    """Write MODEL's network as a NIR graph, after proving that it spikes the same; FILE.md says what NIR cannot."""
+    from firmware_export.nir.export import export_nir
+
+    parity = export_nir(model, out)
+    spikes = f"{parity.near} spikes differ, all at the threshold" if parity.near else "the same spikes"
+    click.echo(
+        f"{out}: {spikes} in {len(parity.spikes)} layers over {parity.frames} frames; scores differ by at most "
+        f"{parity.largest_score_difference:.1e}; what NIR cannot say stands in {out.with_suffix('.md')}"
+    )
+
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.option(
+    "--data",
+    type=PATH,
+    envvar="SNN_DETECT_DATA",
+    help="Folder of recordings, or SNN_DETECT_DATA; without it there is the demo scene alone.",
+)
+@click.option("--recipe", type=PATH, help="Whose recordings to judge on; default: the recipe that the model names.")
+@click.option("--compiler", default="cc", show_default=True, help="C compiler of this computer.")
+@click.option("--json", "json_path", type=PATH, help="Write the figures here.")
+def report(model: Path, data: Path | None, recipe: Path | None, compiler: str, json_path: Path | None) -> None:
+    """Make every form of MODEL, run it, and print one table: sizes, speed, parity, accuracy."""
+    from detector.network import load_model
+    from firmware_export.report import report as make_report
+    from firmware_export.report import table, to_json
+    from models.data.datasets import recordings
+    from models.recipe import load_recipe
+
+    if json_path is not None and not json_path.parent.is_dir():
+        raise ConfigError(f"{json_path}: there is no folder {json_path.parent}; make it first")
+    if json_path is not None and json_path.is_dir():
+        raise ConfigError(f"{json_path}: there is a folder of that name; name a file")
+    manifest = load_model(model).manifest
+    clips = []
+    if data is not None:
+        listing = recordings(load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), data)
+        clips = [c for c in listing.clips if c.label is not None and c.fold in manifest.training.folds_left_out]
+    with tempfile.TemporaryDirectory(prefix="snn-export-") as work:
+        rows = make_report(model, clips, Path(work), compiler)
+    click.echo(table(rows, model))
+    if json_path is not None:
+        _write(json_path, to_json(rows) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all; raises ConfigError where it cannot be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as beside:
+            part = Path(beside) / path.name
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @click.group()
@@ -33,7 +102,7 @@ def cli() -> None:
 )
 def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> None:
     """Export RUN as a streaming ONNX file with its manifest, after proving that it is the same network."""
-    from firmware_export.runs import export_run
+    from firmware_export.onnx.export import export_run
 
     parity = export_run(run, recipe, out, sound, metrics)
     click.echo(
@@ -58,8 +127,8 @@ def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], met
 )
 def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> None:
     """Write MODEL as a folder of C99: the whole detector, from 16-bit samples to events."""
-    from firmware_export.c_export import export_c
-    from firmware_export.c_form import FLOAT, Form
+    from firmware_export.c99.export import export_c
+    from firmware_export.c99.formats import FLOAT, Form
 
     if is_float and is_int8:
         raise ConfigError("--float and --int8: choose one of them")
@@ -73,7 +142,7 @@ def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> N
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Model file to write.")
 def int8(model: Path, out: Path) -> None:
     """Write MODEL as a model file with int8 weights, after comparing it with numpy over the demo scene."""
-    from firmware_export.int8_onnx import export_int8
+    from firmware_export.onnx.int8 import export_int8
 
     made = export_int8(model, out)
     click.echo(

@@ -6,18 +6,21 @@ from sounds; which ones, the table says.
 
 Times are medians of rounds in which the forms take turns, of one core each. The runtime is given a hop of sound at
 a time, as a microphone gives it; what it takes in shorter and longer pushes stands below the table.
+
+What a report tells of each form of a model, as a table for people and as JSON for programs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +32,94 @@ from detector.messages import Event
 from detector.network import load_model
 from detector.pipeline import Detector
 from detector.statistics import Rate
-from firmware_export.c_export import export_c
-from firmware_export.c_form import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
-from firmware_export.cortex_m import build_firmware, model_rate_hz
-from firmware_export.fixed_point import SCORE_BITS
-from firmware_export.host import Host, build_host, from_pcm, to_pcm
-from firmware_export.int8_onnx import export_int8
-from firmware_export.nir_export import export_nir
-from firmware_export.parity import DEMO
-from firmware_export.report_table import PUSHES_MS, ROUNDS, SPEED_S, Row
-from models.datasets import Clip
+from firmware_export.c99.build import Host, build_firmware, build_host, from_pcm, model_rate_hz, to_pcm
+from firmware_export.c99.export import export_c
+from firmware_export.c99.fixed_point import SCORE_BITS
+from firmware_export.c99.formats import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
+from firmware_export.nir.export import export_nir
+from firmware_export.onnx.int8 import export_int8
+from models import DEMO_SCENE
+from models.data.household import Clip
+
+SPEED_S: Final = 120
+"""Seconds of sound that times are taken over."""
+ROUNDS: Final = 5
+PUSHES_MS: Final = (10, 100, 1000 * SPEED_S)
+"""Lengths of pushes, beside a hop, at which the runtime is timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of one form; None where it does not apply or could not be found out."""
+
+    form: str
+    bytes: int
+    """Of the file; of flash, for C."""
+    state_bytes: int | None
+    stack_bytes: int | None
+    dense_ops_per_s: float | None
+    effective_ops_per_s: float | None
+    same_events: Rate | None
+    """Clips whose events are the runtime's, to the frame."""
+    same_class: Rate | None
+    accuracy: Rate | None
+    cpu_s_per_s: float | None = None
+    push_cpu_s_per_s: dict[int, float] | None = None
+    """By the length of a push in milliseconds; of the runtime alone, since C gains nothing by longer ones."""
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        rates = {k: None if (r := getattr(self, k)) is None else {"hits": r.hits, "total": r.total} for k in _RATES}
+        return asdict(self) | rates
+
+
+_RATES: Final = ("same_events", "same_class", "accuracy")
+
+
+def table(rows: Sequence[Row], model: Path) -> str:
+    """Return the rows as a Markdown table."""
+    base = rows[0].cpu_s_per_s or float("nan")
+    sounds = rows[0].same_events.total if rows[0].same_events else 0
+    head = ["form", "bytes", "state", "stack bound", "operations per s, dense / effective", "CPU s per s"]
+    head += ["times quicker", "same events", "same class", "accuracy"]
+    title = (
+        f"{model.name}, over {sounds} sounds: the demo scene, clips it never saw. Times are medians of {ROUNDS}, "
+        "of one core; the runtime is given a hop at a time."
+    )
+    lines = [
+        title,
+        "",
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+    ]
+    for row in rows:
+        quicker = None if row.cpu_s_per_s is None else base / row.cpu_s_per_s
+        operations = "-" if row.dense_ops_per_s is None else _operations(row)
+        cells = [row.form, _count(row.bytes), _count(row.state_bytes), _count(row.stack_bytes), operations]
+        cells += ["-" if row.cpu_s_per_s is None else f"{row.cpu_s_per_s:.5f}"]
+        cells += ["-" if quicker is None else f"{quicker:.1f}"]
+        cells += ["-" if rate is None or not rate.total else str(rate) for rate in (getattr(row, k) for k in _RATES)]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Same events: every onset and offset in its frame. Same class: the highest mean score over a clip."]
+    if rows[0].push_cpu_s_per_s:
+        told = (f"{seconds:.5f} ({ms} ms a push)" for ms, seconds in rows[0].push_cpu_s_per_s.items())
+        lines += [f"Pushed otherwise, the runtime takes {', '.join(told)} CPU s per s."]
+    return "\n".join(lines)
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """Return the rows as JSON."""
+    return json.dumps([row.record() for row in rows], indent=1)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _operations(row: Row) -> str:
+    dense, effective = row.dense_ops_per_s or 0.0, row.effective_ops_per_s or 0.0
+    return f"{dense / 1e6:.2f} M / {effective / 1e6:.2f} M"
+
 
 Pcm = NDArray[np.int16]
 Told = tuple[str, str, int, int]
@@ -64,7 +145,7 @@ def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc")
     Raises ManifestError, ConfigError or ParityError where a form cannot be made.
     """
     labels = Detector.load(model).labels
-    sounds = [(to_pcm(read_sound(DEMO, _rate(model))), None), *((_pcm(c.path, model), c.label) for c in clips)]
+    sounds = [(to_pcm(read_sound(DEMO_SCENE, _rate(model))), None), *((_pcm(c.path, model), c.label) for c in clips)]
     runtime = _Runtime(model)
     wanted = [runtime.hear(pcm) for pcm, _ in sounds]
     int8 = work / "int8.onnx"

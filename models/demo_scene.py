@@ -28,12 +28,11 @@ import scipy.signal
 import soundfile
 
 from detector.errors import DetectorError
-from models.rendering.guitar import Shape, fret, strum
-from models.rendering.noise import coloured, hum
-from models.rendering.score import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase
-from models.rendering.synthesis import RATE_HZ, Wave, play, set_peak, speak
+from models import DEMO_SCENE
+from models.rendering.instruments import Shape, fret, strum
+from models.rendering.midi import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase
+from models.rendering.synthesis import RATE_HZ, Wave, coloured, hum, play, set_peak, speak
 
-DEFAULT_OUT = Path(__file__).parent / "demo" / "scene.flac"
 LENGTH_S = 34.0
 NOISE_DB, HUM_DB = -50.0, -62.0
 """Background levels (RMS, full scale 1)."""
@@ -98,7 +97,7 @@ def mix(parts: list[Part]) -> Wave:
     return scene
 
 
-def write_scene(out: Path = DEFAULT_OUT) -> None:
+def write_scene(out: Path = DEMO_SCENE) -> None:
     """Write the scene (16-bit FLAC) to ``out`` and its annotation beside it with the suffix ``.tsv``."""
     parts = render_parts()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +113,7 @@ def write_scene(out: Path = DEFAULT_OUT) -> None:
 def main() -> int:
     """Render the scene; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m models.demo_scene", description="Render the demonstration scene.")
-    parser.add_argument("out", type=Path, nargs="?", default=DEFAULT_OUT, metavar="OUT", help="default: %(default)s")
+    parser.add_argument("out", type=Path, nargs="?", default=DEMO_SCENE, metavar="OUT", help="default: %(default)s")
     try:
         write_scene(parser.parse_args().out)
     except DetectorError as error:

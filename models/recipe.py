@@ -12,12 +12,12 @@ from typing import Any, Literal
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams, MfccParams
 from detector.strict import parse_strictly
-from models.network import NetworkSpec
+from models.network.csnn import NetworkSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Which recordings; see ``models.corpus``."""
+    """Which recordings; see ``models.data.datasets``."""
 
     layout: Literal["household", "esc", "folders", "manifest"]
     path: str
@@ -86,13 +86,13 @@ class Mixtures:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What the training makes small: weighted terms; zero leaves one out. See ``models.losses``."""
+    """What the training makes small: weighted terms; zero leaves one out. See ``models.training.losses``."""
 
     frame: float
     clip: float
     score: float
     deep: float
-    """The frame term of read-outs of the hidden convolutions; see ``models.hidden_readouts``."""
+    """The frame term of read-outs of the hidden convolutions; see ``models.training.losses``."""
     operations: float
     idle: float
     """As ``operations``, in frames alone in which nothing is to be heard, of a class or of none."""

@@ -1,4 +1,7 @@
-"""From recordings to a model file: heads that leave a fold out to choose and judge, one of all to ship."""
+"""From recordings to a model file: heads that leave a fold out to choose and judge, one of all to ship.
+
+The card of an adapted model: what was added, how well it is told apart, and what that rests on.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,16 +24,14 @@ from detector.network import load_model
 from detector.pipeline import Detector, with_threshold
 from detector.statistics import Rate
 from models.adapting.extension import body_of, extend
-from models.adapting.head import Lessons, batches_of, learn
-from models.adapting.lessons import make_lessons
+from models.adapting.head import Lessons, batches_of, learn, make_lessons
 from models.adapting.sounds import Sounds, check_labels, other_sounds, own_sounds
-from models.augment import Wave
-from models.datasets import Clip
-from models.evaluate import Heard
-from models.layouts import FOLDS
-from models.network import NetworkSpec
+from models.data.datasets import FOLDS
+from models.data.household import Clip
+from models.evaluation.clips import Choice, Heard, choose
+from models.network.csnn import NetworkSpec
 from models.recipe import Data, Decoding, Loss, Recipe, Scenes, Schedule
-from models.tune import Choice, choose
+from models.training.augment import Wave
 
 HIDDEN: Final = 32
 """New neurons beside the dense layer's."""
@@ -232,7 +233,7 @@ def _hear_one(detector: Detector, clip: Clip, wave: Wave) -> Heard:
 
 
 def _judge(heard: Sequence[tuple[int, Heard]], manifest: Manifest, wish: Wish) -> tuple[NewClass, ...]:
-    """Choose thresholds by the rule of ``models.tune``, and judge each fold by those of the other folds."""
+    """Choose thresholds by the rule of ``models.evaluation.clips``, and judge each fold by those of the other folds."""
     new = dataclasses.replace(manifest, classes=tuple(c for c in manifest.classes if c.label in wish.folders))
     columns = [manifest.labels.index(label) for label in new.labels]
     only_new = [(fold, dataclasses.replace(h, scores=h.scores[:, columns], labels=new.labels)) for fold, h in heard]
@@ -301,3 +302,64 @@ def _same_scores(before: Path, after: Path, waves: Sequence[Wave]) -> bool:
     old, new = Detector.load(before), Detector.load(after)
     count = len(old.labels)
     return all(np.array_equal(old.score(wave), new.score(wave)[:, :count]) for wave in waves)
+
+
+_HEAD: Final = "| class | clips with its event | other clips with its event | threshold |"
+_HOW: Final = f"""Recordings were put into {len(FOLDS)} parts; cuts of one recording, as far as names tell, share one.
+Each part was judged by a network that had not learnt from it, through the pipeline that ships, with thresholds chosen
+without it. What ships has learnt from all of them. Intervals are 95 % (Wilson)."""
+_MORE: Final = """Sounds of a kind that is not among these may be taken for a new class. `--background` with recordings
+of the place, `--material` and `--data` give it more to be told apart from, and `snn-detect calibrate` says how often it
+is mistaken there."""
+
+
+def evaluation(adapted: Adapted) -> Iterator[str]:
+    """Yield the lines of the evaluation, as Markdown."""
+    yield _HEAD
+    yield "|---|---|---|---|"
+    for c in adapted.classes:
+        false = "; ".join(f"{source} {rate}" for source, rate in c.false.items())
+        yield f"| {c.choice.label} | {c.recall} | {false} | {c.choice.threshold:g} |"
+
+
+def card(wish: Wish, adapted: Adapted) -> str:
+    """Return the card as Markdown."""
+    manifest = adapted.manifest
+    added = ", ".join(f"{c.choice.label} ({c.clips} recordings)" for c in adapted.classes)
+    made = f"{wish.model.name} with {'other' if wish.replace else 'more'} classes: {added}."
+    heard = "\n".join(f"- {source}: {count} clips of no new class" for source, count in adapted.sources.items())
+    parts = [
+        f"# {manifest.name} {manifest.version}",
+        f"{made} Made by `{manifest.training.command.rpartition('; ')[2]}`.",
+        "## How well it hears the new classes",
+        _HOW,
+        "\n".join(evaluation(adapted)),
+        _warnings(adapted.classes),
+        "## The other classes",
+        _old(wish, adapted),
+        "## What it learnt from besides",
+        heard,
+        _MORE,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _old(wish: Wish, adapted: Adapted) -> str:
+    if wish.replace:
+        return "There are none: they were left out."
+    if adapted.old_scores_equal:
+        return (
+            "Their scores are what they were, to the bit (compared over all the sounds of this run): the body of the "
+            "network and their read-out are untouched. The card of the model that was adapted holds for them."
+        )
+    return "Their weights are untouched; scores differ in the last bits, which this machine's sigmoid rounds otherwise."
+
+
+def _warnings(classes: tuple[NewClass, ...]) -> str:
+    lines = []
+    for c in classes:
+        if c.recall.value < 0.8:  # noqa: PLR2004 - what is asked for in the README
+            lines.append(f"- {c.choice.label} is missed often: record more, and more various, examples.")
+        if c.choice.worst.value > 0.05:  # noqa: PLR2004 - one in twenty
+            lines.append(f"- Other sounds are often taken for {c.choice.label}: give it some of them as --background.")
+    return "\n".join(lines)

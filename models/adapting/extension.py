@@ -27,7 +27,7 @@ _CLASS_TENSORS: Final = frozenset({"readout_mem", "new_readout_mem", "scores"})
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What is put behind a model's own arrays; all weights lie on the grid of exact sums (``models.network``)."""
+    """What is put behind a model's own arrays; all weights lie on the grid of exact sums (``models.network.csnn``)."""
 
     hidden_weight: Float32
     """(hidden, inputs of the dense layer)."""

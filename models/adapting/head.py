@@ -1,11 +1,16 @@
-"""What is learnt of new classes: a few spiking neurons and a read-out, on the spikes of a network that stays."""
+"""What is learnt of new classes: a few spiking neurons and a read-out, on the spikes of a network that stays.
+
+Examples to learn from, made in two processes: scenes as for training, as the spikes that a head reads.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -15,13 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detector.messages import Spikes
-from detector.network import Model, trace
+from detector.network import Model, load_model, trace
 from models.adapting.extension import Body, Extension
-from models.losses import frame_loss
-from models.network import SpikingUnit, fold_norm, initial_readout, round_to_grid
-from models.optimiser import Optimiser, clip_gradient, rate_at
-from models.recipe import Recipe
-from models.scan import leaky_readout
+from models.adapting.sounds import Sounds
+from models.data.datasets import FOLDS
+from models.network.csnn import SpikingUnit, fold_norm, initial_readout, round_to_grid
+from models.network.scan import leaky_readout
+from models.recipe import Recipe, Scenes
+from models.training.examples import ExampleMaker
+from models.training.losses import frame_loss
+from models.training.optimiser import Optimiser, clip_gradient, rate_at
 
 
 class Head(nn.Module):
@@ -136,3 +144,45 @@ def _batches(examples: int, size: int, epochs: int, rng: np.random.Generator) ->
     for _ in range(epochs):
         order = rng.permutation(examples)
         yield from (order[at : at + size] for at in range(0, examples - size + 1, size))
+
+
+_Lesson = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def make_lessons(  # noqa: PLR0913 - what they are made of
+    model: Path, own: Sounds, others: Sounds, recipe: Recipe, seed: int, processes: int, advance: Callable[[], Any]
+) -> Lessons:
+    """Draw examples fold by fold, each of nothing but that fold's clips; ``advance`` is called after each."""
+    per_fold = recipe.schedule.examples_per_epoch // len(FOLDS)
+    orders = [(fold, seed, number) for fold in FOLDS for number in range(per_fold)]
+    with ProcessPoolExecutor(processes, initializer=_begin, initargs=(model, own, others, recipe)) as pool:
+        found: list[_Lesson] = []
+        for lesson in pool.map(_make, orders, chunksize=8):
+            found.append(lesson)
+            advance()
+    fired, target, weight = (np.stack(parts) for parts in zip(*found, strict=True))
+    return Lessons(fired, target, weight, np.array([fold for fold, _, _ in orders]))
+
+
+_makers: dict[int, ExampleMaker] = {}
+_body: BodySpikes | None = None
+"""One of each per worker process."""
+
+
+def _begin(model: Path, own: Sounds, others: Sounds, recipe: Recipe) -> None:
+    global _body  # noqa: PLW0603 - set once when the worker process starts
+    _body = BodySpikes(load_model(model))
+    assert isinstance(recipe.examples, Scenes)  # noqa: S101 - for mypy
+    places = None
+    for fold in FOLDS:
+        mine, theirs = own.of_fold(fold), others.of_fold(fold)
+        clips, waves = mine.clips + theirs.clips, mine.waves + theirs.waves
+        _makers[fold] = ExampleMaker(clips, waves, recipe, recipe.examples, places)
+        places = _makers[fold].places
+
+
+def _make(order: tuple[int, int, int]) -> _Lesson:
+    assert _body is not None  # noqa: S101 - the pool's initialiser has run
+    fold, seed, number = order
+    example = _makers[fold].draw(np.random.default_rng([seed, fold, number]))
+    return _body.of(example.spikes.astype(np.float32)), example.target.astype(np.uint8), example.weight

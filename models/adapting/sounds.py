@@ -15,11 +15,11 @@ import soxr
 from detector.audio.files import sounds_below
 from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
-from models.augment import Wave
-from models.datasets import TEST_FOLD, Clip, list_clips
-from models.layouts import FOLDS, load_good_clips, read_class
-from models.rendering.noise import NOISES, compose_noise
-from models.rendering.synthesis import RATE_HZ
+from models import DEMO_SCENE
+from models.data.datasets import FOLDS, load_good_clips, read_class
+from models.data.household import TEST_FOLD, Clip, list_clips
+from models.rendering.synthesis import NOISES, RATE_HZ, compose_noise
+from models.training.augment import Wave
 
 LEAST_CLIPS: Final = 20
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -28,7 +28,6 @@ _MOST_BACKGROUND_S: Final = 1800.0
 _NOISES_OF_A_KIND: Final = 6
 _MOST_OF_A_CLASS: Final = 40
 """Clips of one folder of data or material: what a head learns from more is little, and takes memory."""
-_SCENE: Final = Path(__file__).resolve().parent.parent / "demo" / "scene.flac"
 
 
 @dataclass(slots=True)
@@ -88,7 +87,7 @@ def other_sounds(rate_hz: int, seed: int, background: Path | None, material: Pat
     """
     found = Sounds()
     found.add(*_pieces(_noises(rate_hz, seed), "computed noises"))
-    found.add(*_pieces(_cut(read_sound(_SCENE, rate_hz), rate_hz), "demo scene"))
+    found.add(*_pieces(_cut(read_sound(DEMO_SCENE, rate_hz), rate_hz), "demo scene"))
     if background is not None:
         found.add(*_pieces(_background(background, rate_hz), "background"))
     clips = [] if material is None else _of_material(material)

@@ -11,15 +11,22 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.rendering.chance import Rng
-from models.rendering.drums import compose_drums
-from models.rendering.guitar import compose_guitar
-from models.rendering.melodic import Player, compose_melody
-from models.rendering.noise import NOISES, compose_noise
-from models.rendering.plucked import play_plucked
-from models.rendering.score import Phrase
+from models.rendering.instruments import Player, compose_drums, compose_guitar, compose_melody
+from models.rendering.midi import Phrase, Rng
 from models.rendering.speech import compose_utterance
-from models.rendering.synthesis import FURTHER_SOUNDFONTS, RATE_HZ, SOUNDFONT, Wave, cut, play, set_peak, speak
+from models.rendering.synthesis import (
+    FURTHER_SOUNDFONTS,
+    NOISES,
+    RATE_HZ,
+    SOUNDFONT,
+    Wave,
+    compose_noise,
+    cut,
+    play,
+    play_plucked,
+    set_peak,
+    speak,
+)
 
 Progress = Callable[[str], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.rendering.chance import Rng
+from models.rendering.midi import Rng
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "en": (

@@ -1,21 +1,43 @@
-"""From MIDI and text to samples: the fluidsynth and espeak-ng commands, at one rate and one level."""
+"""From MIDI and text to samples: the fluidsynth and espeak-ng commands, at one rate and one level.
+
+Instruments from recordings of their single notes: a phrase is played with each note's nearest neighbour.
+
+Patch files of the Gravis Ultrasound: recordings of an instrument's notes with where each goes round.
+
+Plucked strings, computed: one loop of delay and losses per note, each instrument with a body of its own.
+
+The extended Karplus-Strong algorithm (D. A. Jaffe and J. O. Smith, "Extensions of the Karplus-Strong
+plucked-string algorithm", Computer Music Journal 7 (2), 1983): a burst of noise runs round a loop as
+long as the period, loses a little of its high tones each time, and is shaped by where and how hard it
+was plucked. No two instruments are alike, which no sound font can offer.
+
+Sounds without a class, computed: noises, hums, tones, clicks.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
+import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import mido
 import numpy as np
+import scipy.fft
+import scipy.signal
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from detector.errors import DetectorError
-from models.rendering.score import Phrase, build_midi, slot_starts
+from detector.audio.sources import read_sound
+from detector.errors import DetectorError, SourceError
+from models.rendering.midi import Note, Phrase, Rng, build_midi, one_key_at_a_time, slot_starts
 
 Wave = NDArray[np.float32]
 """(samples,) mono at RATE_HZ, full scale 1."""
@@ -110,3 +132,314 @@ def _run(command: list[str]) -> None:
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RenderError(f"{command[0]} ended with status {done.returncode}: {last[0]}")
+
+
+_NAME = re.compile(r"([A-G])(s?)(\d)")
+_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+_OCTAVE = 12
+_RELEASE_S = 0.08
+_LOUD = 0.02
+"""A recording begins where it first reaches this share of its peak."""
+
+
+def pitch_of(path: Path) -> int | None:
+    """Return the MIDI pitch that a file is named after, such as 61 for "Cs4.mp3"; None for other names."""
+    found = _NAME.fullmatch(path.stem)
+    return _OCTAVE * (int(found[3]) + 1) + _STEPS[found[1]] + bool(found[2]) if found else None
+
+
+def read_notes(folder: Path) -> dict[int, Wave]:
+    """Return the recordings of a folder by MIDI pitch, each from its beginning; raises SourceError where none is."""
+    named = {pitch: path for path in sorted(folder.glob("*")) if (pitch := pitch_of(path)) is not None}
+    if not named:
+        raise SourceError(f"{folder}: no recordings of notes there, such as Cs4.mp3")
+    return {pitch: _from_its_beginning(read_sound(path, RATE_HZ)) for pitch, path in named.items()}
+
+
+class Sampler:
+    """One instrument."""
+
+    def __init__(self, notes: Mapping[int, Wave]) -> None:
+        """Take its notes by MIDI pitch; raises ValueError where there is none."""
+        if not notes:
+            raise ValueError("an instrument needs a note")
+        self._notes = notes
+        self._at = cache(self._shifted)
+
+    def play(self, phrase: Phrase) -> Wave:
+        """Play a phrase, cut to its length; what is beyond the instrument's range is played octaves nearer."""
+        out = np.zeros(round(phrase.length_s * RATE_HZ), np.float32)
+        for note in one_key_at_a_time(phrase.notes):
+            first = round(note.start_s * RATE_HZ)
+            wave = self._at(self._within(note.pitch))[: max(0, out.size - first)]
+            late_s = np.maximum(0, np.arange(wave.size) / RATE_HZ - note.length_s)
+            wave = wave * np.exp(-late_s * 5 / _RELEASE_S)
+            out[first : first + wave.size] += wave * (note.velocity / 127) ** 1.5
+        return out
+
+    def _within(self, pitch: int) -> int:
+        low, high = min(self._notes), max(self._notes)
+        while pitch < low - 2 and pitch + _OCTAVE <= high + 2:
+            pitch += _OCTAVE
+        while pitch > high + 2 and pitch - _OCTAVE >= low - 2:
+            pitch -= _OCTAVE
+        return pitch
+
+    def _shifted(self, pitch: int) -> Wave:
+        nearest = min(self._notes, key=lambda p: (abs(p - pitch), p))
+        factor = 2 ** ((pitch - nearest) / _OCTAVE)
+        return np.asarray(soxr.resample(self._notes[nearest], RATE_HZ * factor, RATE_HZ), np.float32)
+
+
+def _from_its_beginning(wave: Wave) -> Wave:
+    loud = np.flatnonzero(np.abs(wave) > _LOUD * np.abs(wave).max(initial=0.0))
+    return wave[loud[0] :] if loud.size else wave
+
+
+_BEGINNING = b"GF1PATCH110\0"
+_LAYER, _FIRST_SAMPLE = 192, 239
+"""Where a file's first layer begins, and the first sample of that layer."""
+_SAMPLE = struct.Struct("<7xxIIIHIIIhx18xB2x2x36x")
+"""Size, loop and its end in bytes, rate, lowest, highest and own frequency in mHz, tune, modes; the rest is unused."""
+_WIDE, _UNSIGNED, _GOES_ROUND, _AND_BACK = 1, 2, 4, 8
+_LONGEST_S = 6.0
+_A4_HZ, _A4 = 440.0, 69
+_LOWEST_MHZ, _HIGHEST_MHZ = 8_176, 12_543_854
+"""Those of MIDI's pitches 0 and 127."""
+
+
+def read_patch(path: Path) -> dict[int, Wave]:
+    """Return the recordings of the first layer of an instrument, by MIDI pitch, for up to 6 s where they go round.
+
+    The format is that of the card's Software Development Kit (Advanced Gravis, 1993). Envelopes and vibrato
+    are left out. Raises SourceError where the file is none of that kind.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from error
+    if not data.startswith(_BEGINNING) or len(data) < _FIRST_SAMPLE:
+        raise SourceError(f"{path}: not a Gravis patch file, version 1.10")
+    notes, at = dict[int, Wave](), _FIRST_SAMPLE
+    for _ in range(data[_LAYER + 6]):
+        try:
+            pitch, wave, at = _read_note(data, at)
+        except (struct.error, ValueError) as error:
+            raise SourceError(f"{path}: damaged or cut off: {error}") from error
+        notes.setdefault(pitch, wave)
+    if not notes:
+        raise SourceError(f"{path}: no recordings of notes there")
+    return notes
+
+
+def _read_note(data: bytes, at: int) -> tuple[int, Wave, int]:
+    """Return the MIDI pitch of the note that begins there, the note at that pitch, and where the next begins."""
+    size, loop, loop_end, rate_hz, _, _, own_mhz, _, modes = _SAMPLE.unpack_from(data, at)
+    first = at + _SAMPLE.size
+    width = 2 if modes & _WIDE else 1
+    kind = np.dtype(("<u" if modes & _UNSIGNED else "<i") + str(width))
+    samples = np.frombuffer(data, kind, size // width, first).astype(np.float32)
+    wave = samples / 2 ** (8 * width - 1) - (1.0 if modes & _UNSIGNED else 0.0)
+    if modes & _GOES_ROUND:
+        wave = _gone_round(wave, loop // width, loop_end // width, round(_LONGEST_S * rate_hz), modes)
+    if not _LOWEST_MHZ <= own_mhz <= _HIGHEST_MHZ:
+        raise ValueError(f"a note's own frequency is {own_mhz / 1000:g} Hz")
+    exact = _A4 + 12 * math.log2(own_mhz / 1000 / _A4_HZ)
+    pitch = round(exact)
+    wave = soxr.resample(wave, rate_hz * 2 ** ((pitch - exact) / 12), RATE_HZ)
+    return pitch, np.asarray(wave, np.float32), first + size
+
+
+def _gone_round(wave: Wave, first: int, end: int, samples: int, modes: int) -> Wave:
+    """Return a recording that goes on with its loop, back and forth where its modes say so."""
+    loop = wave[first:end]
+    if loop.size == 0:
+        return wave
+    again = np.concatenate([loop[::-1], loop]) if modes & _AND_BACK else loop
+    more = max(0, samples - end)
+    return np.concatenate([wave[:end], np.resize(again, more)])
+
+
+_RATE_HZ = 2 * RATE_HZ
+"""The loop runs at twice the rate: the delay of a high note is then fine enough."""
+_LOWEST_DECAY_S, _HIGHEST_DECAY_S = 0.6, 7.0
+_DRIVEN = 0.35
+"""Share of instruments that are played through an amplifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """What all notes of a phrase have in common."""
+
+    decay_s: float
+    """In which the A of 110 Hz loses 60 dB."""
+    dullness: float
+    """Share of the neighbouring sample in the loop's low pass, 0 to 0.5."""
+    pluck_at: float
+    """Place along the string, as a share of its length."""
+    body: tuple[tuple[float, float, float], ...]
+    """Resonances: frequency in Hz, quality, level."""
+    drive: float
+    """Gain into the amplifier's bend; 0 is no amplifier."""
+
+
+def instrument(rng: Rng) -> Instrument:
+    """Draw an instrument."""
+    body = tuple(
+        (float(np.exp(rng.uniform(np.log(80), np.log(1200)))), rng.uniform(4, 25), rng.uniform(0.1, 0.9))
+        for _ in range(int(rng.integers(3, 8)))
+    )
+    return Instrument(
+        decay_s=float(np.exp(rng.uniform(np.log(_LOWEST_DECAY_S), np.log(_HIGHEST_DECAY_S)))),
+        dullness=rng.uniform(0.02, 0.5),
+        pluck_at=rng.uniform(0.05, 0.4),
+        body=body,
+        drive=float(np.exp(rng.uniform(0, 4))) if rng.random() < _DRIVEN else 0.0,
+    )
+
+
+def play_plucked(rng: Rng, phrase: Phrase) -> Wave:
+    """Play a phrase's notes on an instrument of the dice, cut to the phrase's length."""
+    made, size = instrument(rng), round(phrase.length_s * _RATE_HZ)
+    out = np.zeros(size)
+    for note in one_key_at_a_time(phrase.notes):
+        first = round(note.start_s * _RATE_HZ)
+        if first < size:
+            wave = _string(rng, made, note, size - first)
+            out[first : first + wave.size] += wave
+    if made.drive:
+        out = np.tanh(made.drive * out / (np.abs(out).max() + 1e-9))
+    out = out + sum(level * _resonance(out, hz, quality) for hz, quality, level in made.body)
+    return np.asarray(scipy.signal.resample_poly(out, 1, _RATE_HZ // RATE_HZ), np.float32)
+
+
+def _string(rng: Rng, made: Instrument, note: Note, most: int) -> Wave:
+    """Return one note until it has died away or is stopped."""
+    hz = 440 * 2 ** ((note.pitch - 69) / 12)
+    size = min(most, round((note.length_s + _RELEASE_S) * _RATE_HZ))
+    # The low pass itself delays by its share of a sample; what is left of the period is delay and a fraction.
+    period = _RATE_HZ / hz - made.dullness
+    whole, part = int(period), period - int(period)
+    # A string loses with each turn, so high notes die sooner; not quite in proportion, as on real ones.
+    gain = 10 ** (-3 / (made.decay_s * (110 / hz) ** 0.6 * hz))
+    loop = np.convolve([1 - made.dullness, made.dullness], [1 - part, part])
+    feedback = np.zeros(whole + 3)
+    feedback[0], feedback[whole:] = 1, -gain * loop
+    wave = scipy.signal.lfilter([1], feedback, _pluck(rng, made, note, whole, size))
+    return np.asarray(wave * _stopped(size, note.length_s), np.float32)
+
+
+def _pluck(rng: Rng, made: Instrument, note: Note, period: int, size: int) -> Wave:
+    """Return a period of noise, the brighter the harder, without the tones that have a node where it is plucked."""
+    burst = np.zeros(size)
+    noise = rng.uniform(-1, 1, min(size, max(2, period)))
+    softness = 0.75 * (1 - note.velocity / 127) + 0.1
+    noise = scipy.signal.lfilter([1 - softness], [1, -softness], noise - noise.mean())
+    burst[: noise.size] = noise
+    late = max(1, round(made.pluck_at * period))
+    burst[late:] -= 0.9 * burst[: size - late].copy()
+    return np.asarray(burst * note.velocity / 127, np.float32)
+
+
+def _stopped(size: int, length_s: float) -> Wave:
+    """Return the gain of a string that a finger stops at the note's end."""
+    late_s = np.maximum(0, np.arange(size) / _RATE_HZ - length_s)
+    return np.asarray(np.exp(-late_s * 5 / _RELEASE_S), np.float32)
+
+
+def _resonance(wave: np.ndarray, hz: float, quality: float) -> np.ndarray:
+    return np.asarray(scipy.signal.lfilter(*scipy.signal.iirpeak(hz, quality, fs=_RATE_HZ), wave))
+
+
+def coloured(rng: Rng, size: int, slope: float) -> Wave:
+    """Return noise of unit RMS whose amplitude falls as 1 / frequency ** slope: 0 white, 0.5 pink, 1 brown."""
+    spectrum = scipy.fft.rfft(rng.standard_normal(size))
+    # Below 30 Hz the slope stops: otherwise a brown noise is mostly a slow drift.
+    bins = np.maximum(np.arange(spectrum.size), 30 * size / RATE_HZ)
+    wave = scipy.fft.irfft(spectrum * bins**-slope, size)
+    return np.asarray(wave / np.sqrt(np.mean(wave**2)), np.float32)
+
+
+def hum(rng: Rng, size: int, base_hz: float) -> Wave:
+    """Return mains hum of about unit level: the base and its harmonics, each at random phase."""
+    t, wave = np.arange(size) / RATE_HZ, np.zeros(size)
+    for k in range(1, int(rng.integers(4, 20))):
+        level = rng.uniform(0.2, 1.0) / k
+        wave += level * np.sin(2 * np.pi * base_hz * k * t + rng.uniform(0, 2 * np.pi))
+    return np.asarray(wave, np.float32)
+
+
+def compose_noise(rng: Rng, kind: str) -> Wave:
+    """Return 4 to 6 s of one of NOISES."""
+    return _KINDS[kind](rng, round(rng.uniform(4, 6) * RATE_HZ))
+
+
+def _band(rng: Rng, size: int) -> Wave:
+    low_hz = float(np.exp(rng.uniform(np.log(80), np.log(3000))))
+    high_hz = min(7500.0, low_hz * rng.uniform(1.2, 3))
+    sections = scipy.signal.butter(2, [low_hz, high_hz], "bandpass", fs=RATE_HZ, output="sos")
+    return np.asarray(scipy.signal.sosfilt(sections, rng.standard_normal(size)), np.float32)
+
+
+def _hum(rng: Rng, size: int) -> Wave:
+    wave = hum(rng, size, float(rng.choice([50.0, 60.0])))
+    return np.asarray(wave + rng.uniform(0, 0.1) * coloured(rng, size, 0.5), np.float32)
+
+
+def _tone(rng: Rng, size: int) -> Wave:
+    """Return a steady sine, or beeps of one."""
+    t, hz = np.arange(size) / RATE_HZ, np.exp(rng.uniform(np.log(100), np.log(5000)))
+    wave = np.sin(2 * np.pi * hz * t)
+    if rng.random() < 0.5:
+        period_s, share = rng.uniform(0.3, 1.5), rng.uniform(0.2, 0.7)
+        gate = (t % period_s < share * period_s).astype(float)
+        wave *= np.convolve(gate, np.full(80, 1 / 80), "same")
+    return np.asarray(wave, np.float32)
+
+
+def _sweep(rng: Rng, size: int) -> Wave:
+    t = np.arange(size) / RATE_HZ
+    low, high = rng.uniform(60, 800), rng.uniform(900, 7000)
+    ends = (low, high) if rng.random() < 0.5 else (high, low)
+    return np.asarray(scipy.signal.chirp(t, ends[0], t[-1], ends[1], method="logarithmic"), np.float32)
+
+
+def _clicks(rng: Rng, size: int) -> Wave:
+    """Return short decaying knocks at irregular times."""
+    wave = np.zeros(size + RATE_HZ)
+    for _ in range(int(rng.integers(4, 40))):
+        length = int(rng.integers(16, 800))
+        knock = rng.standard_normal(length) * np.exp(-5 * np.arange(length) / length)
+        first = int(rng.integers(size))
+        wave[first : first + length] += knock * rng.uniform(0.2, 1.0)
+    return np.asarray(wave[:size], np.float32)
+
+
+def _wind(rng: Rng, size: int) -> Wave:
+    knots = rng.uniform(0.05, 1.0, int(rng.integers(5, 12)))
+    level = np.interp(np.linspace(0, knots.size - 1, size), np.arange(knots.size), knots)
+    return np.asarray(coloured(rng, size, rng.uniform(0.5, 1.0)) * level, np.float32)
+
+
+def _fan(rng: Rng, size: int) -> Wave:
+    """Return pink noise with the hum of blades."""
+    t, blades_hz = np.arange(size) / RATE_HZ, rng.uniform(20, 180)
+    wave = coloured(rng, size, rng.uniform(0.4, 0.9)).astype(np.float64)
+    wave *= 1 + rng.uniform(0.05, 0.3) * np.sin(2 * np.pi * blades_hz * t)
+    wave += rng.uniform(0.1, 0.5) * hum(rng, size, blades_hz)
+    return np.asarray(wave, np.float32)
+
+
+_KINDS: dict[str, Callable[[Rng, int], Wave]] = {
+    "white": lambda rng, size: coloured(rng, size, 0.0),
+    "pink": lambda rng, size: coloured(rng, size, 0.5),
+    "brown": lambda rng, size: coloured(rng, size, 1.0),
+    "band": _band,
+    "hum": _hum,
+    "tone": _tone,
+    "sweep": _sweep,
+    "clicks": _clicks,
+    "wind": _wind,
+    "fan": _fan,
+}
+NOISES = tuple(_KINDS)

@@ -1,14 +1,28 @@
-"""One sound of a scene: cut to where it is heard, so that its onset and offset are known."""
+"""One sound of a scene: cut to where it is heard, so that its onset and offset are known.
+
+The sounds that scenes are made of: none that the judged model was trained on, as far as its record tells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from models.augment import Wave, room
-from models.delays import WINDOW_S, heard_spans, loud_windows
+from detector.audio.files import is_sound_name
+from detector.audio.sources import read_sound
+from detector.errors import ConfigError, SourceError
+from detector.manifest import Manifest
+from models.data.catalogue import INDEX, read_catalogue, read_index
+from models.data.datasets import load_good_clips, recordings
+from models.data.household import Clip
+from models.data.segments import WINDOW_S, heard_spans, loud_windows
+from models.recipe import Recipe
+from models.training.augment import Wave, room
 
 LONGEST_S = 8.0
 """Longer sounds are cut: a scene should hold many."""
@@ -73,3 +87,116 @@ def arrive(sound: Sound, room_seed: int | None, rate_hz: int) -> Heard | None:
     loud = np.repeat(loud_windows(wave, rate_hz), window)
     rms = float(np.sqrt(np.mean(np.square(wave[: loud.size][loud], dtype=np.float64))))
     return Heard(wave, spans[0][0], spans[-1][1], rms, float(np.abs(wave).max()))
+
+
+NO_CLASS = "none"
+"""What a sound of no class is called on the command line and in tables."""
+HALVES = ("first", "second")
+"""A fold's clips in turn: the first half to tune with, the second to judge with."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Which recordings: a fold that the model was not trained on, all of it or half."""
+
+    data: Path
+    recipe: Recipe
+    fold: int
+    half: str | None
+
+
+def held_out_sounds(manifest: Manifest, wanted: HeldOut, rate_hz: int) -> tuple[list[Sound], list[str]]:
+    """Return a fold's sounds, and a line for each clip that cannot be used.
+
+    Raises ConfigError where the model was trained on the fold, SourceError where there are no recordings.
+    """
+    left_out = manifest.training.folds_left_out
+    if wanted.fold not in left_out:
+        others = " or ".join(map(str, left_out)) or "none"
+        raise ConfigError(f"fold {wanted.fold}: {manifest.name} was trained on it; the folds it left out: {others}")
+    listing = recordings(wanted.recipe, wanted.data)
+    clips = [c for c in listing.clips if c.fold == wanted.fold]
+    good, waves, problems = load_good_clips(_halved(clips, wanted.half), rate_hz)
+    sounds = [
+        sound
+        for clip, wave in zip(good, waves, strict=True)
+        for sound in cut_sounds(clip.label, clip.source, _name(clip.path, wanted.data), wave, rate_hz)
+    ]
+    return sounds, [*listing.problems, *problems]
+
+
+def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[Sound], list[str]]:
+    """Return the sounds of every recording below a folder as one class; raises SourceError where there is none."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder; name a folder of recordings")
+    sounds, problems = list[Sound](), list[str]()
+    paths = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and is_sound_name(p))
+    for path in tqdm(paths, unit="clip", desc=folder.name, leave=False, disable=None):
+        try:
+            wave = read_sound(path, rate_hz)
+        except SourceError as error:
+            problems.append(f"{error}; left out")
+            continue
+        sounds += cut_sounds(label, folder.name, path.relative_to(folder).as_posix(), wave, rate_hz)
+    if not sounds:
+        raise SourceError(f"{folder}: no sound in it; name a folder of recordings")
+    return sounds, problems
+
+
+def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldOut | None) -> None:
+    """Raise ConfigError where a folder holds what the model was trained on.
+
+    That is rendered or gathered material, if the record names it, and every recording of the folds
+    that were not left out: told by content, whatever a copy is called.
+    """
+    sources = {source.name for source in manifest.training.sources}
+    for folder in folders:
+        if found := sources & {kind for p in (folder, *folder.parents[:2]) for kind in _material(p)}:
+            raise ConfigError(
+                f"{folder}: is {found.pop()} training material, and {manifest.name} was trained on such; "
+                "name other sounds"
+            )
+    if wanted is None or not folders:
+        return
+    seen = [c for c in recordings(wanted.recipe, wanted.data).clips if _was_heard(c, manifest)]
+    digests = {_digest(clip.path): clip.path for clip in seen}
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("[!.]*") if p.is_file()):
+            if twin := digests.get(_digest(path)):
+                raise ConfigError(f"{path}: {manifest.name} was trained on it ({twin}); take it out of {folder}")
+
+
+def _material(folder: Path) -> Iterator[str]:
+    """Yield the sources of training that a folder is the material of."""
+    if (folder / "index.csv").is_file():
+        yield "rendered"
+    if (folder / INDEX).is_file():
+        trained_with = {entry.package for entry in read_catalogue("train")}
+        if any(clip.package in trained_with for clip in read_index(folder)):
+            yield "gathered"
+
+
+def _was_heard(clip: Clip, manifest: Manifest) -> bool:
+    return clip.fold not in manifest.training.folds_left_out
+
+
+def _halved(clips: list[Clip], half: str | None) -> list[Clip]:
+    """Return every second clip of each class and source, so that both halves have their share."""
+    if half is None:
+        return clips
+    counts: dict[tuple[str | None, str], int] = {}
+    kept = []
+    for clip in clips:
+        key = (clip.label, clip.source)
+        counts[key] = counts.get(key, -1) + 1
+        if counts[key] % 2 == HALVES.index(half):
+            kept.append(clip)
+    return kept
+
+
+def _name(path: Path, data: Path) -> str:
+    return (path.relative_to(data) if path.is_relative_to(data) else path).as_posix()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

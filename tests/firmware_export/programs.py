@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.audio.sources import read_sound
-from firmware_export.host import to_pcm
+from firmware_export.c99.build import to_pcm
 from tests.sound_server import require_programs
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from detector.errors import ConfigError
 from detector.network import default_model_path
 from firmware_export.cli import cli
-from models.datasets import list_clips
+from models.data.household import list_clips
 from tests.firmware_export.programs import need
 
 FORMS = ["float ONNX, the runtime", "int8 ONNX", "C99, float", "C99, int8, MFCC in float", "C99, int8", "NIR"]
@@ -20,7 +20,7 @@ FORMS = ["float ONNX, the runtime", "int8 ONNX", "C99, float", "C99, int8, MFCC 
 def test_every_form_is_made_and_run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("make", "gcc", "arm-none-eabi-gcc", "qemu-system-arm")
     few = [c for c in list_clips(data) if c.source == "esc10" and c.fold == 5][::10]
-    monkeypatch.setattr("models.corpus.list_clips", lambda *_: few)
+    monkeypatch.setattr("models.data.datasets.list_clips", lambda *_: few)
     monkeypatch.setattr("firmware_export.report.SPEED_S", 20)
     figures = tmp_path / "figures.json"
     arguments = ["report", str(default_model_path()), "--data", str(data), "--json", str(figures)]

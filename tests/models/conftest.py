@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.datasets import ESC10, INSTRUMENTS, SPEAKER_FOLD
+from models.data.household import ESC10, INSTRUMENTS, SPEAKER_FOLD
 
 RATE_HZ = 16000
 

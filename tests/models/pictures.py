@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from models.image_recipe import ImageRecipe, as_dict, load_image_recipe, parse_image_recipe
+from models import RECIPES
+from models.images.recipe import ImageRecipe, as_dict, load_image_recipe, parse_image_recipe
 
-RECIPES = Path(__file__).parents[2] / "models" / "recipes"
 TINY: dict[str, Any] = {
     "pictures": {"shift_pixels": 0.0, "rotation_degrees": 0.0, "stretch": 0.0},
     "network": {

@@ -1,0 +1,1 @@
+"""A trained model as C99: floating point and integers."""

@@ -1,0 +1,298 @@
+"""The C detector on this computer: compiled by a C compiler, fed with samples, read back room by room.
+
+The exported detector on Cortex-M boards under QEMU: its events, instructions, stack and sizes.
+
+    python -m firmware_export.c99.build FOLDER
+
+prints a table over sounds that need more and less of it. What is counted are instructions, not cycles: a core
+takes one cycle for most of them and more for some.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.audio.sources import read_sound
+from detector.errors import ConfigError
+from detector.messages import Samples
+from models import DEMO_SCENE
+
+Room = Literal["features", "encoded", "spikes", "scores"]
+FULL_SCALE: Final = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A compiled ``snn_host``."""
+
+    program: Path
+
+    def events(self, pcm: NDArray[np.int16]) -> list[dict[str, Any]]:
+        """Return the events of 16-bit samples (n,) at the model's rate, the stream ended behind them."""
+        return [json.loads(line) for line in self._run([], pcm.tobytes()).splitlines()]
+
+    def room(self, room: Room, pcm: NDArray[np.int16], dtype: Any, width: int) -> NDArray[Any]:
+        """Return what a room gives for each frame, (frames, width)."""
+        return np.frombuffer(self._run(["--probe", room], pcm.tobytes()), dtype).reshape(-1, width)
+
+    def room_of_frames(self, room: Room, frames: NDArray[Any], dtype: Any, width: int) -> NDArray[Any]:
+        """Return what a room gives for cepstra (frames, n_mfcc) in the form's own type, in place of samples."""
+        return np.frombuffer(self._run(["--frames", "--probe", room], frames.tobytes()), dtype).reshape(-1, width)
+
+    def _run(self, arguments: Sequence[str], given: bytes) -> bytes:
+        done = subprocess.run([self.program, *arguments], input=given, capture_output=True, check=False)  # noqa: S603 - compiled here
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip()
+            raise ConfigError(f"{self.program}: ended with {done.returncode} ({words})")
+        return done.stdout
+
+
+def build_host(folder: Path, compiler: str = "cc", flags: str | None = "-O2", target: str = "snn_host") -> Host:
+    """Compile an exported folder with its own Makefile; without ``flags`` with those that stand there.
+
+    Raises ConfigError where make or the compiler is missing or fails.
+    """
+    command = ["make", "--silent", "--directory", str(folder), target, f"CC={compiler}"]
+    command += [] if flags is None else [f"CFLAGS={flags}"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - make, by its name
+    except FileNotFoundError as error:
+        raise ConfigError("make is not installed; it and a C compiler build the exported detector") from error
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.decode(errors="replace").strip().splitlines()
+        raise ConfigError(
+            f"{folder}: {compiler} does not build it ({words[0] if words else 'no reason given'})"
+        ) from error
+    return Host(folder / target)
+
+
+def to_pcm(samples: Samples) -> NDArray[np.int16]:
+    """Return samples in [-1, 1) as 16-bit ones, rounded and limited."""
+    scaled = np.round(np.asarray(samples, np.float64) * FULL_SCALE)
+    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def from_pcm(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Return 16-bit samples as floats in [-1, 1), as both detectors take them."""
+    return pcm.astype(np.float32) / np.float32(FULL_SCALE)
+
+
+BoardName = Literal["mps2-an386", "mps2-an500"]
+CORES: Final[Mapping[BoardName, str]] = {"mps2-an386": "Cortex-M4F", "mps2-an500": "Cortex-M7"}
+LIBRARY_STACK: Final = 64
+"""What functions of the C library take, of whose stack the compiler tells nothing: read off newlib's code, where
+the deepest that is called here (a 64-bit division) takes 56 bytes."""
+
+_EXAMPLE: Final = Path("examples") / "cortex_m"
+_PIECE_S: Final = 6
+_LONGEST_S: Final = 600
+"""A board that hangs is ended after that."""
+_CALLERS: Final = ("snn_push", "snn_flush")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the detector took for a sound, as the board itself counted it."""
+
+    instructions_per_10_ms: int
+    most_in_10_ms: int
+    """A block of 10 ms that completes a frame does all the work of that frame."""
+    detector_stack: int
+    program_stack: int
+    detector_bytes: int
+    loop_of_1000000: int
+    """Instructions counted for a loop of a million: whether the count can be believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of flash and RAM; the image's RAM includes the stack that its linker script sets aside."""
+
+    detector_flash: int
+    image_flash: int
+    image_ram: int
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """An image for a board, built from an exported folder."""
+
+    name: BoardName
+    image: Path
+
+    def run(self, pcm: NDArray[np.int16], rate_hz: int) -> tuple[list[dict[str, Any]], Usage]:
+        """Return the events of 16-bit samples (n,) at the model's rate, and what they took."""
+        command = f"qemu-system-arm -machine {self.name} -icount shift=0 -display none -monitor none -serial none"
+        semihosting = ["-semihosting-config", "enable=on,target=native,arg=detector"]
+        lines = _run([*command.split(), *semihosting, "-kernel", str(self.image)], pcm.tobytes())
+        return [json.loads(line) for line in lines.stdout.splitlines()], _usage(json.loads(lines.stderr), rate_hz)
+
+    def sizes(self) -> Sizes:
+        """Return what arm-none-eabi-size says."""
+        objects = sorted(p for p in self._objects.glob("snn_*.o") if p.name != "snn_print.o")
+        flash = sum(text + data for text, data, _ in _size(objects))
+        ((text, data, bss),) = _size([self.image])
+        return Sizes(flash, text + data, data + bss)
+
+    def stack_bound(self) -> int:
+        """Return the bytes of stack that pushing or flushing can take, what the caller does with an event not counted.
+
+        Raises ConfigError where there is no bound: a function that comes back to itself, or one of a size unknown.
+        """
+        return stack_bound("\n".join(p.read_text() for p in sorted(self._objects.glob("snn_*.ci"))))
+
+    @property
+    def _objects(self) -> Path:
+        return self.image.parent / f"build-{self.name}"
+
+
+def build_firmware(folder: Path, name: BoardName) -> Board:
+    """Build an exported folder's example for a board.
+
+    Raises ConfigError where a program is missing or fails.
+    """
+    image = folder / _EXAMPLE / f"{name}.elf"
+    _run(["make", "--silent", "--directory", str(image.parent), image.name])
+    return Board(name, image)
+
+
+def stack_bound(graphs: str) -> int:
+    """Return the deepest way through call graphs as gcc writes them, from what a caller calls."""
+    sizes = dict.fromkeys(re.findall(r'node: { title: "([^"]+)"', graphs), LIBRARY_STACK)
+    told = re.findall(r'node: { title: "([^"]+)" label: "[^"]*\\n(\d+) bytes \((\w+)\)', graphs)
+    sizes |= {name: int(size) for name, size, _ in told} | {"__indirect_call": 0}
+    if moving := [name for name, _, kind in told if kind != "static"]:
+        raise ConfigError(f"the stack of {moving[0]} has no fixed size")
+    calls: dict[str, set[str]] = {name: set() for name in sizes}
+    for caller, called in re.findall(r'edge: { sourcename: "([^"]+)" targetname: "([^"]+)"', graphs):
+        calls[caller].add(called)
+
+    def depth(name: str, way: tuple[str, ...]) -> int:
+        if name in way:
+            raise ConfigError(f"{name} comes back to itself: its stack has no bound")
+        return sizes[name] + max((depth(called, (*way, name)) for called in calls[name]), default=0)
+
+    return max(depth(name, ()) for name in _CALLERS)
+
+
+def sounds(rate_hz: int) -> dict[str, NDArray[np.int16]]:
+    """Return sounds that need more and less: name to 16-bit samples."""
+    scene = read_sound(DEMO_SCENE, rate_hz)
+    noise = np.random.default_rng(0).standard_normal(_PIECE_S * rate_hz).astype(np.float32)
+    guitar = scene[4 * rate_hz : (4 + _PIECE_S) * rate_hz]
+    return {
+        "digital silence": to_pcm(np.zeros_like(noise)),
+        "quiet room: noise, -66 dB": to_pcm(noise * np.float32(0.0005)),
+        "typical: the demo scene": to_pcm(scene),
+        "loud: guitar, 0 dB peak": to_pcm(guitar / np.abs(guitar).max()),
+        "loud: noise, -10 dB": to_pcm(noise * np.float32(0.316)),
+    }
+
+
+def model_rate_hz(folder: Path) -> int:
+    """Return the rate that an exported folder's detector takes."""
+    try:
+        found = re.search(r"#define SNN_SAMPLE_RATE_HZ (\d+)", (folder / "snn_model.h").read_text(encoding="ascii"))
+    except OSError as error:
+        raise ConfigError(f"{folder}: was not made by snn-export c ({error.strerror})") from error
+    if found is None:
+        raise ConfigError(f"{folder / 'snn_model.h'}: tells no sample rate; export the model again")
+    return int(found[1])
+
+
+def _usage(told: Mapping[str, int], rate_hz: int) -> Usage:
+    unit = told["instructions_per_tick"]
+    tens = max(told["samples"] / (rate_hz / 100), 1)
+    return Usage(
+        instructions_per_10_ms=round(told["ticks"] * unit / tens),
+        most_in_10_ms=told["most_ticks"] * unit,
+        detector_stack=told["detector_stack"],
+        program_stack=told["program_stack"],
+        detector_bytes=told["detector_bytes"],
+        loop_of_1000000=told["loop_of_1000000"],
+    )
+
+
+def _size(files: list[Path]) -> list[tuple[int, int, int]]:
+    rows = _run(["arm-none-eabi-size", *map(str, files)]).stdout.decode().splitlines()[1:]
+    return [(int(text), int(data), int(bss)) for text, data, bss, *_ in map(str.split, rows)]
+
+
+def _run(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=_LONGEST_S)  # noqa: S603 - named here
+    except FileNotFoundError as error:
+        raise ConfigError(f"{command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"{command[0]}: has not ended after {_LONGEST_S} s") from error
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ConfigError(f"{command[0]}: ended with {done.returncode} ({words[0] if words else 'no reason given'})")
+    return done
+
+
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """Return all figures of a folder, a record for each board."""
+    rate_hz = model_rate_hz(folder)
+    boards = [build_firmware(folder, name) for name in CORES]
+    return [
+        {
+            "board": board.name,
+            "core": CORES[board.name],
+            **asdict(board.sizes()),
+            "stack_bound": board.stack_bound(),
+            "sounds": {name: asdict(board.run(pcm, rate_hz)[1]) for name, pcm in sounds(rate_hz).items()},
+        }
+        for board in boards
+    ]
+
+
+def table(figures: list[dict[str, Any]]) -> str:
+    """Return the figures as text."""
+    lines = []
+    for board in figures:
+        usages = board["sounds"].values()
+        state = max(u["detector_bytes"] for u in usages)
+        stack = max(u["detector_stack"] for u in usages)
+        lines += [
+            f"{board['core']} ({board['board']})",
+            "",
+            "| sound | instructions per 10 ms | most in 10 ms | MIPS |",
+        ]
+        lines += ["|---|---|---|---|"]
+        lines += [
+            f"| {name} | {u['instructions_per_10_ms']:,} | {u['most_in_10_ms']:,} "
+            f"| {u['instructions_per_10_ms'] / 1e4:.1f} |"
+            for name, u in board["sounds"].items()
+        ]
+        lines += [
+            "",
+            f"detector: flash {board['detector_flash']:,} bytes, state {state:,}",
+            f"stack of the detector: {stack:,} bytes, bound {board['stack_bound']:,}",
+            f"whole image: flash {board['image_flash']:,} bytes, RAM {board['image_ram']:,} with its stack",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "is_json", is_flag=True, help="Print JSON in place of a table.")
+def main(folder: Path, is_json: bool) -> None:
+    """Measure an exported FOLDER on the boards that QEMU knows."""
+    figures = measure(folder)
+    click.echo(json.dumps(figures, indent=2) if is_json else table(figures))
+
+
+if __name__ == "__main__":
+    main()

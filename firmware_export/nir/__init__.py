@@ -1,0 +1,1 @@
+"""The network of a model as a NIR graph, and an interpreter that proves it."""

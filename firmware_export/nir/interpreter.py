@@ -1,0 +1,204 @@
+"""Run a NIR graph, one step a frame.
+
+Nodes are visited in the order of the edges; what arrives at a node by several edges adds up. It takes the
+nodes that ``firmware_export/nir/graph.py`` makes and refuses whatever else NIR has.
+
+What the nodes of a NIR graph do in one step, in single precision.
+
+The neurons take forward Euler steps (``firmware_export/nir/graph.py``), in the order of operations of
+``models/network/csnn.py``; every potential, current and past begins at zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import ConfigError
+from firmware_export.nir.graph import leak_step
+
+Float32 = NDArray[np.float32]
+Reset = Literal["value", "subtract"]
+"""After a spike, v = v_reset, as NIR's neurons say; or v -= v_threshold, as the project's do."""
+
+
+class Unit(Protocol):
+    """A node in the middle of running."""
+
+    def step(self, x: Float32) -> Float32:
+        """Return what the node gives in this step for what it gets in it."""
+
+
+def unit_of(name: str, node: Any, dt_s: float, reset: Reset) -> Unit:
+    """Return the unit of a ``nir`` node, at rest.
+
+    Raises ConfigError for a node of a kind that the project's graphs do not have.
+    """
+    kind = type(node).__name__
+    if kind not in _UNITS:
+        raise ConfigError(f"the NIR node {name!r} is a {kind}, which this interpreter does not run")
+    return _UNITS[kind](node, dt_s, reset)
+
+
+class _Pass:
+    """Input and output: what comes goes."""
+
+    def step(self, x: Float32) -> Float32:
+        return x
+
+
+class _Flatten:
+    def __init__(self, node: Any) -> None:
+        self._shape = tuple(int(n) for n in node.output_type["output"])
+
+    def step(self, x: Float32) -> Float32:
+        return x.reshape(self._shape)
+
+
+class _Matrix:
+    def __init__(self, node: Any) -> None:
+        self._weight = node.weight
+        self._bias = getattr(node, "bias", None)
+
+    def step(self, x: Float32) -> Float32:
+        y: Float32 = np.matmul(self._weight, x[..., None])[..., 0]
+        return y if self._bias is None else y + self._bias
+
+
+class _Conv1d:
+    def __init__(self, node: Any) -> None:
+        if node.groups != 1 or node.dilation != 1 or isinstance(node.padding, str):
+            raise ConfigError("a NIR Conv1d with groups, a dilation or its padding in words is not run here")
+        outputs, _, self._length = node.weight.shape
+        self._weight = node.weight.reshape(outputs, -1)
+        self._bias = node.bias[:, None]
+        self._stride, self._padding = int(node.stride), int(node.padding)
+
+    def step(self, x: Float32) -> Float32:
+        padded = np.pad(x, ((0, 0), (self._padding, self._padding)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self._length, axis=1)[:, :: self._stride]
+        columns = windows.transpose(0, 2, 1).reshape(self._weight.shape[1], -1)
+        y: Float32 = self._weight @ columns + self._bias
+        return y
+
+
+class _Delay:
+    def __init__(self, node: Any, dt_s: float) -> None:
+        steps = np.rint(node.delay / dt_s)
+        if not np.allclose(steps * dt_s, node.delay, rtol=1e-6, atol=0):
+            raise ConfigError(f"a NIR Delay is no whole number of steps of {dt_s:g} s")
+        self._steps = steps.astype(np.int64)[None]
+        self._past = np.zeros((int(steps.max()) + 1, *node.delay.shape), np.float32)
+
+    def step(self, x: Float32) -> Float32:
+        self._past = np.roll(self._past, 1, axis=0)
+        self._past[0] = x
+        y: Float32 = np.take_along_axis(self._past, self._steps, 0)[0]
+        return y
+
+
+class _Leaky:
+    """A leaky integrator."""
+
+    def __init__(self, tau: Any, r: Any, v_leak: Any, dt_s: float) -> None:
+        self._leak = leak_step(tau, r, v_leak, dt_s)
+        self.value: Float32 = np.zeros_like(self._leak.decay)
+
+    def step(self, x: Float32) -> Float32:
+        self.value = self._leak.decay * self.value + (self._leak.gain * x + self._leak.offset)
+        return self.value
+
+
+class Spiking:
+    """The neurons of a layer, with or without a synapse in front."""
+
+    def __init__(self, node: Any, dt_s: float, reset: Reset) -> None:
+        """Take a ``nir.LIF`` or ``nir.CubaLIF``."""
+        has_synapse = hasattr(node, "tau_syn")
+        self._synapse = _Leaky(node.tau_syn, node.w_in, np.zeros_like(node.v_leak), dt_s) if has_synapse else None
+        self._membrane = _Leaky(node.tau_mem if has_synapse else node.tau, node.r, node.v_leak, dt_s)
+        self._subtracts = reset == "subtract"
+        self._v_reset = node.v_reset.astype(np.float32)
+        self.threshold: Float32 = node.v_threshold.astype(np.float32)
+        self.potential: Float32 = np.zeros_like(self.threshold)
+        """What was compared with the threshold in the last step: before the reset."""
+
+    def step(self, x: Float32) -> Float32:
+        """Return the spikes of a step; the reset waits for ``settle``."""
+        self.potential = self._membrane.step(x if self._synapse is None else self._synapse.step(x))
+        return (self.potential > self.threshold).astype(np.float32)
+
+    def settle(self, sent: Float32) -> None:
+        """Reset the neurons that have sent a spike."""
+        if self._subtracts:
+            self._membrane.value = self.potential - self.threshold * sent
+        else:
+            self._membrane.value = np.where(sent > 0, self._v_reset, self.potential)
+
+
+_UNITS: Final[Mapping[str, Callable[[Any, float, Reset], Unit]]] = {
+    "Input": lambda *_: _Pass(),
+    "Output": lambda *_: _Pass(),
+    "Flatten": lambda node, *_: _Flatten(node),
+    "Linear": lambda node, *_: _Matrix(node),
+    "Affine": lambda node, *_: _Matrix(node),
+    "Conv1d": lambda node, *_: _Conv1d(node),
+    "Delay": lambda node, dt_s, _: _Delay(node, dt_s),
+    "LI": lambda node, dt_s, _: _Leaky(node.tau, node.r, node.v_leak, dt_s),
+    "LIF": Spiking,
+    "CubaLIF": Spiking,
+}
+
+
+class Interpreter:
+    """A graph in the middle of running: its potentials, currents and pasts."""
+
+    def __init__(self, graph: Any, reset: Reset = "value", dt_s: float | None = None) -> None:
+        """Take a ``nir.NIRGraph``; a ``dt_s`` of None is the one of its metadata.
+
+        Raises ConfigError for a graph with loops, nodes of other kinds or no time step.
+        """
+        if dt_s is None and "dt_s" not in graph.metadata:
+            raise ConfigError("this NIR graph does not say its time step (dt_s in its metadata)")
+        self._dt_s = float(graph.metadata["dt_s"] if dt_s is None else dt_s)
+        self._graph, self._reset_rule = graph, reset
+        self._sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
+        for source, target in graph.edges:
+            self._sources[target].append(source)
+        try:
+            self._order = tuple(TopologicalSorter(self._sources).static_order())
+        except CycleError as error:
+            raise ConfigError(f"this NIR graph has a loop through {error.args[1][0]!r}: it has no order") from error
+        self.reset()
+
+    def reset(self) -> None:
+        """Set every potential, current and past to zero."""
+        nodes = self._graph.nodes
+        self._units = {name: unit_of(name, nodes[name], self._dt_s, self._reset_rule) for name in self._order}
+
+    @property
+    def spiking(self) -> dict[str, Spiking]:
+        """The nodes that send spikes, by name, as they stand."""
+        return {name: unit for name, unit in self._units.items() if isinstance(unit, Spiking)}
+
+    def step(self, x: Float32, sent: Mapping[str, Float32] | None = None) -> dict[str, Float32]:
+        """Return what every node gives for the input ``x``, in the shape of the graph's input.
+
+        ``sent`` may name spikes, of any shape, that spiking nodes are taken to have sent instead of those
+        that they give: these go on to the next nodes and reset their senders.
+        """
+        given: dict[str, Float32] = {}
+        flows: dict[str, Float32] = {}
+        for name in self._order:
+            unit = self._units[name]
+            arrived = [flows[source] for source in self._sources[name]]
+            given[name] = flows[name] = unit.step(np.asarray(sum(arrived[1:], arrived[0])) if arrived else x)
+            if isinstance(unit, Spiking):
+                if sent and name in sent:
+                    flows[name] = sent[name].reshape(given[name].shape)
+                unit.settle(flows[name])
+        return given

@@ -1,0 +1,139 @@
+"""The sounds to train and test with: which clip belongs to which class and which part of the data.
+
+Every recording has a fold, 1 to 5: ESC-10 its own, the spoken digits by speaker, the other folders
+clip by clip in turn. Fold 5 is never trained on; folds 1 to 4 can be left out one at a time to
+choose settings. Rendered and gathered material has fold 0 and is only for training.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.errors import SourceError
+from detector.manifest import DataSource
+from models.data.catalogue import read_index
+
+TEST_FOLD = 5
+
+ESC10 = (
+    "baby_cry",
+    "chainsaw",
+    "clock_tick",
+    "dog_bark",
+    "fire_crackling",
+    "helicopter",
+    "person_sneeze",
+    "rain",
+    "rooster",
+    "sea_waves",
+)
+
+INSTRUMENTS = {
+    "acoustic_guitar": "guitar",
+    "violin_or_fiddle": "bowed_strings",
+    "cello": "bowed_strings",
+    "double_bass": "bowed_strings",
+    "flute": "winds",
+    "clarinet": "winds",
+    "saxophone": "winds",
+    "bass_drum": "drums",
+    "snare_drum": "drums",
+    "hi_hat": "drums",
+}
+GATHERED = "gathered"
+"""Folder of the material that snn-train gather makes."""
+RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
+SOURCES = (
+    DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
+    DataSource("instruments", "CC0 or CC BY 3.0 per clip", "ten instruments of FSDKaggle2018, Freesound uploaders"),
+    DataSource("guitar_notes", "CC0", "Spanish classical guitar, FreePats"),
+    DataSource("speech_digits", "CC BY-SA 4.0", "Free Spoken Digit Dataset"),
+    DataSource(
+        "rendered",
+        "MIT and public-domain sound fonts, Apache-2.0 scores",
+        "FluidR3 GM, GMbank and MuseScore General by fluidsynth, espeak-ng, strings and noises by numpy",
+    ),
+    DataSource(
+        "gathered",
+        "GPL-2+, GPL-3+, CC0, CC BY 3.0 and others, per clip in its index",
+        "sounds of no class, voices and instruments of Debian's and npm's packages (models/gathering/catalogue.toml)",
+    ),
+)
+"""What the trained models are made of."""
+SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording."""
+
+    path: Path
+    label: str | None
+    """None is sound of no class."""
+    source: str
+    """Where it came from: esc10, instruments, guitar_notes, speech_digits, rendered, gathered."""
+    fold: int
+    """1 to 5; 0 for rendered and gathered material."""
+
+
+def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
+    """List every clip under the data folder and, if given, the rendered material with what was gathered into it.
+
+    Raises SourceError where a folder is missing or holds nothing.
+    """
+    found = [*_esc10(data / "esc10"), *_instruments(data / "instruments")]
+    found += [*_notes(data / "guitar_notes"), *_speech(data / "speech_digits")]
+    if material is not None:
+        found += _rendered(material)
+        if (material / GATHERED).is_dir():
+            found += _gathered(material / GATHERED)
+    return found
+
+
+def _esc10(folder: Path) -> Iterator[Clip]:
+    for label in ESC10:
+        for path in _files(folder / label, ".ogg"):
+            yield Clip(path, label, "esc10", int(path.name[0]))
+
+
+def _instruments(folder: Path) -> Iterator[Clip]:
+    for name, label in INSTRUMENTS.items():
+        for i, path in enumerate(_files(folder / name, ".flac")):
+            yield Clip(path, label, "instruments", i % 5 + 1)
+
+
+def _notes(folder: Path) -> Iterator[Clip]:
+    for i, path in enumerate(_files(folder, ".flac")):
+        yield Clip(path, "guitar", "guitar_notes", i % 5 + 1)
+
+
+def _speech(folder: Path) -> Iterator[Clip]:
+    for path in _files(folder, ".wav"):
+        speaker = path.stem.split("_")[1]
+        if speaker not in SPEAKER_FOLD:
+            raise SourceError(f"{path}: speaker {speaker!r} has no fold; known are {', '.join(SPEAKER_FOLD)}")
+        yield Clip(path, "speech", "speech_digits", SPEAKER_FOLD[speaker])
+
+
+def _rendered(folder: Path) -> list[Clip]:
+    index = folder / "index.csv"
+    if not index.is_file():
+        raise SourceError(f"{folder}: no index.csv; render it with: python -m models.rendering material {folder}")
+    with index.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [Clip(folder / r["path"], RENDERED.get(r["class"]), "rendered", 0) for r in rows]
+
+
+def _gathered(folder: Path) -> Iterator[Clip]:
+    for row in read_index(folder):
+        yield Clip(folder / row.path, None if row.label == "none" else row.label, "gathered", 0)
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    paths = sorted(folder.glob(f"*{suffix}"))
+    if not paths:
+        raise SourceError(f"{folder}: no {suffix} files there; name the folder of recordings with --data")
+    return paths

@@ -1,0 +1,308 @@
+"""Which references were found, which events are false, how late and how often a sound was told of.
+
+For each class by itself, with every reference widened by a collar of half a second on both sides:
+
+    found    an event of its class begins in the widened reference
+    reports  so many events begin in it
+    false    an event that overlaps no widened reference of its class
+    stray    an event that began before a reference and reached into it: neither
+
+So an event that never ends is no way to find everything. References of a class are apart by more
+than a pause (``models.data.segments.JOIN_S``), so that widened ones do not meet.
+
+The figures of a scene at one setting of the decoder: by class, by condition, and what false events were.
+
+Miss rate against false alarms per hour: the decoder that ships over stored scores, threshold by threshold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from detector.manifest import ClassSpec, Manifest
+from detector.messages import Scores
+from detector.pipeline import with_threshold
+from detector.statistics import HourlyRate, Rate
+from models.evaluation.inference import Detection, Heard, decode, judged_hours
+from models.scenes.folder import EventReference, Scenes, Stream
+
+COLLAR_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What became of the references and the events of one class in one stream, both in the order of time."""
+
+    reports: NDArray[np.int64]
+    """For each reference."""
+    latency_s: NDArray[np.float64]
+    """For each reference, from its onset until the first event that begins in it was known; NaN if missed."""
+    is_false: NDArray[np.bool_]
+    """For each event."""
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """For each reference, whether it was found."""
+        return np.asarray(self.reports > 0)
+
+
+def match(references: Sequence[EventReference], detections: Sequence[Detection]) -> Match:
+    """Match the references and the events of one class, each sorted by onset and without overlaps of its own."""
+    onsets = np.array([r.onset_s for r in references])
+    offsets = np.array([r.offset_s for r in references])
+    begins = np.array([d.onset_s for d in detections])
+    ends = np.array([d.offset_s for d in detections])
+    known = np.array([d.known_s for d in detections])
+    firsts = np.searchsorted(begins, onsets - COLLAR_S, "left")
+    lasts = np.searchsorted(begins, offsets + COLLAR_S, "right")
+    reports = np.maximum(0, lasts - firsts)
+    latency = np.full(onsets.size, np.nan)
+    if begins.size:
+        earliest = known[np.minimum(firsts, begins.size - 1)]
+        latency = np.where(reports > 0, earliest - onsets, np.nan)
+    # An event overlaps some reference unless as many have ended before it begins as begin before it ends.
+    before = np.searchsorted(offsets + COLLAR_S, begins, "left")
+    begun = np.searchsorted(onsets - COLLAR_S, ends, "right")
+    return Match(np.asarray(reports, np.int64), latency, np.asarray(before == begun))
+
+
+def of_label(items: Sequence[EventReference], label: str) -> list[EventReference]:
+    """Return the references of one class."""
+    return [item for item in items if item.label == label]
+
+
+NOTHING, UNKNOWN = "nothing", "unknown"
+"""What a false event was told over: no sound, a sound of no class."""
+_LEVELS_DB = (-50, -40, -30, -20, -10)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One reference event and what became of it."""
+
+    reference: EventReference
+    reports: int
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FalseEvent:
+    """One false event."""
+
+    label: str
+    over: str
+    """The class that was heard as it began, ``unknown`` or ``nothing``."""
+    background: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All references and all false events of a scene."""
+
+    judged: tuple[Judged, ...]
+    false: tuple[FalseEvent, ...]
+    hours: dict[str, float]
+    """In which each class is judged."""
+
+    def of(self, label: str) -> list[Judged]:
+        """Return the references of a class."""
+        return [j for j in self.judged if j.reference.label == label]
+
+    def false_alarms(self, label: str, over: Sequence[str] | None = None) -> HourlyRate:
+        """Return a class's false events per hour, of all or only those over something."""
+        count = sum(f.label == label and (over is None or f.over in over) for f in self.false)
+        return HourlyRate(count, self.hours[label])
+
+
+def judge(detections: Sequence[Sequence[Detection]], scenes: Scenes, labels: Sequence[str]) -> Outcome:
+    """Judge the events of each stream by the rules of ``matching``."""
+    judged, false = list[Judged](), list[FalseEvent]()
+    for stream, found in zip(scenes.streams, detections, strict=True):
+        for label in labels:
+            own, references = [d for d in found if d.label == label], of_label(stream.events, label)
+            result = match(references, own)
+            rows = zip(references, result.reports.tolist(), result.latency_s.tolist(), strict=True)
+            judged += [Judged(*row) for row in rows]
+            false += [_false(d, stream) for d, is_false in zip(own, result.is_false, strict=True) if is_false]
+    return Outcome(tuple(judged), tuple(false), {label: judged_hours(scenes, label) for label in labels})
+
+
+def found_rate(judged: Sequence[Judged]) -> Rate:
+    """Return how many of some references were found."""
+    return Rate(sum(j.reports > 0 for j in judged), len(judged))
+
+
+def latencies_s(judged: Sequence[Judged]) -> NDArray[np.float64]:
+    """Return how long after their onset those of some references that were found were told of."""
+    return np.array([j.latency_s for j in judged if j.reports > 0])
+
+
+def reports_per_event(judged: Sequence[Judged]) -> float:
+    """Return how many events one found reference brings; not a number where none was found."""
+    found = [j.reports for j in judged if j.reports > 0]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def split(judged: Sequence[Judged]) -> Iterator[tuple[str, str, list[Judged]]]:
+    """Yield the references by each condition: its name, its value, and those under it."""
+    for name, value_of in CONDITIONS.items():
+        values: dict[str, list[Judged]] = {}
+        for j in judged:
+            values.setdefault(value_of(j.reference), []).append(j)
+        for value in sorted(values, key=order):
+            yield name, value, values[value]
+
+
+def confusion(outcome: Outcome, labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return counts (what was heard, event): labels, unknown and nothing down; labels and "missed" to the right.
+
+    A found reference counts once at its own class, a missed one at "missed", a false event where it began.
+    """
+    rows = [*labels, UNKNOWN, NOTHING]
+    table = np.zeros((len(rows), len(labels) + 1), np.int64)
+    for j in outcome.judged:
+        row = rows.index(j.reference.label)
+        table[row, row if j.reports else len(labels)] += 1
+    for (label, over), count in Counter((f.label, f.over) for f in outcome.false).items():
+        table[rows.index(over), labels.index(label)] += count
+    return table
+
+
+def background_hours(scenes: Scenes) -> dict[str, float]:
+    """Return the hours of each background."""
+    hours: dict[str, float] = {}
+    for stream in scenes.streams:
+        for span in stream.spans:
+            hours[span.background] = hours.get(span.background, 0.0) + (span.offset_s - span.onset_s) / 3600
+    return hours
+
+
+def _false(detection: Detection, stream: Stream) -> FalseEvent:
+    over = next((e.label for e in stream.events if _is_on(e, detection.onset_s)), None)
+    if over is None:
+        over = UNKNOWN if any(_is_on(e, detection.onset_s) for e in stream.unknown) else NOTHING
+    behind = [s.background for s in stream.spans if s.onset_s <= detection.onset_s]
+    return FalseEvent(detection.label, over, behind[-1])
+
+
+def _is_on(event: EventReference, time_s: float) -> bool:
+    return event.onset_s - COLLAR_S <= time_s <= event.offset_s + COLLAR_S
+
+
+def _level(event: EventReference) -> str:
+    lower = max((edge for edge in _LEVELS_DB if edge <= event.level_db), default=None)
+    return f"below {_LEVELS_DB[0]} dBFS" if lower is None else f"{lower} dBFS and above"
+
+
+def order(value: str) -> tuple[float, str]:
+    """Sort by the number that a condition's value begins with, if it does."""
+    number = value.removeprefix("below ").partition(" ")[0]
+    try:
+        return float(number) - value.startswith("below"), value
+    except ValueError:
+        return float("inf"), value
+
+
+CONDITIONS: dict[str, Callable[[EventReference], str]] = {
+    "snr": lambda e: "over silence" if e.snr_db is None else f"{e.snr_db:g} dB",
+    "background": lambda e: e.background,
+    "level": _level,
+    "source": lambda e: e.source,
+    "room": lambda e: "reverberant" if e.reverberant else "dry",
+}
+
+
+GRID = (
+    *(round(0.02 * i, 2) for i in range(1, 49)),
+    0.97,
+    0.98,
+    0.985,
+    0.99,
+    0.993,
+    0.995,
+    0.997,
+    0.998,
+    0.999,
+)
+"""On-thresholds that are tried; off-thresholds keep their proportion."""
+Events = tuple[tuple[Detection, ...], ...]
+"""Of each stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One class over the grid."""
+
+    label: str
+    hours: float
+    """In which the class is judged."""
+    thresholds: NDArray[np.float64]
+    reports: NDArray[np.int64]
+    """(thresholds, references): events that begin in each reference, streams in their order."""
+    false_alarms: NDArray[np.int64]
+    """(thresholds,)."""
+    latency_s: NDArray[np.float64]
+    """(thresholds, references); NaN where missed."""
+
+    def point(self, most_per_hour: float) -> int | None:
+        """Return the place in the grid with the lowest miss rate at no more false alarms per hour; None: there is none.
+
+        Of several, the one with the fewest false alarms, and of those the highest threshold.
+        """
+        allowed = np.flatnonzero(self.false_alarms <= most_per_hour * self.hours)
+        if not allowed.size:
+            return None
+        missed = (self.reports[allowed] == 0).sum(axis=1)
+        order = np.lexsort((-self.thresholds[allowed], self.false_alarms[allowed], missed))
+        return int(allowed[order[0]])
+
+    def rate(self, place: int) -> HourlyRate:
+        """Return the false alarms at a place in the grid."""
+        return HourlyRate(int(self.false_alarms[place]), self.hours)
+
+
+def sweep(heard: Heard, processes: int = 2) -> list[Events]:
+    """Return the events of each stream at each threshold of the grid, every class at the same one."""
+    work = partial(_at_threshold, heard.manifest, heard.scores)
+    with ProcessPoolExecutor(processes) as pool:
+        found = pool.map(work, GRID)
+        return list(tqdm(found, total=len(GRID), unit="threshold", desc="curves", leave=False, disable=None))
+
+
+def curves(events: Sequence[Events], scenes: Scenes, labels: Sequence[str]) -> dict[str, Curve]:
+    """Return the curve of each class from the events of a sweep."""
+    return {label: _curve(label, events, scenes) for label in labels}
+
+
+def _curve(label: str, events: Sequence[Events], scenes: Scenes) -> Curve:
+    reports, latencies, false_alarms = [], [], []
+    references = [of_label(stream.events, label) for stream in scenes.streams]
+    for by_stream in events:
+        matches = [
+            match(refs, [d for d in found if d.label == label])
+            for refs, found in zip(references, by_stream, strict=True)
+        ]
+        reports.append(np.concatenate([m.reports for m in matches]))
+        latencies.append(np.concatenate([m.latency_s for m in matches]))
+        false_alarms.append(sum(int(m.is_false.sum()) for m in matches))
+    return Curve(
+        label,
+        judged_hours(scenes, label),
+        np.array(GRID),
+        np.array(reports),
+        np.array(false_alarms),
+        np.array(latencies),
+    )
+
+
+def _at_threshold(manifest: Manifest, scores: Sequence[Scores], threshold: float) -> Events:
+    classes: list[ClassSpec] = [with_threshold(c, threshold) for c in manifest.classes]
+    return tuple(tuple(decode(classes, manifest, s)) for s in scores)

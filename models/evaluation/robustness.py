@@ -1,0 +1,172 @@
+"""The same scene by other microphones: levels, bandwidth, offset, clipping, resampling; what is still found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.audio.resampling import Resampler
+from detector.audio.sources import FileSource
+from detector.messages import AudioChunk, Samples
+from detector.statistics import Rate
+from models.evaluation.inference import Change, listen
+from models.evaluation.matching import Outcome, judge, latencies_s
+from models.scenes.folder import Scenes
+
+WANTED = 0.05
+"""Events found may differ from those of the clean scene by this share."""
+CLEAN = "clean"
+_OFFSET = 0.05
+"""Of full scale: a cheap microphone's direct current."""
+_CLIPPED = 0.01
+_TELEPHONE_HZ = 8_000
+_STEPS = 32_768
+_BINS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What one channel does to what is found."""
+
+    name: str
+    found: Rate
+    false_events: int
+    latency_p50_s: float | None
+    kept: Rate
+    """Of the references that are found in the clean scene, those found here, too."""
+    change: float
+    """Of the number found, as a share of the clean scene's."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the number found is within ``WANTED`` of the clean scene's."""
+        return abs(self.change) <= WANTED
+
+
+def compare(model: Path, scenes: Scenes, processes: int, told: Callable[[str], None]) -> list[Channel]:
+    """Judge a model on a scene as it is and through each channel; ``told`` hears the name of each.
+
+    Raises what ``hearing.listen`` raises.
+    """
+    result: list[Channel] = []
+    clean: Outcome | None = None
+    for name, change in channels(scenes).items():
+        told(name)
+        heard = listen(model, scenes, processes, change)
+        outcome = judge(heard.detections, scenes, heard.manifest.labels)
+        clean = clean or outcome
+        result.append(_channel(name, outcome, clean))
+    return result
+
+
+def channels(scenes: Scenes) -> dict[str, Change | None]:
+    """Return the channels by name; gains are the same for the whole scene, as one microphone's are."""
+    peak, limit = _levels(scenes)
+    to_db = {f"loudest at {db} dBFS": partial(_scaled, gain=10 ** (db / 20) / peak) for db in (-50, -6)}
+    return {
+        CLEAN: None,
+        **to_db,
+        "sampled at 8 kHz": partial(_through, rate_hz=_TELEPHONE_HZ),
+        f"DC offset of {100 * _OFFSET:g} %": _with_offset,
+        f"{100 * _CLIPPED:g} % clipped": partial(_scaled, gain=1 / limit),
+        "from 44.1 kHz": partial(_through, rate_hz=44_100),
+        "from 48 kHz": partial(_through, rate_hz=48_000),
+    }
+
+
+def table(found: list[Channel]) -> str:
+    """Return the comparison as Markdown."""
+    lines = ["| channel | found | against clean | same events kept | false events |", "|---|---|---|---|---|"]
+    for c in found:
+        verdict = "" if c.holds else f", more than {100 * WANTED:g} % off"
+        lines.append(f"| {c.name} | {c.found} | {100 * c.change:+.1f} %{verdict} | {c.kept} | {c.false_events} |")
+    return "\n".join(lines)
+
+
+def as_json(found: list[Channel]) -> list[dict[str, Any]]:
+    """Return the comparison as JSON takes it."""
+    return [
+        {
+            "channel": c.name,
+            "found": c.found.hits,
+            "of": c.found.total,
+            "change": round(c.change, 4),
+            "holds": c.holds,
+            "kept": c.kept.hits,
+            "kept_of": c.kept.total,
+            "false_events": c.false_events,
+            "latency_p50_s": c.latency_p50_s,
+        }
+        for c in found
+    ]
+
+
+def _channel(name: str, outcome: Outcome, clean: Outcome) -> Channel:
+    found = Rate(sum(j.reports > 0 for j in outcome.judged), len(outcome.judged))
+    before = [j.reports > 0 for j in clean.judged]
+    kept = sum(j.reports > 0 and was for j, was in zip(outcome.judged, before, strict=True))
+    late = latencies_s(outcome.judged)
+    return Channel(
+        name=name,
+        found=found,
+        false_events=len(outcome.false),
+        latency_p50_s=round(float(np.median(late)), 3) if late.size else None,
+        kept=Rate(kept, sum(before)),
+        change=(found.hits - sum(before)) / max(1, sum(before)),
+    )
+
+
+def _levels(scenes: Scenes) -> tuple[float, float]:
+    """Return the largest magnitude of a scene, and the one that ``_CLIPPED`` of its samples exceed."""
+    counts, peak = np.zeros(_BINS, np.int64), 0.0
+    for stream in scenes.streams:
+        with closing(FileSource(stream.path, scenes.manifest.rate_hz)) as source:
+            for chunk in source:
+                size = np.abs(chunk.samples)
+                peak = max(peak, float(size.max()))
+                counts += np.histogram(size, _BINS, (0, 1))[0]
+    above = np.cumsum(counts[::-1])[::-1] / max(1, counts.sum())
+    limit = (int(np.argmax(above <= _CLIPPED)) or 1) / _BINS
+    return max(peak, 1 / _STEPS), limit
+
+
+def _scaled(chunks: Iterable[AudioChunk], _: int, gain: float) -> Iterator[AudioChunk]:
+    return _each(chunks, lambda samples: samples * np.float32(gain))
+
+
+def _with_offset(chunks: Iterable[AudioChunk], _: int) -> Iterator[AudioChunk]:
+    return _each(chunks, lambda samples: samples + np.float32(_OFFSET))
+
+
+def _each(chunks: Iterable[AudioChunk], change: Callable[[Samples], Samples]) -> Iterator[AudioChunk]:
+    for chunk in chunks:
+        yield AudioChunk(_captured(change(chunk.samples)), chunk.first_sample, chunk.gap)
+
+
+def _through(chunks: Iterable[AudioChunk], own_hz: int, rate_hz: int) -> Iterator[AudioChunk]:
+    """Capture at another rate, and resample as the detector does what is of another rate."""
+    there, back = Resampler(own_hz, rate_hz), Resampler(rate_hz, own_hz)
+    first = 0
+    for part in _resampled(chunks, there, back):
+        if part.size:
+            yield AudioChunk(part, first)
+            first += part.size
+
+
+def _resampled(chunks: Iterable[AudioChunk], there: Resampler, back: Resampler) -> Iterator[Samples]:
+    for chunk in chunks:
+        yield back.push(_captured(there.push(chunk.samples)))
+    yield back.push(_captured(there.flush()))
+    yield back.flush()
+
+
+def _captured(samples: Samples) -> Samples:
+    """Return samples as 16 bits hold them, clipped at full scale."""
+    steps = np.clip(np.round(samples * _STEPS), -_STEPS, _STEPS - 1)
+    return np.asarray(steps / _STEPS, np.float32)

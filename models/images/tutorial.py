@@ -1,0 +1,627 @@
+"""What the commands show-encoding and show-neuron put on show: the things, the tables, the pictures.
+
+Ways to write values as spikes, each with the way back and what is lost on it.
+
+===================  =========================================  ==================================
+encoding             a value is                                 read back by
+===================  =========================================  ==================================
+rate                 the chance of a spike in each step         the share of steps with a spike
+latency              how early the one spike comes              the time of the spike
+frame difference     (its change) a spike where it is large     adding the spikes up
+send-on-delta        (its change) spikes until it is told       adding the spikes up, with the leak
+===================  =========================================  ==================================
+
+Rate and latency hold a value still for ``ENCODING_STEPS`` steps and need values in [0, 1] (``Scale``); the
+other two take one step per frame, in the features' own unit. Time is always the first axis.
+
+Encoders are snnTorch's where it has them (J. Eshraghian et al., "Training spiking neural networks
+using lessons from deep learning", Proceedings of the IEEE 111(9), 2023) and ``detector.encoder``'s
+send-on-delta where it has not. snnTorch decodes none of them: the ways back are here.
+
+One neuron, step by step, under two resets: the project's, and snnTorch's default.
+
+The project's neuron (``models.network.csnn``) pays for a spike at once, so that what is left leaks on:
+
+    U[t] = beta * (U[t-1] - threshold * S[t-1]) + I[t]
+
+snnTorch's ``Leaky`` with ``reset_mechanism="subtract"`` pays one step later (``reset_delay=True``)
+the whole threshold, from a potential that has leaked meanwhile:
+
+    U[t] = beta * U[t-1] - threshold * S[t-1] + I[t]
+
+Each spike costs the latter (1 - beta) * threshold more, so it fires more rarely.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import snntorch
+import torch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+from snntorch import spikegen
+
+from detector.audio.sources import FileSource
+from detector.encoder import DeltaEncoder
+from detector.errors import ConfigError
+from detector.features import MfccExtractor
+from detector.manifest import EncoderParams
+from detector.messages import Frames, Samples, Spikes
+from detector.network import load_model
+from models.images.mnist import SIDE, load_mnist
+from models.network.scan import SurrogateStep, leak_scan, lif_scan
+from models.plots import new_figure, raster, save
+
+ENCODING_STEPS = 50
+"""Steps for which rate and latency hold a value."""
+LOG_THRESHOLD = 0.2
+"""Where the charging neuron of the logarithmic latency fires; smaller values never reach it."""
+LOG_TAU = 20.0
+"""Time constant of that neuron, in steps: the largest value fires after 4 of them, half of it after 10."""
+LINEAR_THRESHOLD = 0.01
+"""Values below it send no spike in the linear latency."""
+
+Values: TypeAlias = NDArray[np.float32]
+"""Of any shape, values in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Where [0, 1] lies in the features' unit: one low and one high end for each coefficient, (n,)."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, frames: Frames) -> Scale:
+        """Return the smallest and largest value of each coefficient over the frames (frames, n)."""
+        return cls(frames.min(axis=0), frames.max(axis=0))
+
+    def to_unit(self, frames: Frames) -> Values:
+        """Return frames (frames, n) as values in [0, 1]; a coefficient that never changes is 0."""
+        span = self.high - self.low
+        values = (frames - self.low) / np.where(span > 0, span, 1)
+        return np.clip(values, 0, 1).astype(np.float32)
+
+    def from_unit(self, values: Values) -> Frames:
+        """Return values in [0, 1] in the features' unit again."""
+        return (self.low + values * (self.high - self.low)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One way of encoding the same frames (frames, n), and the frames read back from it."""
+
+    name: str
+    spikes: NDArray[np.float32]
+    """(steps, frames, n) where each value is held still, (frames, n) of -1, 0, 1 or (frames, planes, n) else."""
+    decoded: Frames
+    steps_per_frame: int
+
+    @property
+    def spikes_per_value(self) -> float:
+        """Return how many spikes one value of one frame takes on average."""
+        return float(np.count_nonzero(self.spikes) / self.decoded.size)
+
+
+def encode_rate(values: Values, *, steps: int = ENCODING_STEPS, seed: int = 0) -> NDArray[np.float32]:
+    """Return spikes (steps, ...) that come in each step with the value as their chance, by ``spikegen.rate``.
+
+    The same seed gives the same spikes; torch's own dice are left as they were. Raises ValueError
+    for values outside [0, 1] and fewer than one step.
+    """
+    _check(values, steps, fewest=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _array(spikegen.rate(_tensor(values), num_steps=steps))
+
+
+def decode_rate(spikes: NDArray[np.float32]) -> Values:
+    """Return values (...) of spikes (steps, ...): the share of steps with a spike.
+
+    A value p is met with a standard deviation of sqrt(p * (1 - p) / steps).
+    """
+    share: Values = spikes.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return share
+
+
+def encode_latency(values: Values, *, linear: bool, steps: int = ENCODING_STEPS) -> NDArray[np.float32]:
+    """Return spikes (steps, ...), at most one for each value x: the larger, the earlier; ``spikegen.latency``.
+
+    Logarithmic: a capacitor charges through a resistor towards x with ``LOG_TAU`` and fires when it
+    reaches ``LOG_THRESHOLD``, that is in step tau * ln(x / (x - threshold)). Linear: in step (steps - 1) *
+    (1 - x). Both are rounded to whole steps. Values below the threshold, and those that would fire
+    after the last step, send nothing. (snnTorch's ``normalize`` would stretch the logarithmic time
+    by the data's own smallest value: then nobody could read it back.)
+
+    Raises ValueError for values outside [0, 1] and fewer than two steps.
+    """
+    _check(values, steps, fewest=2)
+    how: dict[str, Any] = (
+        {"linear": True, "normalize": True, "threshold": LINEAR_THRESHOLD}
+        if linear
+        else {"tau": LOG_TAU, "threshold": LOG_THRESHOLD}
+    )
+    return _array(spikegen.latency(_tensor(values), num_steps=steps, clip=True, bypass=True, **how))
+
+
+def decode_latency(spikes: NDArray[np.float32], *, linear: bool) -> Values:
+    """Return values (...) of spikes (steps, ...): the value whose spike comes exactly then; 0 without a spike.
+
+    Rounding to steps moves a spike by half a step at most. Linear, that is 0.5 / (steps - 1) of the
+    value; logarithmic, little for small values and much for large ones, whose spikes crowd together.
+    """
+    steps = spikes.shape[0]
+    time = spikes.argmax(axis=0).astype(np.float64)
+    if linear:
+        values = 1 - time / (steps - 1)
+    else:
+        # In step 0 the inverse is infinite; no value up to 1 fires there.
+        values = np.minimum(1, LOG_THRESHOLD / -np.expm1(-np.maximum(time, 1) / LOG_TAU))
+    return np.where(spikes.any(axis=0), values, 0).astype(np.float32)
+
+
+def encode_frame_difference(frames: Frames, threshold: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return spikes (frames, n) of 1, 0, -1 where a frame rose, kept, fell by the threshold (n,) since the last.
+
+    It is ``spikegen.delta`` with off-spikes; the first frame sends nothing.
+    """
+    return _array(spikegen.delta(_tensor(frames), threshold=_tensor(threshold), padding=True, off_spike=True))
+
+
+def decode_frame_difference(
+    spikes: NDArray[np.float32], threshold: NDArray[np.float32], first: NDArray[np.float32]
+) -> Frames:
+    """Return frames (frames, n): from the known first frame (n,) on, a threshold for each spike.
+
+    There is no bound: the encoder remembers no more than the last frame, so what a large change has
+    above the threshold, and every change below it, is lost for good. The sum drifts away.
+    """
+    return (first + np.cumsum(spikes * threshold, axis=0, dtype=np.float64)).astype(np.float32)
+
+
+def encode_send_on_delta(frames: Frames, params: EncoderParams) -> Spikes:
+    """Return spikes (frames, planes, n) of frames (frames, n), as the runtime's ``DeltaEncoder`` sends them."""
+    return DeltaEncoder(params).push(frames)
+
+
+def decode_send_on_delta(spikes: Spikes, params: EncoderParams) -> Frames:
+    """Return the baseline (frames, n) of ``DeltaEncoder``, from its spikes alone: their leaky sum, from the rest on.
+
+    How close it comes is said there; with thresholds that halve from one to the next, and no leak, it is
+    within the finest while no change is larger than twice the coarsest. A synapse with the encoder's
+    leak, such as the network's first layer has, computes just this sum.
+    Raises ValueError where the parameters have no rest, so that the spikes do not tell the beginning.
+    """
+    if not params.rest:
+        raise ValueError("encoder: without a rest the spikes do not tell where the baseline began")
+    d = np.array(params.thresholds, np.float32)
+    moves = ((spikes[:, 0::2] - spikes[:, 1::2]) * d).sum(axis=1)
+    keep = torch.tensor([1 - params.leak], dtype=torch.float32)
+    level, _ = leak_scan(_tensor(moves)[None, None], keep, torch.zeros(1, 1, moves.shape[1]))
+    baseline: Frames = _array(level)[0, 0] + np.array(params.rest, np.float32)
+    return baseline
+
+
+def encode_all(frames: Frames, scale: Scale, params: EncoderParams, *, seed: int = 0) -> tuple[Encoding, ...]:
+    """Encode frames (frames, n) in every way, and read each back.
+
+    The frame difference takes that one of the encoder's thresholds with which it does best here.
+    """
+    values = scale.to_unit(frames)
+
+    def held(name: str, spikes: NDArray[np.float32], decode: Callable[[NDArray[np.float32]], Values]) -> Encoding:
+        return Encoding(name, spikes, scale.from_unit(decode(spikes)), len(spikes))
+
+    sent = encode_send_on_delta(frames, params)
+    return (
+        held("rate", encode_rate(values, seed=seed), decode_rate),
+        held("latency, log", encode_latency(values, linear=False), lambda s: decode_latency(s, linear=False)),
+        held("latency, linear", encode_latency(values, linear=True), lambda s: decode_latency(s, linear=True)),
+        _best_difference(frames, params),
+        Encoding("send-on-delta", sent, decode_send_on_delta(sent, params), 1),
+    )
+
+
+def _best_difference(frames: Frames, params: EncoderParams) -> Encoding:
+    levels = np.array(params.thresholds, np.float32)
+    found = []
+    for level in levels:
+        spikes = encode_frame_difference(frames, level)
+        found.append(Encoding("frame difference", spikes, decode_frame_difference(spikes, level, frames[0]), 1))
+    # In units of the coarsest threshold every coefficient counts alike.
+    return min(found, key=lambda e: rms_error(e.decoded / levels[0], frames / levels[0]))
+
+
+def rms_error(decoded: Frames, frames: Frames) -> float:
+    """Return the root of the mean squared error over all frames and coefficients, in the features' unit."""
+    return float(np.sqrt(np.mean((decoded.astype(np.float64) - frames) ** 2)))
+
+
+def relative_error(decoded: Frames, frames: Frames, deviation: NDArray[np.float32]) -> float:
+    """Return the RMS error with each coefficient in its standard deviation (n,).
+
+    0 is a perfect copy; 1 is as wrong as always saying the mean. Coefficients that never change
+    are left out; NaN where there is no other.
+    """
+    varies = deviation > 0
+    if not varies.any():
+        return float("nan")
+    return rms_error(decoded[:, varies] / deviation[varies], frames[:, varies] / deviation[varies])
+
+
+def _check(values: Values, steps: int, *, fewest: int) -> None:
+    if steps < fewest:
+        raise ValueError(f"steps must be at least {fewest}, not {steps}")
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(f"values must lie in [0, 1], not in [{values.min()}, {values.max()}]; scale them first")
+
+
+def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = tensor.numpy()
+    return found
+
+
+THRESHOLD = 1.0
+NEURON_STEPS = 40
+Signal = NDArray[np.float32]
+"""(steps,): one value per step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one neuron did; all (steps,)."""
+
+    current: Signal
+    potential: Signal
+    """U: the membrane potential that was compared with the threshold."""
+    carried: Signal
+    """The potential that the neuron takes along into the next step."""
+    spikes: Signal
+
+
+def trace_seed(current: Signal, beta: float, threshold: float = THRESHOLD) -> Trace:
+    """Return the trace of the project's neuron for a current (steps,), from ``models.network.scan`` step by step."""
+    mem, fired = torch.zeros(1, 1, 1), []
+    carried = []
+    for value in _steps(current):
+        spike, mem = lif_scan(
+            value.view(1, 1, 1, 1), torch.tensor([beta]), mem, threshold, SurrogateStep("fast_sigmoid", 10)
+        )
+        fired.append(spike.item())
+        carried.append(mem.item())
+    after, spikes = np.array(carried, np.float32), np.array(fired, np.float32)
+    # The scan gives V; the spike says what was taken from U.
+    return Trace(current, after + np.float32(threshold) * spikes, after, spikes)
+
+
+def trace_snntorch(current: Signal, beta: float, threshold: float = THRESHOLD) -> Trace:
+    """Return the trace of ``snntorch.Leaky`` as it comes, for a current (steps,)."""
+    neuron = snntorch.Leaky(beta=beta, threshold=threshold, reset_mechanism="subtract")
+    mem, fired, potential = torch.zeros(1), [], []
+    for value in _steps(current):
+        spike, mem = neuron(value.view(1), mem)
+        fired.append(spike.item())
+        potential.append(mem.item())
+    carried = np.array(potential, np.float32)
+    return Trace(current, carried, carried, np.array(fired, np.float32))
+
+
+def step_current(level: float = 0.6, steps: int = NEURON_STEPS) -> Signal:
+    """Return a current (steps,) that is switched on after an eighth of the time and off after seven."""
+    current = np.zeros(steps, np.float32)
+    current[steps // 8 : steps * 7 // 8] = level
+    return current
+
+
+def train_current(weight: float = 0.9, steps: int = NEURON_STEPS) -> Signal:
+    """Return the current (steps,) of a synapse of this weight: spikes far apart, then closer, then in a burst."""
+    current = np.zeros(steps, np.float32)
+    for share in (0.05, 0.2, 0.35, 0.425, 0.5, 0.55, 0.6, 0.65, 0.75, 0.775, 0.8, 0.825, 0.85):
+        current[int(share * steps)] = weight
+    return current
+
+
+def _steps(current: Signal) -> tuple[torch.Tensor, ...]:
+    return torch.from_numpy(np.ascontiguousarray(current, np.float32)).unbind()
+
+
+_PANEL_PT = 170
+"""Height and width of a raster in points, about: a spike fills its row, and leaves its neighbours in time free."""
+UP, DOWN = "#c0392b", "#2471a3"
+OURS, THEIRS = "#1e8449", "#b9770e"
+_GREY_THRESHOLDS = (0.5, 0.25, 0.125, 0.0625)
+"""Halves: together they tell any change between grey values to within the finest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """Something to encode, with what its encoders need to know of it."""
+
+    title: str
+    signal: NDArray[np.float32]
+    """The sound (samples,), or the image (28, 28)."""
+    frames: Frames
+    scale: Scale
+    """For the encodings that need values in [0, 1]."""
+    deviation: NDArray[np.float32]
+    """The unit of the relative error, (n,)."""
+    params: EncoderParams
+    unit: str
+    frame_s: float | None
+    """Time from frame to frame; None for an image."""
+
+    @property
+    def loudest(self) -> int:
+        """The frame with the largest coefficient 0, which follows the energy in all bands."""
+        return int(self.frames[:, 0].argmax())
+
+
+def sound(path: Path, seconds: float) -> Exhibit:
+    """Return the first seconds of a sound file, with the front end of the model that ships.
+
+    No more of the file is read. Raises SourceError for what is no sound file.
+    """
+    manifest = load_model().manifest
+    samples = _first(path, seconds, manifest.features.sample_rate_hz)
+    extractor = MfccExtractor(manifest.features)
+    frames = np.concatenate((extractor.push(samples), extractor.flush()))
+    rate = manifest.features.sample_rate_hz
+    # A constant column's deviation may be a rounding error instead of 0.
+    deviation = np.where(np.ptp(frames, axis=0) > 0, frames.std(axis=0, dtype=np.float64), 0).astype(np.float32)
+    return Exhibit(
+        title=f"{path.name}, {samples.size / rate:.1f} s",
+        signal=samples,
+        frames=frames,
+        scale=Scale.of(frames),
+        deviation=deviation,
+        params=manifest.encoder,
+        unit="MFCC (natural log of energy)",
+        frame_s=manifest.features.hop_length / rate,
+    )
+
+
+def digit(data: Path, index: int) -> Exhibit:
+    """Return an image of MNIST's test set, its rows read as 28 frames of 28 values, from the top down.
+
+    Raises ConfigError where there is no such image, SourceError where there is no MNIST.
+    """
+    images, labels = load_mnist(data, train=False)
+    if not 0 <= index < len(images):
+        raise ConfigError(f"--mnist {index}: the test set has the images 0 to {len(images) - 1}")
+    image = (images[index] / 255).astype(np.float32)
+    zeros = np.zeros(SIDE, np.float32)
+    return Exhibit(
+        title=f"MNIST test image {index}, a {labels[index]}",
+        signal=image,
+        frames=image,
+        scale=Scale(zeros, zeros + 1),
+        # One unit for all columns: those at the margin never change.
+        deviation=np.full(SIDE, image.std(), np.float32),
+        params=EncoderParams("send_on_delta", tuple((d,) * SIDE for d in _GREY_THRESHOLDS), 0.0, (0.0,) * SIDE),
+        unit="grey value, 0 to 1",
+        frame_s=None,
+    )
+
+
+def table(exhibit: Exhibit, encodings: Sequence[Encoding]) -> str:
+    """Return the encodings' costs and errors as lines of text."""
+    frames, width = exhibit.frames.shape
+    rows = [f"{exhibit.title}: {frames} frames of {width} values", ""]
+    rows.append(f"{'encoding':17} {'steps/frame':>11} {'spikes/value':>12} {'RMS error':>10} {'in std':>7}")
+    for e in encodings:
+        absolute = rms_error(e.decoded, exhibit.frames)
+        relative = relative_error(e.decoded, exhibit.frames, exhibit.deviation)
+        shown = "-" if math.isnan(relative) else f"{relative:.3f}"
+        rows.append(f"{e.name:17} {e.steps_per_frame:11} {e.spikes_per_value:12.2f} {absolute:10.3f} {shown:>7}")
+    scaled = (
+        "grey values as they are" if exhibit.frame_s is None else "each coefficient from its minimum to its maximum"
+    )
+    rows += [
+        "",
+        f"RMS error: {exhibit.unit}; in std: in standard deviations, where 1 is as wrong as saying the mean.",
+        f"Rate and latency take values in [0, 1]: {scaled}.",
+    ]
+    return "\n".join(rows)
+
+
+def draw_encodings(exhibit: Exhibit, encodings: Sequence[Encoding], path: Path) -> None:
+    """Draw the signal and its frames, and below them each encoding's spikes and what they decode to."""
+    columns = len(encodings)
+    figure = new_figure(3.5 * columns, 10.5)
+    figure.set_layout_engine(ConstrainedLayoutEngine(hspace=0.04, h_pad=0.08))
+    figure.suptitle(f"{exhibit.title}, written as spikes in {columns} ways", fontsize=18)
+    grid = figure.add_gridspec(3, columns)
+    _draw_signal(figure.add_subplot(grid[0, :2]), exhibit)
+    features = figure.add_subplot(grid[0, 2:])
+    image = _draw_frames(features, exhibit, exhibit.frames)
+    features.set_title(_features_title(exhibit), pad=12)
+    _mark_loudest(features, exhibit)
+    for column, encoding in enumerate(encodings):
+        _draw_spikes(figure.add_subplot(grid[1, column]), exhibit, encoding)
+        _draw_decoded(figure.add_subplot(grid[2, column]), exhibit, encoding)
+    figure.colorbar(image, ax=[features, *figure.axes[-2:]], label=_colour_label(exhibit), aspect=40)
+    figure.supxlabel(
+        "std: standard deviation of the values above; off by 1 would be as wrong as always saying their mean"
+    )
+    save(figure, path)
+
+
+def neuron_pairs(beta: float) -> dict[str, tuple[Trace, Trace]]:
+    """Return, for each input, the traces of the project's neuron and of snnTorch's default."""
+    inputs = {"step current": step_current(), "spike train": train_current()}
+    return {name: (trace_seed(i, beta), trace_snntorch(i, beta)) for name, i in inputs.items()}
+
+
+def draw_neuron(pairs: Mapping[str, tuple[Trace, Trace]], beta: float, path: Path) -> None:
+    """Draw one column for each input: the input, the two membranes, the spikes of both."""
+    figure = new_figure(7.0 * len(pairs), 9.5)
+    title = rf"One leaky integrate-and-fire neuron, two resets ($\beta$ = {beta:g}, threshold $\theta$ = {THRESHOLD:g})"
+    figure.suptitle(title, fontsize=16)
+    grid = figure.subplots(4, len(pairs), sharex="col", squeeze=False, height_ratios=(1, 2.2, 2.2, 0.8))
+    levels = np.concatenate([(t.potential, t.carried) for pair in pairs.values() for t in pair])
+    # Room above for the legend; one scale, so that the membranes can be compared.
+    limits = (levels.min() - 0.15, levels.max() + 0.5)
+    for column, (name, (ours, theirs)) in zip(grid.T, pairs.items(), strict=True):
+        _draw_input(column[0], name, ours)
+        _draw_membrane(column[1], ours, OURS, r"reset at once: $U_t = \beta\,(U_{t-1} - \theta S_{t-1}) + I_t$")
+        _draw_membrane(column[2], theirs, THEIRS, r"snnTorch's default: $U_t = \beta\,U_{t-1} - \theta S_{t-1} + I_t$")
+        _draw_trains(column[3], ours, theirs)
+        for axes in column[1:3]:
+            axes.set_ylim(limits)
+    save(figure, path)
+
+
+def _first(path: Path, seconds: float, rate_hz: int) -> Samples:
+    """Read the first seconds of a file at a rate, second by second."""
+    wanted = round(seconds * rate_hz)
+    samples = np.empty(0, np.float32)
+    with closing(FileSource(path, rate_hz)) as source:
+        for chunk in source:
+            samples = np.concatenate((samples, chunk.samples))
+            if samples.size >= wanted:
+                break
+    return samples[:wanted]
+
+
+def _draw_signal(axes: Any, exhibit: Exhibit) -> None:
+    if exhibit.frame_s is None:
+        axes.imshow(exhibit.signal, cmap="gray_r", vmin=0, vmax=1)
+        axes.set(title="the image", xlabel="column", ylabel="row")
+        return
+    seconds = len(exhibit.frames) * exhibit.frame_s
+    axes.plot(np.arange(exhibit.signal.size) * seconds / exhibit.signal.size, exhibit.signal, lw=0.5, color="black")
+    axes.set(title="the sound", xlabel="time (s)", ylabel="amplitude (full scale is 1)", xlim=(0, seconds))
+    axes.margins(y=0.1)
+
+
+def _features_title(exhibit: Exhibit) -> str:
+    frames, width = exhibit.frames.shape
+    if exhibit.frame_s is None:
+        return f"its rows read as {frames} frames of {width} values, one after the other"
+    return f"its features: {width} MFCC every {1000 * exhibit.frame_s:g} ms (mark: the loudest frame)"
+
+
+def _draw_frames(axes: Any, exhibit: Exhibit, frames: Frames) -> Any:
+    """Draw frames over time: a sound's coefficients in deviations from their mean, an image's grey values."""
+    if exhibit.frame_s is None:
+        axes.set(xlabel="frame (row of the image)", ylabel="value (column)")
+        return axes.imshow(frames.T, cmap="gray_r", vmin=0, vmax=1, origin="lower", aspect="auto")
+    unit = np.where(exhibit.deviation > 0, exhibit.deviation, 1)
+    level = (frames - exhibit.frames.mean(axis=0)) / unit
+    width = frames.shape[1]
+    extent = (0, len(frames) * exhibit.frame_s, -0.5, width - 0.5)
+    axes.set(xlabel="time (s)", ylabel="MFCC")
+    return axes.imshow(level.T, cmap="RdBu_r", vmin=-3, vmax=3, origin="lower", aspect="auto", extent=extent)
+
+
+def _colour_label(exhibit: Exhibit) -> str:
+    return "grey value" if exhibit.frame_s is None else "standard deviations from the mean"
+
+
+def _draw_spikes(axes: Any, exhibit: Exhibit, encoding: Encoding) -> None:
+    """Draw an encoding's spikes: over the steps where values are held still, else over the frames."""
+    if encoding.steps_per_frame == ENCODING_STEPS:
+        _draw_held(axes, exhibit, encoding)
+    else:
+        _draw_changes(axes, exhibit, encoding)
+
+
+def _draw_held(axes: Any, exhibit: Exhibit, encoding: Encoding) -> None:
+    if exhibit.frame_s is None:
+        spikes, what, name = encoding.spikes.reshape(ENCODING_STEPS, -1), "whole image", "pixel, row by row"
+    else:
+        spikes, what, name = encoding.spikes[:, exhibit.loudest], "loudest frame only", "MFCC"
+    _dots(axes, spikes)
+    axes.set(xlabel="step", ylabel=name)
+    axes.set_title(f"{encoding.name}\n{what}, held for {ENCODING_STEPS} steps", fontsize=11)
+
+
+def _dots(axes: Any, spikes: NDArray[Any], colour: str = "black") -> None:
+    raster(axes, spikes, colour=colour)
+    steps, neurons = spikes.shape
+    size, width = max(2.0, (0.9 * _PANEL_PT / neurons) ** 2), min(1.2, 0.9 * _PANEL_PT / steps)
+    axes.collections[-1].set(sizes=[size], linewidths=width)
+
+
+def _draw_changes(axes: Any, exhibit: Exhibit, encoding: Encoding) -> None:
+    spikes = encoding.spikes
+    if spikes.ndim == 2:  # noqa: PLR2004 - signs instead of planes
+        spikes = np.stack((spikes > 0, spikes < 0), axis=1)
+    levels = spikes.shape[1] // 2
+    # The finest threshold first and palest: what a coarser one sends lies above it.
+    for level in reversed(range(levels)):
+        opaque = f"{round(255 * (1 - 0.75 * level / levels)):02x}"
+        _dots(axes, spikes[:, 2 * level], UP + opaque)
+        _dots(axes, spikes[:, 2 * level + 1], DOWN + opaque)
+    thresholds = "1 threshold" if levels == 1 else f"{levels} thresholds (pale: fine)"
+    axes.set_title(f"{encoding.name}\nred up, blue down, {thresholds}", fontsize=11)
+    if exhibit.frame_s is None:
+        axes.set(xlabel="frame (row of the image)", ylabel="value (column)")
+    else:
+        _seconds_below(axes, exhibit.frame_s, len(spikes))
+
+
+def _draw_decoded(axes: Any, exhibit: Exhibit, encoding: Encoding) -> None:
+    error = relative_error(encoding.decoded, exhibit.frames, exhibit.deviation)
+    if exhibit.frame_s is None:
+        axes.imshow(encoding.decoded, cmap="gray_r", vmin=0, vmax=1)
+        axes.set(xlabel="column", ylabel="row")
+    else:
+        _draw_frames(axes, exhibit, encoding.decoded)
+    wrong = "" if math.isnan(error) else f": off by {error:.2f} std"
+    axes.set_title(f"read back{wrong}\n{encoding.spikes_per_value:.2f} spikes per value", fontsize=11)
+
+
+def _mark_loudest(axes: Any, exhibit: Exhibit) -> None:
+    if exhibit.frame_s is not None:
+        at = (exhibit.loudest + 0.5) * exhibit.frame_s
+        axes.plot([at], [1.02], "v", color="black", clip_on=False, transform=axes.get_xaxis_transform())
+
+
+def _seconds_below(axes: Any, frame_s: float, frames: int) -> None:
+    """Label an axis of frames with seconds."""
+    step = 1 if frames * frame_s >= 2 else 0.2  # noqa: PLR2004 - a handful of ticks
+    ticks = np.arange(0, frames * frame_s, step)
+    axes.set_xticks(ticks / frame_s - 0.5, [f"{tick:g}" for tick in ticks.round(1)])
+    axes.set(xlabel="time (s)", ylabel="MFCC")
+
+
+def _draw_input(axes: Any, name: str, trace: Trace) -> None:
+    axes.bar(range(len(trace.current)), trace.current, width=1, color="#7f8c8d", edgecolor="white", linewidth=0.5)
+    axes.set_title(f"input: {name}")
+    axes.set_ylabel("current $I_t$")
+
+
+def _draw_membrane(axes: Any, trace: Trace, colour: str, title: str) -> None:
+    """Draw U as dots, the leak to the next as lines, and what a spike takes at once as a fall."""
+    steps = np.arange(len(trace.potential))
+    # Each step shows U, then what is carried on: the same, but for a reset at once.
+    path = np.stack((trace.potential, trace.carried), axis=1).ravel()
+    axes.plot(steps.repeat(2), path, color=colour, linewidth=1, alpha=0.7)
+    fired = trace.spikes > 0
+    axes.plot(steps[~fired], trace.potential[~fired], "o", color=colour, markersize=4, label="$U_t$")
+    axes.plot(steps[fired], trace.potential[fired], "*", color=colour, markersize=12, label="$U_t$ with a spike")
+    axes.axhline(THRESHOLD, color="black", linestyle="--", linewidth=1, label=r"threshold $\theta$")
+    axes.set_title(title)
+    axes.set_ylabel("membrane potential")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", fontsize=8, ncols=3)
+
+
+def _draw_trains(axes: Any, ours: Trace, theirs: Trace) -> None:
+    trains = [np.flatnonzero(trace.spikes) for trace in (theirs, ours)]
+    axes.eventplot(trains, colors=[THEIRS, OURS], linelengths=0.7, linewidths=2.5)
+    axes.set_yticks([0, 1], ["snnTorch", "at once"])
+    axes.set(title=f"spikes: {len(trains[1])} with the reset at once, {len(trains[0])} with snnTorch's", xlabel="step")

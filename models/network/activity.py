@@ -1,0 +1,52 @@
+"""How much the neurons of a network fire: rates, neurons that never do, operations that spikes cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.network.csnn import NetworkSpec
+
+
+class Activity:
+    """Sums up the spikes of layers, batch after batch; shapes (batch, channels, frames, width)."""
+
+    def __init__(self) -> None:
+        self._spikes: dict[str, Tensor] = {}
+        """Sums over batch and frames by layer, (channels, width)."""
+        self._frames = 0
+
+    @torch.no_grad()
+    def add(self, spikes: Mapping[str, Tensor]) -> None:
+        """Count one batch."""
+        for name, value in spikes.items():
+            total = (value > 0).sum((0, 2))
+            self._spikes[name] = self._spikes[name] + total if name in self._spikes else total
+        if spikes:
+            batch, _, frames, _ = next(iter(spikes.values())).shape
+            self._frames += batch * frames
+
+    def dead_shares(self) -> dict[str, float]:
+        """Return for each layer the share of its neurons that never fired."""
+        return {name: float((total == 0).float().mean()) for name, total in self._spikes.items()}
+
+    def rates(self) -> dict[str, float]:
+        """Return for each layer the spikes per neuron and frame."""
+        return {name: float(total.float().mean()) / max(1, self._frames) for name, total in self._spikes.items()}
+
+
+def reading_macs(spec: NetworkSpec) -> dict[str, float]:
+    """Return for each spiking layer the dense multiply-adds per frame of the layer that reads its spikes."""
+    macs: dict[str, float] = {}
+    channels, width = spec.planes, spec.n_mels
+    for i, conv in enumerate(spec.convs, 1):
+        out = -(-width // conv.stride)
+        if i > 1:
+            macs[f"conv{i - 1}"] = out * conv.channels * channels * conv.frames * conv.bands
+        channels, width = conv.channels, out
+    if spec.convs:
+        macs[f"conv{len(spec.convs)}"] = channels * width * spec.hidden
+    macs["dense"] = spec.hidden * spec.classes
+    return macs

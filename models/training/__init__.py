@@ -1,0 +1,1 @@
+"""Training: examples, losses, the loop, and the runs that it leaves."""

@@ -1,0 +1,97 @@
+"""Train one run per fold and seed, several at once, each in a process of its own; ended ones are not run again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from detector.errors import DetectorError
+
+POLL_S = 1.0
+
+
+class FoldError(DetectorError):
+    """A run of a fold ended badly; the others went on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRun:
+    """One run of a cross-validation."""
+
+    folder: Path
+    fold: int
+    seed: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether its weights are final."""
+        return (self.folder / "record.json").is_file()
+
+    def epochs(self) -> int:
+        """Return how many epochs it has behind it."""
+        path = self.folder / "curves.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return int(json.loads(lines[-1])["epoch"]) if lines else 0
+
+
+def plan(runs: Path, folds: Sequence[int], seeds: Sequence[int]) -> list[FoldRun]:
+    """Return the runs below the folder ``runs``, seed after seed."""
+    return [FoldRun(runs / f"fold{fold}-seed{seed}", fold, seed) for seed in seeds for fold in folds]
+
+
+def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], jobs: int) -> None:
+    """Train what has not ended, ``jobs`` at a time, one thread each, with one bar over all epochs.
+
+    Raises FoldError that names the runs which ended badly, with where each one's last words are.
+    """
+    waiting, running, failed = [r for r in wanted if not r.ended], dict[FoldRun, subprocess.Popen[bytes]](), []
+    with _sigterm() as told_to_end, tqdm(total=epochs * len(wanted), unit="epoch") as bar:
+        try:
+            while waiting or running:
+                if told_to_end:
+                    sys.exit(128 + signal.SIGTERM)
+                while waiting and len(running) < jobs:
+                    run = waiting.pop(0)
+                    running[run] = _start(recipe, data, run)
+                time.sleep(POLL_S)
+                ended = [run for run, process in running.items() if process.poll() is not None]
+                failed += [run for run in ended if running.pop(run).returncode]
+                bar.n = sum(epochs if run.ended else min(epochs, run.epochs()) for run in wanted)
+                bar.refresh()
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+    if failed:
+        raise FoldError("; ".join(f"{run.folder}: failed, see {run.folder / 'log.txt'}" for run in failed))
+
+
+@contextmanager
+def _sigterm() -> Iterator[list[int]]:
+    """Note a SIGTERM: to end in the middle of starting a run would leave that run behind."""
+    told = list[int]()
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(recipe: Path, data: Path, run: FoldRun) -> subprocess.Popen[bytes]:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    arguments = ["fit", recipe, "--data", data, "--run", run.folder, "--leave-out", run.fold, "--seed", run.seed]
+    command = [sys.executable, "-m", "models.cli.main", *map(str, arguments), "--threads", "1", "--workers", "0"]
+    log: IO[bytes]
+    with (run.folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - this program itself

@@ -1,0 +1,202 @@
+"""A run from recordings to a model file: it learns, resumes, and is judged by the pipeline that ships."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from detector.errors import ConfigError
+from detector.pipeline import Detector
+from detector.statistics import Rate
+from firmware_export.cli import cli as export_cli
+from models import RECIPES
+from models.cli.main import cli as train_cli
+from models.data.household import Clip
+from models.evaluation.clips import Heard, confusion, esc10_accuracy, event_rates, figures, table
+from models.network.twin import make_network
+from models.recipe import _check, load_recipe
+from models.training.loop import Run, _Trainer, train
+from models.training.runs import RunFolder, load_run
+
+RECIPE = RECIPES / "household.toml"
+LABELS = load_recipe(RECIPE).labels
+
+
+@pytest.fixture
+def short_recipe(tmp_path: Path) -> Path:
+    """Give the shipped recipe, cut to two short epochs."""
+    text = RECIPE.read_text(encoding="utf-8")
+    lines = []
+    for line in text.splitlines():
+        key = line.split("=")[0].strip()
+        change = {"epochs": "2", "examples_per_epoch": "8", "batch": "4", "frames": "40"}.get(key)
+        lines.append(line if change is None else f"{key} = {change}")
+    path = tmp_path / "short.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def invoke(command: object, *arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)  # type: ignore[arg-type]
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tmp_path / "m.onnx"
+    invoke(train_cli, "fit", short_recipe, "--data", tree, "--run", run, "--threads", 1, "--leave-out", 4)
+    curves = [json.loads(row) for row in (run / "curves.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in curves] == [1, 2]
+    assert "same spikes in 4 layers" in invoke(export_cli, "onnx", run, "--out", model)
+    output = invoke(
+        train_cli, "evaluate", model, "--data", tree, "--json", tmp_path / "f.json", "--picture", tmp_path / "c.png"
+    )
+    assert "ESC-10 accuracy" in output
+    assert json.loads((tmp_path / "f.json").read_text())["esc10_clips"] == 10
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+    judged = tmp_path / "judged.onnx"
+    invoke(train_cli, "evaluate", model, "--data", tree, "--out", judged)
+    assert Detector.load(judged).manifest.metrics == json.loads((tmp_path / "f.json").read_text())
+    assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--judge", model, 4, "--data", tree)
+    record = Detector.load(model).manifest.training
+    assert record.folds_left_out == (4, 5)
+    assert {s.name for s in record.sources} == {"esc10", "instruments", "guitar_notes", "speech_digits"}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_begins_with_the_weights_of_another(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+    first, second, recipe = tmp_path / "first", tmp_path / "second", load_recipe(short_recipe)
+    train(recipe, Run(tree, None, first, 0, 4, workers=0))
+    none = replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0))
+    net = train(none, Run(tree, None, second, 1, 4, workers=0, begin=first))
+    before, after = load_run(first)[0].state_dict(), net.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items() if "norm" not in name)
+    hidden, kept = ((RunFolder(folder).load() or {})["hidden"] for folder in (first, second))
+    assert hidden.keys() == kept.keys()
+    assert all(torch.equal(hidden[name], kept[name]) for name in hidden)
+    assert "--begin" in load_run(second)[2].command
+    with pytest.raises(ConfigError, match="fold 3"):
+        train(recipe, Run(tree, None, tmp_path / "third", 1, 3, workers=0, begin=first))
+    other = replace(recipe, network=replace(recipe.network, slope=9.0))
+    with pytest.raises(ConfigError, match="differ in network"):
+        train(other, Run(tree, None, tmp_path / "third", 1, 4, workers=0, begin=first))
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(none, Run(tree, None, second, 1, 4, workers=0))
+
+
+def _once(epoch: Callable[[_Trainer], object]) -> Callable[[_Trainer], object]:
+    def interrupted(trainer: _Trainer) -> object:
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+        return epoch(trainer)
+
+    return interrupted
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("way", [(False, 0.0), (True, 0.0), (True, 0.5)])
+def test_a_run_goes_on_where_it_was_interrupted(
+    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[bool, float]
+) -> None:
+    """To the bit, and however many processes make the examples."""
+    (muon, deep), recipe = way, load_recipe(short_recipe)
+    recipe = replace(recipe, schedule=replace(recipe.schedule, muon=muon), loss=replace(recipe.loss, deep=deep))
+    run = Run(tree, None, tmp_path / "run", 0, None, workers=2)
+    net = train(recipe, run)
+    broken_off = Run(tree, None, tmp_path / "broken-off", 0, None, workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("models.training.loop._Trainer.one_epoch", _once(_Trainer.one_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, broken_off)
+    resumed = train(recipe, broken_off)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), resumed.state_dict().values(), strict=True))
+    saved, went_on = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (run.folder, broken_off.folder))
+    assert saved["epoch"] == 2
+    assert ("hidden" in saved) == bool(deep)
+    for name, value in saved.get("hidden", {}).items():
+        assert torch.equal(value, went_on["hidden"][name])
+        assert value.any()
+    assert load_run(run.folder)[0].state_dict().keys() == make_network(recipe).state_dict().keys()
+    again = train(recipe, run)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not the folder of an ended run"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("dense_tau_s", "[0.4, 0.02]", r"network\.dense_tau_s is \[0\.4, 0\.02\]; it takes a shortest"),
+        ("membrane_tau_s", "[0.1, inf]", r"network\.membrane_tau_s is \[0\.1, inf\]; it takes a shortest"),
+        ("membrane_tau_s", "[0.1]", r"network\.membrane_tau_s is \[0\.1\]; it takes a shortest"),
+        ("deep", "-0.1", r"loss\.deep is -0\.1; it takes a weight"),
+    ],
+)
+def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, value: str, told: str) -> None:
+    text = short_recipe.read_text(encoding="utf-8")
+    short_recipe.write_text(re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text), encoding="utf-8")
+    with pytest.raises(ConfigError, match=told):
+        load_recipe(short_recipe)
+
+
+def test_hidden_read_outs_want_a_layer_to_read(short_recipe: Path) -> None:
+    recipe = load_recipe(short_recipe)
+    changed = replace(
+        recipe, loss=replace(recipe.loss, deep=0.3), network=replace(recipe.network, convs=recipe.network.convs[:1])
+    )
+    with pytest.raises(ConfigError, match=r"loss\.deep needs two convolutions"):
+        _check(changed, "recipe")
+
+
+def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
+    text = short_recipe.read_text(encoding="utf-8")
+    short_recipe.write_text(text.replace("[schedule]", "[schedule]\nmomentum = 1.0"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"unknown key 'schedule\.momentum'"):
+        load_recipe(short_recipe)
+    short_recipe.write_text(re.sub(r"(?m)^hidden = .*\n", "", text), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"lacks the key 'network\.hidden'"):
+        load_recipe(short_recipe)
+    short_recipe.write_text(text.replace("frame_rate_hz = 40.0", "frame_rate_hz = 50.0"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"network\.frame_rate_hz is 50\.0, but the rest of the recipe needs 40\.0"):
+        load_recipe(short_recipe)
+
+
+def heard(label: str, source: str, best: str, *onsets: str) -> Heard:
+    scores = np.full((4, len(LABELS)), 0.1, np.float32)
+    scores[:, LABELS.index(best)] = 0.9
+    return Heard(Clip(Path("x"), label, source, 5), scores, onsets, LABELS)
+
+
+def test_figures_by_hand() -> None:
+    clips = [
+        heard("rain", "esc10", "rain", "rain"),
+        heard("rooster", "esc10", "guitar", "guitar"),
+        heard("guitar", "instruments", "guitar", "guitar", "guitar"),
+        heard("guitar", "instruments", "winds"),
+    ]
+    # The rooster's ten-class argmax is the first of nine equal scores: not the rooster.
+    assert (esc10_accuracy(clips).hits, esc10_accuracy(clips).total) == (1, 2)
+    recall, false = event_rates(clips, "guitar")
+    assert (recall.hits, recall.total, false.hits, false.total) == (1, 2, 1, 2)
+    assert confusion(clips)[LABELS.index("rooster"), LABELS.index("guitar")] == 1
+    assert figures(clips)["guitar_recall"] == 0.5
+    assert "| guitar | 1/2 = 50.0 %" in table(clips)
+
+
+def test_wilson_interval_by_table() -> None:
+    low, high = Rate(8, 10).interval
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert Rate(0, 0).interval == (0.0, 1.0)
