@@ -448,7 +448,7 @@ class Follower:
         self._last = reader.last_number()
         return self._noted(reader.events(self._wanted))
 
-    def news(self, reader: EventReader) -> Iterator[StoredEvent]:
+    def source_events(self, reader: EventReader) -> Iterator[StoredEvent]:
         """Yield those that have ended since they were given, then those that are new."""
         if reader.last_number() < self._last:  # another file has taken this one's place
             self._last = 0

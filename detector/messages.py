@@ -74,7 +74,7 @@ LayerSpikes: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Insides:
+class Trace:
     """What a push brought about in each room, frame by frame."""
 
     first_sample: int
@@ -92,10 +92,10 @@ class Insides:
     means: NDArray[np.float64]
     """(frames, classes): the averages that are held against the thresholds; (frames, 0) without the layers."""
 
-    def cut(self, begin: int, end: int, hop_length: int) -> Insides:
+    def cut(self, begin: int, end: int, hop_length: int) -> Trace:
         """Return the frames from ``begin`` on, up to ``end``, as far as they are here; views, not copies."""
         kept = slice(max(0, begin), max(0, end))
-        return Insides(
+        return Trace(
             first_sample=self.first_sample + kept.start * hop_length,
             frames=self.frames[kept],
             spikes=self.spikes[kept],
@@ -113,5 +113,5 @@ class Observer(Protocol):
     def wants_layers(self) -> bool:
         """Whether the layers' spikes and membranes are worth their cost now."""
 
-    def see(self, insides: Insides) -> None:
+    def on_trace(self, trace: Trace) -> None:
         """Take what one push has brought about; the arrays may be kept, not changed."""

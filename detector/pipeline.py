@@ -14,7 +14,7 @@ from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError, ManifestError
 from detector.features import MfccExtractor
 from detector.manifest import ClassSpec, Manifest
-from detector.messages import AudioChunk, Event, Frames, Insides, LayerSpikes, Observer, Reason, Samples, Scores, Spikes
+from detector.messages import AudioChunk, Event, Frames, LayerSpikes, Observer, Reason, Samples, Scores, Spikes, Trace
 from detector.network import Model, StreamingNetwork, load_model
 
 
@@ -154,7 +154,7 @@ class Detector:
             events, means = self._decoder.push(seen.scores), np.empty((len(seen.scores), 0))
         if len(seen.scores):
             inside = (seen.frames, seen.spikes, seen.layers, seen.membranes, seen.scores)
-            observer.see(Insides(first_sample, *inside, means))
+            observer.on_trace(Trace(first_sample, *inside, means))
         return seen.scores, events
 
 
@@ -176,7 +176,7 @@ def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the rooms from samples to scores gave; see ``Insides``."""
+    """What the rooms from samples to scores gave; see ``Trace``."""
 
     frames: Frames
     spikes: Spikes

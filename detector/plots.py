@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detector.errors import ConfigError
 from detector.features import log_mel_matrix, mel_centres_hz
 from detector.manifest import ClassSpec, MfccParams
-from detector.messages import Insides
+from detector.messages import Trace
 
 if TYPE_CHECKING:
     from detector.messages import Samples
@@ -49,7 +49,7 @@ class Sheet:
         self._features, self._model = manifest.features, f"{manifest.name} {manifest.version}"
         self._most = round(LONGEST_S * self._features.sample_rate_hz)
         self._samples: list[Samples] = []
-        self._insides: list[Insides] = []
+        self._traces: list[Trace] = []
         self._heard = 0
 
     @property
@@ -57,16 +57,16 @@ class Sheet:
         """Whether there was more sound than the sheet shows."""
         return self._heard > self._most
 
-    def hear(self, samples: Samples) -> None:
+    def on_chunk(self, samples: Samples) -> None:
         """Take samples (n,)."""
         if self._heard < self._most:
             self._samples.append(samples[: self._most - self._heard].copy())
         self._heard += len(samples)
 
-    def see(self, insides: Insides) -> None:
+    def on_trace(self, trace: Trace) -> None:
         """Take what they brought about."""
-        if insides.first_sample < self._most:
-            self._insides.append(insides)
+        if trace.first_sample < self._most:
+            self._traces.append(trace)
 
     def save(self, title: str, records: Sequence[Record]) -> None:
         """Draw the sheet, whole or not at all; raises OSError where the file cannot be written."""
@@ -81,7 +81,7 @@ class Sheet:
 
     def _drawn(self, title: str, records: Sequence[Record]) -> Any:
 
-        means = np.concatenate([np.empty((0, len(self._classes))), *(i.means for i in self._insides)])
+        means = np.concatenate([np.empty((0, len(self._classes))), *(i.means for i in self._traces)])
         labels = _shown(means, self._classes, records)
         rows = len({r["label"] for r in records})
         heights = (*_HEIGHTS, _ROW_INCHES * max(2, rows) + 0.2)
@@ -90,12 +90,12 @@ class Sheet:
         figure.suptitle(f"{title}   ({self._model})", fontsize="medium")
         rate_hz = self._features.sample_rate_hz
         draw_wave(axes[0], np.concatenate([np.zeros(0, np.float32), *self._samples]), rate_hz)
-        if self._insides:
-            span = Span(self._features, self._insides[0].first_sample, len(means))
-            draw_features(axes[1], span, np.concatenate([i.frames for i in self._insides]))
-            draw_encoder(axes[2], span, np.concatenate([i.spikes for i in self._insides]))
-            names = self._insides[0].layers
-            layers = {name: np.concatenate([i.layers[name] for i in self._insides]) for name in names}
+        if self._traces:
+            span = Span(self._features, self._traces[0].first_sample, len(means))
+            draw_features(axes[1], span, np.concatenate([i.frames for i in self._traces]))
+            draw_encoder(axes[2], span, np.concatenate([i.spikes for i in self._traces]))
+            names = self._traces[0].layers
+            layers = {name: np.concatenate([i.layers[name] for i in self._traces]) for name in names}
             draw_layers(axes[3], span, layers)
             draw_scores(axes[4], span, means, self._classes, labels)
         draw_events(axes[5], labels, records)

@@ -23,7 +23,7 @@ _SCORE_DECIMALS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class StreamInfo:
     """Where events come from: all that a record says besides the event itself."""
 
     source: str
@@ -39,7 +39,7 @@ class Origin:
     """Time of day of sample 0, with its offset from UTC; None where nobody knows."""
 
 
-def event_record(event: Event, origin: Origin, seq: int) -> dict[str, Any]:
+def event_record(event: Event, origin: StreamInfo, seq: int) -> dict[str, Any]:
     """Return the record of an event; ``seq`` numbers the records that one process sends.
 
     ``time`` is that of the onset in an onset's record and of the offset in an offset's.
@@ -77,7 +77,7 @@ def event_record(event: Event, origin: Origin, seq: int) -> dict[str, Any]:
     }
 
 
-def event_id(event: Event, origin: Origin) -> str:
+def event_id(event: Event, origin: StreamInfo) -> str:
     """Return the id that an onset shares with its offset: a version 5 UUID.
 
     The same file, model and thresholds give the same ids whenever they are replayed; label and onset
@@ -89,7 +89,7 @@ def event_id(event: Event, origin: Origin) -> str:
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
-def _seconds(samples: int, origin: Origin) -> float:
+def _seconds(samples: int, origin: StreamInfo) -> float:
     return round(samples / origin.rate_hz, _SECONDS_DECIMALS)
 
 
@@ -97,7 +97,7 @@ def _rounded(value: float) -> float:
     return round(float(value), _SCORE_DECIMALS)
 
 
-def _time(sample: int, origin: Origin) -> str | None:
+def _time(sample: int, origin: StreamInfo) -> str | None:
     """Return the time of day of a sample by RFC 3339, to the millisecond."""
     if origin.started is None:
         return None

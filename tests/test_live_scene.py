@@ -18,7 +18,7 @@ import soundfile
 
 from detector.messages import AudioChunk
 from detector.pipeline import Detector
-from detector.records import Origin, event_record
+from detector.records import StreamInfo, event_record
 from tests.broker import Broker, Relay, Watcher
 from tests.service import COMMAND, Child, NotifySocket, Record, service, wait_until
 from tests.sound_server import SoundServer, sound_server  # noqa: F401 - a fixture
@@ -39,7 +39,7 @@ def heard_again(tee: Path, gaps: list[Record]) -> list[Record]:
     samples, _ = soundfile.read(tee, dtype="float32")
     detector = Detector.load(os.environ.get("SNN_DETECT_MODEL"))
     m = detector.manifest
-    origin = Origin("x", "x", RATE, f"{m.name}-{m.version}", detector.sha256)
+    origin = StreamInfo("x", "x", RATE, f"{m.name}-{m.version}", detector.sha256)
     first, found = 0, []
     for gap in gaps:
         at, lost = round(gap["at_s"] * RATE), round(gap["lost_s"] * RATE)
@@ -83,7 +83,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
         yield found
 
 
-class Station:
+class NodeInfo:
     """The service with all its sinks, and somebody who plays the scene again and again."""
 
     def __init__(self, child: Child, server: SoundServer, watcher: Watcher, notify: NotifySocket, folder: Path) -> None:
@@ -114,7 +114,7 @@ def relay(broker: Broker) -> Iterator[Relay]:
 
 
 @pytest.fixture
-def station(sound_server: SoundServer, relay: Relay, broker: Broker, tmp_path: Path) -> Iterator[Station]:  # noqa: F811
+def node_info(sound_server: SoundServer, relay: Relay, broker: Broker, tmp_path: Path) -> Iterator[NodeInfo]:  # noqa: F811
     config = tmp_path / "config.toml"
     config.write_text(f"""
         node = "test"
@@ -141,58 +141,58 @@ def station(sound_server: SoundServer, relay: Relay, broker: Broker, tmp_path: P
         service(config, notify=notify, watchdog_s=4, environment=sound_server.env) as child,
     ):
         notify.wait_for("READY=1")
-        yield Station(child, sound_server, watcher, notify, tmp_path)
+        yield NodeInfo(child, sound_server, watcher, notify, tmp_path)
 
 
-def fault_server_killed(station: Station) -> None:
-    station.server.kill()
-    station.wait_for_state("waiting", active=True)
-    station.watcher.wait_for("snn-detect/test/mic/status", "offline")
-    fed = station.notify.count("WATCHDOG=1")
-    wait_until(lambda: station.notify.count("WATCHDOG=1") >= fed + 2, "signs of life while it waits")
-    station.server.restart()
-    station.wait_for_state("waiting", active=False)
-    station.watcher.wait_for("snn-detect/test/mic/status", "online")
-    station.keeps_detecting()
-    assert [g["cause"] for g in station.child.of("gap")].count("device") == 1
+def fault_server_killed(node_info: NodeInfo) -> None:
+    node_info.server.kill()
+    node_info.wait_for_state("waiting", active=True)
+    node_info.watcher.wait_for("snn-detect/test/mic/status", "offline")
+    fed = node_info.notify.count("WATCHDOG=1")
+    wait_until(lambda: node_info.notify.count("WATCHDOG=1") >= fed + 2, "signs of life while it waits")
+    node_info.server.restart()
+    node_info.wait_for_state("waiting", active=False)
+    node_info.watcher.wait_for("snn-detect/test/mic/status", "online")
+    node_info.keeps_detecting()
+    assert [g["cause"] for g in node_info.child.of("gap")].count("device") == 1
 
 
-def fault_server_frozen(station: Station) -> None:
+def fault_server_frozen(node_info: NodeInfo) -> None:
     """Stall the capture though nothing is away: systemd is not told that all is well, not even once it is known."""
-    station.server.freeze()
-    station.wait_for_state("waiting", active=True)
-    before = station.notify.count("WATCHDOG=1")
+    node_info.server.freeze()
+    node_info.wait_for_state("waiting", active=True)
+    before = node_info.notify.count("WATCHDOG=1")
     time.sleep(6)  # more than the watchdog's patience
-    assert station.notify.count("WATCHDOG=1") == before
-    station.server.thaw()
-    station.wait_for_state("waiting", active=False)
-    station.keeps_detecting()
+    assert node_info.notify.count("WATCHDOG=1") == before
+    node_info.server.thaw()
+    node_info.wait_for_state("waiting", active=False)
+    node_info.keeps_detecting()
 
 
-def fault_stopped_for_ten_seconds(station: Station) -> None:
-    before = len(station.child.of("gap"))
-    station.child.signal(signal.SIGSTOP)
+def fault_stopped_for_ten_seconds(node_info: NodeInfo) -> None:
+    before = len(node_info.child.of("gap"))
+    node_info.child.signal(signal.SIGSTOP)
     time.sleep(10)
-    station.child.signal(signal.SIGCONT)
-    station.keeps_detecting()
-    gaps = station.child.of("gap")[before:]
+    node_info.child.signal(signal.SIGCONT)
+    node_info.keeps_detecting()
+    gaps = node_info.child.of("gap")[before:]
     assert sum(g["lost_s"] for g in gaps) == pytest.approx(10, abs=4)
     assert [g["cause"] for g in gaps].count("suspended") == 1
 
 
-def fault_configuration_broken(station: Station) -> None:
-    config = station.folder / "config.toml"
+def fault_configuration_broken(node_info: NodeInfo) -> None:
+    config = node_info.folder / "config.toml"
     good = config.read_text()
     config.write_text(good + "\n[nonsense]\n")
-    station.child.signal(signal.SIGHUP)
-    station.wait_for_state("reloaded", active=False)
+    node_info.child.signal(signal.SIGHUP)
+    node_info.wait_for_state("reloaded", active=False)
     config.write_text(good)
-    station.keeps_detecting()
+    node_info.keeps_detecting()
 
 
-def fault_twenty_times_off_and_on(station: Station) -> None:
+def fault_twenty_times_off_and_on(node_info: NodeInfo) -> None:
     """Close and open the device by the switch of Home Assistant; nothing of it stays behind."""
-    process = Path("/proc") / str(station.child.process.pid)
+    process = Path("/proc") / str(node_info.child.process.pid)
 
     def parts() -> tuple[int, int]:
         return sum(1 for _ in (process / "fd").iterdir()), sum(1 for _ in (process / "task").iterdir())
@@ -200,17 +200,17 @@ def fault_twenty_times_off_and_on(station: Station) -> None:
     topic = "snn-detect/test/listening/set"
     counts = []
     for times in range(1, 21):
-        station.watcher.publish(topic, "OFF")
-        station.wait_for_state("listening", active=False, times=times)
-        before = station.told("listening", active=True)
-        station.watcher.publish(topic, "ON")
-        station.wait_for_state("listening", active=True, times=before + 1)
+        node_info.watcher.publish(topic, "OFF")
+        node_info.wait_for_state("listening", active=False, times=times)
+        before = node_info.told("listening", active=True)
+        node_info.watcher.publish(topic, "ON")
+        node_info.wait_for_state("listening", active=True, times=before + 1)
         counts.append(parts())
     assert max(counts[10:]) <= max(counts[:10])
-    station.keeps_detecting()
+    node_info.keeps_detecting()
 
 
-FAULTS: list[Callable[[Station], None]] = [
+FAULTS: list[Callable[[NodeInfo], None]] = [
     fault_server_killed,
     fault_server_frozen,
     fault_stopped_for_ten_seconds,
@@ -220,47 +220,47 @@ FAULTS: list[Callable[[Station], None]] = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
-def test_faults(station: Station, broker: Broker, fault: Callable[[Station], None]) -> None:
-    station.keeps_detecting()
-    fault(station)
-    finish(station, broker)
+def test_faults(node_info: NodeInfo, broker: Broker, fault: Callable[[NodeInfo], None]) -> None:
+    node_info.keeps_detecting()
+    fault(node_info)
+    finish(node_info, broker)
 
 
-def test_broker_killed(station: Station, broker: Broker, relay: Relay) -> None:
-    station.keeps_detecting()
+def test_broker_killed(node_info: NodeInfo, broker: Broker, relay: Relay) -> None:
+    node_info.keeps_detecting()
     broker.kill()
     relay.close()
-    station.keeps_detecting()
+    node_info.keeps_detecting()
     broker.start()
-    station.watcher.ready()  # only then may the service come back: what nobody subscribes to is nobody's
-    seen = len(station.watcher.payloads("snn-detect/test/status"))
+    node_info.watcher.ready()  # only then may the service come back: what nobody subscribes to is nobody's
+    seen = len(node_info.watcher.payloads("snn-detect/test/status"))
     relay.open()
-    wait_until(lambda: len(station.watcher.payloads("snn-detect/test/status")) > seen, "the service at the broker")
-    station.keeps_detecting()
-    lost = [line for line in station.child.errors if "mqtt" in line and "warning" in line]
+    wait_until(lambda: len(node_info.watcher.payloads("snn-detect/test/status")) > seen, "the service at the broker")
+    node_info.keeps_detecting()
+    lost = [line for line in node_info.child.errors if "mqtt" in line and "warning" in line]
     assert len(lost) == 1
-    finish(station, broker)
+    finish(node_info, broker)
 
 
-def finish(station: Station, broker: Broker) -> None:
+def finish(node_info: NodeInfo, broker: Broker) -> None:
     """End the service, and compare what has come out of it in all places."""
-    child = station.child
+    child = node_info.child
     child.signal(signal.SIGTERM)
     assert child.wait() == 0, child.errors
     onsets, offsets = child.of("onset"), child.of("offset")
     ids = [r["id"] for r in onsets]
     assert len(set(ids)) == len(ids)
     assert sorted(r["id"] for r in offsets) == sorted(ids)
-    with contextlib.closing(sqlite3.connect(station.folder / "events.db")) as connection:
+    with contextlib.closing(sqlite3.connect(node_info.folder / "events.db")) as connection:
         stored = connection.execute("SELECT id, reason FROM events").fetchall()
     assert sorted(stored) == sorted((r["id"], r["reason"]) for r in offsets)
-    lines = [json.loads(line) for line in (station.folder / "events.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (node_info.folder / "events.jsonl").read_text().splitlines()]
     assert [r["id"] for r in lines if r["type"] == "onset"] == ids
-    published = [json.loads(p)["event_id"] for p in station.watcher.payloads("snn-detect/test/mic/event")]
+    published = [json.loads(p)["event_id"] for p in node_info.watcher.payloads("snn-detect/test/mic/event")]
     assert set(published) == set(ids)
-    assert station.watcher.last("snn-detect/test/status") == "offline"
+    assert node_info.watcher.last("snn-detect/test/status") == "offline"
     for label in {r["label"] for r in onsets}:
-        assert station.watcher.last(f"snn-detect/test/mic/{label}/state") == "OFF"
+        assert node_info.watcher.last(f"snn-detect/test/mic/{label}/state") == "OFF"
     complaints = [line for line in child.errors if "/dev/full" in line or "false" in line]
     assert len(complaints) == 2, complaints
     assert not any("Traceback" in line for line in child.errors)

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.audio.live_source import Cause, Condition
+from detector.audio.live_source import Cause, SourceCondition
 from detector.errors import DetectorError, DeviceError
 
 _MOST_CONDITIONS: Final = 100
@@ -76,7 +76,7 @@ class BlockQueue:
     def __init__(self, bound_s: float) -> None:
         """Take the length of sound to hold."""
         self._bound_s = bound_s
-        self._items: deque[Block | Condition] = deque()
+        self._items: deque[Block | SourceCondition] = deque()
         self._seconds = 0.0
         self._changed = threading.Condition()
         self._overflowing = False
@@ -92,18 +92,18 @@ class BlockQueue:
         """How many times it has run over, each time counted once however long it lasts."""
         return self._overflows
 
-    def put(self, item: Block | Condition) -> None:
+    def put(self, item: Block | SourceCondition) -> None:
         """Add something at the end; never waits."""
         with self._changed:
             self._items.append(item)
             if isinstance(item, Block):
                 self._seconds += item.seconds
                 self._drop_oldest()
-            elif sum(isinstance(i, Condition) for i in self._items) > _MOST_CONDITIONS:
-                self._items.remove(next(i for i in self._items if isinstance(i, Condition)))
+            elif sum(isinstance(i, SourceCondition) for i in self._items) > _MOST_CONDITIONS:
+                self._items.remove(next(i for i in self._items if isinstance(i, SourceCondition)))
             self._changed.notify()
 
-    def take(self, timeout_s: float) -> list[Block | Condition]:
+    def take(self, timeout_s: float) -> list[Block | SourceCondition]:
         """Return all that there is, oldest first, waiting that long at most for something to come."""
         until = time.monotonic() + timeout_s
         with self._changed:
@@ -276,12 +276,12 @@ class Capture(threading.Thread):
         self.is_stalled = False
         if self.is_waiting:
             self.is_waiting = False
-            self._queue.put(Condition("waiting", active=False, detail=f"listening to {stream_format.device}"))
+            self._queue.put(SourceCondition("waiting", active=False, detail=f"listening to {stream_format.device}"))
 
     def _lose(self, why: str) -> None:
         if not self.is_waiting and not self._stopped.is_set():
             self.is_waiting = True
-            self._queue.put(Condition("waiting", active=True, detail=f"waiting for the microphone: {why}"))
+            self._queue.put(SourceCondition("waiting", active=True, detail=f"waiting for the microphone: {why}"))
 
     @contextlib.contextmanager
     def _call(self) -> Iterator[None]:
@@ -340,7 +340,7 @@ class Supervisor:
         """How many streams have given sound."""
         return self._capture.opened
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Abandon a thread that hangs, and start another one; to be called every second or more often."""
         if self._capture in self._abandoned:
             self._abandoned = [c for c in self._abandoned if c.is_alive() or c is self._capture]
@@ -351,7 +351,7 @@ class Supervisor:
             self._abandoned.append(self._capture)
             if not self._capture.is_waiting:
                 detail = f"waiting for the microphone: the sound system has not answered for {_HUNG_S:.0f} s"
-                self._queue.put(Condition("waiting", active=True, detail=detail))
+                self._queue.put(SourceCondition("waiting", active=True, detail=detail))
 
     def close(self, timeout_s: float) -> bool:
         """Stop the thread and wait that long for it; False where it hangs."""

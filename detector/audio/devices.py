@@ -144,13 +144,13 @@ class Choice:
     column: int | None
 
 
-def check_wish(wish: str) -> None:
+def check_selector(selector: str) -> None:
     """Raise ConfigError where no device can ever be what is asked for."""
     forms = (("usb-id:", _USB_ID), ("usb-path:", _USB_PATH), ("hw:", _ALSA), ("plughw:", _ALSA), ("card=", _ALSA))
     for prefix, form in forms:
-        if wish.lower().startswith(prefix) and not form.fullmatch(wish):
+        if selector.lower().startswith(prefix) and not form.fullmatch(selector):
             raise ConfigError(
-                f"device {wish!r}: expected usb-id:vid:pid[:serial], usb-path:controller-ports or hw:CARD=name "
+                f"device {selector!r}: expected usb-id:vid:pid[:serial], usb-path:controller-ports or hw:CARD=name "
                 "(numbers of cards change); snn-detect devices lists them"
             )
 
@@ -163,22 +163,22 @@ def identify(inputs: Sequence[Input], cards: Sequence[Card]) -> list[Device]:
     return [_with_unique_id_first(device, shared) for device in found]
 
 
-def find(wish: str, devices: Sequence[Device], cards: Sequence[Card] = ()) -> Device:
+def find(selector: str, devices: Sequence[Device], cards: Sequence[Card] = ()) -> Device:
     """Return the device that is asked for: ``mic``, a number, an id, a name or part of one.
 
     Raises DeviceError, with the candidates, where there is none or could be several.
     """
-    if wish == DEFAULT:
+    if selector == DEFAULT:
         matches = [d for d in devices if d.is_default]
-    elif wish.isdecimal():
-        matches = [d for d in devices if d.number == int(wish)]
+    elif selector.isdecimal():
+        matches = [d for d in devices if d.number == int(selector)]
     else:
-        matches = _by_id(wish, devices) or _by_name(wish, devices)
+        matches = _by_id(selector, devices) or _by_name(selector, devices)
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise DeviceError(f"device {wish!r} could be {_listed(matches, ' or ')}; name one of them")
-    raise DeviceError(_absent(wish, devices, cards))
+        raise DeviceError(f"device {selector!r} could be {_listed(matches, ' or ')}; name one of them")
+    raise DeviceError(_absent(selector, devices, cards))
 
 
 def choose_channels(channel: Channel, device: Device) -> Choice:
@@ -230,8 +230,8 @@ def _with_unique_id_first(device: Device, shared: Sequence[str]) -> Device:
     )
 
 
-def _by_id(wish: str, devices: Sequence[Device]) -> list[Device]:
-    asked = wish.lower().removesuffix(",dev=0").removeprefix("plug")
+def _by_id(selector: str, devices: Sequence[Device]) -> list[Device]:
+    asked = selector.lower().removesuffix(",dev=0").removeprefix("plug")
     asked = f"hw:{asked}" if asked.startswith("card=") else asked
     exact = [d for d in devices if asked in (id_.lower() for id_ in d.ids)]
     if exact or not asked.startswith("usb-id:"):
@@ -240,19 +240,19 @@ def _by_id(wish: str, devices: Sequence[Device]) -> list[Device]:
     return [d for d in devices if any(id_.lower().startswith(f"{asked}:") for id_ in d.ids)]
 
 
-def _by_name(wish: str, devices: Sequence[Device]) -> list[Device]:
-    asked = wish.lower()
+def _by_name(selector: str, devices: Sequence[Device]) -> list[Device]:
+    asked = selector.lower()
     exact = [d for d in devices if d.name.lower() == asked]
     return exact or [d for d in devices if asked in d.name.lower()]
 
 
-def _absent(wish: str, devices: Sequence[Device], cards: Sequence[Card]) -> str:
-    what = "there is no default input" if wish == DEFAULT else f"device {wish!r} is not there"
-    asked = wish.lower().removesuffix(",dev=0").removeprefix("plug")
+def _absent(selector: str, devices: Sequence[Device], cards: Sequence[Card]) -> str:
+    what = "there is no default input" if selector == DEFAULT else f"device {selector!r} is not there"
+    asked = selector.lower().removesuffix(",dev=0").removeprefix("plug")
     named = [c for c in cards if any(id_.lower() in (asked, f"hw:{asked}") for id_ in c.ids)]
     if named:
         return (
-            f"device {wish!r} ({named[0].title}) is there but cannot be opened: another program holds it "
+            f"device {selector!r} ({named[0].title}) is there but cannot be opened: another program holds it "
             "(fuser -v /dev/snd/* names it), or this user is not in the group audio"
         )
     if devices:

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.audio.live_source import Condition, ConditionName
+from detector.audio.live_source import ConditionName, SourceCondition
 from detector.messages import AudioChunk
 
 FLOOR_DBFS: Final = -120.0
@@ -49,7 +49,7 @@ class Level:
     dc: float = 0.0
 
 
-class Latch:
+class Debounce:
     """Tells when a condition begins and ends, once each, from looks in even steps."""
 
     def __init__(self, begin_after: int, end_after: int) -> None:
@@ -60,7 +60,7 @@ class Latch:
         self._agreed = 0
         self._calm = 0
 
-    def look(self, *, begins: bool, ends: bool) -> bool:
+    def check(self, *, begins: bool, ends: bool) -> bool:
         """Take a look; return whether ``active`` has changed."""
         self._calm = 0 if self.active else self._calm + 1
         if self._calm >= _FORGIVEN_AFTER:
@@ -87,10 +87,10 @@ class Levels:
         """Frames in runs at full scale, since the beginning."""
         self._clipped: deque[int] = deque(maxlen=_LONG_WINDOWS)
         self._means: deque[float] = deque(maxlen=_LONG_WINDOWS)
-        self._latches: dict[ConditionName, Latch] = {
-            "silent": Latch(1, 1),
-            "clipping": Latch(1, 1),
-            "dc_offset": Latch(1, 1),
+        self._latches: dict[ConditionName, Debounce] = {
+            "silent": Debounce(1, 1),
+            "clipping": Debounce(1, 1),
+            "dc_offset": Debounce(1, 1),
         }
         self._zeros = 0
         self._low_windows = 0
@@ -102,15 +102,15 @@ class Levels:
         """The conditions that hold."""
         return tuple(name for name, latch in self._latches.items() if latch.active)
 
-    def push(self, frames: NDArray[np.float32]) -> list[Condition]:
+    def push(self, frames: NDArray[np.float32]) -> list[SourceCondition]:
         """Take frames (frames, channels) and return the conditions that begin or end with them."""
-        changes: list[Condition] = []
+        changes: list[SourceCondition] = []
         while len(frames):
             part = frames[: self._rate_hz - self._frames]
             frames = frames[len(part) :]
             self._measure(part)
             if self._frames == self._rate_hz:
-                changes += self._look()
+                changes += self._check()
         return changes
 
     def _clear(self) -> None:
@@ -144,7 +144,7 @@ class Levels:
         self._run = int(lengths[-1]) if lengths.size and ends[-1] == len(full) else 0
         return int(lengths[lengths >= _SHORTEST_RUN].sum()) - known
 
-    def _look(self) -> list[Condition]:
+    def _check(self) -> list[SourceCondition]:
         means = np.asarray(self._sums) / self._frames
         dc = float(means[np.argmax(np.abs(means))])
         power = self._energy / self._frames
@@ -156,35 +156,35 @@ class Levels:
         self._clear()
         return self._silence(moving) + self._clipping() + self._offset()
 
-    def _silence(self, dbfs: float) -> list[Condition]:
+    def _silence(self, dbfs: float) -> list[SourceCondition]:
         latch = self._latches["silent"]
         zeros = self._zeros > _ZEROS_S * self._rate_hz
         self._low_windows = self._low_windows + 1 if dbfs < _SILENT_DBFS[0] else 0
         # Zeros are beyond doubt; a low floor has to last.
-        if latch.look(begins=zeros or self._low_windows >= _LOW_WINDOWS, ends=dbfs > _SILENT_DBFS[1]):
+        if latch.check(begins=zeros or self._low_windows >= _LOW_WINDOWS, ends=dbfs > _SILENT_DBFS[1]):
             what = "only zeros come" if zeros else f"no more than {dbfs:.0f} dBFS comes"
-            return [_told("silent", latch, f"{what}: is the microphone muted, or its volume at nought?")]
+            return [_notified("silent", latch, f"{what}: is the microphone muted, or its volume at nought?")]
         return []
 
-    def _clipping(self) -> list[Condition]:
+    def _clipping(self) -> list[SourceCondition]:
         latch = self._latches["clipping"]
         share = sum(self._clipped) / (self._rate_hz * _LONG_WINDOWS)
-        if latch.look(begins=share > _CLIPPED_SHARE[0], ends=share < _CLIPPED_SHARE[1]):
+        if latch.check(begins=share > _CLIPPED_SHARE[0], ends=share < _CLIPPED_SHARE[1]):
             text = f"{share:.1%} of the last 10 s are at full scale: lower the microphone's volume"
-            return [_told("clipping", latch, text)]
+            return [_notified("clipping", latch, text)]
         return []
 
-    def _offset(self) -> list[Condition]:
+    def _offset(self) -> list[SourceCondition]:
         latch = self._latches["dc_offset"]
         mean = sum(self._means) / _LONG_WINDOWS
-        if latch.look(begins=abs(mean) > _DC[0], ends=abs(mean) < _DC[1]):
+        if latch.check(begins=abs(mean) > _DC[0], ends=abs(mean) < _DC[1]):
             text = f"the samples' mean is {mean:+.3f} of full scale: the microphone or its power supply is at fault"
-            return [_told("dc_offset", latch, text)]
+            return [_notified("dc_offset", latch, text)]
         return []
 
 
-def _told(name: ConditionName, latch: Latch, trouble: str) -> Condition:
-    return Condition(name, latch.active, trouble if latch.active else _OVER[name])
+def _notified(name: ConditionName, latch: Debounce, trouble: str) -> SourceCondition:
+    return SourceCondition(name, latch.active, trouble if latch.active else _OVER[name])
 
 
 _OVER: Final[dict[ConditionName, str]] = {
@@ -215,13 +215,13 @@ class Checks:
         """The conditions that hold."""
         return self.levels.active + (("wrong_rate",) if self._rate.active else ())
 
-    def push(self, frames: NDArray[np.float32], pace: float) -> list[Condition]:
+    def push(self, frames: NDArray[np.float32], pace: float) -> list[SourceCondition]:
         """Take frames (frames, channels) and the pace at which they come; return what begins or ends with them."""
         return self.levels.push(frames) + self._rate.push(pace)
 
-    def end(self) -> list[Condition]:
+    def end(self) -> list[SourceCondition]:
         """Return the ends of the conditions that hold: the device is gone."""
-        return [Condition(name, active=False, detail="the microphone is away") for name in self.active]
+        return [SourceCondition(name, active=False, detail="the microphone is away") for name in self.active]
 
 
 class RateWatch:
@@ -230,7 +230,7 @@ class RateWatch:
     def __init__(self, rate_hz: int) -> None:
         """Take the rate that the device claims."""
         self._rate_hz = rate_hz
-        self._latch = Latch(2, 2)
+        self._latch = Debounce(2, 2)
         self._seen = self._seen_before = 1.0
 
     @property
@@ -238,7 +238,7 @@ class RateWatch:
         """Whether the rate is wrong."""
         return self._latch.active
 
-    def push(self, pace: float) -> list[Condition]:
+    def push(self, pace: float) -> list[SourceCondition]:
         """Take the pace of the last seconds (see ``Timeline.pace``); the same one again is no second look."""
         if pace == self._seen:
             return []
@@ -246,12 +246,12 @@ class RateWatch:
         off = abs(pace - 1)
         # Too slow and then too fast is no rate, but sound that came late.
         goes_on = (pace > 1) == (self._seen_before > 1)
-        if not self._latch.look(begins=goes_on and off > _OFF_PACE[0], ends=off < _OFF_PACE[1]):
+        if not self._latch.check(begins=goes_on and off > _OFF_PACE[0], ends=off < _OFF_PACE[1]):
             return []
         if not self._latch.active:
-            return [Condition("wrong_rate", active=False, detail="frames come at the right rate again")]
+            return [SourceCondition("wrong_rate", active=False, detail="frames come at the right rate again")]
         text = f"{pace * self._rate_hz:.0f} frames a second come instead of {self._rate_hz}"
-        return [Condition("wrong_rate", active=True, detail=f"{text}: set audio.rate_hz, or use another device")]
+        return [SourceCondition("wrong_rate", active=True, detail=f"{text}: set audio.rate_hz, or use another device")]
 
 
 _PIECE_S: Final = 0.05

@@ -13,16 +13,16 @@ ConditionName: TypeAlias = Literal["waiting", "silent", "clipping", "dc_offset",
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class AudioBlock:
     """A chunk at the model's rate, and when its last sample had been heard."""
 
     chunk: AudioChunk
-    heard_at_s: float
+    received_at_s: float
     """``time.monotonic()`` of the last sample, as well as the device tells."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class AudioGap:
     """Sound that never arrived; the next chunk has its ``gap`` set and counts on behind it."""
 
     first_sample: int
@@ -32,7 +32,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class SourceCondition:
     """Something about the source that has begun or ended; told once each time."""
 
     name: ConditionName
@@ -41,11 +41,11 @@ class Condition:
     """One line for people: what is the matter and what to do, or that it is over."""
 
 
-News: TypeAlias = Sound | Lost | Condition
+SourceEvent: TypeAlias = AudioBlock | AudioGap | SourceCondition
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class SourceStats:
     """Counts since the source was opened, and levels of the last second."""
 
     device: str
@@ -74,10 +74,10 @@ class LiveSource(Protocol):
     """Sound that arrives by itself."""
 
     @property
-    def figures(self) -> Figures:
+    def stats(self) -> SourceStats:
         """How the source is and has been."""
 
-    def take(self, timeout_s: float) -> list[News] | None:
+    def take(self, timeout_s: float) -> list[SourceEvent] | None:
         """Return what has arrived, oldest first, waiting for it at most that long; None behind the end of the sound.
 
         Raises SourceError where the sound cannot go on, behind all that arrived.

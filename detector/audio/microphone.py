@@ -20,9 +20,17 @@ from numpy.typing import NDArray
 
 from detector.audio import portaudio
 from detector.audio.capture import Block, BlockQueue, Stream, StreamFormat, Supervisor, now_s
-from detector.audio.devices import Device, check_wish, choose_channels, find, identify, rates_to_try, read_cards
+from detector.audio.devices import Device, check_selector, choose_channels, find, identify, rates_to_try, read_cards
 from detector.audio.levels import Checks, Level
-from detector.audio.live_source import Cause, Condition, ConditionName, Figures, Lost, News, Sound
+from detector.audio.live_source import (
+    AudioBlock,
+    AudioGap,
+    Cause,
+    ConditionName,
+    SourceCondition,
+    SourceEvent,
+    SourceStats,
+)
 from detector.audio.portaudio import within
 from detector.audio.resampling import LOUDEST, Resampler, mean_of_channels
 from detector.config.settings import Audio
@@ -30,7 +38,7 @@ from detector.errors import DeviceError
 from detector.messages import AudioChunk, Samples
 
 
-class Run:
+class Segment:
     """What lies between two gaps."""
 
     def __init__(self, rate_hz: int, model_rate_hz: int, first_sample: int, *, after_gap: bool) -> None:
@@ -133,7 +141,7 @@ class Opener:
 
     def __init__(self, audio: Audio) -> None:
         """Take the settings; raises ConfigError for a device that can never be."""
-        check_wish(audio.device)
+        check_selector(audio.device)
         self._audio = audio
         self._wish = audio.device
 
@@ -169,10 +177,10 @@ def list_devices() -> list[Device]:
     return identify(portaudio.inputs(), read_cards())
 
 
-def find_device(wish: str) -> Device:
+def find_device(selector: str) -> Device:
     """Return the device that is asked for; raises DeviceError where there is none, or several could be meant."""
     cards = read_cards()
-    return find(wish, identify(portaudio.inputs(), cards), cards)
+    return find(selector, identify(portaudio.inputs(), cards), cards)
 
 
 _CLOSE_S: Final = 1.0
@@ -200,7 +208,7 @@ class Microphone:
         self._queue = BlockQueue(audio.buffer_s)
         self._supervisor = Supervisor(opener, self._queue)
         self._timeline = Timeline()
-        self._run: Run | None = None
+        self._run: Segment | None = None
         self._format: StreamFormat | None = None
         self._checks: Checks | None = None
         self._next_sample = 0
@@ -211,13 +219,13 @@ class Microphone:
         self._clipped_before = 0
 
     @property
-    def figures(self) -> Figures:
+    def stats(self) -> SourceStats:
         """How the source is and has been."""
         now, checks = self._supervisor.format, self._checks
         known = now or self._format
         level = checks.levels.level if checks is not None else Level()
         waiting: tuple[ConditionName, ...] = ("waiting",) if self._waiting else ()
-        return Figures(
+        return SourceStats(
             device=self._wish if known is None else known.device,
             device_rate_hz=now.rate_hz if now is not None else 0,
             device_channels=now.channels if now is not None else 0,
@@ -234,68 +242,68 @@ class Microphone:
             is_stuck=self._supervisor.is_stuck,
         )
 
-    def take(self, timeout_s: float) -> list[News] | None:
+    def take(self, timeout_s: float) -> list[SourceEvent] | None:
         """Return what has arrived, oldest first, waiting for it at most that long; None once it is closed."""
         if self._closed:
             return None
-        self._supervisor.look()
-        news: list[News] = []
+        self._supervisor.check()
+        source_events: list[SourceEvent] = []
         for item in self._queue.take(timeout_s):
-            news += self._hear(item) if isinstance(item, Block) else self._note(item)
-        return news
+            source_events += self._process(item) if isinstance(item, Block) else self._note(item)
+        return source_events
 
     def close(self) -> None:
         """Stop listening and release the device; one that hangs is left to its thread."""
         self._closed = True
         self._supervisor.close(_CLOSE_S)
 
-    def _note(self, waiting: Condition) -> list[News]:
+    def _note(self, waiting: SourceCondition) -> list[SourceEvent]:
         """Pass on that the device is waited for, or back; while it is away nothing else is the matter with it."""
         self._waiting = waiting.active
         return [*self._end_run(), *self._end_checks(), waiting]
 
-    def _hear(self, block: Block) -> list[News]:
+    def _process(self, block: Block) -> list[SourceEvent]:
         """Return a block as sound, behind what is to be told of it."""
-        news: list[News] = []
+        source_events: list[SourceEvent] = []
         lost_s, heard_s = self._timeline.place(block)
         run, checks = self._run, self._checks
         if run is None or block.cause is not None or block.dropped:
-            news += self._end_run()
-            news += self._lose(lost_s, block.cause or "queue")
+            source_events += self._end_run()
+            source_events += self._lose(lost_s, block.cause or "queue")
             gap = self._heard_s is not None
-            run = self._run = Run(block.format.rate_hz, self._model_rate_hz, self._next_sample, after_gap=gap)
+            run = self._run = Segment(block.format.rate_hz, self._model_rate_hz, self._next_sample, after_gap=gap)
         self._heard_s = heard_s
         if checks is None or block.format != self._format:
-            news += self._end_checks()
+            source_events += self._end_checks()
             checks = self._checks = Checks(block.format.rate_hz)
         self._format = block.format
         frames = clean_samples(block)
-        news += checks.push(frames, self._timeline.pace)
-        return news + self._sound(run, run.push(frames))
+        source_events += checks.push(frames, self._timeline.pace)
+        return source_events + self._sound(run, run.push(frames))
 
-    def _end_run(self) -> list[News]:
+    def _end_run(self) -> list[SourceEvent]:
         """Return the rest of the sound before a gap."""
         run, self._run = self._run, None
         return [] if run is None else self._sound(run, run.end())
 
-    def _lose(self, lost_s: float, cause: Cause) -> list[News]:
+    def _lose(self, lost_s: float, cause: Cause) -> list[SourceEvent]:
         """Tell of a gap behind the sound that there was."""
         if self._heard_s is None:
             return []
-        lost = Lost(self._next_sample, round(lost_s * self._model_rate_hz), cause)
+        lost = AudioGap(self._next_sample, round(lost_s * self._model_rate_hz), cause)
         self._next_sample += lost.samples
         self._lost_s += lost_s
         return [lost]
 
-    def _end_checks(self) -> list[News]:
+    def _end_checks(self) -> list[SourceEvent]:
         checks, self._checks = self._checks, None
         if checks is None:
             return []
         self._clipped_before += checks.levels.clipped_samples
         return [*checks.end()]
 
-    def _sound(self, run: Run, chunk: AudioChunk | None) -> list[News]:
+    def _sound(self, run: Segment, chunk: AudioChunk | None) -> list[SourceEvent]:
         if chunk is None or self._heard_s is None:
             return []
         self._next_sample = run.next_sample
-        return [Sound(chunk, self._heard_s - run.behind_s + time.monotonic() - now_s())]
+        return [AudioBlock(chunk, self._heard_s - run.behind_s + time.monotonic() - now_s())]

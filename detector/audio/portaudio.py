@@ -211,18 +211,18 @@ class InputStream:
 
     def available(self) -> int:
         """Return how many frames can be read without waiting."""
-        with self._told():
+        with self._notified():
             return int(self._stream.read_available)
 
     def read(self, frames: int) -> tuple[memoryview, bool]:
         """Return frames that are available, and whether some were lost before them."""
-        with self._told():
+        with self._notified():
             data, lost = self._stream.read(frames)
             return memoryview(data), bool(lost)
 
     def restart(self) -> None:
         """Throw away what waits, and go on with the sound of now."""
-        with self._told():
+        with self._notified():
             self._stream.abort()
             self._stream.start()
 
@@ -235,7 +235,7 @@ class InputStream:
             _users.leave()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _notified(self) -> Iterator[None]:
         try:
             yield
         except self._module.PortAudioError as error:
@@ -256,11 +256,11 @@ def _load() -> Any:
     for library, function in _TALKATIVE:
         with contextlib.suppress(OSError, AttributeError):
             getattr(ctypes.CDLL(library, mode=os.RTLD_LAZY | os.RTLD_NOLOAD), function)(silence)
-    _hush()
+    _silence_stderr()
     return module
 
 
-def _hush() -> None:
+def _silence_stderr() -> None:
     """Lead what C libraries print on their standard error to nowhere, and nobody else's lines.
 
     Debian's PortAudio prints each step at which it fails, some lines for every microphone that is

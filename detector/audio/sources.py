@@ -27,7 +27,7 @@ import numpy as np
 
 from detector.audio.files import Block, SoundFileReader
 from detector.audio.levels import Levels
-from detector.audio.live_source import Figures, News, Sound
+from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
 from detector.audio.resampling import to_chunks
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Samples
@@ -237,7 +237,7 @@ _LOOK_S: Final = 0.1
 
 
 def read_ahead(
-    chunks: Iterable[AudioChunk], look: Callable[[], None], depth: int = 2
+    chunks: Iterable[AudioChunk], check: Callable[[], None], depth: int = 2
 ) -> Generator[AudioChunk, None, None]:
     """Yield chunks that a thread of their own reads ahead, at most ``depth`` of them: decoding costs no waiting.
 
@@ -248,7 +248,7 @@ def read_ahead(
     reader.start()
     try:
         while True:
-            look()
+            check()
             try:
                 item = reader.take(_LOOK_S)
             except queue.Empty:
@@ -325,7 +325,7 @@ class ReadSource:
     Nothing is ever lost here: where the detector has not taken what was read, nothing more is read.
     """
 
-    def __init__(self, sound: Iterable[Sound], kind: Kind, model_rate_hz: int) -> None:
+    def __init__(self, sound: Iterable[AudioBlock], kind: Kind, model_rate_hz: int) -> None:
         """Begin to read."""
         self._kind = kind
         self._reader = Reader(sound, _DEPTH)
@@ -335,10 +335,10 @@ class ReadSource:
         self._reader.start()
 
     @property
-    def figures(self) -> Figures:
+    def stats(self) -> SourceStats:
         """How the source is; nothing is ever lost or opened anew."""
         levels, level = self._levels, self._levels.level
-        return Figures(
+        return SourceStats(
             device=self._kind.name,
             device_rate_hz=self._kind.rate_hz,
             device_channels=self._kind.channels,
@@ -354,18 +354,18 @@ class ReadSource:
             queue_depth=self._reader.filled,
         )
 
-    def take(self, timeout_s: float) -> list[News] | None:
+    def take(self, timeout_s: float) -> list[SourceEvent] | None:
         """Return what has been read, waiting for it at most that long; None behind the end.
 
         Raises SourceError, behind all that could be heard, for what the source refuses.
         """
-        found: list[News] = []
+        found: list[SourceEvent] = []
         # No more than fits into the queue at once: what is read meanwhile would make this endless.
         for _ in range(_DEPTH):
             if self._is_over:
                 break
             item = self._next(0.0 if found else timeout_s)
-            if isinstance(item, Sound):
+            if isinstance(item, AudioBlock):
                 found += [item, *self._levels.push(item.chunk.samples[:, None])]
             elif item == _NOTHING_YET:
                 return found
@@ -384,7 +384,7 @@ class ReadSource:
         self._reader.stopped.set()
         self._reader.join(_JOIN_S)
 
-    def _next(self, timeout_s: float) -> Sound | BaseException | Literal["nothing yet"] | None:
+    def _next(self, timeout_s: float) -> AudioBlock | BaseException | Literal["nothing yet"] | None:
         try:
             return self._reader.take(timeout_s)
         except queue.Empty:
@@ -438,9 +438,9 @@ class _Pipe:
     read = read1
 
 
-def _timed(chunks: Iterable[AudioChunk]) -> Iterator[Sound]:
+def _timed(chunks: Iterable[AudioChunk]) -> Iterator[AudioBlock]:
     for chunk in chunks:
-        yield Sound(chunk, time.monotonic())
+        yield AudioBlock(chunk, time.monotonic())
 
 
 class PlayedFile(ReadSource):
@@ -453,7 +453,7 @@ class PlayedFile(ReadSource):
         with closing(FileSource(path, model_rate_hz)) as source:  # to have it refused here, not in the thread
             rate_hz = source.source_rate_hz
         chunks = in_real_time(_chunks(path, model_rate_hz, loop=loop), model_rate_hz)
-        sound = (Sound(chunk, time.monotonic()) for chunk in chunks)
+        sound = (AudioBlock(chunk, time.monotonic()) for chunk in chunks)
         super().__init__(sound, Kind(str(path), rate_hz, 1), model_rate_hz)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from detector.calibration.measure import ScoreStore, Stretch
+from detector.calibration.measure import ScoreStore, Segment
 from detector.decoder import EventDecoder
 from detector.manifest import Manifest
 from detector.pipeline import with_threshold
@@ -75,7 +75,7 @@ class _Try:
         """By label and recording of it."""
         self._target: tuple[str, str] | None = None
 
-    def begin(self, stretch: Stretch) -> None:
+    def begin(self, stretch: Segment) -> None:
         self.decoder.reset()
         self._target = None if stretch.label is None else (stretch.label, stretch.source)
         if self._target is not None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from detector.audio.files import sounds_below
 from detector.audio.levels import FLOOR_DBFS
-from detector.audio.live_source import Condition, LiveSource, Sound
+from detector.audio.live_source import AudioBlock, LiveSource, SourceCondition
 from detector.audio.sources import FileSource, read_ahead
 from detector.errors import ConfigError, SourceError
 from detector.messages import Samples, Scores
@@ -52,7 +52,7 @@ _TABLES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Segment:
     """Scores of sound without a gap: the detector had forgotten everything before it."""
 
     number: int
@@ -79,7 +79,7 @@ class ScoreStore:
         self._current: int | None = None
         self._end_sample = 0
         self._pending: list[Scores] = []
-        with self._told():
+        with self._notified():
             self._connection = sqlite3.connect("" if path is None else path, timeout=1, isolation_level=None)
             try:
                 self._prepare(detector)
@@ -90,7 +90,7 @@ class ScoreStore:
     @property
     def background_hours(self) -> float:
         """Length of the background."""
-        with self._told():
+        with self._notified():
             (frames,) = self._connection.execute(
                 "SELECT coalesce(sum(frames), 0) FROM stretches WHERE label IS NULL"
             ).fetchone()
@@ -99,15 +99,15 @@ class ScoreStore:
     @property
     def devices(self) -> tuple[str | None, ...]:
         """The devices that the background was heard by; None is a file."""
-        with self._told():
+        with self._notified():
             rows = self._connection.execute(
                 "SELECT DISTINCT device FROM stretches WHERE label IS NULL AND frames > 0 ORDER BY device"
             ).fetchall()
         return tuple(row[0] for row in rows)
 
-    def heard_to(self, source: str) -> int | None:
+    def measured_to(self, source: str) -> int | None:
         """Return the sample of a source that is the next to hear; None where it was heard to its end."""
-        with self._told():
+        with self._notified():
             end, is_end = self._connection.execute(
                 "SELECT coalesce(max(end_sample), 0), coalesce(max(is_end), 0) FROM stretches WHERE source = ?",
                 (source,),
@@ -117,7 +117,7 @@ class ScoreStore:
     def begin(self, source: str, label: str | None = None, device: str | None = None) -> None:
         """Begin a stretch: what is pushed from now on belongs to it."""
         self.end()
-        with self._told():
+        with self._notified():
             row = "INSERT INTO stretches (source, label, device) VALUES (?, ?, ?)"
             self._current = self._connection.execute(row, (source, label, device)).lastrowid
 
@@ -135,23 +135,23 @@ class ScoreStore:
         if self._current is None:
             return
         self._write()
-        with self._told():
+        with self._notified():
             if is_end:
                 self._connection.execute("UPDATE stretches SET is_end = 1 WHERE number = ?", (self._current,))
             self._connection.execute("DELETE FROM stretches WHERE frames = 0 AND is_end = 0")
         self._current = None
 
-    def stretches(self) -> list[Stretch]:
+    def stretches(self) -> list[Segment]:
         """Return all stretches that hold scores, in the order in which they were heard."""
-        with self._told():
+        with self._notified():
             rows = self._connection.execute(
                 "SELECT number, label, source, device, frames FROM stretches WHERE frames > 0 ORDER BY number"
             ).fetchall()
-        return [Stretch(*row) for row in rows]
+        return [Segment(*row) for row in rows]
 
-    def scores(self, stretch: Stretch) -> Iterator[Scores]:
+    def scores(self, stretch: Segment) -> Iterator[Scores]:
         """Yield the scores (frames, classes) of a stretch, about a minute at a time."""
-        with self._told():
+        with self._notified():
             rows = self._connection.execute(
                 "SELECT scores FROM blocks WHERE stretch = ? ORDER BY number", (stretch.number,)
             )
@@ -171,7 +171,7 @@ class ScoreStore:
             return
         scores = np.concatenate(self._pending)
         steps = np.rint(np.nan_to_num(scores).clip(0, 1) * _STEPS).astype("<u2")
-        with self._told():
+        with self._notified():
             self._connection.execute("BEGIN")
             try:
                 blob = zlib.compress(steps.tobytes(), 6)
@@ -211,7 +211,7 @@ class ScoreStore:
             )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _notified(self) -> Iterator[None]:
         """Turn what SQLite refuses into a line."""
         try:
             yield
@@ -250,24 +250,24 @@ class Measurement:
         self._detector, self._store, self._stop = detector, store, stop
         self._rate_hz = detector.sample_rate_hz
 
-    def is_heard(self, path: Path) -> bool:
+    def is_measured(self, path: Path) -> bool:
         """Tell whether a file was heard to its end."""
-        return self._store.heard_to(_identity(path)) is None
+        return self._store.measured_to(_identity(path)) is None
 
-    def hear_file(self, path: Path, label: str | None, advance: Advance) -> None:
+    def measure_file(self, path: Path, label: str | None, advance: Advance) -> None:
         """Hear a file from where it was left; ``label``: it is a recording of that class.
 
         Raises SourceError, behind all that could be heard, where the file is missing or damaged.
         """
         source_id = _identity(path)
-        begin = self._store.heard_to(source_id)
+        begin = self._store.measured_to(source_id)
         if begin is None:
             return
         with closing(FileSource(path, self._rate_hz, self._detector.chunk_samples)) as source:
             total = source.frames_total or math.inf
             self._store.begin(source_id, label)
             try:
-                with closing(read_ahead(source, self._stop.look)) as chunks:
+                with closing(read_ahead(source, self._stop.check)) as chunks:
                     for chunk in chunks:
                         end = chunk.first_sample + len(chunk.samples)
                         samples = chunk.samples[max(0, begin - chunk.first_sample) :]
@@ -279,7 +279,7 @@ class Measurement:
                 self._detector.reset()
                 self._store.end()
 
-    def hear_live(self, source: LiveSource, seconds: float, advance: Advance, tell: Callable[[str], None]) -> None:
+    def measure_live(self, source: LiveSource, seconds: float, advance: Advance, tell: Callable[[str], None]) -> None:
         """Hear so many seconds of a live source; what happens to it is told in lines.
 
         Raises SourceError, behind all that could be heard, where the sound cannot go on.
@@ -287,21 +287,21 @@ class Measurement:
         heard, wanted = 0, seconds * self._rate_hz
         try:
             while heard < wanted:
-                news = source.take(_TURN_S)
-                self._stop.look()
-                if news is None:
+                source_events = source.take(_TURN_S)
+                self._stop.check()
+                if source_events is None:
                     return
-                for item in news:
-                    if isinstance(item, Sound) and heard < wanted:  # a pipe gives seconds at once
-                        heard += self._take(item, source.figures.device, is_first=not heard)
-                    elif isinstance(item, Condition):
+                for item in source_events:
+                    if isinstance(item, AudioBlock) and heard < wanted:  # a pipe gives seconds at once
+                        heard += self._take(item, source.stats.device, is_first=not heard)
+                    elif isinstance(item, SourceCondition):
                         tell(item.detail)
-                advance(heard / wanted, source.figures.rms_dbfs)
+                advance(heard / wanted, source.stats.rms_dbfs)
         finally:
             self._detector.reset()
             self._store.end()
 
-    def _take(self, sound: Sound, device: str, *, is_first: bool) -> int:
+    def _take(self, sound: AudioBlock, device: str, *, is_first: bool) -> int:
         """Keep the scores of a chunk, and return its length; behind a gap the detector has begun anew."""
         chunk = sound.chunk
         if is_first or chunk.gap:

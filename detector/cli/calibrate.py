@@ -17,13 +17,13 @@ import click
 from detector.calibration.choose import RULE, choose, count, hours_needed, promise
 from detector.calibration.measure import Advance, Measurement, ScoreStore, check_labels, sound_files
 from detector.calibration.report import Outcome, as_json, in_words, target_of, write
-from detector.cli.common import Gauge, model_option, only_option, print_json, report, tell
+from detector.cli.common import Gauge, model_option, only_option, print_error, print_json, print_status
 from detector.config.loading import load_configuration
 from detector.config.settings import Calibration
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
-from detector.service.runtime import Wishes, open_source
+from detector.service.runtime import RunOptions, open_source
 from detector.service.signals import StopOnSignal, Stopped
 
 
@@ -94,7 +94,7 @@ def calibrate(ctx: click.Context, /, places: tuple[Path, ...], **options: Any) -
     if options["out"] is not None and options["no_write"]:
         raise click.UsageError("--out and --no-write contradict each other.")
     with StopOnSignal() as stop:
-        asked = Asked(places=places, **options)
+        asked = CalibrateOptions(places=places, **options)
         with closing(Calibrator(asked, stop)) as calibrator:
             ctx.exit(calibrator.run())
 
@@ -107,7 +107,7 @@ _PARTS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CalibrateOptions:
     """What the user asked ``snn-detect calibrate`` for."""
 
     places: tuple[Path, ...]
@@ -132,7 +132,7 @@ class Asked:
 class Calibrator:
     """Listens, counts, chooses, tells and writes."""
 
-    def __init__(self, asked: Asked, stop: StopOnSignal) -> None:
+    def __init__(self, asked: CalibrateOptions, stop: StopOnSignal) -> None:
         """Look whether everything can be done that is asked for, before hours go by; raises DetectorError."""
         self._asked, self._stop = asked, stop
         overrides = {"audio.device": asked.device, "listening.path": asked.model, "listening.only": list(asked.only)}
@@ -158,7 +158,7 @@ class Calibrator:
         code = 0
         try:
             for error in self._listen():
-                report(error)
+                print_error(error)
                 code = max(code, error.exit_code)
         except Stopped:
             pass
@@ -168,8 +168,8 @@ class Calibrator:
             if code:
                 return code  # each file has its line
             raise SourceError("no background has been heard: there is nothing to choose thresholds by")
-        outcome = self._judge()
-        self._tell(outcome)
+        outcome = self._evaluate()
+        self._publish(outcome)
         return self._stop.exit_code or code
 
     def _listen(self) -> Iterator[DetectorError]:
@@ -177,7 +177,7 @@ class Calibrator:
         with closing(Gauge("hearing", len(self._files), wanted=not self._asked.quiet)) as gauge:
             for number, (label, path) in enumerate(self._files):
                 try:
-                    self._measurement.hear_file(path, label, self._advance(gauge, number, path.name))
+                    self._measurement.measure_file(path, label, self._advance(gauge, number, path.name))
                 except SourceError as error:
                     with gauge.aside():
                         yield error
@@ -202,13 +202,13 @@ class Calibrator:
 
     def _listen_live(self, seconds: float) -> None:
         audio = self._settings.audio
-        source = open_source(audio, self._detector.sample_rate_hz, Wishes())
+        source = open_source(audio, self._detector.sample_rate_hz, RunOptions())
         if not self._asked.quiet:
-            tell(f"listening to {audio.device} for {seconds / 3600:.2f} h; Ctrl-C shows what there is by then")
+            print_status(f"listening to {audio.device} for {seconds / 3600:.2f} h; Ctrl-C shows what there is by then")
         with closing(source), closing(Gauge("listening", 1.0, wanted=not self._asked.quiet)) as gauge:
-            self._measurement.hear_live(source, seconds, self._advance(gauge, 0.0, audio.device), gauge.tell)
+            self._measurement.measure_live(source, seconds, self._advance(gauge, 0.0, audio.device), gauge.print_line)
 
-    def _judge(self) -> Outcome:
+    def _evaluate(self) -> Outcome:
         """Count what every threshold would have reported, choose, and write the settings of a run that was not cut."""
         asked, manifest = self._asked, self._detector.manifest
         hours = self._store.background_hours
@@ -246,10 +246,10 @@ class Calibrator:
         devices = self._store.devices
         if len(devices) > 1:
             names = ", ".join(device or "files" for device in devices)
-            tell(f"the background is from several sources ({names}): the settings will name no device")
+            print_status(f"the background is from several sources ({names}): the settings will name no device")
         return devices[0] if len(devices) == 1 else None
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _publish(self, outcome: Outcome) -> None:
         if self._asked.as_json:
             print_json(as_json(outcome))
         else:
@@ -258,8 +258,10 @@ class Calibrator:
         if outcome.is_interrupted:
             kept = self._asked.scores
             goes_on = f"the same command goes on with {kept}" if kept else "the scores are gone; --scores keeps them"
-            tell(f"interrupted, no settings are written: {goes_on}")
+            print_status(f"interrupted, no settings are written: {goes_on}")
         elif outcome.fragment is not None:
-            tell(f"{outcome.fragment}: written; the service takes it over with: systemctl reload snn-detect")
+            print_status(f"{outcome.fragment}: written; the service takes it over with: systemctl reload snn-detect")
         elif not self._asked.no_write:
-            tell("no settings are written: there is no configuration to put them beside; --out FILE names a place")
+            print_status(
+                "no settings are written: there is no configuration to put them beside; --out FILE names a place"
+            )

@@ -136,7 +136,7 @@ class Program(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except DetectorError as error:
-            report(error)
+            print_error(error)
             code = error.exit_code
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
@@ -145,7 +145,7 @@ class Program(click.Group):
         except Exception as error:  # noqa: BLE001 - the last resort: a line instead of a traceback
             # What the system refuses (no space left) explains itself; anything else is a mistake in here.
             what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
-            report(f"{what}{error} ({_DEBUG}=1 shows where)")
+            print_error(f"{what}{error} ({_DEBUG}=1 shows where)")
             if os.environ.get(_DEBUG) == "1":
                 traceback.print_exc()
             code = INTERNAL_ERROR
@@ -155,16 +155,16 @@ class Program(click.Group):
 def _report_usage(error: click.UsageError) -> int:
     """Say what is wrong with the arguments, and return the exit code."""
     hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-    report(f"{error.format_message()}{hint}")
+    print_error(f"{error.format_message()}{hint}")
     return error.exit_code
 
 
-def report(message: object) -> None:
+def print_error(message: object) -> None:
     """Print an error as one line on standard error."""
-    tell(f"snn-detect: error: {' '.join(str(message).splitlines())}")
+    print_status(f"snn-detect: error: {' '.join(str(message).splitlines())}")
 
 
-def tell(line: str) -> None:
+def print_status(line: str) -> None:
     """Print a line on standard error; where nobody can read it, the work goes on all the same."""
     with contextlib.suppress(OSError):
         click.echo(line, err=True)
@@ -254,12 +254,12 @@ class Gauge:
             self._progress.update(self._progress.task_ids[0], completed=done, detail=detail, refresh=True)
         if now - self._line >= self._line_every_s:
             self._line = now
-            tell(f"{self._name}: {100 * done / self._total:.0f} %, {detail}")
+            print_status(f"{self._name}: {100 * done / self._total:.0f} %, {detail}")
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Write a line for people beside the picture."""
         with self.aside():
-            tell(line)
+            print_status(line)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from detector.cli.common import print_json, report, tell
+from detector.cli.common import print_error, print_json, print_status
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def check(ctx: click.Context, path: Path | None, option: Path | None) -> None:
     except SettingsError as error:
         mistakes = list(error.mistakes)
     for mistake in mistakes:
-        report(mistake)
+        print_error(mistake)
     if mistakes:
         ctx.exit(ConfigError.exit_code)
     for file in found.files:
@@ -104,7 +104,7 @@ def init(path: Path | None) -> None:
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
     click.echo(target)
-    tell(f"edit it, then run: snn-detect config check {target}")
+    print_status(f"edit it, then run: snn-detect config check {target}")
 
 
 def _one_of(argument: Path | None, option: Path | None) -> Path | None:

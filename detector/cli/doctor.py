@@ -15,7 +15,7 @@ from detector.cli.common import model_option, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detector.doctor.result import Finding
+    from detector.doctor.result import CheckResult
 
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
 _STATE_WIDTH: Final = 8
@@ -53,11 +53,11 @@ def doctor(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
     ctx.exit(exit_code(found))
 
 
-def _as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
+def _as_json(findings: Iterable[CheckResult]) -> list[dict[str, str]]:
     return [{"name": f.name, "state": f.state, "found": f.found, "advice": f.advice} for f in findings]
 
 
-def _shown(findings: Iterable[Finding], console: Console) -> list[Finding]:
+def _shown(findings: Iterable[CheckResult], console: Console) -> list[CheckResult]:
     """Print findings as they come, then how many there are of a kind, and return them."""
     from rich.table import Table
     from rich.text import Text
@@ -77,7 +77,7 @@ def _shown(findings: Iterable[Finding], console: Console) -> list[Finding]:
     return found
 
 
-def _summary(found: list[Finding]) -> str:
+def _summary(found: list[CheckResult]) -> str:
     counts = {state: sum(f.state == state for f in found) for state in ("problem", "warning")}
     parts = [f"{n} {state}{'' if n == 1 else 's'}" for state, n in counts.items() if n]
     return ", ".join(parts) or "all is well"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
-from detector.cli.common import tell
+from detector.cli.common import print_status
 
 if TYPE_CHECKING:
     from detector.events_db import EventReader, StoredEvent, Wanted
@@ -118,7 +118,7 @@ def tail(*, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
     while follow:
         _wait_for_events()
         with EventReader(path) as reader:
-            _print(follower.news(reader), show)
+            _print(follower.source_events(reader), show)
 
 
 @events.command()
@@ -199,10 +199,10 @@ def _tell_none(reader: EventReader, wanted: Wanted) -> None:
     """Say that nothing was found, and what there is."""
     labels = reader.labels()
     if not labels:
-        tell(f"{reader.path}: holds no events yet")
+        print_status(f"{reader.path}: holds no events yet")
         return
     named = f"; there are events of {', '.join(labels)}" if wanted.labels or wanted.categories else ""
-    tell(f"{reader.path}: no such events{named}")
+    print_status(f"{reader.path}: no such events{named}")
 
 
 def _database(given: Path | None) -> Path:

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from detector import __version__
-from detector.cli.common import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, report, settle_streams
+from detector.cli.common import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, print_error, settle_streams
 from detector.cli.run import Bare, bare_options, listen
 
 _COMMANDS = (
@@ -70,7 +70,7 @@ def main() -> None:
     try:
         cli(prog_name="snn-detect")
     except OSError as error:  # --help and --version write before any command is entered
-        report(error)
+        print_error(error)
         sys.exit(INTERNAL_ERROR)
     finally:
         settle_streams()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import numpy as np
 
-from detector.audio.live_source import Condition, LiveSource, Lost, News, Sound
-from detector.cli.common import model_option, print_json, tell
+from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceEvent
+from detector.cli.common import model_option, print_json, print_status
 from detector.service.signals import StopOnSignal, Stopped
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Meter:
         from rich.text import Text
 
         lamp = (" CLIP ", "bold white on red") if self._is_clipping(now_s) else (" clip ", "dim")
-        text = Text.assemble(f"{self._source.figures.device}\n", *self._bar(now_s), " ", lamp, "\n")
+        text = Text.assemble(f"{self._source.stats.device}\n", *self._bar(now_s), " ", lamp, "\n")
         for label, score in self._top():
             width = round(score * _CELLS)
             text.append(f"{label:<{_LABEL_WIDTH}} {score:4.2f} ")
@@ -87,35 +87,35 @@ class Meter:
 
     def line(self, now_s: float) -> str:
         """Return the meter as one line, and begin to gather anew."""
-        figures = self._source.figures
+        stats = self._source.stats
         clip = "  CLIPPING" if self._is_clipping(now_s) else ""
         scores = "".join(f"  {label} {score:.2f}" for label, score in self._top())
-        level = f"rms {figures.rms_dbfs:6.1f} dBFS  peak {figures.peak_dbfs:6.1f} dBFS"
+        level = f"rms {stats.rms_dbfs:6.1f} dBFS  peak {stats.peak_dbfs:6.1f} dBFS"
         self._begin()
-        return f"{level}{clip}{scores}" if figures.is_open else "no sound"
+        return f"{level}{clip}{scores}" if stats.is_open else "no sound"
 
     def _begin(self) -> None:
         self._peak_dbfs = LOWEST_DBFS
         self._scores = np.zeros(len(self._detector.labels), np.float32)
 
-    def _take(self, item: News) -> str | None:
+    def _take(self, item: SourceEvent) -> str | None:
         match item:
-            case Sound():
+            case AudioBlock():
                 scores, _ = self._detector.process_chunk(item.chunk)
                 self._scores = np.maximum(self._scores, scores.max(axis=0, initial=0.0))
                 peak = float(np.abs(item.chunk.samples).max())
                 self._peak_dbfs = max(self._peak_dbfs, 20 * np.log10(peak) if peak > 0 else LOWEST_DBFS)
                 return None
-            case Lost():
+            case AudioGap():
                 return f"{item.samples / self._detector.sample_rate_hz:.2f} s of sound lost ({item.cause})"
-            case Condition():
+            case SourceCondition():
                 self.conditions.pop(item.name, None)
                 if item.active:
                     self.conditions[item.name] = item.detail
                 return item.detail
 
     def _is_clipping(self, now_s: float) -> bool:
-        clipped = self._source.figures.clipped_samples
+        clipped = self._source.stats.clipped_samples
         if clipped > self._clipped:
             self._clipped, self._lamp_until_s = clipped, now_s + _LAMP_S
         return now_s < self._lamp_until_s
@@ -152,7 +152,7 @@ def _draw(meter: Meter, console: Console, stop: StopOnSignal, until_s: float) ->
     with Live(console=console, auto_refresh=False) as live:
         while (now_s := time.monotonic()) < until_s:
             meter.turn(_TAKE_S)
-            stop.look()
+            stop.check()
             if now_s - drawn_s >= _DRAW_S:
                 drawn_s = now_s
                 live.update(meter.show(now_s), refresh=True)
@@ -162,7 +162,7 @@ def _print(meter: Meter, console: Console, stop: StopOnSignal, until_s: float) -
     due_s = time.monotonic() + _LINE_S
     while (now_s := time.monotonic()) < until_s:
         lines = meter.turn(_TAKE_S)
-        stop.look()
+        stop.check()
         if now_s >= due_s:
             due_s += _LINE_S
             lines.append(meter.line(now_s))
@@ -198,7 +198,7 @@ def devices(*, as_json: bool) -> None:
         print_json([_facts(device, rates) for device, rates in found])
         return
     if not found:
-        tell(f"no input can be opened: {NO_INPUT_ADVICE}")
+        print_status(f"no input can be opened: {NO_INPUT_ADVICE}")
     for device, rates in found:
         click.echo(f"{device.id}{' (the default)' if device.is_default else ''}")
         if device.is_hardware:

@@ -70,13 +70,13 @@ def bench(model: Path | None, *, as_json: bool) -> None:
     """Measure speed, latency and memory on this machine."""
     from detector import bench as measurement
 
-    figures = measurement.run(model)
+    stats = measurement.run(model)
     if as_json:
-        print_json(figures)
+        print_json(stats)
         return
     from rich.console import Console
 
-    measurement.print_table(figures, Console())
+    measurement.print_table(stats, Console())
 
 
 def _summary(loaded: Model) -> dict[str, object]:

@@ -28,9 +28,9 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from detector.cli.common import Bar, model_option, only_option, report, tell, threshold_option
+from detector.cli.common import Bar, model_option, only_option, print_error, print_status, threshold_option
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
-from detector.records import Origin, event_record
+from detector.records import StreamInfo, event_record
 from detector.service.signals import StopOnSignal, Stopped
 from detector.sinks.base import Record, Sink
 
@@ -235,12 +235,12 @@ class FileNotes:
         finally:
             self._detector.observer = None
 
-    def hear(self, samples: Samples) -> None:
+    def on_chunk(self, samples: Samples) -> None:
         """Take samples before the detector does."""
         if self._sheet is not None:
-            self._sheet.hear(samples)
+            self._sheet.on_chunk(samples)
 
-    def judge(self, scores: Scores) -> None:
+    def evaluate(self, scores: Scores) -> None:
         """Take the scores that they brought about."""
         if self._scores is not None:
             self._scores.push(scores)
@@ -274,7 +274,7 @@ class FileNotes:
 
             self._sheet.save(Path(name).name, self.records)
             if self._sheet.is_cut:
-                tell(f"{name}: the picture shows the first {LONGEST_S / 60:.0f} minutes")
+                print_status(f"{name}: the picture shows the first {LONGEST_S / 60:.0f} minutes")
 
 
 def places(option: str, target: Path | None, names: Sequence[str], suffixes: Sequence[str]) -> list[Path | None]:
@@ -364,7 +364,7 @@ class Replay:
             except ManifestError:
                 raise  # the model's fault, not the file's
             except DetectorError as error:
-                report(error)
+                print_error(error)
                 code = max(code, error.exit_code)
             except Stopped:
                 pass  # while a file was being opened; the code below is the same
@@ -390,13 +390,13 @@ class Replay:
         if fault is not None:
             raise fault
 
-    def _listen(self, source: Source, origin: Origin, notes: FileNotes) -> SourceError | None:
+    def _listen(self, source: Source, origin: StreamInfo, notes: FileNotes) -> SourceError | None:
         """Take a source to its end, to a fault or to a signal, close open events, and return the fault."""
         fault: SourceError | None = None
         try:
             with closing(self._chunks(source)) as chunks:
                 for chunk in chunks:
-                    notes.hear(chunk.samples)
+                    notes.on_chunk(chunk.samples)
                     self._take(*self._detector.process(chunk.samples), origin, notes)
                     self._bar.advance(source)
         except SourceError as error:
@@ -413,10 +413,10 @@ class Replay:
         if self._options.realtime:
             return self._stop.between(in_real_time(source, self._rate_hz))
         # Raw samples may be live: they are taken as they come.
-        return read_ahead(source, self._stop.look) if source.frames_total is not None else self._stop.between(source)
+        return read_ahead(source, self._stop.check) if source.frames_total is not None else self._stop.between(source)
 
-    def _take(self, scores: Scores, events: Iterable[Event], origin: Origin, notes: FileNotes) -> None:
-        notes.judge(scores)
+    def _take(self, scores: Scores, events: Iterable[Event], origin: StreamInfo, notes: FileNotes) -> None:
+        notes.evaluate(scores)
         for event in events:
             if self._options.only and event.label not in self._options.only:
                 continue
@@ -439,9 +439,9 @@ class Replay:
             return PcmSource(sys.stdin.buffer, o.rate, o.sample_format, o.channels, self._rate_hz)
         return FileSource(name, self._rate_hz, self._detector.chunk_samples)
 
-    def _origin(self, name: str) -> Origin:
+    def _origin(self, name: str) -> StreamInfo:
         manifest = self._detector.manifest
-        return Origin(
+        return StreamInfo(
             source="stdin" if name == STDIN else name,
             stream=str(uuid.uuid4()) if name == STDIN else str(Path(name).resolve()),
             rate_hz=self._rate_hz,
@@ -454,7 +454,7 @@ class Replay:
         heard_s = source.frames_read / source.source_rate_hz
         found = f"{self._sounds} sound{'' if self._sounds == 1 else 's'}"
         speed = f"in {wall_s:.2f} s ({heard_s / wall_s:.0f} x real time)"
-        tell(f"{name}: {heard_s:.1f} s, {found}, {speed}")
+        print_status(f"{name}: {heard_s:.1f} s, {found}, {speed}")
 
 
 def _sink(*, as_json: bool) -> Sink:

@@ -18,13 +18,13 @@ import click
 from click.core import ParameterSource
 
 from detector.audio.files import is_sound_name
-from detector.cli.common import model_option, only_option, report, tell, threshold_option
+from detector.cli.common import model_option, only_option, print_error, print_status, threshold_option
 from detector.errors import DetectorError
 from detector.service.signals import StopOnSignal
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
-    from detector.service.runtime import Wishes
+    from detector.service.runtime import RunOptions
 
 STDIN: Final = "-"
 _DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
@@ -81,23 +81,23 @@ def settings_of(asked: Bare) -> Settings:
         wanted["web.token_file"] = _own_token(asked.web)
     if sys.stdout.isatty() and not asked.as_json:
         wanted["stdout.types"] = ["onset", "offset"]  # the rest is told on standard error, to the same eyes
-    for key, wish in wanted.items():
-        if wish is not None:
-            layers.put(tuple(key.split(".")), wish, COMMAND_LINE)
+    for key, selector in wanted.items():
+        if selector is not None:
+            layers.put(tuple(key.split(".")), selector, COMMAND_LINE)
     try:
         return Settings.model_validate(layers.values)
     except ValidationError as error:
         raise SettingsError(problems(error, layers)) from None
 
 
-def wishes_of(asked: Bare) -> Wishes:
+def run_options_of(asked: Bare) -> RunOptions:
     """Return what the bare command is asked for beyond settings."""
     from detector.audio.sources import RawFormat
-    from detector.service.runtime import Wishes
+    from detector.service.runtime import RunOptions
 
     raw = RawFormat(16000 if asked.rate is None else asked.rate, asked.sample_format, asked.channels)
     plays_file = is_file(asked.device)
-    return Wishes(
+    return RunOptions(
         raw=raw, wait=not asked.no_wait, tee=asked.tee, plays_file=plays_file, loop=asked.loop, is_filter=True
     )
 
@@ -111,7 +111,7 @@ def _own_token(address: str) -> str | None:
         return None
     path = state_directory() / "web.token"
     make_secret(path)
-    tell(f"other machines are let in by the token in {path}")
+    print_status(f"other machines are let in by the token in {path}")
     return str(path)
 
 
@@ -222,9 +222,9 @@ def listen(ctx: click.Context, asked: Bare) -> None:
     with Requests(is_service=False) as requests:
         from detector.service.service import Service
 
-        service = Service(settings_of(asked), requests, wishes_of(asked))
+        service = Service(settings_of(asked), requests, run_options_of(asked))
         code = _end(service)
-        if not asked.quiet and service.tally.heard_s:
+        if not asked.quiet and service.counters.heard_s:
             _summarise(service)
         ctx.exit(code)
 
@@ -241,7 +241,7 @@ def _end(service: Service) -> int:
     try:
         code = service.run()
     except DetectorError as error:
-        report(error)
+        print_error(error)
         code = error.exit_code
     if service.is_hung:
         # The interpreter would wait for locks that the hanging thread holds.
@@ -273,5 +273,5 @@ def _replay(ctx: click.Context, asked: Bare) -> None:
 
 
 def _summarise(service: Service) -> None:
-    sounds = service.tally.sounds
-    tell(f"{service.tally.heard_s:.1f} s heard, {sounds} sound{'' if sounds == 1 else 's'}")
+    sounds = service.counters.sounds
+    print_status(f"{service.counters.heard_s:.1f} s heard, {sounds} sound{'' if sounds == 1 else 's'}")

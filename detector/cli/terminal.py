@@ -34,14 +34,14 @@ from detector.cli.common import model_option
 from detector.cli.meter import LOWEST_DBFS
 from detector.cli.run import is_file
 from detector.errors import DeviceError, SourceError
-from detector.messages import Insides
+from detector.messages import Trace
 from detector.pipeline import Detector
-from detector.service.engine import Engine, Tally, Teller
+from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.signals import StopOnSignal, Stopped
-from detector.sinks.base import Record, Station
+from detector.sinks.base import NodeInfo, Record
 from detector.web.client import Message, WebClient
 from detector.web.schema import card
-from detector.web.stream import Packer
+from detector.web.stream import FrameEncoder
 
 _STOPS: Final = (
     (9, 11, 16),
@@ -207,21 +207,21 @@ class OwnFeed:
 
     wants_layers = True
 
-    def __init__(self, source: LiveSource, detector: Detector, station: Station) -> None:
+    def __init__(self, source: LiveSource, detector: Detector, node_info: NodeInfo) -> None:
         """Take an open source and a detector with a fresh state."""
-        self._source, self._packer = source, Packer(detector)
-        self.model: Mapping[str, Any] = card(detector, station)
+        self._source, self._frame_encoder = source, FrameEncoder(detector)
+        self.model: Mapping[str, Any] = card(detector, node_info)
         self._messages: list[Message] = []
-        self._insides: list[Insides] = []
-        teller = Teller(station.source, self._note)
-        teller.unlogged = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate", "listening"})
-        self._engine = Engine(source, detector, teller, Tally())
+        self._traces: list[Trace] = []
+        publisher = RecordPublisher(node_info.source, self._note)
+        publisher.unlogged = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate", "listening"})
+        self._engine = Engine(source, detector, publisher, Counters())
         self._engine.observer = self
         self._state_at_s = 0.0
 
-    def see(self, insides: Insides) -> None:
+    def on_trace(self, trace: Trace) -> None:
         """Take what the sound brought about."""
-        self._insides.append(insides)
+        self._traces.append(trace)
 
     def take(self, timeout_s: float) -> list[Message] | None:
         """Hear what has come; raises SourceError where the sound cannot go on."""
@@ -232,8 +232,8 @@ class OwnFeed:
         if now_s >= self._state_at_s:
             self._state_at_s = now_s + _STATE_S
             self._messages.append(("state", self._state()))
-        self._messages += [("frames", m) for m in self._packer.messages(self._insides)]
-        messages, self._messages, self._insides = self._messages, [], []
+        self._messages += [("frames", m) for m in self._frame_encoder.messages(self._traces)]
+        messages, self._messages, self._traces = self._messages, [], []
         return messages if goes_on or messages else None
 
     def close(self) -> None:
@@ -244,12 +244,12 @@ class OwnFeed:
         self._messages.append(("record", record))
 
     def _state(self) -> dict[str, Any]:
-        figures = self._source.figures
+        stats = self._source.stats
         return {
-            "device": figures.device,
-            "up": figures.is_open,
-            "rms_dbfs": figures.rms_dbfs,
-            "peak_dbfs": figures.peak_dbfs,
+            "device": stats.device,
+            "up": stats.is_open,
+            "rms_dbfs": stats.rms_dbfs,
+            "peak_dbfs": stats.peak_dbfs,
             "conditions": [{"name": c.name, "detail": c.detail} for c in self._engine.conditions],
         }
 
@@ -311,7 +311,7 @@ Line = list[Segment]
 
 
 class Screen:
-    """Keeps what the messages tell, and draws it when asked to."""
+    """Keeps what the messages say, and draws it when asked to."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         """Take what the model is."""
@@ -415,7 +415,7 @@ def show_feed(feed: Feed, console: Console, stop: StopOnSignal, until_s: float) 
     with Live(screen, console=console, screen=True, auto_refresh=False) as live:
         while (now_s := time.monotonic()) < until_s:
             messages = feed.take(_TAKE_S)
-            stop.look()
+            stop.check()
             if messages is None:
                 return
             screen.take(messages)
@@ -494,12 +494,12 @@ def _service(stop: StopOnSignal, address: str, token_file: Path | None) -> Feed:
 
 def _own(device: str, model: Path | None, *, loop: bool) -> Feed:
     from detector.config.settings import Audio, Listening, Settings
-    from detector.service.runtime import Wishes, make_detector, make_station, open_source
+    from detector.service.runtime import RunOptions, make_detector, make_station, open_source
 
     source = "file" if is_file(device) else "mic"
     settings = Settings(audio=Audio(device=device, source=source), listening=Listening(path=model))
     detector = make_detector(settings)
-    wishes = Wishes(plays_file=is_file(device), loop=loop)
+    run_options = RunOptions(plays_file=is_file(device), loop=loop)
     return OwnFeed(
-        open_source(settings.audio, detector.sample_rate_hz, wishes), detector, make_station(settings, detector)
+        open_source(settings.audio, detector.sample_rate_hz, run_options), detector, make_station(settings, detector)
     )

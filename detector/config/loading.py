@@ -369,9 +369,9 @@ def load_configuration(path: Path | None, overrides: Mapping[str, object] = _NOT
         layers.put_table(read_toml(file), str(file))
     for key, value, variable in environment_layer(os.environ):
         layers.put(key, value, variable)
-    for name, wish in overrides.items():
-        if wish is not None:
-            layers.put(tuple(name.split(".")), wish, COMMAND_LINE)
+    for name, selector in overrides.items():
+        if selector is not None:
+            layers.put(tuple(name.split(".")), selector, COMMAND_LINE)
     return Configuration(_validated(layers), layers, files)
 
 

@@ -24,7 +24,7 @@ BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
 _OF_THE_SERVICE: Final = "/run/credentials/snn-detect.service"
 _MOST_BYTES: Final = 65536
 _RANDOM_BYTES: Final = 24
-_told: set[Path] = set()
+_notified: set[Path] = set()
 
 
 def credential(name: str) -> Path | None:
@@ -56,8 +56,8 @@ def read_secret(source: Path | str) -> str:
     secret = text.partition("\n")[0].rstrip("\r")
     if not secret:
         raise ConfigError(f"{path}: the secret is empty; its first line must be it")
-    if readable_by_all and path not in _told:
-        _told.add(path)
+    if readable_by_all and path not in _notified:
+        _notified.add(path)
         _log.warning("%s: everybody can read this secret; run: chmod o= %s", path, path)
     return secret
 

@@ -25,18 +25,18 @@ from typing import Final
 import numpy as np
 
 from detector.audio import portaudio
-from detector.audio.devices import DEFAULT, Card, Device, check_wish, choose_channels, rates_of
+from detector.audio.devices import DEFAULT, Card, Device, check_selector, choose_channels, rates_of
 from detector.audio.levels import FLOOR_DBFS, Level
-from detector.audio.live_source import Condition, Figures, LiveSource, Lost, Sound
+from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceStats
 from detector.audio.microphone import find_device
 from detector.audio.portaudio import within
 from detector.config.settings import Audio
 from detector.doctor.result import (
     SETTINGS,
     UNAVAILABLE,
-    Finding,
+    CheckResult,
     Process,
-    Roots,
+    SystemPaths,
     answer,
     ok,
     open_files,
@@ -60,7 +60,7 @@ def is_pipe(audio: Audio) -> bool:
     return audio.device == _STDIN
 
 
-def check_system() -> Finding:
+def check_system() -> CheckResult:
     """Look whether PortAudio is there and starts."""
     try:
         module = within(_ANSWER_S, portaudio.load, "PortAudio")
@@ -73,10 +73,10 @@ def check_system() -> Finding:
     return ok(SYSTEM, f"{version}, which knows {len(inputs)} input{plural}")
 
 
-def check_device(audio: Audio) -> tuple[Device | None, Finding]:
+def check_device(audio: Audio) -> tuple[Device | None, CheckResult]:
     """Return the device that the settings ask for, and what is to be said of it; None: it is not there."""
     try:
-        check_wish(audio.device)
+        check_selector(audio.device)
         device = within(_ANSWER_S, lambda: find_device(audio.device), "the sound system")
         choose_channels(audio.channel, device)
         rates = within(_ANSWER_S, lambda: rates_of(device, portaudio.takes_rate), "the device")
@@ -102,7 +102,7 @@ def card_of(device: Device | None, cards: list[Card]) -> Card | None:
     return next((card for card in cards if names.intersection(card.ids)), None)
 
 
-def no_device(name: str) -> Finding:
+def no_device(name: str) -> CheckResult:
     """Return that something cannot be looked at for want of a device."""
     return skipped(name, "there is no device to listen to")
 
@@ -120,11 +120,11 @@ ACCESS: Final = "access"
 _GROUP: Final = "audio"
 
 
-def check_access(roots: Roots, *, is_needed: bool) -> Finding:
+def check_access(paths: SystemPaths, *, is_needed: bool) -> CheckResult:
     """Look whether this user may open the cards' inputs; ``is_needed``: no sound server does it in their place."""
-    inputs = sorted(roots.snd.glob("pcmC*D*c"))
+    inputs = sorted(paths.snd.glob("pcmC*D*c"))
     if not inputs:
-        return skipped(ACCESS, f"there is no input in {roots.snd}; sound can come from a sound server all the same")
+        return skipped(ACCESS, f"there is no input in {paths.snd}; sound can come from a sound server all the same")
     user = _user()
     closed = [path for path in inputs if not os.access(path, os.R_OK | os.W_OK)]
     if not closed:
@@ -170,44 +170,46 @@ _SERVERS: Final = frozenset({"pulseaudio", "pipewire", "wireplumber", "pipewire-
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class DeviceUser:
     """A process that has the input of a card open."""
 
     card: int
     process: Process
 
 
-def find_holders(roots: Roots) -> tuple[Holder, ...]:
+def find_holders(paths: SystemPaths) -> tuple[DeviceUser, ...]:
     """Return who has which card's input open, this process left out.
 
     The kernel names one process for each open input; what processes have open names the others,
     such as those that share it, as far as this user may look.
     """
-    found = {(h.card, h.process.pid): h for h in (*_by_kernel(roots), *_by_files(roots))}
+    found = {(h.card, h.process.pid): h for h in (*_by_kernel(paths), *_by_files(paths))}
     return tuple(h for _, h in sorted(found.items()) if h.process.pid != os.getpid())
 
 
-def check_holders(holders: Sequence[Holder], cards: Sequence[Card], number: int | None, *, is_heard: bool) -> Finding:
+def check_holders(
+    device_users: Sequence[DeviceUser], cards: Sequence[Card], number: int | None, *, is_measured: bool
+) -> CheckResult:
     """Say who holds the microphones; ``number`` is the wanted card's, ``is_heard``: it could be opened all the same."""
-    if not cards and not holders:
+    if not cards and not device_users:
         return skipped(HOLDERS, "there are no sound cards here that anybody could hold")
-    if not holders:
+    if not device_users:
         return ok(HOLDERS, "no program has a microphone open")
     titles = {card.number: card.title for card in cards}
-    found = "; ".join(f"card {h.card}{_titled(titles.get(h.card))}: {h.process}" for h in holders)
-    in_the_way = [h for h in holders if number is None or h.card == number]
-    if is_heard or not in_the_way:
+    found = "; ".join(f"card {h.card}{_titled(titles.get(h.card))}: {h.process}" for h in device_users)
+    in_the_way = [h for h in device_users if number is None or h.card == number]
+    if is_measured or not in_the_way:
         return ok(HOLDERS, found)
     if any(h.process.is_ours for h in in_the_way):
         return ok(HOLDERS, f"{found}; so the detector itself is listening")
     return problem(HOLDERS, found, _release_advice(in_the_way[0].process), UNAVAILABLE)
 
 
-def is_with_us(holders: Sequence[Holder], cards: Sequence[Card], wish: str) -> bool:
+def is_with_us(device_users: Sequence[DeviceUser], cards: Sequence[Card], selector: str) -> bool:
     """Tell whether a detector that runs has the device open that is asked for: others then do not even see it."""
-    ours = {h.card for h in holders if h.process.is_ours}
+    ours = {h.card for h in device_users if h.process.is_ours}
     ids = [id_.lower() for card in cards if card.number in ours for id_ in card.ids]
-    return bool(ours) and (wish == DEFAULT or any(id_.startswith(wish.lower()) for id_ in ids))
+    return bool(ours) and (selector == DEFAULT or any(id_.startswith(selector.lower()) for id_ in ids))
 
 
 def _release_advice(holder: Process) -> str:
@@ -219,8 +221,8 @@ def _release_advice(holder: Process) -> str:
     return f"end it: kill {holder.pid}, or stop the service that started it (systemctl status {holder.pid})"
 
 
-def _by_kernel(roots: Roots) -> Iterator[Holder]:
-    for status in sorted(roots.proc.glob("asound/card*/pcm*c/sub*/status")):
+def _by_kernel(paths: SystemPaths) -> Iterator[DeviceUser]:
+    for status in sorted(paths.proc.glob("asound/card*/pcm*c/sub*/status")):
         card = _STATUS.search(str(status))
         try:
             owner = _OWNER.search(status.read_text(encoding="ascii", errors="replace"))
@@ -228,13 +230,13 @@ def _by_kernel(roots: Roots) -> Iterator[Holder]:
             continue
         if card and owner:
             number = int(owner[1])
-            yield Holder(int(card[1]), process(roots.proc, number) or Process(number, "unknown", ()))
+            yield DeviceUser(int(card[1]), process(paths.proc, number) or Process(number, "unknown", ()))
 
 
-def _by_files(roots: Roots) -> Iterator[Holder]:
-    for candidate in processes(roots.proc):
-        for card in {int(m[1]) for name in open_files(roots.proc, candidate.pid) if (m := _DEVICE.search(name))}:
-            yield Holder(card, candidate)
+def _by_files(paths: SystemPaths) -> Iterator[DeviceUser]:
+    for candidate in processes(paths.proc):
+        for card in {int(m[1]) for name in open_files(paths.proc, candidate.pid) if (m := _DEVICE.search(name))}:
+            yield DeviceUser(card, candidate)
 
 
 def _titled(title: str | None) -> str:
@@ -254,7 +256,7 @@ _WAITING: Final = "waiting for the microphone: "
 class Heard:
     """What was heard, and how."""
 
-    figures: Figures
+    stats: SourceStats
     """At the end."""
     levels: list[Level] = field(default_factory=list)
     """Of each whole second; none of zeros alone."""
@@ -289,37 +291,37 @@ class Heard:
 
 def listen(source: LiveSource, rate_hz: int) -> Heard:
     """Listen for some seconds to an open source, and return what came; a device that is away is not waited for."""
-    heard = Heard(source.figures, rate_hz=rate_hz)
+    heard = Heard(source.stats, rate_hz=rate_hz)
     deadline, first_s = time.monotonic() + _OPENING_S, None
     while heard.trouble is None and heard.seconds < SECONDS + _BEYOND_S:
-        news = source.take(_TURN_S)
+        source_events = source.take(_TURN_S)
         now_s = time.monotonic()
-        _note(heard, news or [])
-        heard.figures = source.figures
+        _note(heard, source_events or [])
+        heard.stats = source.stats
         _note_level(heard)
         if heard.chunks:
             first_s = first_s or now_s
             heard.wall_s = now_s - first_s
-        elif news is None or now_s > deadline:
+        elif source_events is None or now_s > deadline:
             heard.trouble = f"no sound has come within {_OPENING_S:g} s"
         if first_s is not None and now_s > first_s + 2 * _OPENING_S:
             break
     return heard
 
 
-def _note(heard: Heard, news: Sequence[Sound | Lost | Condition]) -> None:
-    arrived = [item.chunk.samples for item in news if isinstance(item, Sound)]
+def _note(heard: Heard, source_events: Sequence[AudioBlock | AudioGap | SourceCondition]) -> None:
+    arrived = [item.chunk.samples for item in source_events if isinstance(item, AudioBlock)]
     if arrived:
         heard.chunks.append(np.concatenate(arrived))
-    heard.lost_s += sum(item.samples for item in news if isinstance(item, Lost)) / heard.rate_hz
-    for condition in (item for item in news if isinstance(item, Condition)):
+    heard.lost_s += sum(item.samples for item in source_events if isinstance(item, AudioGap)) / heard.rate_hz
+    for condition in (item for item in source_events if isinstance(item, SourceCondition)):
         if condition.name == "waiting" and condition.active:
             heard.trouble = condition.detail.removeprefix(_WAITING)
 
 
 def _note_level(heard: Heard) -> None:
     """Keep the level of a second that is over: it differs from the one before unless both are silence."""
-    f = heard.figures
+    f = heard.stats
     level = Level(f.rms_dbfs, f.peak_dbfs, f.dc)
     if level not in (Level(), *heard.levels[-1:]):
         heard.levels.append(level)
@@ -351,7 +353,7 @@ class Control:
         return f"{self.name}{volume}{' off' if self.is_on is False else ''}"
 
 
-def check_mixer(roots: Roots, card: Card | None) -> Finding:
+def check_mixer(paths: SystemPaths, card: Card | None) -> CheckResult:
     """Look at the capture controls of a card; None: at those of the default device, as for a sound server."""
     which = () if card is None else ("-c", str(card.number))
     text = answer("amixer", *which, "scontents")
@@ -369,7 +371,7 @@ def check_mixer(roots: Roots, card: Card | None) -> Finding:
         advice = f"amixer{where} sset '{name}' 80% cap, then {keep}: otherwise it is lost when the machine restarts"
         what = "muted" if bad.is_on is False else "very low"
         return warning(MIXER, f"{bad.name} is {what} ({described})", advice)
-    unstored = card is not None and not roots.mixer_state.exists()
+    unstored = card is not None and not paths.mixer_state.exists()
     return ok(MIXER, described, f"{keep} keeps it over restarts" if unstored else "")
 
 
@@ -425,12 +427,12 @@ _Trouble = tuple[str, str]
 """What is the matter, and what to do."""
 
 
-def check_microphone(heard: Heard, device: Device) -> Finding:
+def check_microphone(heard: Heard, device: Device) -> CheckResult:
     """Say how the device was opened, and how its sound came."""
     if heard.trouble is not None:
         advice = "see who holds it, and whether this user may open it; then unplug it and plug it in again"
         return problem(MICROPHONE, heard.trouble, advice, UNAVAILABLE)
-    f = heard.figures
+    f = heard.stats
     plural = "" if f.device_channels == 1 else "s"
     own = ", its own rate" if device.is_hardware and f.device_rate_hz == device.rate_hz else ""
     found = f"opened at {f.device_rate_hz} Hz{own}, {f.device_channels} channel{plural}; {heard.seconds:.1f} s heard"
@@ -444,11 +446,11 @@ def check_microphone(heard: Heard, device: Device) -> Finding:
     return ok(MICROPHONE, found)
 
 
-def check_levels(heard: Heard) -> Finding:
+def check_levels(heard: Heard) -> CheckResult:
     """Say how the sound is: silent, clipped, off centre, with holes, or good."""
     rms_dbfs = max((level.rms_dbfs for level in heard.levels), default=FLOOR_DBFS)
     peak_dbfs = max((level.peak_dbfs for level in heard.levels), default=FLOOR_DBFS)
-    if not heard.levels or "silent" in heard.figures.conditions or heard.longest_zeros_s > _SILENT_S:
+    if not heard.levels or "silent" in heard.stats.conditions or heard.longest_zeros_s > _SILENT_S:
         advice = (
             "unmute it and raise its volume (alsamixer -V capture), then sudo alsactl store; "
             "only a source that can fall silent, such as a null sink or a loopback, may be so"
@@ -462,8 +464,8 @@ def check_levels(heard: Heard) -> Finding:
 
 
 def _troubles(heard: Heard, rms_dbfs: float) -> Iterator[_Trouble]:
-    frames = heard.seconds * heard.figures.device_rate_hz
-    share = heard.figures.clipped_samples / frames if frames else 0.0
+    frames = heard.seconds * heard.stats.device_rate_hz
+    share = heard.stats.clipped_samples / frames if frames else 0.0
     if share > _CLIPPED_SHARE:
         yield f"{share:.1%} of the samples are clipped", "lower its volume: alsamixer -V capture, then alsactl store"
     dc = max((level.dc for level in heard.levels), key=abs)

@@ -48,7 +48,7 @@ from detector.doctor.machine import (
     install_time,
     writer,
 )
-from detector.doctor.result import UNAVAILABLE, WRONG, Finding, Process, Roots, problem, processes, skipped
+from detector.doctor.result import UNAVAILABLE, WRONG, CheckResult, Process, SystemPaths, problem, processes, skipped
 from detector.doctor.setup import (
     BROKER,
     CALIBRATION,
@@ -72,7 +72,7 @@ from detector.service.clock import clock_is_synced, local_now
 _MODEL_RATE_HZ: Final = 16000
 """To listen at where there is no model."""
 _OURS: Final = "the detector itself is listening to it; to look closer, end that first (systemctl stop snn-detect)"
-_Look = Callable[[], Finding | Iterable[Finding]]
+_Look = Callable[[], CheckResult | Iterable[CheckResult]]
 
 
 @dataclass(slots=True)
@@ -85,18 +85,18 @@ class Examination:
     """Wishes of the command line by dotted key."""
     selftest: bool = False
     """Whether to play the demo scene, too."""
-    roots: Roots = field(default_factory=Roots)
+    paths: SystemPaths = field(default_factory=SystemPaths)
     _settings: Settings = field(default_factory=Settings, init=False)
     _detector: Detector | None = field(default=None, init=False)
     _device: Device | None = field(default=None, init=False)
     _services: tuple[Process, ...] = field(default=(), init=False)
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[CheckResult]:
         """Yield what is found, as it is found; whatever fails, the rest is looked at all the same."""
         configuration, found = check_configuration(self.path, self.overrides)
         yield found
         self._settings = configuration.settings if configuration else Settings()
-        self._services = tuple(p for p in processes(self.roots.proc) if p.is_ours)
+        self._services = tuple(p for p in processes(self.paths.proc) if p.is_ours)
         yield from _guarded(MODEL, self._model)
         if configuration is not None:
             yield from _guarded(SINKS, self._sinks)
@@ -106,34 +106,34 @@ class Examination:
         yield from self._machine()
         if configuration is not None:
             yield from _guarded(DISK, lambda: check_disks(self._settings, writer()))
-            yield from _guarded(BROKER, lambda: check_brokers(self._settings, self.roots))
-        yield from _guarded(SERVICE, lambda: check_service(self.roots))
+            yield from _guarded(BROKER, lambda: check_brokers(self._settings, self.paths))
+        yield from _guarded(SERVICE, lambda: check_service(self.paths))
         if self.selftest:
             yield from _guarded(SELFTEST, self._scene)
 
-    def _model(self) -> Finding:
+    def _model(self) -> CheckResult:
         self._detector, found = check_model(self._settings)
         return found
 
-    def _sinks(self) -> Iterator[Finding]:
+    def _sinks(self) -> Iterator[CheckResult]:
         if self._detector is None:
             yield skipped(SINKS, "there is no model to listen with")
         else:
             yield check_sinks(self._settings, self._detector)
         yield check_addresses(self._settings, self._services)
 
-    def _hearing(self) -> Iterator[Finding]:
+    def _hearing(self) -> Iterator[CheckResult]:
         audio = self._settings.audio
         if is_pipe(audio):
             yield skipped(DEVICE, "raw samples on standard input: nothing to look at before they come")
             return
-        held = find_holders(self.roots)
-        cards = read_cards(self.roots.proc / "asound", self.roots.sound)
+        held = find_holders(self.paths)
+        cards = read_cards(self.paths.proc / "asound", self.paths.sound)
         with portaudio.quiet():
             system = check_system()
         yield system
         if system.state == "problem":
-            yield from _guarded(ACCESS, lambda: check_access(self.roots, is_needed=True))
+            yield from _guarded(ACCESS, lambda: check_access(self.paths, is_needed=True))
             return
         with portaudio.quiet():
             found, finding = check_device(audio)
@@ -144,12 +144,12 @@ class Examination:
         if heard is not None and found is not None:
             yield from _sounding(heard, found, is_ours=is_ours)
         card = card_of(found, cards)
-        is_heard = heard is not None and heard.trouble is None
-        needed = not (is_heard or is_ours) and (found is None or found.is_hardware)
+        is_measured = heard is not None and heard.trouble is None
+        needed = not (is_measured or is_ours) and (found is None or found.is_hardware)
         number = card.number if card else None
-        yield from _guarded(ACCESS, lambda: check_access(self.roots, is_needed=needed))
-        yield from _guarded(HOLDERS, lambda: check_holders(held, cards, number, is_heard=is_heard))
-        yield from _guarded(MIXER, lambda: check_mixer(self.roots, card))
+        yield from _guarded(ACCESS, lambda: check_access(self.paths, is_needed=needed))
+        yield from _guarded(HOLDERS, lambda: check_holders(held, cards, number, is_measured=is_measured))
+        yield from _guarded(MIXER, lambda: check_mixer(self.paths, card))
 
     def _listen(self) -> Heard:
         from detector.audio.microphone import Microphone
@@ -158,7 +158,7 @@ class Examination:
         with portaudio.quiet(), closing(Microphone(self._settings.audio, rate_hz)) as source:
             return listen(source, rate_hz)
 
-    def _computing(self) -> Iterator[Finding]:
+    def _computing(self) -> Iterator[CheckResult]:
         detector = self._detector
         if detector is None:
             yield skipped(SPEED, "there is no model to compute with")
@@ -166,19 +166,19 @@ class Examination:
         yield from _guarded(SPEED, lambda: check_speed(detector))
         yield from _guarded(THREADS, lambda: check_threads(detector))
 
-    def _machine(self) -> Iterator[Finding]:
-        yield from _guarded(TEMPERATURE, lambda: check_temperature(self.roots))
-        yield from _guarded(POWER, lambda: check_power(self.roots))
+    def _machine(self) -> Iterator[CheckResult]:
+        yield from _guarded(TEMPERATURE, lambda: check_temperature(self.paths))
+        yield from _guarded(POWER, lambda: check_power(self.paths))
         now: datetime = local_now()
         yield from _guarded(CLOCK, lambda: check_clock(now, install_time(), is_synced=clock_is_synced()))
 
-    def _scene(self) -> Finding:
+    def _scene(self) -> CheckResult:
         if self._detector is None:
             return problem(SELFTEST, "there is no model to test", "mend the model first", WRONG)
         return check_scene(Detector.load(self._detector.path))
 
 
-def _sounding(heard: Heard, found: Device, *, is_ours: bool) -> Iterator[Finding]:
+def _sounding(heard: Heard, found: Device, *, is_ours: bool) -> Iterator[CheckResult]:
     """Yield how a device was opened, and how it sounds."""
     if heard.trouble is not None and is_ours:
         yield skipped(MICROPHONE, _OURS)
@@ -188,11 +188,11 @@ def _sounding(heard: Heard, found: Device, *, is_ours: bool) -> Iterator[Finding
         yield check_levels(heard)
 
 
-def _guarded(name: str, look: _Look) -> Iterator[Finding]:
+def _guarded(name: str, check: _Look) -> Iterator[CheckResult]:
     """Yield what a look finds, or that it could not be had."""
     try:
-        found = look()
-        yield from [found] if isinstance(found, Finding) else found
+        found = check()
+        yield from [found] if isinstance(found, CheckResult) else found
     except DetectorError as error:
         yield problem(name, str(error), "mend it, and look again", error.exit_code)
     except OSError as error:

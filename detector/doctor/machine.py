@@ -27,7 +27,17 @@ import detector
 from detector.bench import bench_sound
 from detector.config.paths import state_directory
 from detector.config.settings import Settings
-from detector.doctor.result import SETTINGS, UNAVAILABLE, Finding, Roots, answer, ok, problem, skipped, warning
+from detector.doctor.result import (
+    SETTINGS,
+    UNAVAILABLE,
+    CheckResult,
+    SystemPaths,
+    answer,
+    ok,
+    problem,
+    skipped,
+    warning,
+)
 from detector.pipeline import Detector
 from detector.service.health import is_under_voltage, temperature_c
 from detector.service.systemd import Notifier
@@ -42,9 +52,9 @@ _LOW_NOW, _SLOWED_NOW, _LOW_BEFORE, _SLOWED_BEFORE = 0x1, 0xE, 0x10000, 0xE0000
 _SUPPLY: Final = "use the power supply that is made for the board, with a short thick cable, and USB devices on a hub"
 
 
-def check_temperature(roots: Roots) -> Finding:
+def check_temperature(paths: SystemPaths) -> CheckResult:
     """Look at the hottest thermometer."""
-    hottest = temperature_c(roots.thermal)
+    hottest = temperature_c(paths.thermal)
     if hottest is None:
         return skipped(TEMPERATURE, "there is no thermometer here")
     if hottest >= _HOT_C:
@@ -53,14 +63,14 @@ def check_temperature(roots: Roots) -> Finding:
     return ok(TEMPERATURE, f"{hottest:.0f} °C")
 
 
-def check_power(roots: Roots) -> Finding:
+def check_power(paths: SystemPaths) -> CheckResult:
     """Look whether the voltage is, or was, too low, and whether the board is slowed down; Raspberry Pi only."""
-    model = _text(roots, "device-tree/model").strip("\0\n ")
+    model = _text(paths, "device-tree/model").strip("\0\n ")
     if "Raspberry Pi" not in model:
         return skipped(POWER, "only a Raspberry Pi tells of it")
     bits = _throttled()
     if bits is None:
-        return _by_sensor(roots, model)
+        return _by_sensor(paths, model)
     found = f"{model}, throttled={bits:#x}"
     if bits & _LOW_NOW:
         found = f"{found}: the voltage is too low now, which breaks USB sound"
@@ -79,8 +89,8 @@ def _throttled() -> int | None:
     return int(found[1], 16) if found else None
 
 
-def _by_sensor(roots: Roots, model: str) -> Finding:
-    is_low = is_under_voltage(roots.hwmon)
+def _by_sensor(paths: SystemPaths, model: str) -> CheckResult:
+    is_low = is_under_voltage(paths.hwmon)
     if is_low:
         return problem(POWER, f"{model}: the voltage is too low, which breaks USB sound", _SUPPLY, UNAVAILABLE)
     if is_low is not None:
@@ -88,9 +98,9 @@ def _by_sensor(roots: Roots, model: str) -> Finding:
     return skipped(POWER, f"{model}: neither vcgencmd (which takes the group video) nor a sensor tells of it")
 
 
-def _text(roots: Roots, name: str) -> str:
+def _text(paths: SystemPaths, name: str) -> str:
     try:
-        return (roots.proc / name).read_text(encoding="utf-8", errors="replace")
+        return (paths.proc / name).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -99,7 +109,7 @@ CLOCK: Final = "clock"
 _SLACK: Final = timedelta(days=1)
 
 
-def check_clock(now: datetime, installed: datetime, *, is_synced: bool) -> Finding:
+def check_clock(now: datetime, installed: datetime, *, is_synced: bool) -> CheckResult:
     """Look at the time of day: is it kept right, and can it be; ``installed``: a time that is past for certain."""
     found = f"{now.isoformat(timespec='seconds')} ({now.tzname()})"
     if now < installed - _SLACK:
@@ -128,12 +138,12 @@ _SLOW: Final = 0.9
 """Seconds of computing for one of sound that are much, and too much."""
 
 
-def check_speed(detector: Detector) -> Finding:
+def check_speed(detector: Detector) -> CheckResult:
     """Measure how long some seconds of sound take, in chunks as a microphone gives them."""
-    return judge(*_measure(detector))
+    return evaluate(*_measure(detector))
 
 
-def judge(busy: float, cpu: float) -> Finding:
+def evaluate(busy: float, cpu: float) -> CheckResult:
     """Say what seconds of computing, and of one core, for each second of sound mean."""
     found = f"a second of sound takes {busy:.3f} s, {cpu:.3f} s of them computing: {1 / busy:.0f} times real time"
     if busy > _SLOW:
@@ -167,20 +177,20 @@ _JOURNAL: Final = f"journalctl -u {_UNIT} -n 50 says why"
 _UNIT_ADVICE: Final = "take over the unit that ships: Type=notify, WatchdogSec=30"
 
 
-def check_service(roots: Roots, environment: Mapping[str, str] = os.environ) -> Finding:
+def check_service(paths: SystemPaths, environment: Mapping[str, str] = os.environ) -> CheckResult:
     """Look at the socket and the watchdog that systemd gives this process, else at the unit of the service."""
     if environment.get("NOTIFY_SOCKET"):
         return _own(environment)
-    if not (roots.run / "systemd/system").is_dir():
+    if not (paths.run / "systemd/system").is_dir():
         return skipped(SERVICE, "this machine was not started by systemd")
     text = answer("systemctl", "show", _UNIT, f"--property={_ASKED}")
     unit = dict(line.split("=", 1) for line in (text or "").splitlines() if "=" in line)
     if unit.get("LoadState") != "loaded":
         return skipped(SERVICE, f"there is no unit {_UNIT}; make install, or the Debian package, brings it")
-    return _judge(unit)
+    return _evaluate(unit)
 
 
-def _judge(unit: Mapping[str, str]) -> Finding:
+def _evaluate(unit: Mapping[str, str]) -> CheckResult:
     """Say what the unit's properties mean."""
     state = f"{unit.get('ActiveState')} ({unit.get('SubState')})"
     restarts = int(unit.get("NRestarts") or 0)
@@ -198,7 +208,7 @@ def _judge(unit: Mapping[str, str]) -> Finding:
     return ok(SERVICE, found)
 
 
-def _own(environment: Mapping[str, str]) -> Finding:
+def _own(environment: Mapping[str, str]) -> CheckResult:
     """Look at what systemd gave this process; nothing is sent."""
     address = environment["NOTIFY_SOCKET"]
     try:
@@ -255,13 +265,13 @@ def places(settings: Settings) -> Iterator[Place]:
     yield from (Place("file", file.path, is_made=False) for file in settings.file)
 
 
-def check_disks(settings: Settings, user: User) -> list[Finding]:
+def check_disks(settings: Settings, user: User) -> list[CheckResult]:
     """Look at each place that is written to; nothing is written here."""
     found = [check_place(place, user) for place in places(settings)]
     return found or [ok(DISK, "nothing is written to any disk")]
 
 
-def check_place(place: Place, user: User) -> Finding:
+def check_place(place: Place, user: User) -> CheckResult:
     """Look at one place."""
     name = f"{DISK}: {place.what}"
     there = next(p for p in (place.path, *place.path.parents) if _is_seen(p))
@@ -280,7 +290,7 @@ def check_place(place: Place, user: User) -> Finding:
     return ok(name, found)
 
 
-def _forbidden(name: str, there: Path, user: User) -> Finding:
+def _forbidden(name: str, there: Path, user: User) -> CheckResult:
     owner = _name(there.stat().st_uid)
     if owner == _SERVICE:
         return skipped(name, f"{there} is the service's own, not {user.name}'s; as root, the doctor can tell more")

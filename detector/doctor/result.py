@@ -28,7 +28,7 @@ WRONG: Final = 70
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at."""
 
     name: str
@@ -41,33 +41,33 @@ class Finding:
     """That of the command, where this is its first problem."""
 
 
-def ok(name: str, found: str, advice: str = "") -> Finding:
+def ok(name: str, found: str, advice: str = "") -> CheckResult:
     """Return that all is well."""
-    return Finding(name, "ok", found, advice)
+    return CheckResult(name, "ok", found, advice)
 
 
-def warning(name: str, found: str, advice: str) -> Finding:
+def warning(name: str, found: str, advice: str) -> CheckResult:
     """Return that something works, but not as it should, or not for long."""
-    return Finding(name, "warning", found, advice)
+    return CheckResult(name, "warning", found, advice)
 
 
-def problem(name: str, found: str, advice: str, exit_code: int) -> Finding:
+def problem(name: str, found: str, advice: str, exit_code: int) -> CheckResult:
     """Return that something keeps the detector from its work."""
-    return Finding(name, "problem", found, advice, exit_code)
+    return CheckResult(name, "problem", found, advice, exit_code)
 
 
-def skipped(name: str, why: str) -> Finding:
+def skipped(name: str, why: str) -> CheckResult:
     """Return that something was not looked at."""
-    return Finding(name, "skipped", why)
+    return CheckResult(name, "skipped", why)
 
 
-def exit_code(findings: Iterable[Finding]) -> int:
+def exit_code(findings: Iterable[CheckResult]) -> int:
     """Return the exit code of the first problem; 0 without one."""
     return next((f.exit_code for f in findings if f.state == "problem"), 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Roots:
+class SystemPaths:
     """A file system that can be another than this machine's."""
 
     top: Path = Path("/")

@@ -31,27 +31,38 @@ from typing import Any, Final
 import numpy as np
 
 from detector.audio.devices import Device
-from detector.audio.live_source import Figures, News, Sound
+from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
 from detector.audio.sources import FileSource
 from detector.config.loading import FILE_NAME, Configuration, environment_layer, load_configuration
 from detector.config.paths import configuration_directories
 from detector.config.secrets import broker_password, split_address, token_required
 from detector.config.settings import Metrics, Mqtt, Settings, Web
-from detector.doctor.result import SETTINGS, UNAVAILABLE, WRONG, Finding, Process, Roots, ok, problem, skipped, warning
+from detector.doctor.result import (
+    SETTINGS,
+    UNAVAILABLE,
+    WRONG,
+    CheckResult,
+    Process,
+    SystemPaths,
+    ok,
+    problem,
+    skipped,
+    warning,
+)
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.messages import AudioChunk, Samples
 from detector.network import Model, load_model, verify
 from detector.pipeline import Detector
-from detector.service.engine import Engine, Tally, Teller
+from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE
-from detector.service.outputs import Wiring, plans
+from detector.service.outputs import SinkContext, specs
 from detector.service.runtime import make_detector, make_station
 from detector.sinks.mqtt_check import test_connection
 
 CONFIGURATION: Final = "configuration"
 
 
-def check_configuration(path: Path | None, overrides: Mapping[str, object]) -> tuple[Configuration | None, Finding]:
+def check_configuration(path: Path | None, overrides: Mapping[str, object]) -> tuple[Configuration | None, CheckResult]:
     """Return the configuration that the service would read, and what is to be said of it; None: it is wrong."""
     try:
         found = load_configuration(path, overrides)
@@ -59,7 +70,7 @@ def check_configuration(path: Path | None, overrides: Mapping[str, object]) -> t
         return None, problem(
             CONFIGURATION, str(error), f"mend it; snn-detect config check{_name(path)} looks again", SETTINGS
         )
-    text = ", ".join([*_places(found), *_wishes(overrides)]) or "there is no file: all is as by default"
+    text = ", ".join([*_places(found), *_run_options(overrides)]) or "there is no file: all is as by default"
     if path is None and (hidden := _hidden(found)):
         advice = f"sudo snn-detect doctor, or sudo -u snn-detect snn-detect doctor, reads {hidden}"
         return found, warning(CONFIGURATION, f"this user may not read {hidden}; in its place: {text}", advice)
@@ -71,7 +82,7 @@ def _places(found: Configuration) -> Iterator[str]:
     yield from (variable for _, _, variable in environment_layer(os.environ))
 
 
-def _wishes(overrides: Mapping[str, object]) -> list[str]:
+def _run_options(overrides: Mapping[str, object]) -> list[str]:
     return ["the command line"] if any(value is not None for value in overrides.values()) else []
 
 
@@ -99,7 +110,7 @@ _SPINNING: Final = 0.5
 _SPIN_KEY: Final = "session.intra_op.allow_spinning"
 
 
-def check_model(settings: Settings) -> tuple[Detector | None, Finding]:
+def check_model(settings: Settings) -> tuple[Detector | None, CheckResult]:
     """Return the detector that the settings ask for, and what is to be said of its model; None: it cannot be."""
     try:
         detector = make_detector(settings)
@@ -120,7 +131,7 @@ def check_model(settings: Settings) -> tuple[Detector | None, Finding]:
     )
 
 
-def check_threads(detector: Detector) -> Finding:
+def check_threads(detector: Detector) -> CheckResult:
     """Look whether onnxruntime computes in one thread, and rests when there is nothing to compute."""
     model = load_model(detector.path)
     options = model.session.get_session_options()
@@ -147,12 +158,12 @@ _NOT_MADE: Final = frozenset({"stdout", "mqtt"})
 """The first needs nothing, the second is tried for itself."""
 
 
-def check_sinks(settings: Settings, detector: Detector) -> Finding:
+def check_sinks(settings: Settings, detector: Detector) -> CheckResult:
     """Look whether each sink has what it needs: its secrets, its libraries, its program."""
-    wiring = Wiring(make_station(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
+    wiring = SinkContext(make_station(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
     kinds: Counter[str] = Counter()
     try:
-        for plan in plans(settings, wiring):
+        for plan in specs(settings, wiring):
             kinds[plan.kind] += 1
             if plan.kind not in _NOT_MADE:
                 plan.make()
@@ -170,7 +181,7 @@ def check_sinks(settings: Settings, detector: Detector) -> Finding:
     return ok(SINKS, ", ".join(kind if n == 1 else f"{n} times {kind}" for kind, n in kinds.items()))
 
 
-def check_addresses(settings: Settings, services: tuple[Process, ...]) -> Finding:
+def check_addresses(settings: Settings, services: tuple[Process, ...]) -> CheckResult:
     """Look who can reach what listens, and whether its port is free; ``services`` run now and may hold it."""
     listening = {"metrics": settings.metrics, "web": settings.web}
     findings = [_address(name, section, services) for name, section in listening.items() if section is not None]
@@ -180,7 +191,7 @@ def check_addresses(settings: Settings, services: tuple[Process, ...]) -> Findin
     return bad or ok(ADDRESSES, "; ".join(f.found for f in findings))
 
 
-def _address(name: str, section: Metrics | Web, services: tuple[Process, ...]) -> Finding:
+def _address(name: str, section: Metrics | Web, services: tuple[Process, ...]) -> CheckResult:
     try:
         host, port = split_address(section.address)
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -196,7 +207,7 @@ def _address(name: str, section: Metrics | Web, services: tuple[Process, ...]) -
     return _port(where, _bind(family, address), services, is_open=bool(reached))
 
 
-def _port(where: str, failure: int, services: tuple[Process, ...], *, is_open: bool) -> Finding:
+def _port(where: str, failure: int, services: tuple[Process, ...], *, is_open: bool) -> CheckResult:
     reach = "can be reached from other machines, with the token" if is_open else "can be reached from this machine only"
     found = f"{where} {reach}"
     if failure == 0:
@@ -246,16 +257,16 @@ _BROKER_ADVICE: Final = {
 }
 
 
-def check_brokers(settings: Settings, roots: Roots) -> list[Finding]:
+def check_brokers(settings: Settings, paths: SystemPaths) -> list[CheckResult]:
     """Try each broker; the service may run meanwhile."""
-    found = [_try(broker, settings.node, roots) for broker in settings.mqtt]
+    found = [_try(broker, settings.node, paths) for broker in settings.mqtt]
     return found or [skipped(BROKER, "the settings name none")]
 
 
-def _try(broker: Mqtt, node: str, roots: Roots) -> Finding:
+def _try(broker: Mqtt, node: str, paths: SystemPaths) -> CheckResult:
     name = f"{BROKER} {broker.host}:{broker.port}"
     try:
-        password = broker_password(broker, Path(roots.etc, _OF_UNIT))
+        password = broker_password(broker, Path(paths.etc, _OF_UNIT))
         stages = test_connection(broker, node, password)
     except ConfigError as error:
         return problem(name, str(error), "mend the section [[mqtt]]", SETTINGS)
@@ -278,14 +289,14 @@ def _host(broker: Mqtt) -> str:
 CALIBRATION: Final = "calibration"
 
 
-def check_calibration(settings: Settings, detector: Detector | None, found: Device | None) -> Iterator[Finding]:
+def check_calibration(settings: Settings, detector: Detector | None, found: Device | None) -> Iterator[CheckResult]:
     """Yield what is to be said of the calibration; nothing where there is none, or no model to compare it with."""
     calibration = settings.calibration
     if calibration is None or detector is None:
         return
-    station = make_station(settings, detector)
+    node_info = make_station(settings, detector)
     device = None if found is None else found.id
-    if trouble := calibration.mismatch(device, station.model, station.model_sha256):
+    if trouble := calibration.mismatch(device, node_info.model, node_info.model_sha256):
         advice = "calibrate again, or remove the old fragment from config.d; snn-detect config show names it"
         yield warning(CALIBRATION, trouble, advice)
         return
@@ -330,22 +341,22 @@ class Playback:
         self._rate_hz, self._begin_s = rate_hz, time.monotonic()
         self.heard: list[Samples] = []
         """All that was taken."""
-        self.figures: Figures = dataclasses.replace(NO_SOURCE, device=path.name, is_open=True)
+        self.stats: SourceStats = dataclasses.replace(NO_SOURCE, device=path.name, is_open=True)
 
-    def take(self, timeout_s: float) -> list[News] | None:  # noqa: ARG002 - a file never has to be waited for
+    def take(self, timeout_s: float) -> list[SourceEvent] | None:  # noqa: ARG002 - a file never has to be waited for
         """Return the next chunk; None behind the last one."""
         chunk = next(self._chunks, None)
         if chunk is None:
             return None
         self.heard.append(chunk.samples)
-        return [Sound(chunk, self._begin_s + _end(chunk) / self._rate_hz)]
+        return [AudioBlock(chunk, self._begin_s + _end(chunk) / self._rate_hz)]
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def check_scene(detector: Detector, scene: Path | None = None) -> Finding:
+def check_scene(detector: Detector, scene: Path | None = None) -> CheckResult:
     """Play a scene (None: the demo scene) and compare the events with its annotation and with those in one piece.
 
     The thresholds are those of the detector.
@@ -362,10 +373,10 @@ def check_scene(detector: Detector, scene: Path | None = None) -> Finding:
     if onsets != at_once:
         found = f"in chunks it hears {_listed(onsets)}, in one piece {_listed(at_once)}"
         return problem(SELFTEST, f"live sound and files give different events: {found}", _ADVICE, WRONG)
-    return judge(expected, onsets)
+    return evaluate(expected, onsets)
 
 
-def judge(expected: Sequence[Expected], onsets: Sequence[tuple[str, float]]) -> Finding:
+def evaluate(expected: Sequence[Expected], onsets: Sequence[tuple[str, float]]) -> CheckResult:
     """Compare onsets (label and seconds) with the sounds that are in the scene."""
     heard = [e for e in expected if any(_fits(e, *onset) for onset in onsets)]
     others = [onset for onset in onsets if not any(_fits(e, *onset) for e in expected)]
@@ -395,7 +406,7 @@ def _play(detector: Detector, scene: Path) -> tuple[list[_Record], list[tuple[st
     playback = Playback(scene, detector.sample_rate_hz)
     detector.reset()
     try:
-        engine = Engine(playback, detector, Teller(SELFTEST, lambda r: records.append(dict(r))), Tally())
+        engine = Engine(playback, detector, RecordPublisher(SELFTEST, lambda r: records.append(dict(r))), Counters())
         while engine.turn(0.0):
             pass
         engine.close_events("end_of_stream")

@@ -68,34 +68,34 @@ class SampleClock:
         self._is_anchored = False
         self._settled_at_s = math.inf
         self._short, self._long = _Least(_SHORT_S), _Least(_LONG_S)
-        self._look(reading)
+        self._check(reading)
 
-    def hear(self, sample: int, heard_at_s: float) -> None:
+    def update(self, sample: int, received_at_s: float) -> None:
         """Take notice that the sample before ``sample`` was heard at ``heard_at_s`` by ``time.monotonic()``."""
-        late_s = heard_at_s - self.monotonic_s(sample)
-        is_settling = heard_at_s < self._settled_at_s
+        late_s = received_at_s - self.monotonic_s(sample)
+        is_settling = received_at_s < self._settled_at_s
         if not self._is_anchored or late_s < -_JUMP_S or (is_settling and late_s < 0):
             if not self._is_anchored or late_s < -_JUMP_S:
-                self._settled_at_s = heard_at_s + _LONG_S
+                self._settled_at_s = received_at_s + _LONG_S
             self._is_anchored = True
-            self._move(sample, late_s, heard_at_s)
+            self._move(sample, late_s, received_at_s)
             return
-        least = self._short.push(late_s, heard_at_s)
+        least = self._short.push(late_s, received_at_s)
         if least is not None and least > _JUMP_S:
-            self._move(sample, least, heard_at_s)
+            self._move(sample, least, received_at_s)
             return
-        least = self._long.push(late_s, heard_at_s)
+        least = self._long.push(late_s, received_at_s)
         if least is not None:
-            self._move(sample, _GAIN * least, heard_at_s)
+            self._move(sample, _GAIN * least, received_at_s)
 
     def lose(self) -> None:
         """Take notice that sound was lost: what is heard next is the new anchor."""
         self._is_anchored = False
 
-    def look(self) -> float | None:
+    def check(self) -> float | None:
         """Look at the wall clock; return by how many seconds it has been set since the last look, if it has."""
         before = self._wall_minus_boot_s
-        self._look(self._read())
+        self._check(self._read())
         step_s = self._wall_minus_boot_s - before
         return step_s if abs(step_s) > _STEP_S else None
 
@@ -107,7 +107,7 @@ class SampleClock:
         """Return when a sample was heard by the time of day here, with its offset from UTC."""
         return _local(self._wall_minus_monotonic_s + self.monotonic_s(sample))
 
-    def _look(self, reading: Reading) -> None:
+    def _check(self, reading: Reading) -> None:
         self._wall_minus_boot_s = reading.wall_s - reading.boot_s
         self._wall_minus_monotonic_s = reading.wall_s - reading.monotonic_s
 

@@ -24,10 +24,10 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from detector.audio.levels import Loudness
-from detector.audio.live_source import Condition, ConditionName, LiveSource, Lost, News, Sound
+from detector.audio.live_source import AudioBlock, AudioGap, ConditionName, LiveSource, SourceCondition, SourceEvent
 from detector.messages import AudioChunk, Event, Observer, Reason, Scores
 from detector.pipeline import Detector
-from detector.records import RECORD_VERSION, Origin, event_record
+from detector.records import RECORD_VERSION, StreamInfo, event_record
 from detector.service.clock import SampleClock, clock_is_synced, local_now, rfc3339
 from detector.sinks.base import Record
 
@@ -35,7 +35,7 @@ _DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """Counts of the engines of a process, one after another."""
 
     samples: Counter[int] = field(default_factory=Counter)
@@ -79,7 +79,7 @@ class Tally:
 _PAUSE_S: Final = 60.0
 
 
-class Seldom:
+class RateLimitedLog:
     """Writes a warning, and those that follow within a minute as a number beside the next one."""
 
     def __init__(self, log: logging.Logger) -> None:
@@ -87,7 +87,7 @@ class Seldom:
         self._log = log
         self._written_at, self._kept_back = -math.inf, 0
 
-    def say(self, text: str, *values: object) -> None:
+    def warning(self, text: str, *values: object) -> None:
         """Write a text with its values, as ``logging`` does, or count it."""
         now = time.monotonic()
         if now - self._written_at < _PAUSE_S:
@@ -103,7 +103,7 @@ _log = logging.getLogger(__name__)
 _DECIMALS: Final = 6
 
 
-class Teller:
+class RecordPublisher:
     """Makes the records of one process; ``seq`` numbers them all, whatever their type."""
 
     def __init__(self, source: str, submit: Callable[[Record], None]) -> None:
@@ -114,9 +114,9 @@ class Teller:
         self.unlogged: frozenset[State] = frozenset()
         """States whose beginning somebody else tells the user."""
         self._seq = 0
-        self._losses = Seldom(_log)
+        self._losses = RateLimitedLog(_log)
 
-    def event(self, event: Event, origin: Origin, clock: SampleClock, level_dbfs: float | None) -> Record:
+    def event(self, event: Event, origin: StreamInfo, clock: SampleClock, level_dbfs: float | None) -> Record:
         """Tell of an onset or an offset, and return its record."""
         self._seq += 1
         onset = event.offset_sample is None
@@ -126,18 +126,18 @@ class Teller:
             record["level_dbfs"] = level_dbfs
         return self._send(record | self._circumstances())
 
-    def gap(self, lost: Lost, rate_hz: int, clock: SampleClock) -> None:
+    def gap(self, lost: AudioGap, rate_hz: int, clock: SampleClock) -> None:
         """Tell that sound was lost."""
-        self.tell(
+        self.publish(
             "gap",
             clock.time_of(lost.first_sample),
             at_s=round(lost.first_sample / rate_hz, _DECIMALS),
             lost_s=round(lost.samples / rate_hz, _DECIMALS),
             cause=lost.cause,
         )
-        self._losses.say("%s: %.2f s of sound lost (%s)", self.source, lost.samples / rate_hz, lost.cause)
+        self._losses.warning("%s: %.2f s of sound lost (%s)", self.source, lost.samples / rate_hz, lost.cause)
 
-    def condition(self, condition: Condition) -> None:
+    def condition(self, condition: SourceCondition) -> None:
         """Tell that something about the source has begun or is over."""
         level = logging.WARNING if condition.active else logging.INFO
         self.status(condition.name, condition.detail, active=condition.active, level=level)
@@ -145,11 +145,11 @@ class Teller:
     def status(self, state: State, detail: str, *, active: bool = True, level: int | None = logging.INFO) -> None:
         """Tell of a change, and log it at a level; None: not at all."""
         detail = " ".join(detail.split())
-        self.tell("status", local_now(), state=state, active=active, detail=detail)
+        self.publish("status", local_now(), state=state, active=active, detail=detail)
         if level is not None and not (active and state in self.unlogged):
             _log.log(level, "%s", detail)
 
-    def tell(self, kind: str, moment: datetime, **fields: Any) -> None:
+    def publish(self, kind: str, moment: datetime, **fields: Any) -> None:
         """Tell anything else, of a moment."""
         self._send(self._make(kind, moment, fields))
 
@@ -175,10 +175,10 @@ _NOTHING: Final = np.empty(0, np.float32)
 
 
 @runtime_checkable
-class Hearer(Protocol):
+class AudioTap(Protocol):
     """Somebody who wants the sound itself."""
 
-    def hear(self, chunk: AudioChunk) -> None:
+    def on_chunk(self, chunk: AudioChunk) -> None:
         """Take a chunk at the model's rate, without waiting."""
 
 
@@ -190,11 +190,16 @@ class Engine:
     """
 
     def __init__(
-        self, source: LiveSource, detector: Detector, teller: Teller, tally: Tally, only: Sequence[str] = ()
+        self,
+        source: LiveSource,
+        detector: Detector,
+        publisher: RecordPublisher,
+        counters: Counters,
+        only: Sequence[str] = (),
     ) -> None:
         """Take an open source and a detector with a fresh state; ``only``: labels to report, none is all."""
-        self._source, self._teller, self.tally = source, teller, tally
-        self.hearers: tuple[Hearer, ...] = ()
+        self._source, self._publisher, self.counters = source, publisher, counters
+        self.taps: tuple[AudioTap, ...] = ()
         """Given each chunk before the events that it brings about."""
         self._observer: Observer | None = None
         self.rate_hz = detector.sample_rate_hz
@@ -203,10 +208,10 @@ class Engine:
         self._scores: Scores = np.empty(0, np.float32)
         self._stream = str(uuid.uuid4())
         self._position = self._next_look = 0
-        self.has_heard = False
+        self.has_audio = False
         """Whether sound has arrived."""
-        self._conditions: dict[str, Condition] = {}
-        self._trouble = Seldom(_log)
+        self._conditions: dict[str, SourceCondition] = {}
+        self._trouble = RateLimitedLog(_log)
         self._use(detector, only)
 
     @property
@@ -215,7 +220,7 @@ class Engine:
         return self._source
 
     @property
-    def conditions(self) -> tuple[Condition, ...]:
+    def conditions(self) -> tuple[SourceCondition, ...]:
         """What is the matter with the source now."""
         return tuple(self._conditions.values())
 
@@ -232,38 +237,38 @@ class Engine:
         """Go on with another detector of the same rate; open events are closed."""
         self.close_events("shutdown")
         self._use(detector, only)
-        self._begin_anew()
+        self._restart()
 
     def turn(self, timeout_s: float) -> bool:
         """Wait that long for news at most and work them off; False behind the end of the sound.
 
         Raises SourceError where the sound cannot go on, behind all that arrived.
         """
-        news = self._source.take(timeout_s)
-        if news is None:
+        source_events = self._source.take(timeout_s)
+        if source_events is None:
             return False
-        for item in news:
+        for item in source_events:
             self._take(item)
         return True
 
     def pause(self) -> None:
         """End the events that are open; the next sound is greeted as the first one was."""
         self.close_events("shutdown")
-        self.has_heard = False
+        self.has_audio = False
 
     def close_events(self, reason: Reason) -> None:
         """Judge what sound there is, and end the events that are open; the detector begins anew."""
         _, events = self._detector.finish(reason)
-        self._tell(events)
-        self._begin_anew()
+        self._publish(events)
+        self._restart()
 
-    def look_at_clock(self) -> None:
+    def check_clock(self) -> None:
         """Notice a wall clock that was set, and say so."""
-        step_s = self.clock.look()
+        step_s = self.clock.check()
         if step_s is not None:
             ahead = "forward" if step_s > 0 else "back"
             detail = f"the clock was set {ahead} by {abs(step_s):.1f} s; times are by the new one from here on"
-            self._teller.status("clock", detail)
+            self._publisher.status("clock", detail)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -274,64 +279,64 @@ class Engine:
         self._detector, self._only = detector, frozenset(only or detector.labels)
         detector.observer = self._observer
         manifest = detector.manifest
-        self._origin = Origin(
-            source=self._teller.source,
+        self._origin = StreamInfo(
+            source=self._publisher.source,
             stream=self._stream,
             rate_hz=self.rate_hz,
             model=f"{manifest.name}-{manifest.version}",
             model_sha256=detector.sha256,
         )
 
-    def _take(self, item: News) -> None:
+    def _take(self, item: SourceEvent) -> None:
         match item:
-            case Sound():
-                self._hear(item)
-            case Lost():
+            case AudioBlock():
+                self._process(item)
+            case AudioGap():
                 self._lose(item)
-            case Condition():
+            case SourceCondition():
                 self._note(item)
 
-    def _hear(self, sound: Sound) -> None:
+    def _process(self, sound: AudioBlock) -> None:
         begin = time.perf_counter_ns()
-        chunk, tally = sound.chunk, self.tally
+        chunk, counters = sound.chunk, self.counters
         self._position = chunk.first_sample + len(chunk.samples)
-        self.clock.hear(self._position, sound.heard_at_s)
-        tally.gaps += chunk.gap
+        self.clock.update(self._position, sound.received_at_s)
+        counters.gaps += chunk.gap
         self._loudness.push(chunk)
-        for hearer in self.hearers:
-            hearer.hear(chunk)
+        for hearer in self.taps:
+            hearer.on_chunk(chunk)
         scores, events = self._detector.process_chunk(chunk)
         if len(scores):
             self._scores = scores[-1]
         if not self._is_sound(scores):
             events += self._repair()
-        if not self.has_heard:
-            self._greet()
-        self._tell(events)
-        tally.add(len(chunk.samples), self.rate_hz, len(scores), time.perf_counter_ns() - begin)
+        if not self.has_audio:
+            self._announce()
+        self._publish(events)
+        counters.add(len(chunk.samples), self.rate_hz, len(scores), time.perf_counter_ns() - begin)
 
-    def _lose(self, lost: Lost) -> None:
+    def _lose(self, lost: AudioGap) -> None:
         """Close the events before the gap by the clock from before it."""
-        self._begin_anew()
-        self._teller.gap(lost, self.rate_hz, self.clock)
+        self._restart()
+        self._publisher.gap(lost, self.rate_hz, self.clock)
         self.clock.lose()
 
-    def _note(self, condition: Condition) -> None:
+    def _note(self, condition: SourceCondition) -> None:
         if condition.active:
             self._conditions[condition.name] = condition
         else:
             self._conditions.pop(condition.name, None)
         if condition.name == "waiting" and condition.active:
-            self._begin_anew()  # nobody knows for how long: no event may stay open meanwhile
-        self._teller.device = self._source.figures.device
-        self._teller.condition(condition)
+            self._restart()  # nobody knows for how long: no event may stay open meanwhile
+        self._publisher.device = self._source.stats.device
+        self._publisher.condition(condition)
 
-    def _greet(self) -> None:
-        self.has_heard = True
-        self._teller.device = self._source.figures.device
+    def _announce(self) -> None:
+        self.has_audio = True
+        self._publisher.device = self._source.stats.device
         sounds = len(self._only)
-        detail = f"listening to {self._teller.device} for {sounds} kind{'' if sounds == 1 else 's'} of sound"
-        self._teller.status("listening", detail)
+        detail = f"listening to {self._publisher.device} for {sounds} kind{'' if sounds == 1 else 's'} of sound"
+        self._publisher.status("listening", detail)
 
     def _is_sound(self, scores: Scores) -> bool:
         """Tell whether the scores and, looked at once a second, the state behind them are numbers."""
@@ -344,20 +349,20 @@ class Engine:
 
     def _repair(self) -> list[Event]:
         """Start the network anew: a state that is no number never mends itself."""
-        self.tally.repairs += 1
-        self._trouble.say("%s: the network gave what is no number and began anew", self._teller.source)
+        self.counters.repairs += 1
+        self._trouble.warning("%s: the network gave what is no number and began anew", self._publisher.source)
         return self._detector.push_chunk(AudioChunk(_NOTHING, self._position, gap=True))
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         """End open events with the sound so far; the next sample is the first that the detector knows."""
-        self._tell(self._detector.push_chunk(AudioChunk(_NOTHING, self._position, gap=True)))
+        self._publish(self._detector.push_chunk(AudioChunk(_NOTHING, self._position, gap=True)))
 
-    def _tell(self, events: Sequence[Event]) -> None:
+    def _publish(self, events: Sequence[Event]) -> None:
         for event in events:
             if event.label not in self._only:
                 continue
             level = self._loudness.dbfs(event.onset_sample, event.emitted_sample + 1)
-            record = self._teller.event(event, self._origin, self.clock, level)
+            record = self._publisher.event(event, self._origin, self.clock, level)
             if event.kind == "onset":
-                self.tally.sounds += 1
-                self.tally.last_onset = record
+                self.counters.sounds += 1
+                self.counters.last_onset = record

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from detector.audio.levels import FLOOR_DBFS
-from detector.audio.live_source import Condition, Figures
-from detector.service.engine import Tally
-from detector.sinks.base import Station
+from detector.audio.live_source import SourceCondition, SourceStats
+from detector.service.engine import Counters
+from detector.sinks.base import NodeInfo
 
 _PROCESS: Final = Path("/proc/self")
 _THERMAL: Final = Path("/sys/class/thermal")
@@ -71,7 +71,7 @@ def _entries(folder: Path) -> int:
 
 
 _COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")
-NO_SOURCE: Final = Figures(
+NO_SOURCE: Final = SourceStats(
     device="",
     device_rate_hz=0,
     device_channels=0,
@@ -98,9 +98,9 @@ class _Mark:
 class Health:
     """Adds up what the sources of a process have counted, and measures the speed from record to record."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, counters: Counters) -> None:
         """Begin to count the time."""
-        self._tally = tally
+        self._counters = counters
         self._began_s = time.monotonic()
         self._closed: dict[str, float] = dict.fromkeys(_COUNTED, 0)
         self._mark = _Mark()
@@ -112,62 +112,66 @@ class Health:
         """Seconds since the beginning."""
         return time.monotonic() - self._began_s
 
-    def retire(self, figures: Figures) -> None:
+    def retire(self, stats: SourceStats) -> None:
         """Keep the counts of a source that is closed."""
         for name in _COUNTED:
-            self._closed[name] += getattr(figures, name)
+            self._closed[name] += getattr(stats, name)
 
-    def fields(self, figures: Figures, sinks: Mapping[str, Mapping[str, float]], station: Station) -> dict[str, Any]:
+    def fields(
+        self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo
+    ) -> dict[str, Any]:
         """Return what a health record says besides what all records say; the speed is that since the last one."""
         self._measure()
-        return self.state(figures, sinks, station)
+        return self.state(stats, sinks, node_info)
 
-    def state(self, figures: Figures, sinks: Mapping[str, Mapping[str, float]], station: Station) -> dict[str, Any]:
+    def state(
+        self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo
+    ) -> dict[str, Any]:
         """Return the same for whoever looks between two records."""
         return {
             "uptime_s": round(self.uptime_s, 3),
-            "heard_s": round(self._tally.heard_s, 3),
+            "heard_s": round(self._counters.heard_s, 3),
             "realtime_factor": round(self._factor(), 5),
-            "lost_s": round(self._closed["lost_s"] + figures.lost_s, 3),
-            "overruns": int(self._closed["overruns"]) + figures.overruns,
-            "reopens": int(self._closed["reopens"]) + figures.reopens,
-            "rms_dbfs": _level(figures.rms_dbfs),
-            "peak_dbfs": _level(figures.peak_dbfs),
-            "dc": round(figures.dc, 5),
-            "clipped_samples": int(self._closed["clipped_samples"]) + figures.clipped_samples,
-            "silent": "silent" in figures.conditions,
-            "up": figures.is_open,
-            "queue_depth": round(figures.queue_depth, 3),
+            "lost_s": round(self._closed["lost_s"] + stats.lost_s, 3),
+            "overruns": int(self._closed["overruns"]) + stats.overruns,
+            "reopens": int(self._closed["reopens"]) + stats.reopens,
+            "rms_dbfs": _level(stats.rms_dbfs),
+            "peak_dbfs": _level(stats.peak_dbfs),
+            "dc": round(stats.dc, 5),
+            "clipped_samples": int(self._closed["clipped_samples"]) + stats.clipped_samples,
+            "silent": "silent" in stats.conditions,
+            "up": stats.is_open,
+            "queue_depth": round(stats.queue_depth, 3),
             "rss_bytes": rss_bytes(),
             "temperature_c": temperature_c(),
             "under_voltage": is_under_voltage(),
-            "resets": self._tally.gaps + self._tally.repairs,
-            "frames": self._tally.frames,
-            "inference": self._tally.inference(),
+            "resets": self._counters.gaps + self._counters.repairs,
+            "frames": self._counters.frames,
+            "inference": self._counters.inference(),
             "sinks": {name: dict(counts) for name, counts in sinks.items()},
-            "model": station.model,
-            "model_sha256": station.model_sha256,
-            "version": station.version,
+            "model": node_info.model,
+            "model_sha256": node_info.model_sha256,
+            "version": node_info.version,
         }
 
-    def line(self, source: str, figures: Figures, conditions: tuple[Condition, ...]) -> str:
+    def line(self, source: str, stats: SourceStats, conditions: tuple[SourceCondition, ...]) -> str:
         """Return the state in a line for people."""
         waiting = [c.detail for c in conditions if c.name == "waiting"]
         if waiting:
             return waiting[0]
         factor = self._factor()
         state = "ok" if not conditions else ", ".join(c.name.replace("_", " ") for c in conditions)
-        overruns = int(self._closed["overruns"]) + figures.overruns
+        overruns = int(self._closed["overruns"]) + stats.overruns
         return f"{source} {state}, RTF {factor:.3f}, {overruns} xruns{self._last()}"
 
     def _last(self) -> str:
-        onset = self._tally.last_onset
+        onset = self._counters.last_onset
         return f", last {onset['label']} {onset['score']:.2f} @{onset['time'][11:19]}" if onset else ""
 
     def _measure(self) -> None:
         heard_s, busy_s = self._since_mark()
         self.realtime_factor = busy_s / heard_s if heard_s else 0.0
-        self._mark = _Mark(self._tally.heard_s, self._tally.busy_s)
+        self._mark = _Mark(self._counters.heard_s, self._counters.busy_s)
 
     def _factor(self) -> float:
         """Return the speed since the last record; just after it, that before it."""
@@ -175,7 +179,7 @@ class Health:
         return busy_s / heard_s if heard_s else self.realtime_factor
 
     def _since_mark(self) -> tuple[float, float]:
-        return self._tally.heard_s - self._mark.heard_s, self._tally.busy_s - self._mark.busy_s
+        return self._counters.heard_s - self._mark.heard_s, self._counters.busy_s - self._mark.busy_s
 
 
 def _level(dbfs: float) -> float:

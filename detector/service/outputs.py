@@ -15,14 +15,14 @@ from detector.config.paths import state_directory
 from detector.config.secrets import broker_password, read_secret
 from detector.config.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Web, Webhook
 from detector.pipeline import Detector
-from detector.sinks.base import LiveSink, Record, SinkWorker, Station
+from detector.sinks.base import LiveSink, NodeInfo, Record, SinkWorker
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
+class SinkContext:
     """What sinks need besides their settings."""
 
-    station: Station
+    node_info: NodeInfo
     rate_hz: int
     """The model's rate."""
     on_listening: Callable[[bool], None] | None
@@ -34,7 +34,7 @@ class Wiring:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SinkSpec:
     """A sink that is wanted."""
 
     kind: str
@@ -42,12 +42,12 @@ class Plan:
     """All that the sink depends on: with the same, it can stay as it is. Never shown: it may hold a secret."""
     make: Callable[[], LiveSink]
 
-    def is_like(self, other: Plan) -> bool:
+    def is_like(self, other: SinkSpec) -> bool:
         """Tell whether the other would make the same sink."""
         return (self.kind, self.identity) == (other.kind, other.identity)
 
 
-def plans(settings: Settings, wiring: Wiring) -> Iterator[Plan]:
+def specs(settings: Settings, wiring: SinkContext) -> Iterator[SinkSpec]:
     """Yield a plan for each sink; raises ConfigError for a secret that cannot be read."""
     if settings.stdout.enabled:
         yield _stdout(settings.stdout)
@@ -66,42 +66,42 @@ def plans(settings: Settings, wiring: Wiring) -> Iterator[Plan]:
         yield _clips(settings.clips, wiring)
 
 
-def _plan(kind: str, sink: Callable[..., LiveSink], *identity: Any) -> Plan:
-    return Plan(kind, identity, lambda: sink(*identity))
+def _plan(kind: str, sink: Callable[..., LiveSink], *identity: Any) -> SinkSpec:
+    return SinkSpec(kind, identity, lambda: sink(*identity))
 
 
-def _stdout(settings: Stdout) -> Plan:
+def _stdout(settings: Stdout) -> SinkSpec:
     from detector.sinks.stdout import StandardOutput
 
     return _plan("stdout", StandardOutput, settings)
 
 
-def _file(settings: JsonFile) -> Plan:
+def _file(settings: JsonFile) -> SinkSpec:
     from detector.sinks.json_file import JsonLinesFile
 
     return _plan("file", JsonLinesFile, settings)
 
 
-def _database(settings: Database) -> Plan:
+def _database(settings: Database) -> SinkSpec:
     from detector.sinks.database import DatabaseSink
 
     return _plan("database", DatabaseSink, settings, settings.path or state_directory() / "events.db")
 
 
-def _mqtt(settings: Mqtt, wiring: Wiring) -> Plan:
+def _mqtt(settings: Mqtt, wiring: SinkContext) -> SinkSpec:
     from detector.sinks.mqtt import MqttSink
 
-    identity = (settings, wiring.station, broker_password(settings))
-    return Plan("mqtt", identity, lambda: MqttSink(*identity, wiring.on_listening))
+    identity = (settings, wiring.node_info, broker_password(settings))
+    return SinkSpec("mqtt", identity, lambda: MqttSink(*identity, wiring.on_listening))
 
 
-def _metrics(settings: Metrics, wiring: Wiring) -> Plan:
+def _metrics(settings: Metrics, wiring: SinkContext) -> SinkSpec:
     from detector.sinks.prometheus import MetricsSink
 
-    return _plan("metrics", MetricsSink, settings, wiring.station, _secret(settings.token_file))
+    return _plan("metrics", MetricsSink, settings, wiring.node_info, _secret(settings.token_file))
 
 
-def _web(web: Web, settings: Settings, wiring: Wiring) -> Plan:
+def _web(web: Web, settings: Settings, wiring: SinkContext) -> SinkSpec:
     from detector.web.sink import Archive, WebSink
 
     database, clips = settings.database, settings.clips
@@ -109,27 +109,27 @@ def _web(web: Web, settings: Settings, wiring: Wiring) -> Plan:
         database=None if database is None else database.path or state_directory() / "events.db",
         clips=None if clips is None else clips.directory or state_directory() / "clips",
     )
-    identity = (web, archive, wiring.station, wiring.detector.classes, _secret(web.token_file))
-    return Plan("web", identity, lambda: WebSink(web, archive, wiring.station, wiring.detector, identity[-1]))
+    identity = (web, archive, wiring.node_info, wiring.detector.classes, _secret(web.token_file))
+    return SinkSpec("web", identity, lambda: WebSink(web, archive, wiring.node_info, wiring.detector, identity[-1]))
 
 
-def _webhook(settings: Webhook) -> Plan:
+def _webhook(settings: Webhook) -> SinkSpec:
     from detector.sinks.webhook import WebhookSink
 
     return _plan("webhook", WebhookSink, settings, _secret(settings.token_file))
 
 
-def _command(settings: Command) -> Plan:
+def _command(settings: Command) -> SinkSpec:
     from detector.sinks.command import CommandSink
 
     return _plan("command", CommandSink, settings)
 
 
-def _clips(settings: Clips, wiring: Wiring) -> Plan:
+def _clips(settings: Clips, wiring: SinkContext) -> SinkSpec:
     from detector.sinks.clips import ClipSink
 
     identity = (settings, settings.directory or state_directory() / "clips", wiring.rate_hz)
-    return Plan("clips", identity, lambda: ClipSink(*identity, wiring.on_clip))
+    return SinkSpec("clips", identity, lambda: ClipSink(*identity, wiring.on_clip))
 
 
 def _secret(file: Path | None) -> str | None:
@@ -143,43 +143,43 @@ _CHANGE_S: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class _Outlet:
-    plan: Plan
+    plan: SinkSpec
     sink: LiveSink
     worker: SinkWorker
 
 
-class Outlets:
+class SinkManager:
     """All sinks: records go to each one's queue, and no sink knows of another."""
 
     def __init__(self) -> None:
         """Begin without any."""
-        self._outlets: list[_Outlet] = []
+        self._outputs: list[_Outlet] = []
         self._leaving: list[SinkWorker] = []
 
     @property
     def sinks(self) -> tuple[LiveSink, ...]:
         """The sinks themselves."""
-        return tuple(o.sink for o in self._outlets)
+        return tuple(o.sink for o in self._outputs)
 
     @property
-    def figures(self) -> dict[str, dict[str, float]]:
+    def stats(self) -> dict[str, dict[str, float]]:
         """What became of the records, and what else a sink has to say of itself, by the name of the sink."""
-        return {o.worker.name: {**asdict(o.worker.counts), **getattr(o.sink, "figures", {})} for o in self._outlets}
+        return {o.worker.name: {**asdict(o.worker.counts), **getattr(o.sink, "figures", {})} for o in self._outputs}
 
-    def prepare(self, settings: Settings, wiring: Wiring) -> Callable[[], tuple[SinkWorker, ...]]:
+    def prepare(self, settings: Settings, wiring: SinkContext) -> Callable[[], tuple[SinkWorker, ...]]:
         """Make what is new in the settings, and return what puts it into service and gives the new workers.
 
         Sinks whose settings are as before stay as they are. Raises ConfigError, before anything is
         changed, for settings that a sink cannot have.
         """
-        wanted = list(plans(settings, wiring))
-        kept = [o for o in self._outlets if any(o.plan.is_like(p) for p in wanted)]
+        wanted = list(specs(settings, wiring))
+        kept = [o for o in self._outputs if any(o.plan.is_like(p) for p in wanted)]
         made = [(p, p.make()) for p in wanted if not any(o.plan.is_like(p) for o in kept)]
         return lambda: self._change(kept, made)
 
     def submit(self, record: Record) -> None:
         """Hand a record to every sink; never waits."""
-        for outlet in self._outlets:
+        for outlet in self._outputs:
             outlet.worker.submit(record)
 
     def reopen(self) -> None:
@@ -191,28 +191,28 @@ class Outlets:
 
     def finish(self, kind: str, timeout_s: float) -> None:
         """Have the sinks of a kind write everything and end, before the others do."""
-        _end([o.worker for o in self._outlets if o.plan.kind == kind], timeout_s)
+        _end([o.worker for o in self._outputs if o.plan.kind == kind], timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         """Have everything written and closed within a time; False where a sink still hangs."""
-        workers = [*(o.worker for o in self._outlets), *self._leaving]
-        self._outlets = []
+        workers = [*(o.worker for o in self._outputs), *self._leaving]
+        self._outputs = []
         return _end(workers, timeout_s)
 
-    def _change(self, kept: list[_Outlet], made: list[tuple[Plan, LiveSink]]) -> tuple[SinkWorker, ...]:
+    def _change(self, kept: list[_Outlet], made: list[tuple[SinkSpec, LiveSink]]) -> tuple[SinkWorker, ...]:
         # An address or a file belongs to one at a time: the old ones end before the new ones begin.
-        going = [o.worker for o in self._outlets if o not in kept]
-        self._outlets = kept
+        going = [o.worker for o in self._outputs if o not in kept]
+        self._outputs = kept
         if not _end(going, _CHANGE_S):
             self._leaving += [w for w in going if not w.join()]
         new = [self._start(plan, sink) for plan, sink in made]
         return tuple(o.worker for o in new)
 
-    def _start(self, plan: Plan, sink: LiveSink) -> _Outlet:
-        names = {o.worker.name for o in self._outlets}
+    def _start(self, plan: SinkSpec, sink: LiveSink) -> _Outlet:
+        names = {o.worker.name for o in self._outputs}
         name = next(n for n in _names(plan.kind) if n not in names)
         outlet = _Outlet(plan, sink, SinkWorker(name, sink))
-        self._outlets = [*self._outlets, outlet]
+        self._outputs = [*self._outputs, outlet]
         return outlet
 
 

@@ -23,24 +23,24 @@ import numpy as np
 import soundfile
 
 from detector import __version__
-from detector.audio.live_source import Figures, LiveSource
+from detector.audio.live_source import LiveSource, SourceStats
 from detector.audio.sources import PcmStream, PlayedFile, RawFormat
 from detector.config.settings import Audio, Settings
 from detector.errors import ConfigError, DetectorError
-from detector.messages import AudioChunk, Insides, Reason
+from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
 from detector.service.clock import clock_is_synced, local_now, rfc3339
-from detector.service.engine import Engine, Hearer, State, Tally, Teller
+from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher, State
 from detector.service.health import NO_SOURCE, Health
-from detector.service.outputs import Outlets, Wiring
+from detector.service.outputs import SinkContext, SinkManager
 from detector.service.signals import Requests
-from detector.sinks.base import Station
+from detector.sinks.base import NodeInfo
 
 STDIN: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class RunOptions:
     """What one run is asked for beyond the settings."""
 
     raw: RawFormat | None = None
@@ -77,11 +77,11 @@ def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
         return False
 
 
-def make_station(settings: Settings, detector: Detector) -> Station:
+def make_station(settings: Settings, detector: Detector) -> NodeInfo:
     """Return who is listening, to what, with which model."""
     only = settings.listening.only or detector.labels
     manifest = detector.manifest
-    return Station(
+    return NodeInfo(
         node=settings.node,
         source=settings.audio.source,
         device=settings.audio.device,
@@ -92,20 +92,20 @@ def make_station(settings: Settings, detector: Detector) -> Station:
     )
 
 
-def open_source(audio: Audio, model_rate_hz: int, wishes: Wishes) -> LiveSource:
+def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> LiveSource:
     """Begin to listen; a device that is absent is waited for.
 
     Raises ConfigError for settings that cannot be, DeviceError where PortAudio is missing, SourceError for a file
     that is missing or no sound.
     """
-    if wishes.plays_file:
-        return PlayedFile(audio.device, model_rate_hz, loop=wishes.loop)
+    if run_options.plays_file:
+        return PlayedFile(audio.device, model_rate_hz, loop=run_options.loop)
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
         if audio.channel != "mean":
             raise ConfigError("audio.channel: of raw sound on standard input, the mean of its channels is heard")
-        raw = wishes.raw or RawFormat(audio.rate_hz or model_rate_hz)
+        raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
         return PcmStream(0, raw, model_rate_hz)
     if os.sep in audio.device and Path(audio.device).is_file():
         raise ConfigError(f"{audio.device} is a file, not a device; hear it with snn-detect replay")
@@ -127,14 +127,14 @@ def is_same_pipe(before: Audio, after: Audio) -> bool:
 
 
 @runtime_checkable
-class Onlooker(Protocol):
+class LiveViewer(Protocol):
     """A sink that is also an observer of the detector, and may ask how the service is."""
 
     @property
     def wants_layers(self) -> bool:
         """Whether anybody looks at the layers now."""
 
-    def see(self, insides: Insides) -> None:
+    def on_trace(self, trace: Trace) -> None:
         """Take what a chunk brought about, without waiting."""
 
     @property
@@ -166,7 +166,7 @@ class Tee:
         except (OSError, soundfile.LibsndfileError) as error:
             raise ConfigError(f"--tee {path}: cannot be written ({error}); name another file") from error
 
-    def hear(self, chunk: AudioChunk) -> None:
+    def on_chunk(self, chunk: AudioChunk) -> None:
         """Append a chunk; where that fails, say so and write no more."""
         if self._file is None:
             return
@@ -192,34 +192,34 @@ _STATEFUL: Final = ("mqtt", "metrics")
 """Sinks that show states, and so have to be told of those that began before them."""
 
 
-class Workplace:
+class ServiceRuntime:
     """The source with its engine, the sinks, and what makes records for them."""
 
-    def __init__(self, settings: Settings, wishes: Wishes, requests: Requests, tally: Tally) -> None:
+    def __init__(self, settings: Settings, run_options: RunOptions, requests: Requests, counters: Counters) -> None:
         """Load the model and start the sinks; raises DetectorError for settings that cannot be."""
-        self.settings, self._wishes, self._requests, self._tally = settings, wishes, requests, tally
-        self.health = Health(tally)
-        self.outlets = Outlets()
-        self.teller = Teller(settings.audio.source, self.outlets.submit)
-        self.teller.device = settings.audio.device
-        self.teller.unlogged = frozenset() if wishes.wait else frozenset({"waiting"})
+        self.settings, self._run_options, self._requests, self._counters = settings, run_options, requests, counters
+        self.health = Health(counters)
+        self.outputs = SinkManager()
+        self.publisher = RecordPublisher(settings.audio.source, self.outputs.submit)
+        self.publisher.device = settings.audio.device
+        self.publisher.unlogged = frozenset() if run_options.wait else frozenset({"waiting"})
         self.engine: Engine | None = None
         """None while there is no source."""
-        self._onlooker: Onlooker | None = None
+        self._viewer: LiveViewer | None = None
         self.is_paused = False
         self.is_hung = False
         """Whether a part did not end when it was asked to; the process then has to end without it."""
         self._mismatch: str | None = None
         self._heard_device: str | None = None
         self._detector = make_detector(settings)
-        self.station = make_station(settings, self._detector)
-        self._tee = Tee(wishes.tee, self._detector.sample_rate_hz) if wishes.tee else None
-        self.outlets.prepare(settings, self._wiring(settings, self._detector))()
+        self.node_info = make_station(settings, self._detector)
+        self._tee = Tee(run_options.tee, self._detector.sample_rate_hz) if run_options.tee else None
+        self.outputs.prepare(settings, self._sink_context(settings, self._detector))()
 
     @property
-    def figures(self) -> Figures:
+    def stats(self) -> SourceStats:
         """How the source is."""
-        return NO_SOURCE if self.engine is None else self.engine.source.figures
+        return NO_SOURCE if self.engine is None else self.engine.source.stats
 
     @property
     def rate_hz(self) -> int:
@@ -246,7 +246,7 @@ class Workplace:
             self.engine.pause()
         if self.settings.audio.device != STDIN:  # whoever writes there waits
             self._close_source()
-        self.teller.status("listening", "listening is switched off", active=False)
+        self.publisher.status("listening", "listening is switched off", active=False)
 
     def resume(self) -> None:
         """Listen again; raises DetectorError where the source cannot be opened."""
@@ -261,50 +261,50 @@ class Workplace:
         """
         before = self.settings
         detector = self._detector if is_current(self._detector, before, settings) else make_detector(settings)
-        take_over = self.outlets.prepare(settings, self._wiring(settings, detector))
+        take_over = self.outputs.prepare(settings, self._sink_context(settings, detector))
         self._change_source(settings, detector)
         self.settings, self._detector = settings, detector
-        self.station = make_station(settings, detector)
-        self.teller.source = settings.audio.source
+        self.node_info = make_station(settings, detector)
+        self.publisher.source = settings.audio.source
         states = self._states()
         for worker in take_over():
             if worker.name.startswith(_STATEFUL):
-                self.teller.remind(worker.submit, states)
+                self.publisher.remind(worker.submit, states)
         self._connect()
 
-    def tell_health(self) -> None:
+    def publish_health(self) -> None:
         """Tell how the service is."""
-        fields = self.health.fields(self.figures, self.outlets.figures, self.station)
+        fields = self.health.fields(self.stats, self.outputs.stats, self.node_info)
         fields["calibrated"] = None if self.settings.calibration is None else self._mismatch is None
         metrics = self.settings.metrics
         if metrics is not None and metrics.scores and self.engine is not None:
             fields["scores"] = self.engine.scores
-        self.teller.tell("health", local_now(), **fields)
+        self.publisher.publish("health", local_now(), **fields)
 
     def show_state(self) -> None:
         """Show how the service is to those who ask for it now."""
-        if self._onlooker is not None and self._onlooker.wants_state:
-            self._onlooker.show(self._state())
+        if self._viewer is not None and self._viewer.wants_state:
+            self._viewer.show(self._state())
 
-    def tell_clips(self) -> None:
+    def publish_clips(self) -> None:
         """Tell of the clips that have been written since the last time."""
         clips = self._requests.clips
         while clips:
-            self.teller.tell("clip", local_now(), **clips.popleft())
+            self.publisher.publish("clip", local_now(), **clips.popleft())
 
     def end(self, reason: Reason, fault: str | None, timeout_s: float) -> None:
         """Close open events, tell that this is the end and of what went wrong, and end all parts within a time."""
         until = time.monotonic() + timeout_s
         if self.engine is not None:
             self.engine.close_events(reason)
-        self.outlets.finish("clips", timeout_s / 2)
-        self.tell_clips()
+        self.outputs.finish("clips", timeout_s / 2)
+        self.publish_clips()
         detail = f"stopping: {fault}" if fault else "stopping"
-        self.teller.status("stopping", detail, level=None if fault else logging.INFO)
+        self.publisher.status("stopping", detail, level=None if fault else logging.INFO)
         closing = threading.Thread(target=self._close_source, name="source-close", daemon=True)
         closing.start()
         left_s = max(0.1, until - time.monotonic())
-        if not self.outlets.close(left_s):
+        if not self.outputs.close(left_s):
             self.is_hung = True
         closing.join(_SOURCE_S)
         self.is_hung = self.is_hung or closing.is_alive()
@@ -313,34 +313,34 @@ class Workplace:
 
     def _state(self) -> dict[str, Any]:
         conditions = self.engine.conditions if self.engine is not None else ()
-        figures = self.figures
+        stats = self.stats
         return {
             "time": rfc3339(local_now()),
             "clock_synced": clock_is_synced(),
-            "device": self.teller.device,
-            "device_rate_hz": figures.device_rate_hz,
+            "device": self.publisher.device,
+            "device_rate_hz": stats.device_rate_hz,
             "paused": self.is_paused,
             "conditions": [{"name": c.name, "detail": c.detail} for c in conditions],
-            **self.health.state(figures, self.outlets.figures, self.station),
+            **self.health.state(stats, self.outputs.stats, self.node_info),
         }
 
     def _compare_calibration(self) -> None:
         """Tell, once each time, that the thresholds were measured with another device or model, or no longer so."""
         calibration, found = self.settings.calibration, None
-        if self.engine is not None and self.engine.has_heard:
-            self._heard_device = self.teller.device
+        if self.engine is not None and self.engine.has_audio:
+            self._heard_device = self.publisher.device
         if calibration is not None:
-            found = calibration.mismatch(self._heard_device, self.station.model, self.station.model_sha256)
+            found = calibration.mismatch(self._heard_device, self.node_info.model, self.node_info.model_sha256)
         if found == self._mismatch:
             return
         self._mismatch = found
         level = logging.WARNING if found else logging.INFO
         detail = found or "the thresholds fit the device and the model again"
-        self.teller.status("calibration", detail, active=found is not None, level=level)
+        self.publisher.status("calibration", detail, active=found is not None, level=level)
 
-    def _wiring(self, settings: Settings, detector: Detector) -> Wiring:
-        return Wiring(
-            station=make_station(settings, detector),
+    def _sink_context(self, settings: Settings, detector: Detector) -> SinkContext:
+        return SinkContext(
+            node_info=make_station(settings, detector),
             rate_hz=detector.sample_rate_hz,
             on_listening=self._requests.set_listening,
             on_clip=self._requests.clips.append,
@@ -373,24 +373,24 @@ class Workplace:
         return is_same_rate and settings.audio == self.settings.audio
 
     def _listen(self, settings: Settings, detector: Detector) -> None:
-        source = open_source(settings.audio, detector.sample_rate_hz, self._wishes)
+        source = open_source(settings.audio, detector.sample_rate_hz, self._run_options)
         detector.reset()
-        self.teller.source = settings.audio.source
-        self.engine = Engine(source, detector, self.teller, self._tally, settings.listening.only)
+        self.publisher.source = settings.audio.source
+        self.engine = Engine(source, detector, self.publisher, self._counters, settings.listening.only)
         self._connect()
 
     def _connect(self) -> None:
         """Give the sound to those who want it, and let those look who want to."""
-        self._onlooker = next((sink for sink in self.outlets.sinks if isinstance(sink, Onlooker)), None)
+        self._viewer = next((sink for sink in self.outputs.sinks if isinstance(sink, LiveViewer)), None)
         if self.engine is not None:
-            hearers: list[Hearer] = [sink for sink in self.outlets.sinks if isinstance(sink, Hearer)]
-            self.engine.hearers = (*hearers, *([self._tee] if self._tee else []))
-            self.engine.observer = self._onlooker
+            taps: list[AudioTap] = [sink for sink in self.outputs.sinks if isinstance(sink, AudioTap)]
+            self.engine.taps = (*taps, *([self._tee] if self._tee else []))
+            self.engine.observer = self._viewer
 
     def _close_source(self) -> None:
         engine, self.engine = self.engine, None
         if engine is not None:
-            self.health.retire(engine.source.figures)
+            self.health.retire(engine.source.stats)
             engine.source.close()
 
     def _states(self) -> list[tuple[State, bool, str]]:
@@ -400,7 +400,7 @@ class Workplace:
             found.append(("listening", False, "listening is switched off"))
         elif self.engine is not None:
             found += [(c.name, True, c.detail) for c in self.engine.conditions]
-            if self.engine.has_heard:
+            if self.engine.has_audio:
                 found.append(("listening", True, "listening"))
         if self._mismatch:
             found.append(("calibration", True, self._mismatch))

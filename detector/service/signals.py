@@ -105,7 +105,7 @@ class StopOnSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise Stopped where a signal has come."""
         if self.number is not None:
             raise Stopped
@@ -115,7 +115,7 @@ class StopOnSignal:
         """Enter around what may block; raises Stopped where a signal has come or comes."""
         self._waiting = True
         try:
-            self.look()
+            self.check()
             yield
         finally:
             self._waiting = False

@@ -31,7 +31,7 @@ class Sink(Protocol):
         """Pass a record on before returning; raises BrokenPipeError where nobody reads any more."""
 
 
-class TryAgainError(Exception):
+class RetryableError(Exception):
     """A sink cannot take this record now, but will later: a full disk, a server that is away. Its text says why."""
 
 
@@ -65,7 +65,7 @@ class LiveSink:
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class NodeInfo:
     """Who is listening, to what, with which model: what a sink may tell its readers besides records."""
 
     node: str
@@ -200,7 +200,7 @@ class SinkWorker:
     def _attempt(self, record: Record) -> None:
         try:
             self._sink.write(record)
-        except TryAgainError as error:
+        except RetryableError as error:
             self._note("record", _words(error))
             self._rest()
             return
@@ -285,10 +285,10 @@ def _wants(sink: LiveSink, record: Record) -> bool:
 def _words(error: Exception) -> str:
     """Say in one line what went wrong; a mistake in here by its kind, too."""
     text = " ".join(str(error).splitlines())
-    return text if isinstance(error, TryAgainError | DetectorError | OSError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, RetryableError | DetectorError | OSError) else f"{type(error).__name__}: {text}"
 
 
-def refusal(path: Path, error: OSError) -> str:
+def describe_oserror(path: Path, error: OSError) -> str:
     """Return one line that says why a file cannot be written, and what to do where that can be told."""
     if error.errno == errno.ENOENT:
         return f"{path}: there is no directory {path.parent}; create it, or name another path"

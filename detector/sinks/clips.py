@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from detector.config.settings import Clips, slug
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
-from detector.sinks.base import LiveSink, Record, TryAgainError, refusal
+from detector.sinks.base import LiveSink, Record, RetryableError, describe_oserror
 
 _OURS: Final = re.compile(r"\d{8}T\d{6}\.\d{3}Z_[a-zA-Z0-9_-]+_[a-zA-Z0-9-]+\.flac")
 _UNFINISHED: Final = re.compile(rf"\.{_OURS.pattern}\.part")
@@ -84,7 +84,7 @@ class ClipFolder:
                 os.fsync(file.fileno())
             part.replace(path)
         except OSError as error:
-            raise DetectorError(refusal(path, error)) from error
+            raise DetectorError(describe_oserror(path, error)) from error
         finally:
             part.unlink(missing_ok=True)
         return path
@@ -233,7 +233,7 @@ class ClipSink(LiveSink):
         self._now: datetime | None = None
         self._forget_at = 0.0
 
-    def hear(self, chunk: AudioChunk) -> None:
+    def on_chunk(self, chunk: AudioChunk) -> None:
         """Take a chunk of the sound; for the engine's thread, does not wait for the disk."""
         self._ring.push(chunk)
 
@@ -242,7 +242,7 @@ class ClipSink(LiveSink):
         try:
             self._folder.open()
         except OSError as error:
-            raise TryAgainError(refusal(self._path, error)) from error
+            raise RetryableError(describe_oserror(self._path, error)) from error
 
     def write(self, record: Record) -> None:
         """Take note of an event; its clip is written by ``tick``."""

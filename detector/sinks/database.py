@@ -12,7 +12,7 @@ from typing import Final
 
 from detector.config.settings import Database
 from detector.events_db import Change, EventStore, change_of, is_damage
-from detector.sinks.base import LiveSink, Record, TryAgainError, refusal
+from detector.sinks.base import LiveSink, Record, RetryableError, describe_oserror
 
 _log = logging.getLogger(__name__)
 _MOST_PENDING: Final = 500
@@ -73,8 +73,8 @@ class DatabaseSink(LiveSink):
         try:
             if self._pending:
                 self._guarded()
-        except TryAgainError as error:
-            raise TryAgainError(f"{error}; {len(self._pending)} records are lost") from error
+        except RetryableError as error:
+            raise RetryableError(f"{error}; {len(self._pending)} records are lost") from error
         finally:
             self._release()
 
@@ -94,10 +94,10 @@ class DatabaseSink(LiveSink):
                 self._work(forget)
         except sqlite3.Error as error:
             self._prepare_next_try(_code(error))
-            raise TryAgainError(f"{self._path}: cannot be written ({error}); records wait") from error
+            raise RetryableError(f"{self._path}: cannot be written ({error}); records wait") from error
         except OSError as error:
             self._release()
-            raise TryAgainError(f"{refusal(self._path, error)}; records wait") from error
+            raise RetryableError(f"{describe_oserror(self._path, error)}; records wait") from error
 
     def _work(self, forget: datetime | None) -> None:
         if self._store is not None and not self._store.is_in_place():

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from detector.sinks.base import Station
+from detector.sinks.base import NodeInfo
 from detector.sinks.mqtt_topics import PROBLEM, Message, Topics, class_ids
 
 BIRTH_TOPIC: Final = "homeassistant/status"
@@ -21,7 +21,7 @@ class Discovery:
     """The announcement of one station."""
 
     prefix: str
-    station: Station
+    node_info: NodeInfo
     topics: Topics
     level_s: float
     switch: bool
@@ -30,7 +30,7 @@ class Discovery:
     @property
     def topic(self) -> str:
         """Where the announcement goes."""
-        return config_topic(self.prefix, self.station.node)
+        return config_topic(self.prefix, self.node_info.node)
 
     @property
     def birth_topics(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class Discovery:
         return topic.startswith(f"{self.topics.base}/") and not wild and topic != self.topics.status
 
     def _config(self) -> dict[str, Any]:
-        node, version = self.station.node, self.station.version
+        node, version = self.node_info.node, self.node_info.version
         return {
             "dev": {
                 "ids": [_device(node)],
@@ -86,31 +86,31 @@ class Discovery:
         }
 
     def _components(self) -> dict[str, dict[str, Any]]:
-        source = self.station.source
+        source = self.node_info.source
         sounds = {
             f"{source}_{class_id}": self._sound(label, class_id)
-            for label, class_id in class_ids(label for label, _ in self.station.classes).items()
+            for label, class_id in class_ids(label for label, _ in self.node_info.classes).items()
         }
         rest = {f"{source}_event": self._event(), f"{source}_level": self._level()}
         rest |= {f"{source}_{PROBLEM}": self._problem(), "status": self._status()}
         return sounds | rest | ({"listening": self._listening()} if self.switch else {})
 
     def _sound(self, label: str, class_id: str) -> dict[str, Any]:
-        return self._entity("binary_sensor", f"{self.station.source}_{class_id}", _name(label)) | {
+        return self._entity("binary_sensor", f"{self.node_info.source}_{class_id}", _name(label)) | {
             "device_class": "sound",
             "state_topic": self.topics.state(class_id),
             "json_attributes_topic": self.topics.attributes(class_id),
         }
 
     def _event(self) -> dict[str, Any]:
-        return self._entity("event", f"{self.station.source}_event", "Sound event") | {
+        return self._entity("event", f"{self.node_info.source}_event", "Sound event") | {
             "state_topic": self.topics.event,
-            "event_types": [label for label, _ in self.station.classes],
+            "event_types": [label for label, _ in self.node_info.classes],
             "icon": "mdi:ear-hearing",
         }
 
     def _level(self) -> dict[str, Any]:
-        return self._entity("sensor", f"{self.station.source}_level", "Level") | {
+        return self._entity("sensor", f"{self.node_info.source}_level", "Level") | {
             "unit_of_measurement": "dB",
             "state_class": "measurement",
             "entity_category": "diagnostic",
@@ -121,7 +121,7 @@ class Discovery:
 
     def _problem(self) -> dict[str, Any]:
         """Return the entity that is on while the source is absent, silent or distorted; it needs no source."""
-        return self._entity("binary_sensor", f"{self.station.source}_{PROBLEM}", "Problem") | {
+        return self._entity("binary_sensor", f"{self.node_info.source}_{PROBLEM}", "Problem") | {
             "device_class": "problem",
             "entity_category": "diagnostic",
             "state_topic": self.topics.state(PROBLEM),
@@ -151,8 +151,8 @@ class Discovery:
     def _entity(self, platform: str, key: str, name: str) -> dict[str, Any]:
         return {
             "p": platform,
-            "unique_id": f"{_device(self.station.node)}_{key}",
-            "default_entity_id": f"{platform}.{self.station.node}_{key}".lower().replace("-", "_"),
+            "unique_id": f"{_device(self.node_info.node)}_{key}",
+            "default_entity_id": f"{platform}.{self.node_info.node}_{key}".lower().replace("-", "_"),
             "name": name,
         }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from detector.config.settings import JsonFile
-from detector.sinks.base import LiveSink, Record, TryAgainError, refusal
+from detector.sinks.base import LiveSink, Record, RetryableError, describe_oserror
 from detector.sinks.stdout import json_line
 
 _MODE: Final = 0o640
@@ -45,7 +45,7 @@ class JsonLinesFile(LiveSink):
             _append(descriptor, json_line(record).encode())
         except OSError as error:
             self.close()
-            raise TryAgainError(f"{refusal(self._path, error)}; records wait") from error
+            raise RetryableError(f"{describe_oserror(self._path, error)}; records wait") from error
 
     def tick(self) -> None:
         """Open the file anew if that was asked for."""
@@ -68,7 +68,7 @@ class JsonLinesFile(LiveSink):
             try:
                 self._descriptor = _open(self._path)
             except OSError as error:
-                raise TryAgainError(f"{refusal(self._path, error)}; records wait") from error
+                raise RetryableError(f"{describe_oserror(self._path, error)}; records wait") from error
         return self._descriptor
 
 

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, gathered from records; their names are a contract."""
+"""EventMetrics for Prometheus, gathered from records; their names are a contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from detector.sinks.base import Record, Station
+from detector.sinks.base import NodeInfo, Record
 
 _LATENCIES_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 
@@ -68,12 +68,12 @@ _FROM_HEALTH: Final = {
 """Families whose value stands in health records as it is; counters there count from the start as well."""
 
 
-class Figures(Collector):
+class EventMetrics(Collector):
     """Takes records in one thread and gives figures to any other."""
 
-    def __init__(self, station: Station, *, scores: bool) -> None:
+    def __init__(self, node_info: NodeInfo, *, scores: bool) -> None:
         """Begin with nothing heard; ``scores``: show each class's score, too."""
-        self._source = station.source
+        self._source = node_info.source
         self._scores = scores
         self._lock = threading.Lock()
         self._values: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
@@ -81,10 +81,10 @@ class Figures(Collector):
         self._latency_sum_s = 0.0
         self._inference: dict[str, Any] | None = None
         self._heard_s = 0.0
-        self._set("build_info", 1, station.version, station.model, station.model_sha256)
+        self._set("build_info", 1, node_info.version, node_info.model, node_info.model_sha256)
         self._set("config_last_reload_successful", 1)
         self._set("source_up", 0, self._source)
-        for label, _ in station.classes:
+        for label, _ in node_info.classes:
             self._set("events_total", 0, self._source, label)
             self._set("event_active", 0, self._source, label)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from detector.config.settings import Mqtt
 from detector.errors import ConfigError
-from detector.sinks.base import LiveSink, Record, Station, TryAgainError
+from detector.sinks.base import LiveSink, NodeInfo, Record, RetryableError
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_outbox import Outbox
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, States, Topics, client_id, status
@@ -40,7 +40,7 @@ class MqttSink(LiveSink):
     def __init__(
         self,
         settings: Mqtt,
-        station: Station,
+        node_info: NodeInfo,
         password: str | None,
         on_listening: Callable[[bool], None] | None = None,
     ) -> None:
@@ -48,16 +48,16 @@ class MqttSink(LiveSink):
 
         It must not block. Raises ConfigError for settings that cannot be, and where paho-mqtt is missing.
         """
-        who = identity(settings, client_id(station.node), password)
-        self._topics = Topics(settings.prefix, station.node, station.source)
+        who = identity(settings, client_id(node_info.node), password)
+        self._topics = Topics(settings.prefix, node_info.node, node_info.source)
         self._on_listening = on_listening
-        self._states = States(station, self._topics, settings.level_s, switch=on_listening is not None)
-        self._discovery = self._announcer(settings, station)
+        self._states = States(node_info, self._topics, settings.level_s, switch=on_listening is not None)
+        self._discovery = self._announcer(settings, node_info)
         self._outbox = Outbox(settings.queue)
         self._lock = threading.Lock()
         self._announce_at: float | None = None
         self._seeks_earlier = self._discovery is not None
-        self._told: set[bool] = set()
+        self._notified: set[bool] = set()
 
         from detector.sinks.mqtt_link import Link
 
@@ -93,18 +93,18 @@ class MqttSink(LiveSink):
         self._link.wake()
         trouble = self._link.trouble
         if trouble is None:
-            self._told.clear()
+            self._notified.clear()
             return
-        if self._told and trouble.is_refusal not in self._told:
+        if self._notified and trouble.is_refusal not in self._notified:
             _log.warning("mqtt: %s", trouble.text)  # whoever calls tells the first trouble only, be it an absence
-        self._told.add(trouble.is_refusal)
-        raise TryAgainError(trouble.text)
+        self._notified.add(trouble.is_refusal)
+        raise RetryableError(trouble.text)
 
     def close(self) -> None:
         """Say that all is off and take leave; what the broker did not take by then is told and lost."""
         with self._lock:
-            farewell = self._states.farewell()
-        self._link.stop(farewell, _LEAVE_S)
+            offline_messages = self._states.offline_messages()
+        self._link.stop(offline_messages, _LEAVE_S)
         if left := self._outbox.traffic.waiting:
             _log.warning("mqtt: %s: %d messages were never taken by the broker", self._topics.base, left)
 
@@ -174,13 +174,13 @@ class MqttSink(LiveSink):
         discovery = self._discovery.messages(earlier) if self._discovery else []
         return [*discovery, *self._states.present()]
 
-    def _announcer(self, settings: Mqtt, station: Station) -> Discovery | None:
+    def _announcer(self, settings: Mqtt, node_info: NodeInfo) -> Discovery | None:
         prefix = (settings.discovery_prefix or "").strip("/")
         if not prefix:
             return None
         if set("+#\0") & set(prefix):
             raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
-        return Discovery(prefix, station, self._topics, settings.level_s, self._on_listening is not None)
+        return Discovery(prefix, node_info, self._topics, settings.level_s, self._on_listening is not None)
 
 
 def identity(settings: Mqtt, name: str, password: str | None) -> Callable[[Message | None], Identity]:

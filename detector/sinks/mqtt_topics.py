@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from detector.config.settings import slug
-from detector.sinks.base import Record, Station
+from detector.sinks.base import NodeInfo, Record
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
@@ -125,11 +125,11 @@ _SLACK_S: Final = 0.5
 class States:
     """Knows the last message of every retained topic; one thread at a time may use it."""
 
-    def __init__(self, station: Station, topics: Topics, level_s: float, *, switch: bool) -> None:
+    def __init__(self, node_info: NodeInfo, topics: Topics, level_s: float, *, switch: bool) -> None:
         """Begin with every sound off and the source not heard yet; ``switch``: listening can be turned off."""
         self._topics, self._level_s = topics, level_s
-        self._ids = class_ids(label for label, _ in station.classes)
-        self._model, self._version = station.model, station.version
+        self._ids = class_ids(label for label, _ in node_info.classes)
+        self._model, self._version = node_info.model, node_info.version
         self._attributes: dict[str, dict[str, Any]] = {}
         self._conditions: set[str] = set()
         self._is_paused = False
@@ -168,7 +168,7 @@ class States:
         """Note that listening has been turned on or off."""
         return [self._keep(self._topics.listening_state, ON if on else OFF)]
 
-    def farewell(self) -> list[Message]:
+    def offline_messages(self) -> list[Message]:
         """Return what is true once nobody listens any more: no sound is on, the source and the service are off."""
         states = [self._keep(self._topics.state(class_id), OFF) for class_id in self._ids.values()]
         return [*states, self._keep(self._topics.source_status, OFFLINE), status(self._topics, OFFLINE)]

@@ -1,4 +1,4 @@
-"""Figures for Prometheus over HTTP."""
+"""EventMetrics for Prometheus over HTTP."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 from detector.config.secrets import split_address, token_required
 from detector.config.settings import Metrics
 from detector.errors import ConfigError
-from detector.sinks.base import LiveSink, Record, Station, TryAgainError
+from detector.sinks.base import LiveSink, NodeInfo, Record, RetryableError
 from detector.sinks.metrics_server import MetricsServer
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from detector.sinks.metrics_figures import Figures
+    from detector.sinks.metrics_figures import EventMetrics
 
 _EXTRA: Final = "metrics need prometheus-client: pip install 'snn-detect[metrics]'"
 
@@ -24,13 +24,13 @@ class MetricsSink(LiveSink):
 
     types = frozenset({"onset", "offset", "gap", "status", "health", "clip"})
 
-    def __init__(self, settings: Metrics, station: Station, token: str | None) -> None:
+    def __init__(self, settings: Metrics, node_info: NodeInfo, token: str | None) -> None:
         """Prepare; raises ConfigError for an address beyond loopback without a token, or without prometheus-client."""
         self._host, self._port = split_address(settings.address)
         self._address, self._token = settings.address, token
         if token is None and token_required(settings.address):
             raise ConfigError(f"metrics address {settings.address} is open to others: set token_file, or use 127.0.0.1")
-        self._figures, self._registry = _registry(station, scores=settings.scores)
+        self._figures, self._registry = _registry(node_info, scores=settings.scores)
         self._server: MetricsServer | None = None
 
     @property
@@ -43,7 +43,7 @@ class MetricsSink(LiveSink):
         try:
             server = MetricsServer(self._host, self._port, self._token, self._page)
         except OSError as error:
-            raise TryAgainError(f"metrics cannot listen on {self._address}: {error.strerror}") from error
+            raise RetryableError(f"metrics cannot listen on {self._address}: {error.strerror}") from error
         # A name means what the resolver says.
         if self._token is None and not ipaddress.ip_address(str(server.server_address[0])).is_loopback:
             server.stop()
@@ -67,16 +67,16 @@ class MetricsSink(LiveSink):
         return encode(self._registry), content_type
 
 
-def _registry(station: Station, *, scores: bool) -> tuple[Figures, CollectorRegistry]:
+def _registry(node_info: NodeInfo, *, scores: bool) -> tuple[EventMetrics, CollectorRegistry]:
     try:
         from prometheus_client import CollectorRegistry, ProcessCollector
 
-        from detector.sinks.metrics_figures import Figures
+        from detector.sinks.metrics_figures import EventMetrics
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("prometheus_client"):
             raise
         raise ConfigError(_EXTRA) from error
-    figures, registry = Figures(station, scores=scores), CollectorRegistry()
+    figures, registry = EventMetrics(node_info, scores=scores), CollectorRegistry()
     registry.register(figures)
     ProcessCollector(registry=registry)
     return figures, registry

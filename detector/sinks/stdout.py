@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TextIO, TypeAlias
 
 from detector.errors import DetectorError
-from detector.sinks.base import LiveSink, Record, TryAgainError
+from detector.sinks.base import LiveSink, Record, RetryableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -193,14 +193,14 @@ class StandardOutput(LiveSink):
         rest of it goes before anything else.
         """
         if trouble := self._send(_PATIENCE_S):
-            raise TryAgainError(trouble)
+            raise RetryableError(trouble)
         if record is not self._tried:  # a heading that the first try has made is made only once
             self._tried, self._line = record, self._lines.of(record)
         self._rest = self._line
         trouble = self._send(_PATIENCE_S)
         if trouble and len(self._rest) == len(self._line):
             self._rest = b""
-            raise TryAgainError(trouble)
+            raise RetryableError(trouble)
 
     def tick(self) -> None:
         """Look whether the reader is still there, and send what is left of a line."""
@@ -221,7 +221,7 @@ class StandardOutput(LiveSink):
             except BlockingIOError:  # somebody else has made it non-blocking
                 return _STALLED
             except (BrokenPipeError, ConnectionResetError):
-                self._say_farewell()
+                self._report_closed()
             except OSError as error:
                 return f"cannot be written to ({error.strerror}); records wait"
             self._rest = self._rest[sent:]
@@ -233,10 +233,10 @@ class StandardOutput(LiveSink):
         poll.register(self._descriptor, select.POLLOUT)
         events = [event for _, event in poll.poll(1000 * patience_s)]
         if any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for event in events):
-            self._say_farewell()
+            self._report_closed()
         return bool(events)
 
-    def _say_farewell(self) -> NoReturn:
+    def _report_closed(self) -> NoReturn:
         self.reader_has_gone = True
         self._rest = b""
         raise DetectorError("its reader has gone; what comes now is not written there")

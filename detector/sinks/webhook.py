@@ -26,7 +26,7 @@ from urllib.request import (
 
 from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
-from detector.sinks.base import LiveSink, Record, TryAgainError
+from detector.sinks.base import LiveSink, Record, RetryableError
 from detector.sinks.stdout import json_line
 
 _AGAIN: Final = frozenset({408, 429})
@@ -62,13 +62,13 @@ class WebhookSink(LiveSink):
         record or the last try has failed.
         """
         if time.monotonic() < self._not_before:
-            raise TryAgainError(self._trouble)
+            raise RetryableError(self._trouble)
         if record is not self._record:
             self._record, self._tries = record, 0
         self._tries += 1
         try:
             self._post(record)
-        except TryAgainError as error:
+        except RetryableError as error:
             self._trouble = str(error)
             if self._tries >= self._settings.tries:
                 raise DetectorError(f"{error}; given up after {self._tries} tries") from error
@@ -85,9 +85,9 @@ class WebhookSink(LiveSink):
                 _drain(error)
             self._refused(error)
         except URLError as error:
-            raise TryAgainError(f"{self._name}: {_words(error.reason)}") from error
+            raise RetryableError(f"{self._name}: {_words(error.reason)}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise TryAgainError(f"{self._name}: {_words(error)}") from error
+            raise RetryableError(f"{self._name}: {_words(error)}") from error
 
     def _headers(self, record: Record, line: str) -> dict[str, str]:
         key = record["id"] if "id" in record else hashlib.sha256(line.encode()).hexdigest()[:32]
@@ -103,7 +103,7 @@ class WebhookSink(LiveSink):
         told = f"{self._name}: answers {error.code} {error.reason}".rstrip()
         if error.code in _AGAIN or error.code >= http.client.INTERNAL_SERVER_ERROR:
             self._not_before = time.monotonic() + min(_pause_s(error.headers), _LONGEST_PAUSE_S)
-            raise TryAgainError(told) from error
+            raise RetryableError(told) from error
         if error.code < http.client.BAD_REQUEST:
             where = urlsplit(error.headers.get("Location", "")).hostname or "another place"
             raise DetectorError(f"{told}, to {where}; redirects are not followed: name the new url") from error

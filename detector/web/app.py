@@ -22,10 +22,10 @@ from starlette.routing import Route
 
 from detector.errors import ConfigError, DetectorError
 from detector.events_db import Wanted
-from detector.web.auth import Guard
+from detector.web.auth import AuthMiddleware
 from detector.web.events import Event, Events, Pictures
-from detector.web.schema import DESCRIPTION, Looks
-from detector.web.stream import Hub, Viewer
+from detector.web.schema import DESCRIPTION, ModelInfo
+from detector.web.stream import Broadcaster, Viewer
 
 MOST_EVENTS: Final = 5000
 _USUAL_EVENTS: Final = 500
@@ -43,8 +43,8 @@ _TYPES: Final = {
 class Api:
     """Answers requests from what the hub, the events and the pictures know."""
 
-    def __init__(self, hub: Hub, events: Events, pictures: Pictures, looks: Looks) -> None:
-        self._hub, self._events, self._pictures, self._looks = hub, events, pictures, looks
+    def __init__(self, broadcaster: Broadcaster, events: Events, pictures: Pictures, looks: ModelInfo) -> None:
+        self._broadcaster, self._events, self._pictures, self._model_info = broadcaster, events, pictures, looks
 
     def application(self, token: str | None, hosts: tuple[str, ...]) -> Starlette:
         """Return the application."""
@@ -59,21 +59,21 @@ class Api:
             Route("/api/openapi.json", self.description),
             *(Route(path, serve) for path, serve in _pages().items()),
         ]
-        guard = Middleware(Guard, token=token, hosts=hosts)
+        guard = Middleware(AuthMiddleware, token=token, hosts=hosts)
         handlers: dict[Any, Callable[..., Response]] = {HTTPException: _error, ConfigError: _unreadable}
         return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers, lifespan=self._living)
 
     async def health(self, request: Request) -> Response:
         """Tell how the service is."""
         _only(request)
-        if await self._hub.fresh_state(_STATE_S) is None:
+        if await self._broadcaster.fresh_state(_STATE_S) is None:
             raise HTTPException(503, "the service is still starting")
-        return JSONResponse(self._hub.described())
+        return JSONResponse(self._broadcaster.described())
 
     async def model(self, request: Request) -> Response:
         """Tell what the model is."""
         _only(request)
-        return JSONResponse(self._looks.card)
+        return JSONResponse(self._model_info.card)
 
     async def events(self, request: Request) -> Response:
         """List events, the newest first."""
@@ -97,7 +97,7 @@ class Api:
         if path is None:
             raise HTTPException(404, "there is no picture of this event any more, and no clip")
         try:
-            again = await run_in_threadpool(self._looks.again, path)
+            again = await run_in_threadpool(self._model_info.again, path)
         except DetectorError as error:
             raise HTTPException(404, f"the clip of this event cannot be heard: {error}") from error
         return await run_in_threadpool(_compressed, JSONResponse(again).body, request)
@@ -113,11 +113,11 @@ class Api:
     async def stream(self, request: Request) -> Response:
         """Send all that happens as it happens, as server-sent events."""
         _only(request)
-        viewer = self._hub.join()
+        viewer = self._broadcaster.join()
         if viewer is None:
             raise HTTPException(503, "too many are looking already")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return _Stream(self._hub, viewer, headers=headers, media_type="text/event-stream")
+        return _Stream(self._broadcaster, viewer, headers=headers, media_type="text/event-stream")
 
     async def description(self, request: Request) -> Response:
         """Describe this API."""
@@ -126,7 +126,7 @@ class Api:
 
     @asynccontextmanager
     async def _living(self, _app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._hub.run())
+        task = asyncio.create_task(self._broadcaster.run())
         try:
             yield
         finally:
@@ -157,15 +157,15 @@ class Api:
 class _Stream(StreamingResponse):
     """A viewer's stream; however it ends, the hub forgets the viewer."""
 
-    def __init__(self, hub: Hub, viewer: Viewer, **options: Any) -> None:
+    def __init__(self, broadcaster: Broadcaster, viewer: Viewer, **options: Any) -> None:
         super().__init__(self._messages(viewer), **options)
-        self._hub, self._viewer = hub, viewer
+        self._broadcaster, self._viewer = broadcaster, viewer
 
     async def __call__(self, *arguments: Any) -> None:
         try:
             await super().__call__(*arguments)
         finally:
-            self._hub.leave(self._viewer)
+            self._broadcaster.leave(self._viewer)
 
     @staticmethod
     async def _messages(viewer: Viewer) -> AsyncIterator[bytes]:

@@ -39,7 +39,7 @@ HEADERS: Final = {
 }
 
 
-class Guard:
+class AuthMiddleware:
     """Lets those through who may, and puts the headers for security on every answer."""
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from detector.errors import ConfigError
 from detector.events_db import FIELDS, EventReader, Wanted
-from detector.messages import Insides
+from detector.messages import Trace
 from detector.sinks.base import Record
-from detector.web.stream import Packer
+from detector.web.stream import FrameEncoder
 
 Event = dict[str, Any]
 """By ``FIELDS``."""
@@ -154,24 +154,24 @@ class Pictures:
     ``see`` is for the engine's thread and keeps what it is given; everything else is for others.
     """
 
-    def __init__(self, packer: Packer, rate_hz: int, hop_length: int) -> None:
+    def __init__(self, frame_encoder: FrameEncoder, rate_hz: int, hop_length: int) -> None:
         """Begin with nothing."""
-        self._packer, self._rate_hz, self._hop = packer, rate_hz, hop_length
+        self._frame_encoder, self._rate_hz, self._hop = frame_encoder, rate_hz, hop_length
         self._lock = threading.Lock()
-        self._ring: deque[Insides] = deque()
+        self._ring: deque[Trace] = deque()
         self._frames, self._most_frames = 0, round(_RING_S * rate_hz / hop_length)
         self._awaited: dict[str, _Awaited] = {}
         self._taken: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def see(self, insides: Insides) -> None:
+    def on_trace(self, trace: Trace) -> None:
         """Remember what a chunk brought about."""
         with self._lock:
-            if self._ring and insides.first_sample < self._ring[-1].first_sample:
+            if self._ring and trace.first_sample < self._ring[-1].first_sample:
                 self._ring.clear()  # a stream has begun anew
                 self._frames = 0
-            self._ring.append(insides)
-            self._frames += len(insides.scores)
+            self._ring.append(trace)
+            self._frames += len(trace.scores)
             while self._frames > self._most_frames:
                 self._frames -= len(self._ring.popleft().scores)
 
@@ -209,9 +209,9 @@ class Pictures:
         awaited = self._awaited.get(event_id)
         return None if awaited is None else _json(self._pack(awaited))
 
-    def picture(self, insides: Sequence[Insides], origin: str) -> dict[str, Any]:
+    def picture(self, trace: Sequence[Trace], origin: str) -> dict[str, Any]:
         """Return a picture of anything that was seen; ``origin`` is ``memory`` or ``clip``."""
-        return {"origin": origin, "parts": list(self._packer.messages(insides))}
+        return {"origin": origin, "parts": list(self._frame_encoder.messages(trace))}
 
     def _pack(self, awaited: _Awaited) -> dict[str, Any]:
         first = awaited.onset - round(BEFORE_S * self._rate_hz)

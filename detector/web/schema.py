@@ -13,9 +13,9 @@ from detector import __version__
 from detector.audio.sources import read_sound
 from detector.features import mel_centres_hz
 from detector.manifest import MfccParams
-from detector.messages import Insides
+from detector.messages import Trace
 from detector.pipeline import Detector
-from detector.sinks.base import Station
+from detector.sinks.base import NodeInfo
 from detector.web.events import Pictures
 from detector.web.stream import MEMBRANE_STEP, RANGE_DB
 
@@ -256,12 +256,12 @@ DESCRIPTION: Final[Schema] = {
 _BLOCK_S: Final = 1
 
 
-class Looks:
+class ModelInfo:
     """Describes the model, and looks into it with sounds that were kept."""
 
-    def __init__(self, detector: Detector, station: Station, pictures: Pictures) -> None:
+    def __init__(self, detector: Detector, node_info: NodeInfo, pictures: Pictures) -> None:
         """Take the detector, whose stream is left alone."""
-        self.card: Final = card(detector, station)
+        self.card: Final = card(detector, node_info)
         self._detector, self._pictures = detector, pictures
         self._one_at_a_time = threading.Lock()
 
@@ -282,20 +282,20 @@ class _Album:
     wants_layers = True
 
     def __init__(self) -> None:
-        self.seen: list[Insides] = []
+        self.seen: list[Trace] = []
 
-    def see(self, insides: Insides) -> None:
-        self.seen.append(insides)
+    def on_trace(self, trace: Trace) -> None:
+        self.seen.append(trace)
 
 
-def card(detector: Detector, station: Station) -> dict[str, Any]:
+def card(detector: Detector, node_info: NodeInfo) -> dict[str, Any]:
     """Return what ``/api/model`` tells."""
     m = detector.manifest
-    p, reported = m.features, {label for label, _ in station.classes}
+    p, reported = m.features, {label for label, _ in node_info.classes}
     return {
-        "node": station.node,
-        "source": station.source,
-        "version": station.version,
+        "node": node_info.node,
+        "source": node_info.source,
+        "version": node_info.version,
         "name": m.name,
         "model_version": m.version,
         "model_sha256": detector.sha256,

@@ -11,12 +11,12 @@ from typing import Any, Final
 from detector.config.secrets import split_address, token_required
 from detector.config.settings import Web
 from detector.errors import ConfigError
-from detector.messages import AudioChunk, Insides
+from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
-from detector.sinks.base import LiveSink, Record, Station, TryAgainError
+from detector.sinks.base import LiveSink, NodeInfo, Record, RetryableError
 from detector.web.events import Archive, Events, Pictures
-from detector.web.schema import Looks
-from detector.web.stream import Hub, Packer
+from detector.web.schema import ModelInfo
+from detector.web.stream import Broadcaster, FrameEncoder
 
 __all__ = ["Archive", "WebSink"]
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class WebSink(LiveSink):
     """Serves the page and its API, and takes for it what the detector does, hears and says."""
 
     def __init__(
-        self, settings: Web, archive: Archive, station: Station, detector: Detector, token: str | None
+        self, settings: Web, archive: Archive, node_info: NodeInfo, detector: Detector, token: str | None
     ) -> None:
         """Prepare; raises ConfigError for an address beyond loopback without a token, or without the extra."""
         self._host, self._port = split_address(settings.address)
@@ -36,11 +36,11 @@ class WebSink(LiveSink):
             raise ConfigError(f"web address {settings.address} is open to others: set token_file, or use 127.0.0.1")
         _require_extra()
         self._settings, self._token = settings, token
-        packer, features = Packer(detector), detector.manifest.features
-        self._hub = Hub(packer)
+        frame_encoder, features = FrameEncoder(detector), detector.manifest.features
+        self._broadcaster = Broadcaster(frame_encoder)
         self._events = Events(archive)
-        self._pictures = Pictures(packer, features.sample_rate_hz, features.hop_length)
-        self._looks = Looks(detector, station, self._pictures)
+        self._pictures = Pictures(frame_encoder, features.sample_rate_hz, features.hop_length)
+        self._model_info = ModelInfo(detector, node_info, self._pictures)
         self._server: Any = None
 
     @property
@@ -49,45 +49,45 @@ class WebSink(LiveSink):
         return int(self._server.address[1]) if self._server else 0
 
     @property
-    def figures(self) -> dict[str, float]:
+    def stats(self) -> dict[str, float]:
         """How many look, and the messages that they were too slow for."""
-        return {"viewers": self._hub.viewers, "dropped_messages": self._hub.dropped}
+        return {"viewers": self._broadcaster.viewers, "dropped_messages": self._broadcaster.dropped}
 
     @property
     def wants_layers(self) -> bool:
         """Whether anybody looks."""
-        return self._hub.viewers > 0
+        return self._broadcaster.viewers > 0
 
     @property
     def wants_state(self) -> bool:
         """Whether anybody has asked how the service is."""
-        return self._hub.wants_state
+        return self._broadcaster.wants_state
 
-    def hear(self, chunk: AudioChunk) -> None:
+    def on_chunk(self, chunk: AudioChunk) -> None:
         """Take the level of the sound."""
-        self._hub.hear(chunk)
+        self._broadcaster.on_chunk(chunk)
 
-    def see(self, insides: Insides) -> None:
+    def on_trace(self, trace: Trace) -> None:
         """Take what the sound brought about."""
-        self._pictures.see(insides)
-        self._hub.see(insides)
+        self._pictures.on_trace(trace)
+        self._broadcaster.on_trace(trace)
 
     def show(self, state: Mapping[str, Any]) -> None:
         """Take how the service is."""
-        self._hub.show(state)
+        self._broadcaster.show(state)
 
     def open(self) -> None:
         """Begin to serve; raises TryAgainError while the address is taken or not there yet."""
         from detector.web.app import Api
         from detector.web.server import WebServer
 
-        application = Api(self._hub, self._events, self._pictures, self._looks).application(
+        application = Api(self._broadcaster, self._events, self._pictures, self._model_info).application(
             self._token, self._settings.hosts
         )
         try:
             server = WebServer(application, self._host, self._port)
         except OSError as error:
-            raise TryAgainError(f"web cannot listen on {self._settings.address}: {error.strerror}") from error
+            raise RetryableError(f"web cannot listen on {self._settings.address}: {error.strerror}") from error
         # A name means what the resolver says.
         if self._token is None and not ipaddress.ip_address(server.address[0]).is_loopback:
             server.stop()
@@ -101,7 +101,7 @@ class WebSink(LiveSink):
             self._pictures.note(record)
         if record["type"] in _EVENTS or record["type"] == "clip":
             self._events.note(record)
-        self._hub.note(record)
+        self._broadcaster.note(record)
 
     def tick(self) -> None:
         """Take the pictures of sounds that are over."""

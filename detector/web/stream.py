@@ -21,7 +21,7 @@ from detector.audio.levels import FLOOR_DBFS, FULL_SCALE
 from detector.decoder import EventDecoder
 from detector.features import log_mel_matrix, window_coefficients
 from detector.manifest import MfccParams
-from detector.messages import AudioChunk, Insides
+from detector.messages import AudioChunk, Trace
 from detector.network import synaptic_operations
 from detector.pipeline import Detector
 from detector.sinks.base import Record
@@ -34,7 +34,7 @@ _NEPERS: Final = math.log(10) / 10
 _BYTE: Final = 255
 
 
-class Packer:
+class FrameEncoder:
     """Turns insides into messages; the arrays are base64 of rows, one a frame, the oldest first.
 
     ``mel`` has a byte per band, from ``RANGE_DB`` below a sine at full scale up to it; ``encoder`` and each of
@@ -51,14 +51,14 @@ class Packer:
         self._frame_s = p.frame_length / p.sample_rate_hz
         self.frames_per_s: Final = round(p.sample_rate_hz / p.hop_length)
 
-    def messages(self, insides: Sequence[Insides]) -> Iterator[dict[str, Any]]:
+    def messages(self, trace: Sequence[Trace]) -> Iterator[dict[str, Any]]:
         """Yield a message for each run of frames without a gap."""
-        for run in _runs(insides, self._manifest.features.hop_length):
+        for run in _runs(trace, self._manifest.features.hop_length):
             yield self._message(run)
 
-    def rates(self, insides: Sequence[Insides]) -> dict[str, float]:
+    def rates(self, trace: Sequence[Trace]) -> dict[str, float]:
         """Return the share of neurons that spike per frame, by layer and for the encoder; empty without layers."""
-        seen = [i for i in insides if i.layers]
+        seen = [i for i in trace if i.layers]
         if not seen:
             return {}
         names = ("encoder", *seen[0].layers)
@@ -70,7 +70,7 @@ class Packer:
         dense, effective = synaptic_operations(self._manifest, rates)
         return {"dense_per_s": round(dense), "effective_per_s": round(effective)}
 
-    def _message(self, run: Sequence[Insides]) -> dict[str, Any]:
+    def _message(self, run: Sequence[Trace]) -> dict[str, Any]:
         rate_hz = self._manifest.features.sample_rate_hz
         has_layers = all(i.layers for i in run)
         mel = np.concatenate([i.frames for i in run]) @ self._to_mel
@@ -87,7 +87,7 @@ class Packer:
             "means": _text(_bytes(self._means(run))),
         }
 
-    def _means(self, run: Sequence[Insides]) -> NDArray[np.float64]:
+    def _means(self, run: Sequence[Trace]) -> NDArray[np.float64]:
         """Return the means; where nobody looked, those of a decoder that begins with the run."""
         means = np.concatenate([i.means for i in run])
         if means.shape[1]:
@@ -96,9 +96,9 @@ class Packer:
         return decoder.watch(np.concatenate([i.scores for i in run]))[1]
 
 
-def _runs(insides: Sequence[Insides], hop_length: int) -> Iterator[list[Insides]]:
-    run: list[Insides] = []
-    for one in insides:
+def _runs(trace: Sequence[Trace], hop_length: int) -> Iterator[list[Trace]]:
+    run: list[Trace] = []
+    for one in trace:
         if run:
             last = run[-1]
             goes_on = one.first_sample == last.first_sample + len(last.scores) * hop_length
@@ -171,18 +171,18 @@ class Viewer:
         return messages
 
 
-class Hub:
+class Broadcaster:
     """Takes sound's traces, records and states from their threads, and gives them to the viewers.
 
     Without viewers nothing is taken but records and, when asked for, states.
     """
 
-    def __init__(self, packer: Packer) -> None:
+    def __init__(self, frame_encoder: FrameEncoder) -> None:
         """Begin without viewers."""
-        self._packer = packer
+        self._frame_encoder = frame_encoder
         self._viewers: list[Viewer] = []
         self._someone = asyncio.Event()
-        self._arrived: deque[Insides | Record] = deque(maxlen=_MOST_WAITING)
+        self._arrived: deque[Trace | Record] = deque(maxlen=_MOST_WAITING)
         self._peak = self._energy = 0.0
         self._samples = 0
         self.dropped = 0
@@ -190,14 +190,14 @@ class Hub:
         self.state: Mapping[str, Any] | None = None
         """How the service was when somebody last asked."""
         self.wants_state = True
-        self._last_second: deque[Insides] = deque()
+        self._last_second: deque[Trace] = deque()
 
     @property
     def viewers(self) -> int:
         """How many look."""
         return len(self._viewers)
 
-    def hear(self, chunk: AudioChunk) -> None:
+    def on_chunk(self, chunk: AudioChunk) -> None:
         """Take the sound's level, for the engine's thread."""
         samples = chunk.samples
         if self._viewers and len(samples):
@@ -205,10 +205,10 @@ class Hub:
             self._energy += float(np.dot(samples, samples))
             self._samples += len(samples)
 
-    def see(self, insides: Insides) -> None:
+    def on_trace(self, trace: Trace) -> None:
         """Take what the sound brought about, for the engine's thread."""
         if self._viewers:
-            self._arrived.append(insides)
+            self._arrived.append(trace)
 
     def note(self, record: Record) -> None:
         """Take a record, for the sink's thread."""
@@ -260,20 +260,20 @@ class Hub:
 
     def described(self) -> dict[str, Any]:
         """Return the state with what the server knows of it."""
-        rates = self._packer.rates(list(self._last_second))
+        rates = self._frame_encoder.rates(list(self._last_second))
         return {
             **(self.state or {}),
             "viewers": self.viewers,
             "dropped_messages": self.dropped,
-            "operations": self._packer.operations(rates) if rates else None,
+            "operations": self._frame_encoder.operations(rates) if rates else None,
         }
 
     def _pass_on(self) -> None:
         """Send what has arrived, in its order: frames in batches, records one by one."""
-        batch: list[Insides] = []
+        batch: list[Trace] = []
         while self._arrived:
             item = self._arrived.popleft()
-            if isinstance(item, Insides):
+            if isinstance(item, Trace):
                 batch.append(item)
                 continue
             self._send_frames(batch)
@@ -281,14 +281,14 @@ class Hub:
             self._send("record", item)
         self._send_frames(batch)
 
-    def _send_frames(self, batch: list[Insides]) -> None:
+    def _send_frames(self, batch: list[Trace]) -> None:
         if not batch:
             return
         self._last_second.extend(batch)
-        while sum(len(i.scores) for i in self._last_second) > self._packer.frames_per_s:
+        while sum(len(i.scores) for i in self._last_second) > self._frame_encoder.frames_per_s:
             self._last_second.popleft()
         level = self._level()
-        for message in self._packer.messages(batch):
+        for message in self._frame_encoder.messages(batch):
             self._send("frames", message | level)
 
     def _level(self) -> dict[str, Any]:

@@ -35,9 +35,9 @@ from detector.audio.sources import read_sound
 from detector.config.settings import Audio, Database, JsonFile, Listening, Settings, Stdout
 from detector.messages import Samples
 from detector.pipeline import Detector
-from detector.service.engine import Tally
+from detector.service.engine import Counters
 from detector.service.health import descriptors, rss_bytes, threads
-from detector.service.runtime import STDIN, Wishes, Workplace
+from detector.service.runtime import STDIN, RunOptions, ServiceRuntime
 from detector.service.signals import Requests
 
 MOST_GROWTH_BYTES: Final = 5_000_000
@@ -77,13 +77,13 @@ class Soak:
             file=(JsonFile(path=folder / "events.jsonl"),),
             database=Database(path=self._database),
         )
-        self._tally = Tally()
-        self._work = Workplace(self._settings, Wishes(), Requests(is_service=False), self._tally)
+        self._counters = Counters()
+        self._work = ServiceRuntime(self._settings, RunOptions(), Requests(is_service=False), self._counters)
         self._rate_hz = self._work.rate_hz
         scene = read_sound(str(resources.files("models") / "demo" / "scene.flac"), self._rate_hz)
         self._pcm = np.round(scene * 32767).astype("<i2")
         self._seconds = round(hours * 3600)
-        self._looks: list[_Look] = []
+        self._model_info: list[_Look] = []
         self._scores: list[tuple[int, dict[str, float]]] = []
         """Of the sound that is compared, and no more: a day's would look like a leak."""
 
@@ -99,17 +99,17 @@ class Soak:
         due = sorted({_FIRST_S, *range(3600, self._seconds, 3600), self._seconds - _COMPARED_S})
         while self._work.turn(_TURN_S):
             self._remember()
-            if due and self._tally.heard_s >= due[0]:
-                self._look()
+            if due and self._counters.heard_s >= due[0]:
+                self._check()
                 del due[0]
         wall_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
         if self._work.engine is not None:
             self._work.engine.close_events("end_of_stream")
-        while any(s["waiting"] for s in self._work.outlets.figures.values()):
+        while any(s["waiting"] for s in self._work.outputs.stats.values()):
             time.sleep(_TURN_S)
-        sinks = self._work.outlets.figures
+        sinks = self._work.outputs.stats
         self._work.end("end_of_stream", None, _END_S)
-        return self._figures(wall_s, cpu_s, sinks)
+        return self._stats(wall_s, cpu_s, sinks)
 
     def _write(self, writer: int) -> None:
         """Write the scene again and again, for as long as is wanted."""
@@ -130,29 +130,29 @@ class Soak:
         at = first % len(self._pcm)
         return self._pcm[at : at + most]
 
-    def _look(self) -> None:
-        self._work.tell_health()
-        self._looks.append(_Look(self._tally.heard_s, rss_bytes(), descriptors(), threads()))
+    def _check(self) -> None:
+        self._work.publish_health()
+        self._model_info.append(_Look(self._counters.heard_s, rss_bytes(), descriptors(), threads()))
 
     def _remember(self) -> None:
-        if self._work.engine is not None and self._tally.heard_s >= self._seconds - _COMPARED_S:
-            self._scores.append((self._tally.samples[self._rate_hz], self._work.engine.scores))
+        if self._work.engine is not None and self._counters.heard_s >= self._seconds - _COMPARED_S:
+            self._scores.append((self._counters.samples[self._rate_hz], self._work.engine.scores))
 
-    def _figures(self, wall_s: float, cpu_s: float, sinks: dict[str, Any]) -> dict[str, Any]:
-        first, last = self._looks[0], self._looks[-1]
+    def _stats(self, wall_s: float, cpu_s: float, sinks: dict[str, Any]) -> dict[str, Any]:
+        first, last = self._model_info[0], self._model_info[-1]
         compared, difference, spread = self._compare()
-        figures = {
-            "hours": self._tally.heard_s / 3600,
+        stats = {
+            "hours": self._counters.heard_s / 3600,
             "wall_s": wall_s,
             "cpu_s": cpu_s,
-            "times_real_time": self._tally.heard_s / wall_s,
-            "events": self._tally.sounds,
+            "times_real_time": self._counters.heard_s / wall_s,
+            "events": self._counters.sounds,
             "events_stored": self._stored(),
-            "repairs": self._tally.repairs,
+            "repairs": self._counters.repairs,
             "rss_first_minute_mb": first.rss_bytes / 1e6,
             "rss_end_mb": last.rss_bytes / 1e6,
-            "rss_most_mb": max(look.rss_bytes for look in self._looks) / 1e6,
-            "rss_by_hour_mb": [look.rss_bytes / 1e6 for look in self._looks],
+            "rss_most_mb": max(check.rss_bytes for check in self._model_info) / 1e6,
+            "rss_by_hour_mb": [check.rss_bytes / 1e6 for check in self._model_info],
             "descriptors": [first.descriptors, last.descriptors],
             "threads": [first.threads, last.threads],
             "compared_frames": compared,
@@ -161,16 +161,16 @@ class Soak:
             "sinks": sinks,
         }
         growth = last.rss_bytes - first.rss_bytes
-        stored = figures["events_stored"] == figures["events"]
+        stored = stats["events_stored"] == stats["events"]
         lost = sum(s["dropped"] + s["failed"] for s in sinks.values())
-        figures["good"] = {
+        stats["good"] = {
             "memory": growth < MOST_GROWTH_BYTES,
             "descriptors": last.descriptors == first.descriptors,
             "threads": last.threads == first.threads,
             "scores": compared > 0 and difference <= _SPREADS * spread,
             "sinks": stored and not lost,
         }
-        return figures
+        return stats
 
     def _stored(self) -> int:
         """Return how many events of the database have both their ends."""
@@ -207,19 +207,19 @@ class Soak:
 def main(hours: float, model: Path | None, *, as_json: bool) -> None:
     """Listen to hours of sound as fast as can be, and look whether anything grows."""
     with tempfile.TemporaryDirectory(prefix="snn-soak-") as folder:
-        figures = Soak(hours, model, Path(folder)).run()
+        stats = Soak(hours, model, Path(folder)).run()
     if as_json:
-        click.echo(json.dumps(figures, indent=2, allow_nan=False))
+        click.echo(json.dumps(stats, indent=2, allow_nan=False))
     else:
-        _print_table(figures)
-    sys.exit(0 if all(figures["good"].values()) else 1)
+        _print_table(stats)
+    sys.exit(0 if all(stats["good"].values()) else 1)
 
 
-def _print_table(figures: dict[str, Any]) -> None:
+def _print_table(stats: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    f, good = figures, figures["good"]
+    f, good = stats, stats["good"]
     table = Table("measure", "value", "", title=f"{f['hours']:.2f} hours of sound")
     rows = (
         ("time", f"{f['wall_s']:.0f} s, {f['cpu_s']:.0f} CPU s: {f['times_real_time']:.0f} times real time", None),

@@ -64,9 +64,9 @@ def measure(seconds: float) -> dict[str, Any]:
         runs = [stack.enter_context(_running(name)) for name in CASES]
         stack.enter_context(_playing([run.process for run in runs]))
         stream = WebClient("127.0.0.1", runs[2].port, None).stream()
-        _look(stream, _SETTLE_S)
+        _check(stream, _SETTLE_S)
         before, begin = [run.cpu_s() for run in runs], time.monotonic()
-        frames = _look(stream, seconds)
+        frames = _check(stream, seconds)
         passed = time.monotonic() - begin
         shares = [(run.cpu_s() - cpu_s) / passed for run, cpu_s in zip(runs, before, strict=True)]
         memory = [run.rss_bytes() for run in runs]
@@ -132,7 +132,7 @@ def _playing(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
         thread.join()
 
 
-def _look(stream: Iterator[Message], seconds: float) -> int:
+def _check(stream: Iterator[Message], seconds: float) -> int:
     """Look on for that long, and return how many frames came."""
     until, frames = time.monotonic() + seconds, 0
     while time.monotonic() < until:
@@ -151,22 +151,22 @@ def _static_files() -> Iterator[Path]:
 def main(*, seconds: float, as_json: bool) -> None:
     """Measure what the page costs the detector."""
     try:
-        figures = measure(seconds)
+        stats = measure(seconds)
     except DetectorError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
-        click.echo(json.dumps(figures, indent=2))
+        click.echo(json.dumps(stats, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("case", "CPU of one core", "memory", title=f"{figures['seconds']:.0f} s of sound")
-    for name, case in figures["cases"].items():
+    table = Table("case", "CPU of one core", "memory", title=f"{stats['seconds']:.0f} s of sound")
+    for name, case in stats["cases"].items():
         table.add_row(name, f"{case['cpu_percent']:.2f} %", f"{case['rss_mb']:.0f} MB")
-    table.add_row("nobody looks: more", f"{figures['nobody_points']:+.2f} points", "")
-    table.add_row("one viewer: more", f"{figures['viewer_points']:+.2f} points", "")
-    table.add_row("frames sent a second", f"{figures['frames_per_s']:.1f}", "")
-    table.add_row("the page's files", "", f"{figures['page_bytes'] / 1000:.0f} kB")
+    table.add_row("nobody looks: more", f"{stats['nobody_points']:+.2f} points", "")
+    table.add_row("one viewer: more", f"{stats['viewer_points']:+.2f} points", "")
+    table.add_row("frames sent a second", f"{stats['frames_per_s']:.1f}", "")
+    table.add_row("the page's files", "", f"{stats['page_bytes'] / 1000:.0f} kB")
     Console().print(table)
 
 

@@ -14,7 +14,7 @@ from detector import Detector, Event
 from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError
 from detector.features import MfccExtractor
-from detector.messages import AudioChunk, Insides, Samples
+from detector.messages import AudioChunk, Samples, Trace
 from detector.network import load_model, trace
 from tests.strategies import chunk_lengths, cut
 
@@ -137,10 +137,10 @@ class Looker:
 
     def __init__(self, *, layers: bool) -> None:
         self.wants_layers = layers
-        self.seen: list[Insides] = []
+        self.seen: list[Trace] = []
 
-    def see(self, insides: Insides) -> None:
-        self.seen.append(insides)
+    def on_trace(self, trace: Trace) -> None:
+        self.seen.append(trace)
 
 
 @pytest.mark.parametrize("chunk", [640, 16000, 1])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from detector.messages import Event
-from detector.records import Origin, event_id, event_record
+from detector.records import StreamInfo, event_id, event_record
 
-ORIGIN = Origin("a.wav", "/sounds/a.wav", 16000, "household-0.1.0", "ab" * 32)
+ORIGIN = StreamInfo("a.wav", "/sounds/a.wav", 16000, "household-0.1.0", "ab" * 32)
 ONSET = Event("onset", 3, "guitar", "music", 19840, 25279, 0.8312345, 0.6)
 OFFSET = Event("offset", 3, "guitar", "music", 19840, 80959, 0.2, 0.6, 74560, 0.97, 0.9, "ended")
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.audio.capture import StreamFormat
-from detector.audio.live_source import Condition, Lost, News, Sound
+from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
 from detector.audio.microphone import Microphone
 from detector.config.settings import Audio
 from detector.errors import DeviceError
@@ -90,7 +90,7 @@ class Ear:
     def __init__(self, device: FakeDevice, buffer_s: float = 5.0, rate_hz: int = RATE) -> None:
         self.device = device
         self.microphone = Microphone(Audio(device="fake", buffer_s=buffer_s), rate_hz, device)
-        self.news: list[News] = []
+        self.source_events: list[SourceEvent] = []
         self._next = 0
         self._gap = False
 
@@ -104,40 +104,40 @@ class Ear:
 
     def take(self, timeout_s: float = 0.05) -> None:
         for item in self.microphone.take(timeout_s) or []:
-            self.news.append(item)
-            if isinstance(item, Lost):
+            self.source_events.append(item)
+            if isinstance(item, AudioGap):
                 assert item.first_sample == self._next
                 self._next += item.samples
                 self._gap = True
-            elif isinstance(item, Sound):
+            elif isinstance(item, AudioBlock):
                 assert item.chunk.first_sample == self._next
                 assert item.chunk.gap == self._gap
                 self._gap = False
                 self._next += item.chunk.samples.size
 
-    def hear(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """Take news until so much more sound has come."""
-        until = self.heard_s + seconds
-        self.until(lambda: self.heard_s >= until)
+        until = self.recorded_s + seconds
+        self.until(lambda: self.recorded_s >= until)
 
     @property
-    def heard_s(self) -> float:
-        return sum(n.chunk.samples.size for n in self.news if isinstance(n, Sound)) / RATE
+    def recorded_s(self) -> float:
+        return sum(n.chunk.samples.size for n in self.source_events if isinstance(n, AudioBlock)) / RATE
 
     @property
     def skew_s(self) -> float:
         """How far positions and the clock have come apart between the first sound and the last."""
-        sounds = [n for n in self.news if isinstance(n, Sound)]
-        began = [s.heard_at_s - (s.chunk.first_sample + s.chunk.samples.size) / RATE for s in sounds]
+        sounds = [n for n in self.source_events if isinstance(n, AudioBlock)]
+        began = [s.received_at_s - (s.chunk.first_sample + s.chunk.samples.size) / RATE for s in sounds]
         return began[-1] - began[0]
 
     @property
-    def lost(self) -> list[Lost]:
-        return [n for n in self.news if isinstance(n, Lost)]
+    def lost(self) -> list[AudioGap]:
+        return [n for n in self.source_events if isinstance(n, AudioGap)]
 
     @property
     def conditions(self) -> list[tuple[str, bool]]:
-        return [(n.name, n.active) for n in self.news if isinstance(n, Condition)]
+        return [(n.name, n.active) for n in self.source_events if isinstance(n, SourceCondition)]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 
 from detector.audio import capture
 from detector.audio import capture as supervisor
-from detector.audio.live_source import Condition, Lost, News, Sound
+from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
 from detector.audio.microphone import Microphone
 from detector.config.settings import Audio
 from detector.errors import DetectorError
@@ -47,23 +47,23 @@ class Listener:
         self._audio = Audio(**options["audio"])
         self._rate_hz = options.get("rate_hz", 16000)
         self.source = Microphone(self._audio, self._rate_hz)
-        self.parts: list[Sound] = []
+        self.parts: list[AudioBlock] = []
         self._loud = False
 
-    def note(self, news: list[News] | None) -> None:
-        for item in news or []:
+    def note(self, source_events: list[SourceEvent] | None) -> None:
+        for item in source_events or []:
             match item:
-                case Sound():
+                case AudioBlock():
                     if not self.parts or item.chunk.gap:
                         tell("sound", first_sample=item.chunk.first_sample, gap=item.chunk.gap)
-                    delay_s = time.monotonic() - item.heard_at_s
+                    delay_s = time.monotonic() - item.received_at_s
                     self.parts.append(item)
                     if not self._loud and item.chunk.samples.any():
                         self._loud = True
                         tell("loud", at_s=time.monotonic(), delay_s=delay_s)
-                case Lost():
+                case AudioGap():
                     tell("lost", **dataclasses.asdict(item))
-                case Condition():
+                case SourceCondition():
                     tell("condition", **dataclasses.asdict(item))
 
     def cycle(self, times: int) -> None:
@@ -72,7 +72,7 @@ class Listener:
             self.source.close()
             self.source = Microphone(self._audio, self._rate_hz)
             deadline = time.monotonic() + 30
-            while not any(isinstance(n, Sound) for n in self.source.take(0.2) or []):
+            while not any(isinstance(n, AudioBlock) for n in self.source.take(0.2) or []):
                 if time.monotonic() > deadline:
                     raise TimeoutError("no sound")
 
@@ -84,7 +84,7 @@ class Listener:
             first=np.array([p.chunk.first_sample for p in self.parts], np.int64),
             length=np.array([p.chunk.samples.size for p in self.parts], np.int64),
             gap=np.array([p.chunk.gap for p in self.parts], np.bool_),
-            heard_at_s=np.array([p.heard_at_s for p in self.parts]),
+            received_at_s=np.array([p.received_at_s for p in self.parts]),
         )
 
 
@@ -94,7 +94,7 @@ def obey(listener: Listener, command: str) -> None:
     answer: dict[str, Any] = {}
     match verb:
         case "figures":
-            answer = dataclasses.asdict(listener.source.figures)
+            answer = dataclasses.asdict(listener.source.stats)
         case "census":
             answer = census()
         case "stall":
@@ -135,7 +135,7 @@ def main() -> None:
             if command == "end":
                 listener.source.close()
                 listener.save(options["save"])
-                tell("end", **dataclasses.asdict(listener.source.figures))
+                tell("end", **dataclasses.asdict(listener.source.stats))
                 return
             obey(listener, command)
 

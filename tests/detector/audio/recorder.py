@@ -55,10 +55,10 @@ class Listening:
         pytest.fail(f"{kinds} {values} was never told, but {self.told}")
 
     def ask(self, command: str) -> Answer:
-        self.say(command)
+        self.warning(command)
         return self.until(command.split(maxsplit=1)[0])
 
-    def say(self, command: str) -> None:
+    def warning(self, command: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detector.audio.capture import Block, BlockQueue, StreamFormat
-from detector.audio.live_source import Cause, Condition
+from detector.audio.live_source import Cause, SourceCondition
 
 RATE = 1000
 FORMAT = StreamFormat("thing", RATE, 2, None)
@@ -20,7 +20,7 @@ def block(number: int, frames: int = 100, cause: Cause | None = None, form: Stre
     return Block(memoryview(data.tobytes()), frames, form, float(number), cause=cause)
 
 
-def numbers(items: list[Block | Condition]) -> list[float]:
+def numbers(items: list[Block | SourceCondition]) -> list[float]:
     return [item.arrived_s for item in items if isinstance(item, Block)]
 
 
@@ -73,25 +73,25 @@ def test_dropped_frames_of_another_rate_are_left_to_the_clock() -> None:
 
 def test_conditions_keep_their_place_and_are_not_dropped_for_sound() -> None:
     queue = BlockQueue(0.5)
-    queue.put(Condition("waiting", active=True, detail="away"))
+    queue.put(SourceCondition("waiting", active=True, detail="away"))
     for i in range(9):
         queue.put(block(i))
-    queue.put(Condition("waiting", active=False, detail="back"))
+    queue.put(SourceCondition("waiting", active=False, detail="back"))
     taken = queue.take(0)
-    assert [c.active for c in taken if isinstance(c, Condition)] == [True, False]
-    assert isinstance(taken[0], Condition)
-    assert isinstance(taken[-1], Condition)
+    assert [c.active for c in taken if isinstance(c, SourceCondition)] == [True, False]
+    assert isinstance(taken[0], SourceCondition)
+    assert isinstance(taken[-1], SourceCondition)
     assert numbers(taken) == [4, 5, 6, 7, 8]
 
 
 def test_nothing_grows_without_end_when_nobody_takes_it() -> None:
     queue = BlockQueue(0.5)
     for i in range(1000):
-        queue.put(Condition("waiting", active=i % 2 == 0, detail=str(i)))
+        queue.put(SourceCondition("waiting", active=i % 2 == 0, detail=str(i)))
         queue.put(block(i))
     taken = queue.take(0)
     assert len(taken) <= 110
-    assert isinstance(taken[-2], Condition)
+    assert isinstance(taken[-2], SourceCondition)
     assert taken[-2].detail == "999"
 
 

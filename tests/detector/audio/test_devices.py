@@ -10,7 +10,7 @@ from detector.audio.devices import (
     Card,
     Channel,
     Device,
-    check_wish,
+    check_selector,
     choose_channels,
     find,
     identify,
@@ -57,12 +57,12 @@ def test_the_default() -> None:
         "webcam",
     ],
 )
-def test_a_device_is_found_whatever_number_its_card_has(tmp_path: Path, wish: str) -> None:
-    check_wish(wish)
+def test_a_device_is_found_whatever_number_its_card_has(tmp_path: Path, selector: str) -> None:
+    check_selector(selector)
     for i, numbers in enumerate(((0, 1, 2), (2, 0, 1), (7, 5, 6))):
         order = dict(sorted(zip(numbers, CARDS.values(), strict=True)))
         devices, cards = plugged_in(tmp_path / str(i), order)
-        found = find(wish, devices, cards)
+        found = find(selector, devices, cards)
         assert found.id == "usb-id:046d:082d:A1B2C3D4"
         assert found.name == "HD Pro Webcam C920: USB Audio"
         assert found.number == 2 * list(order).index(next(n for n, c in order.items() if c is LOGITECH))
@@ -80,12 +80,12 @@ def test_a_number_is_portaudios_number(tmp_path: Path) -> None:
 def test_two_of_a_make_without_serial_numbers_are_told_apart_by_their_place(tmp_path: Path) -> None:
     devices, cards = plugged_in(tmp_path, {0: CHEAP_LEFT, 1: CHEAP_RIGHT})
     assert [d.id for d in devices[:2]] == ["usb-path:0000:01:00.0-1.3", "usb-path:0000:01:00.0-1.4"]
-    for wish in ("usb-id:0d8c:0014", "USB PnP"):
+    for selector in ("usb-id:0d8c:0014", "USB PnP"):
         with pytest.raises(DeviceError) as caught:
-            find(wish, devices, cards)
+            find(selector, devices, cards)
         text = str(caught.value)
         assert text.startswith(
-            f"device '{wish}' could be usb-path:0000:01:00.0-1.3 (USB PnP Sound Device: USB Audio) or"
+            f"device '{selector}' could be usb-path:0000:01:00.0-1.3 (USB PnP Sound Device: USB Audio) or"
         )
         assert text.endswith("name one of them")
         assert "\n" not in text
@@ -119,17 +119,17 @@ def test_no_id_holds_a_cards_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wish", ["hw:1,0", "hw:1", "plughw:0", "usb-id:46d:82d", "usb-id:", "usb-path:", "hw:CARD="])
-def test_what_can_never_be_is_refused(wish: str) -> None:
+def test_what_can_never_be_is_refused(selector: str) -> None:
     with pytest.raises(ConfigError, match="snn-detect devices lists them"):
-        check_wish(wish)
+        check_selector(selector)
 
 
 def test_a_card_that_another_program_holds_is_said_to_be_there(tmp_path: Path) -> None:
     """PortAudio does not list an input that it could not open."""
     cards = read_cards(*build(tmp_path, {1: LOGITECH}))
-    for wish in ("usb-id:046d:082d:A1B2C3D4", "hw:CARD=C920", "CARD=C920"):
+    for selector in ("usb-id:046d:082d:A1B2C3D4", "hw:CARD=C920", "CARD=C920"):
         with pytest.raises(DeviceError, match=r"HD Pro Webcam C920\) is there but cannot be opened: another program"):
-            find(wish, identify(inputs({}), cards), cards)
+            find(selector, identify(inputs({}), cards), cards)
     with pytest.raises(
         DeviceError, match=r"no default input, and no input can be opened, though there are the cards HD"
     ):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detector.audio.levels import FLOOR_DBFS, Checks, Latch, Levels, RateWatch
-from detector.audio.live_source import Condition
+from detector.audio.levels import FLOOR_DBFS, Checks, Debounce, Levels, RateWatch
+from detector.audio.live_source import SourceCondition
 
 RATE = 8000
 Frames = NDArray[np.float32]
@@ -149,21 +149,21 @@ def test_blocks_of_any_length_give_the_same() -> None:
 
 
 def test_a_latch_tells_each_change_once() -> None:
-    latch = Latch(2, 3)
+    latch = Debounce(2, 3)
     looks = [True, True, True, False, False, True, False, False, False, False]
-    told = [(i, latch.active) for i, bad in enumerate(looks) if latch.look(begins=bad, ends=not bad)]
+    told = [(i, latch.active) for i, bad in enumerate(looks) if latch.check(begins=bad, ends=not bad)]
     assert told == [(1, True), (8, False)]
 
 
 def test_between_the_limits_nothing_changes() -> None:
-    latch = Latch(1, 1)
-    assert not latch.look(begins=False, ends=False)
-    assert latch.look(begins=True, ends=False)
-    assert not latch.look(begins=False, ends=False)
+    latch = Debounce(1, 1)
+    assert not latch.check(begins=False, ends=False)
+    assert latch.check(begins=True, ends=False)
+    assert not latch.check(begins=False, ends=False)
     assert latch.active
 
 
-def rates(paces: list[float]) -> list[Condition]:
+def rates(paces: list[float]) -> list[SourceCondition]:
     watch = RateWatch(48000)
     return [c for pace in paces for c in watch.push(pace)]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from detector.audio.live_source import Condition, News, Sound
+from detector.audio.live_source import AudioBlock, SourceCondition, SourceEvent
 from detector.audio.sources import PcmStream, RawFormat
 from detector.errors import ConfigError, SourceError
 from detector.messages import Samples
@@ -29,15 +29,15 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(descriptor)
 
 
-def to_the_end(stream: PcmStream) -> list[News]:
-    found: list[News] = []
-    while (news := stream.take(5)) is not None:
-        found += news
+def to_the_end(stream: PcmStream) -> list[SourceEvent]:
+    found: list[SourceEvent] = []
+    while (source_events := stream.take(5)) is not None:
+        found += source_events
     return found
 
 
-def samples_of(news: list[News]) -> Samples:
-    return np.concatenate([n.chunk.samples for n in news if isinstance(n, Sound)])
+def samples_of(source_events: list[SourceEvent]) -> Samples:
+    return np.concatenate([n.chunk.samples for n in source_events if isinstance(n, AudioBlock)])
 
 
 def write(writer: int, data: bytes) -> None:
@@ -67,16 +67,16 @@ def test_all_samples_arrive_in_order_however_they_are_written(pipe: tuple[int, i
 
     thread = threading.Thread(target=dribble)
     thread.start()
-    news = to_the_end(stream)
+    source_events = to_the_end(stream)
     thread.join()
-    np.testing.assert_array_equal(samples_of(news), ramp(RATE) / np.float32(32768))
-    sounds = [n for n in news if isinstance(n, Sound)]
+    np.testing.assert_array_equal(samples_of(source_events), ramp(RATE) / np.float32(32768))
+    sounds = [n for n in source_events if isinstance(n, AudioBlock)]
     ends = [0, *np.cumsum([len(s.chunk.samples) for s in sounds]).tolist()]
     assert [s.chunk.first_sample for s in sounds] == ends[:-1]
     assert not any(s.chunk.gap for s in sounds)
-    assert all(abs(s.heard_at_s - time.monotonic()) < 60 for s in sounds)
+    assert all(abs(s.received_at_s - time.monotonic()) < 60 for s in sounds)
     assert stream.take(1) is None
-    assert not stream.figures.is_open
+    assert not stream.stats.is_open
 
 
 def test_it_waits_no_longer_than_it_may(pipe: tuple[int, int]) -> None:
@@ -104,13 +104,13 @@ def test_whoever_writes_waits_for_the_detector(pipe: tuple[int, int]) -> None:
         os.close(writer)
 
     threading.Thread(target=keep_writing, daemon=True).start()
-    wait_until(lambda: stream.figures.queue_depth == 1, "a full queue")
+    wait_until(lambda: stream.stats.queue_depth == 1, "a full queue")
     time.sleep(0.3)
     assert written < 20
-    assert len([n for n in stream.take(1) or [] if isinstance(n, Sound)]) <= 4
-    news = to_the_end(stream)
-    assert len(samples_of(news)) > 50 * RATE
-    assert stream.figures.lost_s == 0
+    assert len([n for n in stream.take(1) or [] if isinstance(n, AudioBlock)]) <= 4
+    source_events = to_the_end(stream)
+    assert len(samples_of(source_events)) > 50 * RATE
+    assert stream.stats.lost_s == 0
 
 
 def test_the_end_leaves_no_thread_and_the_descriptor_open(pipe: tuple[int, int]) -> None:
@@ -144,10 +144,10 @@ def test_levels_and_conditions(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     write(writer, b"\0\0" * 8 * RATE)
     stream = PcmStream(reader, RawFormat(), RATE)
-    news = to_the_end(stream)
-    assert [(n.name, n.active) for n in news if isinstance(n, Condition)] == [("silent", True)]
-    assert stream.figures.conditions == ("silent",)
-    assert stream.figures.rms_dbfs == -120
+    source_events = to_the_end(stream)
+    assert [(n.name, n.active) for n in source_events if isinstance(n, SourceCondition)] == [("silent", True)]
+    assert stream.stats.conditions == ("silent",)
+    assert stream.stats.rms_dbfs == -120
 
 
 def test_stereo_at_another_rate(pipe: tuple[int, int]) -> None:

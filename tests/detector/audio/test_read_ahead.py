@@ -76,12 +76,12 @@ def test_what_a_look_raises_ends_it_also_while_no_chunk_comes() -> None:
 
     looks = iter(range(100))
 
-    def look() -> None:
+    def check() -> None:
         if next(looks) == 3:
             gate.set()
             raise InterruptedError("enough")
 
-    iterator = read_ahead(stuck(), look)
+    iterator = read_ahead(stuck(), check)
     assert next(iterator).first_sample == 0
     with pytest.raises(InterruptedError, match="enough"):
         next(iterator)

@@ -57,11 +57,11 @@ def test_what_is_heard_is_what_was_played(
     wave = chirps(48000)
     listening = listen(audio={"rate_hz": rate_hz})
     play(sound_server, listening, write(tmp_path / "a.wav", wave, 48000))
-    figures = listening.ask("figures")
+    stats = listening.ask("figures")
     heard = listening.end()
     assert likeness(heard["samples"], wave)[0] > 0.99
-    assert figures["device_rate_hz"] == (rate_hz or 48000)
-    assert (figures["device"], figures["device_channels"], figures["is_open"]) == ("default", 2, True)
+    assert stats["device_rate_hz"] == (rate_hz or 48000)
+    assert (stats["device"], stats["device_channels"], stats["is_open"]) == ("default", 2, True)
     assert listening.all_told("lost") == []
     assert heard["first"].tolist() == [0, *np.cumsum(heard["length"])[:-1].tolist()]
 

@@ -140,9 +140,9 @@ def test_a_file_is_taken_up_where_it_was_left(backgrounds: tuple[Path, Path], tm
         store = ScoreStore(tmp_path / "site.scores", detector)
         with pytest.raises(Stopped) if chunks == 40 else nullcontext():
             stop = StopsAfter(chunks)
-            Measurement(detector, store, stop).hear_file(backgrounds[0], None, stop.advance)
+            Measurement(detector, store, stop).measure_file(backgrounds[0], None, stop.advance)
         heard.append(store.background_hours * 3600)
-        assert Measurement(detector, store, StopOnSignal()).is_heard(backgrounds[0]) == (chunks > 40)
+        assert Measurement(detector, store, StopOnSignal()).is_measured(backgrounds[0]) == (chunks > 40)
         store.close()
     assert heard == [pytest.approx(40, abs=1), pytest.approx(SECONDS, abs=0.2)]
 

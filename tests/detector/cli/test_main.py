@@ -23,7 +23,7 @@ from detector import Detector, __version__
 from detector.cli.common import Program
 from detector.cli.main import cli
 from detector.messages import Samples
-from detector.records import Origin, event_record
+from detector.records import StreamInfo, event_record
 from detector.service.signals import StopOnSignal
 
 Record = dict[str, Any]
@@ -114,7 +114,7 @@ def test_version_and_module_entry() -> None:
 
 def test_replay_gives_the_events_of_the_library(detector: Detector, scene: Path, sound: Samples) -> None:
     m = detector.manifest
-    origin = Origin(str(scene), str(scene.resolve()), 16000, f"{m.name}-{m.version}", detector.sha256)
+    origin = StreamInfo(str(scene), str(scene.resolve()), 16000, f"{m.name}-{m.version}", detector.sha256)
     events = detector.push(sound) + detector.flush()
     expected = [event_record(event, origin, seq) for seq, event in enumerate(events, 1)]
     result = replay(scene)

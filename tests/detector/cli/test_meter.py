@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from detector.audio.live_source import Condition, Figures, Lost, News, Sound
+from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent, SourceStats
 from detector.audio.sources import read_sound
 from detector.cli.meter import LOWEST_DBFS, Meter, PeakHold, watch
 from detector.messages import AudioChunk
@@ -25,16 +25,16 @@ ROOT = Path(__file__).resolve().parents[3]
 class ScriptedSource:
     """Gives news from a list, one entry each time, and then nothing more."""
 
-    def __init__(self, *script: list[News], clipped: int = 0, is_open: bool = True) -> None:
+    def __init__(self, *script: list[SourceEvent], clipped: int = 0, is_open: bool = True) -> None:
         self._script = list(script)
         self.clipped = clipped
         self.is_open = is_open
 
     @property
-    def figures(self) -> Figures:
-        return Figures("usb-id:0d8c:0014", 48000, 1, self.is_open, (), 0, 0, 0, self.clipped, -30.5, -12.25, 0, 0)
+    def stats(self) -> SourceStats:
+        return SourceStats("usb-id:0d8c:0014", 48000, 1, self.is_open, (), 0, 0, 0, self.clipped, -30.5, -12.25, 0, 0)
 
-    def take(self, timeout_s: float) -> list[News] | None:
+    def take(self, timeout_s: float) -> list[SourceEvent] | None:
         assert timeout_s < 1
         return self._script.pop(0) if self._script else []
 
@@ -53,8 +53,8 @@ def detector(loaded: Detector) -> Detector:
     return loaded
 
 
-def sound(samples: np.ndarray, first_sample: int = 0, *, gap: bool = False) -> Sound:
-    return Sound(AudioChunk(samples.astype(np.float32), first_sample, gap), 0.0)
+def sound(samples: np.ndarray, first_sample: int = 0, *, gap: bool = False) -> AudioBlock:
+    return AudioBlock(AudioChunk(samples.astype(np.float32), first_sample, gap), 0.0)
 
 
 def shown(meter: Meter, now_s: float = 100.0) -> str:
@@ -91,7 +91,7 @@ def test_the_lamp_is_lit_for_a_while_after_clipping(detector: Detector) -> None:
 
 def test_scores_of_what_is_heard(detector: Detector) -> None:
     scene = read_sound(ROOT / "models" / "demo" / "scene.flac", detector.sample_rate_hz)
-    chunks: list[News] = [sound(scene[at : at + 640], at) for at in range(0, len(scene), 640)]
+    chunks: list[SourceEvent] = [sound(scene[at : at + 640], at) for at in range(0, len(scene), 640)]
     meter = Meter(ScriptedSource(chunks), detector)
     meter.turn(0.1)
     lines = shown(meter).splitlines()
@@ -104,8 +104,8 @@ def test_scores_of_what_is_heard(detector: Detector) -> None:
 
 
 def test_conditions_stand_there_as_long_as_they_hold(detector: Detector) -> None:
-    begin = Condition("silent", active=True, detail="only zeros come")
-    end = Condition("silent", active=False, detail="there is sound again")
+    begin = SourceCondition("silent", active=True, detail="only zeros come")
+    end = SourceCondition("silent", active=False, detail="there is sound again")
     meter = Meter(ScriptedSource([begin], [end]), detector)
     assert meter.turn(0.1) == ["only zeros come"]
     assert "only zeros come" in shown(meter)
@@ -120,7 +120,7 @@ def test_a_gap_does_not_mix_what_was_before_with_what_is_behind(detector: Detect
     alone.turn(0.1)
     expected = alone.line(0.0)
     detector.reset()
-    lost = Lost(16000, 32000, "queue")
+    lost = AudioGap(16000, 32000, "queue")
     meter = Meter(ScriptedSource([sound(before)], [lost, sound(behind, 48000, gap=True)]), detector)
     meter.turn(0.1)
     meter.line(0.0)
@@ -149,7 +149,7 @@ def run(source: ScriptedSource, detector: Detector, *, terminal: bool, seconds: 
 
 
 def test_away_from_a_terminal_a_line_a_second_is_printed(detector: Detector) -> None:
-    waiting = Condition("waiting", active=True, detail="waiting for [the] microphone")
+    waiting = SourceCondition("waiting", active=True, detail="waiting for [the] microphone")
     text = run(ScriptedSource([waiting]), detector, terminal=False, seconds=2.5)
     lines = text.splitlines()
     assert lines[0] == "waiting for [the] microphone"
@@ -181,7 +181,7 @@ def test_a_signal_in_the_middle_of_a_turn_waits_for_its_end(detector: Detector, 
     class Interrupted(ScriptedSource):
         is_whole = False
 
-        def take(self, timeout_s: float) -> list[News] | None:
+        def take(self, timeout_s: float) -> list[SourceEvent] | None:
             os.kill(os.getpid(), signal.SIGINT)
             self.is_whole = True
             return super().take(timeout_s)

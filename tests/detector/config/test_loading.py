@@ -90,10 +90,10 @@ def test_tables_are_merged_and_lists_replaced(file: Path) -> None:
 
 
 def test_wishes_of_the_command_line_stay_as_they_are(file: Path) -> None:
-    wishes = {"mqtt": [{"host": "a"}], "mqtt.port": 2}
+    run_options = {"mqtt": [{"host": "a"}], "mqtt.port": 2}
     for _ in range(2):
-        assert [m.port for m in load_settings(written(file, ""), wishes).mqtt] == [2]
-    assert wishes == {"mqtt": [{"host": "a"}], "mqtt.port": 2}
+        assert [m.port for m in load_settings(written(file, ""), run_options).mqtt] == [2]
+    assert run_options == {"mqtt": [{"host": "a"}], "mqtt.port": 2}
 
 
 def test_one_table_does_not_say_which_of_several_it_means(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.doctor.result import Roots
+from detector.doctor.result import SystemPaths
 from detector.pipeline import Detector
 from tests.sound_server import sound_server
 
@@ -18,9 +18,9 @@ Program = Callable[[str, str], Path]
 
 
 @pytest.fixture
-def roots(tmp_path: Path) -> Roots:
+def paths(tmp_path: Path) -> SystemPaths:
     """Give an empty file system."""
-    return Roots(tmp_path / "root")
+    return SystemPaths(tmp_path / "root")
 
 
 @pytest.fixture

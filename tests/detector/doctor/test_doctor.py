@@ -22,7 +22,7 @@ from detector.audio.sources import read_sound
 from detector.cli.doctor import doctor
 from detector.doctor.audio import check_access
 from detector.doctor.checks import Examination
-from detector.doctor.result import Finding, Roots, answer, exit_code, ok, problem, warning
+from detector.doctor.result import CheckResult, SystemPaths, answer, exit_code, ok, problem, warning
 from detector.errors import DeviceError
 from detector.messages import Samples
 from tests.detector.doctor.conftest import Program, write
@@ -144,25 +144,25 @@ def test_exit_codes_are_those_of_problems_alone() -> None:
     assert exit_code([ok("a", "x"), problem("b", "x", "y", 69), problem("c", "x", "y", 2)]) == 69
 
 
-def test_a_look_that_fails_hides_no_other(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: object) -> Finding:
+def test_a_look_that_fails_hides_no_other(paths: SystemPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> CheckResult:
         raise RuntimeError("out of order")
 
     monkeypatch.setattr("detector.doctor.machine.check_temperature", broken)
-    found = {f.name: f for f in Examination(overrides={"audio.device": "-"}, roots=roots).findings()}
+    found = {f.name: f for f in Examination(overrides={"audio.device": "-"}, paths=paths).findings()}
     assert (found["temperature"].state, found["temperature"].exit_code) == ("problem", 70)
     assert "RuntimeError: out of order" in found["temperature"].found
     assert found["clock"].state in {"ok", "warning"}
 
 
-def test_a_device_that_the_detector_itself_has_open_is_no_problem(roots: Roots) -> None:
+def test_a_device_that_the_detector_itself_has_open_is_no_problem(paths: SystemPaths) -> None:
     """The sound system does not even list a card that somebody has open."""
-    write(roots.proc / "asound/card1/id", "Device\n")
-    write(roots.proc / "asound/card1/usbid", "0d8c:0014\n")
-    status = write(roots.proc / "asound/card1/pcm0c/sub0/status", "state: RUNNING\nowner_pid   : 500\n")
-    write(roots.proc / "500/comm", "snn-detect\n")
-    arguments = write(roots.proc / "500/cmdline", "python3\0/usr/bin/snn-detect\0run\0")
-    examination = Examination(overrides={"audio.device": "usb-id:0d8c:0014"}, roots=roots)
+    write(paths.proc / "asound/card1/id", "Device\n")
+    write(paths.proc / "asound/card1/usbid", "0d8c:0014\n")
+    status = write(paths.proc / "asound/card1/pcm0c/sub0/status", "state: RUNNING\nowner_pid   : 500\n")
+    write(paths.proc / "500/comm", "snn-detect\n")
+    arguments = write(paths.proc / "500/cmdline", "python3\0/usr/bin/snn-detect\0run\0")
+    examination = Examination(overrides={"audio.device": "usb-id:0d8c:0014"}, paths=paths)
     found = {f.name: f for f in examination.findings()}
     assert found["device"].state == "skipped"
     assert "the detector itself" in found["device"].found
@@ -225,16 +225,16 @@ def test_who_may_not_open_the_cards_is_told_the_group(open_folder: Path) -> None
     device = write(open_folder / "dev/snd/pcmC1D0c", "")
     device.chmod(0o666)
     with nobody():
-        assert check_access(Roots(open_folder), is_needed=True).state == "ok"
+        assert check_access(SystemPaths(open_folder), is_needed=True).state == "ok"
     device.chmod(0o000)
     with nobody():
-        found = check_access(Roots(open_folder), is_needed=True)
-        served = check_access(Roots(open_folder), is_needed=False)
+        found = check_access(SystemPaths(open_folder), is_needed=True)
+        served = check_access(SystemPaths(open_folder), is_needed=False)
     assert (found.state, found.exit_code) == ("problem", 69)
     assert "may not open" in found.found
     assert "usermod -aG audio" in found.advice
     assert served.state == "warning", "a sound server opens them"
 
 
-def test_without_cards_there_is_nothing_to_open(roots: Roots) -> None:
-    assert check_access(roots, is_needed=True).state == "skipped"
+def test_without_cards_there_is_nothing_to_open(paths: SystemPaths) -> None:
+    assert check_access(paths, is_needed=True).state == "skipped"

@@ -25,23 +25,23 @@ from detector.doctor.machine import (
     places,
     writer,
 )
-from detector.doctor.result import Roots
+from detector.doctor.result import SystemPaths
 from tests.detector.doctor.conftest import Program, write
 
 NOW = datetime(2026, 11, 23, 18, 4, 5, tzinfo=UTC)
 STRANGER = User("stranger", 54321, frozenset({54321}))
 
 
-def raspberry(roots: Roots) -> None:
-    write(roots.proc / "device-tree/model", "Raspberry Pi 4 Model B Rev 1.4\0")
+def raspberry(paths: SystemPaths) -> None:
+    write(paths.proc / "device-tree/model", "Raspberry Pi 4 Model B Rev 1.4\0")
 
 
-def test_the_hottest_thermometer_counts(roots: Roots) -> None:
-    assert check_temperature(roots).state == "skipped"
-    write(roots.thermal / "thermal_zone0/temp", "52300\n")
-    assert (check_temperature(roots).state, check_temperature(roots).found) == ("ok", "52 °C")
-    write(roots.thermal / "thermal_zone1/temp", "84100\n")
-    assert (check_temperature(roots).state, check_temperature(roots).found) == ("warning", "84 °C")
+def test_the_hottest_thermometer_counts(paths: SystemPaths) -> None:
+    assert check_temperature(paths).state == "skipped"
+    write(paths.thermal / "thermal_zone0/temp", "52300\n")
+    assert (check_temperature(paths).state, check_temperature(paths).found) == ("ok", "52 °C")
+    write(paths.thermal / "thermal_zone1/temp", "84100\n")
+    assert (check_temperature(paths).state, check_temperature(paths).found) == ("warning", "84 °C")
 
 
 @pytest.mark.parametrize(
@@ -56,30 +56,30 @@ def test_the_hottest_thermometer_counts(roots: Roots) -> None:
     ],
 )
 def test_the_firmware_tells_of_voltage_and_heat(
-    roots: Roots, program: Program, bits: int, state: str, words: str
+    paths: SystemPaths, program: Program, bits: int, state: str, words: str
 ) -> None:
-    raspberry(roots)
+    raspberry(paths)
     program("vcgencmd", f'[ "$1" = get_throttled ] && echo throttled={bits:#x}')
-    found = check_power(roots)
+    found = check_power(paths)
     assert (found.state, words in found.found) == (state, True), found
     assert bool(found.advice) == (state != "ok")
 
 
-def test_without_the_firmware_a_sensor_tells_of_the_voltage(roots: Roots, program: Program) -> None:
-    raspberry(roots)
+def test_without_the_firmware_a_sensor_tells_of_the_voltage(paths: SystemPaths, program: Program) -> None:
+    raspberry(paths)
     program("vcgencmd", "echo 'VCHI initialization failed' >&2; exit 1")
-    assert check_power(roots).state == "skipped"
-    write(roots.hwmon / "hwmon0/name", "cpu_thermal\n")
-    write(roots.hwmon / "hwmon1/name", "rpi_volt\n")
-    alarm = write(roots.hwmon / "hwmon1/in0_lcrit_alarm", "0\n")
-    assert check_power(roots).state == "ok"
+    assert check_power(paths).state == "skipped"
+    write(paths.hwmon / "hwmon0/name", "cpu_thermal\n")
+    write(paths.hwmon / "hwmon1/name", "rpi_volt\n")
+    alarm = write(paths.hwmon / "hwmon1/in0_lcrit_alarm", "0\n")
+    assert check_power(paths).state == "ok"
     alarm.write_text("1\n", encoding="ascii")
-    assert check_power(roots).state == "problem"
+    assert check_power(paths).state == "problem"
 
 
-def test_other_machines_are_not_asked_for_their_power(roots: Roots, program: Program) -> None:
+def test_other_machines_are_not_asked_for_their_power(paths: SystemPaths, program: Program) -> None:
     program("vcgencmd", "echo throttled=0x50005")
-    assert check_power(roots).state == "skipped"
+    assert check_power(paths).state == "skipped"
 
 
 def test_the_clock_is_kept_right_or_not_or_cannot_be() -> None:
@@ -144,9 +144,9 @@ def test_rights_are_those_of_owner_group_and_others(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def systemd(roots: Roots) -> Roots:
-    (roots.run / "systemd/system").mkdir(parents=True)
-    return roots
+def systemd(paths: SystemPaths) -> SystemPaths:
+    (paths.run / "systemd/system").mkdir(parents=True)
+    return paths
 
 
 def shows(program: Program, **changes: str) -> None:
@@ -177,38 +177,38 @@ def shows(program: Program, **changes: str) -> None:
     ],
 )
 def test_the_unit_is_looked_at(
-    systemd: Roots, program: Program, changes: dict[str, str], state: str, words: str
+    systemd: SystemPaths, program: Program, changes: dict[str, str], state: str, words: str
 ) -> None:
     shows(program, **changes)
     found = check_service(systemd, {})
     assert (found.state, words in found.found) == (state, True), found
 
 
-def test_without_systemd_there_is_no_unit(roots: Roots, program: Program) -> None:
+def test_without_systemd_there_is_no_unit(paths: SystemPaths, program: Program) -> None:
     shows(program)
-    assert check_service(roots, {}).state == "skipped"
+    assert check_service(paths, {}).state == "skipped"
 
 
-def test_the_socket_of_systemd_is_tried_without_a_word(roots: Roots, tmp_path: Path) -> None:
+def test_the_socket_of_systemd_is_tried_without_a_word(paths: SystemPaths, tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(path))
         sock.setblocking(False)
         environment = {"NOTIFY_SOCKET": str(path)}
-        assert check_service(roots, environment).state == "warning"
-        assert check_service(roots, environment | {"WATCHDOG_USEC": "1000000"}).state == "warning"
-        found = check_service(roots, environment | {"WATCHDOG_USEC": "30000000"})
+        assert check_service(paths, environment).state == "warning"
+        assert check_service(paths, environment | {"WATCHDOG_USEC": "1000000"}).state == "warning"
+        found = check_service(paths, environment | {"WATCHDOG_USEC": "30000000"})
         assert (found.state, "watchdog 30 s" in found.found) == ("ok", True)
         with pytest.raises(BlockingIOError):
             sock.recv(100)
     path.unlink()
-    found = check_service(roots, {"NOTIFY_SOCKET": str(path)})
+    found = check_service(paths, {"NOTIFY_SOCKET": str(path)})
     assert (found.state, found.exit_code) == ("problem", 69)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
-def test_an_abstract_socket_will_do(roots: Roots) -> None:
+def test_an_abstract_socket_will_do(paths: SystemPaths) -> None:
     name = f"snn-detect-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(f"\0{name}")
-        assert check_service(roots, {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "30000000"}).state == "ok"
+        assert check_service(paths, {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "30000000"}).state == "ok"

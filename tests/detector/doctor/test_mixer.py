@@ -9,7 +9,7 @@ import pytest
 
 from detector.audio.devices import Card
 from detector.doctor.audio import Control, check_mixer, controls
-from detector.doctor.result import Roots
+from detector.doctor.result import SystemPaths
 from tests.detector.doctor.conftest import Program, write
 from tests.sound_server import SoundServer, require_programs
 
@@ -67,16 +67,16 @@ def test_only_the_capture_side_counts() -> None:
     assert list(controls("")) == []
 
 
-def test_a_volume_in_order_is_shown(roots: Roots, program: Program) -> None:
-    write(roots.mixer_state, "state.Device {}\n")
+def test_a_volume_in_order_is_shown(paths: SystemPaths, program: Program) -> None:
+    write(paths.mixer_state, "state.Device {}\n")
     says(program, usb(62))
-    found = check_mixer(roots, CARD)
+    found = check_mixer(paths, CARD)
     assert (found.state, found.found, found.advice) == ("ok", "Mic 62 %", "")
 
 
-def test_a_volume_that_was_never_stored_is_to_be(roots: Roots, program: Program) -> None:
+def test_a_volume_that_was_never_stored_is_to_be(paths: SystemPaths, program: Program) -> None:
     says(program, usb(62))
-    found = check_mixer(roots, CARD)
+    found = check_mixer(paths, CARD)
     assert found.state == "ok"
     assert "alsactl store 1" in found.advice
 
@@ -92,9 +92,9 @@ def test_a_volume_that_was_never_stored_is_to_be(roots: Roots, program: Program)
         (hda(mic="off"), "Line is muted"),
     ],
 )
-def test_muted_and_low_are_told_with_what_to_do(roots: Roots, program: Program, text: str, words: str) -> None:
+def test_muted_and_low_are_told_with_what_to_do(paths: SystemPaths, program: Program, text: str, words: str) -> None:
     says(program, text)
-    found = check_mixer(roots, CARD)
+    found = check_mixer(paths, CARD)
     assert found.state == "warning"
     assert words in found.found
     assert "amixer -c 1 sset" in found.advice
@@ -102,31 +102,31 @@ def test_muted_and_low_are_told_with_what_to_do(roots: Roots, program: Program, 
 
 
 @pytest.mark.parametrize("text", [hda(line="on", mic="off"), hda(), usb(10), usb(100)])
-def test_one_input_that_is_on_is_enough(roots: Roots, program: Program, text: str) -> None:
+def test_one_input_that_is_on_is_enough(paths: SystemPaths, program: Program, text: str) -> None:
     says(program, text)
-    assert check_mixer(roots, CARD).state == "ok"
+    assert check_mixer(paths, CARD).state == "ok"
 
 
-def test_a_card_without_volumes_is_skipped(roots: Roots, program: Program) -> None:
+def test_a_card_without_volumes_is_skipped(paths: SystemPaths, program: Program) -> None:
     says(program, "")
-    assert check_mixer(roots, CARD).state == "skipped"
+    assert check_mixer(paths, CARD).state == "skipped"
 
 
-def test_a_mixer_that_fails_is_skipped(roots: Roots, program: Program) -> None:
+def test_a_mixer_that_fails_is_skipped(paths: SystemPaths, program: Program) -> None:
     program("amixer", "echo 'amixer: Invalid card number' >&2; exit 1")
-    assert check_mixer(roots, CARD).state == "skipped"
+    assert check_mixer(paths, CARD).state == "skipped"
 
 
 def test_the_sound_servers_own_volume_is_read(
-    roots: Roots, sound_server: SoundServer, monkeypatch: pytest.MonkeyPatch
+    paths: SystemPaths, sound_server: SoundServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_programs(("amixer",), "alsa-utils")
     for name, value in sound_server.env.items():
         if os.environ.get(name) != value:
             monkeypatch.setenv(name, value)
-    found = check_mixer(roots, None)
+    found = check_mixer(paths, None)
     assert (found.state, found.found) == ("ok", "Capture 100 %")
     subprocess.run(["pactl", "set-source-mute", "virt.monitor", "1"], env=sound_server.env, check=True)
-    found = check_mixer(roots, None)
+    found = check_mixer(paths, None)
     assert found.state == "warning"
     assert "Capture is muted" in found.found

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from detector.doctor.setup import Expected, annotated, check_scene, judge
+from detector.doctor.setup import Expected, annotated, check_scene, evaluate
 from detector.pipeline import Detector
 from tests.detector.doctor.conftest import write
 
@@ -62,11 +62,11 @@ def test_a_scene_that_is_missing_or_damaged_fails(tmp_path: Path, detector: Dete
 
 def test_sounds_are_heard_where_they_are_and_nowhere_else() -> None:
     good = [("guitar", 6.2), ("speech", 15.6), ("guitar", 26.6)]
-    assert judge(SCENE, good).found == "3 of 3 sounds heard"
-    assert judge(SCENE, [*good, ("rain", 14.0)]).found == "3 of 3 sounds heard; besides rain at 14.0 s"
-    assert judge(SCENE, good[:2]).state == "ok"
-    assert judge(SCENE, good[:1]).state == "problem"
-    assert judge(SCENE, [("guitar", 13.0), ("speech", 14.0), ("drums", 27.0)]).state == "problem"
+    assert evaluate(SCENE, good).found == "3 of 3 sounds heard"
+    assert evaluate(SCENE, [*good, ("rain", 14.0)]).found == "3 of 3 sounds heard; besides rain at 14.0 s"
+    assert evaluate(SCENE, good[:2]).state == "ok"
+    assert evaluate(SCENE, good[:1]).state == "problem"
+    assert evaluate(SCENE, [("guitar", 13.0), ("speech", 14.0), ("drums", 27.0)]).state == "problem"
 
 
 def test_the_scene_that_ships_has_its_table(tmp_path: Path) -> None:

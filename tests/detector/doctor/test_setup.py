@@ -11,8 +11,8 @@ import pytest
 
 from detector.audio.devices import Device
 from detector.config.settings import Settings
-from detector.doctor.machine import check_speed, judge
-from detector.doctor.result import Process, Roots
+from detector.doctor.machine import check_speed, evaluate
+from detector.doctor.result import Process, SystemPaths
 from detector.doctor.setup import (
     check_addresses,
     check_brokers,
@@ -96,8 +96,8 @@ def test_onnxruntime_has_one_thread_and_rests(detector: Detector) -> None:
 
 def test_the_speed_is_measured_and_judged(detector: Detector) -> None:
     assert "times real time" in check_speed(detector).found
-    assert [judge(busy, 0.1).state for busy in (0.02, 0.6, 1.2)] == ["ok", "warning", "problem"]
-    assert judge(1.2, 1.1).exit_code == 2
+    assert [evaluate(busy, 0.1).state for busy in (0.02, 0.6, 1.2)] == ["ok", "warning", "problem"]
+    assert evaluate(1.2, 1.1).exit_code == 2
 
 
 def test_sinks_that_can_be_made_are_listed(tmp_path: Path, detector: Detector) -> None:
@@ -166,14 +166,14 @@ def test_an_address_of_another_machine_is_a_problem(tmp_path: Path) -> None:
     assert (found.state, found.exit_code) == ("problem", 69)
 
 
-def test_a_broker_that_works_is_told_stage_by_stage(tmp_path: Path, roots: Roots) -> None:
+def test_a_broker_that_works_is_told_stage_by_stage(tmp_path: Path, paths: SystemPaths) -> None:
     with Broker(tmp_path) as broker:
-        (found,) = check_brokers(settings(mqtt={"host": HOST, "port": broker.port}), roots)
+        (found,) = check_brokers(settings(mqtt={"host": HOST, "port": broker.port}), paths)
     assert found.state == "ok", found
     assert all(f"{stage}:" in found.found for stage in ("DNS", "TCP", "TLS", "auth", "publish"))
 
 
-def test_each_broker_that_does_not_work_says_at_which_stage(tmp_path: Path, roots: Roots) -> None:
+def test_each_broker_that_does_not_work_says_at_which_stage(tmp_path: Path, paths: SystemPaths) -> None:
     with Broker(tmp_path, users={"snn": "right"}) as broker:
         wanted = settings(
             mqtt=[
@@ -183,17 +183,17 @@ def test_each_broker_that_does_not_work_says_at_which_stage(tmp_path: Path, root
                 {"host": "localhost", "port": broker.port, "username": "snn"},
             ]
         )
-        found = check_brokers(wanted, roots)
+        found = check_brokers(wanted, paths)
         assert [(f.state, f.exit_code) for f in found] == [("problem", 69)] * 4
         assert [f.found.partition(":")[0] for f in found] == ["DNS", "TCP", "auth", "auth"]
         assert all(f.advice for f in found)
         assert "/etc/snn-detect/mqtt.password" in found[3].advice
-        write(roots.etc / "snn-detect/mqtt.password", "right\n")
-        assert check_brokers(wanted, roots)[3].state == "ok", "as systemd would give it to the service"
+        write(paths.etc / "snn-detect/mqtt.password", "right\n")
+        assert check_brokers(wanted, paths)[3].state == "ok", "as systemd would give it to the service"
 
 
-def test_without_a_broker_none_is_tried(roots: Roots) -> None:
-    assert [f.state for f in check_brokers(settings(), roots)] == ["skipped"]
+def test_without_a_broker_none_is_tried(paths: SystemPaths) -> None:
+    assert [f.state for f in check_brokers(settings(), paths)] == ["skipped"]
 
 
 def test_a_calibration_is_compared_with_model_and_device(detector: Detector) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from detector.audio.live_source import Figures, News, Sound
+from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 from detector.pipeline import Detector
-from detector.service.engine import Engine, Tally, Teller
+from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE
 
 RATE = 16000
@@ -23,12 +23,12 @@ Record = dict[str, Any]
 class Script:
     """Gives one item of a list each time it is asked, raises those that are errors, and is over behind the last one."""
 
-    def __init__(self, items: Iterable[News | SourceError]) -> None:
+    def __init__(self, items: Iterable[SourceEvent | SourceError]) -> None:
         self.items = list(items)
-        self.figures: Figures = dataclasses.replace(NO_SOURCE, device="usb-id:1234:5678", is_open=True)
+        self.stats: SourceStats = dataclasses.replace(NO_SOURCE, device="usb-id:1234:5678", is_open=True)
         self.is_closed = False
 
-    def take(self, timeout_s: float) -> list[News] | None:
+    def take(self, timeout_s: float) -> list[SourceEvent] | None:
         del timeout_s
         if not self.items:
             return None
@@ -41,13 +41,13 @@ class Script:
         self.is_closed = True
 
 
-def heard(samples: Samples, first: int = 0, length: int = 320, *, gap: bool = False) -> Iterator[Sound]:
+def heard(samples: Samples, first: int = 0, length: int = 320, *, gap: bool = False) -> Iterator[AudioBlock]:
     """Yield sound in chunks, as heard one after another from now on."""
     begin = time.monotonic() - first / RATE
     for at in range(0, len(samples), length):
         piece = samples[at : at + length]
         end = first + at + len(piece)
-        yield Sound(AudioChunk(piece, first + at, gap and at == 0), begin + end / RATE)
+        yield AudioBlock(AudioChunk(piece, first + at, gap and at == 0), begin + end / RATE)
 
 
 def silence(seconds: float) -> Samples:
@@ -57,12 +57,14 @@ def silence(seconds: float) -> Samples:
 class Bench:
     """An engine over a script, with its records."""
 
-    def __init__(self, items: Iterable[News | SourceError], detector: Detector, only: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, items: Iterable[SourceEvent | SourceError], detector: Detector, only: tuple[str, ...] = ()
+    ) -> None:
         self.records: list[Record] = []
-        self.tally = Tally()
+        self.counters = Counters()
         self.source = Script(items)
-        self.teller = Teller("mic", lambda record: self.records.append(dict(record)))
-        self.engine = Engine(self.source, detector, self.teller, self.tally, only)
+        self.publisher = RecordPublisher("mic", lambda record: self.records.append(dict(record)))
+        self.engine = Engine(self.source, detector, self.publisher, self.counters, only)
 
     def run(self) -> list[Record]:
         """Work off the whole script."""

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.audio.levels import Loudness
-from detector.audio.live_source import Condition, Lost, News, Sound
+from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 from detector.pipeline import Detector
-from detector.records import Origin, event_record
+from detector.records import StreamInfo, event_record
 from detector.service.clock import Reading
 from tests.detector.service.conftest import MODEL
 from tests.detector.service.scripted import RATE, Bench, Record, heard, silence
@@ -34,7 +34,7 @@ def expected(sound: Samples, thresholds: dict[str, float]) -> list[Record]:
     """Return what a library user gets for the same sound."""
     detector = Detector.load(MODEL, thresholds)
     m = detector.manifest
-    origin = Origin("x", "x", RATE, f"{m.name}-{m.version}", detector.sha256)
+    origin = StreamInfo("x", "x", RATE, f"{m.name}-{m.version}", detector.sha256)
     events = detector.push(sound) + detector.flush()
     return bare([event_record(e, origin, 0) for e in events])
 
@@ -50,11 +50,11 @@ def paired(records: list[Record]) -> bool:
 @settings(max_examples=12)
 def test_events_are_those_of_the_library_however_the_sound_is_cut(lively: Lively, lengths: list[int]) -> None:
     sound, thresholds = lively
-    items: list[Sound] = []
+    items: list[AudioBlock] = []
     at = turn = 0
     while at < len(sound):
         n = lengths[turn % len(lengths)] if turn < 40 else 9000
-        items.append(Sound(AudioChunk(sound[at : at + n], at), time.monotonic()))
+        items.append(AudioBlock(AudioChunk(sound[at : at + n], at), time.monotonic()))
         at, turn = at + n, turn + 1
     bench = Bench(items, Detector.load(MODEL, thresholds))
     bench.run()
@@ -124,7 +124,7 @@ def test_only(lively: Lively, detector: Detector) -> None:
 
 def test_a_gap_closes_events_and_the_detector_begins_anew_at_its_place(lively: Lively, detector: Detector) -> None:
     sound, thresholds = lively
-    lost = Lost(len(sound), 8000, "overrun")
+    lost = AudioGap(len(sound), 8000, "overrun")
     behind = len(sound) + 8000
     bench = Bench([*heard(sound), lost, *heard(sound, behind, gap=True)], detector)
     bench.run()
@@ -136,7 +136,7 @@ def test_a_gap_closes_events_and_the_detector_begins_anew_at_its_place(lively: L
     before = [r for r in bench.of("onset") if r["onset_s"] < gap["at_s"]]
     after = [r for r in bench.of("onset") if r["onset_s"] >= gap["at_s"]]
     assert [r["onset_s"] + behind / RATE for r in before] == [r["onset_s"] for r in after]
-    assert bench.tally.gaps == 1
+    assert bench.counters.gaps == 1
     bench.engine.close_events("end_of_stream")
     assert paired(bench.records)
     assert len(bench.of("onset")) == 2 * len([r for r in expected(sound, thresholds) if r["type"] == "onset"])
@@ -144,7 +144,7 @@ def test_a_gap_closes_events_and_the_detector_begins_anew_at_its_place(lively: L
 
 def test_a_device_that_goes_leaves_nothing_open(lively: Lively, detector: Detector) -> None:
     """How long it is away nobody knows: a light that the onset turned on must not burn until it comes back."""
-    waiting = Condition("waiting", active=True, detail="waiting for usb-id:1234:5678")
+    waiting = SourceCondition("waiting", active=True, detail="waiting for usb-id:1234:5678")
     bench = Bench([*heard(lively[0]), waiting], detector)
     bench.run()
     assert paired(bench.records)
@@ -155,8 +155,8 @@ def test_a_device_that_goes_leaves_nothing_open(lively: Lively, detector: Detect
 
 
 def test_each_change_is_told_once(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
-    begins = Condition("silent", active=True, detail="nothing but zeros;\ncheck the switch")
-    ends = Condition("silent", active=False, detail="it can be heard again")
+    begins = SourceCondition("silent", active=True, detail="nothing but zeros;\ncheck the switch")
+    ends = SourceCondition("silent", active=False, detail="it can be heard again")
     with caplog.at_level(logging.INFO, "detector"):
         bench = Bench([*heard(silence(0.5)), begins, *heard(silence(0.5), 8000), ends], detector)
         bench.run()
@@ -171,9 +171,9 @@ def test_each_change_is_told_once(detector: Detector, caplog: pytest.LogCaptureF
 
 
 def test_a_storm_of_gaps_is_one_line_in_the_log(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
-    items: list[News | SourceError] = []
+    items: list[SourceEvent | SourceError] = []
     for n in range(200):
-        items += [Lost(n * 640, 320, "overrun"), *heard(silence(0.02), n * 640 + 320)]
+        items += [AudioGap(n * 640, 320, "overrun"), *heard(silence(0.02), n * 640 + 320)]
     with caplog.at_level(logging.WARNING, "detector"):
         bench = Bench(items, detector)
         bench.run()
@@ -185,7 +185,7 @@ def test_a_fault_comes_behind_the_sound(lively: Lively, detector: Detector) -> N
     bench = Bench([*heard(lively[0]), SourceError("the cable is cut")], detector)
     with pytest.raises(SourceError, match="cable"):
         bench.run()
-    assert bench.tally.heard_s == pytest.approx(len(lively[0]) / RATE)
+    assert bench.counters.heard_s == pytest.approx(len(lively[0]) / RATE)
 
 
 @pytest.mark.parametrize("state", ["all", "one"])
@@ -203,7 +203,7 @@ def test_a_state_that_is_no_number_is_mended_within_a_second(
         value[...] = np.nan
     with caplog.at_level(logging.WARNING, "detector"):
         bench.run()
-    assert bench.tally.repairs == 1
+    assert bench.counters.repairs == 1
     assert "no number" in caplog.text
     (label,) = lively[1]
     assert label in {r["label"] for r in bench.of("onset")}
@@ -219,12 +219,12 @@ def test_a_clock_that_is_set_is_told_and_lengths_stay(lively: Lively, detector: 
         return Reading(now.monotonic_s, now.boot_s, now.wall_s + step_s)
 
     clock._read = read
-    bench.engine.look_at_clock()
+    bench.engine.check_clock()
     while not bench.of("onset"):
         bench.engine.turn(0)
     step_s = 3600.0
-    bench.engine.look_at_clock()
-    bench.engine.look_at_clock()
+    bench.engine.check_clock()
+    bench.engine.check_clock()
     bench.run()
     bench.engine.close_events("shutdown")
     (told,) = [r for r in bench.of("status") if r["state"] == "clock"]
@@ -239,7 +239,7 @@ def test_a_clock_that_is_set_is_told_and_lengths_stay(lively: Lively, detector: 
 def test_another_detector_goes_on_with_the_same_stream(lively: Lively, detector: Detector) -> None:
     sound, thresholds = lively
     bench = Bench([*heard(sound), *heard(sound, len(sound))], detector)
-    while bench.tally.heard_s < len(sound) / RATE:
+    while bench.counters.heard_s < len(sound) / RATE:
         bench.engine.turn(0)
     bench.engine.use(Detector.load(MODEL, thresholds))
     assert paired(bench.records)

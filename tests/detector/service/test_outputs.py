@@ -13,16 +13,16 @@ import pytest
 from detector.config.settings import Command, Database, JsonFile, Mqtt, Settings, Stdout, Webhook
 from detector.errors import ConfigError
 from detector.pipeline import Detector
-from detector.service.outputs import Outlets, Plan, Wiring, plans
-from detector.sinks.base import LiveSink, Record, Station
+from detector.service.outputs import SinkContext, SinkManager, SinkSpec, specs
+from detector.sinks.base import LiveSink, NodeInfo, Record
 from tests.service import wait_until
 
-STATION = Station("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
+STATION = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
 SILENT = Stdout(enabled=False)
 
 
-def wiring(station: Station = STATION) -> Wiring:
-    return Wiring(station, 16000, lambda _: None, lambda _: None, Detector.load())
+def wiring(node_info: NodeInfo = STATION) -> SinkContext:
+    return SinkContext(node_info, 16000, lambda _: None, lambda _: None, Detector.load())
 
 
 def settings(*files: Path, **others: Any) -> Settings:
@@ -39,34 +39,34 @@ def numbers(path: Path) -> list[int]:
 
 def test_only_sinks_whose_settings_change_are_made_anew(tmp_path: Path) -> None:
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    outlets = Outlets()
-    assert [w.name for w in outlets.prepare(settings(a), wiring())()] == ["file"]
-    (first,) = outlets.sinks
-    outlets.submit(gap(1))
-    assert [w.name for w in outlets.prepare(settings(a, b), wiring())()] == ["file-2"]
-    assert outlets.sinks[0] is first
-    outlets.submit(gap(2))
-    assert outlets.prepare(settings(b), wiring())() == ()
-    outlets.submit(gap(3))
-    assert list(outlets.figures) == ["file-2"]
-    assert outlets.close(30)
+    outputs = SinkManager()
+    assert [w.name for w in outputs.prepare(settings(a), wiring())()] == ["file"]
+    (first,) = outputs.sinks
+    outputs.submit(gap(1))
+    assert [w.name for w in outputs.prepare(settings(a, b), wiring())()] == ["file-2"]
+    assert outputs.sinks[0] is first
+    outputs.submit(gap(2))
+    assert outputs.prepare(settings(b), wiring())() == ()
+    outputs.submit(gap(3))
+    assert list(outputs.stats) == ["file-2"]
+    assert outputs.close(30)
     assert (numbers(a), numbers(b)) == ([1, 2], [2, 3])
-    outlets.submit(gap(4))
+    outputs.submit(gap(4))
     assert numbers(b) == [2, 3]
 
 
 def test_what_cannot_be_changes_nothing(tmp_path: Path) -> None:
     a = tmp_path / "a.jsonl"
-    outlets = Outlets()
-    outlets.prepare(settings(a), wiring())()
-    before = outlets.sinks
+    outputs = SinkManager()
+    outputs.prepare(settings(a), wiring())()
+    before = outputs.sinks
     secret = Mqtt(host="x", username="u", password_file=tmp_path / "none")
     for wrong in (settings(mqtt=(secret,)), settings(webhook=(Webhook(url="https://x", ca_file=tmp_path / "none"),))):
         with pytest.raises(ConfigError, match="none"):
-            outlets.prepare(wrong, wiring())
-    assert outlets.sinks == before
-    outlets.submit(gap(1))
-    assert outlets.close(30)
+            outputs.prepare(wrong, wiring())
+    assert outputs.sinks == before
+    outputs.submit(gap(1))
+    assert outputs.close(30)
     assert numbers(a) == [1]
 
 
@@ -75,29 +75,29 @@ def test_a_secret_that_has_changed_makes_the_sink_anew(tmp_path: Path) -> None:
     token.touch(0o600)
     token.write_text("one\n")
     wanted = settings(webhook=(Webhook(url="http://127.0.0.1:1/", token_file=token),))
-    outlets = Outlets()
-    outlets.prepare(wanted, wiring())()
-    assert outlets.prepare(wanted, wiring())() == ()
+    outputs = SinkManager()
+    outputs.prepare(wanted, wiring())()
+    assert outputs.prepare(wanted, wiring())() == ()
     token.write_text("two\n")
-    assert [w.name for w in outlets.prepare(wanted, wiring())()] == ["webhook"]
-    outlets.close(5)
+    assert [w.name for w in outputs.prepare(wanted, wiring())()] == ["webhook"]
+    outputs.close(5)
 
 
 def test_a_secret_is_never_shown(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text("opensesame\n")
-    (plan,) = plans(settings(webhook=(Webhook(url="http://127.0.0.1:1/", token_file=token),)), wiring())
+    (plan,) = specs(settings(webhook=(Webhook(url="http://127.0.0.1:1/", token_file=token),)), wiring())
     assert "opensesame" not in repr(plan)
 
 
 def test_another_station_makes_anew_what_tells_of_it(tmp_path: Path) -> None:
     wanted = settings(tmp_path / "a.jsonl", mqtt=(Mqtt(host="127.0.0.1", port=1),))
-    outlets = Outlets()
-    outlets.prepare(wanted, wiring())()
-    other = Station("pi", "mic", "mic", (("speech", "people"),), "household-2", "cd34", "0.1.0")
-    assert [w.name for w in outlets.prepare(wanted, wiring(other))()] == ["mqtt"]
-    outlets.close(5)
+    outputs = SinkManager()
+    outputs.prepare(wanted, wiring())()
+    other = NodeInfo("pi", "mic", "mic", (("speech", "people"),), "household-2", "cd34", "0.1.0")
+    assert [w.name for w in outputs.prepare(wanted, wiring(other))()] == ["mqtt"]
+    outputs.close(5)
 
 
 class Hanging(LiveSink):
@@ -113,31 +113,31 @@ class Hanging(LiveSink):
 
 def test_a_sink_that_hangs_delays_neither_a_change_nor_the_end(tmp_path: Path) -> None:
     hanging = Hanging()
-    outlets = Outlets()
-    outlets._change([], [(Plan("hanging", (), lambda: hanging), hanging)])
-    outlets.submit(gap(1))
+    outputs = SinkManager()
+    outputs._change([], [(SinkSpec("hanging", (), lambda: hanging), hanging)])
+    outputs.submit(gap(1))
     a = tmp_path / "a.jsonl"
-    outlets.prepare(settings(a), wiring())()
-    outlets.submit(gap(2))
-    assert list(outlets.figures) == ["file"]
-    wait_until(lambda: outlets.figures["file"]["written"] == 1, "the file's line")
+    outputs.prepare(settings(a), wiring())()
+    outputs.submit(gap(2))
+    assert list(outputs.stats) == ["file"]
+    wait_until(lambda: outputs.stats["file"]["written"] == 1, "the file's line")
     begin = time.monotonic()
-    assert not outlets.close(0.5)
+    assert not outputs.close(0.5)
     assert time.monotonic() - begin < 30
     assert numbers(a) == [2]
     hanging.let_go.set()
 
 
 def test_clips_are_finished_first(tmp_path: Path) -> None:
-    outlets = Outlets()
-    outlets.prepare(settings(tmp_path / "a.jsonl", command=(Command(argv=("true",)),)), wiring())()
-    outlets.finish("command", 30)
-    outlets.submit(gap(1))
-    assert outlets.close(30)
+    outputs = SinkManager()
+    outputs.prepare(settings(tmp_path / "a.jsonl", command=(Command(argv=("true",)),)), wiring())()
+    outputs.finish("command", 30)
+    outputs.submit(gap(1))
+    assert outputs.close(30)
     assert numbers(tmp_path / "a.jsonl") == [1]
 
 
 def test_files_and_databases_have_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
-    found = {p.kind: p.identity for p in plans(settings(database=Database()), wiring())}
+    found = {p.kind: p.identity for p in specs(settings(database=Database()), wiring())}
     assert found["database"][1] == tmp_path / "events.db"

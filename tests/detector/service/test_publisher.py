@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from detector.audio.live_source import Condition
+from detector.audio.live_source import SourceCondition
 from detector.service import logs
-from detector.service.engine import Seldom, Tally
+from detector.service.engine import Counters, RateLimitedLog
 from detector.service.health import NO_SOURCE, Health, descriptors, is_under_voltage, rss_bytes, temperature_c, threads
-from detector.service.service import Vigil
+from detector.service.service import WatchdogPolicy
 from detector.service.systemd import Notifier
-from detector.sinks.base import Station
+from detector.sinks.base import NodeInfo
 from tests.service import NotifySocket
 
-STATION = Station("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
+STATION = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
 
 
 @pytest.fixture
@@ -30,36 +30,36 @@ def notify(tmp_path: Path) -> Iterator[NotifySocket]:
         yield found
 
 
-def vigil(notify: NotifySocket, tally: Tally) -> Vigil:
-    return Vigil(Notifier({"NOTIFY_SOCKET": str(notify.path), "WATCHDOG_USEC": "1"}), tally)
+def watchdog(notify: NotifySocket, counters: Counters) -> WatchdogPolicy:
+    return WatchdogPolicy(Notifier({"NOTIFY_SOCKET": str(notify.path), "WATCHDOG_USEC": "1"}), counters)
 
 
 def test_only_sound_that_was_judged_feeds_the_watchdog(notify: NotifySocket) -> None:
-    tally = Tally()
-    watch = vigil(notify, tally)
+    counters = Counters()
+    watch = watchdog(notify, counters)
     watch.turned("listening", lambda: "mic ok")
-    tally.add(640, 16000, 0, 1000)  # arrived, but not judged
+    counters.add(640, 16000, 0, 1000)  # arrived, but not judged
     watch.turned("listening", lambda: "mic ok")
     assert notify.messages == []
-    tally.add(640, 16000, 2, 1000)
+    counters.add(640, 16000, 2, 1000)
     watch.turned("listening", lambda: "mic ok")
     notify.wait_for("STATUS=mic ok")
     assert notify.messages == ["READY=1", "WATCHDOG=1", "STATUS=mic ok"]
     watch.turned("listening", lambda: "mic ok")
     watch.turned("listening", lambda: "mic ok")
-    tally.add(640, 16000, 1, 1000)
+    counters.add(640, 16000, 1, 1000)
     watch.turned("listening", lambda: "mic ok")
     notify.wait_for("WATCHDOG=1", times=2)
     assert len(notify.messages) == 4
 
 
 def test_a_stuck_device_is_no_sign_of_life_whatever_is_left_of_its_sound(notify: NotifySocket) -> None:
-    tally = Tally()
-    watch = vigil(notify, tally)
-    tally.add(800, 16000, 1, 1000)
+    counters = Counters()
+    watch = watchdog(notify, counters)
+    counters.add(800, 16000, 1, 1000)
     watch.turned("listening", lambda: "mic ok")
     notify.wait_for("WATCHDOG=1")
-    tally.add(100, 16000, 1, 1000)
+    counters.add(100, 16000, 1, 1000)
     watch.turned("stuck", lambda: "no sound comes")
     notify.wait_for("STATUS=no sound comes")
     assert notify.count("WATCHDOG=1") == 1
@@ -69,7 +69,7 @@ def test_a_stuck_device_is_no_sign_of_life_whatever_is_left_of_its_sound(notify:
 def test_who_knows_that_nothing_comes_is_alive_and_ready_after_a_while(
     notify: NotifySocket, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = vigil(notify, Tally())
+    watch = watchdog(notify, Counters())
     watch.turned(mode, lambda: "waiting for usb-id:1234")  # type: ignore[arg-type]
     notify.wait_for("STATUS=waiting for usb-id:1234")
     assert notify.count("WATCHDOG=1") == 1
@@ -83,12 +83,12 @@ def test_who_knows_that_nothing_comes_is_alive_and_ready_after_a_while(
 
 
 def test_health_adds_up_over_sources_and_is_json() -> None:
-    tally = Tally()
-    health = Health(tally)
-    figures = dataclasses.replace(NO_SOURCE, lost_s=1.5, overruns=2, reopens=1, clipped_samples=7, is_open=True)
-    health.retire(figures)
-    tally.add(32000, 16000, 80, 20_000_000)
-    found = health.fields(figures, {"stdout": {"written": 3, "dropped": 0}}, STATION)
+    counters = Counters()
+    health = Health(counters)
+    stats = dataclasses.replace(NO_SOURCE, lost_s=1.5, overruns=2, reopens=1, clipped_samples=7, is_open=True)
+    health.retire(stats)
+    counters.add(32000, 16000, 80, 20_000_000)
+    found = health.fields(stats, {"stdout": {"written": 3, "dropped": 0}}, STATION)
     assert (found["lost_s"], found["overruns"], found["reopens"], found["clipped_samples"]) == (3.0, 4, 2, 14)
     assert found["heard_s"] == 2
     assert found["realtime_factor"] == 0.01
@@ -96,24 +96,24 @@ def test_health_adds_up_over_sources_and_is_json() -> None:
     assert found["inference"]["counts"][-1] == 1
     assert found["model_sha256"] == "ab12"
     json.dumps(found, allow_nan=False)
-    assert health.fields(figures, {}, STATION)["realtime_factor"] == 0
+    assert health.fields(stats, {}, STATION)["realtime_factor"] == 0
 
 
 def test_silence_has_a_level_in_json() -> None:
-    figures = dataclasses.replace(NO_SOURCE, rms_dbfs=float("-inf"), peak_dbfs=float("-inf"))
-    assert Health(Tally()).fields(figures, {}, STATION)["rms_dbfs"] == -120
+    stats = dataclasses.replace(NO_SOURCE, rms_dbfs=float("-inf"), peak_dbfs=float("-inf"))
+    assert Health(Counters()).fields(stats, {}, STATION)["rms_dbfs"] == -120
 
 
 def test_the_line_for_systemctl_status() -> None:
-    tally = Tally()
-    health = Health(tally)
-    tally.add(16000, 16000, 40, 110_000_000)
+    counters = Counters()
+    health = Health(counters)
+    counters.add(16000, 16000, 40, 110_000_000)
     assert health.line("mic", NO_SOURCE, ()) == "mic ok, RTF 0.110, 0 xruns"
-    tally.last_onset = {"label": "guitar", "score": 0.914, "time": "2026-11-23T18:04:05.120+01:00"}
+    counters.last_onset = {"label": "guitar", "score": 0.914, "time": "2026-11-23T18:04:05.120+01:00"}
     assert health.line("mic", NO_SOURCE, ()) == "mic ok, RTF 0.110, 0 xruns, last guitar 0.91 @18:04:05"
-    silent = Condition("silent", active=True, detail="nothing but zeros")
+    silent = SourceCondition("silent", active=True, detail="nothing but zeros")
     assert health.line("mic", NO_SOURCE, (silent,)).startswith("mic silent, RTF")
-    waiting = Condition("waiting", active=True, detail="waiting for usb-id:1234")
+    waiting = SourceCondition("waiting", active=True, detail="waiting for usb-id:1234")
     assert health.line("mic", NO_SOURCE, (silent, waiting)) == "waiting for usb-id:1234"
 
 
@@ -150,12 +150,12 @@ def test_only_a_raspberry_pi_tells_of_its_voltage(tmp_path: Path) -> None:
 def test_a_storm_of_warnings_is_a_line_a_minute_with_their_number(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seldom = Seldom(logging.getLogger("detector.test"))
+    seldom = RateLimitedLog(logging.getLogger("detector.test"))
     for n in range(5):
-        seldom.say("lost %d", n)
+        seldom.warning("lost %d", n)
     real = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + 61)
-    seldom.say("lost %d", 5)
+    seldom.warning("lost %d", 5)
     assert [r.getMessage() for r in caplog.records] == ["lost 0", "lost 5 (and 4 like it since the last such line)"]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from detector.sinks.base import Station
+from detector.sinks.base import NodeInfo
 
-STATION = Station(
+STATION = NodeInfo(
     node="pi4",
     source="mic",
     device="usb-id:0d8c:0014",

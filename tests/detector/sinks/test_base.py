@@ -11,7 +11,7 @@ import pytest
 
 from detector.errors import DetectorError
 from detector.sinks import base as worker_module
-from detector.sinks.base import LiveSink, Record, SinkWorker, TryAgainError
+from detector.sinks.base import LiveSink, Record, RetryableError, SinkWorker
 from tests.service import wait_until
 
 
@@ -134,7 +134,7 @@ def test_a_stalled_sink_holds_nobody() -> None:
 
 def test_trying_again_keeps_the_order_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
-    sink.troubles = [TryAgainError("the disk is full")] * 5
+    sink.troubles = [RetryableError("the disk is full")] * 5
     worker = SinkWorker("file", sink, bound=100)
     submit(worker, *range(50))
     wait_until(lambda: len(sink.written) == 50, "the last record")
@@ -146,7 +146,7 @@ def test_trying_again_keeps_the_order_and_loses_nothing(caplog: pytest.LogCaptur
 
 def test_trying_again_drops_the_oldest_when_too_many_wait() -> None:
     sink = Sink()
-    sink.troubles = [TryAgainError("away")] * 1000
+    sink.troubles = [RetryableError("away")] * 1000
     worker = SinkWorker("test", sink, bound=5)
     submit(worker, *range(20))
     wait_until(lambda: not worker.counts.working, "the first failure")
@@ -179,7 +179,7 @@ def test_a_mistake_is_told_with_its_kind(caplog: pytest.LogCaptureFixture) -> No
 
 def test_opening_is_tried_until_it_succeeds() -> None:
     sink = Sink()
-    sink.open_troubles = [TryAgainError("no directory"), OSError("what nobody thought of")]
+    sink.open_troubles = [RetryableError("no directory"), OSError("what nobody thought of")]
     worker = SinkWorker("test", sink)
     submit(worker, 1, 2)
     wait_until(lambda: sink.written == [1, 2], "both records")
@@ -189,7 +189,7 @@ def test_opening_is_tried_until_it_succeeds() -> None:
 
 def test_a_sink_that_never_opens_is_not_closed() -> None:
     sink = Sink()
-    sink.open_troubles = [TryAgainError("no directory")] * 10_000
+    sink.open_troubles = [RetryableError("no directory")] * 10_000
     worker = SinkWorker("test", sink)
     submit(worker, 1, 2)
     close(worker, 0.3)
@@ -200,7 +200,7 @@ def test_ticks_come_while_nothing_does_and_between_tries() -> None:
     sink = Sink()
     worker = SinkWorker("test", sink)
     wait_until(lambda: sink.ticks >= 3, "three ticks")
-    sink.troubles = [TryAgainError("away")] * 10_000
+    sink.troubles = [RetryableError("away")] * 10_000
     submit(worker, 1)
     wait_until(lambda: not worker.counts.working, "the first failure")
     before = sink.ticks
@@ -213,7 +213,7 @@ def test_ticks_come_while_nothing_does_and_between_tries() -> None:
 def test_ticks_come_during_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_PAUSE_S", (3600.0, 3600.0))
     sink = Sink()
-    sink.troubles = [TryAgainError("away")]
+    sink.troubles = [RetryableError("away")]
     worker = SinkWorker("test", sink)
     submit(worker, 1)
     wait_until(lambda: not worker.counts.working, "the failure")
@@ -228,7 +228,7 @@ def test_a_sink_whose_tries_cost_nothing_is_tried_often(monkeypatch: pytest.Monk
     monkeypatch.setattr(worker_module, "_PAUSE_S", (0.01, 3600.0))
     sink = Sink()
     sink.longest_pause_s = 0.02
-    sink.troubles = [TryAgainError("stalled") for _ in range(30)]  # doubled each time, the pauses would take years
+    sink.troubles = [RetryableError("stalled") for _ in range(30)]  # doubled each time, the pauses would take years
     worker = SinkWorker("test", sink)
     submit(worker, 1)
     wait_until(lambda: sink.written == [1], "the record")
@@ -237,7 +237,7 @@ def test_a_sink_whose_tries_cost_nothing_is_tried_often(monkeypatch: pytest.Monk
 
 def test_a_tick_that_fails_is_told_until_one_succeeds(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
-    sink.tick_trouble = TryAgainError("cannot commit")
+    sink.tick_trouble = RetryableError("cannot commit")
     worker = SinkWorker("database", sink)
     wait_until(lambda: sink.ticks >= 3, "three ticks")
     submit(worker, 1)
@@ -251,7 +251,7 @@ def test_a_tick_that_fails_is_told_until_one_succeeds(caplog: pytest.LogCaptureF
 
 def test_closing_gives_up_on_what_will_not_be_written() -> None:
     sink = Sink()
-    sink.troubles = [TryAgainError("away")] * 10_000
+    sink.troubles = [RetryableError("away")] * 10_000
     worker = SinkWorker("test", sink)
     submit(worker, 1, 2, 3)
     close(worker, 0.3)
@@ -288,7 +288,7 @@ def test_a_hung_sink_is_left_behind_in_time() -> None:
 
 def test_records_are_counted_once_whatever_happens() -> None:
     sink = Sink()
-    sink.troubles = [TryAgainError("away"), DetectorError("refused")] * 40
+    sink.troubles = [RetryableError("away"), DetectorError("refused")] * 40
     worker = SinkWorker("test", sink, bound=7)
     for number in range(500):
         submit(worker, number)

@@ -16,7 +16,7 @@ import soundfile
 from detector.config.settings import Clips
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
-from detector.sinks.base import SinkWorker, TryAgainError
+from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.clips import ClipFolder, ClipSink, clip_name
 from tests.detector.sinks.live_records import health, offset, onset
 from tests.detector.sinks.small_disk import SmallDisk
@@ -43,12 +43,12 @@ class Bench:
         self.sink.open()
         self.position = 0
 
-    def hear(self, until_s: float, gap: bool = False, step: int = 37) -> None:
+    def on_chunk(self, until_s: float, gap: bool = False, step: int = 37) -> None:
         """Hear sound from where the last one ended."""
         end = round(until_s * RATE)
         while self.position < end:
             to = min(end, self.position + step)
-            self.sink.hear(AudioChunk(sound_of(self.position, to), self.position, gap))
+            self.sink.on_chunk(AudioChunk(sound_of(self.position, to), self.position, gap))
             self.position, gap = to, False
 
     def lose(self, seconds: float) -> None:
@@ -84,16 +84,16 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_a_clip_has_its_pre_roll_and_its_post_roll(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4)
-    bench.hear(7)
+    bench.on_chunk(7)
     bench.end(6)
     bench.sink.tick()
     assert bench.files() == []  # the post-roll is still to come
-    bench.hear(7.999)
+    bench.on_chunk(7.999)
     bench.sink.tick()
     assert bench.files() == []
-    bench.hear(8.1)
+    bench.on_chunk(8.1)
     bench.sink.tick()
     assert bench.spans() == [(3, 8)]
     assert bench.files() == ["20261123T170409.120Z_guitar_id-1.flac"]
@@ -104,52 +104,52 @@ def test_a_clip_has_its_pre_roll_and_its_post_roll(bench: Bench) -> None:
 
 
 def test_sounds_at_once_and_after_each_other_have_clips_of_their_own(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4, 1)
     bench.begin(4.5, 2, "speech")
-    bench.hear(6)
+    bench.on_chunk(6)
     bench.end(5, 1)
-    bench.hear(9)
+    bench.on_chunk(9)
     bench.end(6, 2, "speech")
     bench.begin(8, 3)
     bench.end(8.5, 3)
-    bench.hear(11)
+    bench.on_chunk(11)
     bench.sink.tick()
     assert sorted(bench.spans()) == [(3, 7), (3.5, 8), (7, 10.5)]
     assert {record["label"] for record in bench.written} == {"guitar", "speech"}
 
 
 def test_the_beginning_of_the_sound_bounds_the_pre_roll(bench: Bench) -> None:
-    bench.hear(1)
+    bench.on_chunk(1)
     bench.begin(0.25)
     bench.end(0.5)
-    bench.hear(3)
+    bench.on_chunk(3)
     bench.sink.tick()
     assert bench.spans() == [(0, 2.5)]
 
 
 def test_a_long_sound_is_cut(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4)
-    bench.hear(15.9)
+    bench.on_chunk(15.9)
     bench.sink.tick()
     assert bench.files() == []
-    bench.hear(16)
+    bench.on_chunk(16)
     bench.sink.tick()
     assert bench.spans() == [(3, 16)]  # 10 s and the rolls, without waiting for its end
-    bench.hear(40)
+    bench.on_chunk(40)
     bench.end(30)
-    bench.hear(50)
+    bench.on_chunk(50)
     bench.sink.tick()
     assert len(bench.files()) == 1
 
 
 def test_a_sound_is_cut_where_sound_was_lost(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4)
-    bench.hear(6)
+    bench.on_chunk(6)
     bench.lose(3)
-    bench.hear(9.5, gap=True)
+    bench.on_chunk(9.5, gap=True)
     bench.sink.tick()
     assert bench.spans() == [(3, 6)]
     bench.end(5.9)  # as the detector tells, a moment later
@@ -158,22 +158,22 @@ def test_a_sound_is_cut_where_sound_was_lost(bench: Bench) -> None:
 
 
 def test_a_pre_roll_does_not_reach_across_a_gap(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.lose(1)
-    bench.hear(6.5, gap=True)
+    bench.on_chunk(6.5, gap=True)
     bench.begin(6.25)
     bench.end(6.4)
-    bench.hear(9)
+    bench.on_chunk(9)
     bench.sink.tick()
     assert bench.spans() == [(6, 8.4)]
 
 
 def test_a_gap_without_a_length_is_a_gap(bench: Bench) -> None:
-    bench.hear(5)
-    bench.hear(6, gap=True)
+    bench.on_chunk(5)
+    bench.on_chunk(6, gap=True)
     bench.begin(5.5)
     bench.end(5.6)
-    bench.hear(8)
+    bench.on_chunk(8)
     bench.sink.tick()
     assert bench.spans() == [(5, 7.6)]
 
@@ -181,7 +181,7 @@ def test_a_gap_without_a_length_is_a_gap(bench: Bench) -> None:
 def test_a_post_roll_that_never_comes_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4)
     bench.end(4.9)  # the device is gone
     bench.sink.tick()
@@ -192,7 +192,7 @@ def test_a_post_roll_that_never_comes_is_not_waited_for(bench: Bench, monkeypatc
 
 
 def test_what_is_pending_at_the_end_is_written_as_far_as_it_goes(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4, 1)
     bench.begin(4.5, 2)
     bench.end(4.75, 2)
@@ -201,10 +201,10 @@ def test_what_is_pending_at_the_end_is_written_as_far_as_it_goes(bench: Bench) -
 
 
 def test_positions_that_begin_anew_belong_to_another_sound(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4)
     bench.position = 0
-    bench.hear(5)
+    bench.on_chunk(5)
     with pytest.raises(DetectorError, match="gone before it could be written"):
         bench.sink.tick()
     bench.begin(4, 2)
@@ -214,23 +214,23 @@ def test_positions_that_begin_anew_belong_to_another_sound(bench: Bench) -> None
 
 
 def test_sound_that_waited_too_long_for_its_clip_is_gone(bench: Bench) -> None:
-    bench.hear(5)
+    bench.on_chunk(5)
     bench.begin(4, 1)
     bench.begin(4.9, 2)
     bench.end(4.5, 1)
-    bench.hear(21)  # the ring holds 18 s: the first seconds are gone
+    bench.on_chunk(21)  # the ring holds 18 s: the first seconds are gone
     bench.sink.tick()
     assert bench.spans() == [(3, 6.5), (3.9, 16.9)]
     bench.begin(20, 3)
     bench.end(20.1, 3)
-    bench.hear(60)
+    bench.on_chunk(60)
     with pytest.raises(DetectorError, match="gone before it could be written"):
         bench.sink.tick()
 
 
 @pytest.mark.parametrize("step", [7, 999, 17_999, 18_001, 100_000])
 def test_chunks_of_any_length(bench: Bench, step: int) -> None:
-    bench.hear(25, step=step)
+    bench.on_chunk(25, step=step)
     bench.begin(20)
     bench.end(21)
     bench.sink.tick()
@@ -240,7 +240,7 @@ def test_chunks_of_any_length(bench: Bench, step: int) -> None:
 def test_loud_sound_is_clipped_and_what_is_no_number_does_no_harm(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "clips")
     wave = np.array([2, -2, 1, -1, 0.5, np.nan, np.inf, -np.inf] * 100, np.float32)
-    bench.sink.hear(AudioChunk(wave, 0))
+    bench.sink.on_chunk(AudioChunk(wave, 0))
     bench.begin(0)
     bench.sink.close()
     pcm, _ = soundfile.read(bench.written[0]["path"], dtype="int16")
@@ -249,10 +249,10 @@ def test_loud_sound_is_clipped_and_what_is_no_number_does_no_harm(tmp_path: Path
 
 
 def test_memory_is_bounded(bench: Bench) -> None:
-    bench.hear(40, step=1000)
+    bench.on_chunk(40, step=1000)
     tracemalloc.start()
     bench.begin(39)
-    bench.hear(400, step=1000)
+    bench.on_chunk(400, step=1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100_000
@@ -274,10 +274,10 @@ def put_clips(bench: Bench, count: int) -> None:
     """Write clips, some seconds after each other."""
     for number in range(count):
         start = bench.position / RATE + 4
-        bench.hear(start + 1)
+        bench.on_chunk(start + 1)
         bench.begin(start, number)
         bench.end(start + 0.5, number)
-        bench.hear(start + 3)
+        bench.on_chunk(start + 3)
         bench.sink.tick()
 
 
@@ -389,12 +389,12 @@ def test_a_full_disk_is_told_once_and_holds_nobody(small_disk: SmallDisk, caplog
     worker = SinkWorker("clips", sink)
     small_disk.fill()
     for number in range(20):
-        sink.hear(AudioChunk(sound_of(number * RATE, (number + 1) * RATE), number * RATE))
+        sink.on_chunk(AudioChunk(sound_of(number * RATE, (number + 1) * RATE), number * RATE))
         worker.submit(onset(number=number) | {"onset_s": number + 0.1})
         worker.submit(offset(number=number) | {"offset_s": number + 0.5})
     wait_until(lambda: not worker.counts.working, "the first that is not written")
     for number in range(20):  # and more, for some seconds
-        sink.hear(AudioChunk(sound_of((20 + number) * RATE, (21 + number) * RATE), (20 + number) * RATE))
+        sink.on_chunk(AudioChunk(sound_of((20 + number) * RATE, (21 + number) * RATE), (20 + number) * RATE))
         worker.submit(onset(number=20 + number) | {"onset_s": number + 20.1})
         worker.submit(offset(number=20 + number) | {"offset_s": number + 20.5})
         threading.Event().wait(0.1)
@@ -402,7 +402,7 @@ def test_a_full_disk_is_told_once_and_holds_nobody(small_disk: SmallDisk, caplog
     assert "too little room" in caplog.messages[0]
     assert worker.counts.failed == 0
     small_disk.make_room()
-    sink.hear(AudioChunk(sound_of(40 * RATE, 42 * RATE), 40 * RATE))
+    sink.on_chunk(AudioChunk(sound_of(40 * RATE, 42 * RATE), 40 * RATE))
     worker.submit(onset(number=40) | {"onset_s": 40.1})
     worker.submit(offset(number=40) | {"offset_s": 40.5})
     wait_until(lambda: worker.counts.working, "a clip")
@@ -414,7 +414,7 @@ def test_a_full_disk_is_told_once_and_holds_nobody(small_disk: SmallDisk, caplog
 def test_folders_are_made_for_the_default_place_alone(tmp_path: Path) -> None:
     path = tmp_path / "state" / "clips"
     named = ClipSink(changed(directory=path), path, RATE, list[Any]().append)
-    with pytest.raises(TryAgainError, match="there is no directory"):
+    with pytest.raises(RetryableError, match="there is no directory"):
         named.open()
     Bench(path)
     assert path.is_dir()
@@ -424,11 +424,11 @@ def test_clips_are_whole_while_sound_comes_in_another_thread(tmp_path: Path) -> 
     bench = Bench(tmp_path / "clips", changed(longest_s=300))
     stop = threading.Event()
 
-    def hear() -> None:
+    def on_chunk() -> None:
         while not stop.wait(0.002):
-            bench.hear(bench.position / RATE + 0.1, step=20)
+            bench.on_chunk(bench.position / RATE + 0.1, step=20)
 
-    thread = threading.Thread(target=hear)
+    thread = threading.Thread(target=on_chunk)
     thread.start()
     try:
         for number in range(20):

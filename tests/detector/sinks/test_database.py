@@ -18,7 +18,7 @@ import pytest
 from detector.config.settings import Database
 from detector.errors import ConfigError
 from detector.events_db import VERSION
-from detector.sinks.base import SinkWorker, TryAgainError
+from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.database import DatabaseSink
 from tests.detector.sinks.live_records import clip, gap, health, offset, onset
 from tests.detector.sinks.small_disk import SmallDisk
@@ -254,7 +254,7 @@ def test_a_record_that_was_refused_is_the_workers_alone(small_disk: SmallDisk) -
     sink = opened(small_disk.path / "events.db")
     small_disk.fill()
     for _ in range(3):
-        with pytest.raises(TryAgainError):
+        with pytest.raises(RetryableError):
             sink.write(onset())
     sink.close()  # nothing is left in here that could be lost
 
@@ -273,7 +273,7 @@ def test_a_full_disk_at_the_start(small_disk: SmallDisk) -> None:
     path = small_disk.path / "events.db"
     small_disk.fill()
     sink = DatabaseSink(AT_ONCE, path)
-    with pytest.raises(TryAgainError, match="cannot be written"):
+    with pytest.raises(RetryableError, match="cannot be written"):
         sink.open()
     small_disk.make_room()
     sink.open()
@@ -288,7 +288,7 @@ def test_what_is_lost_at_the_end_is_said(small_disk: SmallDisk) -> None:
     for number in range(400):
         sink.write(onset(number=number))
     small_disk.fill()
-    with pytest.raises(TryAgainError, match="400 records are lost"):
+    with pytest.raises(RetryableError, match="400 records are lost"):
         sink.close()
 
 
@@ -349,7 +349,7 @@ def test_a_file_that_was_removed_is_begun_anew(
 def test_folders_are_made_for_the_default_place_alone(tmp_path: Path) -> None:
     path = tmp_path / "state" / "snn-detect" / "events.db"
     named = DatabaseSink(Database(path=path), path)
-    with pytest.raises(TryAgainError, match="there is no directory"):
+    with pytest.raises(RetryableError, match="there is no directory"):
         named.open()
     sink = DatabaseSink(Database(), path)
     sink.open()
@@ -427,7 +427,7 @@ def test_a_migration_is_done_wholly_or_not_at_all(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(VERSION_1 + "CREATE TABLE gaps (in_the_way TEXT);")
     sink = DatabaseSink(AT_ONCE, path)
-    with pytest.raises(TryAgainError, match="gaps already exists"):
+    with pytest.raises(RetryableError, match="gaps already exists"):
         sink.open()
     assert version(path) == 1
     assert "level_dbfs" not in rows(path)[0]

@@ -14,7 +14,7 @@ NOW = Discovery("homeassistant", STATION, Topics("snn-detect", "pi4", "mic"), 30
 
 
 def with_classes(*labels: str) -> Discovery:
-    return dataclasses.replace(NOW, station=dataclasses.replace(STATION, classes=tuple((x, "any") for x in labels)))
+    return dataclasses.replace(NOW, node_info=dataclasses.replace(STATION, classes=tuple((x, "any") for x in labels)))
 
 
 def config(discovery: Discovery) -> Any:
@@ -125,8 +125,8 @@ def test_every_entity_has_its_own_id_and_none_the_old_key() -> None:
 
 
 def test_entity_ids_are_such_as_home_assistant_has() -> None:
-    station = dataclasses.replace(STATION, node="Pi-4")
-    discovery = dataclasses.replace(NOW, station=station, topics=Topics("snn-detect", "Pi-4", "mic"))
+    node_info = dataclasses.replace(STATION, node="Pi-4")
+    discovery = dataclasses.replace(NOW, node_info=node_info, topics=Topics("snn-detect", "Pi-4", "mic"))
     assert config(discovery)["cmps"]["mic_guitar"]["default_entity_id"] == "binary_sensor.pi_4_mic_guitar"
     assert discovery.topic == "homeassistant/device/snn_detect_Pi-4/config"
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from detector.config.settings import JsonFile
-from detector.sinks.base import SinkWorker, TryAgainError
+from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.json_file import JsonLinesFile
 from tests.detector.sinks.live_records import gap, onset
 from tests.detector.sinks.small_disk import SmallDisk
@@ -122,13 +122,13 @@ def test_a_full_disk_leaves_no_half_line_and_no_double_one(small_disk: SmallDisk
     sink.open()
     small_disk.fill(leave=5000)
     refused = 0
-    with pytest.raises(TryAgainError, match=r"events.jsonl: cannot be written \(no space left on device\)"):  # noqa: PT012 - whichever meets the end
+    with pytest.raises(RetryableError, match=r"events.jsonl: cannot be written \(no space left on device\)"):  # noqa: PT012 - whichever meets the end
         while True:
             sink.write(numbered(refused))
             refused += 1
     assert numbers(path) == list(range(refused))
     assert path.read_bytes().endswith(b"\n")
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         sink.write(numbered(refused))
     small_disk.make_room()
     sink.write(numbered(refused))
@@ -171,7 +171,7 @@ def test_a_file_that_may_not_grow(path: Path) -> None:
 
 def test_a_directory_that_is_missing_is_told_and_waited_for(tmp_path: Path) -> None:
     sink = JsonLinesFile(JsonFile(path=tmp_path / "disk" / "events.jsonl"))
-    with pytest.raises(TryAgainError, match=rf"there is no directory {tmp_path}/disk; create it"):
+    with pytest.raises(RetryableError, match=rf"there is no directory {tmp_path}/disk; create it"):
         sink.open()
     (tmp_path / "disk").mkdir()
     sink.open()
@@ -184,9 +184,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
         sink = JsonLinesFile(JsonFile(path=tmp_path / name / "" if name == "." else tmp_path / name))
-        with pytest.raises(TryAgainError, match="cannot be written"):
+        with pytest.raises(RetryableError, match="cannot be written"):
             sink.open()
-    with pytest.raises(TryAgainError, match="it is no regular file"):
+    with pytest.raises(RetryableError, match="it is no regular file"):
         JsonLinesFile(JsonFile(path=Path("/dev/full"))).open()
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from detector.config.settings import Mqtt
 from detector.sinks import mqtt_link, mqtt_session
-from detector.sinks.base import SinkWorker, Station
+from detector.sinks.base import NodeInfo, SinkWorker
 from detector.sinks.mqtt import MqttSink
 from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, free_port, retained, wait_until
 from tests.detector.sinks.live_records import STATION, health, offset, onset, status
@@ -48,9 +48,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def running(
-    port: int, station: Station = STATION, on_listening: Any = None, **settings: Any
+    port: int, node_info: NodeInfo = STATION, on_listening: Any = None, **settings: Any
 ) -> Iterator[tuple[SinkWorker, MqttSink]]:
-    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), station, None, on_listening)
+    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), node_info, None, on_listening)
     worker = SinkWorker("mqtt", sink)
     try:
         yield worker, sink
@@ -319,10 +319,10 @@ def test_without_discovery_nothing_is_announced(broker: Broker) -> None:
 
 
 def test_listening_can_be_turned_off_and_on(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
-    wishes: list[bool] = []
+    run_options: list[bool] = []
     with Watcher(broker.port) as watcher:
         watcher.publish(f"{BASE}/listening/set", "OFF", retain=True)
-        with running(broker.port, on_listening=wishes.append) as (worker, _):
+        with running(broker.port, on_listening=run_options.append) as (worker, _):
             watcher.wait_for(f"{BASE}/listening/state", "ON")
             watcher.publish(f"{BASE}/listening/set", "OFF")
             watcher.wait_for(f"{BASE}/listening/state", "OFF")
@@ -331,7 +331,7 @@ def test_listening_can_be_turned_off_and_on(broker: Broker, caplog: pytest.LogCa
             watcher.wait_for(f"{BASE}/listening/state", "ON")
             worker.submit(status("listening", active=False))  # somebody else has turned it off
             watcher.wait_for(f"{BASE}/listening/state", "OFF")
-    assert wishes == [False, True]
+    assert run_options == [False, True]
     assert [r.message for r in caplog.records if "perhaps" in r.message] == [
         f"{BASE}/listening/set: ON and OFF are understood, not b'perhaps'"
     ]

@@ -95,10 +95,12 @@ def test_a_wrong_password_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
         password = "wrong" if who else None
         said = trouble(caplog, password, port=broker.port, **who)
         user = "user 'ear'" if who else "clients without a user name"
-        refusal = f"{HOST}:{broker.port}: the broker refuses {user}: Not authorized; check username and password_file"
-        assert said == [f"mqtt: {refusal}"]
+        describe_oserror = (
+            f"{HOST}:{broker.port}: the broker refuses {user}: Not authorized; check username and password_file"
+        )
+        assert said == [f"mqtt: {describe_oserror}"]
         assert broker.log.count("New connection") >= 4
-        assert stages(password, port=broker.port, **who)[-1] == ("auth", False, refusal)
+        assert stages(password, port=broker.port, **who)[-1] == ("auth", False, describe_oserror)
 
 
 def test_another_trouble_is_told_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,15 +11,15 @@ from typing import Any, get_args
 import pytest
 
 from detector.audio.live_source import ConditionName
-from detector.sinks.base import Station
+from detector.sinks.base import NodeInfo
 from detector.sinks.mqtt_topics import _CONDITIONS, Message, States, Topics, class_ids, client_id
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
 
 TOPICS = Topics("snn-detect", "pi4", "mic")
 
 
-def states(station: Station = STATION, level_s: float = 30.0, *, switch: bool = True) -> States:
-    return States(station, TOPICS, level_s, switch=switch)
+def states(node_info: NodeInfo = STATION, level_s: float = 30.0, *, switch: bool = True) -> States:
+    return States(node_info, TOPICS, level_s, switch=switch)
 
 
 def by_topic(messages: list[Message]) -> dict[str, Message]:
@@ -232,7 +232,7 @@ def test_silence_is_json() -> None:
 def test_a_farewell_takes_everything_back() -> None:
     s = states()
     s.take(onset())
-    assert [(t, m.payload) for t, m in by_topic(s.farewell()).items()] == [
+    assert [(t, m.payload) for t, m in by_topic(s.offline_messages()).items()] == [
         ("mic/guitar/state", "OFF"),
         ("mic/speech/state", "OFF"),
         ("mic/status", "offline"),
@@ -259,7 +259,7 @@ def test_labels_share_no_topic() -> None:
 
 
 def test_labels_keep_their_names_in_events() -> None:
-    station = dataclasses.replace(STATION, classes=(("dog bark", "animal"),))
-    messages = states(station).take(onset("dog bark"))
+    node_info = dataclasses.replace(STATION, classes=(("dog bark", "animal"),))
+    messages = states(node_info).take(onset("dog bark"))
     assert payload(messages, "mic/event")["event_type"] == "dog bark"
     assert by_topic(messages)["mic/dog_bark/state"].payload == "ON"

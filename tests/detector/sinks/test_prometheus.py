@@ -1,4 +1,4 @@
-"""Figures for Prometheus: names, values, and who may read them."""
+"""EventMetrics for Prometheus: names, values, and who may read them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from detector.config.settings import Metrics
 from detector.errors import ConfigError
 from detector.sinks import metrics_server
-from detector.sinks.base import SinkWorker, TryAgainError
+from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.prometheus import MetricsSink
 from tests.broker import wait_until
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
@@ -331,7 +331,7 @@ def test_loopback_has_many_names(host: str) -> None:
     try:
         with serving(f"{host}:0") as sink:
             assert ask(sink.port, host=host.strip("[]"))[0] == 200
-    except TryAgainError as error:
+    except RetryableError as error:
         if "Cannot assign" not in str(error):
             raise
         pytest.skip(str(error))  # a machine without IPv6
@@ -356,7 +356,7 @@ def test_an_address_that_is_taken_is_waited_for() -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
         sink = MetricsSink(Metrics(address=f"{HOST}:{port}"), STATION, None)
-        with pytest.raises(TryAgainError, match=f"metrics cannot listen on {HOST}:{port}: Address already in use"):
+        with pytest.raises(RetryableError, match=f"metrics cannot listen on {HOST}:{port}: Address already in use"):
             sink.open()
         sink.close()
 

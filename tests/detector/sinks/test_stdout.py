@@ -18,7 +18,7 @@ import pytest
 from detector.config.settings import Stdout
 from detector.errors import DetectorError
 from detector.sinks import stdout as standard_output
-from detector.sinks.base import TryAgainError
+from detector.sinks.base import RetryableError
 from detector.sinks.stdout import StandardOutput
 from tests.detector.sinks.live_records import gap, offset, onset, status
 from tests.detector.sinks.small_disk import SmallDisk
@@ -72,7 +72,7 @@ def fill(sink: StandardOutput, length: int = 0) -> int:
     while True:
         try:
             sink.write(numbered(number, length))
-        except TryAgainError as error:
+        except RetryableError as error:
             assert "stalled" in str(error)  # noqa: PT017 - the loop has to end somewhere
             return number
         number += 1
@@ -111,7 +111,7 @@ def test_text_may_be_asked_for_and_is_plain_off_a_terminal(pipe: Pipe) -> None:
 def test_a_stalled_reader_gets_whole_lines_and_none_twice(pipe: Pipe) -> None:
     sink = opened(pipe.writer)
     refused = fill(sink)
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         sink.write(numbered(refused))
     found = pipe.taken()
     for number in range(refused, refused + 3):
@@ -131,7 +131,7 @@ def test_lines_longer_than_a_pipe_takes_at_once_come_whole(pipe: Pipe) -> None:
             try:
                 sink.write(numbered(number, 50_000))
                 break
-            except TryAgainError:
+            except RetryableError:
                 found += pipe.taken()
         found += pipe.taken()
     sink.tick()
@@ -142,7 +142,7 @@ def test_lines_longer_than_a_pipe_takes_at_once_come_whole(pipe: Pipe) -> None:
 def test_a_heading_is_not_lost_when_its_line_had_to_wait(pipe: Pipe) -> None:
     fill(opened(pipe.writer))
     sink, record = opened(pipe.writer, Stdout(format="text")), onset()
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         sink.write(record)
     pipe.taken()
     sink.write(record)
@@ -177,7 +177,7 @@ def test_a_full_disk(small_disk: SmallDisk) -> None:
         sink.write(numbered(0))
         small_disk.fill()
         refused = 1
-        with pytest.raises(TryAgainError, match="No space left on device"):  # noqa: PT012 - whichever meets the end
+        with pytest.raises(RetryableError, match="No space left on device"):  # noqa: PT012 - whichever meets the end
             while True:
                 sink.write(numbered(refused))
                 refused += 1

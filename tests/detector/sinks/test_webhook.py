@@ -20,7 +20,7 @@ import pytest
 from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
 from detector.sinks import base as worker_module
-from detector.sinks.base import SinkWorker, TryAgainError
+from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.webhook import WebhookSink
 from tests.certificates import Authority, Pair
 from tests.detector.sinks.live_records import gap, offset, onset
@@ -127,7 +127,7 @@ def test_each_record_is_posted_as_json(server: Server) -> None:
 def test_tries_of_one_record_have_one_key_and_others_have_others(server: Server) -> None:
     sink = sink_for(server.url)
     server.answers = [Answer(503)]
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         sink.write(onset())
     for record in (onset(), offset(), onset(number=2), gap(), gap("queue"), gap()):
         sink.write(record)
@@ -151,7 +151,7 @@ def test_what_means_that_it_has_arrived(server: Server, code: int) -> None:
 def test_what_means_later(server: Server, code: int) -> None:
     sink, name = sink_for(server.url), rf"^127.0.0.1:\d+: answers {code}"
     server.answers = [Answer(code, body=b"x" * 100_000)]
-    with pytest.raises(TryAgainError, match=name) as caught:
+    with pytest.raises(RetryableError, match=name) as caught:
         sink.write(onset())
     assert "secret" not in str(caught.value)
     sink.write(onset())
@@ -178,11 +178,11 @@ def test_tries_are_bounded(server: Server) -> None:
     sink, record = sink_for(server.url, tries=3), onset()
     server.answers = [Answer(503)] * 4
     for _ in range(2):
-        with pytest.raises(TryAgainError):
+        with pytest.raises(RetryableError):
             sink.write(record)
     with pytest.raises(DetectorError, match="answers 503 Service Unavailable; given up after 3 tries"):
         sink.write(record)
-    with pytest.raises(TryAgainError):  # the next record has its own tries
+    with pytest.raises(RetryableError):  # the next record has its own tries
         sink.write(onset(number=2))
     sink.write(onset(number=3))
 
@@ -196,7 +196,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(server: Server, monkeypatch: pyt
     sink, record = sink_for(server.url, tries=2), onset()
     for moment in (1000.0, 1010.0, 1018.0):
         now = moment
-        with pytest.raises(TryAgainError, match="answers 429"):
+        with pytest.raises(RetryableError, match="answers 429"):
             sink.write(record)
     assert len(server.records) == 1  # and tries that were not made are not counted
     now = 1022.0
@@ -210,7 +210,7 @@ def test_but_not_for_ever(server: Server, monkeypatch: pytest.MonkeyPatch, later
     monkeypatch.setattr("time.monotonic", lambda: now)
     server.answers = [Answer(503, {"Retry-After": later})]
     sink, record = sink_for(server.url), onset()
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         sink.write(record)
     now += 301
     sink.write(record)
@@ -221,7 +221,7 @@ def test_but_not_for_ever(server: Server, monkeypatch: pytest.MonkeyPatch, later
 def test_pauses_that_are_none(server: Server, later: str) -> None:
     server.answers = [Answer(503, {"Retry-After": later})]
     sink, record = sink_for(server.url), onset()
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         sink.write(record)
     sink.write(record)
 
@@ -232,12 +232,12 @@ def free_port() -> int:
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(TryAgainError, match=r"cannot be reached \(connection refused\)"):
+    with pytest.raises(RetryableError, match=r"cannot be reached \(connection refused\)"):
         sink_for(f"http://127.0.0.1:{free_port()}/").write(onset())
 
 
 def test_no_such_host() -> None:
-    with pytest.raises(TryAgainError, match=r"^no.such.host.invalid: cannot be reached"):
+    with pytest.raises(RetryableError, match=r"^no.such.host.invalid: cannot be reached"):
         sink_for("http://no.such.host.invalid/").write(onset())
 
 
@@ -249,7 +249,7 @@ def silent_port() -> Iterator[int]:
 
 
 def test_a_server_that_hangs(silent_port: int) -> None:
-    with pytest.raises(TryAgainError, match="gives no answer in time"):
+    with pytest.raises(RetryableError, match="gives no answer in time"):
         sink_for(f"http://127.0.0.1:{silent_port}/", timeout_s=0.2).write(onset())
 
 
@@ -285,7 +285,7 @@ def test_a_server_of_another_kind(words: bytes) -> None:
         if words.startswith(b"HTTP"):
             sink.write(onset())  # what it said was enough
         else:
-            with pytest.raises(TryAgainError, match=r"cannot be reached|no answer"):
+            with pytest.raises(RetryableError, match=r"cannot be reached|no answer"):
                 sink.write(onset())
         thread.join()
 
@@ -317,10 +317,10 @@ def test_https_and_whom_it_trusts(tmp_path: Path) -> None:
     with serving(authority.issue("server")) as server:
         sink_for(server.url, "the-token", ca_file=authority.certificate).write(onset())
         assert server.records == [onset()]
-        with pytest.raises(TryAgainError, match="its certificate is not trusted"):
+        with pytest.raises(RetryableError, match="its certificate is not trusted"):
             sink_for(server.url, "the-token").write(onset())
     with serving(authority.issue("another", "DNS:example.org")) as server:
-        with pytest.raises(TryAgainError, match="its certificate is not trusted"):
+        with pytest.raises(RetryableError, match="its certificate is not trusted"):
             sink_for(server.url, "the-token", ca_file=authority.certificate).write(onset())
         assert server.records == []
 

@@ -15,16 +15,16 @@ import pytest
 
 from detector.config.settings import Web
 from detector.errors import ConfigError
-from detector.messages import AudioChunk, Insides
+from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
-from detector.sinks.base import Station
+from detector.sinks.base import NodeInfo
 from detector.web import events as pictures_module
 from detector.web.events import Archive, Pictures
 from detector.web.sink import WebSink
-from detector.web.stream import MEMBRANE_STEP, Hub, Packer
+from detector.web.stream import MEMBRANE_STEP, Broadcaster, FrameEncoder
 from tests.web_service import scene
 
-STATION = Station("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
+STATION = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
 
 
 class Album:
@@ -32,10 +32,10 @@ class Album:
 
     def __init__(self, *, layers: bool = True) -> None:
         self.wants_layers = layers
-        self.seen: list[Insides] = []
+        self.seen: list[Trace] = []
 
-    def see(self, insides: Insides) -> None:
-        self.seen.append(insides)
+    def on_trace(self, trace: Trace) -> None:
+        self.seen.append(trace)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def detector() -> Detector:
 
 
 @pytest.fixture(scope="module")
-def seen(detector: Detector) -> list[Insides]:
-    return look(detector, seconds=9, layers=True)
+def seen(detector: Detector) -> list[Trace]:
+    return check(detector, seconds=9, layers=True)
 
 
-def look(detector: Detector, *, seconds: int, layers: bool) -> list[Insides]:
+def check(detector: Detector, *, seconds: int, layers: bool) -> list[Trace]:
     fresh, album = detector.fresh(), Album(layers=layers)
     fresh.observer = album
     sound = scene()
@@ -61,8 +61,8 @@ def unpacked(text: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(base64.b64decode(text), np.uint8)
 
 
-def test_what_is_packed_can_be_unpacked(detector: Detector, seen: list[Insides]) -> None:
-    (message,) = Packer(detector).messages(seen)
+def test_what_is_packed_can_be_unpacked(detector: Detector, seen: list[Trace]) -> None:
+    (message,) = FrameEncoder(detector).messages(seen)
     frames = message["frames"]
     assert frames == sum(len(i.scores) for i in seen)
     assert message["end_s"] == 0.05
@@ -84,7 +84,7 @@ def test_a_sine_at_full_scale_is_the_brightest_there_is(detector: Detector) -> N
     fresh.observer = album
     t = np.arange(16000) / 16000
     fresh.push(np.sin(2 * np.pi * 1000 * t).astype(np.float32))
-    (message,) = Packer(detector).messages(album.seen)
+    (message,) = FrameEncoder(detector).messages(album.seen)
     bands = unpacked(message["mel"]).reshape(-1, 40)
     hz = detector.manifest.features.f_max_hz
     assert hz == 8000
@@ -92,15 +92,15 @@ def test_a_sine_at_full_scale_is_the_brightest_there_is(detector: Detector) -> N
     assert np.median(bands) < 160
 
 
-def test_gaps_part_the_messages(detector: Detector, seen: list[Insides]) -> None:
-    messages = list(Packer(detector).messages([*seen[:10], *seen[20:30]]))
+def test_gaps_part_the_messages(detector: Detector, seen: list[Trace]) -> None:
+    messages = list(FrameEncoder(detector).messages([*seen[:10], *seen[20:30]]))
     assert [m["end_s"] for m in messages] == pytest.approx([0.05, 0.05 + seen[20].first_sample / 16000])
 
 
-def test_means_that_nobody_looked_at_are_those_of_the_decoder(detector: Detector, seen: list[Insides]) -> None:
-    unseen = look(detector, seconds=9, layers=False)
+def test_means_that_nobody_looked_at_are_those_of_the_decoder(detector: Detector, seen: list[Trace]) -> None:
+    unseen = check(detector, seconds=9, layers=False)
     assert all(i.means.size == 0 and not i.layers for i in unseen)
-    (plain,), (full,) = (list(Packer(detector).messages(run)) for run in (unseen, seen))
+    (plain,), (full,) = (list(FrameEncoder(detector).messages(run)) for run in (unseen, seen))
     assert plain["means"] == full["means"]
     assert plain["layers"] == {}
 
@@ -120,10 +120,10 @@ def shot(pictures: Pictures, event_id: str) -> dict[str, Any]:
     return found
 
 
-def test_a_picture_is_taken_when_its_sound_is_over(detector: Detector, seen: list[Insides]) -> None:
-    pictures = Pictures(Packer(detector), 16000, 400)
+def test_a_picture_is_taken_when_its_sound_is_over(detector: Detector, seen: list[Trace]) -> None:
+    pictures = Pictures(FrameEncoder(detector), 16000, 400)
     for one in seen[:149]:  # the first chunk of the six seconds was no frame yet
-        pictures.see(one)
+        pictures.on_trace(one)
     pictures.note(onset("a", 4.0))
     pictures.take()
     assert pictures.has("a")
@@ -132,7 +132,7 @@ def test_a_picture_is_taken_when_its_sound_is_over(detector: Detector, seen: lis
     pictures.note(offset("a", 4.0, 5.5))
     pictures.take()  # the second behind it is not there yet
     for one in seen[149:]:
-        pictures.see(one)
+        pictures.on_trace(one)
     pictures.take()
     (part,) = shot(pictures, "a")["parts"]
     assert part["frames"] == round((3 + 1.5 + 1) * 40)
@@ -140,10 +140,10 @@ def test_a_picture_is_taken_when_its_sound_is_over(detector: Detector, seen: lis
     assert pictures.get("b") is None
 
 
-def test_pictures_are_bounded(detector: Detector, seen: list[Insides], monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = Pictures(Packer(detector), 16000, 400)
+def test_pictures_are_bounded(detector: Detector, seen: list[Trace], monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = Pictures(FrameEncoder(detector), 16000, 400)
     for one in seen:
-        pictures.see(one)
+        pictures.on_trace(one)
     pictures.note(onset("one", 4.0))
     pictures.note(offset("one", 4.0, 7.0))
     pictures.take()
@@ -157,43 +157,43 @@ def test_pictures_are_bounded(detector: Detector, seen: list[Insides], monkeypat
     assert not pictures.has("one")
 
 
-def test_the_ring_holds_seconds_and_forgets_another_stream(detector: Detector, seen: list[Insides]) -> None:
-    pictures = Pictures(Packer(detector), 16000, 400)
+def test_the_ring_holds_seconds_and_forgets_another_stream(detector: Detector, seen: list[Trace]) -> None:
+    pictures = Pictures(FrameEncoder(detector), 16000, 400)
     for number in range(20):
         for one in seen:
-            pictures.see(Insides(one.first_sample + number * len(seen) * 640, *map(one.__getattribute__, NAMES)))
+            pictures.on_trace(Trace(one.first_sample + number * len(seen) * 640, *map(one.__getattribute__, NAMES)))
     assert sum(len(i.scores) for i in pictures._ring) <= 40 * 40
-    pictures.see(seen[0])
+    pictures.on_trace(seen[0])
     assert list(pictures._ring) == [seen[0]]
 
 
 NAMES = ("frames", "spikes", "layers", "membranes", "scores", "means")
 
 
-async def with_hub(detector: Detector, act: Callable[[Hub], Any]) -> Any:
-    hub = Hub(Packer(detector))
-    task = asyncio.create_task(hub.run())
+async def with_hub(detector: Detector, act: Callable[[Broadcaster], Any]) -> Any:
+    broadcaster = Broadcaster(FrameEncoder(detector))
+    task = asyncio.create_task(broadcaster.run())
     try:
-        return await act(hub)
+        return await act(broadcaster)
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
 
-def test_without_viewers_the_hub_takes_nothing(detector: Detector, seen: list[Insides]) -> None:
-    async def act(hub: Hub) -> None:
-        hub.see(seen[0])
-        hub.hear(AudioChunk(np.ones(400, np.float32), 0))
-        hub.note({"type": "gap"})
-        viewer = hub.join()
+def test_without_viewers_the_hub_takes_nothing(detector: Detector, seen: list[Trace]) -> None:
+    async def act(broadcaster: Broadcaster) -> None:
+        broadcaster.on_trace(seen[0])
+        broadcaster.on_chunk(AudioChunk(np.ones(400, np.float32), 0))
+        broadcaster.note({"type": "gap"})
+        viewer = broadcaster.join()
         assert viewer is not None
-        hub.see(seen[1])
+        broadcaster.on_trace(seen[1])
         (first, *_) = (await asyncio.wait_for(viewer.take(), 10)).decode().split("\n\n")
         assert json.loads(first.partition("data: ")[2])["end_s"] == seen[1].first_sample / 16000 + 0.05
-        hub.leave(viewer)
-        hub.see(seen[2])
-        assert not hub._arrived
+        broadcaster.leave(viewer)
+        broadcaster.on_trace(seen[2])
+        assert not broadcaster._arrived
 
     asyncio.run(with_hub(detector, act))
 
@@ -201,30 +201,30 @@ def test_without_viewers_the_hub_takes_nothing(detector: Detector, seen: list[In
 def test_a_slow_viewer_loses_the_oldest_and_is_counted_and_the_others_lose_nothing(
     detector: Detector,
 ) -> None:
-    async def act(hub: Hub) -> None:
-        slow, quick = hub.join(), hub.join()
+    async def act(broadcaster: Broadcaster) -> None:
+        slow, quick = broadcaster.join(), broadcaster.join()
         assert slow is not None
         assert quick is not None
         got: list[bytes] = []
         for number in range(70):
-            hub.note({"type": "gap", "number": number})
-            hub._pass_on()
+            broadcaster.note({"type": "gap", "number": number})
+            broadcaster._pass_on()
             got.append(await quick.take())
         assert len(got) == 70
         left = (await slow.take()).decode().split("\n\n")[:-1]
         assert [json.loads(m.partition("data: ")[2])["number"] for m in left] == list(range(20, 70))
-        assert (slow.dropped, quick.dropped, hub.dropped) == (20, 0, 20)
+        assert (slow.dropped, quick.dropped, broadcaster.dropped) == (20, 0, 20)
 
     asyncio.run(with_hub(detector, act))
 
 
-def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Insides]) -> None:
-    async def act(hub: Hub) -> None:
-        assert hub.join() is not None
+def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Trace]) -> None:
+    async def act(broadcaster: Broadcaster) -> None:
+        assert broadcaster.join() is not None
         for _ in range(20):
             for one in seen:
-                hub.see(one)
-        assert len(hub._arrived) == 600
+                broadcaster.on_trace(one)
+        assert len(broadcaster._arrived) == 600
 
     asyncio.run(with_hub(detector, act))
 
