@@ -10,9 +10,10 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detector.messages import Event
+if TYPE_CHECKING:
+    from detector.messages import Event
 
 RECORD_VERSION = 1
 _NAMESPACE = uuid.UUID("6f2d9f2e-4f0c-5d0e-9a55-0f6b3b1c7a11")

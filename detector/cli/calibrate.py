@@ -17,7 +17,7 @@ import click
 from detector.calibration.choose import RULE, choose, count, hours_needed, promise
 from detector.calibration.measure import Advance, Measurement, ScoreStore, check_labels, sound_files
 from detector.calibration.report import Outcome, as_json, in_words, target_of, write
-from detector.cli.common import Gauge, model_option, only_option, print_error, print_json, print_status
+from detector.cli.program import Gauge, model_option, only_option, print_error, print_json, print_status
 from detector.config.loading import load_configuration
 from detector.config.settings import Calibration
 from detector.errors import ConfigError, DetectorError, SourceError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from detector.cli.common import print_error, print_json, print_status
+from detector.cli.program import print_error, print_json, print_status
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:

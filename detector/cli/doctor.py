@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from detector import __version__
-from detector.cli.common import model_option, print_json
+from detector.cli.program import model_option, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
-from detector.cli.common import print_status
+from detector.cli.program import print_status
 
 if TYPE_CHECKING:
     from detector.events_db import EventReader, StoredEvent, Wanted

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from detector import __version__
-from detector.cli.common import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, print_error, settle_streams
+from detector.cli.program import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, print_error, settle_streams
 from detector.cli.run import Bare, bare_options, listen
 
 _COMMANDS = (

@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceEvent
-from detector.cli.common import model_option, print_json, print_status
+from detector.cli.program import model_option, print_json, print_status
 from detector.service.signals import StopOnSignal, Stopped
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detector.cli.common import MODEL_VARIABLE, model_option, print_json
+from detector.cli.program import MODEL_VARIABLE, model_option, print_json
 
 if TYPE_CHECKING:
     from detector.manifest import Manifest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detector.cli.common import print_json
+from detector.cli.program import print_json
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings

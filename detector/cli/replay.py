@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from detector.cli.common import Bar, model_option, only_option, print_error, print_status, threshold_option
+from detector.cli.program import Bar, model_option, only_option, print_error, print_status, threshold_option
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import StreamInfo, event_record
 from detector.service.signals import StopOnSignal, Stopped

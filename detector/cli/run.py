@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
-from detector.audio.files import is_sound_name
-from detector.cli.common import model_option, only_option, print_error, print_status, threshold_option
+from detector.cli.program import model_option, only_option, print_error, print_status, threshold_option
 from detector.errors import DetectorError
 from detector.service.signals import StopOnSignal
 
@@ -120,6 +119,8 @@ def is_file(device: str) -> bool:
     if device in {"mic", STDIN} or device.isdigit() or device.startswith(_DEVICES):
         return False
     path = Path(device)
+    from detector.audio.files import is_sound_name
+
     return is_sound_name(path) or path.is_file() or device.startswith(("/", "./", "../", "~/"))
 
 

@@ -30,8 +30,8 @@ from rich.style import Style
 
 from detector.audio.live_source import LiveSource
 from detector.audio.sources import Reader
-from detector.cli.common import model_option
 from detector.cli.meter import LOWEST_DBFS
+from detector.cli.program import model_option
 from detector.cli.run import is_file
 from detector.errors import DeviceError, SourceError
 from detector.messages import Trace

@@ -164,7 +164,7 @@ class SinkManager:
     @property
     def stats(self) -> dict[str, dict[str, float]]:
         """What became of the records, and what else a sink has to say of itself, by the name of the sink."""
-        return {o.worker.name: {**asdict(o.worker.counts), **getattr(o.sink, "figures", {})} for o in self._outputs}
+        return {o.worker.name: {**asdict(o.worker.counts), **o.sink.stats} for o in self._outputs}
 
     def prepare(self, settings: Settings, wiring: SinkContext) -> Callable[[], tuple[SinkWorker, ...]]:
         """Make what is new in the settings, and return what puts it into service and gives the new workers.

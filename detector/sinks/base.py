@@ -39,7 +39,7 @@ class LiveSink:
     """A sink of the service; a ``SinkWorker`` calls all its methods in one thread of its own.
 
     ``write`` may take its time: the worker's queue absorbs it, and drops the oldest records where
-    it overflows. It raises TryAgainError to be given the same record again after a pause; any other
+    it overflows. It raises RetryableError to be given the same record again after a pause; any other
     exception means that this record is lost, and is counted and told.
     """
 
@@ -50,8 +50,13 @@ class LiveSink:
     longest_pause_s: float = math.inf
     """The longest pause between two tries that this sink needs; the worker has a longest one of its own."""
 
+    @property
+    def stats(self) -> Mapping[str, float]:
+        """Return what else health records say of this sink, by key; read from any thread."""
+        return {}
+
     def open(self) -> None:
-        """Prepare to write, in the worker's thread; raises TryAgainError to be opened again after a pause."""
+        """Prepare to write, in the worker's thread; raises RetryableError to be opened again after a pause."""
 
     def write(self, record: Record) -> None:
         """Pass a record on."""

@@ -238,7 +238,7 @@ class ClipSink(LiveSink):
         self._ring.push(chunk)
 
     def open(self) -> None:
-        """Make the folder; raises TryAgainError where that cannot be."""
+        """Make the folder; raises RetryableError where that cannot be."""
         try:
             self._folder.open()
         except OSError as error:

@@ -42,11 +42,11 @@ class DatabaseSink(LiveSink):
         self._forget_at = 0.0
 
     def open(self) -> None:
-        """Open or make the file; raises TryAgainError where that cannot be now."""
+        """Open or make the file; raises RetryableError where that cannot be now."""
         self._guarded()
 
     def write(self, record: Record) -> None:
-        """Keep a record until the next commit; raises TryAgainError, without the record, where that is overdue."""
+        """Keep a record until the next commit; raises RetryableError, without the record, where that is overdue."""
         if record.get("clock_synced") and record["time"]:
             self._now = datetime.fromisoformat(record["time"])
         change = change_of(record)
@@ -69,7 +69,7 @@ class DatabaseSink(LiveSink):
             self._forget_at = time.monotonic() + _HOUR_S
 
     def close(self) -> None:
-        """Commit what is left; raises TryAgainError where that cannot be, and it is lost."""
+        """Commit what is left; raises RetryableError where that cannot be, and it is lost."""
         try:
             if self._pending:
                 self._guarded()

@@ -35,11 +35,11 @@ class JsonLinesFile(LiveSink):
         self._stale = True
 
     def open(self) -> None:
-        """Open the file for appending; raises TryAgainError where that cannot be."""
+        """Open the file for appending; raises RetryableError where that cannot be."""
         self._current()
 
     def write(self, record: Record) -> None:
-        """Append one line; raises TryAgainError, with nothing of the line left, where it does not fit."""
+        """Append one line; raises RetryableError, with nothing of the line left, where it does not fit."""
         descriptor = self._current()
         try:
             _append(descriptor, json_line(record).encode())

@@ -64,7 +64,7 @@ class MqttSink(LiveSink):
         self._link = Link(settings, who(status(self._topics, OFFLINE)), self._outbox, self)
 
     @property
-    def figures(self) -> Mapping[str, int]:
+    def stats(self) -> Mapping[str, float]:
         """How the connection is and has been: connected (0 or 1), reconnects, messages dropped and waiting."""
         traffic = self._outbox.traffic
         return {
@@ -85,7 +85,7 @@ class MqttSink(LiveSink):
         self._link.wake()
 
     def tick(self) -> None:
-        """Announce what is due; raises TryAgainError while there is no connection, to have it told."""
+        """Announce what is due; raises RetryableError while there is no connection, to have it told."""
         with self._lock:
             due = self._announce_at is not None and time.monotonic() >= self._announce_at
             if due and self._link.is_connected:

@@ -39,7 +39,7 @@ class MetricsSink(LiveSink):
         return self._server.port if self._server else 0
 
     def open(self) -> None:
-        """Begin to listen; raises TryAgainError while the address is taken or not there yet."""
+        """Begin to listen; raises RetryableError while the address is taken or not there yet."""
         try:
             server = MetricsServer(self._host, self._port, self._token, self._page)
         except OSError as error:

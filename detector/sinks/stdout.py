@@ -188,7 +188,7 @@ class StandardOutput(LiveSink):
     def write(self, record: Record) -> None:
         """Write one line.
 
-        Raises TryAgainError where the reader takes none of it for a while or the disk is full, and
+        Raises RetryableError where the reader takes none of it for a while or the disk is full, and
         DetectorError where it has gone. A line of which some has been taken counts as written; the
         rest of it goes before anything else.
         """

@@ -58,7 +58,7 @@ class WebhookSink(LiveSink):
     def write(self, record: Record) -> None:
         """Post one record.
 
-        Raises TryAgainError where the server is away or busy, DetectorError where it refuses the
+        Raises RetryableError where the server is away or busy, DetectorError where it refuses the
         record or the last try has failed.
         """
         if time.monotonic() < self._not_before:

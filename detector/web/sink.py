@@ -77,7 +77,7 @@ class WebSink(LiveSink):
         self._broadcaster.show(state)
 
     def open(self) -> None:
-        """Begin to serve; raises TryAgainError while the address is taken or not there yet."""
+        """Begin to serve; raises RetryableError while the address is taken or not there yet."""
         from detector.web.app import Api
         from detector.web.server import WebServer
 

@@ -174,7 +174,8 @@ def show_encoding(  # noqa: PLR0913 - one option each
 ) -> None:
     """Draw a sound FILE, or a digit, as spikes in each encoding, and say what each one loses."""
     exhibit = _chosen(file, index, data, seconds)
-    from models.images.tutorial import draw_encodings, encode_all, table
+    from models.images.encodings import encode_all
+    from models.images.tutorial import draw_encodings, table
 
     encodings = encode_all(exhibit.frames, exhibit.scale, exhibit.params, seed=seed)
     click.echo(table(exhibit, encodings))

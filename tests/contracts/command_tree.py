@@ -58,9 +58,11 @@ def lines_of(command: click.Command, path: str) -> Iterator[str]:
     options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
     yield from sorted(f"    {_option(o, context)}" for o in options)
     if isinstance(command, click.Group):
-        for name in sorted(command.commands):
+        for name in sorted(command.list_commands(context)):
             yield ""
-            yield from lines_of(command.commands[name], f"{path} {name}")
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from lines_of(child, f"{path} {name}")
 
 
 def _argument(argument: click.Argument, context: click.Context) -> str:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 60.0
 PROGRAM = """
 import sys, click
-from detector.cli.common import Program, settle_streams
+from detector.cli.program import Program, settle_streams
 from detector.cli.meter import devices, meter
 program = Program(commands=[devices, meter])
 try:

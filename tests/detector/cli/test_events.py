@@ -24,8 +24,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from detector.cli.common import Program
 from detector.cli.events import events
+from detector.cli.program import Program
 from detector.config.settings import Database
 from detector.events_db import FIELDS
 from detector.sinks.database import DatabaseSink
@@ -275,7 +275,7 @@ import os, sys
 import click
 import detector.events_db
 from detector.cli.events import events
-from detector.cli.common import Program
+from detector.cli.program import Program
 @click.group(cls=Program)
 def program(): ...
 program.add_command(events)
@@ -342,7 +342,7 @@ _COMMAND = """
 import signal, sys, click
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from detector.cli.events import events
-from detector.cli.common import Program, open_closed_streams, settle_streams
+from detector.cli.program import Program, open_closed_streams, settle_streams
 @click.group(cls=Program)
 def program(): ...
 program.add_command(events)

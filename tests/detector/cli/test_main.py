@@ -20,8 +20,8 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from detector import Detector, __version__
-from detector.cli.common import Program
 from detector.cli.main import cli
+from detector.cli.program import Program
 from detector.messages import Samples
 from detector.records import StreamInfo, event_record
 from detector.service.signals import StopOnSignal

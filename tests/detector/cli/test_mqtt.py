@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from detector.cli.common import Program
 from detector.cli.mqtt import mqtt
+from detector.cli.program import Program
 from detector.config.settings import Mqtt
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import MqttSink

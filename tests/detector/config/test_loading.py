@@ -15,8 +15,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from detector.cli.common import Program
 from detector.cli.config import config as config_command
+from detector.cli.program import Program
 from detector.config.loading import known_keys, load_configuration, load_settings
 from detector.config.settings import Settings
 from detector.errors import ConfigError

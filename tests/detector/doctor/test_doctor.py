@@ -148,7 +148,7 @@ def test_a_look_that_fails_hides_no_other(paths: SystemPaths, monkeypatch: pytes
     def broken(_: object) -> CheckResult:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr("detector.doctor.machine.check_temperature", broken)
+    monkeypatch.setattr("detector.doctor.checks.check_temperature", broken)
     found = {f.name: f for f in Examination(overrides={"audio.device": "-"}, paths=paths).findings()}
     assert (found["temperature"].state, found["temperature"].exit_code) == ("problem", 70)
     assert "RuntimeError: out of order" in found["temperature"].found

@@ -141,7 +141,7 @@ import json, resource, sys
 from pathlib import Path
 from detector.config.settings import JsonFile
 from detector.sinks.json_file import JsonLinesFile
-from detector.sinks.base import TryAgainError
+from detector.sinks.base import RetryableError
 sink = JsonLinesFile(JsonFile(path=Path(sys.argv[1])))
 sink.open()
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
@@ -150,7 +150,7 @@ try:
     while True:
         sink.write({"seq": number, "padding": "x" * 100})
         number += 1
-except TryAgainError as error:
+except RetryableError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 sink.write({"seq": number})

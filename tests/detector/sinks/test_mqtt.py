@@ -60,7 +60,7 @@ def running(
 
 
 def connected(sink: MqttSink) -> bool:
-    return bool(sink.figures["connected"])
+    return bool(sink.stats["connected"])
 
 
 def numbers(watcher: Watcher) -> list[int]:
@@ -164,7 +164,7 @@ def test_a_broker_that_comes_late_misses_nothing_within_the_bound(tmp_path: Path
             worker.submit(onset(number=number))
             worker.submit(offset(number=number))
         wait_until(lambda: worker.counts.waiting == 0, "the worker's work")
-        assert sink.figures == {
+        assert sink.stats == {
             "connected": 0,
             "reconnects": 0,
             "messages_dropped": 350,
@@ -176,7 +176,7 @@ def test_a_broker_that_comes_late_misses_nothing_within_the_bound(tmp_path: Path
             # Each sound is three lasting messages: at the onset particulars and event, at the offset particulars.
             assert numbers(watcher) == list(range(117, 150))
             assert watcher.payloads(GUITAR) == ["OFF"]
-            wait_until(lambda: sink.figures["messages_waiting"] == 0, "the last acknowledgement")
+            wait_until(lambda: sink.stats["messages_waiting"] == 0, "the last acknowledgement")
 
 
 def test_a_restart_under_load_loses_nothing_and_keeps_the_order(broker: Broker) -> None:
@@ -198,8 +198,8 @@ def test_a_restart_under_load_loses_nothing_and_keeps_the_order(broker: Broker) 
         wait_until(lambda: numbers(watcher)[-1:] == [len(sent)], "the last event")
         watcher.wait_for(f"{BASE}/mic/speech/state", "ON")
         assert first_times(numbers(watcher)) == list(range(len(sent) + 1))
-        assert sink.figures["messages_dropped"] == 0
-        assert sink.figures["reconnects"] >= 2
+        assert sink.stats["messages_dropped"] == 0
+        assert sink.stats["reconnects"] >= 2
         kept = retained(broker.port)
         assert (kept[GUITAR], kept[f"{BASE}/mic/speech/state"]) == ("OFF", "ON")
         assert kept[f"{BASE}/status"] == "online"
@@ -234,7 +234,7 @@ def test_a_broker_that_hangs_stops_nobody(broker: Broker) -> None:
             for number in range(500):
                 worker.submit(onset(number=number))
             wait_until(lambda: worker.counts.waiting == 0, "the worker's work")
-            assert sink.figures["messages_waiting"] <= 50 + 20 + 500
+            assert sink.stats["messages_waiting"] <= 50 + 20 + 500
         wait_until(lambda: numbers(watcher)[-1:] == [499], "the last event")
         assert numbers(watcher) == sorted(numbers(watcher))
         watcher.wait_for(GUITAR, "ON")
@@ -381,7 +381,7 @@ def test_pauses_grow_and_a_steady_connection_makes_them_short_again(monkeypatch:
 def test_two_of_a_name_do_not_fight_at_full_speed(broker: Broker) -> None:
     """Each throws the other out: the pauses must grow although each try succeeds."""
     with running(broker.port) as (_, one), running(broker.port) as (_, other):
-        wait_until(lambda: other.figures["reconnects"] + one.figures["reconnects"] >= 3, "some reconnects")
+        wait_until(lambda: other.stats["reconnects"] + one.stats["reconnects"] >= 3, "some reconnects")
         wait_until(lambda: one._link._pause_s == other._link._pause_s == 0.4, "the longest pause")
 
 

@@ -71,8 +71,8 @@ def trouble(caplog: pytest.LogCaptureFixture, password: str | None = None, **set
 def enters(password: str | None = None, **settings: Any) -> bool:
     sink = MqttSink(Mqtt(host=HOST, **settings), STATION, password)
     worker = SinkWorker("mqtt", sink)
-    wait_until(lambda: sink.figures["connected"] or not worker.counts.working, "an answer")
-    found = bool(sink.figures["connected"])
+    wait_until(lambda: sink.stats["connected"] or not worker.counts.working, "an answer")
+    found = bool(sink.stats["connected"])
     worker.begin_close(5)
     assert worker.join()
     return found
@@ -236,7 +236,7 @@ def test_rules_that_forbid_reading_are_told_once(tmp_path: Path, caplog: pytest.
         wait_until(lambda: "may not read homeassistant/status" in caplog.text, "the warning")
         broker.kill()
         broker.start()
-        wait_until(lambda: sink.figures["reconnects"] == 1, "the second connection")
+        wait_until(lambda: sink.stats["reconnects"] == 1, "the second connection")
         worker.begin_close(5)
         assert worker.join()
     assert caplog.text.count("may not read homeassistant/status") == 1

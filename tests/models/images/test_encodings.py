@@ -15,7 +15,7 @@ from snntorch import spikegen
 
 from detector.encoder import DeltaEncoder
 from detector.manifest import EncoderParams
-from models.images.tutorial import (
+from models.images.encodings import (
     LINEAR_THRESHOLD,
     Scale,
     decode_frame_difference,

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from detector.errors import ConfigError, SourceError
 from models.cli.main import cli, main
-from models.images.tutorial import digit, encode_all, relative_error, sound
+from models.images.encodings import encode_all, relative_error
+from models.images.tutorial import digit, sound
 
 RATE_HZ = 16000
 NAMES = ["rate", "latency, log", "latency, linear", "frame difference", "send-on-delta"]
