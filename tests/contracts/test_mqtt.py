@@ -8,11 +8,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.broker import Broker, Watcher, retained
+from tests.broker import Broker, Watcher, retained, wait_until
 from tests.contracts.live import BASE, NODE, USER, Live, configuration, mqtt_section, scene
 from tests.contracts.programs import detect, json_output
 from tests.contracts.snapshots import check, shape
-from tests.service import service, wait_until
+from tests.service import service
 
 ANNOUNCEMENT = f"homeassistant/device/snn_detect_{NODE}/config"
 
