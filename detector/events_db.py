@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 from detector.errors import ConfigError
+from detector.records import ClipRecord, EventRecord, GapRecord, OffsetRecord, OnsetRecord, Record
 
 # One entry a version, never to change once released: entry i turns a file of version i into one of
 # version i + 1. Times are UTC, to the millisecond, as text that sorts; positions are seconds since
@@ -185,19 +186,18 @@ class EventStore:
             connection.execute("UPDATE events SET reason = ? WHERE reason IS NULL", (INTERRUPTED,))
 
 
-def change_of(record: Mapping[str, Any]) -> Change | None:
-    """Return what a record changes; None for a type that is not stored. Raises KeyError for one that lacks a key."""
-    kind = record["type"]
-    if kind in {"onset", "offset"}:
-        values = _event_values(record)
-        own = _ONSET if kind == "onset" else _OFFSET
-        return _UPSERTS[kind], {name: _plain(values.get(name)) for name in ("id", *_ENVIRONMENT, *own)}
-    if kind == "gap":
-        values = {**record, "at_utc": utc_text(_moment(record))}
-        return _GAP, {name: _plain(values.get(name)) for name in _GAP_COLUMNS}
-    if kind == "clip":
-        return "UPDATE events SET clip = :path WHERE id = :id", {"id": record["id"], "path": _plain(record["path"])}
-    return None
+def change_of(record: Record) -> Change | None:
+    """Return the statement that stores a record; None for a type that is not stored."""
+    match record:
+        case OnsetRecord() | OffsetRecord():
+            own = _ONSET if isinstance(record, OnsetRecord) else _OFFSET
+            return _UPSERTS[record.type], _columns(record, _event_times(record), ("id", *_ENVIRONMENT, *own))
+        case GapRecord():
+            return _GAP, _columns(record, {"at_utc": utc_text(_moment(record))}, _GAP_COLUMNS)
+        case ClipRecord():
+            return "UPDATE events SET clip = :path WHERE id = :id", {"id": record.id, "path": _plain(record.path)}
+        case _:
+            return None
 
 
 def utc_text(moment: datetime | None) -> str | None:
@@ -213,17 +213,22 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-def _event_values(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of an event's columns; an offset tells of its onset too, which may have been dropped."""
+def _columns(record: Record, times: dict[str, str | None], names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of columns: those in ``times``, else the record's fields of the same name."""
+    return {name: times[name] if name in times else _plain(getattr(record, name)) for name in names}
+
+
+def _event_times(record: EventRecord) -> dict[str, str | None]:
+    """Return the columns with times; an offset gives that of its onset, too, whose record may have been dropped."""
     moment = _moment(record)
-    if record["type"] == "onset":
-        return {**record, "onset_utc": utc_text(moment)}
-    began = moment and moment - timedelta(seconds=record["duration_s"])
-    return {**record, "onset_utc": utc_text(began), "offset_utc": utc_text(moment)}
+    if isinstance(record, OnsetRecord):
+        return {"onset_utc": utc_text(moment)}
+    began = moment and moment - timedelta(seconds=record.duration_s)
+    return {"onset_utc": utc_text(began), "offset_utc": utc_text(moment)}
 
 
-def _moment(record: Mapping[str, Any]) -> datetime | None:
-    return datetime.fromisoformat(record["time"]) if record["time"] else None
+def _moment(record: Record) -> datetime | None:
+    return datetime.fromisoformat(record.time) if record.time else None
 
 
 def _plain(value: Any) -> Any:

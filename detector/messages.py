@@ -28,6 +28,12 @@ Scores: TypeAlias = NDArray[np.float32]
 Reason: TypeAlias = Literal["ended", "end_of_stream", "gap", "shutdown"]
 """Why a sound is over: it ended, or the stream did, or sound was lost, or nobody listens any more."""
 
+GapCause: TypeAlias = Literal["overrun", "queue", "device", "suspended"]
+"""The device's buffer overran, the detector was too slow, the device was away, the machine slept."""
+
+ConditionName: TypeAlias = Literal["waiting", "silent", "clipping", "dc_offset", "wrong_rate"]
+"""A state of a source that users are notified of."""
+
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:

@@ -22,7 +22,7 @@ from detector.messages import Trace
 if TYPE_CHECKING:
     from detector.messages import Samples
     from detector.pipeline import Detector
-    from detector.sinks.base import Record
+    from detector.records import EventRecord, OffsetRecord
 
 LONGEST_S: Final = 600.0
 """Sound that a sheet shows at most: beyond it a spike is narrower than ink."""
@@ -68,9 +68,9 @@ class Sheet:
         if trace.first_sample < self._most:
             self._traces.append(trace)
 
-    def save(self, title: str, records: Sequence[Record]) -> None:
+    def save(self, title: str, records: Sequence[EventRecord]) -> None:
         """Draw the sheet, whole or not at all; raises OSError where the file cannot be written."""
-        begun = [r for r in records if r["onset_s"] * self._features.sample_rate_hz < self._most]
+        begun = [r for r in records if r.onset_s * self._features.sample_rate_hz < self._most]
         figure = self._drawn(title, begun)
         part = self._path.with_name(f".{self._path.stem}.{os.getpid()}{self._path.suffix}")
         try:
@@ -79,11 +79,11 @@ class Sheet:
         finally:
             part.unlink(missing_ok=True)
 
-    def _drawn(self, title: str, records: Sequence[Record]) -> Any:
+    def _drawn(self, title: str, records: Sequence[EventRecord]) -> Any:
 
         means = np.concatenate([np.empty((0, len(self._classes))), *(i.means for i in self._traces)])
         labels = _shown(means, self._classes, records)
-        rows = len({r["label"] for r in records})
+        rows = len({r.label for r in records})
         heights = (*_HEIGHTS, _ROW_INCHES * max(2, rows) + 0.2)
         figure = _figure_class()(figsize=(_WIDTH_INCHES, sum(heights) + 1.2), layout="constrained")
         axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
@@ -108,11 +108,11 @@ class Sheet:
         return figure
 
 
-def _shown(means: NDArray[np.float64], classes: Sequence[ClassSpec], records: Sequence[Record]) -> list[str]:
+def _shown(means: NDArray[np.float64], classes: Sequence[ClassSpec], records: Sequence[EventRecord]) -> list[str]:
     """Return the labels with an event, then those whose mean gets high, each part by its highest mean."""
     highest = dict(zip((c.label for c in classes), means.max(axis=0, initial=0.0).tolist(), strict=True))
     order = sorted(highest, key=lambda label: -highest[label])
-    heard = {r["label"] for r in records if r["type"] == "offset"}
+    heard = {r.label for r in records if isinstance(r, OffsetRecord)}
     with_event = [label for label in order if label in heard]
     return with_event + [label for label in order if label not in heard and highest[label] >= _LEAST_SHOWN]
 
@@ -130,7 +130,6 @@ def _figure_class() -> Any:
 
 if TYPE_CHECKING:
     from detector.messages import Frames, LayerSpikes, Samples, Spikes
-    from detector.sinks.base import Record
 
 _COLUMNS: Final = 2400
 """Columns of pictures and curves at most; of several frames in one, the highest value is shown."""
@@ -236,15 +235,15 @@ def draw_scores(
         axes.legend(fontsize="x-small", ncols=_MOST_CURVES, frameon=False, **place)
 
 
-def draw_events(axes: Any, labels: Sequence[str], records: Sequence[Record]) -> None:
+def draw_events(axes: Any, labels: Sequence[str], records: Sequence[EventRecord]) -> None:
     """Draw each sound as a bar in the row of its label, with its peak score; the colour is that of its curve."""
-    ended = [record for record in records if record["type"] == "offset"]
-    heard = [label for label in labels if any(label == record["label"] for record in ended)]
+    ended = [record for record in records if isinstance(record, OffsetRecord)]
+    heard = [label for label in labels if any(label == record.label for record in ended)]
     for record in ended:
-        row, colour = heard.index(record["label"]), _colour(labels, record["label"])
-        axes.broken_barh([(record["onset_s"], record["duration_s"])], (row - 0.35, 0.7), color=colour)
-        place = (record["onset_s"] + record["duration_s"], row)
-        axes.annotate(f" {record['peak']:.2f}", place, va="center", fontsize="x-small")
+        row, colour = heard.index(record.label), _colour(labels, record.label)
+        axes.broken_barh([(record.onset_s, record.duration_s)], (row - 0.35, 0.7), color=colour)
+        place = (record.onset_s + record.duration_s, row)
+        axes.annotate(f" {record.peak or 0:.2f}", place, va="center", fontsize="x-small")
     names = [label.replace("_", " ") for label in heard]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)

@@ -1,81 +1,278 @@
-"""Events as the records that leave the house: one JSON object per onset and per offset.
+"""Records: what sinks are given, one frozen dataclass a type.
 
-The schema is the same live and replayed, and fixed by ``v``; consumers skip a ``type`` they do not
-know. Seconds come from the sample index, rounded to a microsecond: each sample keeps its own. The
-time of day is added only where the start of the stream is known.
+The fields of a record, in their order, are the keys of its JSON object, behind ``v`` and ``type``. The schema
+is the same live and replayed, and fixed by ``v``; consumers skip a ``type`` that they do not know. Seconds come
+from the sample index, rounded to a microsecond, so that each sample keeps its own. The time of day is known
+only where the start of the stream is.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from detector.messages import Event
+    from detector.messages import ConditionName, Event, GapCause, Reason
 
-RECORD_VERSION = 1
-_NAMESPACE = uuid.UUID("6f2d9f2e-4f0c-5d0e-9a55-0f6b3b1c7a11")
+RECORD_VERSION: Final = 1
+_NAMESPACE: Final = uuid.UUID("6f2d9f2e-4f0c-5d0e-9a55-0f6b3b1c7a11")
 """Separates these ids from other version 5 UUIDs; drawn once, never to change."""
-_SHA_DIGITS = 12
-_SECONDS_DECIMALS = 6
-_SCORE_DECIMALS = 4
+_SHA_DIGITS: Final = 12
+_SECONDS_DECIMALS: Final = 6
+_SCORE_DECIMALS: Final = 4
+_LIVE_ONLY: Final = ("level_dbfs", "device", "clock_synced")
+"""Keys that a record lacks where there is no device."""
+
+State: TypeAlias = "ConditionName | Literal['listening', 'stopping', 'reloaded', 'clock', 'calibration']"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnsetRecord:
+    """A sound has begun; sent as soon as it is detected."""
+
+    type: ClassVar[Literal["onset"]] = "onset"
+    id: str
+    """UUID that the onset shares with its offset."""
+    seq: int
+    """Number of the record in its process."""
+    source: str
+    label: str
+    category: str
+    onset_s: float
+    """Seconds since the stream began."""
+    time: str | None
+    """Time of day of the onset by RFC 3339; null in a replay without --start-time."""
+    score: float
+    """Smoothed score in [0, 1] at the moment of detection."""
+    threshold: float
+    latency_s: float
+    """Seconds of sound between the onset and its detection."""
+    model: str
+    """Name and version of the model."""
+    model_sha256: str
+    """First twelve digits of the model file's SHA-256."""
+    level_dbfs: float | None = None
+    """RMS level from the onset to its detection; null where no sample of it is left. Live only."""
+    device: str | None = None
+    """Stable id of the device. Live only."""
+    clock_synced: bool | None = None
+    """Whether the wall clock is synchronised; null where the system does not say. Live only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffsetRecord:
+    """A sound has ended."""
+
+    type: ClassVar[Literal["offset"]] = "offset"
+    id: str
+    seq: int
+    source: str
+    label: str
+    category: str
+    onset_s: float
+    offset_s: float
+    duration_s: float
+    peak: float | None
+    """Highest smoothed score between onset and offset."""
+    mean: float | None
+    """Mean smoothed score between onset and offset."""
+    reason: Reason | None
+    time: str | None
+    """Time of day of the offset."""
+    latency_s: float
+    model: str
+    device: str | None = None
+    clock_synced: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapRecord:
+    """Samples were lost."""
+
+    type: ClassVar[Literal["gap"]] = "gap"
+    seq: int
+    source: str
+    time: str
+    at_s: float
+    """Position of the first lost sample, seconds since the stream began."""
+    lost_s: float
+    cause: GapCause
+    device: str
+    clock_synced: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRecord:
+    """A state of the service has begun or ended."""
+
+    type: ClassVar[Literal["status"]] = "status"
+    seq: int
+    source: str
+    time: str
+    state: State
+    active: bool
+    detail: str
+    """One line for people."""
+    device: str
+    clock_synced: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRecord:
+    """The sound of an event has been written to a file."""
+
+    type: ClassVar[Literal["clip"]] = "clip"
+    seq: int
+    source: str
+    time: str
+    id: str
+    """That of the event."""
+    label: str
+    path: str
+    bytes: int
+    device: str
+    clock_synced: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Durations of inference: ``counts[i]`` took at most ``le_s[i]`` seconds, the last count is that of all."""
+
+    le_s: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthState:
+    """How the service is: counts since it began, and levels of the last second."""
+
+    uptime_s: float
+    heard_s: float
+    """Seconds of sound processed."""
+    realtime_factor: float
+    """Seconds of computing per second of sound."""
+    lost_s: float
+    overruns: int
+    reopens: int
+    rms_dbfs: float
+    peak_dbfs: float
+    dc: float
+    clipped_samples: int
+    silent: bool
+    up: bool
+    """Whether the source is open."""
+    queue_depth: float
+    """Share of the capture buffer that is filled, 0 to 1."""
+    rss_bytes: int
+    temperature_c: float | None
+    under_voltage: bool | None
+    resets: int
+    frames: int
+    inference: Histogram
+    sinks: Mapping[str, Mapping[str, float]]
+    """Counts of each sink by its name."""
+    model: str
+    model_sha256: str
+    version: str
+    """Version of snn-detect."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as keys of a JSON object."""
+        return {name: _json_value(value) for name, value in _items(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthRecord:
+    """How the service is, sent at intervals."""
+
+    type: ClassVar[Literal["health"]] = "health"
+    seq: int
+    source: str
+    time: str
+    health: HealthState
+    """Its fields are keys of the record itself."""
+    calibrated: bool | None
+    """Whether device and model are those of the calibration; null without one."""
+    scores: Mapping[str, float] | None = None
+    """Scores of the last frame by label; left out unless the settings ask for them."""
+    device: str
+    clock_synced: bool | None
+
+
+EventRecord: TypeAlias = OnsetRecord | OffsetRecord
+Record: TypeAlias = OnsetRecord | OffsetRecord | GapRecord | StatusRecord | ClipRecord | HealthRecord
+
+
+def as_dict(record: Record) -> dict[str, Any]:
+    """Return a record as the JSON object that it is sent as, keys in order."""
+    values: dict[str, Any] = {"v": RECORD_VERSION, "type": record.type}
+    for name, value in _items(record):
+        if isinstance(value, HealthState):
+            values |= value.as_dict()
+        elif not (name in _LIVE_ONLY and record.device is None) and not (name == "scores" and value is None):
+            values[name] = _json_value(value)
+    return values
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """Where events come from: all that a record says besides the event itself."""
+    """Where events come from: what a record holds besides the event itself."""
 
     source: str
-    """What the user calls the stream: a file's name as given, or a device's."""
+    """Name of the stream: a file's name as given, or that of the settings."""
     stream: str
-    """What tells this stream from every other: a file's full path, or an id drawn when it began."""
+    """Unique id of the stream: a file's full path, or an id drawn when it began."""
     rate_hz: int
     """The rate that the events' samples count at."""
     model: str
     """Name and version of the model."""
     model_sha256: str
     started: datetime | None = None
-    """Time of day of sample 0, with its offset from UTC; None where nobody knows."""
+    """Time of day of sample 0, with its offset from UTC; None where it is unknown."""
 
 
-def event_record(event: Event, origin: StreamInfo, seq: int) -> dict[str, Any]:
+def event_record(event: Event, origin: StreamInfo, seq: int) -> EventRecord:
     """Return the record of an event; ``seq`` numbers the records that one process sends.
 
     ``time`` is that of the onset in an onset's record and of the offset in an offset's.
-    ``latency_s`` is how much sound had passed since that moment when the event became known.
+    ``latency_s`` is the duration of the sound between that moment and the detection of the event.
     """
     onset_s = _seconds(event.onset_sample, origin)
-    head = {
-        "v": RECORD_VERSION,
-        "type": event.kind,
-        "id": event_id(event, origin),
-        "seq": seq,
-        "source": origin.source,
-        "label": event.label,
-        "category": event.category,
-        "onset_s": onset_s,
-    }
     if event.offset_sample is None:
-        return head | {
-            "time": _time(event.onset_sample, origin),
-            "score": _rounded(event.score),
-            "threshold": _rounded(event.threshold),
-            "latency_s": _seconds(event.emitted_sample + 1 - event.onset_sample, origin),
-            "model": origin.model,
-            "model_sha256": origin.model_sha256[:_SHA_DIGITS],
-        }
-    return head | {
-        "offset_s": _seconds(event.offset_sample, origin),
-        "duration_s": _seconds(event.offset_sample - event.onset_sample, origin),
-        "peak": None if event.peak is None else _rounded(event.peak),
-        "mean": None if event.mean is None else _rounded(event.mean),
-        "reason": event.reason,
-        "time": _time(event.offset_sample, origin),
-        "latency_s": _seconds(event.emitted_sample + 1 - event.offset_sample, origin),
-        "model": origin.model,
-    }
+        return OnsetRecord(
+            id=event_id(event, origin),
+            seq=seq,
+            source=origin.source,
+            label=event.label,
+            category=event.category,
+            onset_s=onset_s,
+            time=_time(event.onset_sample, origin),
+            score=_rounded(event.score),
+            threshold=_rounded(event.threshold),
+            latency_s=_seconds(event.emitted_sample + 1 - event.onset_sample, origin),
+            model=origin.model,
+            model_sha256=origin.model_sha256[:_SHA_DIGITS],
+        )
+    return OffsetRecord(
+        id=event_id(event, origin),
+        seq=seq,
+        source=origin.source,
+        label=event.label,
+        category=event.category,
+        onset_s=onset_s,
+        offset_s=_seconds(event.offset_sample, origin),
+        duration_s=_seconds(event.offset_sample - event.onset_sample, origin),
+        peak=None if event.peak is None else _rounded(event.peak),
+        mean=None if event.mean is None else _rounded(event.mean),
+        reason=event.reason,
+        time=_time(event.offset_sample, origin),
+        latency_s=_seconds(event.emitted_sample + 1 - event.offset_sample, origin),
+        model=origin.model,
+    )
 
 
 def event_id(event: Event, origin: StreamInfo) -> str:
@@ -88,6 +285,19 @@ def event_id(event: Event, origin: StreamInfo) -> str:
     # A file's name may hold bytes that are no text, which uuid5 would refuse.
     name = "\n".join(parts).encode("utf-8", "surrogateescape").decode("latin-1")
     return str(uuid.uuid5(_NAMESPACE, name))
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return [(field.name, getattr(value, field.name)) for field in fields(value)]
+
+
+def _json_value(value: Any) -> Any:
+    """Return a field's value as JSON has it: objects for dataclasses and mappings, lists for tuples."""
+    if is_dataclass(value):
+        return {name: _json_value(part) for name, part in _items(value)}
+    if isinstance(value, Mapping):
+        return {key: _json_value(part) for key, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _seconds(samples: int, origin: StreamInfo) -> float:

@@ -18,7 +18,7 @@ import soundfile
 
 from detector.messages import AudioChunk
 from detector.pipeline import Detector
-from detector.records import StreamInfo, event_record
+from detector.records import StreamInfo, as_dict, event_record
 from tests.broker import Broker, Relay, Watcher
 from tests.service import COMMAND, Child, NotifySocket, Record, service, wait_until
 from tests.sound_server import SoundServer, sound_server  # noqa: F401 - a fixture
@@ -46,7 +46,7 @@ def heard_again(tee: Path, gaps: list[Record]) -> list[Record]:
         found += detector.push_chunk(AudioChunk(samples[first:at], first, gap=first > 0))
         first = at + lost
     found += detector.push_chunk(AudioChunk(samples[first:], first, gap=first > 0)) + detector.flush()
-    return events([event_record(event, origin, 0) for event in found])
+    return events([as_dict(event_record(event, origin, 0)) for event in found])
 
 
 def test_what_is_heard_live_is_what_replay_hears_of_it(sound_server: SoundServer, tmp_path: Path) -> None:  # noqa: F811

@@ -19,8 +19,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.audio.live_source import Cause, SourceCondition
+from detector.audio.live_source import SourceCondition
 from detector.errors import DetectorError, DeviceError
+from detector.messages import GapCause
 
 _MOST_CONDITIONS: Final = 100
 """More of them wait only where nobody takes anything any more."""
@@ -50,7 +51,7 @@ class Block:
     """When they were read, by CLOCK_BOOTTIME."""
     left: int = 0
     """Frames that the device had ready behind them."""
-    cause: Cause | None = None
+    cause: GapCause | None = None
     """Why sound was lost just before, for as long as the clock tells; None: it was not."""
     dropped: int = 0
     """Frames just before that the queue had no room for, and has dropped."""
@@ -183,7 +184,7 @@ class Capture(threading.Thread):
         self._pause_s = 0.0 if before is None else _PAUSE_S[1]
         self.is_waiting: bool = before is not None
         """Whether it has told that it waits for the device."""
-        self._cause: Cause | None = None
+        self._cause: GapCause | None = None
         self.had_sound: bool = before is not None and before.had_sound
         self.is_stalled = False
         """Whether the device was there the last time, but gave no sound: that is no device to be waited for."""

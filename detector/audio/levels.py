@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.audio.live_source import ConditionName, SourceCondition
-from detector.messages import AudioChunk
+from detector.audio.live_source import SourceCondition
+from detector.messages import AudioChunk, ConditionName
 
 FLOOR_DBFS: Final = -120.0
 """What silence is reported as."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
-from detector.messages import AudioChunk
-
-Cause: TypeAlias = Literal["overrun", "queue", "device", "suspended"]
-"""The sound card's buffer ran over, the detector was too slow, the device was away, the machine slept."""
-ConditionName: TypeAlias = Literal["waiting", "silent", "clipping", "dc_offset", "wrong_rate"]
+from detector.messages import AudioChunk, ConditionName, GapCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +24,7 @@ class AudioGap:
     first_sample: int
     samples: int
     """Length at the model's rate; an estimate by the clock where the device does not tell."""
-    cause: Cause
+    cause: GapCause
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,6 @@ from detector.audio.levels import Checks, Level
 from detector.audio.live_source import (
     AudioBlock,
     AudioGap,
-    Cause,
-    ConditionName,
     SourceCondition,
     SourceEvent,
     SourceStats,
@@ -35,7 +33,7 @@ from detector.audio.portaudio import within
 from detector.audio.resampling import LOUDEST, Resampler, mean_of_channels
 from detector.config.settings import Audio
 from detector.errors import DeviceError
-from detector.messages import AudioChunk, Samples
+from detector.messages import AudioChunk, ConditionName, GapCause, Samples
 
 
 class Segment:
@@ -286,7 +284,7 @@ class Microphone:
         run, self._run = self._run, None
         return [] if run is None else self._sound(run, run.end())
 
-    def _lose(self, lost_s: float, cause: Cause) -> list[SourceEvent]:
+    def _lose(self, lost_s: float, cause: GapCause) -> list[SourceEvent]:
         """Tell of a gap behind the sound that there was."""
         if self._heard_s is None:
             return []

@@ -30,9 +30,9 @@ from click.core import ParameterSource
 
 from detector.cli.program import Bar, model_option, only_option, print_error, print_status, threshold_option
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
-from detector.records import StreamInfo, event_record
+from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.signals import StopOnSignal, Stopped
-from detector.sinks.base import Record, Sink
+from detector.sinks.base import Sink
 
 if TYPE_CHECKING:
     from detector.audio.sources import Source
@@ -111,15 +111,15 @@ TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
 """Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
 
 
-def audacity_rows(records: Iterable[Record]) -> list[tuple[str, ...]]:
+def audacity_rows(records: Iterable[EventRecord]) -> list[tuple[str, ...]]:
     """Return onset, offset and label of each offset among the records, in seconds, the earliest first."""
     return sorted(
-        ((f"{r['onset_s']:.6f}", f"{r['offset_s']:.6f}", str(r["label"])) for r in records if r["type"] == "offset"),
+        ((f"{r.onset_s:.6f}", f"{r.offset_s:.6f}", r.label) for r in records if isinstance(r, OffsetRecord)),
         key=lambda row: (float(row[0]), float(row[1]), row[2]),
     )
 
 
-def table_rows(name: str, records: Iterable[Record]) -> list[tuple[str, ...]]:
+def table_rows(name: str, records: Iterable[EventRecord]) -> list[tuple[str, ...]]:
     """Return the rows of DCASE's table for the file ``name``; its folder is left out."""
     return [(Path(name).name, *row) for row in audacity_rows(records)]
 
@@ -214,7 +214,7 @@ class FileNotes:
         """Prepare to write to these places; raises ConfigError where that cannot be."""
         self._detector, self._audacity = detector, audacity
         self._wants_records = bool(picture or audacity)
-        self.records: list[Record] = []
+        self.records: list[EventRecord] = []
         self._sheet = None
         if audacity is not None:
             check_place(audacity, "--audacity")
@@ -245,7 +245,7 @@ class FileNotes:
         if self._scores is not None:
             self._scores.push(scores)
 
-    def note(self, record: Record) -> None:
+    def note(self, record: EventRecord) -> None:
         """Take the record of an event."""
         if self._wants_records:
             self.records.append(record)

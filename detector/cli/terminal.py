@@ -36,9 +36,10 @@ from detector.cli.run import is_file
 from detector.errors import DeviceError, SourceError
 from detector.messages import Trace
 from detector.pipeline import Detector
+from detector.records import Record, as_dict
 from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.signals import StopOnSignal, Stopped
-from detector.sinks.base import NodeInfo, Record
+from detector.sinks.base import NodeInfo
 from detector.web.client import Message, WebClient
 from detector.web.schema import card
 from detector.web.stream import FrameEncoder
@@ -241,7 +242,7 @@ class OwnFeed:
         self._source.close()
 
     def _note(self, record: Record) -> None:
-        self._messages.append(("record", record))
+        self._messages.append(("record", as_dict(record)))
 
     def _state(self) -> dict[str, Any]:
         stats = self._source.stats

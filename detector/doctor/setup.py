@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -53,6 +53,7 @@ from detector.errors import ConfigError, DetectorError, SourceError
 from detector.messages import AudioChunk, Samples
 from detector.network import Model, load_model, verify
 from detector.pipeline import Detector
+from detector.records import OnsetRecord, Record
 from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE
 from detector.service.outputs import SinkContext, specs
@@ -315,7 +316,6 @@ _EARLY_S: Final = 0.25
 """An onset may be told this much before its place in the annotation, which is a person's."""
 _ENOUGH: Final = 0.5
 """Share of the sounds that a detector in order finds: the scene is not made of easy ones alone."""
-_Record = dict[str, Any]
 _ADVICE: Final = (
     "install snn-detect and its model again; if that does not help, snn-detect model verify and "
     "snn-detect bench show whether onnxruntime is at fault"
@@ -369,7 +369,7 @@ def check_scene(detector: Detector, scene: Path | None = None) -> CheckResult:
         records, at_once = _play(detector, scene)
     except (OSError, ValueError, SourceError) as error:
         return problem(SELFTEST, f"the scene cannot be played: {error}", "install snn-detect again", WRONG)
-    onsets = [(r["label"], r["onset_s"]) for r in records if r["type"] == "onset"]
+    onsets = [(r.label, r.onset_s) for r in records if isinstance(r, OnsetRecord)]
     if onsets != at_once:
         found = f"in chunks it hears {_listed(onsets)}, in one piece {_listed(at_once)}"
         return problem(SELFTEST, f"live sound and files give different events: {found}", _ADVICE, WRONG)
@@ -400,13 +400,13 @@ def annotated(scene: Path) -> Iterator[Expected]:
                 raise ValueError(f"{scene.with_suffix('.tsv')}: a row lacks {error}") from error
 
 
-def _play(detector: Detector, scene: Path) -> tuple[list[_Record], list[tuple[str, float]]]:
+def _play(detector: Detector, scene: Path) -> tuple[list[Record], list[tuple[str, float]]]:
     """Return the records of the scene as live sound, and the onsets of the same sound in one piece."""
-    records: list[_Record] = []
+    records: list[Record] = []
     playback = Playback(scene, detector.sample_rate_hz)
     detector.reset()
     try:
-        engine = Engine(playback, detector, RecordPublisher(SELFTEST, lambda r: records.append(dict(r))), Counters())
+        engine = Engine(playback, detector, RecordPublisher(SELFTEST, records.append), Counters())
         while engine.turn(0.0):
             pass
         engine.close_events("end_of_stream")

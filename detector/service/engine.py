@@ -9,6 +9,7 @@ Records of what happens while listening: numbered, with source, device and time,
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -19,17 +20,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from detector.audio.levels import Loudness
-from detector.audio.live_source import AudioBlock, AudioGap, ConditionName, LiveSource, SourceCondition, SourceEvent
+from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceEvent
 from detector.messages import AudioChunk, Event, Observer, Reason, Scores
 from detector.pipeline import Detector
-from detector.records import RECORD_VERSION, StreamInfo, event_record
+from detector.records import (
+    ClipRecord,
+    EventRecord,
+    GapRecord,
+    HealthRecord,
+    HealthState,
+    Histogram,
+    OnsetRecord,
+    Record,
+    State,
+    StatusRecord,
+    StreamInfo,
+    event_record,
+)
 from detector.service.clock import SampleClock, clock_is_synced, local_now, rfc3339
-from detector.sinks.base import Record
+from detector.sinks.base import SavedClip
 
 _DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -50,7 +64,7 @@ class Counters:
     """Resets because the network gave what is no number."""
     sounds: int = 0
     """Onsets reported."""
-    last_onset: Record | None = None
+    last_onset: OnsetRecord | None = None
     _durations: list[int] = field(default_factory=lambda: [0] * (len(_DURATIONS_S) + 1))
 
     @property
@@ -70,10 +84,10 @@ class Counters:
         self.busy_ns += taken_ns
         self._durations[bisect_left(_DURATIONS_S, taken_ns / 1e9)] += 1
 
-    def inference(self) -> dict[str, Any]:
+    def inference(self) -> Histogram:
         """Return how many chunks took at most how long: bounds, cumulative counts and the sum."""
         counts = list(itertools.accumulate(self._durations))
-        return {"le_s": list(_DURATIONS_S), "counts": counts, "sum_s": round(self.busy_s, 6)}
+        return Histogram(_DURATIONS_S, tuple(counts), round(self.busy_s, 6))
 
 
 _PAUSE_S: Final = 60.0
@@ -98,77 +112,85 @@ class RateLimitedLog:
         self._written_at, self._kept_back = now, 0
 
 
-State: TypeAlias = ConditionName | Literal["listening", "stopping", "reloaded", "clock", "calibration"]
 _log = logging.getLogger(__name__)
 _DECIMALS: Final = 6
 
 
 class RecordPublisher:
-    """Makes the records of one process; ``seq`` numbers them all, whatever their type."""
+    """Makes the records of one process, with a sequence number over all types, and submits them to the sinks."""
 
     def __init__(self, source: str, submit: Callable[[Record], None]) -> None:
-        """Name the source in each record; ``submit`` takes them and must not wait."""
+        """Name the source in each record; ``submit`` takes the records and must not block."""
         self.source, self._submit = source, submit
         self.device = ""
-        """Stable id of the device that is open, or what was asked for."""
+        """Stable id of the open device, or the selector."""
         self.unlogged: frozenset[State] = frozenset()
-        """States whose beginning somebody else tells the user."""
+        """States whose beginning is reported to the user elsewhere."""
         self._seq = 0
         self._losses = RateLimitedLog(_log)
 
-    def event(self, event: Event, origin: StreamInfo, clock: SampleClock, level_dbfs: float | None) -> Record:
-        """Tell of an onset or an offset, and return its record."""
-        self._seq += 1
-        onset = event.offset_sample is None
-        sample = event.onset_sample if event.offset_sample is None else event.offset_sample
-        record = event_record(event, origin, self._seq) | {"time": rfc3339(clock.time_of(sample))}
-        if onset:
-            record["level_dbfs"] = level_dbfs
-        return self._send(record | self._circumstances())
+    def event(self, event: Event, origin: StreamInfo, clock: SampleClock, level_dbfs: float | None) -> EventRecord:
+        """Publish an onset or an offset, and return its record."""
+        record = event_record(event, origin, self._next())
+        live: Any = {"device": self.device, "clock_synced": clock_is_synced()}
+        if isinstance(record, OnsetRecord):
+            time = rfc3339(clock.time_of(event.onset_sample))
+            record = dataclasses.replace(record, time=time, level_dbfs=level_dbfs, **live)
+        else:
+            end = event.onset_sample if event.offset_sample is None else event.offset_sample
+            record = dataclasses.replace(record, time=rfc3339(clock.time_of(end)), **live)
+        self._submit(record)
+        return record
 
     def gap(self, lost: AudioGap, rate_hz: int, clock: SampleClock) -> None:
-        """Tell that sound was lost."""
-        self.publish(
-            "gap",
-            clock.time_of(lost.first_sample),
-            at_s=round(lost.first_sample / rate_hz, _DECIMALS),
-            lost_s=round(lost.samples / rate_hz, _DECIMALS),
-            cause=lost.cause,
-        )
-        self._losses.warning("%s: %.2f s of sound lost (%s)", self.source, lost.samples / rate_hz, lost.cause)
+        """Publish that sound was lost, and log it."""
+        lost_s = lost.samples / rate_hz
+        at_s = round(lost.first_sample / rate_hz, _DECIMALS)
+        head = self._head(clock.time_of(lost.first_sample))
+        self._submit(GapRecord(at_s=at_s, lost_s=round(lost_s, _DECIMALS), cause=lost.cause, **head))
+        self._losses.warning("%s: %.2f s of sound lost (%s)", self.source, lost_s, lost.cause)
 
     def condition(self, condition: SourceCondition) -> None:
-        """Tell that something about the source has begun or is over."""
+        """Publish that a condition of the source has begun or ended."""
         level = logging.WARNING if condition.active else logging.INFO
         self.status(condition.name, condition.detail, active=condition.active, level=level)
 
     def status(self, state: State, detail: str, *, active: bool = True, level: int | None = logging.INFO) -> None:
-        """Tell of a change, and log it at a level; None: not at all."""
-        detail = " ".join(detail.split())
-        self.publish("status", local_now(), state=state, active=active, detail=detail)
-        if level is not None and not (active and state in self.unlogged):
-            _log.log(level, "%s", detail)
-
-    def publish(self, kind: str, moment: datetime, **fields: Any) -> None:
-        """Tell anything else, of a moment."""
-        self._send(self._make(kind, moment, fields))
-
-    def remind(self, submit: Callable[[Record], None], states: Iterable[tuple[State, bool, str]]) -> None:
-        """Tell one sink that has just begun what the states are, whether they are active, and the details."""
-        for state, active, detail in states:
-            submit(self._make("status", local_now(), {"state": state, "active": active, "detail": detail}))
-
-    def _make(self, kind: str, moment: datetime, fields: Mapping[str, Any]) -> Record:
-        self._seq += 1
-        head = {"v": RECORD_VERSION, "type": kind, "seq": self._seq, "source": self.source}
-        return head | {"time": rfc3339(moment)} | dict(fields) | self._circumstances()
-
-    def _circumstances(self) -> dict[str, Any]:
-        return {"device": self.device, "clock_synced": clock_is_synced()}
-
-    def _send(self, record: Record) -> Record:
+        """Publish a change of state, and log it at a level; None: do not log it."""
+        record = self._status(state, detail, active=active)
         self._submit(record)
-        return record
+        if level is not None and not (active and state in self.unlogged):
+            _log.log(level, "%s", record.detail)
+
+    def health(self, health: HealthState, *, calibrated: bool | None, scores: Mapping[str, float] | None) -> None:
+        """Publish how the service is."""
+        self._submit(HealthRecord(health=health, calibrated=calibrated, scores=scores, **self._head(local_now())))
+
+    def clip(self, saved: SavedClip) -> None:
+        """Publish that a clip has been written."""
+        self._submit(ClipRecord(**dataclasses.asdict(saved), **self._head(local_now())))
+
+    def repeat(self, submit: Callable[[Record], None], states: Iterable[tuple[State, bool, str]]) -> None:
+        """Give the present states (name, whether active, detail) to one sink that has just begun."""
+        for state, active, detail in states:
+            submit(self._status(state, detail, active=active))
+
+    def _status(self, state: State, detail: str, *, active: bool) -> StatusRecord:
+        return StatusRecord(state=state, active=active, detail=" ".join(detail.split()), **self._head(local_now()))
+
+    def _head(self, moment: datetime) -> dict[str, Any]:
+        """Return the fields that all records share."""
+        return {
+            "seq": self._next(),
+            "source": self.source,
+            "time": rfc3339(moment),
+            "device": self.device,
+            "clock_synced": clock_is_synced(),
+        }
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
 
 
 _NOTHING: Final = np.empty(0, np.float32)
@@ -363,6 +385,6 @@ class Engine:
                 continue
             level = self._loudness.dbfs(event.onset_sample, event.emitted_sample + 1)
             record = self._publisher.event(event, self._origin, self.clock, level)
-            if event.kind == "onset":
+            if isinstance(record, OnsetRecord):
                 self.counters.sounds += 1
                 self.counters.last_onset = record

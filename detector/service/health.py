@@ -10,10 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from detector.audio.levels import FLOOR_DBFS
 from detector.audio.live_source import SourceCondition, SourceStats
+from detector.records import HealthState
 from detector.service.engine import Counters
 from detector.sinks.base import NodeInfo
 
@@ -117,42 +118,38 @@ class Health:
         for name in _COUNTED:
             self._closed[name] += getattr(stats, name)
 
-    def fields(
-        self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo
-    ) -> dict[str, Any]:
-        """Return what a health record says besides what all records say; the speed is that since the last one."""
+    def fields(self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo) -> HealthState:
+        """Return what the next health record holds; the realtime factor is that since the last one."""
         self._measure()
         return self.state(stats, sinks, node_info)
 
-    def state(
-        self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo
-    ) -> dict[str, Any]:
-        """Return the same for whoever looks between two records."""
-        return {
-            "uptime_s": round(self.uptime_s, 3),
-            "heard_s": round(self._counters.heard_s, 3),
-            "realtime_factor": round(self._factor(), 5),
-            "lost_s": round(self._closed["lost_s"] + stats.lost_s, 3),
-            "overruns": int(self._closed["overruns"]) + stats.overruns,
-            "reopens": int(self._closed["reopens"]) + stats.reopens,
-            "rms_dbfs": _level(stats.rms_dbfs),
-            "peak_dbfs": _level(stats.peak_dbfs),
-            "dc": round(stats.dc, 5),
-            "clipped_samples": int(self._closed["clipped_samples"]) + stats.clipped_samples,
-            "silent": "silent" in stats.conditions,
-            "up": stats.is_open,
-            "queue_depth": round(stats.queue_depth, 3),
-            "rss_bytes": rss_bytes(),
-            "temperature_c": temperature_c(),
-            "under_voltage": is_under_voltage(),
-            "resets": self._counters.gaps + self._counters.repairs,
-            "frames": self._counters.frames,
-            "inference": self._counters.inference(),
-            "sinks": {name: dict(counts) for name, counts in sinks.items()},
-            "model": node_info.model,
-            "model_sha256": node_info.model_sha256,
-            "version": node_info.version,
-        }
+    def state(self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo) -> HealthState:
+        """Return the same between two records."""
+        return HealthState(
+            uptime_s=round(self.uptime_s, 3),
+            heard_s=round(self._counters.heard_s, 3),
+            realtime_factor=round(self._factor(), 5),
+            lost_s=round(self._closed["lost_s"] + stats.lost_s, 3),
+            overruns=int(self._closed["overruns"]) + stats.overruns,
+            reopens=int(self._closed["reopens"]) + stats.reopens,
+            rms_dbfs=_level(stats.rms_dbfs),
+            peak_dbfs=_level(stats.peak_dbfs),
+            dc=round(stats.dc, 5),
+            clipped_samples=int(self._closed["clipped_samples"]) + stats.clipped_samples,
+            silent="silent" in stats.conditions,
+            up=stats.is_open,
+            queue_depth=round(stats.queue_depth, 3),
+            rss_bytes=rss_bytes(),
+            temperature_c=temperature_c(),
+            under_voltage=is_under_voltage(),
+            resets=self._counters.gaps + self._counters.repairs,
+            frames=self._counters.frames,
+            inference=self._counters.inference(),
+            sinks={name: dict(counts) for name, counts in sinks.items()},
+            model=node_info.model,
+            model_sha256=node_info.model_sha256,
+            version=node_info.version,
+        )
 
     def line(self, source: str, stats: SourceStats, conditions: tuple[SourceCondition, ...]) -> str:
         """Return the state in a line for people."""
@@ -166,7 +163,7 @@ class Health:
 
     def _last(self) -> str:
         onset = self._counters.last_onset
-        return f", last {onset['label']} {onset['score']:.2f} @{onset['time'][11:19]}" if onset else ""
+        return f", last {onset.label} {onset.score:.2f} @{(onset.time or '')[11:19]}" if onset else ""
 
     def _measure(self) -> None:
         heard_s, busy_s = self._since_mark()

@@ -15,7 +15,8 @@ from detector.config.paths import state_directory
 from detector.config.secrets import broker_password, read_secret
 from detector.config.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Web, Webhook
 from detector.pipeline import Detector
-from detector.sinks.base import LiveSink, NodeInfo, Record, SinkWorker
+from detector.records import Record
+from detector.sinks.base import LiveSink, NodeInfo, SavedClip, SinkWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class SinkContext:
     """The model's rate."""
     on_listening: Callable[[bool], None] | None
     """Called when somebody turns listening on or off; None: nobody can."""
-    on_clip: Callable[[Record], None]
+    on_clip: Callable[[SavedClip], None]
     """Called with the fields of a record for each clip that has been written."""
     detector: Detector
     """The detector that will hear, for those who look into it."""

@@ -29,8 +29,9 @@ from detector.config.settings import Audio, Settings
 from detector.errors import ConfigError, DetectorError
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
+from detector.records import State
 from detector.service.clock import clock_is_synced, local_now, rfc3339
-from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher, State
+from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
 from detector.service.outputs import SinkContext, SinkManager
 from detector.service.signals import Requests
@@ -269,17 +270,17 @@ class ServiceRuntime:
         states = self._states()
         for worker in take_over():
             if worker.name.startswith(_STATEFUL):
-                self.publisher.remind(worker.submit, states)
+                self.publisher.repeat(worker.submit, states)
         self._connect()
 
     def publish_health(self) -> None:
-        """Tell how the service is."""
-        fields = self.health.fields(self.stats, self.outputs.stats, self.node_info)
-        fields["calibrated"] = None if self.settings.calibration is None else self._mismatch is None
+        """Publish how the service is."""
+        state = self.health.fields(self.stats, self.outputs.stats, self.node_info)
+        calibrated = None if self.settings.calibration is None else self._mismatch is None
         metrics = self.settings.metrics
-        if metrics is not None and metrics.scores and self.engine is not None:
-            fields["scores"] = self.engine.scores
-        self.publisher.publish("health", local_now(), **fields)
+        wants_scores = metrics is not None and metrics.scores and self.engine is not None
+        scores = self.engine.scores if wants_scores and self.engine is not None else None
+        self.publisher.health(state, calibrated=calibrated, scores=scores)
 
     def show_state(self) -> None:
         """Show how the service is to those who ask for it now."""
@@ -287,10 +288,10 @@ class ServiceRuntime:
             self._viewer.show(self._state())
 
     def publish_clips(self) -> None:
-        """Tell of the clips that have been written since the last time."""
+        """Publish the clips that have been written since the last call."""
         clips = self._requests.clips
         while clips:
-            self.publisher.publish("clip", local_now(), **clips.popleft())
+            self.publisher.clip(clips.popleft())
 
     def end(self, reason: Reason, fault: str | None, timeout_s: float) -> None:
         """Close open events, tell that this is the end and of what went wrong, and end all parts within a time."""
@@ -321,7 +322,7 @@ class ServiceRuntime:
             "device_rate_hz": stats.device_rate_hz,
             "paused": self.is_paused,
             "conditions": [{"name": c.name, "detail": c.detail} for c in conditions],
-            **self.health.state(stats, self.outputs.stats, self.node_info),
+            **self.health.state(stats, self.outputs.stats, self.node_info).as_dict(),
         }
 
     def _compare_calibration(self) -> None:

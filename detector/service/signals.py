@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 if TYPE_CHECKING:
-    from detector.sinks.base import Record
+    from detector.sinks.base import SavedClip
 
 _T = TypeVar("_T")
 _CLIPS_BOUND: Final = 100
@@ -32,7 +32,7 @@ class Requests:
         self.reopen = False
         self.listening = True
         """Whether anybody wants sound to be listened to."""
-        self.clips: deque[Record] = deque(maxlen=_CLIPS_BOUND)
+        self.clips: deque[SavedClip] = deque(maxlen=_CLIPS_BOUND)
         """Fields of records about clips that have been written."""
         self._numbers = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP, signal.SIGUSR1) if is_service else ()))
         self._previous: dict[signal.Signals, Any] = {}

@@ -16,12 +16,23 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from detector.errors import DetectorError
 
-Record: TypeAlias = Mapping[str, Any]
-"""A JSON object with ``v`` and ``type``; see ``detector.records`` for the types there are."""
+if TYPE_CHECKING:
+    from detector.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class SavedClip:
+    """A file with the sound of an event."""
+
+    id: str
+    """That of the event."""
+    label: str
+    path: str
+    bytes: int
 
 
 class Sink(Protocol):
@@ -282,9 +293,9 @@ class SinkWorker:
 
 
 def _wants(sink: LiveSink, record: Record) -> bool:
-    if sink.types is not None and record["type"] not in sink.types:
+    if sink.types is not None and record.type not in sink.types:
         return False
-    return sink.labels is None or "label" not in record or record["label"] in sink.labels
+    return sink.labels is None or getattr(record, "label", None) in {None, *sink.labels}
 
 
 def _words(error: Exception) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
 import soundfile
@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from detector.config.settings import Clips, slug
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
-from detector.sinks.base import LiveSink, Record, RetryableError, describe_oserror
+from detector.records import OffsetRecord, OnsetRecord, Record
+from detector.sinks.base import LiveSink, RetryableError, SavedClip, describe_oserror
 
 _OURS: Final = re.compile(r"\d{8}T\d{6}\.\d{3}Z_[a-zA-Z0-9_-]+_[a-zA-Z0-9-]+\.flac")
 _UNFINISHED: Final = re.compile(rf"\.{_OURS.pattern}\.part")
@@ -217,10 +218,8 @@ class ClipSink(LiveSink):
     in memory and is encoded there too: the disk sees a clip once, and whole.
     """
 
-    def __init__(
-        self, settings: Clips, directory: Path, rate_hz: int, on_written: Callable[[dict[str, Any]], None]
-    ) -> None:
-        """Prepare; ``on_written`` is called with id, label, path and bytes of each clip, in the worker's thread."""
+    def __init__(self, settings: Clips, directory: Path, rate_hz: int, on_written: Callable[[SavedClip], None]) -> None:
+        """Prepare; ``on_written`` is called with each clip, in the worker's thread."""
         self.types = frozenset({"onset", "offset", "health"})  # health only tells the time
         self.labels = frozenset(settings.labels) or None
         self._settings, self._rate_hz, self._on_written = settings, rate_hz, on_written
@@ -246,15 +245,15 @@ class ClipSink(LiveSink):
 
     def write(self, record: Record) -> None:
         """Take note of an event; its clip is written by ``tick``."""
-        moment = datetime.fromisoformat(record["time"]) if record["time"] else None
-        if record.get("clock_synced") and moment:
+        moment = datetime.fromisoformat(record.time) if record.time else None
+        if record.clock_synced and moment:
             self._now = moment
-        if record["type"] == "onset":
-            self._clips[record["id"]] = _Clip(
-                record["label"], moment or datetime.now(UTC), self._ring.stream, self._sample(record["onset_s"])
+        if isinstance(record, OnsetRecord):
+            self._clips[record.id] = _Clip(
+                record.label, moment or datetime.now(UTC), self._ring.stream, self._sample(record.onset_s)
             )
-        elif record["type"] == "offset" and (clip := self._clips.get(record["id"])):
-            clip.offset = self._sample(record["offset_s"])
+        elif isinstance(record, OffsetRecord) and (clip := self._clips.get(record.id)):
+            clip.offset = self._sample(record.offset_s)
             clip.due = time.monotonic() + self._settings.post_roll_s + _DELAY_S
 
     def tick(self) -> None:
@@ -309,7 +308,7 @@ class ClipSink(LiveSink):
             size = memory.seek(0, os.SEEK_END)
             memory.seek(0)
             path = self._folder.put(name, memory, size)
-        self._on_written({"id": event_id, "label": clip.label, "path": str(path), "bytes": size})
+        self._on_written(SavedClip(event_id, clip.label, str(path), size))
 
     def _encode(self, descriptor: int, first: int, end: int) -> None:
         """Write the samples to a descriptor as FLAC."""

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from detector.config.settings import Command
 from detector.errors import DetectorError
-from detector.sinks.base import LiveSink, Record
+from detector.records import Record, as_dict
+from detector.sinks.base import LiveSink
 from detector.sinks.stdout import json_line
 
 _log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _kill_rest(process: subprocess.Popen[bytes]) -> None:
 
 def _environment(record: Record) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
-    return kept | {f"{PREFIX}{key.upper()}": _text(value) for key, value in record.items()}
+    return kept | {f"{PREFIX}{key.upper()}": _text(value) for key, value in as_dict(record).items()}
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,8 @@ from typing import Final
 
 from detector.config.settings import Database
 from detector.events_db import Change, EventStore, change_of, is_damage
-from detector.sinks.base import LiveSink, Record, RetryableError, describe_oserror
+from detector.records import Record
+from detector.sinks.base import LiveSink, RetryableError, describe_oserror
 
 _log = logging.getLogger(__name__)
 _MOST_PENDING: Final = 500
@@ -47,8 +48,8 @@ class DatabaseSink(LiveSink):
 
     def write(self, record: Record) -> None:
         """Keep a record until the next commit; raises RetryableError, without the record, where that is overdue."""
-        if record.get("clock_synced") and record["time"]:
-            self._now = datetime.fromisoformat(record["time"])
+        if record.clock_synced and record.time:
+            self._now = datetime.fromisoformat(record.time)
         change = change_of(record)
         if change is None:
             return

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from detector.config.settings import JsonFile
-from detector.sinks.base import LiveSink, Record, RetryableError, describe_oserror
+from detector.records import Record
+from detector.sinks.base import LiveSink, RetryableError, describe_oserror
 from detector.sinks.stdout import json_line
 
 _MODE: Final = 0o640

@@ -6,10 +6,10 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -19,7 +19,18 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from detector.sinks.base import NodeInfo, Record
+from detector.records import (
+    ClipRecord,
+    EventRecord,
+    GapRecord,
+    HealthRecord,
+    Histogram,
+    OffsetRecord,
+    OnsetRecord,
+    Record,
+    StatusRecord,
+)
+from detector.sinks.base import NodeInfo
 
 _LATENCIES_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 
@@ -79,7 +90,7 @@ class EventMetrics(Collector):
         self._values: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
         self._latencies = [0] * (len(_LATENCIES_S) + 1)
         self._latency_sum_s = 0.0
-        self._inference: dict[str, Any] | None = None
+        self._inference: Histogram | None = None
         self._heard_s = 0.0
         self._set("build_info", 1, node_info.version, node_info.model, node_info.model_sha256)
         self._set("config_last_reload_successful", 1)
@@ -91,17 +102,17 @@ class EventMetrics(Collector):
     def take(self, record: Record) -> None:
         """Count what a record says."""
         with self._lock:
-            match record["type"]:
-                case "onset" | "offset":
+            match record:
+                case OnsetRecord() | OffsetRecord():
                     self._event(record)
-                case "gap":
-                    self._add("state_resets_total", 1, record["cause"])
-                case "status":
-                    self._status(record["state"], active=bool(record["active"]))
-                case "health":
+                case GapRecord():
+                    self._add("state_resets_total", 1, record.cause)
+                case StatusRecord():
+                    self._status(record.state, active=record.active)
+                case HealthRecord():
                     self._health(record)
-                case "clip":
-                    self._add("clips_bytes", record["bytes"])
+                case ClipRecord():
+                    self._add("clips_bytes", record.bytes)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families as they stand."""
@@ -110,13 +121,13 @@ class EventMetrics(Collector):
             families += [self._latency(), self._duration()]
         yield from families
 
-    def _event(self, record: Record) -> None:
-        key = (self._source, record["label"])
-        self._set("event_active", record["type"] == "onset", *key)
-        if record["type"] == "offset":
+    def _event(self, record: EventRecord) -> None:
+        key = (self._source, record.label)
+        self._set("event_active", isinstance(record, OnsetRecord), *key)
+        if isinstance(record, OffsetRecord):
             return
         self._add("events_total", 1, *key)
-        latency_s = record["latency_s"]
+        latency_s = record.latency_s
         self._latency_sum_s += latency_s
         self._latencies[sum(latency_s > bound for bound in _LATENCIES_S)] += 1
 
@@ -130,29 +141,26 @@ class EventMetrics(Collector):
         elif state == "reloaded":
             self._set("config_last_reload_successful", active)
 
-    def _health(self, record: Record) -> None:
+    def _health(self, record: HealthRecord) -> None:
+        health = record.health
         for name, key in _FROM_HEALTH.items():
-            self._set(name, record[key], *([self._source] if _FAMILIES[name].labels else []))
-        self._set("audio_reopens_total", record["reopens"], self._source, "device")
-        for kind in ("rms", "peak"):
-            self._set("audio_level_dbfs", record[f"{kind}_dbfs"], self._source, kind)
-        if record["heard_s"] != self._heard_s:
-            self._heard_s = record["heard_s"]
-            self._set("audio_last_frame_timestamp_seconds", _moment(record["time"]), self._source)
-        self._resets(record["resets"])
-        self._sinks(record["sinks"])
-        self._extras(record)
-
-    def _extras(self, record: Record) -> None:
-        """Take what not every service tells."""
-        if "frames" in record:
-            self._set("audio_frames_total", record["frames"], self._source)
-        for name, key in (("temperature_celsius", "temperature_c"), ("under_voltage", "under_voltage")):
-            if record.get(key) is not None:
-                self._set(name, record[key])
-        self._inference = record.get("inference", self._inference)
+            self._set(name, getattr(health, key), *([self._source] if _FAMILIES[name].labels else []))
+        self._set("audio_reopens_total", health.reopens, self._source, "device")
+        self._set("audio_level_dbfs", health.rms_dbfs, self._source, "rms")
+        self._set("audio_level_dbfs", health.peak_dbfs, self._source, "peak")
+        if health.heard_s != self._heard_s:
+            self._heard_s = health.heard_s
+            self._set("audio_last_frame_timestamp_seconds", _moment(record.time), self._source)
+        self._resets(health.resets)
+        self._sinks(health.sinks)
+        self._set("audio_frames_total", health.frames, self._source)
+        if health.temperature_c is not None:
+            self._set("temperature_celsius", health.temperature_c)
+        if health.under_voltage is not None:
+            self._set("under_voltage", health.under_voltage)
+        self._inference = health.inference
         if self._scores:
-            for label, score in record.get("scores", {}).items():
+            for label, score in (record.scores or {}).items():
                 self._set("class_score", score, self._source, label)
 
     def _resets(self, resets: int) -> None:
@@ -162,7 +170,7 @@ class EventMetrics(Collector):
         if other > known.get(("other",), 0):
             self._set("state_resets_total", other, "other")
 
-    def _sinks(self, sinks: dict[str, dict[str, Any]]) -> None:
+    def _sinks(self, sinks: Mapping[str, Mapping[str, float]]) -> None:
         brokers = [counts for name, counts in sinks.items() if name.startswith("mqtt")]
         if brokers:
             lost = (c["dropped"] + c["failed"] + c.get("messages_dropped", 0) for c in brokers)
@@ -183,9 +191,9 @@ class EventMetrics(Collector):
         name, text = "snn_detect_inference_duration_seconds", "Time to compute one chunk of sound."
         if self._inference is None:
             return HistogramMetricFamily(name, text)
-        bounds = [*map(str, self._inference["le_s"]), "+Inf"]
-        buckets = [(bound, float(n)) for bound, n in zip(bounds, self._inference["counts"], strict=True)]
-        return HistogramMetricFamily(name, text, buckets, self._inference["sum_s"])
+        bounds = [*map(str, self._inference.le_s), "+Inf"]
+        buckets = [(bound, float(n)) for bound, n in zip(bounds, self._inference.counts, strict=True)]
+        return HistogramMetricFamily(name, text, buckets, self._inference.sum_s)
 
     def _set(self, name: str, value: float, *labels: str) -> None:
         self._values[name][labels] = float(value)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from detector.config.settings import Mqtt
 from detector.errors import ConfigError
-from detector.sinks.base import LiveSink, NodeInfo, Record, RetryableError
+from detector.records import Record
+from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_outbox import Outbox
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, States, Topics, client_id, status

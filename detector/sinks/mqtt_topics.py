@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from detector.config.settings import slug
-from detector.sinks.base import NodeInfo, Record
+from detector.records import (
+    ClipRecord,
+    EventRecord,
+    HealthRecord,
+    HealthState,
+    OffsetRecord,
+    OnsetRecord,
+    Record,
+    StatusRecord,
+)
+from detector.sinks.base import NodeInfo
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
@@ -146,17 +156,17 @@ class States:
 
     def take(self, record: Record) -> list[Message]:
         """Return what a record makes known; raises ValueError for a label that the station does not have."""
-        match record["type"]:
-            case "onset":
+        match record:
+            case OnsetRecord():
                 return self._onset(record)
-            case "offset":
+            case OffsetRecord():
                 return self._offset(record)
-            case "clip":
+            case ClipRecord():
                 return self._clip(record)
-            case "status":
+            case StatusRecord():
                 return self._status(record)
-            case "health":
-                return self._health(record)
+            case HealthRecord():
+                return self._health(record.health)
             case _:
                 return []
 
@@ -173,15 +183,15 @@ class States:
         states = [self._keep(self._topics.state(class_id), OFF) for class_id in self._ids.values()]
         return [*states, self._keep(self._topics.source_status, OFFLINE), status(self._topics, OFFLINE)]
 
-    def _onset(self, record: Record) -> list[Message]:
+    def _onset(self, record: OnsetRecord) -> list[Message]:
         class_id = self._id(record)
         attributes = {
-            "score": record["score"],
+            "score": record.score,
             "peak": None,
-            "start": record["time"],
+            "start": record.time,
             "end": None,
             "duration_s": None,
-            "event_id": record["id"],
+            "event_id": record.id,
             "clip": None,
         }
         return [
@@ -191,31 +201,31 @@ class States:
             Message(self._topics.event, _json(_event(record)), lasting=True),
         ]
 
-    def _offset(self, record: Record) -> list[Message]:
+    def _offset(self, record: OffsetRecord) -> list[Message]:
         class_id = self._id(record)
         before = self._attributes.get(class_id, {})
-        known = before if before.get("event_id") == record["id"] else {}
+        known = before if before.get("event_id") == record.id else {}
         attributes = {
             "score": known.get("score"),
-            "peak": record["peak"],
+            "peak": record.peak,
             "start": known.get("start"),
-            "end": record["time"],
-            "duration_s": record["duration_s"],
-            "event_id": record["id"],
+            "end": record.time,
+            "duration_s": record.duration_s,
+            "event_id": record.id,
             "clip": known.get("clip"),
         }
         return [self._explain(class_id, attributes), self._keep(self._topics.state(class_id), OFF)]
 
-    def _clip(self, record: Record) -> list[Message]:
+    def _clip(self, record: ClipRecord) -> list[Message]:
         """Tell where the sound of a class's last event is kept."""
         class_id = self._id(record)
         attributes = self._attributes.get(class_id, {})
-        if attributes.get("event_id") != record["id"]:
+        if attributes.get("event_id") != record.id:
             return []
-        return [self._explain(class_id, attributes | {"clip": record["path"]})]
+        return [self._explain(class_id, attributes | {"clip": record.path})]
 
-    def _status(self, record: Record) -> list[Message]:
-        state, active = record["state"], bool(record["active"])
+    def _status(self, record: StatusRecord) -> list[Message]:
+        state, active = record.state, record.active
         if state == "listening":
             return self._listens_or_not(active=active)
         if state == "stopping":
@@ -223,7 +233,7 @@ class States:
         if state not in _CONDITIONS:
             return []
         (self._conditions.add if active else self._conditions.discard)(state)
-        self._detail = record["detail"]
+        self._detail = record.detail
         return self._problem() + (self._source(up=not active) if state == "waiting" else [])
 
     def _listens_or_not(self, *, active: bool) -> list[Message]:
@@ -237,42 +247,45 @@ class States:
         has_switch = self._topics.listening_state in self._present
         return messages + (self.listening(on=active) if has_switch else [])
 
-    def _health(self, record: Record) -> list[Message]:
-        health = {
-            "rtf": record["realtime_factor"],
-            "xruns": record["overruns"],
-            "dropped_s": record["lost_s"],
-            "rss": record["rss_bytes"],
-            "temp_c": record["temperature_c"],
-            "uptime_s": record["uptime_s"],
+    def _health(self, health: HealthState) -> list[Message]:
+        payload = {
+            "rtf": health.realtime_factor,
+            "xruns": health.overruns,
+            "dropped_s": health.lost_s,
+            "rss": health.rss_bytes,
+            "temp_c": health.temperature_c,
+            "uptime_s": health.uptime_s,
             "model": self._model,
             "version": self._version,
         }
-        messages = [self._keep(self._topics.health, _json(health), qos=0)]
+        messages = [self._keep(self._topics.health, _json(payload), qos=0)]
         return (
-            messages + self._source(up=record["up"] and not self._is_paused) + self._mend(record) + self._level(record)
+            messages
+            + self._source(up=health.up and not self._is_paused)
+            + self._end_conditions(health)
+            + self._level(health)
         )
 
-    def _mend(self, record: Record) -> list[Message]:
+    def _end_conditions(self, health: HealthState) -> list[Message]:
         """Forget conditions whose end nobody told, such as those of a source that is no more."""
-        over = {name for name, holds in (("waiting", not record["up"]), ("silent", record["silent"])) if not holds}
+        over = {name for name, holds in (("waiting", not health.up), ("silent", health.silent)) if not holds}
         if not over & self._conditions:
             return []
         self._conditions -= over
         return self._problem()
 
-    def _level(self, record: Record) -> list[Message]:
+    def _level(self, health: HealthState) -> list[Message]:
         """Return the level if the last one is old enough, with the samples that were clipped in between."""
-        passed_s = record["uptime_s"] - self._level_at_s
-        if 0 <= passed_s < self._level_s - _SLACK_S or not record["up"]:
+        passed_s = health.uptime_s - self._level_at_s
+        if 0 <= passed_s < self._level_s - _SLACK_S or not health.up:
             return []
-        clipped = record["clipped_samples"] - self._clipped
+        clipped = health.clipped_samples - self._clipped
         level = {
-            "rms_dbfs": _decibels(record["rms_dbfs"]),
-            "peak_dbfs": _decibels(record["peak_dbfs"]),
-            "clipped": clipped if clipped >= 0 else record["clipped_samples"],
+            "rms_dbfs": _decibels(health.rms_dbfs),
+            "peak_dbfs": _decibels(health.peak_dbfs),
+            "clipped": clipped if clipped >= 0 else health.clipped_samples,
         }
-        self._level_at_s, self._clipped = record["uptime_s"], record["clipped_samples"]
+        self._level_at_s, self._clipped = health.uptime_s, health.clipped_samples
         return [Message(self._topics.level, _json(level), qos=0)]
 
     def _source(self, *, up: bool) -> list[Message]:
@@ -294,8 +307,8 @@ class States:
         self._present[topic] = message
         return message
 
-    def _id(self, record: Record) -> str:
-        label = record["label"]
+    def _id(self, record: EventRecord | ClipRecord) -> str:
+        label = record.label
         if label not in self._ids:
             raise ValueError(f"unknown label {label!r}; the station has {', '.join(self._ids)}")
         return self._ids[label]
@@ -306,20 +319,20 @@ def status(topics: Topics, payload: str) -> Message:
     return Message(topics.status, payload, retain=True)
 
 
-def _event(record: Record) -> dict[str, Any]:
+def _event(record: OnsetRecord) -> dict[str, Any]:
     return {
-        "event_type": record["label"],
-        "event_id": record["id"],
-        "category": record["category"],
-        "source": record["source"],
-        "time": record["time"],
-        "onset_s": record["onset_s"],
-        "score": record["score"],
-        "threshold": record["threshold"],
-        "latency_s": record["latency_s"],
-        "level_dbfs": _decibels(record["level_dbfs"]),
-        "clock_synced": record["clock_synced"],
-        "model": record["model"],
+        "event_type": record.label,
+        "event_id": record.id,
+        "category": record.category,
+        "source": record.source,
+        "time": record.time,
+        "onset_s": record.onset_s,
+        "score": record.score,
+        "threshold": record.threshold,
+        "latency_s": record.latency_s,
+        "level_dbfs": _decibels(record.level_dbfs),
+        "clock_synced": record.clock_synced,
+        "model": record.model,
     }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from detector.config.secrets import split_address, token_required
 from detector.config.settings import Metrics
 from detector.errors import ConfigError
-from detector.sinks.base import LiveSink, NodeInfo, Record, RetryableError
+from detector.records import Record
+from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.metrics_server import MetricsServer
 
 if TYPE_CHECKING:

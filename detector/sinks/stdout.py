@@ -13,11 +13,20 @@ import os
 import select
 import sys
 import zlib
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TextIO, TypeAlias
 
 from detector.errors import DetectorError
-from detector.sinks.base import LiveSink, Record, RetryableError
+from detector.records import (
+    ClipRecord,
+    GapRecord,
+    HealthRecord,
+    OffsetRecord,
+    OnsetRecord,
+    Record,
+    StatusRecord,
+    as_dict,
+)
+from detector.sinks.base import LiveSink, RetryableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,74 +61,62 @@ class TextSink:
         self._console = console
         self._source: object = None
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Write one line, under a heading of its own where the source is another than before."""
         from rich.text import Text
 
-        if record["source"] != self._source:
-            self._source = record["source"]
+        if record.source != self._source:
+            self._source = record.source
             self._print(Text(_printable(str(self._source)), style="bold"))
-        time = f"  {record['time']}" if record["time"] else ""
-        self._print(Text.assemble(*_PARTS.get(str(record["type"]), _other)(record), (time, "dim")))
+        time = f"  {record.time}" if record.time else ""
+        self._print(Text.assemble(*_parts(record), (time, "dim")))
 
     def _print(self, text: object) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)
 
 
-def _onset(record: Mapping[str, Any]) -> list[_Part]:
-    text = f"onset   score {record['score']:.2f}"
-    return [_at(record["onset_s"]), _label(record, "bold "), text, _latency(record)]
+def _parts(record: Record) -> list[_Part]:
+    match record:
+        case OnsetRecord():
+            text = f"onset   score {record.score:.2f}"
+            return [_at(record.onset_s), _label(record.label, "bold "), text, _latency(record.latency_s)]
+        case OffsetRecord():
+            return [_at(record.offset_s), _label(record.label), _offset(record), _latency(record.latency_s)]
+        case GapRecord():
+            lost = f"{record.lost_s:.2f} s ({_CAUSES[record.cause]})"
+            return [_at(record.at_s), (f"{'sound lost':<{_LABEL_WIDTH}}  ", "yellow"), lost]
+        case StatusRecord():
+            state = record.state.replace("_", " ")
+            heading = f"{state if record.active else f'not {state}':<{_LABEL_WIDTH}}  "
+            return [_NOWHERE, (heading, "yellow"), _printable(record.detail)]
+        case ClipRecord():
+            return [_NOWHERE, _label(record.label), f"clip    {_printable(record.path)}"]
+        case HealthRecord():
+            return [_NOWHERE, f"{record.type:<{_LABEL_WIDTH}}  ", _health(record)]
 
 
-def _offset(record: Mapping[str, Any]) -> list[_Part]:
-    why = _REASONS.get(str(record["reason"]))
-    peak = "" if record["peak"] is None else f"  peak {record['peak']:.2f}"
-    text = f"offset  after {record['duration_s']:.2f} s{peak}{f'  ({why})' if why else ''}"
-    return [_at(record["offset_s"]), _label(record), text, _latency(record)]
+def _offset(record: OffsetRecord) -> str:
+    why = _REASONS.get(record.reason or "")
+    peak = "" if record.peak is None else f"  peak {record.peak:.2f}"
+    return f"offset  after {record.duration_s:.2f} s{peak}{f'  ({why})' if why else ''}"
 
 
-def _gap(record: Mapping[str, Any]) -> list[_Part]:
-    cause = _CAUSES.get(str(record["cause"]), str(record["cause"]))
-    return [_at(record["at_s"]), (f"{'sound lost':<{_LABEL_WIDTH}}  ", "yellow"), f"{record['lost_s']:.2f} s ({cause})"]
-
-
-def _status(record: Mapping[str, Any]) -> list[_Part]:
-    state = str(record["state"]).replace("_", " ")
-    heading = f"{state if record['active'] else f'not {state}':<{_LABEL_WIDTH}}  "
-    return [_NOWHERE, (heading, "yellow"), _printable(str(record["detail"]))]
-
-
-def _clip(record: Mapping[str, Any]) -> list[_Part]:
-    return [_NOWHERE, _label(record), f"clip    {_printable(str(record['path']))}"]
-
-
-def _other(record: Mapping[str, Any]) -> list[_Part]:
-    """Show what has no words of its own as it is: its numbers, texts and flags."""
-    plain = {k: v for k, v in record.items() if k not in _HEAD and isinstance(v, bool | int | float | str)}
-    text = "  ".join(f"{key} {_printable(str(value))}" for key, value in plain.items())
-    return [_NOWHERE, f"{_printable(str(record['type'])):<{_LABEL_WIDTH}}  ", text]
-
-
-_PARTS: Final[dict[str, Callable[[Mapping[str, Any]], list[_Part]]]] = {
-    "onset": _onset,
-    "offset": _offset,
-    "gap": _gap,
-    "status": _status,
-    "clip": _clip,
-}
+def _health(record: HealthRecord) -> str:
+    """Return the numbers, texts and flags of a health record, without what all records hold."""
+    plain = {k: v for k, v in as_dict(record).items() if k not in _HEAD and isinstance(v, bool | int | float | str)}
+    return "  ".join(f"{key} {_printable(str(value))}" for key, value in plain.items())
 
 
 def _at(position_s: float) -> _Part:
     return (f"{position_s:10.2f} s  ", "dim")
 
 
-def _label(record: Mapping[str, Any], weight: str = "") -> _Part:
-    label = str(record["label"])
+def _label(label: str, weight: str = "") -> _Part:
     return (f"{label:<{_LABEL_WIDTH}}  ", f"{weight}{_colour(label)}")
 
 
-def _latency(record: Mapping[str, Any]) -> _Part:
-    return (f"  known +{record['latency_s']:.2f} s", "dim")
+def _latency(latency_s: float) -> _Part:
+    return (f"  known +{latency_s:.2f} s", "dim")
 
 
 def _colour(label: str) -> str:
@@ -139,15 +136,15 @@ class JsonLinesSink:
         """Write to ``stream``, which stays open."""
         self._stream = stream
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Write and flush one line."""
         self._stream.write(json_line(record))
         self._stream.flush()
 
 
-def json_line(record: Mapping[str, Any]) -> str:
+def json_line(record: Record) -> str:
     """Return a record as a line; what is not ASCII is escaped, since names of files may be no text."""
-    return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+    return json.dumps(as_dict(record), separators=(",", ":"), allow_nan=False) + "\n"
 
 
 _PATIENCE_S: Final = 0.5

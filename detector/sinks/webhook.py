@@ -26,7 +26,8 @@ from urllib.request import (
 
 from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
-from detector.sinks.base import LiveSink, Record, RetryableError
+from detector.records import Record
+from detector.sinks.base import LiveSink, RetryableError
 from detector.sinks.stdout import json_line
 
 _AGAIN: Final = frozenset({408, 429})
@@ -90,11 +91,11 @@ class WebhookSink(LiveSink):
             raise RetryableError(f"{self._name}: {_words(error)}") from error
 
     def _headers(self, record: Record, line: str) -> dict[str, str]:
-        key = record["id"] if "id" in record else hashlib.sha256(line.encode()).hexdigest()[:32]
+        key = getattr(record, "id", None) or hashlib.sha256(line.encode()).hexdigest()[:32]
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "snn-detect",
-            "Idempotency-Key": f"{key}-{record['type']}",
+            "Idempotency-Key": f"{key}-{record.type}",
         }
         return headers if self._token is None else headers | {"Authorization": f"Bearer {self._token}"}
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from detector.errors import ConfigError
 from detector.events_db import FIELDS, EventReader, Wanted
 from detector.messages import Trace
-from detector.sinks.base import Record
+from detector.records import ClipRecord, EventRecord, OnsetRecord
 from detector.web.stream import FrameEncoder
 
 Event = dict[str, Any]
@@ -47,15 +47,15 @@ class Events:
         self._recent: OrderedDict[str, Event] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, record: Record) -> None:
+    def note(self, record: EventRecord | ClipRecord) -> None:
         """Take an onset, an offset, or news of a clip."""
         with self._lock:
-            known = self._recent.get(record["id"])
-            if record["type"] == "clip":
+            known = self._recent.get(record.id)
+            if isinstance(record, ClipRecord):
                 if known is not None:
-                    known["clip"] = record["path"]
+                    known["clip"] = record.path
                 return
-            self._recent[record["id"]] = _merged(known or dict.fromkeys(FIELDS), record)
+            self._recent[record.id] = _merged(known or dict.fromkeys(FIELDS), record)
             while len(self._recent) > _MOST or _is_old(next(iter(self._recent.values()))):
                 self._recent.popitem(last=False)
 
@@ -92,14 +92,14 @@ class Events:
             return [dict(e.values) for e in reader.events(wanted)]
 
 
-def _merged(event: Event, record: Record) -> Event:
+def _merged(event: Event, record: EventRecord) -> Event:
     """Return an event with what a record says of it."""
-    own = {name: record[name] for name in FIELDS if name in record and name != "clip"}
-    moment = record["time"]
-    if record["type"] == "onset":
+    own = {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+    moment = record.time
+    if isinstance(record, OnsetRecord):
         return event | own | {"onset_time": moment}
     if event["onset_time"] is None and moment:  # its onset's record came before this one began to listen
-        began = datetime.fromisoformat(moment) - timedelta(seconds=record["duration_s"])
+        began = datetime.fromisoformat(moment) - timedelta(seconds=record.duration_s)
         event["onset_time"] = began.isoformat(timespec="milliseconds")
     return event | own | {"offset_time": moment}
 
@@ -175,15 +175,15 @@ class Pictures:
             while self._frames > self._most_frames:
                 self._frames -= len(self._ring.popleft().scores)
 
-    def note(self, record: Record) -> None:
+    def note(self, record: EventRecord) -> None:
         """Take notice of an onset or offset."""
-        onset = round(record["onset_s"] * self._rate_hz)
+        onset = round(record.onset_s * self._rate_hz)
         longest = onset + round(LONGEST_S * self._rate_hz)
-        if record["type"] == "onset":
+        if isinstance(record, OnsetRecord):
             due_s = time.monotonic() + LONGEST_S + _PATIENCE_S
-            self._awaited[record["id"]] = _Awaited(onset, longest, due_s)
-        elif (awaited := self._awaited.get(record["id"])) is not None:
-            end = round((record["offset_s"] + AFTER_S) * self._rate_hz)
+            self._awaited[record.id] = _Awaited(onset, longest, due_s)
+        elif (awaited := self._awaited.get(record.id)) is not None:
+            end = round((record.offset_s + AFTER_S) * self._rate_hz)
             awaited.end, awaited.due_s = min(end, longest), time.monotonic() + AFTER_S + _PATIENCE_S
 
     def take(self) -> None:

@@ -13,7 +13,8 @@ from detector.config.settings import Web
 from detector.errors import ConfigError
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
-from detector.sinks.base import LiveSink, NodeInfo, Record, RetryableError
+from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record
+from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.web.events import Archive, Events, Pictures
 from detector.web.schema import ModelInfo
 from detector.web.stream import Broadcaster, FrameEncoder
@@ -21,7 +22,6 @@ from detector.web.stream import Broadcaster, FrameEncoder
 __all__ = ["Archive", "WebSink"]
 _log = logging.getLogger(__name__)
 _EXTRA: Final = "the page needs starlette and uvicorn: pip install 'snn-detect[web]'"
-_EVENTS: Final = frozenset({"onset", "offset"})
 
 
 class WebSink(LiveSink):
@@ -97,9 +97,9 @@ class WebSink(LiveSink):
 
     def write(self, record: Record) -> None:
         """Take a record."""
-        if record["type"] in _EVENTS:
+        if isinstance(record, OnsetRecord | OffsetRecord):
             self._pictures.note(record)
-        if record["type"] in _EVENTS or record["type"] == "clip":
+        if isinstance(record, OnsetRecord | OffsetRecord | ClipRecord):
             self._events.note(record)
         self._broadcaster.note(record)
 

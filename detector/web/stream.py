@@ -24,7 +24,7 @@ from detector.manifest import MfccParams
 from detector.messages import AudioChunk, Trace
 from detector.network import synaptic_operations
 from detector.pipeline import Detector
-from detector.sinks.base import Record
+from detector.records import Record, as_dict
 
 RANGE_DB: Final = 72.0
 """Levels of bands from the loudest one that can be down to what is drawn as nothing."""
@@ -278,7 +278,7 @@ class Broadcaster:
                 continue
             self._send_frames(batch)
             batch = []
-            self._send("record", item)
+            self._send("record", as_dict(item))
         self._send_frames(batch)
 
     def _send_frames(self, batch: list[Trace]) -> None:

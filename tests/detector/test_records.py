@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detector.messages import Event
-from detector.records import StreamInfo, event_id, event_record
+from detector.records import StreamInfo, as_dict, event_id, event_record
 
 ORIGIN = StreamInfo("a.wav", "/sounds/a.wav", 16000, "household-0.1.0", "ab" * 32)
 ONSET = Event("onset", 3, "guitar", "music", 19840, 25279, 0.8312345, 0.6)
@@ -19,7 +19,7 @@ OFFSET = Event("offset", 3, "guitar", "music", 19840, 80959, 0.2, 0.6, 74560, 0.
 
 
 def test_onset_record() -> None:
-    assert event_record(ONSET, ORIGIN, 7) == {
+    assert as_dict(event_record(ONSET, ORIGIN, 7)) == {
         "v": 1,
         "type": "onset",
         "id": event_id(ONSET, ORIGIN),
@@ -38,7 +38,7 @@ def test_onset_record() -> None:
 
 
 def test_offset_record() -> None:
-    assert event_record(OFFSET, ORIGIN, 8) == {
+    assert as_dict(event_record(OFFSET, ORIGIN, 8)) == {
         "v": 1,
         "type": "offset",
         "id": event_id(ONSET, ORIGIN),
@@ -60,13 +60,13 @@ def test_offset_record() -> None:
 
 def test_time_of_day_is_that_of_the_change() -> None:
     origin = dataclasses.replace(ORIGIN, started=datetime.fromisoformat("2026-11-23T23:59:59.500+01:00"))
-    assert event_record(ONSET, origin, 1)["time"] == "2026-11-24T00:00:00.740+01:00"
-    assert event_record(OFFSET, origin, 2)["time"] == "2026-11-24T00:00:04.160+01:00"
+    assert event_record(ONSET, origin, 1).time == "2026-11-24T00:00:00.740+01:00"
+    assert event_record(OFFSET, origin, 2).time == "2026-11-24T00:00:04.160+01:00"
 
 
 def test_numpy_numbers_become_json() -> None:
     event = dataclasses.replace(ONSET, score=np.float32(0.5), threshold=np.float64(0.25))  # type: ignore[arg-type]
-    record = json.loads(json.dumps(event_record(event, ORIGIN, 1)))
+    record = json.loads(json.dumps(as_dict(event_record(event, ORIGIN, 1))))
     assert (record["score"], record["threshold"]) == (0.5, 0.25)
 
 

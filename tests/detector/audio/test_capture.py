@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from detector.audio.capture import Block, BlockQueue, StreamFormat
-from detector.audio.live_source import Cause, SourceCondition
+from detector.audio.live_source import SourceCondition
+from detector.messages import GapCause
 
 RATE = 1000
 FORMAT = StreamFormat("thing", RATE, 2, None)
 
 
-def block(number: int, frames: int = 100, cause: Cause | None = None, form: StreamFormat = FORMAT) -> Block:
+def block(number: int, frames: int = 100, cause: GapCause | None = None, form: StreamFormat = FORMAT) -> Block:
     data = np.full((frames, form.channels), number, np.float32)
     return Block(memoryview(data.tobytes()), frames, form, float(number), cause=cause)
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from detector.audio.capture import Block, StreamFormat
-from detector.audio.live_source import Cause
 from detector.audio.microphone import Timeline
+from detector.messages import GapCause
 
 RATE = 48000
 FORMAT = StreamFormat("thing", RATE, 1, None)
 
 
-def block(arrived_s: float, frames: int = 1920, cause: Cause | None = None, left: int = 0, dropped: int = 0) -> Block:
+def block(
+    arrived_s: float, frames: int = 1920, cause: GapCause | None = None, left: int = 0, dropped: int = 0
+) -> Block:
     return Block(memoryview(bytes(4 * frames)), frames, FORMAT, arrived_s, left, cause, dropped)
 
 
@@ -49,7 +51,7 @@ def test_a_crystal_that_is_off_does_not_let_time_run_away() -> None:
 
 
 @pytest.mark.parametrize("cause", ["overrun", "device", "suspended"])
-def test_the_clock_tells_how_long_a_gap_was(cause: Cause) -> None:
+def test_the_clock_tells_how_long_a_gap_was(cause: GapCause) -> None:
     line = Timeline()
     feed(line, 0.0, 10, [0.0, 0.005])
     lost_s, heard_s = line.place(block(13.54, cause=cause))

@@ -28,8 +28,9 @@ from detector.cli.events import events
 from detector.cli.program import Program
 from detector.config.settings import Database
 from detector.events_db import FIELDS
+from detector.records import OffsetRecord, OnsetRecord
 from detector.sinks.database import DatabaseSink
-from tests.detector.sinks.live_records import onset
+from tests.detector.sinks.live_records import clip, offset, onset
 
 Record = dict[str, Any]
 NOW = datetime.fromisoformat("2026-11-23T18:00:00+01:00")
@@ -55,19 +56,16 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     time.tzset()
 
 
-def event(number: int, moment: datetime, label: str = "guitar", **changed: Any) -> tuple[Record, Record]:
+def event(
+    number: int, moment: datetime, label: str = "guitar", reason: Any = "ended", *, clock_synced: bool = True
+) -> tuple[OnsetRecord, OffsetRecord]:
     """Return an onset, and its offset 3.42 s later."""
-    began = onset(label, number) | {"time": moment.isoformat(), "category": "music" if label == "guitar" else "voice"}
-    ended = {
-        "type": "offset",
-        "time": (moment + timedelta(seconds=3.42)).isoformat(),
-        "offset_s": 5126.86,
-        "duration_s": 3.42,
-        "peak": 0.97,
-        "mean": 0.9,
-        "reason": "ended",
-    }
-    return began | changed, began | ended | changed
+    common: Any = {"category": "music" if label == "guitar" else "voice", "clock_synced": clock_synced}
+    end = (moment + timedelta(seconds=3.42)).isoformat()
+    return (
+        onset(label, number, time=moment.isoformat(), **common),
+        offset(label, number, time=end, reason=reason, **common),
+    )
 
 
 @pytest.fixture
@@ -431,7 +429,7 @@ def test_a_reader_that_has_seen_enough(sink: DatabaseSink, path: Path) -> None:
 
 def test_a_terminal_gets_readable_lines(stored: DatabaseSink, path: Path) -> None:
     stored.write(event(8, NOW, reason="interrupted", clock_synced=False)[1])
-    stored.write({"type": "clip", "id": "id-8", "path": "/clips/a.flac"})
+    stored.write(clip(number=8))
     outer, inner = pty.openpty()
     command = [sys.executable, "-c", _COMMAND, "events", "tail", "--database", str(path), "-n", "3"]
     with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner) as process:

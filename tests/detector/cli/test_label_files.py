@@ -6,6 +6,7 @@ import io
 import json
 import tracemalloc
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,19 @@ from rich.console import Console
 
 from detector.cli.replay import ScoresFile
 from detector.errors import ConfigError
+from detector.messages import Event
+from detector.records import EventRecord, StreamInfo, as_dict, event_record
 from detector.sinks.stdout import JsonLinesSink, TextSink
 
-ONSET: dict[str, Any] = {
-    "type": "onset",
-    "source": "a.wav",
-    "label": "guitar",
-    "onset_s": 1.24,
-    "score": 0.83,
-    "latency_s": 0.34,
-    "time": None,
-}
-OFFSET = ONSET | {"type": "offset", "offset_s": 4.66, "duration_s": 3.42, "peak": 0.97, "reason": "ended"}
+ORIGIN = StreamInfo("a.wav", "a.wav", 1000, "household-1.2.0", "ab" * 32)
+ONSET = event_record(Event("onset", 1, "guitar", "music", 1240, 1579, 0.83, 0.6), ORIGIN, 1)
+OFFSET: Any = event_record(
+    Event("offset", 1, "guitar", "music", 1240, 4999, 0.2, 0.6, 4660, 0.97, 0.9, "ended"), ORIGIN, 2
+)
 LABELS = ("guitar", "speech", "flûte")
 
 
-def text_of(*records: dict[str, Any], colour: bool = False) -> str:
+def text_of(*records: EventRecord, colour: bool = False) -> str:
     out = io.StringIO()
     sink = TextSink(Console(file=out, force_terminal=colour, width=40))
     for record in records:
@@ -42,8 +40,8 @@ def test_json_lines_are_sent_one_by_one(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as stream:
         sink = JsonLinesSink(stream)
         sink.write(ONSET)
-        assert json.loads((tmp_path / "out").read_text()) == ONSET
-        sink.write(OFFSET | {"source": "caf\udce9\n.wav"})
+        assert json.loads((tmp_path / "out").read_text()) == as_dict(ONSET)
+        sink.write(replace(OFFSET, source="caf\udce9\n.wav"))
         lines = (tmp_path / "out").read_text().splitlines()
     assert json.loads(lines[1])["source"] == "caf\udce9\n.wav"
     assert len(lines) == 2
@@ -51,7 +49,7 @@ def test_json_lines_are_sent_one_by_one(tmp_path: Path) -> None:
 
 def test_json_lines_refuse_what_is_not_json() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        JsonLinesSink(io.StringIO()).write({"score": float("nan")})
+        JsonLinesSink(io.StringIO()).write(replace(ONSET, latency_s=float("nan")))
 
 
 def test_text_lines() -> None:
@@ -61,14 +59,14 @@ def test_text_lines() -> None:
 
 
 def test_text_lines_name_each_source_once() -> None:
-    lines = text_of(ONSET, OFFSET, ONSET | {"source": "b.wav"}, ONSET | {"source": "a.wav"}).splitlines()
+    lines = text_of(ONSET, OFFSET, replace(ONSET, source="b.wav"), replace(ONSET, source="a.wav")).splitlines()
     assert [line for line in lines if line.endswith(".wav")] == ["a.wav", "b.wav", "a.wav"]
 
 
 def test_text_lines_say_why_a_sound_was_cut_short_and_when_it_was() -> None:
-    assert "sound ends here" in text_of(OFFSET | {"reason": "end_of_stream"})
-    assert "sound was lost here" in text_of(OFFSET | {"reason": "gap"})
-    assert text_of(ONSET | {"time": "2026-11-23T18:04:05.120+01:00"}).rstrip().endswith("18:04:05.120+01:00")
+    assert "sound ends here" in text_of(replace(OFFSET, reason="end_of_stream"))
+    assert "sound was lost here" in text_of(replace(OFFSET, reason="gap"))
+    assert text_of(replace(ONSET, time="2026-11-23T18:04:05.120+01:00")).rstrip().endswith("18:04:05.120+01:00")
 
 
 def test_text_lines_are_coloured_on_a_terminal_only() -> None:
@@ -77,7 +75,7 @@ def test_text_lines_are_coloured_on_a_terminal_only() -> None:
 
 
 def test_text_lines_do_not_obey_names() -> None:
-    text = text_of(ONSET | {"source": "[red]\x1b[2J\n\udce9.wav"})
+    text = text_of(replace(ONSET, source="[red]\x1b[2J\n\udce9.wav"))
     assert text.splitlines()[0] == "[red]\ufffd[2J\ufffd\ufffd.wav"
 
 

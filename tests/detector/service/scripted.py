@@ -13,6 +13,7 @@ from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 from detector.pipeline import Detector
+from detector.records import as_dict
 from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE
 
@@ -63,7 +64,7 @@ class Bench:
         self.records: list[Record] = []
         self.counters = Counters()
         self.source = Script(items)
-        self.publisher = RecordPublisher("mic", lambda record: self.records.append(dict(record)))
+        self.publisher = RecordPublisher("mic", lambda record: self.records.append(as_dict(record)))
         self.engine = Engine(self.source, detector, self.publisher, self.counters, only)
 
     def run(self) -> list[Record]:

@@ -17,7 +17,7 @@ from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, So
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 from detector.pipeline import Detector
-from detector.records import StreamInfo, event_record
+from detector.records import StreamInfo, as_dict, event_record
 from detector.service.clock import Reading
 from tests.detector.service.conftest import MODEL
 from tests.detector.service.scripted import RATE, Bench, Record, heard, silence
@@ -36,7 +36,7 @@ def expected(sound: Samples, thresholds: dict[str, float]) -> list[Record]:
     m = detector.manifest
     origin = StreamInfo("x", "x", RATE, f"{m.name}-{m.version}", detector.sha256)
     events = detector.push(sound) + detector.flush()
-    return bare([event_record(e, origin, 0) for e in events])
+    return bare([as_dict(event_record(e, origin, 0)) for e in events])
 
 
 def paired(records: list[Record]) -> bool:

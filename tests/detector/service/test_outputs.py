@@ -13,8 +13,10 @@ import pytest
 from detector.config.settings import Command, Database, JsonFile, Mqtt, Settings, Stdout, Webhook
 from detector.errors import ConfigError
 from detector.pipeline import Detector
+from detector.records import Record
 from detector.service.outputs import SinkContext, SinkManager, SinkSpec, specs
-from detector.sinks.base import LiveSink, NodeInfo, Record
+from detector.sinks.base import LiveSink, NodeInfo
+from tests.detector.sinks import live_records
 from tests.service import wait_until
 
 STATION = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
@@ -30,7 +32,7 @@ def settings(*files: Path, **others: Any) -> Settings:
 
 
 def gap(seq: int) -> Record:
-    return {"v": 1, "type": "gap", "seq": seq, "source": "mic", "at_s": 1.0, "lost_s": 1.0, "cause": "device"}
+    return live_records.gap("device", seq=seq)
 
 
 def numbers(path: Path) -> list[int]:

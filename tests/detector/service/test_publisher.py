@@ -19,6 +19,7 @@ from detector.service.health import NO_SOURCE, Health, descriptors, is_under_vol
 from detector.service.service import WatchdogPolicy
 from detector.service.systemd import Notifier
 from detector.sinks.base import NodeInfo
+from tests.detector.sinks.live_records import onset
 from tests.service import NotifySocket
 
 STATION = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
@@ -89,19 +90,19 @@ def test_health_adds_up_over_sources_and_is_json() -> None:
     health.retire(stats)
     counters.add(32000, 16000, 80, 20_000_000)
     found = health.fields(stats, {"stdout": {"written": 3, "dropped": 0}}, STATION)
-    assert (found["lost_s"], found["overruns"], found["reopens"], found["clipped_samples"]) == (3.0, 4, 2, 14)
-    assert found["heard_s"] == 2
-    assert found["realtime_factor"] == 0.01
-    assert found["frames"] == 80
-    assert found["inference"]["counts"][-1] == 1
-    assert found["model_sha256"] == "ab12"
-    json.dumps(found, allow_nan=False)
-    assert health.fields(stats, {}, STATION)["realtime_factor"] == 0
+    assert (found.lost_s, found.overruns, found.reopens, found.clipped_samples) == (3.0, 4, 2, 14)
+    assert found.heard_s == 2
+    assert found.realtime_factor == 0.01
+    assert found.frames == 80
+    assert found.inference.counts[-1] == 1
+    assert found.model_sha256 == "ab12"
+    json.dumps(found.as_dict(), allow_nan=False)
+    assert health.fields(stats, {}, STATION).realtime_factor == 0
 
 
 def test_silence_has_a_level_in_json() -> None:
     stats = dataclasses.replace(NO_SOURCE, rms_dbfs=float("-inf"), peak_dbfs=float("-inf"))
-    assert Health(Counters()).fields(stats, {}, STATION)["rms_dbfs"] == -120
+    assert Health(Counters()).fields(stats, {}, STATION).rms_dbfs == -120
 
 
 def test_the_line_for_systemctl_status() -> None:
@@ -109,7 +110,7 @@ def test_the_line_for_systemctl_status() -> None:
     health = Health(counters)
     counters.add(16000, 16000, 40, 110_000_000)
     assert health.line("mic", NO_SOURCE, ()) == "mic ok, RTF 0.110, 0 xruns"
-    counters.last_onset = {"label": "guitar", "score": 0.914, "time": "2026-11-23T18:04:05.120+01:00"}
+    counters.last_onset = onset(score=0.914)
     assert health.line("mic", NO_SOURCE, ()) == "mic ok, RTF 0.110, 0 xruns, last guitar 0.91 @18:04:05"
     silent = SourceCondition("silent", active=True, detail="nothing but zeros")
     assert health.line("mic", NO_SOURCE, (silent,)).startswith("mic silent, RTF")

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from detector.errors import DetectorError
+from detector.records import Record
 from detector.sinks import base as worker_module
-from detector.sinks.base import LiveSink, Record, RetryableError, SinkWorker
+from detector.sinks.base import LiveSink, RetryableError, SinkWorker
+from tests.detector.sinks.live_records import gap, offset, onset
 from tests.service import wait_until
 
 
@@ -42,7 +44,7 @@ class Sink(LiveSink):
         self.gate.wait()
         if self.troubles:
             raise self.troubles.pop(0)
-        self.written.append(record["seq"])
+        self.written.append(record.seq)
 
     def tick(self) -> None:
         self.ticks += 1
@@ -64,8 +66,8 @@ def _quick_and_quiet(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureF
     wait_until(lambda: threading.active_count() == before, "the end of all threads")
 
 
-def record(seq: int, **changed: object) -> Record:
-    return {"v": 1, "type": "onset", "seq": seq, "label": "guitar"} | changed
+def record(seq: int, label: str = "guitar") -> Record:
+    return onset(label, seq=seq)
 
 
 def submit(worker: SinkWorker, *numbers: int) -> None:
@@ -94,8 +96,8 @@ def test_a_sink_is_given_what_it_wants() -> None:
     worker = SinkWorker("test", sink)
     worker.submit(record(1))
     worker.submit(record(2, label="speech"))
-    worker.submit(record(3, type="offset"))
-    worker.submit({"type": "gap", "seq": 4})
+    worker.submit(offset(seq=3))
+    worker.submit(gap(seq=4))
     close(worker)
     assert sink.written == [1, 4]
     assert worker.counts.written == 2

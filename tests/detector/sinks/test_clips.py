@@ -16,7 +16,7 @@ import soundfile
 from detector.config.settings import Clips
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
-from detector.sinks.base import RetryableError, SinkWorker
+from detector.sinks.base import RetryableError, SavedClip, SinkWorker
 from detector.sinks.clips import ClipFolder, ClipSink, clip_name
 from tests.detector.sinks.live_records import health, offset, onset
 from tests.detector.sinks.small_disk import SmallDisk
@@ -38,7 +38,7 @@ class Bench:
 
     def __init__(self, directory: Path, settings: Clips = SETTINGS) -> None:
         self.directory = directory
-        self.written: list[dict[str, Any]] = []
+        self.written: list[SavedClip] = []
         self.sink = ClipSink(settings, directory, RATE, self.written.append)
         self.sink.open()
         self.position = 0
@@ -57,18 +57,18 @@ class Bench:
 
     def begin(self, onset_s: float, number: int = 1, label: str = "guitar") -> None:
         moment = (TIME + timedelta(seconds=onset_s)).isoformat()
-        self.sink.write(onset(label, number) | {"onset_s": onset_s, "time": moment})
+        self.sink.write(onset(label, number, onset_s=onset_s, time=moment))
 
     def end(self, offset_s: float, number: int = 1, label: str = "guitar") -> None:
-        self.sink.write(offset(label, number) | {"offset_s": offset_s})
+        self.sink.write(offset(label, number, offset_s=offset_s))
 
     def spans(self) -> list[tuple[float, float]]:
         """Return where the clips that were written begin and end, and check each sample in them."""
         found = []
         for record in self.written:
-            pcm, rate = soundfile.read(record["path"], dtype="int16")
+            pcm, rate = soundfile.read(record.path, dtype="int16")
             assert rate == RATE
-            assert Path(record["path"]).stat().st_size == record["bytes"]
+            assert Path(record.path).stat().st_size == record.bytes
             first = int(pcm[0])
             np.testing.assert_array_equal(pcm, np.arange(first, first + len(pcm)))
             found.append((first / RATE, (first + len(pcm)) / RATE))
@@ -98,7 +98,7 @@ def test_a_clip_has_its_pre_roll_and_its_post_roll(bench: Bench) -> None:
     assert bench.spans() == [(3, 8)]
     assert bench.files() == ["20261123T170409.120Z_guitar_id-1.flac"]
     path = bench.directory / bench.files()[0]
-    assert bench.written == [{"id": "id-1", "label": "guitar", "path": str(path), "bytes": path.stat().st_size}]
+    assert bench.written == [SavedClip("id-1", "guitar", str(path), path.stat().st_size)]
     assert path.stat().st_mode & 0o007 == 0
     assert bench.directory.stat().st_mode & 0o007 == 0
 
@@ -116,7 +116,7 @@ def test_sounds_at_once_and_after_each_other_have_clips_of_their_own(bench: Benc
     bench.on_chunk(11)
     bench.sink.tick()
     assert sorted(bench.spans()) == [(3, 7), (3.5, 8), (7, 10.5)]
-    assert {record["label"] for record in bench.written} == {"guitar", "speech"}
+    assert {record.label for record in bench.written} == {"guitar", "speech"}
 
 
 def test_the_beginning_of_the_sound_bounds_the_pre_roll(bench: Bench) -> None:
@@ -243,7 +243,7 @@ def test_loud_sound_is_clipped_and_what_is_no_number_does_no_harm(tmp_path: Path
     bench.sink.on_chunk(AudioChunk(wave, 0))
     bench.begin(0)
     bench.sink.close()
-    pcm, _ = soundfile.read(bench.written[0]["path"], dtype="int16")
+    pcm, _ = soundfile.read(bench.written[0].path, dtype="int16")
     assert pcm[:5].tolist() == [32767, -32768, 32767, -32768, 16384]
     assert pcm[6:8].tolist() == [32767, -32768]
 
@@ -296,7 +296,7 @@ def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
 def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
     sizes = Bench(tmp_path / "measure")
     put_clips(sizes, 5)
-    most = sum(record["bytes"] for record in sizes.written[-3:]) + 10
+    most = sum(record.bytes for record in sizes.written[-3:]) + 10
     bench = Bench(tmp_path / "clips", changed(most_bytes=most))
     put_clips(bench, 5)
     assert [name[-9:] for name in bench.files()] == ["id-2.flac", "id-3.flac", "id-4.flac"]
@@ -319,14 +319,14 @@ def test_the_oldest_go_when_they_are_too_old(tmp_path: Path, monkeypatch: pytest
     bench = Bench(tmp_path / "clips", changed(most_days=1))
     for name in (clip_name(TIME - timedelta(days=days), "guitar", f"{days}") for days in (3, 2, 0.5)):
         (bench.directory / name).write_text("a clip")
-    bench.sink.write(health() | {"time": TIME.isoformat(), "clock_synced": False})
+    bench.sink.write(health(time=TIME.isoformat(), clock_synced=False))
     bench.sink.tick()
     assert len(bench.files()) == 3  # while the clock may be wrong, nothing is deleted by it
-    bench.sink.write(health() | {"time": TIME.isoformat()})
+    bench.sink.write(health(time=TIME.isoformat()))
     bench.sink.tick()
     assert [name[-8:] for name in bench.files()] == ["0-5.flac"]
     now += 3601
-    bench.sink.write(health() | {"time": (TIME + timedelta(days=1)).isoformat()})
+    bench.sink.write(health(time=(TIME + timedelta(days=1)).isoformat()))
     bench.sink.tick()
     assert bench.files() == []
 
@@ -366,7 +366,7 @@ def test_the_oldest_go_when_the_disk_gets_full(small_disk: SmallDisk) -> None:
     put_clips(bench, 1)
     assert free_bytes(small_disk.path) >= 500_000 - 8192
     assert 1 <= len(bench.files()) < 5
-    assert bench.files()[-1].endswith(Path(bench.written[-1]["path"]).name)
+    assert bench.files()[-1].endswith(Path(bench.written[-1].path).name)
 
 
 def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,21 +390,21 @@ def test_a_full_disk_is_told_once_and_holds_nobody(small_disk: SmallDisk, caplog
     small_disk.fill()
     for number in range(20):
         sink.on_chunk(AudioChunk(sound_of(number * RATE, (number + 1) * RATE), number * RATE))
-        worker.submit(onset(number=number) | {"onset_s": number + 0.1})
-        worker.submit(offset(number=number) | {"offset_s": number + 0.5})
+        worker.submit(onset(number=number, onset_s=number + 0.1))
+        worker.submit(offset(number=number, offset_s=number + 0.5))
     wait_until(lambda: not worker.counts.working, "the first that is not written")
     for number in range(20):  # and more, for some seconds
         sink.on_chunk(AudioChunk(sound_of((20 + number) * RATE, (21 + number) * RATE), (20 + number) * RATE))
-        worker.submit(onset(number=20 + number) | {"onset_s": number + 20.1})
-        worker.submit(offset(number=20 + number) | {"offset_s": number + 20.5})
+        worker.submit(onset(number=20 + number, onset_s=number + 20.1))
+        worker.submit(offset(number=20 + number, offset_s=number + 20.5))
         threading.Event().wait(0.1)
     assert len(caplog.messages) == 1
     assert "too little room" in caplog.messages[0]
     assert worker.counts.failed == 0
     small_disk.make_room()
     sink.on_chunk(AudioChunk(sound_of(40 * RATE, 42 * RATE), 40 * RATE))
-    worker.submit(onset(number=40) | {"onset_s": 40.1})
-    worker.submit(offset(number=40) | {"offset_s": 40.5})
+    worker.submit(onset(number=40, onset_s=40.1))
+    worker.submit(offset(number=40, offset_s=40.5))
     wait_until(lambda: worker.counts.working, "a clip")
     worker.begin_close(20)
     assert worker.join()
@@ -442,6 +442,6 @@ def test_clips_are_whole_while_sound_comes_in_another_thread(tmp_path: Path) -> 
         thread.join()
     assert len(bench.written) == 20
     for record in bench.written:
-        pcm, _ = soundfile.read(record["path"], dtype="int16")
+        pcm, _ = soundfile.read(record.path, dtype="int16")
         assert 2200 <= len(pcm) <= 3200
         assert (np.diff(pcm.astype(int)) % 30_000 == 1).all()

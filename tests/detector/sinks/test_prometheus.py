@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 from detector.config.settings import Metrics
 from detector.errors import ConfigError
+from detector.records import Histogram, State
 from detector.sinks import metrics_server
 from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.prometheus import MetricsSink
@@ -72,7 +73,7 @@ def test_names_types_and_labels_are_those_of_the_contract() -> None:
         extra: dict[str, Any] = {
             "frames": 5,
             "scores": {"guitar": 0.5},
-            "inference": {"le_s": [], "counts": [1], "sum_s": 0.1},
+            "inference": Histogram((), (1,), 0.1),
         }
         for record in (onset(), offset(), gap(), status("silent"), clip(), health(sinks=sinks, **extra)):
             sink.write(record)
@@ -144,8 +145,8 @@ def test_events() -> None:
         assert value(found, "detection_latency_seconds_bucket", le="0.3") == 2
         assert value(found, "detection_latency_seconds_bucket", le="+Inf") == 2
         sink.write(offset(number=2))
-        sink.write(onset(number=3) | {"latency_s": 0.3})
-        sink.write(onset(number=4) | {"latency_s": 9.0})
+        sink.write(onset(number=3, latency_s=0.3))
+        sink.write(onset(number=4, latency_s=9.0))
         found = page(sink)
         assert value(found, "detection_latency_seconds_bucket", le="0.3") == 3
         assert value(found, "detection_latency_seconds_bucket", le="5.0") == 3
@@ -181,12 +182,13 @@ def test_health() -> None:
 
 def test_states_of_the_source_are_seen_at_once() -> None:
     with serving() as sink:
-        for state, active, name, expected in (
+        changes: tuple[tuple[State, bool, str, int], ...] = (
             ("waiting", False, "source_up", 1),
             ("waiting", True, "source_up", 0),
             ("silent", True, "audio_silent", 1),
             ("silent", False, "audio_silent", 0),
-        ):
+        )
+        for state, active, name, expected in changes:
             sink.write(status(state, active=active))
             assert value(page(sink), name, **SOURCE) == expected
         sink.write(status("reloaded", active=False))
@@ -235,7 +237,7 @@ def test_scores_are_shown_to_those_who_asked() -> None:
 def test_inference_times() -> None:
     with serving() as sink:
         assert value(page(sink), "inference_duration_seconds_count") is None
-        sink.write(health(inference={"le_s": [0.001, 0.01], "counts": [1, 3, 4], "sum_s": 0.05}))
+        sink.write(health(inference=Histogram((0.001, 0.01), (1, 3, 4), 0.05)))
         found = page(sink)
     assert value(found, "inference_duration_seconds_count") == 4
     assert value(found, "inference_duration_seconds_sum") == 0.05

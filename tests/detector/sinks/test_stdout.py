@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from detector.config.settings import Stdout
 from detector.errors import DetectorError
+from detector.records import OnsetRecord, as_dict
 from detector.sinks import stdout as standard_output
 from detector.sinks.base import RetryableError
 from detector.sinks.stdout import StandardOutput
@@ -62,8 +62,8 @@ def opened(descriptor: int, settings: Stdout = JSON) -> StandardOutput:
     return sink
 
 
-def numbered(number: int, length: int = 0) -> dict[str, Any]:
-    return onset() | {"seq": number, "padding": "x" * length}
+def numbered(number: int, length: int = 0) -> OnsetRecord:
+    return onset(seq=number, device="x" * length)
 
 
 def fill(sink: StandardOutput, length: int = 0) -> int:
@@ -83,7 +83,7 @@ def test_records_of_the_types_asked_for_come_as_json_lines(pipe: Pipe) -> None:
     assert sink.types == frozenset({"onset", "gap"})
     for record in (onset(), gap()):
         sink.write(record)
-    assert [json.loads(line) for line in pipe.taken().splitlines()] == [onset(), gap()]
+    assert [json.loads(line) for line in pipe.taken().splitlines()] == [as_dict(onset()), as_dict(gap())]
     sink.close()
 
 
@@ -208,9 +208,10 @@ import sys
 from detector.config.settings import Stdout
 from detector.sinks.stdout import StandardOutput
 from detector.sinks.base import SinkWorker
+from tests.detector.sinks.live_records import onset
 worker = SinkWorker("stdout", StandardOutput(Stdout(format="json")))
 for number in range(5000):
-    worker.submit({"v": 1, "type": "onset", "seq": number, "source": "mic", "padding": "x" * 100})
+    worker.submit(onset(seq=number, device="x" * 100))
 print("submitted", file=sys.stderr, flush=True)
 sys.stdin.readline()
 worker.begin_close(0.5)
@@ -218,11 +219,14 @@ worker.join()
 """
 
 
+_ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+
+
 def test_a_process_whose_reader_stalls_for_ever_ends(tmp_path: Path) -> None:
     script = tmp_path / "stalled.py"
     script.write_text(_STALLED)
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-W", "error", script], **pipes) as process:  # type: ignore[call-overload, unused-ignore]
+    with subprocess.Popen([sys.executable, "-W", "error", script], env=_ENVIRONMENT, **pipes) as process:  # type: ignore[call-overload, unused-ignore]
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

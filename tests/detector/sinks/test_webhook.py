@@ -19,6 +19,7 @@ import pytest
 
 from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
+from detector.records import as_dict
 from detector.sinks import base as worker_module
 from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.webhook import WebhookSink
@@ -117,7 +118,7 @@ def test_each_record_is_posted_as_json(server: Server) -> None:
     assert (sink.types, sink.labels) == (frozenset({"onset", "gap"}), frozenset({"guitar"}))
     for record in (onset(), gap()):
         sink.write(record)
-    assert server.records == [onset(), gap()]
+    assert server.records == [as_dict(onset()), as_dict(gap())]
     for headers in server.headers:
         assert headers["content-type"] == "application/json"
         assert headers["user-agent"] == "snn-detect"
@@ -316,7 +317,7 @@ def test_https_and_whom_it_trusts(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with serving(authority.issue("server")) as server:
         sink_for(server.url, "the-token", ca_file=authority.certificate).write(onset())
-        assert server.records == [onset()]
+        assert server.records == [as_dict(onset())]
         with pytest.raises(RetryableError, match="its certificate is not trusted"):
             sink_for(server.url, "the-token").write(onset())
     with serving(authority.issue("another", "DNS:example.org")) as server:

@@ -17,11 +17,13 @@ from detector.config.settings import Web
 from detector.errors import ConfigError
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
+from detector.records import OffsetRecord, OnsetRecord
 from detector.sinks.base import NodeInfo
 from detector.web import events as pictures_module
 from detector.web.events import Archive, Pictures
 from detector.web.sink import WebSink
 from detector.web.stream import MEMBRANE_STEP, Broadcaster, FrameEncoder
+from tests.detector.sinks import live_records
 from tests.web_service import scene
 
 STATION = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
@@ -105,12 +107,12 @@ def test_means_that_nobody_looked_at_are_those_of_the_decoder(detector: Detector
     assert plain["layers"] == {}
 
 
-def onset(event_id: str, onset_s: float) -> dict[str, Any]:
-    return {"type": "onset", "id": event_id, "onset_s": onset_s}
+def onset(event_id: str, onset_s: float) -> OnsetRecord:
+    return live_records.onset(id=event_id, onset_s=onset_s)
 
 
-def offset(event_id: str, onset_s: float, offset_s: float) -> dict[str, Any]:
-    return {"type": "offset", "id": event_id, "onset_s": onset_s, "offset_s": offset_s}
+def offset(event_id: str, onset_s: float, offset_s: float) -> OffsetRecord:
+    return live_records.offset(id=event_id, onset_s=onset_s, offset_s=offset_s)
 
 
 def shot(pictures: Pictures, event_id: str) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def test_without_viewers_the_hub_takes_nothing(detector: Detector, seen: list[Tr
     async def act(broadcaster: Broadcaster) -> None:
         broadcaster.on_trace(seen[0])
         broadcaster.on_chunk(AudioChunk(np.ones(400, np.float32), 0))
-        broadcaster.note({"type": "gap"})
+        broadcaster.note(live_records.gap())
         viewer = broadcaster.join()
         assert viewer is not None
         broadcaster.on_trace(seen[1])
@@ -207,12 +209,12 @@ def test_a_slow_viewer_loses_the_oldest_and_is_counted_and_the_others_lose_nothi
         assert quick is not None
         got: list[bytes] = []
         for number in range(70):
-            broadcaster.note({"type": "gap", "number": number})
+            broadcaster.note(live_records.gap(seq=number))
             broadcaster._pass_on()
             got.append(await quick.take())
         assert len(got) == 70
         left = (await slow.take()).decode().split("\n\n")[:-1]
-        assert [json.loads(m.partition("data: ")[2])["number"] for m in left] == list(range(20, 70))
+        assert [json.loads(m.partition("data: ")[2])["seq"] for m in left] == list(range(20, 70))
         assert (slow.dropped, quick.dropped, broadcaster.dropped) == (20, 0, 20)
 
     asyncio.run(with_hub(detector, act))
