@@ -184,13 +184,15 @@ def activity(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
     """Count spikes and synaptic operations (dense, and effective: those whose input spikes; NeuroBench's terms)."""
     from detector.encoder import DeltaEncoder
     from detector.features import MfccExtractor
+    from detector.messages import Trace
     from detector.network import StreamingNetwork, load_model, synaptic_operations
 
     model = load_model(detector.path)
     frames = MfccExtractor(model.manifest.features).push(sound)
     spikes = DeltaEncoder(model.manifest.encoder).push(frames)
-    _, layers, _ = StreamingNetwork(model).watch(spikes)
-    rates = {"encoder": float(spikes.mean()), **{name: float(fired.mean()) for name, fired in layers.items()}}
+    trace = Trace(0)
+    StreamingNetwork(model).push(spikes, trace)
+    rates = {"encoder": float(spikes.mean()), **{name: float(fired.mean()) for name, fired in trace.layers.items()}}
     per_second = model.manifest.features.sample_rate_hz / model.manifest.features.hop_length
     dense, effective = synaptic_operations(model.manifest, rates)
     return {

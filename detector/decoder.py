@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.manifest import ClassSpec, DecoderParams
-from detector.messages import Event, Reason, Scores
+from detector.messages import Event, Reason, Scores, Trace
 
 
 class Track:
@@ -154,30 +154,25 @@ class EventDecoder:
         """Position of the first sample of the next frame."""
         return self._span(self._frames, self._first_sample)[0]
 
-    def push(self, scores: Scores) -> list[Event]:
+    def push(self, scores: Scores, trace: Trace | None = None) -> list[Event]:
         """Return the events that scores (frames, classes) bring about.
 
         They come frame by frame; in a frame offsets before onsets, then in the order of the classes.
+        A trace with layers is given the smoothed scores (frames, classes) that were compared with the thresholds.
         Raises ValueError where the scores have another number of classes.
         """
         if scores.ndim != 2 or scores.shape[1] != len(self._classes):  # noqa: PLR2004 - a matrix
             raise ValueError(f"scores must have the shape (n, {len(self._classes)}), not {scores.shape}")
         events: list[Event] = []
+        if trace is not None:
+            trace.means = np.empty((len(scores), len(self._classes) if trace.with_layers else 0))
         for at in range(0, len(scores), _BLOCK_FRAMES):
             block = self._remember(scores[at : at + _BLOCK_FRAMES])
             if self._can_matter(block):
                 self._decide(len(block), events)
+            if trace is not None and trace.with_layers:
+                trace.means[at : at + len(block)] = self._smooth(len(block))
         return events
-
-    def watch(self, scores: Scores) -> tuple[list[Event], NDArray[np.float64]]:
-        """Do what ``push`` does and return the means (frames, classes) that the thresholds were held against, too."""
-        events: list[Event] = []
-        means = np.empty(scores.shape, np.float64)
-        for at in range(0, len(scores), _BLOCK_FRAMES):
-            part = scores[at : at + _BLOCK_FRAMES]
-            events += self.push(part)
-            means[at : at + len(part)] = self._smooth(len(part))
-        return events, means
 
     def flush(self, reason: Reason = "end_of_stream") -> list[Event]:
         """Close open events with the last frame; return their offsets in the order of the classes."""

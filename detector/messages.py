@@ -1,12 +1,9 @@
-"""What travels between the rooms: arrays with fixed meanings, and events.
-
-What goes on inside the rooms, handed to whoever looks as it is computed; without an observer none of it is kept.
-"""
+"""What passes between the stages: arrays with fixed meanings, events, and traces of what each stage computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -26,7 +23,7 @@ Scores: TypeAlias = NDArray[np.float32]
 
 
 Reason: TypeAlias = Literal["ended", "end_of_stream", "gap", "shutdown"]
-"""Why a sound is over: it ended, or the stream did, or sound was lost, or nobody listens any more."""
+"""Why a sound is over: it ended, the stream ended, samples were lost, or the service stopped."""
 
 GapCause: TypeAlias = Literal["overrun", "queue", "device", "suspended"]
 """The device's buffer overran, the detector was too slow, the device was away, the machine slept."""
@@ -43,7 +40,7 @@ class AudioChunk:
     first_sample: int
     """Index of ``samples[0]`` since the stream began."""
     gap: bool = False
-    """Sound was lost just before this chunk: what the rooms remember is void."""
+    """Samples were lost just before this chunk: the state of the stages is void."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +76,29 @@ LayerSpikes: TypeAlias = Mapping[str, NDArray[np.float32]]
 """Spikes (frames, neurons) by the name of their layer, values 0 or 1, in the order of the layers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trace:
-    """What a push brought about in each room, frame by frame."""
+    """What one push computed in each stage, frame by frame; the stages fill it in when they are given one."""
 
     first_sample: int
     """Position of the first frame's first sample."""
-    frames: Frames
-    """(frames, n_mfcc): what the encoder was given."""
-    spikes: Spikes
-    """(frames, planes, n_mfcc): what the encoder sent."""
-    layers: LayerSpikes
-    """Empty where the observer did not want them."""
-    membranes: NDArray[np.float32]
-    """(frames, classes): the membranes of the read-out; (frames, 0) without the layers."""
-    scores: Scores
-    """(frames, classes): what the network gave."""
-    means: NDArray[np.float64]
-    """(frames, classes): the averages that are held against the thresholds; (frames, 0) without the layers."""
+    frames: Frames = field(default_factory=lambda: _none(0))
+    """(frames, n_mfcc): the encoder's input."""
+    spikes: Spikes = field(default_factory=lambda: _none(0, 0))
+    """(frames, planes, n_mfcc): the encoder's output."""
+    layers: LayerSpikes = field(default_factory=dict)
+    """Empty without ``with_layers``."""
+    membranes: NDArray[np.float32] = field(default_factory=lambda: _none(0))
+    """(frames, classes): membranes of the read-out; (frames, 0) without ``with_layers``."""
+    scores: Scores = field(default_factory=lambda: _none(0))
+    """(frames, classes): the network's output."""
+    means: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    """(frames, classes): smoothed scores, as compared with the thresholds; (frames, 0) without ``with_layers``."""
+    with_layers: bool = True
+    """Whether the spikes of the layers, the membranes and the smoothed scores are wanted, which takes time."""
 
     def cut(self, begin: int, end: int, hop_length: int) -> Trace:
-        """Return the frames from ``begin`` on, up to ``end``, as far as they are here; views, not copies."""
+        """Return frames ``begin`` to ``end``, as far as there are such; views, not copies."""
         kept = slice(max(0, begin), max(0, end))
         return Trace(
             first_sample=self.first_sample + kept.start * hop_length,
@@ -109,15 +108,21 @@ class Trace:
             membranes=self.membranes[kept],
             scores=self.scores[kept],
             means=self.means[kept],
+            with_layers=self.with_layers,
         )
 
 
+def _none(*shape: int) -> NDArray[np.float32]:
+    """Return no frames of a shape."""
+    return np.empty((0, *shape), np.float32)
+
+
 class Observer(Protocol):
-    """Somebody who looks into a detector; it is called in the detector's thread and must not wait."""
+    """Receives the traces of a detector; called in the detector's thread, and must not block."""
 
     @property
     def wants_layers(self) -> bool:
-        """Whether the layers' spikes and membranes are worth their cost now."""
+        """Whether the traces shall have the layers; read once per push."""
 
     def on_trace(self, trace: Trace) -> None:
-        """Take what one push has brought about; the arrays may be kept, not changed."""
+        """Take the trace of one push that completed frames; the arrays may be kept, not changed."""

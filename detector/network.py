@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from detector.errors import ManifestError
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
-from detector.messages import LayerSpikes, Scores, Spikes
+from detector.messages import Scores, Spikes, Trace
 
 
 class BoundGraph:
@@ -131,7 +131,7 @@ class StreamingNetwork:
         self._current = 0
         self._step = BoundGraph(model.session, 1, self._states)
         self._block: BoundGraph | None = None
-        self._watched: BoundGraph | None = None
+        self._traced: BoundGraph | None = None
 
     def reset(self) -> None:
         """Set every membrane, synapse and past to zero."""
@@ -147,8 +147,20 @@ class StreamingNetwork:
         """Tell whether every membrane, synapse and past is a number: one that is none stays so until ``reset``."""
         return all(np.isfinite(value).all() for value in self._states[self._current].values())
 
-    def push(self, spikes: Spikes) -> Scores:
-        """Return scores (frames, classes) of spikes (frames, planes, n_mfcc)."""
+    def push(self, spikes: Spikes, trace: Trace | None = None) -> Scores:
+        """Return scores (frames, classes) of spikes (frames, planes, n_mfcc), the same bits with and without a trace.
+
+        A trace with layers is given those of the layers' spikes (frames, neurons) and the membranes of the read-out
+        (frames, classes), or (frames, 0) where the read-out keeps none; it is computed frame by frame.
+        """
+        if trace is None:
+            return self._push(spikes)
+        trace.scores = self._push_traced(spikes, trace) if trace.with_layers else self._push(spikes)
+        if not trace.with_layers:
+            trace.membranes = np.empty((len(spikes), 0), np.float32)
+        return trace.scores
+
+    def _push(self, spikes: Spikes) -> Scores:
         frames, size = len(spikes), self._params.block_frames
         scores = np.empty((frames, len(self._model.manifest.classes)), np.float32)
         at = 0
@@ -159,15 +171,10 @@ class StreamingNetwork:
             scores[i] = self._call(self._step, spikes[i : i + 1])
         return scores
 
-    def watch(self, spikes: Spikes) -> tuple[Scores, LayerSpikes, NDArray[np.float32]]:
-        """Do what ``push`` does frame by frame, to the same bits, and return what is inside, too.
-
-        That is the spikes of each layer (frames, neurons), and the membranes of the read-out (frames, classes);
-        (frames, 0) where the read-out keeps none.
-        """
+    def _push_traced(self, spikes: Spikes, trace: Trace) -> Scores:
         outputs = self._spike_outputs()
-        if self._watched is None:
-            self._watched = BoundGraph(self._model.session, 1, self._states, tuple(outputs.values()))
+        if self._traced is None:
+            self._traced = BoundGraph(self._model.session, 1, self._states, tuple(outputs.values()))
         readout = f"{self._params.layers[-1].name}_mem" if self._params.layers else ""
         scores = np.empty((len(spikes), len(self._model.manifest.classes)), np.float32)
         rows: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
@@ -175,14 +182,16 @@ class StreamingNetwork:
             (len(spikes), self._states[0][readout].size if readout in self._states[0] else 0), np.float32
         )
         for i in range(len(spikes)):
-            scores[i] = self._call(self._watched, spikes[i : i + 1])
+            scores[i] = self._call(self._traced, spikes[i : i + 1])
             state = self._states[self._current]
             for name, output in outputs.items():
-                value = self._watched.extra.get(output)
+                value = self._traced.extra.get(output)
                 rows[name].append((state[output.removeprefix("new_")] if value is None else value).flatten())
             if membranes.size:
                 membranes[i] = state[readout].ravel()
-        return scores, {name: np.array(found) for name, found in rows.items()}, membranes
+        trace.layers = {name: np.array(found) for name, found in rows.items()}
+        trace.membranes = membranes
+        return scores
 
     def _spike_outputs(self) -> dict[str, str]:
         """Return the output that holds a layer's spikes, by the name of the layer."""
@@ -223,11 +232,12 @@ def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> 
 
 
 def trace(model: Model, spikes: Spikes) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Step through spikes (frames, planes, n_mfcc) and yield, per frame, ``scores`` and each layer's spikes by name."""
+    """Yield per frame of spikes (frames, planes, n_mfcc) ``scores`` and each layer's spikes by name."""
     network = StreamingNetwork(model)
     for frame in spikes:
-        scores, layers, _ = network.watch(frame[None])
-        yield {"scores": scores[0], **{name: rows[0] for name, rows in layers.items()}}
+        inside = Trace(0)
+        scores = network.push(frame[None], inside)
+        yield {"scores": scores[0], **{name: rows[0] for name, rows in inside.layers.items()}}
 
 
 def _session(data: bytes, where: str) -> Any:

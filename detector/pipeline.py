@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.decoder import EventDecoder
 from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError, ManifestError
 from detector.features import MfccExtractor
 from detector.manifest import ClassSpec, Manifest
-from detector.messages import AudioChunk, Event, Frames, LayerSpikes, Observer, Reason, Samples, Scores, Spikes, Trace
+from detector.messages import AudioChunk, Event, Observer, Reason, Samples, Scores, Trace
 from detector.network import Model, StreamingNetwork, load_model
 
 
@@ -104,20 +103,11 @@ class Detector:
 
         Raises ValueError for what is not a one-dimensional array of floats.
         """
-        observer = self.observer
-        if observer is not None:
-            return self._show(self._front.watch(samples, layers=observer.wants_layers), observer)
-        scores = self._front.push(samples)
-        return scores, self._decoder.push(scores)
+        return self._process(samples)
 
     def finish(self, reason: Reason = "end_of_stream") -> tuple[Scores, list[Event]]:
         """Do what ``flush`` does and return the scores of the last frame, if there was one, too."""
-        observer = self.observer
-        if observer is not None:
-            scores, events = self._show(self._front.watch(None, layers=observer.wants_layers), observer)
-        else:
-            scores = self._front.flush()
-            events = self._decoder.push(scores)
+        scores, events = self._process(None)
         events += self._decoder.flush(reason)
         self.reset()
         return scores, events
@@ -143,19 +133,17 @@ class Detector:
     def score(self, samples: Samples) -> Scores:
         """Return the scores (frames, classes) of a whole clip, from a fresh state; the stream is not touched."""
         front = _FrontEnd(self._model)
-        return np.concatenate([front.push(samples), front.flush()])
+        return np.concatenate([front.push(samples), front.push(None)])
 
-    def _show(self, seen: _Seen, observer: Observer) -> tuple[Scores, list[Event]]:
-        """Decide as ever, and hand over all that it came from."""
-        first_sample = self._decoder.next_sample
-        if observer.wants_layers:
-            events, means = self._decoder.watch(seen.scores)
-        else:
-            events, means = self._decoder.push(seen.scores), np.empty((len(seen.scores), 0))
-        if len(seen.scores):
-            inside = (seen.frames, seen.spikes, seen.layers, seen.membranes, seen.scores)
-            observer.on_trace(Trace(first_sample, *inside, means))
-        return seen.scores, events
+    def _process(self, samples: Samples | None) -> tuple[Scores, list[Event]]:
+        """Take samples, or the end of the stream (None), through all stages; the observer gets the trace."""
+        observer = self.observer
+        trace = None if observer is None else Trace(self._decoder.next_sample, with_layers=observer.wants_layers)
+        scores = self._front.push(samples, trace)
+        events = self._decoder.push(scores, trace)
+        if observer is not None and trace is not None and len(scores):
+            observer.on_trace(trace)
+        return scores, events
 
 
 def with_thresholds(manifest: Manifest, thresholds: Mapping[str, float]) -> tuple[ClassSpec, ...]:
@@ -174,17 +162,6 @@ def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:
     return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, on_threshold=on, off_threshold=off))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the rooms from samples to scores gave; see ``Trace``."""
-
-    frames: Frames
-    spikes: Spikes
-    layers: LayerSpikes
-    membranes: NDArray[np.float32]
-    scores: Scores
-
-
 class _FrontEnd:
     """The rooms from samples to scores."""
 
@@ -197,25 +174,16 @@ class _FrontEnd:
             raise ManifestError(f"{model.path}: {error}; export the model again") from error
         self._network = StreamingNetwork(model)
 
-    def push(self, samples: Samples) -> Scores:
-        return self._network.push(self._encoder.push(self._features.push(samples)))
-
-    def flush(self) -> Scores:
-        scores = self._network.push(self._encoder.push(self._features.flush()))
-        self.reset()
-        return scores
-
-    def watch(self, samples: Samples | None, *, layers: bool) -> _Seen:
-        """Do what ``push`` does, or ``flush`` where there are no samples any more, and return what each room gave."""
+    def push(self, samples: Samples | None, trace: Trace | None = None) -> Scores:
+        """Return the scores of samples; None ends the stream, evaluates its padded last frame and resets."""
         frames = self._features.flush() if samples is None else self._features.push(samples)
         spikes = self._encoder.push(frames)
-        if layers:
-            scores, inside, membranes = self._network.watch(spikes)
-        else:
-            scores, inside, membranes = self._network.push(spikes), {}, np.empty((len(spikes), 0), np.float32)
+        if trace is not None:
+            trace.frames, trace.spikes = frames, spikes
+        scores = self._network.push(spikes, trace)
         if samples is None:
             self.reset()
-        return _Seen(frames, spikes, inside, membranes, scores)
+        return scores
 
     def is_finite(self) -> bool:
         return self._network.is_finite()

@@ -93,7 +93,9 @@ class FrameEncoder:
         if means.shape[1]:
             return means
         decoder = EventDecoder(self._classes, self._manifest.features.hop_length, self._manifest.features.frame_length)
-        return decoder.watch(np.concatenate([i.scores for i in run]))[1]
+        trace = Trace(0)
+        decoder.push(np.concatenate([i.scores for i in run]), trace)
+        return trace.means
 
 
 def _runs(trace: Sequence[Trace], hop_length: int) -> Iterator[list[Trace]]:
