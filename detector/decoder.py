@@ -1,7 +1,4 @@
-"""From scores to onsets and offsets: smoothing, hysteresis, shortest durations, refractory time.
-
-One class of the event decoder over time: the rules of hysteresis, durations and refractory time.
-"""
+"""The event decoder, scores to onsets and offsets: smoothing, hysteresis, minimum durations, refractory time."""
 
 from __future__ import annotations
 
@@ -133,7 +130,7 @@ class EventDecoder:
         self.reset()
 
     def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
-        """Forget everything; the next frame begins at ``first_sample``, the next onset is ``first_index``."""
+        """Clear the state; the next frame begins at ``first_sample``, the next onset is ``first_index``."""
         self._first_sample, self._next_index, self._frames = first_sample, first_index, 0
         self._tracks = [Track(c.decoder) for c in self._classes]
         self._onsets: dict[int, Event] = {}
@@ -199,7 +196,7 @@ class EventDecoder:
         return block
 
     def _can_matter(self, block: Scores) -> bool:
-        """Tell, before any smoothing, whether the block just remembered can bring an event nearer."""
+        """Return, before any smoothing, whether the block just kept can change the state of a class."""
         below = self._frames_below
         self._frames_below = 0 if (block >= self._on).any() else below + len(block)
         return not self._frames_below or below < self._memory or bool(self._active)

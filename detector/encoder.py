@@ -23,7 +23,7 @@ class DeltaEncoder:
         b[t]    = b' + sum of d[i] * (up[i] - down[i])
 
     With a leak, the baseline sinks back towards the coefficient's value in silence, and keeping it
-    up takes spikes: a steady sound goes on being told, not only its changes. A synapse that decays
+    up takes spikes: a steady sound goes on sending spikes, not only its changes. A synapse that decays
     by the same leak adds the spikes up to the signal again, to within the coarsest threshold while it
     moves and the finest where it rests. After a reset the baseline is at rest, as if there had been
     silence; with no ``rest`` given (and so no leak) the first frame sets it and sends nothing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DetectorError(Exception):
-    """A condition that the user can mend; its text is one line that says how."""
+    """A condition that the user can correct; its text is one line that says how."""
 
     exit_code = 70
 
@@ -22,7 +22,7 @@ class ManifestError(DetectorError):
 
 
 class DeviceError(DetectorError):
-    """There is no such microphone, or it cannot be opened, and nobody wants to wait for it."""
+    """There is no such microphone, or it cannot be opened, and the options say not to wait for it."""
 
     exit_code = 69
 

@@ -1,11 +1,4 @@
-"""Writing events: whole batches or nothing of them.
-
-The tables, and how a file of an older version becomes one of this version.
-
-Reading events while the service writes them.
-
-Following the events as they are stored: the new ones, and those shown before that have ended since.
-"""
+"""The database of events: its schema and migrations, writing in batches, reading and following while it is written."""
 
 from __future__ import annotations
 
@@ -21,6 +14,27 @@ from urllib.parse import quote
 
 from detector.errors import ConfigError
 from detector.records import ClipRecord, EventRecord, GapRecord, OffsetRecord, OnsetRecord, Record
+
+Change: TypeAlias = tuple[str, dict[str, Any]]
+"""A statement and its values; doing one twice is doing it once."""
+INTERRUPTED: Final = "interrupted"
+"""The reason of events whose end was not detected, since the service had stopped."""
+_MODE: Final = 0o640
+_BUSY_S: Final = 1.0
+"""How long one try waits for another program that holds the file; the records wait longer than that."""
+_LOG_PAGES: Final = 64
+"""Length from which on the write-ahead log is taken into the file: on a small disk it must not be what fills it."""
+_CACHE_KIB: Final = 256
+"""Pages of the file that are kept in memory: new events go to its end, and old ones are not read here."""
+_LOG_BYTES: Final = 1_000_000
+"""What the log may keep on the disk after an uncommonly large change."""
+_ENVIRONMENT: Final = ("source", "device", "label", "category", "onset_s", "onset_utc", "clock_synced", "model")
+_ONSET: Final = ("score", "threshold", "level_dbfs", "model_sha256")
+_OFFSET: Final = ("offset_s", "offset_utc", "peak", "mean", "reason")
+_GAP_COLUMNS: Final = ("source", "device", "at_s", "lost_s", "cause", "at_utc", "clock_synced")
+_WAIT_S: Final = 5.0
+_DECIMALS: Final = 6
+_DAMAGED: Final = "if it is damaged, the service creates a new one at its next start"
 
 # One entry a version, never to change once released: entry i turns a file of version i into one of
 # version i + 1. Times are UTC, to the millisecond, as text that sorts; positions are seconds since
@@ -97,24 +111,6 @@ def migrate(connection: sqlite3.Connection, path: object) -> None:
             connection.execute("ROLLBACK")
 
 
-Change: TypeAlias = tuple[str, dict[str, Any]]
-"""A statement and its values; doing one twice is doing it once."""
-INTERRUPTED: Final = "interrupted"
-"""The reason of events whose end nobody was there to hear."""
-_MODE: Final = 0o640
-_BUSY_S: Final = 1.0
-"""How long one try waits for another program that holds the file; the records wait longer than that."""
-_LOG_PAGES: Final = 64
-"""Length from which on the write-ahead log is taken into the file: on a small disk it must not be what fills it."""
-_CACHE_KIB: Final = 256
-"""Pages of the file that are kept in memory: new events go to its end, and nobody reads old ones here."""
-_LOG_BYTES: Final = 1_000_000
-"""What the log may keep on the disk after an uncommonly large change."""
-_ENVIRONMENT: Final = ("source", "device", "label", "category", "onset_s", "onset_utc", "clock_synced", "model")
-_ONSET: Final = ("score", "threshold", "level_dbfs", "model_sha256")
-_OFFSET: Final = ("offset_s", "offset_utc", "peak", "mean", "reason")
-
-
 class EventStore:
     """An open database file; one program writes it, in one thread, and any number read it."""
 
@@ -155,7 +151,7 @@ class EventStore:
         return sum(old.values())
 
     def is_in_place(self) -> bool:
-        """Tell whether the file still has its name: one that was deleted or replaced would swallow events."""
+        """Return whether the file still has its name: events would be lost in one that was deleted or replaced."""
         try:
             return self.path.stat().st_ino == self._inode
         except OSError:
@@ -208,7 +204,7 @@ def utc_text(moment: datetime | None) -> str | None:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Tell whether an error means that the file itself is broken."""
+    """Return whether an error means that the file itself is broken."""
     code = getattr(error, "sqlite_errorcode", None) or 0
     return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -250,7 +246,6 @@ def _upsert(own: tuple[str, ...]) -> str:
 
 
 _UPSERTS: Final = {"onset": _upsert(_ONSET), "offset": _upsert(_OFFSET)}
-_GAP_COLUMNS: Final = ("source", "device", "at_s", "lost_s", "cause", "at_utc", "clock_synced")
 _GAP: Final = (
     f"INSERT OR IGNORE INTO gaps ({', '.join(_GAP_COLUMNS)}) VALUES ({', '.join(f':{n}' for n in _GAP_COLUMNS)})"  # noqa: S608
 )
@@ -280,8 +275,6 @@ FIELDS: Final = (
     "model_sha256",
 )
 """Keys of an event, in order; times are local, by RFC 3339. An event without a ``reason`` is going on."""
-_WAIT_S: Final = 5.0
-_DECIMALS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,9 +348,6 @@ class EventReader:
             raise ConfigError(f"{self.path}: cannot be read ({error}); {_DAMAGED}") from error
 
 
-_DAMAGED: Final = "if it is damaged, the service begins a new one when it is started the next time"
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         with path.open("rb"):
@@ -407,7 +397,7 @@ def _has_log(path: Path) -> bool:
 
 
 def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
-    """Return what stands behind WHERE, and its values."""
+    """Return the condition of WHERE, and its values."""
     parts: list[str] = ["number > ?"]
     values: list[Any] = [wanted.after]
     lists = {"label": wanted.labels or None, "category": wanted.categories or None, "id": wanted.ids}

@@ -10,7 +10,7 @@ Chunking cannot show: everything is elementwise or row by row, in float64. The m
 summed bin by bin over their support and the DCT is one vector-matrix product per frame, because
 one matrix product over many frames rounds differently from one over few.
 
-The tables of the MFCC, as pure functions of its parameters: training, runtime and firmware take them from here.
+The tables are pure functions of the parameters, used by runtime, training and firmware alike.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from numpy.typing import NDArray
 from detector.manifest import MfccParams
 from detector.messages import Frames, Samples
 
+__all__ = ["MfccExtractor", "mfcc_params"]
+
 Float64 = NDArray[np.float64]
+_LARGEST = 1 << 20
+"""Samples in a frame, a hop or a transform, at most: beyond it a number is a mistake."""
+_BLOCK_FRAMES = 64
+"""Frames transformed at once: bounds the memory of a long push and keeps it in the cache."""
 
 WINDOWS: dict[str, Callable[[int], Float64]] = {
     "rectangular": np.ones,
@@ -121,7 +127,7 @@ def log_mel_matrix(params: MfccParams) -> Float64:
     """Return the matrix (n_mfcc, n_mels) that leads from cepstra back to log mel energies.
 
     With as many cepstra as bands it gives them as they were; with fewer, smoothed along the bands
-    (the least squares solution); where the energy stands in for the zeroth, up to a constant of each frame.
+    (the least squares solution); where the energy replaces the zeroth, up to a constant of each frame.
     """
     return np.asarray(np.linalg.pinv(dct_matrix(params)), np.float64)
 
@@ -134,14 +140,6 @@ def mel_centres_hz(params: MfccParams) -> Float64:
 def _round_half_up(x: float) -> int:
     """Round as python_speech_features does: the decimal digits of the float, halves up."""
     return int(Decimal(x).quantize(Decimal(1), rounding=ROUND_HALF_UP))
-
-
-__all__ = ["MfccExtractor", "mfcc_params"]
-
-_LARGEST = 1 << 20
-"""Samples in a frame, a hop or a transform, at most: beyond it a number is a mistake."""
-_BLOCK_FRAMES = 64
-"""Frames transformed at once: bounds the memory of a long push and keeps it in the cache."""
 
 
 @dataclass(slots=True)
@@ -166,7 +164,7 @@ class MfccExtractor:
         _check(params)
         self._p = params
         self._window = window_coefficients(params)
-        # The power spectrum's 1 / n_fft stands in the filters' weights.
+        # The power spectrum's 1 / n_fft is part of the filters' weights.
         self._filters = _SparseFilters(mel_filterbank(params) / params.n_fft)
         self._dct = np.ascontiguousarray(dct_matrix(params))
         self._eps = float(np.finfo(np.float64).eps)
@@ -263,7 +261,7 @@ class _SparseFilters:
     def __init__(self, bank: Float64) -> None:
         """Take the dense filters (n_mels, bins) and keep each one's support."""
         support = [np.flatnonzero(row) for row in bank]
-        # A filter narrower than a bin is empty; one bin of weight zero stands for it.
+        # A filter narrower than a bin is empty; it becomes one bin of weight zero.
         self._bins = np.concatenate([s if s.size else np.zeros(1, np.int64) for s in support])
         self._weights = np.concatenate(
             [row[s] if s.size else np.zeros(1) for row, s in zip(bank, support, strict=True)]

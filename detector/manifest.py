@@ -1,7 +1,7 @@
 """The manifest: everything about a model that must be the same in training, runtime and firmware.
 
 It travels as JSON in the metadata of the ``.onnx`` file. Every key is required and no other is
-allowed; the parameter classes of the rooms check their own values.
+allowed; the parameter classes of the stages check their own values.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EncoderParams:
     leak: float
     """Share by which a baseline sinks back to its rest in each frame; 0 is none."""
     rest: tuple[float, ...]
-    """Where baselines stand after a reset: the coefficients of silence; empty: the first frame sets them."""
+    """Baselines after a reset: the coefficients of silence; empty: the first frame sets them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Manifest:
     encoder: EncoderParams
     network: NetworkParams
     latency_samples: int
-    """Algorithmic latency: from a sound's first sample to the first score that can know of it."""
+    """Algorithmic latency: from a sound's first sample to the first score that can depend on it."""
     training: TrainingRecord
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -199,7 +199,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _check_consistency(manifest: Manifest, where: str) -> None:
-    """Refuse what types cannot: rooms that do not fit each other."""
+    """Refuse what types cannot: stages whose parameters contradict each other."""
     width = manifest.features.n_mfcc
     for row in manifest.encoder.thresholds:
         if len(row) != width:

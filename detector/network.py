@@ -1,12 +1,8 @@
-"""The spiking network as onnxruntime runs it: explicit state, one frame or one block of frames a call.
+"""The spiking network in onnxruntime: explicit state, one frame or one block of frames a call.
 
-The neuron's equation and why its sums are exact stand in ``models/network/csnn.py``. Because they are
-exact, a block of frames in one call gives the bits of as many calls with one frame each; the block
-graph exists only to save the cost of calls when many frames are waiting.
-
-A graph of onnxruntime whose tensors stay where they are.
-
-Spikes and the synaptic operations that they cause: what silence saves where only spikes are worked off.
+For the neuron's equation, and why its sums are exact, see ``models/network/csnn.py``. Because they are exact, a
+block of frames in one call gives the bits of as many calls with one frame each; the block graph exists only to
+save the cost of calls when many frames are waiting.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from detector.messages import Scores, Spikes, Trace
 
 
 class BoundGraph:
-    """A session whose inputs and outputs lie in fixed arrays: no tensor is made or copied in a call."""
+    """A session whose inputs and outputs are bound to fixed arrays: a call allocates and copies no tensor."""
 
     def __init__(
         self,
@@ -144,7 +140,7 @@ class StreamingNetwork:
         return {name: value.copy() for name, value in self._states[self._current].items()}
 
     def is_finite(self) -> bool:
-        """Tell whether every membrane, synapse and past is a number: one that is none stays so until ``reset``."""
+        """Return whether all state tensors are finite; a value that is not stays so until ``reset``."""
         return all(np.isfinite(value).all() for value in self._states[self._current].values())
 
     def push(self, spikes: Spikes, trace: Trace | None = None) -> Scores:
@@ -262,14 +258,14 @@ def _check_tensors(session: Any, manifest: Manifest, frames: int, where: str) ->
     results: dict[str, tuple[int, ...]] = {"scores": (frames, len(manifest.classes))}
     results |= {f"new_{s.name}": s.shape for s in manifest.network.states}
     have = {o.name: tuple(o.shape) for o in session.get_outputs()}
-    for_looking = {layer.spikes for layer in manifest.network.layers if layer.spikes} - results.keys()
-    if frames == 1 and not for_looking <= have.keys():
-        missing = min(for_looking - have.keys())
+    traced = {layer.spikes for layer in manifest.network.layers if layer.spikes} - results.keys()
+    if frames == 1 and not traced <= have.keys():
+        missing = min(traced - have.keys())
         raise ManifestError(f"{where}: the graph lacks the output {missing!r} of a layer's spikes; export it again")
     for tensor in (*session.get_inputs(), *session.get_outputs()):
         if tensor.type != "tensor(float)":
             raise ManifestError(f"{where}: {tensor.name!r} is a {tensor.type}, not float32; export the model again")
-    _compare(results, {n: s for n, s in have.items() if n not in for_looking}, "output", where)
+    _compare(results, {n: s for n, s in have.items() if n not in traced}, "output", where)
 
 
 def _compare(wanted: dict[str, Any], have: dict[str, Any], what: str, where: str) -> None:

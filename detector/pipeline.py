@@ -1,4 +1,4 @@
-"""The corridor: samples through features, encoder, network and decoder, in order."""
+"""The pipeline: samples through features, encoder, network and decoder, in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Detector:
         """Use ``load``; this takes a model that is loaded and the classes with the thresholds in force."""
         self._model = model
         self.observer: Observer | None = None
-        """Who looks on; scores and events have the same bits with and without."""
+        """Receives a trace of each push; scores and events have the same bits with and without."""
         p = model.manifest.features
         self.classes = classes
         """The classes, in the order of the scores, with the thresholds in force."""
@@ -113,7 +113,7 @@ class Detector:
         return scores, events
 
     def push_chunk(self, chunk: AudioChunk) -> list[Event]:
-        """Take a chunk; where sound was lost before it, close open events and begin anew at its position."""
+        """Take a chunk; after a gap, close open events and restart at its position."""
         return self.process_chunk(chunk)[1]
 
     def process_chunk(self, chunk: AudioChunk) -> tuple[Scores, list[Event]]:
@@ -127,7 +127,7 @@ class Detector:
         return scores, closed + events
 
     def is_finite(self) -> bool:
-        """Tell whether all that the network remembers is numbers; where not, only a reset or a gap mends it."""
+        """Return whether the network's state is finite; where it is not, only a reset or a gap repairs it."""
         return self._front.is_finite()
 
     def score(self, samples: Samples) -> Scores:
@@ -163,7 +163,7 @@ def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:
 
 
 class _FrontEnd:
-    """The rooms from samples to scores."""
+    """The stages from samples to scores."""
 
     def __init__(self, model: Model) -> None:
         m = model.manifest
