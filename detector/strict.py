@@ -41,7 +41,7 @@ class _Parser:
         return self._scalar(kind, value, path)
 
     def _member(self, args: tuple[Any, ...], value: Any, path: str) -> Any:
-        """Choose a union's member: "a text or a list", or dataclasses distinguished by the value of their key ``kind``."""
+        """Choose a union's member: "a text or a list", or dataclasses distinguished by their key ``kind``."""
         if not dataclasses.is_dataclass(args[0]):
             return next(a for a in args if isinstance(value, list) == (a is not str))
         names = {typing.get_args(typing.get_type_hints(a)["kind"])[0]: a for a in args}
