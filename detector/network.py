@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from detector.errors import ManifestError
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
 from detector.messages import Scores, Spikes, Trace
+
+# Releases from 1.31 on send telemetry and store a device id, unless this is set before they are imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort
 
 
 class BoundGraph:
