@@ -17,7 +17,15 @@ import click
 from detector.calibration.choose import RULE, choose, count, hours_needed, promise
 from detector.calibration.measure import Advance, Measurement, ScoreStore, check_labels, sound_files
 from detector.calibration.report import Outcome, as_json, in_words, target_of, write
-from detector.cli.program import Gauge, model_option, only_option, print_error, print_json, print_status
+from detector.cli.program import (
+    Gauge,
+    model_option,
+    only_option,
+    print_error,
+    print_json,
+    print_status,
+    renamed_option,
+)
 from detector.config.loading import load_configuration
 from detector.config.settings import Calibration
 from detector.errors import ConfigError, DetectorError, SourceError
@@ -55,13 +63,14 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     help="Recordings of a sound, one in each file: a file or a folder. Repeat for more.",
 )
 @click.option(
-    "--rate",
+    "--max-false-alarms",
     "rate_per_hour",
     type=click.FloatRange(min=0.001, max=1000),
     default=1.0,
     show_default=True,
-    help="False alarms per hour of each class that can be borne.",
+    help="Highest acceptable rate of false alarms, per hour and class.",
 )
+@renamed_option("--rate", "--max-false-alarms")
 @click.option(
     "--scores",
     type=click.Path(path_type=Path, dir_okay=False),

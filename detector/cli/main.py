@@ -52,7 +52,8 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     usage, setting or model; 66 sound that is missing or damaged; 69 no such device; 70 an error of
     the program itself; 130 and 143 ended by Ctrl-C and SIGTERM; 141 the reader of the output has gone.
     """
-    given = [p for p in options if ctx.get_parameter_source(p) is ParameterSource.COMMANDLINE]
+    given_by = {ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP}  # the latter under an option's old name
+    given = [p for p in options if ctx.get_parameter_source(p) in given_by]
     if ctx.invoked_subcommand is not None:
         if given:
             raise click.UsageError(

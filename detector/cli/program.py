@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from detector.audio.sources import Source
 
-_T = TypeVar("_T")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70
 _REFRESH_S = 0.1
 _LINE_S = 600.0
@@ -78,6 +78,23 @@ threshold_option = click.option(
     callback=_thresholds,
     help="Score from which on a sound is reported, in place of the model's own.",
 )
+
+
+def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
+    """Accept the old name of an option for one more release, hidden, with one line of warning.
+
+    Its value becomes the default of ``new``, which keeps its type and limits and has precedence where both are given.
+    """
+
+    def use(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value is None or ctx.resilient_parsing:
+            return
+        program = ctx.find_root().info_name
+        print_status(f"{program}: warning: {old} is now {new}; the old name goes with the next release")
+        renamed = next(p for p in ctx.command.params if new in p.opts)
+        ctx.default_map = {**(ctx.default_map or {}), str(renamed.name): value}
+
+    return click.option(old, type=str, hidden=True, expose_value=False, is_eager=True, callback=use)
 
 
 class LazyCommand(NamedTuple):

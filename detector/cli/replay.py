@@ -28,7 +28,15 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from detector.cli.program import Bar, model_option, only_option, print_error, print_status, threshold_option
+from detector.cli.program import (
+    Bar,
+    model_option,
+    only_option,
+    print_error,
+    print_status,
+    renamed_option,
+    threshold_option,
+)
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.signals import StopOnSignal, Stopped
@@ -68,7 +76,10 @@ class _Moment(_Type):
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
 @click.option("--realtime", is_flag=True, help="Take the sound at the pace of a microphone.")
-@click.option("--rate", type=int, default=16000, show_default=True, help="Samples per second of raw samples (-).")
+@click.option(
+    "--sample-rate", "rate", type=int, default=16000, show_default=True, help="Samples per second of raw samples (-)."
+)
+@renamed_option("--rate", "--sample-rate")
 @click.option(
     "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le or f32le, for -."
 )
@@ -98,7 +109,7 @@ def replay(ctx: click.Context, /, **options: Any) -> None:
     files: tuple[str, ...] = options["files"]
     given = [name for name in _RAW_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
     if given and "-" not in files:
-        raise click.UsageError("--rate, --format and --channels describe raw samples on standard input (-).")
+        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
     if files.count("-") > 1:
         raise click.UsageError("Standard input (-) can be read only once.")
     if options["start_time"] and len(files) > 1:

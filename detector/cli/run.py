@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
-from detector.cli.program import model_option, only_option, print_error, print_status, threshold_option
+from detector.cli.program import (
+    model_option,
+    only_option,
+    print_error,
+    print_status,
+    renamed_option,
+    threshold_option,
+)
 from detector.errors import DetectorError
 from detector.service.signals import StopOnSignal
 
@@ -167,7 +174,10 @@ def bare_options(command: _Command) -> _Command:
     """Add the options of the bare command."""
     options = (
         click.option("--no-wait", is_flag=True, help="End with exit code 69 where the device is not there."),
-        click.option("--rate", type=int, help="Samples per second of raw samples (-).  [default: 16000]"),
+        click.option(
+            "--sample-rate", "rate", type=int, help="Samples per second of raw samples (-).  [default: 16000]"
+        ),
+        renamed_option("--rate", "--sample-rate"),
         click.option(
             "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le, f32le."
         ),
@@ -209,9 +219,9 @@ def run(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
 
 def listen(ctx: click.Context, asked: Bare) -> None:
     """Listen as the bare command does: to a device, to raw samples, or to a file at its own pace."""
-    given = [name for name in _RAW if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = [name for name in _RAW if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
     if given and asked.device != STDIN:
-        raise click.UsageError("--rate, --format and --channels describe raw samples on standard input (-).")
+        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
     if asked.loop and not (asked.web and is_file(asked.device)):
         raise click.UsageError("--loop is for sound files, with --web.")
     if is_file(asked.device) and asked.web is None:

@@ -85,7 +85,7 @@ def line_of(done: Result) -> str:
 def test_the_promise_holds_on_another_stretch_of_the_same_sound(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = backgrounds
     out = tmp_path / "50-calibration.toml"
-    done = calibrate(first, "--out", out, "--json", "--rate", "30")
+    done = calibrate(first, "--out", out, "--json", "--max-false-alarms", "30")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     written = tomllib.loads(out.read_text(encoding="utf-8"))

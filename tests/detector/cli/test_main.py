@@ -345,7 +345,7 @@ def test_start_time(scene: Path) -> None:
     assert replay(scene, scene, "--start-time", "2026-11-23T18:00:00Z").exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [[], ["scene", "--rate", "8000"], ["-", "-"], ["-", "--rate", "1"]])
+@pytest.mark.parametrize("arguments", [[], ["scene", "--sample-rate", "8000"], ["-", "-"], ["-", "--sample-rate", "1"]])
 def test_wrong_usage(scene: Path, arguments: list[str]) -> None:
     result = replay(*(str(scene) if a == "scene" else a for a in arguments), stdin=b"ab")
     assert result.exit_code == 2
