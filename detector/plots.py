@@ -5,7 +5,6 @@ The panels of a sheet: each draws one room's work over the same seconds.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from detector.errors import ConfigError
 from detector.features import log_mel_matrix, mel_centres_hz
 from detector.manifest import ClassSpec, MfccParams
 from detector.messages import Trace
+from detector.system.files import replace_file
 
 if TYPE_CHECKING:
     from detector.messages import Samples
@@ -69,15 +69,11 @@ class Sheet:
             self._traces.append(trace)
 
     def save(self, title: str, records: Sequence[EventRecord]) -> None:
-        """Draw the sheet, whole or not at all; raises OSError where the file cannot be written."""
+        """Draw the sheet, complete or not at all; raises OSError where the file cannot be written."""
         begun = [r for r in records if r.onset_s * self._features.sample_rate_hz < self._most]
         figure = self._drawn(title, begun)
-        part = self._path.with_name(f".{self._path.stem}.{os.getpid()}{self._path.suffix}")
-        try:
+        with replace_file(self._path) as part:
             figure.savefig(part, dpi=_DPI)
-            part.replace(self._path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _drawn(self, title: str, records: Sequence[EventRecord]) -> Any:
 

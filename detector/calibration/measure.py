@@ -1,6 +1,6 @@
-"""Listening for scores: to files, or to a microphone for a wanted time.
+"""Scores of files or of a live source, kept on the disk without the sound.
 
-Scores on the disk, never sound: compact, and whole up to the last minute however a run ends.
+What is stored is compact, and complete up to the last minute however a run ends.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from detector.audio.files import sounds_below
-from detector.audio.levels import FLOOR_DBFS
-from detector.audio.live_source import AudioBlock, LiveSource, SourceCondition
-from detector.audio.sources import FileSource, read_ahead
+from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
+from detector.audio.sources import FileSource
 from detector.errors import ConfigError, SourceError
-from detector.messages import Samples, Scores
+from detector.messages import AudioChunk, Scores
 from detector.pipeline import Detector
+
+if TYPE_CHECKING:
+    from detector.service.signals import SignalHandler
 
 _APPLICATION: Final = 0x534E4E63
 """Tells such a file from any other of SQLite."""
@@ -49,6 +51,10 @@ _TABLES: Final = (
     )""",
     "CREATE INDEX blocks_by_stretch ON blocks (stretch, number)",
 )
+
+
+Advance = Callable[[float, float], None]
+"""Called with the share of the sound that has been processed, and its level in dBFS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +229,6 @@ class ScoreStore:
             raise ConfigError(f"{self._where}: is no file of scores, or damaged ({error}); name another one") from error
 
 
-if TYPE_CHECKING:
-    from detector.service.signals import StopOnSignal
-
-_TURN_S: Final = 0.2
-Advance = Callable[[float, float], None]
-"""Told what share of the sound has been heard, and how loud it is, in dBFS."""
-
-
 def sound_files(places: Iterable[Path]) -> list[Path]:
     """Return files and the sounds below folders, each once; raises SourceError for a folder without any."""
     found: dict[Path, None] = {}
@@ -243,78 +241,81 @@ def sound_files(places: Iterable[Path]) -> list[Path]:
 
 
 class Measurement:
-    """Takes sound through a detector and keeps the scores."""
+    """Passes sound to a detector and stores the scores."""
 
-    def __init__(self, detector: Detector, store: ScoreStore, stop: StopOnSignal) -> None:
-        """Take a detector with a fresh state; signals end a measurement by ``Stopped``, with the scores so far kept."""
-        self._detector, self._store, self._stop = detector, store, stop
+    def __init__(self, detector: Detector, store: ScoreStore, signals: SignalHandler) -> None:
+        """Take a detector with a fresh state; a signal ends a measurement, with the scores so far stored."""
+        self._detector, self._store, self._signals = detector, store, signals
         self._rate_hz = detector.sample_rate_hz
 
     def is_measured(self, path: Path) -> bool:
-        """Tell whether a file was heard to its end."""
+        """Return whether a file was measured to its end."""
         return self._store.measured_to(_identity(path)) is None
 
     def measure_file(self, path: Path, label: str | None, advance: Advance) -> None:
-        """Hear a file from where it was left; ``label``: it is a recording of that class.
+        """Measure a file from where it was left; ``label``: it is a recording of that class.
 
-        Raises SourceError, behind all that could be heard, where the file is missing or damaged.
+        Raises SourceError, behind all usable sound, where the file is missing or damaged.
         """
         source_id = _identity(path)
         begin = self._store.measured_to(source_id)
         if begin is None:
             return
+        self._store.begin(source_id, label)
+
         with closing(FileSource(path, self._rate_hz, self._detector.chunk_samples)) as source:
-            total = source.frames_total or math.inf
-            self._store.begin(source_id, label)
+
+            def process(event: SourceEvent, begin: int = begin) -> None:
+                if isinstance(event, AudioBlock):
+                    chunk = event.chunk
+                    skipped = max(0, begin - chunk.first_sample)
+                    self._push(AudioChunk(chunk.samples[skipped:], chunk.first_sample + skipped))
+                    advance(source.frames_read / (source.frames_total or math.inf), source.stats.rms_dbfs)
+
             try:
-                with closing(read_ahead(source, self._stop.check)) as chunks:
-                    for chunk in chunks:
-                        end = chunk.first_sample + len(chunk.samples)
-                        samples = chunk.samples[max(0, begin - chunk.first_sample) :]
-                        self._store.push(self._detector.process(samples)[0], end)
-                        advance(source.frames_read / total, level_dbfs(samples))
-                self._store.push(self._detector.finish()[0], 0)
-                self._store.end(is_end=True)
+                if drain(source, process, self._signals.goes_on):
+                    self._store.push(self._detector.finish()[0], 0)
+                    self._store.end(is_end=True)
             finally:
                 self._detector.reset()
                 self._store.end()
 
-    def measure_live(self, source: LiveSource, seconds: float, advance: Advance, tell: Callable[[str], None]) -> None:
-        """Hear so many seconds of a live source; what happens to it is told in lines.
+    def measure_live(
+        self, source: AudioSource, seconds: float, advance: Advance, notify: Callable[[str], None]
+    ) -> None:
+        """Measure so many seconds of a live source; its conditions are reported by ``notify``.
 
-        Raises SourceError, behind all that could be heard, where the sound cannot go on.
+        Raises SourceError, behind all usable sound, where it cannot go on.
         """
-        heard, wanted = 0, seconds * self._rate_hz
+        measured, wanted, is_new = 0, seconds * self._rate_hz, True
+
+        def process(event: SourceEvent) -> None:
+            nonlocal measured, is_new
+            if isinstance(event, SourceCondition):
+                notify(event.detail)
+            elif isinstance(event, AudioGap):
+                self._detector.process_chunk(event.chunk())
+                is_new = True
+            elif measured < wanted:  # a pipe gives seconds at once
+                if is_new:
+                    self._store.begin("live", device=source.stats.device)
+                is_new = False
+                self._push(event.chunk)
+                measured += len(event.chunk.samples)
+
+        def goes_on() -> bool:
+            advance(measured / wanted, source.stats.rms_dbfs)
+            return measured < wanted and self._signals.goes_on()
+
         try:
-            while heard < wanted:
-                source_events = source.take(_TURN_S)
-                self._stop.check()
-                if source_events is None:
-                    return
-                for item in source_events:
-                    if isinstance(item, AudioBlock) and heard < wanted:  # a pipe gives seconds at once
-                        heard += self._take(item, source.stats.device, is_first=not heard)
-                    elif isinstance(item, SourceCondition):
-                        tell(item.detail)
-                advance(heard / wanted, source.stats.rms_dbfs)
+            drain(source, process, goes_on)
         finally:
             self._detector.reset()
             self._store.end()
 
-    def _take(self, sound: AudioBlock, device: str, *, is_first: bool) -> int:
-        """Keep the scores of a chunk, and return its length; behind a gap the detector has begun anew."""
-        chunk = sound.chunk
-        if is_first or chunk.gap:
-            self._store.begin("live", device=device)
+    def _push(self, chunk: AudioChunk) -> None:
         scores, _ = self._detector.process_chunk(chunk)
         self._store.push(scores, chunk.first_sample + len(chunk.samples))
-        return len(chunk.samples)
-
-
-def level_dbfs(samples: Samples) -> float:
-    """Return the RMS level of samples; that of none, or of silence, is the floor of all levels."""
-    power = float(np.dot(samples, samples)) / len(samples) if len(samples) else 0.0
-    return max(FLOOR_DBFS, 10 * math.log10(power)) if power > 0 else FLOOR_DBFS
 
 
 def _identity(path: Path) -> str:

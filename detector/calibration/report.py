@@ -21,6 +21,7 @@ from detector.config.settings import Calibration, Settings
 from detector.config.show import toml_value
 from detector.errors import ConfigError
 from detector.statistics import HourlyRate, Rate
+from detector.system.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +192,14 @@ def target_of(configuration: Configuration, out: Path | None) -> Path | None:
 
 
 def write(path: Path, calibration: Calibration, choices: Sequence[Choice]) -> None:
-    """Write the file, whole or not at all; raises ConfigError where that cannot be."""
+    """Write the file, complete or not at all; raises ConfigError where that fails."""
     text = "\n".join(lines(calibration, choices)) + "\n"
     Settings.model_validate(tomllib.loads(text))  # what is not fit to be read must not be written
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def lines(calibration: Calibration, choices: Sequence[Choice]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -32,7 +32,7 @@ from detector.errors import ConfigError, DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
 from detector.service.runtime import RunOptions, open_source
-from detector.service.signals import StopOnSignal, Stopped
+from detector.service.signals import SignalHandler
 
 
 def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
@@ -102,14 +102,11 @@ def calibrate(ctx: click.Context, /, places: tuple[Path, ...], **options: Any) -
         raise click.UsageError("--hours 0 looks at scores that were kept: name their file with --scores.")
     if options["out"] is not None and options["no_write"]:
         raise click.UsageError("--out and --no-write contradict each other.")
-    with StopOnSignal() as stop:
+    with SignalHandler() as signals:
         asked = CalibrateOptions(places=places, **options)
-        with closing(Calibrator(asked, stop)) as calibrator:
+        with closing(Calibrator(asked, signals)) as calibrator:
             ctx.exit(calibrator.run())
 
-
-if TYPE_CHECKING:
-    from detector.service.signals import StopOnSignal
 
 _PARTS: Final = 10_000
 """A promise is told in so many parts of one, rounded to its safe side."""
@@ -141,9 +138,9 @@ class CalibrateOptions:
 class Calibrator:
     """Listens, counts, chooses, tells and writes."""
 
-    def __init__(self, asked: CalibrateOptions, stop: StopOnSignal) -> None:
+    def __init__(self, asked: CalibrateOptions, signals: SignalHandler) -> None:
         """Look whether everything can be done that is asked for, before hours go by; raises DetectorError."""
-        self._asked, self._stop = asked, stop
+        self._asked, self._signals = asked, signals
         overrides = {"audio.device": asked.device, "listening.path": asked.model, "listening.only": list(asked.only)}
         self._configuration = load_configuration(asked.path, {k: v for k, v in overrides.items() if v})
         self._settings = self._configuration.settings
@@ -156,7 +153,7 @@ class Calibrator:
         if asked.scores is not None and not asked.scores.absolute().parent.is_dir():
             raise ConfigError(f"{asked.scores}: there is no folder {asked.scores.parent}; make it first")
         self._store = ScoreStore(asked.scores, self._detector)
-        self._measurement = Measurement(self._detector, self._store, stop)
+        self._measurement = Measurement(self._detector, self._store, signals)
 
     def close(self) -> None:
         """Write what is left and close the scores."""
@@ -165,21 +162,18 @@ class Calibrator:
     def run(self) -> int:
         """Do it all and return the exit code; errors of single files are told, and the others follow."""
         code = 0
-        try:
-            for error in self._listen():
-                print_error(error)
-                code = max(code, error.exit_code)
-        except Stopped:
-            pass
+        for error in self._listen():
+            print_error(error)
+            code = max(code, error.exit_code)
         if not self._store.background_hours:
-            if self._stop.number is not None:
-                return self._stop.exit_code
+            if not self._signals.goes_on():
+                return self._signals.exit_code
             if code:
                 return code  # each file has its line
             raise SourceError("no background has been heard: there is nothing to choose thresholds by")
         outcome = self._evaluate()
         self._publish(outcome)
-        return self._stop.exit_code or code
+        return self._signals.exit_code or code
 
     def _listen(self) -> Iterator[DetectorError]:
         """Hear all that is to be heard; yields what was wrong with single files."""
@@ -190,6 +184,8 @@ class Calibrator:
                 except SourceError as error:
                     with gauge.aside():
                         yield error
+                if not self._signals.goes_on():
+                    return
         if not self._asked.places and (seconds := self._seconds_left()) > 0:
             try:
                 self._listen_live(seconds)
@@ -244,11 +240,11 @@ class Calibrator:
             model=f"{manifest.name}-{manifest.version}",
             model_sha256=self._detector.sha256,
         )
-        target = None if self._stop.number is not None else self._target
+        target = self._target if self._signals.goes_on() else None
         if target is not None:
             write(target, calibration, choices)
         card = {c.label: m for c in classes if (m := manifest.metrics.get(f"{c.label}_recall")) is not None}
-        return Outcome(calibration, choices, card, target, is_interrupted=self._stop.number is not None)
+        return Outcome(calibration, choices, card, target, is_interrupted=not self._signals.goes_on())
 
     def _device(self) -> str | None:
         """Return the one device that heard all of the background; None: there were files, or several."""

@@ -210,12 +210,12 @@ def _database(given: Path | None) -> Path:
     if given is not None:
         return given
     from detector.config.loading import load_settings
-    from detector.config.paths import state_directory
+    from detector.config.paths import database_file
 
     settings = load_settings(None)
     if settings.database is not None and settings.database.path is not None:
         return settings.database.path
-    own = state_directory() / _SERVICE_DATABASE.name
+    own = database_file()
     return _SERVICE_DATABASE if not own.is_file() and os.access(_SERVICE_DATABASE, os.R_OK) else own
 
 

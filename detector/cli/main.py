@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from detector import __version__
 from detector.cli.program import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, print_error, settle_streams
-from detector.cli.run import Bare, bare_options, listen
+from detector.cli.run import bare_options, listen
 
 _COMMANDS = (
     LazyCommand("run", "detector.cli.run", "Run as a service, as the configuration says."),
@@ -62,7 +62,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
         return
     if options["device"] is None:
         raise click.UsageError("Name a command, or what to listen to: --device mic.")
-    listen(ctx, Bare(**options))
+    listen(ctx, options)
 
 
 def main() -> None:

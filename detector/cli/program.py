@@ -1,7 +1,4 @@
-"""What the commands of ``snn-detect`` share: errors as one line, and an orderly end on a signal.
-
-Progress on standard error, where that is a terminal: of a source that is read, and of anything that takes long.
-"""
+"""What the commands of ``snn-detect`` share: options, errors as one line, and progress on standard error."""
 
 from __future__ import annotations
 
@@ -24,8 +21,6 @@ from detector.errors import DetectorError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from detector.audio.sources import Source
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70
@@ -136,7 +131,7 @@ class Program(click.Group):
             formatter.write_dl([(name, self._lazy[name].summary) for name in sorted(self._lazy)])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the group's own options; what cannot be read is told as that of its commands is."""
+        """Parse the group's own options; errors are printed as those of its commands are."""
         try:
             return super().parse_args(ctx, args)
         except click.exceptions.NoArgsIsHelpError:
@@ -170,7 +165,7 @@ class Program(click.Group):
 
 
 def _report_usage(error: click.UsageError) -> int:
-    """Say what is wrong with the arguments, and return the exit code."""
+    """Print what is wrong with the arguments, and return the exit code."""
     hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
     print_error(f"{error.format_message()}{hint}")
     return error.exit_code
@@ -182,20 +177,20 @@ def print_error(message: object) -> None:
 
 
 def print_status(line: str) -> None:
-    """Print a line on standard error; where nobody can read it, the work goes on all the same."""
+    """Print a line on standard error; where that cannot be written, the work goes on."""
     with contextlib.suppress(OSError):
         click.echo(line, err=True)
 
 
 def open_closed_streams() -> None:
-    """Lead standard streams that the parent has closed to nowhere, before a file can take their place."""
+    """Open the null device for standard streams that the parent has closed, before a file takes their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def settle_streams() -> None:
-    """Drop what the standard streams will not take, so that the interpreter does not fail on it at its end."""
+    """Discard what the standard streams do not take, so that the interpreter does not fail on it at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -210,7 +205,7 @@ def print_json(value: object) -> None:
 
 
 class Bar:
-    """How much of a source has been read; nothing at all where nobody can see it.
+    """How much of a source has been read; nothing where standard error is no terminal.
 
     It is drawn by ``advance`` alone, without a thread of its own.
     """
@@ -221,13 +216,13 @@ class Bar:
         self._drawn = 0.0
 
     @contextmanager
-    def over(self, name: str, source: Source) -> Iterator[None]:
+    def over(self, name: str) -> Iterator[None]:
         """Show the bar for one source and remove it at the end."""
         progress = self._progress
         if progress is None:
             yield
             return
-        task = progress.add_task(name, total=source.frames_total, detail="")
+        task = progress.add_task(name, total=None, detail="")
         progress.start()
         try:
             yield
@@ -235,26 +230,26 @@ class Bar:
             progress.stop()
             progress.remove_task(task)
 
-    def advance(self, source: Source) -> None:
-        """Draw the bar anew, at most ten times a second."""
+    def advance(self, done: int, total: int | None) -> None:
+        """Draw the bar, at most ten times a second; ``total`` None: unknown."""
         now = time.monotonic()
         if self._progress is None or now - self._drawn < _REFRESH_S:
             return
         self._drawn = now
-        self._progress.update(self._progress.task_ids[0], completed=source.frames_read, refresh=True)
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total, refresh=True)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Take the bar away while other lines are written to the same terminal."""
+        """Remove the bar while other lines are written to the same terminal."""
         with _aside(self._progress):
             yield
 
 
 class Gauge:
-    """How far something is that takes minutes or hours, with words beside it; else a line now and then."""
+    """Progress of something that takes minutes or hours, with a detail; without a terminal, a line now and then."""
 
     def __init__(self, name: str, total: float, *, wanted: bool, line_every_s: float = _LINE_S) -> None:
-        """Begin; ``total`` is what ``advance`` counts to."""
+        """Start; ``total`` is what ``advance`` counts to."""
         self._progress = _progress() if wanted and sys.stderr.isatty() else None
         self._line_every_s = line_every_s if wanted and self._progress is None else float("inf")
         self._name, self._total = name, total
@@ -264,7 +259,7 @@ class Gauge:
             self._progress.start()
 
     def advance(self, done: float, detail: str) -> None:
-        """Say how far it is; it is drawn at most ten times a second, and written at most every few minutes."""
+        """Show the progress: drawn at most ten times a second, or written at most every few minutes."""
         now = time.monotonic()
         if self._progress is not None and now - self._drawn >= _REFRESH_S:
             self._drawn = now
@@ -274,25 +269,25 @@ class Gauge:
             print_status(f"{self._name}: {100 * done / self._total:.0f} %, {detail}")
 
     def print_line(self, line: str) -> None:
-        """Write a line for people beside the picture."""
+        """Write a line to standard error, with the progress removed meanwhile."""
         with self.aside():
             print_status(line)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Take the picture away while other lines are written to the same terminal."""
+        """Remove the progress while other lines are written to the same terminal."""
         with _aside(self._progress):
             yield
 
     def close(self) -> None:
-        """Remove the picture."""
+        """Remove the progress."""
         if self._progress is not None:
             self._progress.stop()
 
 
 @contextmanager
 def _aside(progress: Progress | None) -> Iterator[None]:
-    """Take a bar away for a while, where there is one and it is drawn."""
+    """Remove a progress display for a while, where there is one and it is drawn."""
     if progress is None or not progress.live.is_started:
         yield
         return
@@ -319,7 +314,7 @@ def _progress() -> Progress | None:
         console=console,
         auto_refresh=False,
         transient=True,
-        # The sinks write to the streams themselves, between aside() and its end.
+        # The sinks write to the streams themselves, within aside().
         redirect_stdout=False,
         redirect_stderr=False,
     )

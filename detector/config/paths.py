@@ -1,4 +1,4 @@
-"""Where the service keeps its things: where systemd says, else by the conventions of the system and of users.
+"""Default places: folders given by systemd, else by the conventions of the system and of users (XDG).
 
 Nothing is created here.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-_NAME = "snn-detect"
+STDIN: Final = "-"
+"""The name of standard input, in place of a device or file."""
+_NAME: Final = "snn-detect"
 
 
 def configuration_directories() -> Iterator[Path]:
-    """Yield the folders in which ``config.toml`` is looked for, first come first served."""
+    """Yield the folders in which ``config.toml`` is looked for, in order of precedence."""
     if given := _given("CONFIGURATION_DIRECTORY"):
         yield given
     yield Path("/etc") / _NAME
@@ -21,27 +24,42 @@ def configuration_directories() -> Iterator[Path]:
 
 
 def state_directory() -> Path:
-    """Return the folder of what has to last: events, clips."""
+    """Return the folder of persistent data: events, clips."""
     return _given("STATE_DIRECTORY") or _by_user("/var/lib", "XDG_STATE_HOME", ".local/state")
 
 
+def database_file() -> Path:
+    """Return the default place of the database of events."""
+    return state_directory() / "events.db"
+
+
+def clips_directory() -> Path:
+    """Return the default folder of clips."""
+    return state_directory() / "clips"
+
+
+def web_token_file() -> Path:
+    """Return the place of the token that is created for a page that other machines can reach."""
+    return state_directory() / "web.token"
+
+
 def cache_directory() -> Path:
-    """Return the folder of what can be made again."""
+    """Return the folder of data that can be created again."""
     return _given("CACHE_DIRECTORY") or _by_user("/var/cache", "XDG_CACHE_HOME", ".cache")
 
 
 def runtime_directory() -> Path:
-    """Return the folder of what ends with the machine's run: sockets, the last health record."""
+    """Return the folder of data that lasts until the machine is restarted: sockets, the last health record."""
     return _given("RUNTIME_DIRECTORY") or _by_user("/run", "XDG_RUNTIME_DIR", ".cache")
 
 
 def _by_user(system: str, variable: str, in_home: str) -> Path:
-    """Return the system's folder for root, and a folder of their own for anybody else."""
+    """Return the system's folder for root, and the user's own for others."""
     return Path(system) / _NAME if os.geteuid() == 0 else _of_user(variable, in_home)
 
 
 def _of_user(variable: str, in_home: str) -> Path:
-    """Return the folder of the XDG base directories; a relative one is to be ignored, they say."""
+    """Return a folder of the XDG base directories; the specification ignores relative ones."""
     base = Path(os.environ.get(variable, ""))
     home = Path("/", os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises for users without one
     return (base if base.is_absolute() else home / in_home) / _NAME

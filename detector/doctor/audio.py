@@ -14,6 +14,7 @@ What some seconds of listening tell of the microphone: how it was opened, and ho
 from __future__ import annotations
 
 import grp
+import math
 import os
 import pwd
 import re
@@ -27,9 +28,18 @@ import numpy as np
 from detector.audio import portaudio
 from detector.audio.devices import DEFAULT, Card, Device, check_selector, choose_channels, rates_of
 from detector.audio.levels import FLOOR_DBFS, Level
-from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceStats
+from detector.audio.live_source import (
+    AudioBlock,
+    AudioGap,
+    AudioSource,
+    SourceCondition,
+    SourceEvent,
+    SourceStats,
+    drain,
+)
 from detector.audio.microphone import find_device
 from detector.audio.portaudio import within
+from detector.config.paths import STDIN
 from detector.config.settings import Audio
 from detector.doctor.result import (
     SETTINGS,
@@ -52,12 +62,11 @@ from detector.messages import Samples
 SYSTEM: Final = "PortAudio"
 DEVICE: Final = "device"
 _ANSWER_S: Final = 10.0
-_STDIN: Final = "-"
 
 
 def is_pipe(audio: Audio) -> bool:
     """Tell whether the sound is to come from standard input, and from no device."""
-    return audio.device == _STDIN
+    return audio.device == STDIN
 
 
 def check_system() -> CheckResult:
@@ -248,7 +257,7 @@ _OPENING_S: Final = 12.0
 """Time for the device to give its first sound; a sound server may need some."""
 _BEYOND_S: Final = 0.2
 """Sound on its way through the resampler when the device has given enough."""
-_TURN_S: Final = 0.2
+_NO_SOUND: Final = f"no sound has arrived within {_OPENING_S:g} s"
 _WAITING: Final = "waiting for the microphone: "
 
 
@@ -289,34 +298,49 @@ class Heard:
         return float(np.diff(edges).max() - 1) / self.rate_hz
 
 
-def listen(source: LiveSource, rate_hz: int) -> Heard:
-    """Listen for some seconds to an open source, and return what came; a device that is away is not waited for."""
-    heard = Heard(source.stats, rate_hz=rate_hz)
-    deadline, first_s = time.monotonic() + _OPENING_S, None
-    while heard.trouble is None and heard.seconds < SECONDS + _BEYOND_S:
-        source_events = source.take(_TURN_S)
-        now_s = time.monotonic()
-        _note(heard, source_events or [])
-        heard.stats = source.stats
-        _note_level(heard)
-        if heard.chunks:
-            first_s = first_s or now_s
-            heard.wall_s = now_s - first_s
-        elif source_events is None or now_s > deadline:
-            heard.trouble = f"no sound has come within {_OPENING_S:g} s"
-        if first_s is not None and now_s > first_s + 2 * _OPENING_S:
-            break
+def listen(source: AudioSource, rate_hz: int) -> Heard:
+    """Record some seconds from an open source, and return what came; an absent device is not waited for."""
+    recording = _Recording(source, rate_hz)
+    heard = recording.heard
+    if drain(source, recording.handle, recording.goes_on) and not heard.chunks:
+        heard.trouble = heard.trouble or _NO_SOUND
     return heard
 
 
-def _note(heard: Heard, source_events: Sequence[AudioBlock | AudioGap | SourceCondition]) -> None:
-    arrived = [item.chunk.samples for item in source_events if isinstance(item, AudioBlock)]
-    if arrived:
-        heard.chunks.append(np.concatenate(arrived))
-    heard.lost_s += sum(item.samples for item in source_events if isinstance(item, AudioGap)) / heard.rate_hz
-    for condition in (item for item in source_events if isinstance(item, SourceCondition)):
-        if condition.name == "waiting" and condition.active:
-            heard.trouble = condition.detail.removeprefix(_WAITING)
+class _Recording:
+    """Gathers what a source emits, turn by turn."""
+
+    def __init__(self, source: AudioSource, rate_hz: int) -> None:
+        self._source, self._rate_hz = source, rate_hz
+        self.heard = Heard(source.stats, rate_hz=rate_hz)
+        self._arrived: list[Samples] = []
+        self._deadline, self._first_s = time.monotonic() + _OPENING_S, math.inf
+
+    def handle(self, event: SourceEvent) -> None:
+        """Process an event of the source."""
+        match event:
+            case AudioBlock():
+                self._arrived.append(event.chunk.samples)
+            case AudioGap():
+                self.heard.lost_s += event.samples / self._rate_hz
+            case SourceCondition(name="waiting", active=True):
+                self.heard.trouble = event.detail.removeprefix(_WAITING)
+
+    def goes_on(self) -> bool:
+        """Keep what the last turn has brought; return whether more is needed."""
+        heard, now_s = self.heard, time.monotonic()
+        heard.stats = self._source.stats
+        _note_level(heard)
+        if self._arrived:
+            heard.chunks.append(np.concatenate(self._arrived))
+            self._arrived.clear()
+        if heard.chunks:
+            self._first_s = min(self._first_s, now_s)
+            heard.wall_s = now_s - self._first_s
+        elif now_s > self._deadline:
+            heard.trouble = _NO_SOUND
+        is_late = now_s > self._first_s + 2 * _OPENING_S
+        return heard.trouble is None and not is_late and heard.seconds < SECONDS + _BEYOND_S
 
 
 def _note_level(heard: Heard) -> None:

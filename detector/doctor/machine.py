@@ -25,7 +25,7 @@ from typing import Final
 
 import detector
 from detector.bench import bench_sound
-from detector.config.paths import state_directory
+from detector.config.paths import clips_directory, database_file, state_directory
 from detector.config.settings import Settings
 from detector.doctor.result import (
     SETTINGS,
@@ -257,11 +257,11 @@ def places(settings: Settings) -> Iterator[Place]:
     """Yield what the settings want to have written."""
     if settings.database is not None:
         path = settings.database.path
-        yield Place("database", path or state_directory() / "events.db", is_made=path is None)
+        yield Place("database", path or database_file(), is_made=path is None)
     if settings.clips is not None:
         folder = settings.clips.directory
         made = folder is None
-        yield Place("clips", folder or state_directory() / "clips", made, settings.clips.least_free_bytes)
+        yield Place("clips", folder or clips_directory(), made, settings.clips.least_free_bytes)
     yield from (Place("file", file.path, is_made=False) for file in settings.file)
 
 

@@ -14,7 +14,6 @@ The demo scene through all that live sound goes through, and whether its sounds 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import errno
 import os
 import shutil
@@ -23,16 +22,15 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from detector.audio.devices import Device
-from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
-from detector.audio.sources import FileSource
+from detector.audio.live_source import drain
+from detector.audio.sources import FileSource, read_sound
 from detector.config.loading import FILE_NAME, Configuration, environment_layer, load_configuration
 from detector.config.paths import configuration_directories
 from detector.config.secrets import broker_password, split_address, token_required
@@ -50,14 +48,12 @@ from detector.doctor.result import (
     warning,
 )
 from detector.errors import ConfigError, DetectorError, SourceError
-from detector.messages import AudioChunk, Samples
 from detector.network import Model, load_model, verify
 from detector.pipeline import Detector
 from detector.records import OnsetRecord, Record
 from detector.service.engine import Counters, Engine, RecordPublisher
-from detector.service.health import NO_SOURCE
 from detector.service.outputs import SinkContext, specs
-from detector.service.runtime import make_detector, make_station
+from detector.service.runtime import make_detector, node_info_of
 from detector.sinks.mqtt_check import test_connection
 
 CONFIGURATION: Final = "configuration"
@@ -161,7 +157,7 @@ _NOT_MADE: Final = frozenset({"stdout", "mqtt"})
 
 def check_sinks(settings: Settings, detector: Detector) -> CheckResult:
     """Look whether each sink has what it needs: its secrets, its libraries, its program."""
-    wiring = SinkContext(make_station(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
+    wiring = SinkContext(node_info_of(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
     kinds: Counter[str] = Counter()
     try:
         for plan in specs(settings, wiring):
@@ -295,7 +291,7 @@ def check_calibration(settings: Settings, detector: Detector | None, found: Devi
     calibration = settings.calibration
     if calibration is None or detector is None:
         return
-    node_info = make_station(settings, detector)
+    node_info = node_info_of(settings, detector)
     device = None if found is None else found.id
     if trouble := calibration.mismatch(device, node_info.model, node_info.model_sha256):
         advice = "calibrate again, or remove the old fragment from config.d; snn-detect config show names it"
@@ -329,31 +325,6 @@ class Expected:
     label: str
     onset_s: float
     offset_s: float
-
-
-class Playback:
-    """A sound file as a live source: in chunks as a microphone gives them, as fast as they are taken."""
-
-    def __init__(self, path: Path, rate_hz: int) -> None:
-        """Open the file; raises SourceError where it cannot be heard."""
-        self._file = FileSource(path, rate_hz, round(_CHUNK_S * rate_hz))
-        self._chunks = iter(self._file)
-        self._rate_hz, self._begin_s = rate_hz, time.monotonic()
-        self.heard: list[Samples] = []
-        """All that was taken."""
-        self.stats: SourceStats = dataclasses.replace(NO_SOURCE, device=path.name, is_open=True)
-
-    def take(self, timeout_s: float) -> list[SourceEvent] | None:  # noqa: ARG002 - a file never has to be waited for
-        """Return the next chunk; None behind the last one."""
-        chunk = next(self._chunks, None)
-        if chunk is None:
-            return None
-        self.heard.append(chunk.samples)
-        return [AudioBlock(chunk, self._begin_s + _end(chunk) / self._rate_hz)]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def check_scene(detector: Detector, scene: Path | None = None) -> CheckResult:
@@ -403,18 +374,14 @@ def annotated(scene: Path) -> Iterator[Expected]:
 def _play(detector: Detector, scene: Path) -> tuple[list[Record], list[tuple[str, float]]]:
     """Return the records of the scene as live sound, and the onsets of the same sound in one piece."""
     records: list[Record] = []
-    playback = Playback(scene, detector.sample_rate_hz)
-    detector.reset()
-    try:
-        engine = Engine(playback, detector, RecordPublisher(SELFTEST, records.append), Counters())
-        while engine.turn(0.0):
-            pass
-        engine.close_events("end_of_stream")
-    finally:
-        playback.close()
-    detector.reset()
-    events = detector.push(np.concatenate(playback.heard)) + detector.flush()
     rate_hz = detector.sample_rate_hz
+    detector.reset()
+    with closing(FileSource(scene, rate_hz, round(_CHUNK_S * rate_hz))) as source:
+        engine = Engine(source, detector, RecordPublisher(SELFTEST, records.append), Counters())
+        drain(source, engine.handle, lambda: True)
+        engine.close_events("end_of_stream")
+    detector.reset()
+    events = detector.push(read_sound(scene, rate_hz)) + detector.flush()
     return records, [(e.label, round(e.onset_sample / rate_hz, 6)) for e in events if e.kind == "onset"]
 
 
@@ -424,7 +391,3 @@ def _fits(expected: Expected, label: str, onset_s: float) -> bool:
 
 def _listed(onsets: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{label} at {onset_s:.1f} s" for label, onset_s in onsets) or "nothing"
-
-
-def _end(chunk: AudioChunk) -> int:
-    return chunk.first_sample + len(chunk.samples)

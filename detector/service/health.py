@@ -72,21 +72,7 @@ def _entries(folder: Path) -> int:
 
 
 _COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")
-NO_SOURCE: Final = SourceStats(
-    device="",
-    device_rate_hz=0,
-    device_channels=0,
-    is_open=False,
-    conditions=(),
-    lost_s=0.0,
-    overruns=0,
-    reopens=0,
-    clipped_samples=0,
-    rms_dbfs=FLOOR_DBFS,
-    peak_dbfs=FLOOR_DBFS,
-    dc=0.0,
-    queue_depth=0.0,
-)
+NO_SOURCE: Final = SourceStats("", FLOOR_DBFS, FLOOR_DBFS)
 """What there is to say of a source that is closed."""
 
 

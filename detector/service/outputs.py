@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from detector.config.paths import state_directory
+from detector.config.paths import clips_directory, database_file
 from detector.config.secrets import broker_password, read_secret
 from detector.config.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Web, Webhook
 from detector.pipeline import Detector
@@ -86,7 +86,7 @@ def _file(settings: JsonFile) -> SinkSpec:
 def _database(settings: Database) -> SinkSpec:
     from detector.sinks.database import DatabaseSink
 
-    return _plan("database", DatabaseSink, settings, settings.path or state_directory() / "events.db")
+    return _plan("database", DatabaseSink, settings, settings.path or database_file())
 
 
 def _mqtt(settings: Mqtt, wiring: SinkContext) -> SinkSpec:
@@ -107,8 +107,8 @@ def _web(web: Web, settings: Settings, wiring: SinkContext) -> SinkSpec:
 
     database, clips = settings.database, settings.clips
     archive = Archive(
-        database=None if database is None else database.path or state_directory() / "events.db",
-        clips=None if clips is None else clips.directory or state_directory() / "clips",
+        database=None if database is None else database.path or database_file(),
+        clips=None if clips is None else clips.directory or clips_directory(),
     )
     identity = (web, archive, wiring.node_info, wiring.detector.classes, _secret(web.token_file))
     return SinkSpec("web", identity, lambda: WebSink(web, archive, wiring.node_info, wiring.detector, identity[-1]))
@@ -129,7 +129,7 @@ def _command(settings: Command) -> SinkSpec:
 def _clips(settings: Clips, wiring: SinkContext) -> SinkSpec:
     from detector.sinks.clips import ClipSink
 
-    identity = (settings, settings.directory or state_directory() / "clips", wiring.rate_hz)
+    identity = (settings, settings.directory or clips_directory(), wiring.rate_hz)
     return SinkSpec("clips", identity, lambda: ClipSink(*identity, wiring.on_clip))
 
 

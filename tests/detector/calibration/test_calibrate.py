@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import tomllib
 from collections import Counter
-from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from detector.calibration.measure import Measurement, ScoreStore
 from detector.cli.main import cli
 from detector.messages import Samples
 from detector.pipeline import Detector
-from detector.service.signals import StopOnSignal, Stopped
+from detector.service.signals import SignalHandler
 from detector.statistics import most_expected
 from tests.service import Child, wait_until
 
@@ -120,7 +119,7 @@ def test_scores_are_kept_and_files_are_heard_once(backgrounds: tuple[Path, Path]
     assert json.loads(both.stdout)["calibration"]["hours"] == pytest.approx(2 * SECONDS / 3600, abs=1e-4)
 
 
-class StopsAfter(StopOnSignal):
+class StopsAfter(SignalHandler):
     """A signal that comes behind so many chunks."""
 
     def __init__(self, chunks: int) -> None:
@@ -138,11 +137,11 @@ def test_a_file_is_taken_up_where_it_was_left(backgrounds: tuple[Path, Path], tm
     heard = []
     for chunks in (40, 10**6):
         store = ScoreStore(tmp_path / "site.scores", detector)
-        with pytest.raises(Stopped) if chunks == 40 else nullcontext():
-            stop = StopsAfter(chunks)
-            Measurement(detector, store, stop).measure_file(backgrounds[0], None, stop.advance)
+        signals = StopsAfter(chunks)
+        Measurement(detector, store, signals).measure_file(backgrounds[0], None, signals.advance)
+        assert signals.goes_on() == (chunks > 40)
         heard.append(store.background_hours * 3600)
-        assert Measurement(detector, store, StopOnSignal()).is_measured(backgrounds[0]) == (chunks > 40)
+        assert Measurement(detector, store, SignalHandler()).is_measured(backgrounds[0]) == (chunks > 40)
         store.close()
     assert heard == [pytest.approx(40, abs=1), pytest.approx(SECONDS, abs=0.2)]
 

@@ -24,7 +24,7 @@ from detector.cli.main import cli
 from detector.cli.program import Program
 from detector.messages import Samples
 from detector.records import StreamInfo, as_dict, event_record
-from detector.service.signals import StopOnSignal
+from detector.service.signals import SignalHandler
 
 Record = dict[str, Any]
 MODEL = os.environ.get("SNN_DETECT_MODEL")
@@ -428,7 +428,7 @@ def interrupt() -> None:
 
 @failing.command()
 def stopped_twice() -> None:
-    with StopOnSignal():
+    with SignalHandler():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal must end it")
@@ -451,10 +451,10 @@ def test_interrupt(command: str) -> None:
 def test_signals_are_given_back_and_an_ignored_one_stays_ignored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with StopOnSignal() as stop:
+        with SignalHandler() as signals:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.number is None
-            assert stop.exit_code == 0
+            assert signals.goes_on()
+            assert signals.exit_code == 0
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
