@@ -196,7 +196,7 @@ def _open(path: Path) -> int:
 def _states_length(descriptor: int) -> bool:
     """Say whether an MP3 file begins with an encoder's tag (Xing, Info), which holds the exact length."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return True  # a pipe cannot be looked into ahead
+        return True  # a pipe cannot be read at a position
     head = os.pread(descriptor, 10, 0)
     start = 0
     if head[:3] == b"ID3":

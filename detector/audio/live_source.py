@@ -11,7 +11,7 @@ import numpy as np
 from detector.messages import AudioChunk, ConditionName, GapCause
 
 TURN_S: Final = 0.2
-"""How long ``drain`` waits for the next event before it asks whether to go on."""
+"""How long ``drain`` waits for the next event before it calls ``goes_on``."""
 _NO_SAMPLES: Final = np.empty(0, np.float32)
 
 
@@ -89,7 +89,7 @@ class AudioSource(Protocol):
         """Return the events that have arrived, oldest first; wait for the first one at most ``timeout_s`` seconds.
 
         An empty sequence: none has arrived in time. None: the source has ended. Raises SourceError, behind all
-        usable sound, where it cannot go on.
+        usable sound, where it cannot continue.
         """
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ def drain(
 ) -> bool:
     """Pass on everything that a source emits until it ends or ``goes_on`` is false; return whether it has ended.
 
-    ``goes_on`` is called before each wait, so at least every ``timeout_s`` seconds; it may also do what is due by
+    ``goes_on`` is called before each wait, so at least every ``timeout_s`` seconds; it may also do what is due
     then. Raises what ``take``, ``handle`` and ``goes_on`` raise.
     """
     while goes_on():

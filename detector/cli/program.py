@@ -177,7 +177,7 @@ def print_error(message: object) -> None:
 
 
 def print_status(line: str) -> None:
-    """Print a line on standard error; where that cannot be written, the work goes on."""
+    """Print a line on standard error; where that cannot be written, that is ignored."""
     with contextlib.suppress(OSError):
         click.echo(line, err=True)
 

@@ -42,10 +42,10 @@ def live_options(command: _Command) -> _Command:
         click.option(
             "--device",
             help="mic (the system's default), a number, a name or a part of it, hw:CARD=..., a stable id as `devices` "
-            "lists them, a sound file (heard at its own pace), or - for raw samples on standard input.",
+            "lists them, a sound file (played in real time), or - for raw samples on standard input.",
         ),
         model_option,
-        click.option("--channel", help="Channel to hear: mean, left, right, or a number from 1.  [default: mean]"),
+        click.option("--channel", help="Channel to use: mean, left, right, or a number from 1.  [default: mean]"),
         only_option,
         threshold_option,
         click.option(
@@ -53,10 +53,10 @@ def live_options(command: _Command) -> _Command:
             metavar="[ADDRESS:PORT]",
             is_flag=False,
             flag_value=_WEB,
-            help=f"Show what is heard on a page for browsers.  [{_WEB}, unless told otherwise]",
+            help=f"Serve a page that shows levels, spikes, scores and events.  [default address: {_WEB}]",
         ),
         click.option(
-            "--web-token-file", type=click.Path(path_type=Path), help="File with the token that the page asks for."
+            "--web-token-file", type=click.Path(path_type=Path), help="File with the token that the page requires."
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too."),
         click.option("--quiet", "-q", is_flag=True, help="Only warnings and errors on standard error."),
@@ -69,7 +69,7 @@ def live_options(command: _Command) -> _Command:
 def bare_options(command: _Command) -> _Command:
     """Add the options of the bare command."""
     options = (
-        click.option("--no-wait", is_flag=True, help="End with exit code 69 where the device is not there."),
+        click.option("--no-wait", is_flag=True, help="End with exit code 69 where the device is absent."),
         click.option(
             "--sample-rate", "rate", type=int, help="Samples per second of raw samples (-).  [default: 16000]"
         ),
@@ -78,8 +78,8 @@ def bare_options(command: _Command) -> _Command:
             "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le, f32le."
         ),
         click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -."),
-        click.option("--loop", is_flag=True, help="Play a sound file again and again, with --web."),
-        click.option("--tee", type=click.Path(path_type=Path), help="Keep the sound as it is heard in this WAV file."),
+        click.option("--loop", is_flag=True, help="Repeat a sound file, with --web."),
+        click.option("--tee", type=click.Path(path_type=Path), help="Record the sound in this WAV file."),
     )
     for option in reversed(options):
         command = option(command)

@@ -286,7 +286,7 @@ class Screen:
         for sound in reversed(self._sounds.values()):
             moment = (sound.get("time") or "")[11:19]
             if sound["type"] == "onset":
-                yield [Segment(f" {moment}  {sound['label']:16} is heard, {sound['score']:.2f}", _ON)]
+                yield [Segment(f" {moment}  {sound['label']:16} detected, {sound['score']:.2f}", _ON)]
             else:
                 yield [Segment(f" {moment}  {sound['label']:16} {sound['duration_s']:.1f} s, peak {sound['peak']:.2f}")]
 

@@ -187,7 +187,7 @@ class Tee:
 class ServiceRuntime:
     """The source with its engine, the publisher, and the sinks; drained as an audio source is.
 
-    The source is exchanged where settings change or listening is switched off, while the loop goes on.
+    The source is exchanged where settings change or listening is switched off, while the loop continues.
     """
 
     def __init__(self, settings: Settings, run_options: RunOptions, counters: Counters) -> None:
@@ -257,7 +257,7 @@ class ServiceRuntime:
             self.listen()
 
     def change(self, settings: Settings) -> None:
-        """Apply other settings; what they leave as it is goes on running.
+        """Apply other settings; what they do not change continues.
 
         Raises DetectorError, with everything as it was before, for impossible settings.
         """

@@ -94,7 +94,7 @@ class Service:
     def run(self) -> int:
         """Listen until the sound ends or a signal comes; return the exit code.
 
-        Raises DetectorError where it cannot begin or go on. In all cases open events are closed, and the sinks
+        Raises DetectorError where it cannot start or continue. In all cases open events are closed, and the sinks
         have the time that there is to write.
         """
         try:
