@@ -204,52 +204,14 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-class Bar:
-    """How much of a source has been read; nothing where standard error is no terminal.
+class Gauge:
+    """Progress of something that takes long: a bar on a terminal, else a line now and then.
 
     It is drawn by ``advance`` alone, without a thread of its own.
     """
 
-    def __init__(self, *, wanted: bool) -> None:
-        """Prepare the bar, unless it is not wanted or standard error is no terminal."""
-        self._progress = _progress() if wanted and sys.stderr.isatty() else None
-        self._drawn = 0.0
-
-    @contextmanager
-    def over(self, name: str) -> Iterator[None]:
-        """Show the bar for one source and remove it at the end."""
-        progress = self._progress
-        if progress is None:
-            yield
-            return
-        task = progress.add_task(name, total=None, detail="")
-        progress.start()
-        try:
-            yield
-        finally:
-            progress.stop()
-            progress.remove_task(task)
-
-    def advance(self, done: int, total: int | None) -> None:
-        """Draw the bar, at most ten times a second; ``total`` None: unknown."""
-        now = time.monotonic()
-        if self._progress is None or now - self._drawn < _REFRESH_S:
-            return
-        self._drawn = now
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total, refresh=True)
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Remove the bar while other lines are written to the same terminal."""
-        with _aside(self._progress):
-            yield
-
-
-class Gauge:
-    """Progress of something that takes minutes or hours, with a detail; without a terminal, a line now and then."""
-
-    def __init__(self, name: str, total: float, *, wanted: bool, line_every_s: float = _LINE_S) -> None:
-        """Start; ``total`` is what ``advance`` counts to."""
+    def __init__(self, name: str, total: float | None, *, wanted: bool, line_every_s: float = _LINE_S) -> None:
+        """Start; ``total`` is what ``advance`` counts to, None while it is not known."""
         self._progress = _progress() if wanted and sys.stderr.isatty() else None
         self._line_every_s = line_every_s if wanted and self._progress is None else float("inf")
         self._name, self._total = name, total
@@ -258,44 +220,39 @@ class Gauge:
             self._progress.add_task(name, total=total, detail="")
             self._progress.start()
 
-    def advance(self, done: float, detail: str) -> None:
+    def advance(self, done: float, detail: str = "", total: float | None = None) -> None:
         """Show the progress: drawn at most ten times a second, or written at most every few minutes."""
         now = time.monotonic()
+        self._total = total or self._total
         if self._progress is not None and now - self._drawn >= _REFRESH_S:
             self._drawn = now
-            self._progress.update(self._progress.task_ids[0], completed=done, detail=detail, refresh=True)
-        if now - self._line >= self._line_every_s:
+            task = self._progress.task_ids[0]
+            self._progress.update(task, completed=done, total=self._total, detail=detail, refresh=True)
+        if now - self._line >= self._line_every_s and self._total:
             self._line = now
             print_status(f"{self._name}: {100 * done / self._total:.0f} %, {detail}")
 
     def print_line(self, line: str) -> None:
-        """Write a line to standard error, with the progress removed meanwhile."""
+        """Write a line to standard error, with the bar removed meanwhile."""
         with self.aside():
             print_status(line)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Remove the progress while other lines are written to the same terminal."""
-        with _aside(self._progress):
+        """Remove the bar while other lines are written to the same terminal."""
+        if self._progress is None:
             yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
 
     def close(self) -> None:
-        """Remove the progress."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
-
-
-@contextmanager
-def _aside(progress: Progress | None) -> Iterator[None]:
-    """Remove a progress display for a while, where there is one and it is drawn."""
-    if progress is None or not progress.live.is_started:
-        yield
-        return
-    progress.stop()
-    try:
-        yield
-    finally:
-        progress.start()
 
 
 def _progress() -> Progress | None:

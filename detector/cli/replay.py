@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 import sys
 import tempfile
 import time
 import uuid
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from detector.cli.program import (
-    Bar,
+    Gauge,
     model_option,
     only_option,
     print_error,
@@ -49,7 +48,6 @@ else:
 _RAW_OPTIONS: Final = ("rate", "sample_format", "channels")
 TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
 """Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
-_TIMES_AT_ONCE: Final = 65_536
 
 
 class _Moment(_Type):
@@ -145,8 +143,8 @@ def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
 class ScoresFile:
     """Scores of one stream in an .npz file: ``scores`` (frames, classes), ``times_s`` (frames,), ``labels``.
 
-    ``times_s`` holds the end of each frame. The scores are kept in an unnamed file on the same disk, so that memory
-    does not grow with the sound, and the .npz file appears complete or not at all.
+    ``times_s`` holds the end of each frame. Meanwhile the scores are kept in an unnamed file on the same disk, not in
+    memory; the .npz file appears complete or not at all, and equal scores give equal files.
     """
 
     def __init__(self, path: Path, labels: tuple[str, ...]) -> None:
@@ -172,30 +170,16 @@ class ScoresFile:
         """Write the file; frame k ends ``k * hop_length + frame_length`` samples into the stream."""
         import numpy as np
 
-        with replace_file(self._path) as part, part.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-            self._spool.seek(0)
-            with _member(archive, "scores", "<f4", (self._frames, len(self._labels))) as out:
-                shutil.copyfileobj(self._spool, out)
-            with _member(archive, "times_s", "<f8", (self._frames,)) as out:
-                for start in range(0, self._frames, _TIMES_AT_ONCE):
-                    k = np.arange(start, min(start + _TIMES_AT_ONCE, self._frames))
-                    out.write(((k * hop_length + frame_length) / rate_hz).astype("<f8").data)
-            names = np.array(self._labels)
-            with _member(archive, "labels", names.dtype.str, names.shape) as out:
-                out.write(names.tobytes())
+        self._spool.flush()
+        shape = (self._frames, len(self._labels))
+        scores = np.memmap(self._spool, "<f4", "r", shape=shape) if self._frames else np.empty(shape, "<f4")
+        times_s = (np.arange(self._frames) * hop_length + frame_length) / rate_hz
+        with replace_file(self._path) as part, part.open("wb") as file:
+            np.savez(file, scores=scores, times_s=times_s, labels=np.array(self._labels))
 
     def close(self) -> None:
         """Discard what has not been saved."""
         self._spool.close()
-
-
-def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
-    """Open an array of the archive for its bytes; the date is fixed, so that equal scores give equal files."""
-    import numpy as np
-
-    out = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
-    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return out
 
 
 class FileNotes:
@@ -337,7 +321,6 @@ class Replay:
             if label not in labels:
                 raise ConfigError(f"--only: unknown label {label!r}; the model knows {', '.join(labels)}")
         self._sink = _sink(as_json=options.as_json)
-        self._bar = Bar(wanted=not options.quiet)
         self._seq = 0
         self._sounds = 0
 
@@ -364,7 +347,8 @@ class Replay:
         with ExitStack() as stack:
             stack.enter_context(notes.taken())
             source = stack.enter_context(closing(self._open(name)))
-            with self._bar.over(name):
+            wanted = not self._options.quiet
+            with closing(Gauge(name, None, wanted=wanted, line_every_s=math.inf)) as self._gauge:
                 fault = self._detect(source, self._stream(name), notes)
             if self._signals.goes_on() and (fault is None or source.frames_read):
                 notes.save(name)
@@ -381,7 +365,7 @@ class Replay:
             if isinstance(event, AudioBlock):
                 notes.on_chunk(event.chunk.samples)
                 self._publish(*self._detector.process(event.chunk.samples), stream, notes)
-                self._bar.advance(source.frames_read, source.frames_total)
+                self._gauge.advance(source.frames_read, total=source.frames_total)
 
         fault: SourceError | None = None
         try:
@@ -402,7 +386,7 @@ class Replay:
             notes.note(record)
             if self._options.tsv is not None:
                 self._rows += table_rows(stream.source, [record])
-            with self._bar.aside():
+            with self._gauge.aside():
                 self._sink.write(record)
 
     def _open(self, name: str) -> ReadSource:

@@ -43,16 +43,6 @@ def web_token_file() -> Path:
     return state_directory() / "web.token"
 
 
-def cache_directory() -> Path:
-    """Return the folder of data that can be created again."""
-    return _given("CACHE_DIRECTORY") or _by_user("/var/cache", "XDG_CACHE_HOME", ".cache")
-
-
-def runtime_directory() -> Path:
-    """Return the folder of data that lasts until the machine is restarted: sockets, the last health record."""
-    return _given("RUNTIME_DIRECTORY") or _by_user("/run", "XDG_RUNTIME_DIR", ".cache")
-
-
 def _by_user(system: str, variable: str, in_home: str) -> Path:
     """Return the system's folder for root, and the user's own for others."""
     return Path(system) / _NAME if os.geteuid() == 0 else _of_user(variable, in_home)

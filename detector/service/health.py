@@ -15,7 +15,7 @@ from detector.records import HealthState
 from detector.service.engine import Counters
 from detector.sinks.base import NodeInfo
 
-_PROCESS: Final = Path("/proc/self")
+_MEMORY: Final = Path("/proc/self/statm")
 _THERMAL: Final = Path("/sys/class/thermal")
 _HWMON: Final = Path("/sys/class/hwmon")
 
@@ -23,20 +23,9 @@ _HWMON: Final = Path("/sys/class/hwmon")
 def rss_bytes() -> int:
     """Return the resident memory of this process; 0 where that is unknown."""
     try:
-        return int((_PROCESS / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(_MEMORY.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def descriptors() -> int:
-    """Return how many files and sockets this process has open; 0 where that is unknown."""
-    # The descriptor that lists them is not one of them.
-    return max(0, _entries(_PROCESS / "fd") - 1)
-
-
-def threads() -> int:
-    """Return how many threads this process has, those of libraries included; 0 where that is unknown."""
-    return _entries(_PROCESS / "task")
 
 
 def temperature_c(folder: Path = _THERMAL) -> float | None:
@@ -59,13 +48,6 @@ def is_under_voltage(folder: Path = _HWMON) -> bool | None:
         except (OSError, ValueError):
             continue
     return None
-
-
-def _entries(folder: Path) -> int:
-    try:
-        return sum(1 for _ in folder.iterdir())
-    except OSError:
-        return 0
 
 
 _COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")

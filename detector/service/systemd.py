@@ -52,10 +52,6 @@ class Notifier:
         """Notify that the service is stopping."""
         self._send("STOPPING=1", _PATIENCE_S)
 
-    def extend_timeout(self, seconds: float) -> None:
-        """Extend the timeout of a start, reload or stop, from now on."""
-        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}", _PATIENCE_S)
-
     def watchdog(self) -> None:
         """Feed the watchdog, whenever sound has been processed; sent at most twice a period."""
         if self._period_s is None:

@@ -38,7 +38,7 @@ from detector.config.settings import Audio, Database, JsonFile, Listening, Setti
 from detector.messages import Samples
 from detector.pipeline import Detector
 from detector.service.engine import Counters
-from detector.service.health import descriptors, rss_bytes, threads
+from detector.service.health import rss_bytes
 from detector.service.runtime import RunOptions, ServiceRuntime
 
 MOST_GROWTH_BYTES: Final = 5_000_000
@@ -63,6 +63,11 @@ class _Look:
     rss_bytes: int
     descriptors: int
     threads: int
+
+
+def _entries(name: str) -> int:
+    """Return how many descriptors (``fd``) or threads (``task``) this process has."""
+    return sum(1 for _ in Path("/proc/self", name).iterdir())
 
 
 class Soak:
@@ -137,7 +142,7 @@ class Soak:
 
     def _check(self) -> None:
         self._work.publish_health()
-        self._model_info.append(_Look(self._counters.heard_s, rss_bytes(), descriptors(), threads()))
+        self._model_info.append(_Look(self._counters.heard_s, rss_bytes(), _entries("fd"), _entries("task")))
 
     def _remember(self) -> None:
         if self._work.engine is not None and self._counters.heard_s >= self._seconds - _COMPARED_S:
