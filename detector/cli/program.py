@@ -36,6 +36,8 @@ model_option = click.option(
     show_envvar=True,
     help="Model file; default: the one that ships.",
 )
+config_option = click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 def _split(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -73,6 +75,17 @@ threshold_option = click.option(
     callback=_thresholds,
     help="Score from which on a sound is reported, in place of the model's own.",
 )
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """Return a decorator that adds several options, in the order of the help."""
+
+    def add(command: _Command) -> _Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
 
 
 def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
