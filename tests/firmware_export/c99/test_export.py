@@ -29,8 +29,9 @@ from firmware_export.c99.export import export_c
 from firmware_export.c99.fixed_point import CEPSTRUM_BITS, fixed_point
 from firmware_export.c99.formats import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
 from firmware_export.cli import cli
-from firmware_export.onnx.export import build_manifest, comparison_sound, export
+from firmware_export.onnx.export import build_manifest, export
 from firmware_export.onnx.int8 import to_int8
+from firmware_export.onnx.parity import comparison_sound
 from firmware_export.onnx.read import read_network
 from models import DEMO_SCENE
 from models.network.csnn import SpikingConvNet

@@ -24,7 +24,8 @@ from firmware_export.cli import main
 from firmware_export.nir import export as nir_export
 from firmware_export.nir.export import check_graph, export_nir
 from firmware_export.nir.graph import build_graph
-from firmware_export.onnx.export import ParityError, build_manifest, comparison_sound, encoded, export
+from firmware_export.onnx.export import build_manifest, export
+from firmware_export.onnx.parity import ParityError, comparison_sound, encoded
 from firmware_export.onnx.read import read_network
 from models import DEMO_SCENE
 from models.network.csnn import SpikingConvNet
@@ -117,14 +118,14 @@ def change(path: Path, node: str, field: str, by: float) -> None:
 @pytest.mark.parametrize(
     ("node", "field", "by", "told"),
     [
-        ("conv1_weights_2", "weight", 0.5, "conv1 spikes otherwise"),
-        ("conv1_weights_0", "bias", 0.5, "conv1 spikes otherwise"),
-        ("conv1_delay_4", "delay", -0.025, "conv1 spikes otherwise"),
-        ("conv1", "tau_syn", 0.01, "conv1 spikes otherwise"),
-        ("conv1", "v_leak", 0.1, "conv1 spikes otherwise"),
-        ("conv2", "tau", 0.01, "conv2 spikes otherwise"),
-        ("dense", "v_threshold", 0.01, "dense spikes otherwise"),
-        ("dense_weights", "weight", np.nan, "dense spikes otherwise"),
+        ("conv1_weights_2", "weight", 0.5, "spikes of conv1 differ"),
+        ("conv1_weights_0", "bias", 0.5, "spikes of conv1 differ"),
+        ("conv1_delay_4", "delay", -0.025, "spikes of conv1 differ"),
+        ("conv1", "tau_syn", 0.01, "spikes of conv1 differ"),
+        ("conv1", "v_leak", 0.1, "spikes of conv1 differ"),
+        ("conv2", "tau", 0.01, "spikes of conv2 differ"),
+        ("dense", "v_threshold", 0.01, "spikes of dense differ"),
+        ("dense_weights", "weight", np.nan, "spikes of dense differ"),
         ("readout_weights", "weight", 0.01, "a score differs by"),
         ("readout", "tau", 0.01, "a score differs by"),
     ],
@@ -246,7 +247,7 @@ def test_a_failed_check_leaves_the_old_files(
     monkeypatch.setattr(nir, "write", broken)
     assert command(monkeypatch, model, "--out", tmp_path / "small.nir") == 70
     told = capsys.readouterr().err
-    assert "conv2 spikes otherwise than the model at frame" in told
+    assert "spikes of conv2 differ from the model's at frame" in told
     assert told.count("\n") == 1
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 

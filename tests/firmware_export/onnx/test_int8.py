@@ -26,8 +26,9 @@ from firmware_export import cli
 from firmware_export.c99.export import export_c
 from firmware_export.c99.formats import Form
 from firmware_export.onnx import int8 as int8_onnx
-from firmware_export.onnx.export import ParityError, build_manifest, comparison_sound, encoded, export
-from firmware_export.onnx.int8 import export_int8, rounded
+from firmware_export.onnx.export import build_manifest, export
+from firmware_export.onnx.int8 import export_int8, quantised
+from firmware_export.onnx.parity import ParityError, comparison_sound, encoded
 from firmware_export.onnx.read import Network, read_network
 from firmware_export.onnx.reference import check_exact, evaluate
 from models import DEMO_SCENE
@@ -84,7 +85,7 @@ def test_numpy_and_onnxruntime_spike_alike_before_and_after(model: Path, tmp_pat
     model = default_model_path() if shipped else model
     export_int8(model, tmp_path / "int8.onnx")
     spikes = demo_spikes(model)
-    for path, network in ((model, read_network(model)), (tmp_path / "int8.onnx", rounded(read_network(model)))):
+    for path, network in ((model, read_network(model)), (tmp_path / "int8.onnx", quantised(read_network(model)))):
         check_exact(network)
         oracle, rows = evaluate(network, spikes), list(trace(load_model(path), spikes))
         for name in oracle.keys() - {"scores"}:
@@ -143,8 +144,8 @@ def test_onnxruntime_makes_the_floats_at_load(tmp_path: Path) -> None:
 
 def test_other_exports_read_it_as_its_floats(model: Path, tmp_path: Path) -> None:
     export_int8(model, tmp_path / "int8.onnx")
-    wanted, found = rounded(read_network(model)), read_network(tmp_path / "int8.onnx")
-    again = rounded(found)  # on its own grid nothing moves
+    wanted, found = quantised(read_network(model)), read_network(tmp_path / "int8.onnx")
+    again = quantised(found)  # on its own grid nothing moves
     for a, b, c in zip(weights(wanted), weights(found), weights(again), strict=True):
         assert b.dtype == np.float32
         np.testing.assert_array_equal(a, b)
@@ -168,16 +169,16 @@ def test_an_int8_model_is_not_rounded_again(model: Path, tmp_path: Path) -> None
 def test_a_file_that_is_another_network_is_not_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: int
 ) -> None:
-    monkeypatch.setattr(int8_onnx, "rounded", lambda network: with_map(rounded(network), layer, 0.5))
+    monkeypatch.setattr(int8_onnx, "quantised", lambda network: with_map(quantised(network), layer, 0.5))
     (tmp_path / "int8.onnx").write_text("old")
-    with pytest.raises(ParityError, match="are not numpy's from frame"):
+    with pytest.raises(ParityError, match="of numpy and onnxruntime differ from frame"):
         export_int8(model, tmp_path / "int8.onnx")
     assert (tmp_path / "int8.onnx").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["int8.onnx", "small.onnx"]
 
 
 def test_sums_that_need_rounding_are_refused(model: Path) -> None:
-    with pytest.raises(ParityError, match=r"^conv2: sums of its weights can leave the 24 bits"):
+    with pytest.raises(ParityError, match=r"^conv2: its sums can exceed the 24 bits"):
         check_exact(with_map(read_network(model), 1, 2.0**4))
 
 
@@ -202,7 +203,7 @@ def spoilt(model: Path, what: str) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "text"),
-    [("manifest", "no manifest"), ("operation", "the operation Identity"), ("block", "other bits than single frames")],
+    [("manifest", "no manifest"), ("operation", "operation Identity"), ("block", "other bits than single frames")],
 )
 def test_what_is_wrong_with_a_model_is_one_line(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, text: str
