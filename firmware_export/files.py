@@ -27,6 +27,4 @@ def atomic_output(out: Path) -> Iterator[Path]:
                 shutil.rmtree(out)
             part.replace(out)
     except OSError as error:
-        raise ConfigError(
-            f"{out}: cannot be written ({error.strerror or error}); name a path that can be written"
-        ) from error
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error}); name another path") from error
