@@ -123,7 +123,7 @@ def table(rows: Sequence[Row], model: Path) -> str:
     head = ["form", "bytes", "state", "stack bound", "operations per s, dense / effective", "CPU s per s"]
     head += ["times faster", "same events", "same class", "accuracy"]
     title = (
-        f"{model.name}, over {sounds} sounds: the demo scene, held-out clips. Times are medians of {ROUNDS}, "
+        f"{model.name}, over {sounds} sounds: the demo scene and held-out clips. Times are medians of {ROUNDS}, "
         "on one core; the runtime receives one hop at a time."
     )
     lines = [

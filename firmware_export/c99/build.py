@@ -60,8 +60,8 @@ class Host:
         """Return the output of a stage for cepstra (frames, n_mfcc) in the number format's own type."""
         return np.frombuffer(self._run(["--frames", "--probe", stage], frames.tobytes()), dtype).reshape(-1, width)
 
-    def _run(self, arguments: Sequence[str], given: bytes) -> bytes:
-        done = subprocess.run([self.program, *arguments], input=given, capture_output=True, check=False)  # noqa: S603 - compiled here
+    def _run(self, arguments: Sequence[str], stdin: bytes) -> bytes:
+        done = subprocess.run([self.program, *arguments], input=stdin, capture_output=True, check=False)  # noqa: S603 - compiled here
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()
             raise ConfigError(f"{self.program}: ended with {done.returncode} ({words}); export and build it again")
@@ -281,9 +281,9 @@ def _size(files: list[Path]) -> list[tuple[int, int, int]]:
     return [(int(text), int(data), int(bss)) for text, data, bss, *_ in map(str.split, rows)]
 
 
-def _run(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def _run(command: list[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     try:
-        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=_TIMEOUT_S)  # noqa: S603 - named here
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=_TIMEOUT_S)  # noqa: S603 - named here
     except FileNotFoundError as error:
         raise ConfigError(f"{command[0]} is not installed; install it to build for a board") from error
     except subprocess.TimeoutExpired as error:

@@ -345,7 +345,7 @@ def _check(path: Path, network: Network) -> None:
     features, encoder = network.manifest.features, network.manifest.encoder
     if features.n_fft < MIN_N_FFT or features.n_fft & (features.n_fft - 1):
         raise ManifestError(
-            f"{path}: features.n_fft is {features.n_fft}; C needs a power of two of at least {MIN_N_FFT}"
+            f"{path}: features.n_fft is {features.n_fft}; C needs a power of two >= {MIN_N_FFT}, retrain with one"
         )
     for name, layer in network.named_layers():
         _, channels, frames, bands = layer.weight.shape

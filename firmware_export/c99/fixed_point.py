@@ -150,8 +150,8 @@ def fixed_point(network: Network) -> FixedPoint:
     inputs = [_Input(largest_band, BAND_BITS), *[_Input(1, 0)] * (len(network.layers) - 1)]
     level_bits = _level_bits(network, inputs)
     layers = tuple(
-        _layer(name, layer, given, level_bits)
-        for (name, layer), given in zip(network.named_layers(), inputs, strict=True)
+        _layer(name, layer, layer_input, level_bits)
+        for (name, layer), layer_input in zip(network.named_layers(), inputs, strict=True)
     )
     decoders = [c.decoder for c in m.classes]
     thresholds = tuple(
@@ -240,8 +240,8 @@ class _Input:
 def _level_bits(network: Network, inputs: list[_Input]) -> int:
     """Return the most fraction bits with which no current of the network exceeds LEVEL_WIDTH bits."""
     currents = [
-        _currents(to_int8(layer.weight), given, layer.bias).max()
-        for layer, given in zip(network.layers, inputs, strict=True)
+        _currents(to_int8(layer.weight), layer_input, layer.bias).max()
+        for layer, layer_input in zip(network.layers, inputs, strict=True)
     ]
     # Where fewer bits coarsen a channel's grid, its weights round up once more: 5 % covers that.
     return min(MAX_LEVEL_BITS, LEVEL_WIDTH - math.ceil(math.log2(1.05 * max(currents))))
@@ -259,8 +259,8 @@ def _encoder(p: EncoderParams) -> EncoderTables:
     return EncoderTables(thresholds, rest, to_fixed_int(float(np.float32(1 - p.leak)), FACTOR_BITS))
 
 
-def _layer(name: str, layer: Layer, given: _Input, level_bits: int) -> LayerTables:
-    weight, n = to_int8(layer.weight, level_bits - given.fraction_bits), layer.neurons
+def _layer(name: str, layer: Layer, layer_input: _Input, level_bits: int) -> LayerTables:
+    weight, n = to_int8(layer.weight, level_bits - layer_input.fraction_bits), layer.neurons
     zeros = np.zeros(len(layer.weight))
     bias = zeros if layer.bias is None else layer.bias
     alpha = offset = None
@@ -268,7 +268,7 @@ def _layer(name: str, layer: Layer, given: _Input, level_bits: int) -> LayerTabl
         alpha, offset = to_fixed(n.alpha, FACTOR_BITS), to_fixed(zeros if n.offset is None else n.offset, level_bits)
     return LayerTables(
         weight=weight,
-        shift=_shift(name, weight, given, bias, level_bits),
+        shift=_shift(name, weight, layer_input, bias, level_bits),
         bias=to_fixed(bias, level_bits),
         alpha=alpha,
         offset=offset,
@@ -289,21 +289,23 @@ def _readout(network: Network, level_bits: int) -> ReadoutTables:
     )
 
 
-def _shift(name: str, weight: Int8Weights, given: _Input, bias: NDArray[Any], level_bits: int) -> Int64:
+def _shift(name: str, weight: Int8Weights, layer_input: _Input, bias: NDArray[Any], level_bits: int) -> Int64:
     """Return the shifts from sums to levels; raises ManifestError where a sum or a current can overflow."""
-    sums = np.ldexp(_currents(weight, given, None), (weight.exponents + given.fraction_bits).astype(np.int32))
+    sums = np.ldexp(
+        _currents(weight, layer_input, None), (weight.exponents + layer_input.fraction_bits).astype(np.int32)
+    )
     _fits(f"{name}: a sum of weights", int(sums.max()), _INT32_BITS)
-    _fits(f"{name}: a current", math.ceil(_currents(weight, given, bias).max() * 2**level_bits), LEVEL_WIDTH)
-    shift = level_bits - weight.exponents - given.fraction_bits
+    _fits(f"{name}: a current", math.ceil(_currents(weight, layer_input, bias).max() * 2**level_bits), LEVEL_WIDTH)
+    shift = level_bits - weight.exponents - layer_input.fraction_bits
     if not ((shift >= 0) & (shift < _INT32_BITS)).all():
         raise ManifestError(f"{name}: its weights are too large for fixed point; export it with --float")
     return shift
 
 
-def _currents(weight: Int8Weights, given: _Input, bias: NDArray[Any] | None) -> NDArray[np.float64]:
+def _currents(weight: Int8Weights, layer_input: _Input, bias: NDArray[Any] | None) -> NDArray[np.float64]:
     """Return the largest current that each output channel can receive, (out channels,)."""
-    sums = np.abs(weight.values.astype(np.float64)).reshape(len(weight.values), -1).sum(axis=1) * given.largest
-    largest = np.ldexp(sums, -(weight.exponents + given.fraction_bits).astype(np.int32))
+    sums = np.abs(weight.values.astype(np.float64)).reshape(len(weight.values), -1).sum(axis=1) * layer_input.largest
+    largest = np.ldexp(sums, -(weight.exponents + layer_input.fraction_bits).astype(np.int32))
     return np.asarray(largest if bias is None else largest + np.abs(bias), np.float64)
 
 

@@ -208,11 +208,11 @@ def _fire(t: LayerTables, sums: Int64, level_bits: int) -> Spikes:
     synapse, mem = np.zeros(sums.shape[1:], np.int64), np.zeros(sums.shape[1:], np.int64)
     beta, threshold = t.beta[:, None], 1 << level_bits
     for current, fired in zip((sums << t.shift[:, None]) + t.bias[:, None], spikes, strict=True):
-        given = current
+        value = current
         if t.alpha is not None and t.offset is not None:
             synapse = _limited(rounding_shift(synapse * t.alpha[:, None], FACTOR_BITS) + current)
-            given = _limited(synapse + t.offset[:, None])
-        u = _limited(rounding_shift(mem * beta, FACTOR_BITS) + given)
+            value = _limited(synapse + t.offset[:, None])
+        u = _limited(rounding_shift(mem * beta, FACTOR_BITS) + value)
         fired[:] = u > threshold
         mem = u - threshold * fired.astype(np.int64)
     return spikes

@@ -1,4 +1,4 @@
-"""A model's network as a NIR graph: its nodes, and the time constants that stand for decays per frame.
+"""A model's network as a NIR graph: its nodes, and the time constants that express decays per frame.
 
 NIR (J. E. Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 15, 2024) describes
 neurons in continuous time, tau dv/dt = (v_leak - v) + r i, without a time step. A step dt of the forward Euler method,

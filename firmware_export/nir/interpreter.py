@@ -193,14 +193,14 @@ class Interpreter:
         ``sent`` may replace the spikes of spiking nodes, in any shape of the same size: the next nodes receive these,
         and their senders are reset by them, while the returned output is the node's own.
         """
-        given: dict[str, Float32] = {}
+        outputs: dict[str, Float32] = {}
         flows: dict[str, Float32] = {}
         for name in self._order:
             unit = self._units[name]
             inputs = [flows[source] for source in self._sources[name]]
-            given[name] = flows[name] = unit.step(np.asarray(sum(inputs[1:], inputs[0])) if inputs else x)
+            outputs[name] = flows[name] = unit.step(np.asarray(sum(inputs[1:], inputs[0])) if inputs else x)
             if isinstance(unit, Spiking):
                 if sent and name in sent:
-                    flows[name] = sent[name].reshape(given[name].shape)
+                    flows[name] = sent[name].reshape(outputs[name].shape)
                 unit.settle(flows[name])
-        return given
+        return outputs

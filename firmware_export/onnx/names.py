@@ -60,7 +60,7 @@ class LayerNames:
 
     @property
     def bias(self) -> str:
-        """Constant: (out channels,) as part of the sum, (1, channels, ...) per neuron behind a synapse."""
+        """Constant: (out channels,) as part of the sum, (1, channels, ...) per neuron after a synapse."""
         return f"{self.layer}_bias"
 
     @property

@@ -175,11 +175,11 @@ def _constants(graph: Any) -> Mapping[str, Float32]:
     """Return the initializers by name, and what Cast and Mul compute from those alone: the floats of int8 weights."""
     values = {w.name: numpy_helper.to_array(w) for w in graph.initializer}
     for node in graph.node:
-        given = [values[name] for name in node.input if name in values]
-        if len(given) < len(node.input):
+        operands = [values[name] for name in node.input if name in values]
+        if len(operands) < len(node.input):
             continue
         if node.op_type == "Cast":
-            values[node.output[0]] = given[0].astype(helper.tensor_dtype_to_np_dtype(node.attribute[0].i))
+            values[node.output[0]] = operands[0].astype(helper.tensor_dtype_to_np_dtype(node.attribute[0].i))
         elif node.op_type == "Mul":
-            values[node.output[0]] = given[0] * given[1]
+            values[node.output[0]] = operands[0] * operands[1]
     return values

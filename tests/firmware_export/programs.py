@@ -38,8 +38,8 @@ def detector_sources(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.glob("snn_*.c")) if p.name not in {"snn_host.c", "snn_print.c"}]
 
 
-def run(*command: str | Path, given: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+def run(*command: str | Path, stdin: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """Run a program and return its standard output; fail with its messages where it fails."""
-    done = subprocess.run(command, input=given, capture_output=True, check=False, cwd=cwd, env=env)
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace")[-2000:]
     return done.stdout.decode()

@@ -81,7 +81,7 @@ def test_it_is_a_part_of_another_cmake_project(folder: Path) -> None:
     )
     run("cmake", "-S", tmp_path, "-B", tmp_path / "build")
     run("cmake", "--build", tmp_path / "build", "--parallel", "2")
-    assert '"label":"guitar"' in run(tmp_path / "build" / "firmware", given=scene(4, 8).tobytes())
+    assert '"label":"guitar"' in run(tmp_path / "build" / "firmware", stdin=scene(4, 8).tobytes())
     assert not list((tmp_path / "build").rglob("snn_host"))
 
 
@@ -94,7 +94,7 @@ def test_sanitizers_find_nothing_whatever_the_chunks(
     sources = [SOURCES / "chunkings.c", folder / "snn_print.c", *detector_sources(folder)]
     run("cc", *STRICT.split(), *sanitized.split(), f"-I{folder}", "-o", program, *sources, "-lm")
     for seed in ("1", "2"):
-        assert [json.loads(x) for x in run(program, seed, given=scene().tobytes()).splitlines()] == expected
+        assert [json.loads(x) for x in run(program, seed, stdin=scene().tobytes()).splitlines()] == expected
 
 
 def test_no_heap_no_variables_no_recursion(folder: Path, number_format: NumberFormat) -> None:
@@ -147,7 +147,7 @@ def test_an_overrun_closes_open_sounds_and_detection_goes_on(folder: Path, tmp_p
     program = tmp_path / "snn_alsa"
     sources = [folder / "examples" / "alsa" / "snn_alsa.c", SOURCES / "alsa_stub.c", folder / "snn_print.c"]
     run("cc", *STRICT.split(), "-O2", f"-I{folder}", "-o", program, *sources, *detector_sources(folder), "-lm")
-    printed = run(program, given=pcm.tobytes(), env=os.environ | {"OVERRUN": str(gap)})
+    printed = run(program, stdin=pcm.tobytes(), env=os.environ | {"OVERRUN": str(gap)})
     before, after = built.events(pcm[:gap]), built.events(pcm[gap:])
     assert before[-1]["reason"] == "end_of_stream"
     assert [json.loads(x) for x in printed.splitlines()] == [*before, {"type": "gap", "samples_before": gap}, *after]
