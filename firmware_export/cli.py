@@ -36,7 +36,10 @@ def cli() -> None:
 )
 @click.option("--metrics", type=PATH, help="Metrics for the manifest, the JSON of snn-train evaluate.")
 def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> None:
-    """Export RUN as a streaming ONNX file with a manifest, after checking that it gives the same spikes."""
+    """Export RUN as a streaming ONNX model.
+
+    The file has a manifest, and is written only if it gives the same spikes as the run's network.
+    """
     from firmware_export.onnx.export import export_run
 
     parity = export_run(run, recipe, out, sound, metrics)
@@ -61,7 +64,10 @@ def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], met
     "--frontend", type=click.Choice(["fixed", "float"]), default="fixed", help="Number format of the MFCC with --int8."
 )
 def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> None:
-    """Export MODEL as a folder of C99: the whole detector, from 16-bit samples to events."""
+    """Export MODEL as a folder of C99.
+
+    It is the whole detector, from 16-bit samples to events.
+    """
     from firmware_export.c99.export import export_c
     from firmware_export.c99.formats import FLOAT, NumberFormat
 
@@ -78,7 +84,10 @@ def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> N
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
 def int8(model: Path, out: Path) -> None:
-    """Export MODEL as a model file with int8 weights, after comparing it with numpy over the demo scene."""
+    """Export MODEL with int8 weights.
+
+    The model file is written only if it gives the same spikes as numpy over the demo scene.
+    """
     from firmware_export.onnx.int8 import export_int8
 
     result = export_int8(model, out)
@@ -93,7 +102,11 @@ def int8(model: Path, out: Path) -> None:
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, required=True, help="File to write, FILE.nir.")
 def nir(model: Path, out: Path) -> None:
-    """Export MODEL's network as a NIR graph, after checking that it gives the same spikes, with notes in FILE.md."""
+    """Export MODEL's network as a NIR graph.
+
+    The graph is written only if it gives the same spikes over the demo scene; FILE.md describes what NIR cannot
+    express.
+    """
     from firmware_export.nir.export import export_nir
 
     parity = export_nir(model, out)
@@ -116,7 +129,10 @@ def nir(model: Path, out: Path) -> None:
 @click.option("--compiler", default="cc", show_default=True, help="C compiler for this computer.")
 @click.option("--json", "json_path", type=PATH, help="Also write the measurements to this file.")
 def report(model: Path, data: Path | None, recipe: Path | None, compiler: str, json_path: Path | None) -> None:
-    """Make and run every form of MODEL and print one table: sizes, speed, parity, accuracy."""
+    """Compare all exported forms of MODEL.
+
+    Each is made and run; the table has sizes, speed, parity and accuracy.
+    """
     from detector.network import load_model
     from firmware_export.files import atomic_output
     from firmware_export.report import report as make_report
