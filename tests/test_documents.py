@@ -23,7 +23,15 @@ from detector.network import load_model
 from models.cli.main import cli as snn_train
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = ("*.md", ".github/*.md", "detector/**/*.md", "models/**/*.md", "firmware_export/**/*.md", "systemd/**/*.md")
+PLACES = (
+    "*.md",
+    ".github/*.md",
+    "detector/**/*.md",
+    "models/**/*.md",
+    "firmware_export/**/*.md",
+    "systemd/**/*.md",
+    "findings/*.md",
+)
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in ROOT.glob(place))
 CARDS = ("models/pretrained/household.md", "models/pretrained/esc10.md")
 PROGRAMS: dict[str, click.Command] = {
