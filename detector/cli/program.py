@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from detector.errors import DetectorError
 
@@ -88,6 +89,34 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]
     return add
 
 
+_RAW: Final = ("rate", "sample_format", "channels")
+
+
+def raw_options(command: _Command) -> _Command:
+    """Add the options for the format of raw samples: ``rate``, ``sample_format`` and ``channels``."""
+    return options(
+        click.option(
+            "--sample-rate",
+            "rate",
+            type=int,
+            default=16000,
+            show_default=True,
+            help="Samples per second of raw samples (-).",
+        ),
+        renamed_option("--rate", "--sample-rate"),
+        click.option(
+            "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le, f32le, for -."
+        ),
+        click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -."),
+    )(command)
+
+
+def check_raw_options(ctx: click.Context, *, reads_stdin: bool) -> None:
+    """Raise click.UsageError where the format of raw samples is given for something else."""
+    if not reads_stdin and any(ctx.get_parameter_source(name) is not ParameterSource.DEFAULT for name in _RAW):
+        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
+
+
 def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
     """Accept the old name of an option for one more release, hidden, with one line of warning.
 
@@ -102,7 +131,8 @@ def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
         renamed = next(p for p in ctx.command.params if new in p.opts)
         ctx.default_map = {**(ctx.default_map or {}), str(renamed.name): value}
 
-    return click.option(old, type=str, hidden=True, expose_value=False, is_eager=True, callback=use)
+    own = f"{old.strip('-').replace('-', '_')}_renamed"  # another parameter may have the name that click would derive
+    return click.option(old, own, type=str, hidden=True, expose_value=False, is_eager=True, callback=use)
 
 
 class LazyCommand(NamedTuple):
