@@ -28,10 +28,11 @@ import scipy.signal
 import soundfile
 
 from detector.errors import DetectorError
+from detector.messages import Samples
 from models import DEMO_SCENE
 from models.rendering.instruments import Shape, fret, strum
 from models.rendering.midi import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase
-from models.rendering.synthesis import RATE_HZ, Wave, coloured, hum, play, set_peak, speak
+from models.rendering.synthesis import RATE_HZ, coloured, hum, play, set_peak, speak
 
 LENGTH_S = 34.0
 NOISE_DB, HUM_DB = -50.0, -62.0
@@ -41,7 +42,6 @@ AUDIBLE_DB = -28.0
 _BLOCK = RATE_HZ // 50
 _SEED = 34
 _ROOM_S, _ROOM_SHARE = 0.3, 0.25
-
 _A_MINOR: Shape = (None, 0, 2, 2, 1, 0)
 _C: Shape = (None, 3, 2, 0, 1, 0)
 _D: Shape = (None, None, 0, 2, 3, 2)
@@ -60,7 +60,7 @@ class Part:
     label: str
     start_s: float
     """Where the wave begins in the scene."""
-    wave: Wave
+    wave: Samples
 
     def heard_s(self) -> tuple[float, float]:
         """Return onset and offset in the scene, in seconds, from the level of the part alone."""
@@ -86,7 +86,7 @@ def render_parts() -> list[Part]:
     return [Part(label, start_s, set_peak(_in_room(wave, echo), peak)) for start_s, label, wave, peak in dry]
 
 
-def mix(parts: list[Part]) -> Wave:
+def mix(parts: list[Part]) -> Samples:
     """Lay the parts over the noise of a quiet room; return the whole scene."""
     rng, size = np.random.default_rng([_SEED, 1]), round(LENGTH_S * RATE_HZ)
     scene = _at_level(coloured(rng, size, 0.5), NOISE_DB)
@@ -168,7 +168,7 @@ def _crescendo(length_s: float) -> Iterator[tuple[float, int]]:
         yield float(place * length_s), int(np.interp(place, [0, 0.45, 0.8, 1], [80, 120, 110, 60]))
 
 
-def _room(rng: np.random.Generator) -> Wave:
+def _room(rng: np.random.Generator) -> Samples:
     """Return a small room's impulse response: the direct sound, then noise that dies away within ``_ROOM_S``."""
     t = np.arange(round(_ROOM_S * RATE_HZ)) / RATE_HZ
     echo = rng.standard_normal(t.size) * np.exp(-6.9 * t / _ROOM_S)
@@ -178,11 +178,11 @@ def _room(rng: np.random.Generator) -> Wave:
     return np.asarray(echo, np.float32)
 
 
-def _in_room(wave: Wave, echo: Wave) -> Wave:
+def _in_room(wave: Samples, echo: Samples) -> Samples:
     return np.asarray(scipy.signal.fftconvolve(wave, echo), np.float32)
 
 
-def _at_level(wave: Wave, level_db: float) -> Wave:
+def _at_level(wave: Samples, level_db: float) -> Samples:
     return np.asarray(wave * 10 ** (level_db / 20) / np.sqrt(np.mean(wave**2)), np.float32)
 
 

@@ -40,7 +40,7 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class BackboneShape:
     """Sizes of what a head reads."""
 
     inputs: int
@@ -49,9 +49,9 @@ class Body:
     """Spikes of the dense layer."""
 
 
-def body_of(path: Path) -> Body:
+def backbone_of(path: Path) -> BackboneShape:
     """Return what a head on a model reads; raises ManifestError where it has another form than the shipped ones."""
-    return _body(_arrays(_read(path)[0], path), path)
+    return _backbone(_arrays(_read(path)[0], path), path)
 
 
 def extend(path: Path, out: Path, extension: Extension, manifest: Manifest, *, replace: bool) -> None:
@@ -63,7 +63,7 @@ def extend(path: Path, out: Path, extension: Extension, manifest: Manifest, *, r
     """
     graphs = _read(path)
     before = _arrays(graphs[0], path)
-    after = _extended(before, _body(before, path), extension, replace=replace)
+    after = _extended(before, _backbone(before, path), extension, replace=replace)
     for graph in graphs:
         _rewrite(graph, after)
     step, block = graphs
@@ -99,14 +99,16 @@ def _arrays(model: Any, path: Path) -> dict[str, Float32]:
     return found
 
 
-def _body(arrays: dict[str, Float32], path: Path) -> Body:
+def _backbone(arrays: dict[str, Float32], path: Path) -> BackboneShape:
     dense, inputs = arrays["dense_weight"].shape
     if arrays["readout_weight"].shape[1] != dense:
         raise ManifestError(f"{path}: its read-out does not read its dense layer; export the model again")
-    return Body(inputs, dense)
+    return BackboneShape(inputs, dense)
 
 
-def _extended(arrays: dict[str, Float32], body: Body, extension: Extension, *, replace: bool) -> dict[str, Float32]:
+def _extended(
+    arrays: dict[str, Float32], backbone: BackboneShape, extension: Extension, *, replace: bool
+) -> dict[str, Float32]:
     hidden = len(extension.hidden_bias)
     kept = 0 if replace else len(arrays["readout_bias"])
     old_rows = np.pad(arrays["readout_weight"][:kept], ((0, 0), (0, hidden)))
@@ -114,7 +116,7 @@ def _extended(arrays: dict[str, Float32], body: Body, extension: Extension, *, r
     return {
         "dense_weight": np.concatenate([arrays["dense_weight"], extension.hidden_weight]),
         "dense_bias": np.concatenate([arrays["dense_bias"], extension.hidden_bias]),
-        "dense_beta": np.concatenate([arrays["dense_beta"].reshape(1, body.dense), beta], axis=1),
+        "dense_beta": np.concatenate([arrays["dense_beta"].reshape(1, backbone.dense), beta], axis=1),
         "readout_weight": np.concatenate([old_rows, extension.readout_weight]),
         "readout_bias": np.concatenate([arrays["readout_bias"][:kept], extension.readout_bias]),
         "readout_beta": np.concatenate([arrays["readout_beta"][:kept], extension.readout_beta]),

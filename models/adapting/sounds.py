@@ -15,39 +15,39 @@ import soxr
 from detector.audio.files import sounds_below
 from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
+from detector.messages import Samples
 from models import DEMO_SCENE
 from models.data.datasets import FOLDS, load_good_clips, read_class
 from models.data.household import TEST_FOLD, Clip, list_clips
 from models.rendering.synthesis import NOISES, RATE_HZ, compose_noise
-from models.training.augment import Wave
 
-LEAST_CLIPS: Final = 20
+MIN_CLIPS: Final = 20
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _PIECE_S: Final = 5.0
-_MOST_BACKGROUND_S: Final = 1800.0
-_NOISES_OF_A_KIND: Final = 6
-_MOST_OF_A_CLASS: Final = 40
+_MAX_BACKGROUND_S: Final = 1800.0
+_NOISES_PER_KIND: Final = 6
+_MAX_CLIPS_PER_CLASS: Final = 40
 """Clips of one folder of data or material: what a head learns from more is little, and takes memory."""
 
 
 @dataclass(slots=True)
-class Sounds:
+class SoundSet:
     """Clips with their samples at one rate."""
 
     clips: list[Clip] = field(default_factory=list)
-    waves: list[Wave] = field(default_factory=list)
+    waves: list[Samples] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """One line each: what was left out and why."""
 
-    def add(self, clips: Sequence[Clip], waves: Sequence[Wave]) -> None:
+    def add(self, clips: Sequence[Clip], waves: Sequence[Samples]) -> None:
         """Put clips behind those that are there."""
         self.clips += clips
         self.waves += waves
 
-    def of_fold(self, fold: int) -> Sounds:
+    def of_fold(self, fold: int) -> SoundSet:
         """Return the clips of one fold."""
         pairs = [(c, w) for c, w in zip(self.clips, self.waves, strict=True) if c.fold == fold]
-        return Sounds([c for c, _ in pairs], [w for _, w in pairs])
+        return SoundSet([c for c, _ in pairs], [w for _, w in pairs])
 
 
 def check_labels(wanted: Sequence[str], taken: Sequence[str]) -> None:
@@ -59,33 +59,35 @@ def check_labels(wanted: Sequence[str], taken: Sequence[str]) -> None:
             raise ConfigError(f"label {label!r}: the model has that class already; choose another name")
 
 
-def own_sounds(folders: Mapping[str, Path], rate_hz: int) -> Sounds:
+def positive_sounds(folders: Mapping[str, Path], rate_hz: int) -> SoundSet:
     """Read the recordings of each new class, with folds that keep cuts of one recording together.
 
     A recording that cannot be used is told in a line and left out. Raises SourceError for a folder that
     is missing or holds no sound, ConfigError where fewer than 20 recordings can be used.
     """
-    found = Sounds()
+    found = SoundSet()
     for label, folder in folders.items():
         listing = read_class(folder, label)
         clips, waves, problems = load_good_clips(listing.clips, rate_hz)
         problems = [*listing.problems, *problems]
-        if len(clips) < LEAST_CLIPS:
+        if len(clips) < MIN_CLIPS:
             first = f"; the first problem: {problems[0]}" if problems else ""
             raise ConfigError(
-                f"{folder}: {len(clips)} recordings of {label!r} can be used, and it takes {LEAST_CLIPS}{first}"
+                f"{folder}: {len(clips)} recordings of {label!r} can be used, and it takes {MIN_CLIPS}{first}"
             )
         found.add(clips, waves)
         found.problems += problems
     return found
 
 
-def other_sounds(rate_hz: int, seed: int, background: Path | None, material: Path | None, data: Path | None) -> Sounds:
+def negative_sounds(
+    rate_hz: int, seed: int, background: Path | None, material: Path | None, data: Path | None
+) -> SoundSet:
     """Gather sounds of no new class: computed noises and the demo scene always, and what else there is.
 
     Raises SourceError for a place that is missing or holds no sound.
     """
-    found = Sounds()
+    found = SoundSet()
     found.add(*_pieces(_noises(rate_hz, seed), "computed noises"))
     found.add(*_pieces(_cut(read_sound(DEMO_SCENE, rate_hz), rate_hz), "demo scene"))
     if background is not None:
@@ -99,32 +101,32 @@ def other_sounds(rate_hz: int, seed: int, background: Path | None, material: Pat
     return found
 
 
-def _pieces(waves: Iterator[Wave], source: str) -> tuple[list[Clip], list[Wave]]:
+def _pieces(waves: Iterator[Samples], source: str) -> tuple[list[Clip], list[Samples]]:
     """Return waves as clips: neighbours share a fold, since they may be of one recording."""
     found = [wave for wave in waves if wave.size]
     folds = [FOLDS[i * len(FOLDS) // len(found)] for i in range(len(found))]
     return [Clip(Path(source) / f"{i}", None, source, fold) for i, fold in enumerate(folds)], found
 
 
-def _noises(rate_hz: int, seed: int) -> Iterator[Wave]:
+def _noises(rate_hz: int, seed: int) -> Iterator[Samples]:
     """Yield noises, hums, tones and knocks, kinds in turn, so that every fold has some of each."""
-    for number in range(_NOISES_OF_A_KIND):
+    for number in range(_NOISES_PER_KIND):
         for i, kind in enumerate(NOISES):
             wave = compose_noise(np.random.default_rng([seed, i, number]), kind)
             yield np.asarray(soxr.resample(wave, RATE_HZ, rate_hz), np.float32)
 
 
-def _cut(wave: Wave, rate_hz: int) -> Iterator[Wave]:
+def _cut(wave: Samples, rate_hz: int) -> Iterator[Samples]:
     size = round(_PIECE_S * rate_hz)
     yield from (wave[at : at + size] for at in range(0, max(1, wave.size - size // 2), size))
 
 
-def _background(place: Path, rate_hz: int) -> Iterator[Wave]:
+def _background(place: Path, rate_hz: int) -> Iterator[Samples]:
     """Yield pieces of the recordings at a place, half an hour of them at most, evenly from all of it."""
     files = list(sounds_below(place)) if place.is_dir() else [place]
     if not files:
         raise SourceError(f"{place}: no sound files in this folder; name one with WAV, FLAC, OGG or MP3 files")
-    most = int(_MOST_BACKGROUND_S / _PIECE_S)
+    most = int(_MAX_BACKGROUND_S / _PIECE_S)
     share = max(1, most // len(files))
     for path in files[:: max(1, -(-len(files) // most))]:
         pieces = list(_cut(read_sound(path, rate_hz), rate_hz))
@@ -154,4 +156,4 @@ def _evenly(clips: Sequence[Clip]) -> list[Clip]:
     by_class: dict[str | None, list[Clip]] = {}
     for clip in clips:
         by_class.setdefault(clip.label, []).append(clip)
-    return [c for group in by_class.values() for c in group[:: -(-len(group) // _MOST_OF_A_CLASS)]]
+    return [c for group in by_class.values() for c in group[:: -(-len(group) // _MAX_CLIPS_PER_CLASS)]]

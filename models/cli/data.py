@@ -12,7 +12,7 @@ import click
 
 from detector.errors import ConfigError, SourceError
 from models.cli.train import data_option
-from models.console import tell
+from models.console import report_problems
 
 if TYPE_CHECKING:
     from models.data.catalogue import Use
@@ -41,7 +41,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
         if not folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
             raise ConfigError(f"--class {label}={folder}: name a folder below {data}, such as esc10/rain")
     listing = read_classes(data, pairs)
-    tell(listing.problems)
+    report_problems(listing.problems)
     rows = [(c.path.relative_to(data).as_posix(), c.label, c.fold) for c in listing.clips]
     _write(out, ("path", "label", "fold"), rows)
 
@@ -86,7 +86,7 @@ def gather(out: Path | None, root: Path, use: Use, packages: Literal["debian", "
     if out is None:
         raise click.UsageError("name the folder OUT for the clips")
     clips, problems = gather_clips(entries, instruments, root, out)
-    tell(problems)
+    report_problems(problems)
     counts = Counter(clip.label for clip in clips)
     click.echo(f"{out}: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
 
@@ -129,7 +129,7 @@ def audioset_manifest(  # noqa: PLR0913 - one option each
         wanted.setdefault(label, []).append(name)
     ontology = audioset.Ontology(tree, labels)
     selection = audioset.select(segments, ontology, wanted, per_class, seed)
-    tell(selection.notes)
+    report_problems(selection.notes)
     _write(out, audioset.COLUMNS, list(audioset.rows(selection, ontology)))
 
 
@@ -151,7 +151,7 @@ def audioset_download(manifest_path: Path, out: Path, rate: int, jobs: int) -> N
     from models.data.audioset import download, read_wanted
 
     wanted, problems = read_wanted(manifest_path)
-    tell(problems)
+    report_problems(problems)
     outcome = download(wanted, out, rate, jobs)
     if not outcome.fetched + outcome.there:
         raise SourceError(f"{manifest_path}: {outcome.summary()}")

@@ -19,7 +19,7 @@ from detector.cli.program import renamed_option
 from detector.errors import ConfigError
 from models import RECIPES, RESULTS
 from models.cli.train import PATH
-from models.console import tell
+from models.console import report_problems
 
 processes_option = click.option(
     "--processes", default=2, show_default=True, type=click.IntRange(1), help="How much is done at a time."
@@ -38,28 +38,28 @@ def evaluate_events(model: Path, folder: Path, json_path: Path | None, pictures:
     from models.evaluation import matching as conditions
     from models.evaluation import report
     from models.evaluation import report as tables
-    from models.evaluation.inference import listen
-    from models.evaluation.matching import GRID, curves, sweep
+    from models.evaluation.inference import predict_scenes
+    from models.evaluation.matching import THRESHOLD_GRID, curves, sweep
     from models.evaluation.thresholds import tuned_on
     from models.scenes.folder import read_scenes
 
     _check_folder(json_path, pictures)
     standard.sed_scores()  # where it is missing, that is told before hours are heard and not behind them
     scenes = read_scenes(folder)
-    heard = listen(model, scenes, processes)
-    if any(scenes.sha256.startswith(digest) for digest in tuned_on(heard.manifest)):
-        tell([f"{folder}: {model} was tuned on these scenes; judge it on others"])
-    labels = heard.manifest.labels
-    swept = sweep(heard, processes)
-    outcome = conditions.judge(heard.detections, scenes, labels)
+    predictions = predict_scenes(model, scenes, processes)
+    if any(scenes.sha256.startswith(digest) for digest in tuned_on(predictions.manifest)):
+        report_problems([f"{folder}: {model} was tuned on these scenes; judge it on others"])
+    labels = predictions.manifest.labels
+    swept = sweep(predictions, processes)
+    outcome = conditions.evaluate_detections(predictions.detections, scenes, labels)
     found_curves = curves(swept, scenes, labels)
-    measured = standard.measure(heard.detections, swept, GRID, scenes)
-    document = report.figures(command(), heard, scenes, outcome, found_curves, measured)
+    measured = standard.measure(predictions.detections, swept, THRESHOLD_GRID, scenes)
+    document = report.figures(command(), predictions, scenes, outcome, found_curves, measured)
     click.echo(tables.tables(document))
     if json_path:
         write_json(json_path, document)
     if pictures:
-        _draw(pictures, scenes, heard, outcome, found_curves)
+        _draw(pictures, scenes, predictions, outcome, found_curves)
 
 
 @click.command("evaluate-channels")
@@ -82,7 +82,7 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
     click.echo(channels.table(compared))
     if json_path:
         about = {"command": command(), "model": model_of(model), "scenes": _about(scenes)}
-        write_json(json_path, about | {"wanted": channels.WANTED, "channels": channels.as_json(compared)})
+        write_json(json_path, about | {"wanted": channels.TOLERANCE, "channels": channels.as_json(compared)})
 
 
 @click.command("tune-events")
@@ -121,27 +121,29 @@ def tune_events(  # noqa: PLR0913 - one option each
     """
     from detector.network import load_model
     from models.evaluation import thresholds as tuning
-    from models.evaluation.inference import listen, model_of
-    from models.evaluation.thresholds import Goal
+    from models.evaluation.inference import model_of, predict_scenes
+    from models.evaluation.thresholds import FalseAlarmBudget
     from models.files import write_with_manifest
     from models.scenes.folder import read_scenes
 
     if rate is not None and total is not None:
-        raise click.UsageError("--max-false-alarms and --total: name one of them.")
-    goal = Goal(1.0 if rate is None else rate) if total is None else Goal(total, together=True)
+        raise click.UsageError("--rate and --total: name one of them.")
+    budget = (
+        FalseAlarmBudget(1.0 if rate is None else rate) if total is None else FalseAlarmBudget(total, all_classes=True)
+    )
     _check_folder(json_path, out)
     scenes = read_scenes(folder)
     target = load_model(into or model).manifest
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; tune a model of the same classes")
-    heard = listen(model, scenes, processes)
-    chosen = tuning.tune(heard, scenes, goal, processes)
+    predictions = predict_scenes(model, scenes, processes)
+    chosen = tuning.tune(predictions, scenes, budget, processes)
     for line in chosen:
         click.echo(str(line))
-    write_with_manifest(into or model, tuning.tuned_manifest(target, chosen, scenes, goal, command()), out)
+    write_with_manifest(into or model, tuning.tuned_manifest(target, chosen, scenes, budget, command()), out)
     if json_path:
         about = {"command": command(), "model": model_of(model), "scenes": _about(scenes)}
-        write_json(json_path, about | {"rule": goal.rule, "choices": tuning.as_json(chosen)})
+        write_json(json_path, about | {"rule": budget.rule, "choices": tuning.as_json(chosen)})
     click.echo(f"{out}: with these values; next: snn-train evaluate-events {out} OTHER-SCENES", err=True)
 
 
@@ -149,12 +151,12 @@ def _about(scenes: Any) -> dict[str, Any]:
     return {"sha256": scenes.sha256, "command": scenes.manifest.command, "hours": scenes.manifest.hours}
 
 
-def _draw(prefix: Path, scenes: Any, heard: Any, outcome: Any, found_curves: Any) -> None:
+def _draw(prefix: Path, scenes: Any, predictions: Any, outcome: Any, found_curves: Any) -> None:
     from models.evaluation import plots as pictures
     from models.evaluation.matching import confusion
 
-    labels, name = heard.manifest.labels, f"{heard.manifest.name} {heard.manifest.version}"
-    title = f"{name}: {len(outcome.judged)} events in {scenes.manifest.hours:g} h"
+    labels, name = predictions.manifest.labels, f"{predictions.manifest.name} {predictions.manifest.version}"
+    title = f"{name}: {len(outcome.matched)} events in {scenes.manifest.hours:g} h"
     drawn = {label: curve for label, curve in found_curves.items() if curve.reports.shape[1]}
 
     def path(what: str) -> Path:
@@ -165,7 +167,7 @@ def _draw(prefix: Path, scenes: Any, heard: Any, outcome: Any, found_curves: Any
         pictures.draw_precision_recall(drawn, path("precision"), title=title)
     counts = confusion(outcome, labels)
     pictures.draw_event_confusion(counts, labels, path("confusion"), title=title)
-    pictures.draw_timeline(scenes.streams[0], heard.detections[0], labels, path("timeline"))
+    pictures.draw_timeline(scenes.streams[0], predictions.detections[0], labels, path("timeline"))
 
 
 def _check_folder(*paths: Path | None) -> None:
@@ -195,7 +197,7 @@ if TYPE_CHECKING:
     from models.scenes.sounds import HeldOut, Sound
 
 BACKGROUNDS = "rain,room,hum,babble,music,silence"
-_SHORTEST_STRETCH_S = 20
+_MIN_SEGMENT_S = 20
 
 
 @click.command("make-scenes")
@@ -243,7 +245,7 @@ _SHORTEST_STRETCH_S = 20
 @click.option("--format", "form", type=click.Choice(["flac", "wav"]), default="flac", show_default=True)
 def make_scenes(  # noqa: PLR0913 - one option each
     out: Path,
-    judged: Path,
+    matched: Path,
     data: Path | None,
     recipe: Path | None,
     fold: int,
@@ -258,7 +260,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     only: str | None,
     weight: tuple[str, ...],
     unknown: float,
-    stretch: float,
+    segment: float,
     stream: float,
     form: str,
     rendered: str,
@@ -267,35 +269,37 @@ def make_scenes(  # noqa: PLR0913 - one option each
     from detector.network import load_model
     from models.recipe import load_recipe
     from models.scenes import plan as backgrounds
-    from models.scenes.mixing import Making, write_scenes
-    from models.scenes.plan import Wishes, plan
+    from models.scenes.mixing import SceneMetadata, write_scenes
+    from models.scenes.plan import PlanOptions, plan
     from models.scenes.sounds import HeldOut
 
-    model = load_model(judged)
+    model = load_model(matched)
     manifest = model.manifest
-    _check_lengths(level, stretch, stream)
+    _check_lengths(level, segment, stream)
     wanted = HeldOut(data, load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), fold, half) if data else None
-    stock = _stock(model, wanted, added, seed, soundfont, rendered)
-    wishes = Wishes(
+    bank = _sound_bank(model, wanted, added, seed, soundfont, rendered)
+    options = PlanOptions(
         hours=hours,
         seed=seed,
         snrs_db=_snrs(snr),
         backgrounds=tuple(name.strip() for name in background.split(",")),
         level_db=level,
-        weights=_weights(manifest.labels, {s.label for s in stock}, only, weight),
+        weights=_weights(manifest.labels, {s.label for s in bank}, only, weight),
         unknown=unknown,
-        stretch_s=stretch,
+        segment_s=segment,
         stream_s=stream,
     )
-    backgrounds.check(wishes.backgrounds, stock)
+    backgrounds.check(options.backgrounds, bank)
     held_out = (manifest.name, manifest.version, model.sha256)
-    making = Making(command(), seed, manifest.features.sample_rate_hz, held_out, fold if data else 0, half or "", form)
-    made = write_scenes(out, plan(wishes, stock, making.rate_hz), stock, making)
+    metadata = SceneMetadata(
+        command(), seed, manifest.features.sample_rate_hz, held_out, fold if data else 0, half or "", form
+    )
+    made = write_scenes(out, plan(options, bank, metadata.rate_hz), bank, metadata)
     counts = ", ".join(f"{label} {count}" for label, count in made.events.items())
     click.echo(f"{out}: {made.hours:g} h in {len(made.streams)} streams; events: {counts}; no class: {made.unknown}")
 
 
-def _stock(  # noqa: PLR0913 - where sounds come from
+def _sound_bank(  # noqa: PLR0913 - where sounds come from
     model: Model,
     wanted: HeldOut | None,
     added: tuple[str, ...],
@@ -305,26 +309,26 @@ def _stock(  # noqa: PLR0913 - where sounds come from
 ) -> list[Sound]:
     """Return the sounds to place, in an order that depends on nothing but what they are."""
     from models.rendering.synthesis import OTHER_SOUNDFONT, RATE_HZ
-    from models.scenes import sounds as stock
-    from models.scenes.synthetic import rendered_sounds, spoken_sounds, unclassed_sounds
+    from models.scenes import sounds as bank
+    from models.scenes.synthetic import computed_negatives, rendered_sounds, spoken_sounds
 
     manifest = model.manifest
     rate_hz = manifest.features.sample_rate_hz
     folders = [_pair(text) for text in added]
-    if unknown := [label for label, _ in folders if label not in (*manifest.labels, stock.NO_CLASS)]:
+    if unknown := [label for label, _ in folders if label not in (*manifest.labels, bank.OUT_OF_CLASS)]:
         raise ConfigError(f"--add {unknown[0]}: no class of {manifest.name}; they are {', '.join(manifest.labels)}")
-    stock.refuse_trained_on(manifest, [Path(folder) for _, folder in folders], wanted)
-    sounds, problems = stock.held_out_sounds(manifest, wanted, rate_hz) if wanted else ([], [])
+    bank.check_not_trained_on(manifest, [Path(folder) for _, folder in folders], wanted)
+    sounds, problems = bank.held_out_sounds(manifest, wanted, rate_hz) if wanted else ([], [])
     for label, folder in folders:
-        found, faults = stock.folder_sounds(None if label == stock.NO_CLASS else label, Path(folder), rate_hz)
+        found, faults = bank.folder_sounds(None if label == bank.OUT_OF_CLASS else label, Path(folder), rate_hz)
         sounds += found
         problems += faults
-    tell(problems)
+    report_problems(problems)
     if rendered != "none":
         if rate_hz != RATE_HZ:
             raise ConfigError(f"rendered sounds have {RATE_HZ} samples per second, not {rate_hz}; use --rendered none")
         only = rendered == "unclassed"
-        sounds += rendered_sounds(seed, soundfont or OTHER_SOUNDFONT, unclassed_only=only) + unclassed_sounds(seed)
+        sounds += rendered_sounds(seed, soundfont or OTHER_SOUNDFONT, negatives_only=only) + computed_negatives(seed)
         sounds += [] if only else spoken_sounds(seed)
     return [s for s in sounds if s.label is None or s.label in manifest.labels]
 
@@ -352,13 +356,11 @@ def _snrs(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--snr {text}: wanted decibels with commas between them, such as 20,10") from error
 
 
-def _check_lengths(level: tuple[float, float], stretch: float, stream: float) -> None:
+def _check_lengths(level: tuple[float, float], segment: float, stream: float) -> None:
     if not -90 <= level[0] <= level[1] <= 0:  # noqa: PLR2004 - what 16 bits hold
         raise ConfigError(f"--level {level[0]:g} {level[1]:g}: wanted the lower one first, both between -90 and 0 dBFS")
-    if not _SHORTEST_STRETCH_S <= stretch <= stream:
-        raise ConfigError(
-            f"--stretch {stretch:g}: wanted {_SHORTEST_STRETCH_S} seconds at least, and no more than --stream"
-        )
+    if not _MIN_SEGMENT_S <= segment <= stream:
+        raise ConfigError(f"--stretch {segment:g}: wanted {_MIN_SEGMENT_S} seconds at least, and no more than --stream")
 
 
 def _pair(text: str) -> tuple[str, str]:

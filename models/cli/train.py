@@ -14,7 +14,7 @@ import click
 
 from detector.errors import ConfigError
 from models import RECIPES
-from models.console import tell
+from models.console import report_problems
 
 PATH = click.Path(path_type=Path)
 data_option = click.option(
@@ -47,7 +47,7 @@ def fit(  # noqa: PLR0913 - one option each
     folder: Path,
     seed: int,
     leave_out: int | None,
-    begin: Path | None,
+    onset_sample: Path | None,
     workers: int,
     threads: int | None,
 ) -> None:
@@ -58,13 +58,13 @@ def fit(  # noqa: PLR0913 - one option each
     if read_toml(recipe).get("kind") == "image":
         from models.images import train as image_train
 
-        if material is not None or begin is not None:
+        if material is not None or onset_sample is not None:
             raise ConfigError(f"{recipe}: networks that see pictures take no rendered material and begin anew")
         image_train.fit(recipe, data, folder, seed, leave_out)
         return
     from models.training.loop import Run, train
 
-    train(load_recipe(recipe), Run(data, material, folder, seed, leave_out, workers, begin))
+    train(load_recipe(recipe), Run(data, material, folder, seed, leave_out, workers, onset_sample))
     click.echo(f"trained: {folder}; next: snn-export onnx {folder} --out MODEL.onnx", err=True)
 
 
@@ -97,16 +97,16 @@ def evaluate(  # noqa: PLR0913 - one option each
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     listing = recordings(load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), data)
-    tell(listing.problems)
-    heard = judge.listen(model, [c for c in listing.clips if c.fold == fold])
-    click.echo(judge.table(heard))
+    report_problems(listing.problems)
+    predictions = judge.predict_clips(model, [c for c in listing.clips if c.fold == fold])
+    click.echo(judge.table(predictions))
     if json_path:
-        json_path.write_text(json.dumps(judge.figures(heard), indent=1) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(judge.metrics(predictions), indent=1) + "\n", encoding="utf-8")
     if picture:
-        counts = judge.confusion(heard)
+        counts = judge.confusion(predictions)
         draw_confusion(counts, manifest.labels, picture, title=f"{counts.sum()} clips that the model never saw")
     if out:
-        write_with_manifest(model, replace(manifest, metrics=judge.figures(heard)), out)
+        write_with_manifest(model, replace(manifest, metrics=judge.metrics(predictions)), out)
 
 
 @click.command()
@@ -148,8 +148,8 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     from models.recipe import load_recipe
 
     wanted = load_recipe(recipe)
-    judged = [cross.evaluate_fold(model, wanted, data) for model in tqdm(models, unit="model")]
-    result = cross.summary(judged)
+    results = [cross.evaluate_fold(model, wanted, data) for model in tqdm(models, unit="model")]
+    result = cross.summary(results)
     if runs:
         result["training_seconds"] = cross.mean_training_seconds(runs)
     click.echo(cross.folds_table(result))
@@ -157,8 +157,8 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if picture:
-        counts = sum((confusion(j.heard) for j in judged[1:]), confusion(judged[0].heard))
-        title = f"{len(judged)} models, each on the fold that it never saw: {counts.sum()} clips"
+        counts = sum((confusion(j.predictions) for j in results[1:]), confusion(results[0].predictions))
+        title = f"{len(results)} models, each on the fold that it never saw: {counts.sum()} clips"
         draw_confusion(counts, wanted.labels, picture, title=title)
 
 
@@ -180,10 +180,10 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     help="Largest share of any source's other clips with an event.",
 )
 @click.option("--smoothing", default="4,8,12", show_default=True, help="Lengths of the average to try, in frames.")
-def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float, smoothing: str) -> None:
+def tune(results: tuple[tuple[Path, int], ...], data: Path, false_rate: float, smoothing: str) -> None:
     """Choose the average's length and each class's on-threshold on folds that the models never saw, as TOML."""
     from models.data.datasets import recordings
-    from models.data.segments import beginnings
+    from models.data.segments import onset_samples_of
     from models.evaluation import clips as judge
     from models.evaluation import clips as tuning
     from models.recipe import load_recipe
@@ -191,14 +191,16 @@ def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float, sm
     smoothings = _numbers(smoothing, "--smoothing")
     if min(smoothings) < 1:
         raise ConfigError(f"--smoothing {smoothing}: an average is over one frame at least")
-    manifests = [judge.check_unseen(model, fold) for model, fold in judged]
+    manifests = [judge.check_unseen(model, fold) for model, fold in results]
     clips = recordings(load_recipe(RECIPES / f"{manifests[0].name}.toml"), data).clips
-    heard = [h for model, fold in judged for h in judge.listen(model, [c for c in clips if c.fold == fold])]
-    begins = beginnings([h.clip for h in heard], manifests[0].features.sample_rate_hz)
-    settings = tuning.settle(heard, begins, manifests[0], false_rate, smoothings)
+    predictions = [
+        h for model, fold in results for h in judge.predict_clips(model, [c for c in clips if c.fold == fold])
+    ]
+    onset_samples = onset_samples_of([h.clip for h in predictions], manifests[0].features.sample_rate_hz)
+    settings = tuning.evaluate_settings(predictions, onset_samples, manifests[0], false_rate, smoothings)
     for s in settings:
         click.echo(str(s), err=True)
-    chosen = tuning.pick(settings)
+    chosen = tuning.select_setting(settings)
     for c in chosen.choices:
         rates = f"own clips {c.recall}, others {c.false}, worst source {c.worst}"
         click.echo(f"{c.label:15} {c.threshold:.2f}  {rates}", err=True)
@@ -264,11 +266,11 @@ def adapt(  # noqa: PLR0913 - one option each
     recording should share a name up to their number (bell-1.wav, bell-2.wav): they are kept together.
     Sounds that are often around, given as --background, are what it learns to tell the new ones from.
     """
-    from models.adapting.adapt import Wish, adapt, card, evaluation
+    from models.adapting.adapt import AdaptOptions, adapt, card, evaluation_table
 
     labels = [label for label, _ in classes]
     target = out or Path(f"{model.stem}-{'-'.join(labels)}.onnx")
-    wish = Wish(
+    options = AdaptOptions(
         model=model,
         classes=classes,
         out=target,
@@ -282,10 +284,10 @@ def adapt(  # noqa: PLR0913 - one option each
         examples=_EXAMPLES,
         epochs=_EPOCHS,
     )
-    found = adapt(wish)
-    tell(found.problems)
-    for line in evaluation(found):
+    found = adapt(options)
+    report_problems(found.problems)
+    for line in evaluation_table(found):
         click.echo(line)
     page = target.with_suffix(".md")
-    page.write_text(card(wish, found), encoding="utf-8")
+    page.write_text(card(options, found), encoding="utf-8")
     click.echo(f"{target}, {page}: written; next: snn-detect replay --model {target} RECORDING", err=True)

@@ -23,7 +23,7 @@ Truth = dict[str, list[tuple[float, float, str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standard:
+class StandardMetrics:
     """Figures that others' systems can be compared by: each by class, with their macro and micro average."""
 
     onset_f1: dict[str, float]
@@ -44,7 +44,7 @@ def measure(
     swept: Sequence[Sequence[Sequence[Detection]]],
     thresholds: Sequence[float],
     scenes: Scenes,
-) -> Standard | None:
+) -> StandardMetrics | None:
     """Measure a model's events by its own decoder values, and by those of a sweep; None without reference events.
 
     For the PSDS, which wants scores, a frame's score is the highest threshold at which an event
@@ -67,7 +67,7 @@ def measure(
     # Events of one class set off no other class, and the library does not ask for that.
     cross = {"cttc_threshold": 0.3, "alpha_ct": 0.5} if len(labels) > 1 else {}
     second = psds(at_all, truth, durations, dtc_threshold=0.1, gtc_threshold=0.1, alpha_st=1.0, **cross)
-    return Standard(
+    return StandardMetrics(
         onset_f1=_plain(onset[0]),
         strict_f1=_plain(strict[0]),
         segment_f1=_plain(segment[0]),
@@ -103,11 +103,6 @@ def score_tables(
     return tables
 
 
-def _clipped(seconds: float, stream: Stream) -> float:
-    """Return a time inside the stream: an event's last frame may be padded."""
-    return round(min(seconds, stream.seconds), _DECIMALS)
-
-
 def sed_scores() -> Any:
     """Return sed_scores_eval; imported where it is needed, for it brings pandas."""
     with warnings.catch_warnings():
@@ -115,6 +110,11 @@ def sed_scores() -> Any:
         warnings.simplefilter("ignore")
         import sed_scores_eval
     return sed_scores_eval
+
+
+def _clipped(seconds: float, stream: Stream) -> float:
+    """Return a time inside the stream: an event's last frame may be padded."""
+    return round(min(seconds, stream.seconds), _DECIMALS)
 
 
 def _by_sed_eval(own: Sequence[Sequence[Detection]], scenes: Scenes, labels: Sequence[str]) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Detection:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ScenePredictions:
     """What a model made of a scene."""
 
     manifest: Manifest
@@ -50,7 +50,7 @@ class Heard:
     """Of each stream, by the model's own decoder values."""
 
 
-def listen(model: Path, scenes: Scenes, processes: int = 2, change: Change | None = None) -> Heard:
+def predict_scenes(model: Path, scenes: Scenes, processes: int = 2, change: Change | None = None) -> ScenePredictions:
     """Run each stream of a scene through the detector, as ``snn-detect replay`` does.
 
     Where a background contains a class, the class is not judged: its scores are set to 0 and what
@@ -61,15 +61,15 @@ def listen(model: Path, scenes: Scenes, processes: int = 2, change: Change | Non
     detector = Detector.load(model)
     tasks = [(model, stream.path, change) for stream in scenes.streams]
     with ProcessPoolExecutor(max(1, min(processes, len(tasks)))) as pool:
-        results = pool.map(_hear, *zip(*tasks, strict=True))
-        heard = list(tqdm(results, total=len(tasks), unit="stream", desc="listening", leave=False, disable=None))
+        results = pool.map(_predict_stream, *zip(*tasks, strict=True))
+        predictions = list(tqdm(results, total=len(tasks), unit="stream", desc="listening", leave=False, disable=None))
     scores = []
-    for (found, events), stream in zip(heard, scenes.streams, strict=True):
+    for (found, events), stream in zip(predictions, scenes.streams, strict=True):
         if decode(detector.manifest.classes, detector.manifest, found) != events:
             raise DetectorError(f"{stream.path}: the decoder gives other events from stored scores; please report it")
         scores.append(_masked(found, detector.manifest, stream.spans))
     detections = tuple(tuple(decode(detector.manifest.classes, detector.manifest, s)) for s in scores)
-    return Heard(detector.manifest, detector.sha256, tuple(scores), detections)
+    return ScenePredictions(detector.manifest, detector.sha256, tuple(scores), detections)
 
 
 def model_of(path: Path) -> dict[str, str]:
@@ -85,7 +85,13 @@ def decode(classes: Sequence[ClassSpec], manifest: Manifest, scores: Scores) -> 
     return _paired([*decoder.push(scores), *decoder.flush()], features.sample_rate_hz)
 
 
-def _hear(model: Path, path: Path, change: Change | None) -> tuple[Scores, list[Detection]]:
+def evaluated_hours(scenes: Scenes, label: str) -> float:
+    """Return the hours of a scene in which a class is judged."""
+    seconds = sum(s.offset_s - s.onset_s for stream in scenes.streams for s in stream.spans if label not in s.contains)
+    return seconds / 3600
+
+
+def _predict_stream(model: Path, path: Path, change: Change | None) -> tuple[Scores, list[Detection]]:
     detector = Detector.load(model)
     rate_hz, parts, events = detector.sample_rate_hz, list[NDArray[np.float32]](), list[Event]()
     with closing(read_chunks(path, rate_hz)) as source:
@@ -124,9 +130,3 @@ def _masked(scores: Scores, manifest: Manifest, spans: Sequence[Span]) -> Scores
         first = max(0, int((span.onset_s - length_s) / hop_s))
         result[first : int((span.offset_s + JOIN_S) / hop_s), columns] = 0
     return result
-
-
-def judged_hours(scenes: Scenes, label: str) -> float:
-    """Return the hours of a scene in which a class is judged."""
-    seconds = sum(s.offset_s - s.onset_s for stream in scenes.streams for s in stream.spans if label not in s.contains)
-    return seconds / 3600

@@ -31,10 +31,28 @@ from detector.manifest import ClassSpec, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.statistics import HourlyRate, Rate
-from models.evaluation.inference import Detection, Heard, decode, judged_hours
+from models.evaluation.inference import Detection, ScenePredictions, decode, evaluated_hours
 from models.scenes.folder import EventReference, Scenes, Stream
 
 COLLAR_S = 0.5
+NOTHING, UNKNOWN = "nothing", "unknown"
+"""What a false event was told over: no sound, a sound of no class."""
+_LEVELS_DB = (-50, -40, -30, -20, -10)
+THRESHOLD_GRID = (
+    *(round(0.02 * i, 2) for i in range(1, 49)),
+    0.97,
+    0.98,
+    0.985,
+    0.99,
+    0.993,
+    0.995,
+    0.997,
+    0.998,
+    0.999,
+)
+"""On-thresholds that are tried; off-thresholds keep their proportion."""
+Events = tuple[tuple[Detection, ...], ...]
+"""Of each stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +97,8 @@ def of_label(items: Sequence[EventReference], label: str) -> list[EventReference
     return [item for item in items if item.label == label]
 
 
-NOTHING, UNKNOWN = "nothing", "unknown"
-"""What a false event was told over: no sound, a sound of no class."""
-_LEVELS_DB = (-50, -40, -30, -20, -10)
-
-
 @dataclass(frozen=True, slots=True)
-class Judged:
+class MatchedReference:
     """One reference event and what became of it."""
 
     reference: EventReference
@@ -107,14 +120,14 @@ class FalseEvent:
 class Outcome:
     """All references and all false events of a scene."""
 
-    judged: tuple[Judged, ...]
+    matched: tuple[MatchedReference, ...]
     false: tuple[FalseEvent, ...]
     hours: dict[str, float]
     """In which each class is judged."""
 
-    def of(self, label: str) -> list[Judged]:
+    def of(self, label: str) -> list[MatchedReference]:
         """Return the references of a class."""
-        return [j for j in self.judged if j.reference.label == label]
+        return [j for j in self.matched if j.reference.label == label]
 
     def false_alarms(self, label: str, over: Sequence[str] | None = None) -> HourlyRate:
         """Return a class's false events per hour, of all or only those over something."""
@@ -122,40 +135,40 @@ class Outcome:
         return HourlyRate(count, self.hours[label])
 
 
-def judge(detections: Sequence[Sequence[Detection]], scenes: Scenes, labels: Sequence[str]) -> Outcome:
+def evaluate_detections(detections: Sequence[Sequence[Detection]], scenes: Scenes, labels: Sequence[str]) -> Outcome:
     """Judge the events of each stream by the rules of ``matching``."""
-    judged, false = list[Judged](), list[FalseEvent]()
+    matched, false = list[MatchedReference](), list[FalseEvent]()
     for stream, found in zip(scenes.streams, detections, strict=True):
         for label in labels:
             own, references = [d for d in found if d.label == label], of_label(stream.events, label)
             result = match(references, own)
             rows = zip(references, result.reports.tolist(), result.latency_s.tolist(), strict=True)
-            judged += [Judged(*row) for row in rows]
+            matched += [MatchedReference(*row) for row in rows]
             false += [_false(d, stream) for d, is_false in zip(own, result.is_false, strict=True) if is_false]
-    return Outcome(tuple(judged), tuple(false), {label: judged_hours(scenes, label) for label in labels})
+    return Outcome(tuple(matched), tuple(false), {label: evaluated_hours(scenes, label) for label in labels})
 
 
-def found_rate(judged: Sequence[Judged]) -> Rate:
+def found_rate(matched: Sequence[MatchedReference]) -> Rate:
     """Return how many of some references were found."""
-    return Rate(sum(j.reports > 0 for j in judged), len(judged))
+    return Rate(sum(j.reports > 0 for j in matched), len(matched))
 
 
-def latencies_s(judged: Sequence[Judged]) -> NDArray[np.float64]:
+def latencies_s(matched: Sequence[MatchedReference]) -> NDArray[np.float64]:
     """Return how long after their onset those of some references that were found were told of."""
-    return np.array([j.latency_s for j in judged if j.reports > 0])
+    return np.array([j.latency_s for j in matched if j.reports > 0])
 
 
-def reports_per_event(judged: Sequence[Judged]) -> float:
+def reports_per_event(matched: Sequence[MatchedReference]) -> float:
     """Return how many events one found reference brings; not a number where none was found."""
-    found = [j.reports for j in judged if j.reports > 0]
+    found = [j.reports for j in matched if j.reports > 0]
     return float(np.mean(found)) if found else float("nan")
 
 
-def split(judged: Sequence[Judged]) -> Iterator[tuple[str, str, list[Judged]]]:
+def split_by_condition(matched: Sequence[MatchedReference]) -> Iterator[tuple[str, str, list[MatchedReference]]]:
     """Yield the references by each condition: its name, its value, and those under it."""
     for name, value_of in CONDITIONS.items():
-        values: dict[str, list[Judged]] = {}
-        for j in judged:
+        values: dict[str, list[MatchedReference]] = {}
+        for j in matched:
             values.setdefault(value_of(j.reference), []).append(j)
         for value in sorted(values, key=order):
             yield name, value, values[value]
@@ -168,7 +181,7 @@ def confusion(outcome: Outcome, labels: Sequence[str]) -> NDArray[np.int64]:
     """
     rows = [*labels, UNKNOWN, NOTHING]
     table = np.zeros((len(rows), len(labels) + 1), np.int64)
-    for j in outcome.judged:
+    for j in outcome.matched:
         row = rows.index(j.reference.label)
         table[row, row if j.reports else len(labels)] += 1
     for (label, over), count in Counter((f.label, f.over) for f in outcome.false).items():
@@ -183,6 +196,60 @@ def background_hours(scenes: Scenes) -> dict[str, float]:
         for span in stream.spans:
             hours[span.background] = hours.get(span.background, 0.0) + (span.offset_s - span.onset_s) / 3600
     return hours
+
+
+def order(value: str) -> tuple[float, str]:
+    """Sort by the number that a condition's value begins with, if it does."""
+    number = value.removeprefix("below ").partition(" ")[0]
+    try:
+        return float(number) - value.startswith("below"), value
+    except ValueError:
+        return float("inf"), value
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One class over the grid."""
+
+    label: str
+    hours: float
+    """In which the class is judged."""
+    thresholds: NDArray[np.float64]
+    reports: NDArray[np.int64]
+    """(thresholds, references): events that begin in each reference, streams in their order."""
+    false_alarms: NDArray[np.int64]
+    """(thresholds,)."""
+    latency_s: NDArray[np.float64]
+    """(thresholds, references); NaN where missed."""
+
+    def point(self, max_per_hour: float) -> int | None:
+        """Return the place in the grid with the lowest miss rate at no more false alarms per hour; None: there is none.
+
+        Of several, the one with the fewest false alarms, and of those the highest threshold.
+        """
+        allowed = np.flatnonzero(self.false_alarms <= max_per_hour * self.hours)
+        if not allowed.size:
+            return None
+        missed = (self.reports[allowed] == 0).sum(axis=1)
+        order = np.lexsort((-self.thresholds[allowed], self.false_alarms[allowed], missed))
+        return int(allowed[order[0]])
+
+    def rate(self, place: int) -> HourlyRate:
+        """Return the false alarms at a place in the grid."""
+        return HourlyRate(int(self.false_alarms[place]), self.hours)
+
+
+def sweep(predictions: ScenePredictions, processes: int = 2) -> list[Events]:
+    """Return the events of each stream at each threshold of the grid, every class at the same one."""
+    work = partial(_at_threshold, predictions.manifest, predictions.scores)
+    with ProcessPoolExecutor(processes) as pool:
+        found = pool.map(work, THRESHOLD_GRID)
+        return list(tqdm(found, total=len(THRESHOLD_GRID), unit="threshold", desc="curves", leave=False, disable=None))
+
+
+def curves(events: Sequence[Events], scenes: Scenes, labels: Sequence[str]) -> dict[str, Curve]:
+    """Return the curve of each class from the events of a sweep."""
+    return {label: _curve(label, events, scenes) for label in labels}
 
 
 def _false(detection: Detection, stream: Stream) -> FalseEvent:
@@ -202,86 +269,6 @@ def _level(event: EventReference) -> str:
     return f"below {_LEVELS_DB[0]} dBFS" if lower is None else f"{lower} dBFS and above"
 
 
-def order(value: str) -> tuple[float, str]:
-    """Sort by the number that a condition's value begins with, if it does."""
-    number = value.removeprefix("below ").partition(" ")[0]
-    try:
-        return float(number) - value.startswith("below"), value
-    except ValueError:
-        return float("inf"), value
-
-
-CONDITIONS: dict[str, Callable[[EventReference], str]] = {
-    "snr": lambda e: "over silence" if e.snr_db is None else f"{e.snr_db:g} dB",
-    "background": lambda e: e.background,
-    "level": _level,
-    "source": lambda e: e.source,
-    "room": lambda e: "reverberant" if e.reverberant else "dry",
-}
-
-
-GRID = (
-    *(round(0.02 * i, 2) for i in range(1, 49)),
-    0.97,
-    0.98,
-    0.985,
-    0.99,
-    0.993,
-    0.995,
-    0.997,
-    0.998,
-    0.999,
-)
-"""On-thresholds that are tried; off-thresholds keep their proportion."""
-Events = tuple[tuple[Detection, ...], ...]
-"""Of each stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One class over the grid."""
-
-    label: str
-    hours: float
-    """In which the class is judged."""
-    thresholds: NDArray[np.float64]
-    reports: NDArray[np.int64]
-    """(thresholds, references): events that begin in each reference, streams in their order."""
-    false_alarms: NDArray[np.int64]
-    """(thresholds,)."""
-    latency_s: NDArray[np.float64]
-    """(thresholds, references); NaN where missed."""
-
-    def point(self, most_per_hour: float) -> int | None:
-        """Return the place in the grid with the lowest miss rate at no more false alarms per hour; None: there is none.
-
-        Of several, the one with the fewest false alarms, and of those the highest threshold.
-        """
-        allowed = np.flatnonzero(self.false_alarms <= most_per_hour * self.hours)
-        if not allowed.size:
-            return None
-        missed = (self.reports[allowed] == 0).sum(axis=1)
-        order = np.lexsort((-self.thresholds[allowed], self.false_alarms[allowed], missed))
-        return int(allowed[order[0]])
-
-    def rate(self, place: int) -> HourlyRate:
-        """Return the false alarms at a place in the grid."""
-        return HourlyRate(int(self.false_alarms[place]), self.hours)
-
-
-def sweep(heard: Heard, processes: int = 2) -> list[Events]:
-    """Return the events of each stream at each threshold of the grid, every class at the same one."""
-    work = partial(_at_threshold, heard.manifest, heard.scores)
-    with ProcessPoolExecutor(processes) as pool:
-        found = pool.map(work, GRID)
-        return list(tqdm(found, total=len(GRID), unit="threshold", desc="curves", leave=False, disable=None))
-
-
-def curves(events: Sequence[Events], scenes: Scenes, labels: Sequence[str]) -> dict[str, Curve]:
-    """Return the curve of each class from the events of a sweep."""
-    return {label: _curve(label, events, scenes) for label in labels}
-
-
 def _curve(label: str, events: Sequence[Events], scenes: Scenes) -> Curve:
     reports, latencies, false_alarms = [], [], []
     references = [of_label(stream.events, label) for stream in scenes.streams]
@@ -295,8 +282,8 @@ def _curve(label: str, events: Sequence[Events], scenes: Scenes) -> Curve:
         false_alarms.append(sum(int(m.is_false.sum()) for m in matches))
     return Curve(
         label,
-        judged_hours(scenes, label),
-        np.array(GRID),
+        evaluated_hours(scenes, label),
+        np.array(THRESHOLD_GRID),
         np.array(reports),
         np.array(false_alarms),
         np.array(latencies),
@@ -306,3 +293,12 @@ def _curve(label: str, events: Sequence[Events], scenes: Scenes) -> Curve:
 def _at_threshold(manifest: Manifest, scores: Sequence[Scores], threshold: float) -> Events:
     classes: list[ClassSpec] = [with_threshold(c, threshold) for c in manifest.classes]
     return tuple(tuple(decode(classes, manifest, s)) for s in scores)
+
+
+CONDITIONS: dict[str, Callable[[EventReference], str]] = {
+    "snr": lambda e: "over silence" if e.snr_db is None else f"{e.snr_db:g} dB",
+    "background": lambda e: e.background,
+    "level": _level,
+    "source": lambda e: e.source,
+    "room": lambda e: "reverberant" if e.reverberant else "dry",
+}

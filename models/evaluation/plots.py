@@ -15,7 +15,7 @@ from models.plots import draw_confusion, new_figure, save
 from models.scenes.folder import EventReference, Stream
 
 TIMELINE_S = 300.0
-_LEAST_MISS = 0.005
+_MIN_MISS_RATE = 0.005
 
 
 def draw_det(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
@@ -25,11 +25,11 @@ def draw_det(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
     for i, (label, curve) in enumerate(curves.items()):
         alarms, lowest = _envelope(curve)
         # Half an alarm in the hours that there are: zero has no place on a logarithmic axis.
-        rates, missed = np.maximum(alarms, 0.5) / curve.hours, np.maximum(lowest, _LEAST_MISS)
+        rates, missed = np.maximum(alarms, 0.5) / curve.hours, np.maximum(lowest, _MIN_MISS_RATE)
         axes.step(rates, missed, _style(i), where="post", label=label.replace("_", " "), markersize=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(_LEAST_MISS, 1.05)
+    axes.set_ylim(_MIN_MISS_RATE, 1.05)
     axes.set_xlabel("false alarms per hour (none: half of one in these hours)")
     axes.set_ylabel("miss rate")
     _finish(figure, axes, path, title)
@@ -41,8 +41,8 @@ def draw_precision_recall(curves: Mapping[str, Curve], path: Path, *, title: str
     axes = figure.subplots()
     for i, (label, curve) in enumerate(curves.items()):
         found = (curve.reports > 0).sum(axis=1)
-        told = found + curve.false_alarms
-        recall, precision = found[told > 0] / curve.reports.shape[1], found[told > 0] / told[told > 0]
+        reported = found + curve.false_alarms
+        recall, precision = found[reported > 0] / curve.reports.shape[1], found[reported > 0] / reported[reported > 0]
         axes.plot(recall, precision, _style(i), label=label.replace("_", " "), markersize=3)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)

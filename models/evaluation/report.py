@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.statistics import HourlyRate, Rate
-from models.evaluation.dcase import Standard
-from models.evaluation.inference import Heard
+from models.evaluation.dcase import StandardMetrics
+from models.evaluation.inference import ScenePredictions
 from models.evaluation.matching import (
     CONDITIONS,
     NOTHING,
     UNKNOWN,
     Curve,
-    Judged,
+    MatchedReference,
     Outcome,
     background_hours,
     found_rate,
     latencies_s,
     order,
     reports_per_event,
-    split,
+    split_by_condition,
 )
 from models.scenes.folder import Scenes
 
@@ -38,20 +38,25 @@ RATES = (0.1, 1.0, 10.0)
 
 
 def figures(  # noqa: PLR0913 - all that was measured
-    command: str, heard: Heard, scenes: Scenes, outcome: Outcome, curves: Mapping[str, Curve], standard: Standard | None
+    command: str,
+    predictions: ScenePredictions,
+    scenes: Scenes,
+    outcome: Outcome,
+    curves: Mapping[str, Curve],
+    standard: StandardMetrics | None,
 ) -> dict[str, Any]:
     """Return everything as one JSON document."""
-    manifest = heard.manifest
+    manifest = predictions.manifest
     labels = [label for label in manifest.labels if outcome.of(label)]
     return {
         "command": command,
-        "model": {"name": manifest.name, "version": manifest.version, "sha256": heard.sha256},
+        "model": {"name": manifest.name, "version": manifest.version, "sha256": predictions.sha256},
         "scenes": {"sha256": scenes.sha256, "command": scenes.manifest.command, "hours": scenes.manifest.hours},
-        "events": len(outcome.judged),
+        "events": len(outcome.matched),
         "unknown": scenes.manifest.unknown,
-        "all": _setting(outcome.judged) | {"false_alarms": _hourly(_any_class(outcome, scenes))},
+        "all": _setting(outcome.matched) | {"false_alarms": _hourly(_any_class(outcome, scenes))},
         "by_class": {label: _class(label, outcome, curves[label]) for label in labels},
-        "by_condition": by_condition(outcome.judged),
+        "by_condition": by_condition(outcome.matched),
         "false_alarms_by_background": _by_background(outcome, scenes),
         "false_alarms_by_class": {label: _hourly(outcome.false_alarms(label)) for label in manifest.labels},
         "false_alarms_over": dict(sorted(Counter(f.over for f in outcome.false).items())),
@@ -59,17 +64,17 @@ def figures(  # noqa: PLR0913 - all that was measured
     }
 
 
-def by_condition(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+def by_condition(matched: Sequence[MatchedReference]) -> dict[str, dict[str, Any]]:
     """Return found shares, latencies and reports by each condition's values."""
     result: dict[str, dict[str, Any]] = {name: {} for name in CONDITIONS}
-    for name, value, under in split(judged):
+    for name, value, under in split_by_condition(matched):
         result[name][value] = _setting(under)
     return result
 
 
-def at_rate(curve: Curve, outcome: Outcome, most_per_hour: float) -> dict[str, Any] | None:
+def at_rate(curve: Curve, outcome: Outcome, max_per_hour: float) -> dict[str, Any] | None:
     """Return what a class's best threshold at a rate gives, with miss rates by condition; None: there is none."""
-    place = curve.point(most_per_hour)
+    place = curve.point(max_per_hour)
     if place is None:
         return None
     missed = curve.reports[place] == 0
@@ -88,21 +93,33 @@ def at_rate(curve: Curve, outcome: Outcome, most_per_hour: float) -> dict[str, A
     }
 
 
+def tables(document: Mapping[str, Any]) -> str:
+    """Return the figures as Markdown."""
+    return "\n".join(_lines(document))
+
+
+def hourly(rate: Mapping[str, Any]) -> str:
+    """Return false alarms per hour as text: never a rate without how much the hours allow."""
+    if rate["per_hour"] is None:
+        return "not judged"
+    return f"{rate['events']} in {rate['hours']:.2f} h = {rate['per_hour']:.2f}/h (at most {rate['bound']:.2f}/h)"
+
+
 def _class(label: str, outcome: Outcome, curve: Curve) -> dict[str, Any]:
-    judged = outcome.of(label)
-    own = _setting(judged) | {
+    matched = outcome.of(label)
+    own = _setting(matched) | {
         "false_alarms": _hourly(outcome.false_alarms(label)),
         "false_alarms_without_other_classes": _hourly(outcome.false_alarms(label, (NOTHING, UNKNOWN))),
     }
     rates = {f"{rate:g}": at_rate(curve, outcome, rate) for rate in RATES}
-    return {"own": own, "at_false_alarms_per_hour": rates, "by_condition": by_condition(judged)}
+    return {"own": own, "at_false_alarms_per_hour": rates, "by_condition": by_condition(matched)}
 
 
-def _setting(judged: Sequence[Judged]) -> dict[str, Any]:
+def _setting(matched: Sequence[MatchedReference]) -> dict[str, Any]:
     return {
-        "found": _share(found_rate(judged)),
-        "latency_s": _quantiles(latencies_s(judged)),
-        "reports_per_event": _number(reports_per_event(judged)),
+        "found": _share(found_rate(matched)),
+        "latency_s": _quantiles(latencies_s(matched)),
+        "reports_per_event": _number(reports_per_event(matched)),
     }
 
 
@@ -146,11 +163,6 @@ def _quantiles(values: Any) -> dict[str, float] | None:
 
 def _number(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
-
-
-def tables(document: Mapping[str, Any]) -> str:
-    """Return the figures as Markdown."""
-    return "\n".join(_lines(document))
 
 
 def _lines(d: Mapping[str, Any]) -> Iterator[str]:
@@ -203,13 +215,6 @@ def _standard(s: Mapping[str, Any]) -> Iterator[str]:
     yield f"| PSDS1 | {s['psds1']:.3f} | |"
     yield f"| PSDS2 | {s['psds2']:.3f} | |"
     yield f"| F1, onset within 500 ms, by sed_eval | | {100 * s['sed_eval_onset_f1']['micro_average']:.1f} % |"
-
-
-def hourly(rate: Mapping[str, Any]) -> str:
-    """Return false alarms per hour as text: never a rate without how much the hours allow."""
-    if rate["per_hour"] is None:
-        return "not judged"
-    return f"{rate['events']} in {rate['hours']:.2f} h = {rate['per_hour']:.2f}/h (at most {rate['bound']:.2f}/h)"
 
 
 def _text(share: Mapping[str, Any]) -> str:

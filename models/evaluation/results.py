@@ -22,7 +22,6 @@ from models.images.train import Outcome
 from models.images.train import table as compare_table
 
 Results = dict[str, Any]
-
 PUBLISHED = (
     ("people", 95.7, "listening test, K. J. Piczak, ESC: Dataset for Environmental Sound Classification, 2015"),
     ("EnvNet", 87.2, "CNN on the wave, 10 crops; repository mil-tokyo/bc_learning_sound"),
@@ -31,7 +30,6 @@ PUBLISHED = (
     ("spiking network", 69.0, "the best spiking result on ESC-10 that we found in print (Larroza et al.)"),
 )
 """Accuracies in percent on ESC-10's five folds, with their sources."""
-
 OPENING = """# Results
 
 Written by `snn-train report` from the figures in [`results/`](results); change those, not this page. Intervals are
@@ -60,6 +58,31 @@ Two remedies: `start_rate` scales each layer's currents on the first batch until
 and `rate_term` is a cost on rates away from a target. The cost wakes neurons that are near enough to firing for the
 surrogate to see them, and accuracy follows; scaling wakes a network that is wholly silent, but it learns slowly from
 there. What does both at once is batch norm, as in the tables above: hardly a neuron of those networks is dead."""
+ESC10_COMMANDS = (
+    "snn-train folds models/recipes/esc10.toml --runs runs/esc10 --seeds 0,1",
+    "for f in 1 2 3 4 5; do",
+    "  snn-export onnx runs/esc10/fold$f-seed0 --out models/pretrained/esc10-fold$f.onnx",
+    "  snn-export onnx runs/esc10/fold$f-seed1 --out runs/esc10/esc10-fold$f-seed1.onnx",
+    "done",
+    "snn-train cross-evaluate models/pretrained/esc10-fold*.onnx runs/esc10/*.onnx --json models/results/esc10.json",
+    "snn-train folds models/recipes/esc10-twin.toml --runs runs/twin --seeds 0",
+    "snn-train cross-evaluate runs/twin/* --recipe models/recipes/esc10-twin.toml \\",
+    "  --json models/results/esc10-twin.json",
+)
+THEMES_COMMANDS = (
+    "for f in 1 2 3 4 5; do                                              # and themes-report-augmented",
+    "  snn-train fit models/recipes/themes-report.toml --leave-out $f --run runs/themes-report/fold$f",
+    "done",
+    "snn-train keep themes-report runs/themes-report/fold* --no-pictures --command 'snn-train fit ... as above'",
+    "snn-train folds models/recipes/themes.toml --runs runs/themes --seeds 0            # and themes-plain",
+    "for f in 1 2 3 4 5; do snn-export onnx runs/themes/fold$f-seed0 --out runs/themes/fold$f.onnx; done",
+    "snn-train cross-evaluate runs/themes/*.onnx --recipe models/recipes/themes.toml --runs runs/themes",
+)
+COMPARED = (
+    ("surrogates", "Surrogate gradients", "One recipe, one seed, three derivatives in the step's place."),
+    ("losses", "Losses and sparsity", ABOUT_LOSSES),
+    ("dead", "Dead neurons", ABOUT_DEAD),
+)
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -93,30 +116,6 @@ def esc10(results: Results) -> str:
     return "\n".join(parts)
 
 
-ESC10_COMMANDS = (
-    "snn-train folds models/recipes/esc10.toml --runs runs/esc10 --seeds 0,1",
-    "for f in 1 2 3 4 5; do",
-    "  snn-export onnx runs/esc10/fold$f-seed0 --out models/pretrained/esc10-fold$f.onnx",
-    "  snn-export onnx runs/esc10/fold$f-seed1 --out runs/esc10/esc10-fold$f-seed1.onnx",
-    "done",
-    "snn-train cross-evaluate models/pretrained/esc10-fold*.onnx runs/esc10/*.onnx --json models/results/esc10.json",
-    "snn-train folds models/recipes/esc10-twin.toml --runs runs/twin --seeds 0",
-    "snn-train cross-evaluate runs/twin/* --recipe models/recipes/esc10-twin.toml \\",
-    "  --json models/results/esc10-twin.json",
-)
-
-
-THEMES_COMMANDS = (
-    "for f in 1 2 3 4 5; do                                              # and themes-report-augmented",
-    "  snn-train fit models/recipes/themes-report.toml --leave-out $f --run runs/themes-report/fold$f",
-    "done",
-    "snn-train keep themes-report runs/themes-report/fold* --no-pictures --command 'snn-train fit ... as above'",
-    "snn-train folds models/recipes/themes.toml --runs runs/themes --seeds 0            # and themes-plain",
-    "for f in 1 2 3 4 5; do snn-export onnx runs/themes/fold$f-seed0 --out runs/themes/fold$f.onnx; done",
-    "snn-train cross-evaluate runs/themes/*.onnx --recipe models/recipes/themes.toml --runs runs/themes",
-)
-
-
 def themes(results: Results) -> str:
     """Return the section on animals, music and things."""
     parts = [
@@ -139,21 +138,6 @@ def themes(results: Results) -> str:
     if "themes" in results:
         parts.append("![confusion matrix](results/themes-confusion.png)\n")
     return "\n".join([*parts, _commands(THEMES_COMMANDS)])
-
-
-def _theme_row(result: Any) -> list[str]:
-    if "runs" not in result:
-        cost = result["activity"]
-        folds = ", ".join(_percent(v) for v in result["by_fold"].values())
-        operations = f"{_count(cost['dense_ops_per_s'])} / {_count(cost['effective_ops_per_s'])}"
-        return [_mean(result), folds, _seconds(result.get("training_seconds")), operations]
-    runs = [run["metrics"] for run in sorted(result["runs"], key=lambda run: run["leave_out"])]
-    total = sum(m["n"] for m in runs)
-    rate = Rate(round(sum(m["accuracy"] * m["n"] for m in runs)), total)
-    dense, effective = (statistics.mean(m[f"{k}_operations_per_second"] for m in runs) for k in ("dense", "effective"))
-    seconds = statistics.mean(m["training_seconds"] for m in runs)
-    folds = ", ".join(_percent(m["accuracy"]) for m in runs)
-    return [_rate(rate.value, rate.interval), folds, _seconds(seconds), f"{_count(dense)} / {_count(effective)}"]
 
 
 def mnist(results: Results) -> str:
@@ -197,11 +181,39 @@ def comparisons(results: Results) -> str:
     return "\n".join(_comparison(results, name, title, text) for name, title, text in COMPARED)
 
 
-COMPARED = (
-    ("surrogates", "Surrogate gradients", "One recipe, one seed, three derivatives in the step's place."),
-    ("losses", "Losses and sparsity", ABOUT_LOSSES),
-    ("dead", "Dead neurons", ABOUT_DEAD),
-)
+def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS, *, pictures: bool = True) -> Path:
+    """Write the metrics of runs to ``name``.json and copy the first one's pictures, if wanted, as ``name``-*.png.
+
+    ``runs`` are folders with a metrics.json: of ``fit``, ``compare`` or ``convert``. Raises
+    ConfigError where one has none.
+    """
+    rows = [_read_run(run) for run in runs]
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{name}.json"
+    path.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n", encoding="utf-8")
+    for picture in sorted(runs[0].glob("*.png")) if pictures else ():
+        shutil.copyfile(picture, results / f"{name}-{picture.name}")
+    return path
+
+
+def load(results: Path = RESULTS) -> dict[str, Any]:
+    """Return every kept file by its name without the ending."""
+    return {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
+
+
+def _theme_row(result: Any) -> list[str]:
+    if "runs" not in result:
+        cost = result["activity"]
+        folds = ", ".join(_percent(v) for v in result["by_fold"].values())
+        operations = f"{_count(cost['dense_ops_per_s'])} / {_count(cost['effective_ops_per_s'])}"
+        return [_mean(result), folds, _seconds(result.get("training_seconds")), operations]
+    runs = [run["metrics"] for run in sorted(result["runs"], key=lambda run: run["leave_out"])]
+    total = sum(m["n"] for m in runs)
+    rate = Rate(round(sum(m["accuracy"] * m["n"] for m in runs)), total)
+    dense, effective = (statistics.mean(m[f"{k}_operations_per_second"] for m in runs) for k in ("dense", "effective"))
+    seconds = statistics.mean(m["training_seconds"] for m in runs)
+    folds = ", ".join(_percent(m["accuracy"]) for m in runs)
+    return [_rate(rate.value, rate.interval), folds, _seconds(seconds), f"{_count(dense)} / {_count(effective)}"]
 
 
 def _comparison(results: Results, name: str, title: str, text: str) -> str:
@@ -212,9 +224,6 @@ def _comparison(results: Results, name: str, title: str, text: str) -> str:
     parts += [compare_table([Outcome(row["name"], row, []) for row in rows]), ""]
     parts += [f"![{name}](results/{name}-comparison.png)\n", _commands([results[name]["command"]])]
     return "\n".join(parts)
-
-
-SECTIONS: tuple[Callable[[Results], str], ...] = (esc10, themes, mnist, conversion, comparisons)
 
 
 def _both(ours: Any, twin: Any) -> list[tuple[str, Any]]:
@@ -275,21 +284,6 @@ def _commands(commands: Iterable[str]) -> str:
     return "\n".join(["```sh", *commands, "```\n"])
 
 
-def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS, *, pictures: bool = True) -> Path:
-    """Write the metrics of runs to ``name``.json and copy the first one's pictures, if wanted, as ``name``-*.png.
-
-    ``runs`` are folders with a metrics.json: of ``fit``, ``compare`` or ``convert``. Raises
-    ConfigError where one has none.
-    """
-    rows = [_read_run(run) for run in runs]
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / f"{name}.json"
-    path.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n", encoding="utf-8")
-    for picture in sorted(runs[0].glob("*.png")) if pictures else ():
-        shutil.copyfile(picture, results / f"{name}-{picture.name}")
-    return path
-
-
 def _read_run(run: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"metrics": _read(run / "metrics.json")}
     if (run / "plan.json").is_file():
@@ -300,13 +294,11 @@ def _read_run(run: Path) -> dict[str, Any]:
     return row
 
 
-def load(results: Path = RESULTS) -> dict[str, Any]:
-    """Return every kept file by its name without the ending."""
-    return {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
-
-
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no figures there ({error}); end the run first") from error
+
+
+SECTIONS: tuple[Callable[[Results], str], ...] = (esc10, themes, mnist, conversion, comparisons)

@@ -15,11 +15,11 @@ from detector.audio.resampling import Resampler
 from detector.audio.sources import read_chunks
 from detector.messages import AudioChunk, Samples
 from detector.statistics import Rate
-from models.evaluation.inference import Change, listen
-from models.evaluation.matching import Outcome, judge, latencies_s
+from models.evaluation.inference import Change, predict_scenes
+from models.evaluation.matching import Outcome, evaluate_detections, latencies_s
 from models.scenes.folder import Scenes
 
-WANTED = 0.05
+TOLERANCE = 0.05
 """Events found may differ from those of the clean scene by this share."""
 CLEAN = "clean"
 _OFFSET = 0.05
@@ -45,21 +45,21 @@ class Channel:
 
     @property
     def holds(self) -> bool:
-        """Whether the number found is within ``WANTED`` of the clean scene's."""
-        return abs(self.change) <= WANTED
+        """Whether the number found is within ``TOLERANCE`` of the clean scene's."""
+        return abs(self.change) <= TOLERANCE
 
 
-def compare(model: Path, scenes: Scenes, processes: int, told: Callable[[str], None]) -> list[Channel]:
-    """Judge a model on a scene as it is and through each channel; ``told`` hears the name of each.
+def compare(model: Path, scenes: Scenes, processes: int, reported: Callable[[str], None]) -> list[Channel]:
+    """Judge a model on a scene as it is and through each channel; ``reported`` hears the name of each.
 
-    Raises what ``hearing.listen`` raises.
+    Raises what ``hearing.predict_scenes`` raises.
     """
     result: list[Channel] = []
     clean: Outcome | None = None
     for name, change in channels(scenes).items():
-        told(name)
-        heard = listen(model, scenes, processes, change)
-        outcome = judge(heard.detections, scenes, heard.manifest.labels)
+        reported(name)
+        predictions = predict_scenes(model, scenes, processes, change)
+        outcome = evaluate_detections(predictions.detections, scenes, predictions.manifest.labels)
         clean = clean or outcome
         result.append(_channel(name, outcome, clean))
     return result
@@ -84,7 +84,7 @@ def table(found: list[Channel]) -> str:
     """Return the comparison as Markdown."""
     lines = ["| channel | found | against clean | same events kept | false events |", "|---|---|---|---|---|"]
     for c in found:
-        verdict = "" if c.holds else f", more than {100 * WANTED:g} % off"
+        verdict = "" if c.holds else f", more than {100 * TOLERANCE:g} % off"
         lines.append(f"| {c.name} | {c.found} | {100 * c.change:+.1f} %{verdict} | {c.kept} | {c.false_events} |")
     return "\n".join(lines)
 
@@ -108,10 +108,10 @@ def as_json(found: list[Channel]) -> list[dict[str, Any]]:
 
 
 def _channel(name: str, outcome: Outcome, clean: Outcome) -> Channel:
-    found = Rate(sum(j.reports > 0 for j in outcome.judged), len(outcome.judged))
-    before = [j.reports > 0 for j in clean.judged]
-    kept = sum(j.reports > 0 and was for j, was in zip(outcome.judged, before, strict=True))
-    late = latencies_s(outcome.judged)
+    found = Rate(sum(j.reports > 0 for j in outcome.matched), len(outcome.matched))
+    before = [j.reports > 0 for j in clean.matched]
+    kept = sum(j.reports > 0 and was for j, was in zip(outcome.matched, before, strict=True))
+    late = latencies_s(outcome.matched)
     return Channel(
         name=name,
         found=found,

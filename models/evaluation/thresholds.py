@@ -4,7 +4,7 @@ For each class, over a grid of lengths of the average, of shortest durations and
 
 1. Only what brings no more than the stated false alarms per hour, counted on the scene, is looked at.
    Where nothing does, the value with the fewest. A number stated for all classes together is
-   shared out first (``budget.shares``).
+   shared out first (``budget.allocate_budget``).
 2. Of these, the average and the shortest duration with the fewest missed events; then with the
    fewest events per found reference, the shortest median latency, the shorter average.
 3. With these, of the thresholds that miss as few, the middle one: it keeps its distance from false
@@ -32,33 +32,38 @@ from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.statistics import HourlyRate, Rate
-from models.evaluation.inference import Heard, decode, judged_hours
+from models.evaluation.inference import ScenePredictions, decode, evaluated_hours
 from models.evaluation.matching import match, of_label
 from models.scenes.folder import EventReference, Scenes
 
 Point = tuple[int, int]
 """False alarms and missed events of one set of values."""
+RULE_MODULE = "models/evaluation/thresholds.py"
+"""Where the rule is to be read, for a model's record."""
+THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
+SMOOTHINGS, MIN_ON_FRAMES, MIN_OFF_FRAMES = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
+"""In frames."""
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class FalseAlarmBudget:
     """What may be borne, in false alarms per hour."""
 
     per_hour: float
-    together: bool = False
+    all_classes: bool = False
     """Of all classes together; else of each."""
 
     @property
     def rule(self) -> str:
         """Say what is chosen, for the model's record."""
-        if self.together:
+        if self.all_classes:
             return (
                 f"lowest mean miss rate at no more than {self.per_hour:g} false alarms per hour of all classes together"
             )
         return f"lowest miss rate at no more than {self.per_hour:g} false alarms per hour"
 
 
-def shares(points: Sequence[Sequence[Point]], references: Sequence[int], most: float) -> list[int]:
+def allocate_budget(points: Sequence[Sequence[Point]], references: Sequence[int], most: float) -> list[int]:
     """Return how many false alarms each class may bring, so that all together bring at most ``most``.
 
     ``points`` holds for each class what can be had. Each class begins with its fewest; then, as long as
@@ -71,6 +76,78 @@ def shares(points: Sequence[Sequence[Point]], references: Sequence[int], most: f
         _, c, place = max(steps)
         places[c] = place
     return [front[place][0] for front, place in zip(fronts, places, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One class with one set of values on the tuning scene."""
+
+    spec: ClassSpec
+    missed: int
+    references: int
+    false_alarms: int
+    hours: float
+    reports: float
+    """Per found reference; infinite where none is found."""
+    latency_s: float
+    """Median; infinite where none is found."""
+
+    def __str__(self) -> str:
+        d, found = self.spec.decoder, Rate(self.references - self.missed, self.references)
+        alarms = HourlyRate(self.false_alarms, self.hours)
+        values = f"threshold {d.on_threshold:.3f}, average {d.smoothing_frames}, on {d.min_on_frames}"
+        return (
+            f"{self.spec.label:15} {values}, off {d.min_off_frames}: found {found}, "
+            f"{alarms.events} false in {alarms.hours:.2f} h (at most {alarms.bound:.2f}/h)"
+        )
+
+
+def tune(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget, processes: int) -> list[Candidate]:
+    """Return for each class what the rule chooses; a class without reference events keeps its values."""
+    manifest = predictions.manifest
+    settings = list(product(SMOOTHINGS, MIN_ON_FRAMES, THRESHOLDS))
+    first = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
+    evaluated = _evaluate_settings(predictions, scenes, first, processes, "thresholds")
+    by_class = list(zip(*evaluated, strict=True))
+    chosen = [
+        _choose_threshold(list(candidates), most)
+        for candidates, most in zip(by_class, _limits(by_class, budget), strict=True)
+    ]
+    second = [[_with_off(t.spec, frames) for t in chosen] for frames in MIN_OFF_FRAMES]
+    by_off = list(zip(*_evaluate_settings(predictions, scenes, second, processes, "durations"), strict=True))
+    chosen = [_choose_min_off(t, list(candidates)) for t, candidates in zip(chosen, by_off, strict=True)]
+    own = dict(zip(manifest.labels, manifest.classes, strict=True))
+    return [t if t.references else replace(t, spec=own[t.spec.label]) for t in chosen]
+
+
+def tuned_manifest(
+    manifest: Manifest, chosen: Sequence[Candidate], scenes: Scenes, budget: FalseAlarmBudget, command: str
+) -> Manifest:
+    """Return a manifest with the chosen values, and with rule and set in its training record."""
+    record = manifest.training
+    made = scenes.manifest
+    kept = [s for s in record.sources if not s.name.startswith("scenes ")]
+    use = f"decoder values: {budget.rule} ({RULE_MODULE}); {made.hours:g} h, seed {made.seed}"
+    if made.fold:
+        use += f", fold {made.fold}" + (f", {made.half} half" if made.half else "")
+    source = DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
+    base = record.command.partition(" && snn-train tune-events ")[0]
+    training = replace(record, command=f"{base} && {command}", sources=(*kept, source))
+    return replace(manifest, classes=tuple(t.spec for t in chosen), training=training, metrics={})
+
+
+def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, float]]:
+    """Return the choices by class, as JSON takes them."""
+    result = {}
+    for t in chosen:
+        counts = {"references": t.references, "missed": t.missed, "false_alarms": t.false_alarms, "hours": t.hours}
+        result[t.spec.label] = asdict(t.spec.decoder) | counts
+    return result
+
+
+def tuned_on(manifest: Manifest) -> list[str]:
+    """Return the beginnings of the hashes of the scenes that a model's decoder values were chosen on."""
+    return [s.name.removeprefix("scenes ") for s in manifest.training.sources if s.name.startswith("scenes ")]
 
 
 def _steps(
@@ -94,100 +171,26 @@ def _front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-PLACE = "models/evaluation/thresholds.py"
-"""Where the rule is to be read, for a model's record."""
-THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
-SMOOTHINGS, LEAST_ON, LEAST_OFF = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
-"""In frames."""
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """One class with one set of values on the tuning scene."""
-
-    spec: ClassSpec
-    missed: int
-    references: int
-    false_alarms: int
-    hours: float
-    reports: float
-    """Per found reference; infinite where none is found."""
-    latency_s: float
-    """Median; infinite where none is found."""
-
-    def __str__(self) -> str:
-        d, found = self.spec.decoder, Rate(self.references - self.missed, self.references)
-        alarms = HourlyRate(self.false_alarms, self.hours)
-        values = f"threshold {d.on_threshold:.3f}, average {d.smoothing_frames}, on {d.min_on_frames}"
-        return (
-            f"{self.spec.label:15} {values}, off {d.min_off_frames}: found {found}, "
-            f"{alarms.events} false in {alarms.hours:.2f} h (at most {alarms.bound:.2f}/h)"
-        )
-
-
-def tune(heard: Heard, scenes: Scenes, goal: Goal, processes: int) -> list[Try]:
-    """Return for each class what the rule chooses; a class without reference events keeps its values."""
-    manifest = heard.manifest
-    settings = list(product(SMOOTHINGS, LEAST_ON, THRESHOLDS))
-    first = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
-    tried = _try_all(heard, scenes, first, processes, "thresholds")
-    by_class = list(zip(*tried, strict=True))
-    chosen = [_first_choice(list(tries), most) for tries, most in zip(by_class, _most(by_class, goal), strict=True)]
-    second = [[_with_off(t.spec, frames) for t in chosen] for frames in LEAST_OFF]
-    by_off = list(zip(*_try_all(heard, scenes, second, processes, "durations"), strict=True))
-    chosen = [_second_choice(t, list(tries)) for t, tries in zip(chosen, by_off, strict=True)]
-    own = dict(zip(manifest.labels, manifest.classes, strict=True))
-    return [t if t.references else replace(t, spec=own[t.spec.label]) for t in chosen]
-
-
-def tuned_manifest(manifest: Manifest, chosen: Sequence[Try], scenes: Scenes, goal: Goal, command: str) -> Manifest:
-    """Return a manifest with the chosen values, and with rule and set in its training record."""
-    record = manifest.training
-    made = scenes.manifest
-    kept = [s for s in record.sources if not s.name.startswith("scenes ")]
-    use = f"decoder values: {goal.rule} ({PLACE}); {made.hours:g} h, seed {made.seed}"
-    if made.fold:
-        use += f", fold {made.fold}" + (f", {made.half} half" if made.half else "")
-    source = DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
-    base = record.command.partition(" && snn-train tune-events ")[0]
-    training = replace(record, command=f"{base} && {command}", sources=(*kept, source))
-    return replace(manifest, classes=tuple(t.spec for t in chosen), training=training, metrics={})
-
-
-def as_json(chosen: Sequence[Try]) -> dict[str, dict[str, float]]:
-    """Return the choices by class, as JSON takes them."""
-    result = {}
-    for t in chosen:
-        counts = {"references": t.references, "missed": t.missed, "false_alarms": t.false_alarms, "hours": t.hours}
-        result[t.spec.label] = asdict(t.spec.decoder) | counts
-    return result
-
-
-def tuned_on(manifest: Manifest) -> list[str]:
-    """Return the beginnings of the hashes of the scenes that a model's decoder values were chosen on."""
-    return [s.name.removeprefix("scenes ") for s in manifest.training.sources if s.name.startswith("scenes ")]
-
-
-def _try_all(
-    heard: Heard, scenes: Scenes, settings: Sequence[Sequence[ClassSpec]], processes: int, what: str
-) -> list[list[Try]]:
+def _evaluate_settings(
+    predictions: ScenePredictions, scenes: Scenes, settings: Sequence[Sequence[ClassSpec]], processes: int, what: str
+) -> list[list[Candidate]]:
     references = [stream.events for stream in scenes.streams]
-    hours = {label: judged_hours(scenes, label) for label in heard.manifest.labels}
-    work = partial(_try, heard.manifest, heard.scores, references, hours)
+    hours = {label: evaluated_hours(scenes, label) for label in predictions.manifest.labels}
+    work = partial(_evaluate_setting, predictions.manifest, predictions.scores, references, hours)
     with ProcessPoolExecutor(processes) as pool:
         results = pool.map(work, settings, chunksize=4)
         return list(tqdm(results, total=len(settings), unit="setting", desc=what, leave=False, disable=None))
 
 
-def _try(
+def _evaluate_setting(
     manifest: Manifest,
     scores: Sequence[Scores],
     references: Sequence[Sequence[EventReference]],
     hours: dict[str, float],
     classes: Sequence[ClassSpec],
-) -> list[Try]:
+) -> list[Candidate]:
     found = [decode(classes, manifest, s) for s in scores]
-    tries = []
+    candidates = []
     for spec in classes:
         matches = [
             match(of_label(refs, spec.label), [d for d in events if d.label == spec.label])
@@ -195,52 +198,55 @@ def _try(
         ]
         reports = np.concatenate([m.reports for m in matches])
         late = np.concatenate([m.latency_s for m in matches])[reports > 0]
-        told = reports[reports > 0]
-        tries.append(
-            Try(
+        reported = reports[reports > 0]
+        candidates.append(
+            Candidate(
                 spec=spec,
                 missed=int((reports == 0).sum()),
                 references=reports.size,
                 false_alarms=sum(int(m.is_false.sum()) for m in matches),
                 hours=hours[spec.label],
-                reports=float(told.mean()) if told.size else float("inf"),
+                reports=float(reported.mean()) if reported.size else float("inf"),
                 latency_s=float(np.median(late)) if late.size else float("inf"),
             )
         )
-    return tries
+    return candidates
 
 
-def _most(by_class: Sequence[Sequence[Try]], goal: Goal) -> list[float]:
+def _limits(by_class: Sequence[Sequence[Candidate]], budget: FalseAlarmBudget) -> list[float]:
     """Return how many false alarms each class may bring on the scene."""
-    if not goal.together:
-        return [goal.per_hour * tries[0].hours for tries in by_class]
-    points = [[(t.false_alarms, t.missed) for t in tries] for tries in by_class]
-    hours = max(tries[0].hours for tries in by_class)
-    return [float(n) for n in shares(points, [tries[0].references for tries in by_class], goal.per_hour * hours)]
+    if not budget.all_classes:
+        return [budget.per_hour * candidates[0].hours for candidates in by_class]
+    points = [[(t.false_alarms, t.missed) for t in candidates] for candidates in by_class]
+    hours = max(candidates[0].hours for candidates in by_class)
+    return [
+        float(n)
+        for n in allocate_budget(points, [candidates[0].references for candidates in by_class], budget.per_hour * hours)
+    ]
 
 
-def _first_choice(tries: Sequence[Try], most: float) -> Try:
+def _choose_threshold(candidates: Sequence[Candidate], most: float) -> Candidate:
     """Choose average, shortest duration and threshold: steps 1 to 3 of the rule."""
-    allowed = [t for t in tries if t.false_alarms <= most] or [
-        t for t in tries if t.false_alarms == min(u.false_alarms for u in tries)
+    allowed = [t for t in candidates if t.false_alarms <= most] or [
+        t for t in candidates if t.false_alarms == min(u.false_alarms for u in candidates)
     ]
     best = min(allowed, key=lambda t: (t.missed, t.reports, t.latency_s, t.spec.decoder.smoothing_frames))
     alike = [t for t in allowed if _durations(t) == _durations(best) and t.missed == best.missed]
     return sorted(alike, key=lambda t: t.spec.decoder.on_threshold)[len(alike) // 2]
 
 
-def _second_choice(before: Try, tries: Sequence[Try]) -> Try:
+def _choose_min_off(before: Candidate, candidates: Sequence[Candidate]) -> Candidate:
     """Choose the silence that ends an event: step 4 of the rule."""
-    as_good = [t for t in tries if t.missed <= before.missed and t.false_alarms <= before.false_alarms]
+    as_good = [t for t in candidates if t.missed <= before.missed and t.false_alarms <= before.false_alarms]
     return min([*as_good, before], key=lambda t: (t.missed, t.reports, t.spec.decoder.min_off_frames))
 
 
-def _durations(t: Try) -> tuple[int, int]:
+def _durations(t: Candidate) -> tuple[int, int]:
     return t.spec.decoder.smoothing_frames, t.spec.decoder.min_on_frames
 
 
-def _with(spec: ClassSpec, smoothing: int, least_on: int, threshold: float) -> ClassSpec:
-    decoder = replace(spec.decoder, smoothing_frames=smoothing, min_on_frames=least_on)
+def _with(spec: ClassSpec, smoothing: int, min_on_frames: int, threshold: float) -> ClassSpec:
+    decoder = replace(spec.decoder, smoothing_frames=smoothing, min_on_frames=min_on_frames)
     return with_threshold(replace(spec, decoder=decoder), threshold)
 
 

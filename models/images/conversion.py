@@ -95,26 +95,6 @@ def convert(twin: ImageNetwork, recipe: ImageRecipe, pictures: Tensor, percentil
     return Converted(net, spiking, scales)
 
 
-def _folded(layer: Layer) -> tuple[Tensor, Tensor]:
-    """Return weight and bias with the batch norm in them."""
-    linear, norm = layer.linear, layer.norm
-    assert linear.bias is not None  # noqa: S101 - for mypy
-    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-        return linear.weight, linear.bias
-    assert norm.running_var is not None  # noqa: S101 - for mypy
-    assert norm.running_mean is not None  # noqa: S101 - for mypy
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    weight = linear.weight * scale.view(-1, *[1] * (linear.weight.ndim - 1))
-    return weight, (linear.bias - norm.running_mean) * scale + norm.bias
-
-
-def _percentile(values: Tensor, percentile: float) -> float:
-    """Return the percentile; kthvalue, because torch.quantile takes only 16 million values."""
-    flat = values.flatten()
-    rank = max(1, min(flat.numel(), round(percentile / 100 * flat.numel())))
-    return float(flat.kthvalue(rank).values)
-
-
 @torch.no_grad()
 def follow(converted: Converted, pictures: PictureSet, marks: Sequence[int], start_membrane: float) -> Course:
     """Show every picture once and judge the answer after each of ``marks`` steps (the last is that of the network).
@@ -178,3 +158,23 @@ def draw_course(courses: dict[str, Course], twin: Rate, beside: dict[str, tuple[
     axes.grid(alpha=0.3)
     axes.legend()
     save(figure, path)
+
+
+def _folded(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Return weight and bias with the batch norm in them."""
+    linear, norm = layer.linear, layer.norm
+    assert linear.bias is not None  # noqa: S101 - for mypy
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+        return linear.weight, linear.bias
+    assert norm.running_var is not None  # noqa: S101 - for mypy
+    assert norm.running_mean is not None  # noqa: S101 - for mypy
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = linear.weight * scale.view(-1, *[1] * (linear.weight.ndim - 1))
+    return weight, (linear.bias - norm.running_mean) * scale + norm.bias
+
+
+def _percentile(values: Tensor, percentile: float) -> float:
+    """Return the percentile; kthvalue, because torch.quantile takes only 16 million values."""
+    flat = values.flatten()
+    rank = max(1, min(flat.numel(), round(percentile / 100 * flat.numel())))
+    return float(flat.kthvalue(rank).values)

@@ -11,15 +11,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from snntorch import spikegen
 from torch import Tensor
 from torch.nn import functional
 
 from detector.errors import ConfigError, SourceError
 from detector.features import MfccExtractor
+from detector.messages import Samples
 from models import RECIPES
-from models.console import tell
+from models.console import report_problems
 from models.data.datasets import load_good_clips, read_manifest
 from models.data.household import TEST_FOLD, Clip
 from models.images.mnist import load_mnist
@@ -30,6 +30,7 @@ VALIDATION = 10_000
 """Training pictures at the end of the file that are kept for comparing settings."""
 _DARK = 0.01
 """Values below it have no latency: they never fire."""
+_SNR_DB = (5.0, 30.0)
 
 
 class PictureSet(Protocol):
@@ -52,18 +53,6 @@ def open_pictures(recipe: ImageRecipe, data: Path, leave_out: int | None) -> tup
     if leave_out is not None:
         raise ConfigError(f"{recipe.name}: MNIST has no folds to leave out; leave --leave-out away")
     return _open_digits(recipe.pictures, data)
-
-
-def _open_digits(spec: MnistPictures, data: Path) -> tuple[PictureSet, PictureSet]:
-    images, labels = (torch.from_numpy(a.copy()) for a in load_mnist(data, train=True))
-    examples = spec.examples or len(images)
-    if spec.judge_on == "validation":
-        judged = Digits(images[-VALIDATION:], labels[-VALIDATION:], spec)
-        images, labels = images[:-VALIDATION], labels[:-VALIDATION]
-    else:
-        seen, classes = load_mnist(data, train=False)
-        judged = Digits(torch.from_numpy(seen.copy()), torch.from_numpy(classes.copy()), spec)
-    return Digits(images[:examples], labels[:examples], spec), judged
 
 
 class Digits:
@@ -126,17 +115,6 @@ def encode(pictures: Tensor, recipe: ImageRecipe) -> Tensor:
     return torch.as_tensor(spikes).transpose(0, 1)
 
 
-def _deltas(pictures: Tensor, threshold: float, *, frames_are_columns: bool) -> Tensor:
-    """Return up and down spikes (batch, frames, 2, 1, width)."""
-    frames = pictures[:, 0].permute(2, 0, 1) if frames_are_columns else pictures[:, 0].permute(1, 0, 2)
-    signed = torch.as_tensor(spikegen.delta(frames, threshold=threshold, off_spike=True)).transpose(0, 1)
-    return torch.stack((signed > 0, signed < 0), 2).float().unsqueeze(3)
-
-
-Wave = NDArray[np.float32]
-_SNR_DB = (5.0, 30.0)
-
-
 def open_sounds(spec: SoundPictures, data: Path, leave_out: int | None) -> tuple[Sounds, Sounds]:
     """Return (every other fold, the fold left out): without one, the test fold is left out.
 
@@ -144,9 +122,9 @@ def open_sounds(spec: SoundPictures, data: Path, leave_out: int | None) -> tuple
     """
     listing = read_manifest(RECIPES / spec.manifest, data, spec.labels)
     good, waves, problems = load_good_clips(listing.clips, spec.features.sample_rate_hz)
-    tell([*listing.problems, *problems])
+    report_problems([*listing.problems, *problems])
     fold = TEST_FOLD if leave_out is None else leave_out
-    parts: list[tuple[list[Clip], list[Wave]]] = [([], []), ([], [])]
+    parts: list[tuple[list[Clip], list[Samples]]] = [([], []), ([], [])]
     for clip, wave in zip(good, waves, strict=True):
         clips, kept = parts[clip.fold == fold]
         clips.append(clip)
@@ -158,7 +136,7 @@ def open_sounds(spec: SoundPictures, data: Path, leave_out: int | None) -> tuple
     return train, Sounds(*parts[1], spec, train.statistics)
 
 
-def fill(wave: Wave, spec: SoundPictures) -> Wave:
+def fill(wave: Samples, spec: SoundPictures) -> Samples:
     """Cut a wave to the recipe's seconds, or fill it up: with silence, or by playing it again."""
     samples = round(spec.seconds * spec.features.sample_rate_hz)
     if wave.size >= samples or wave.size == 0 or spec.short_clips == "pad":
@@ -172,7 +150,7 @@ class Sounds:
     def __init__(
         self,
         clips: Sequence[Clip],
-        waves: Sequence[Wave],
+        waves: Sequence[Samples],
         spec: SoundPictures,
         statistics: tuple[Tensor, Tensor] | None = None,
     ) -> None:
@@ -203,11 +181,11 @@ class Sounds:
         s = self._spec
         return max(s.shift_s, s.speed, s.noise_chance, s.mask_frames, s.mask_coefficients) > 0
 
-    def _cepstra(self, wave: Wave) -> Tensor:
+    def _cepstra(self, wave: Samples) -> Tensor:
         frames = np.concatenate([self._extractor.push(wave), self._extractor.flush()])
         return torch.from_numpy(np.ascontiguousarray(frames.T))
 
-    def _altered(self, wave: Wave, rng: np.random.Generator) -> Wave:
+    def _altered(self, wave: Samples, rng: np.random.Generator) -> Samples:
         """Play at another speed, begin elsewhere (what falls off one end comes in at the other), add noise."""
         s, rate_hz = self._spec, self._spec.features.sample_rate_hz
         if s.speed > 0:
@@ -225,3 +203,22 @@ class Sounds:
             length = int(rng.integers(0, longest + 1))
             start = int(rng.integers(0, max(1, picture.shape[axis] - length)))
             picture.narrow(axis, start, min(length, picture.shape[axis] - start)).zero_()
+
+
+def _open_digits(spec: MnistPictures, data: Path) -> tuple[PictureSet, PictureSet]:
+    images, labels = (torch.from_numpy(a.copy()) for a in load_mnist(data, train=True))
+    examples = spec.examples or len(images)
+    if spec.judge_on == "validation":
+        judged = Digits(images[-VALIDATION:], labels[-VALIDATION:], spec)
+        images, labels = images[:-VALIDATION], labels[:-VALIDATION]
+    else:
+        seen, classes = load_mnist(data, train=False)
+        judged = Digits(torch.from_numpy(seen.copy()), torch.from_numpy(classes.copy()), spec)
+    return Digits(images[:examples], labels[:examples], spec), judged
+
+
+def _deltas(pictures: Tensor, threshold: float, *, frames_are_columns: bool) -> Tensor:
+    """Return up and down spikes (batch, frames, 2, 1, width)."""
+    frames = pictures[:, 0].permute(2, 0, 1) if frames_are_columns else pictures[:, 0].permute(1, 0, 2)
+    signed = torch.as_tensor(spikegen.delta(frames, threshold=threshold, off_spike=True)).transpose(0, 1)
+    return torch.stack((signed > 0, signed < 0), 2).float().unsqueeze(3)

@@ -41,7 +41,6 @@ LOG_TAU = 20.0
 """Time constant of that neuron, in steps: the largest value fires after 4 of them, half of it after 10."""
 LINEAR_THRESHOLD = 0.01
 """Values below it send no spike in the linear latency."""
-
 Values: TypeAlias = NDArray[np.float32]
 """Of any shape, values in [0, 1]."""
 
@@ -204,16 +203,6 @@ def encode_all(frames: Frames, scale: Scale, params: EncoderParams, *, seed: int
     )
 
 
-def _best_difference(frames: Frames, params: EncoderParams) -> Encoding:
-    levels = np.array(params.thresholds, np.float32)
-    found = []
-    for level in levels:
-        spikes = encode_frame_difference(frames, level)
-        found.append(Encoding("frame difference", spikes, decode_frame_difference(spikes, level, frames[0]), 1))
-    # In units of the coarsest threshold every coefficient counts alike.
-    return min(found, key=lambda e: rms_error(e.decoded / levels[0], frames / levels[0]))
-
-
 def rms_error(decoded: Frames, frames: Frames) -> float:
     """Return the root of the mean squared error over all frames and coefficients, in the features' unit."""
     return float(np.sqrt(np.mean((decoded.astype(np.float64) - frames) ** 2)))
@@ -229,6 +218,16 @@ def relative_error(decoded: Frames, frames: Frames, deviation: NDArray[np.float3
     if not varies.any():
         return float("nan")
     return rms_error(decoded[:, varies] / deviation[varies], frames[:, varies] / deviation[varies])
+
+
+def _best_difference(frames: Frames, params: EncoderParams) -> Encoding:
+    levels = np.array(params.thresholds, np.float32)
+    found = []
+    for level in levels:
+        spikes = encode_frame_difference(frames, level)
+        found.append(Encoding("frame difference", spikes, decode_frame_difference(spikes, level, frames[0]), 1))
+    # In units of the coarsest threshold every coefficient counts alike.
+    return min(found, key=lambda e: rms_error(e.decoded / levels[0], frames / levels[0]))
 
 
 def _check(values: Values, steps: int, *, fewest: int) -> None:

@@ -15,7 +15,7 @@ from detector.errors import ConfigError
 from detector.manifest import MfccParams
 from detector.strict import parse_strictly
 from models.images import mnist
-from models.network.scan import SurrogateName
+from models.network.spec import SurrogateName
 from models.recipe import read_toml
 
 DELTA_PLANES = 2

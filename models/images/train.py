@@ -103,20 +103,6 @@ def operations(net: ImageNetwork, x: Tensor, response: Response) -> dict[str, tu
     return found
 
 
-def _reach(linear: nn.Conv2d | nn.Linear, events: Tensor) -> Tensor:
-    """Return how many synapses each input value has, in the shape of ``events`` (planes, rows, columns) or (n,)."""
-    if isinstance(linear, nn.Conv2d):
-        planes, rows, columns = events.shape
-        ones = torch.zeros(1, 1, rows, columns)
-        with torch.enable_grad():
-            ones.requires_grad_()
-            kernel = torch.ones(1, 1, *linear.kernel_size)
-            out = functional.conv2d(ones, kernel, padding=linear.padding)
-            (reach,) = torch.autograd.grad(out.sum(), ones)
-        return reach[0].expand(planes, -1, -1) * linear.out_channels
-    return torch.full_like(events, float(linear.out_features))
-
-
 def metrics(net: ImageNetwork, recipe: ImageRecipe, verdict: Verdict, seconds: float) -> dict[str, Any]:
     """Return what metrics.json says; operations are per picture."""
     low, high = verdict.accuracy.interval
@@ -187,10 +173,6 @@ def draw_prediction(verdict: Verdict, recipe: ImageRecipe, path: Path) -> None:
     save(figure, path)
 
 
-def _rounded(shares: dict[str, float]) -> dict[str, float]:
-    return {name: round(share, _DIGITS) for name, share in shares.items()}
-
-
 @dataclass(frozen=True, slots=True)
 class ImageRun:
     """Where a run reads and writes, and what it leaves out."""
@@ -253,6 +235,114 @@ def total_loss(response: Response, labels: Tensor, recipe: ImageRecipe) -> Tenso
         costs = [(s.mean((0, 1)) - term.target).square().mean() for s in response.spikes.values()]
         loss = loss + term.weight * torch.stack(costs).mean()
     return loss
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """One choice of values."""
+
+    name: str
+    recipe: ImageRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it."""
+
+    name: str
+    metrics: dict[str, Any]
+    losses: list[float]
+    """By epoch."""
+
+
+def parse_axis(text: str) -> tuple[str, list[Any]]:
+    """Read "network.surrogate=atan,sigmoid" as a key and its values; "a.b=1;2" where values hold commas.
+
+    Raises ConfigError where it is no such thing.
+    """
+    key, equals, values = text.partition("=")
+    if not equals or not key or not values:
+        raise ConfigError(f"--vary {text}: write KEY=VALUE,VALUE such as network.surrogate=atan,sigmoid")
+    return key.strip(), [_value(v.strip()) for v in values.split(";" if ";" in values else ",")]
+
+
+def variations(base: dict[str, Any], axes: Sequence[str], where: str) -> list[Variation]:
+    """Return every combination of the axes' values as a recipe; keys joined by "&" change together.
+
+    "network.surrogate&network.slope=atan&2;sigmoid&25" has two values, each for both keys. Raises
+    ConfigError that names a wrong key or value.
+    """
+    parsed = [parse_axis(axis) for axis in axes]
+    return list(_combinations(base, parsed, where))
+
+
+def compare(found: Sequence[Variation], run: ImageRun) -> list[Outcome]:
+    """Train each variation in a folder of its own below the run's, and write table.md, metrics.json, comparison.png."""
+    outcomes = []
+    for number, variation in enumerate(found, 1):
+        folder = run.folder / f"{number:02d}"
+        metrics = fit_recipe(variation.recipe, ImageRun(run.data, folder, run.seed, run.leave_out))
+        losses = [float(row["loss"]) for row in RunFolder(folder).curves()]
+        outcomes.append(Outcome(variation.name, metrics, losses))
+    written = [{"name": o.name, "folder": f"{i:02d}", **o.metrics} for i, o in enumerate(outcomes, 1)]
+    (run.folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    (run.folder / "table.md").write_text(table(outcomes) + "\n", encoding="utf-8")
+    draw(outcomes, run.folder / "comparison.png")
+    return outcomes
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcomes as a Markdown table."""
+    rows = ["| variation | accuracy (95 %) | operations, dense | effective | never fire, by layer | training |"]
+    rows += ["|---|---|---|---|---|---|"]
+    for o in outcomes:
+        m = o.metrics
+        low, high = (100 * v for v in m["interval"])
+        dead = ", ".join(f"{name} {100 * share:.1f} %" for name, share in m["dead"].items())
+        rows.append(
+            f"| {o.name} | {100 * m['accuracy']:.2f} % ({low:.2f} to {high:.2f} %) | {m['dense_operations']:,} "
+            f"| {m['effective_operations']:,} | {dead} | {m['training_seconds']:.0f} s |"
+        )
+    return "\n".join(rows)
+
+
+def draw(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draw each variation's loss over the epochs, and its accuracy against its effective operations."""
+    figure = new_figure(12, 4.5)
+    curves, plane = figure.subplots(1, 2)
+    for o in outcomes:
+        curves.plot(range(1, len(o.losses) + 1), o.losses, label=o.name)
+        low, high = (100 * v for v in o.metrics["interval"])
+        value = 100 * o.metrics["accuracy"]
+        bar = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        plane.errorbar([o.metrics["effective_operations"]], [value], yerr=bar, marker="o", capsize=3, label=o.name)
+    curves.set_xlabel("epoch")
+    curves.set_title("training loss")
+    curves.set_yscale("log")
+    plane.set_xlabel("effective synaptic operations per picture")
+    plane.set_title("accuracy in %, with its 95 % interval")
+    for axes in (curves, plane):
+        axes.grid(alpha=0.3)
+    curves.legend(fontsize=8)
+    save(figure, path)
+
+
+def _reach(linear: nn.Conv2d | nn.Linear, events: Tensor) -> Tensor:
+    """Return how many synapses each input value has, in the shape of ``events`` (planes, rows, columns) or (n,)."""
+    if isinstance(linear, nn.Conv2d):
+        planes, rows, columns = events.shape
+        ones = torch.zeros(1, 1, rows, columns)
+        with torch.enable_grad():
+            ones.requires_grad_()
+            kernel = torch.ones(1, 1, *linear.kernel_size)
+            out = functional.conv2d(ones, kernel, padding=linear.padding)
+            (reach,) = torch.autograd.grad(out.sum(), ones)
+        return reach[0].expand(planes, -1, -1) * linear.out_channels
+    return torch.full_like(events, float(linear.out_features))
+
+
+def _rounded(shares: dict[str, float]) -> dict[str, float]:
+    return {name: round(share, _DIGITS) for name, share in shares.items()}
 
 
 class _Trainer:
@@ -328,45 +418,6 @@ class _Trainer:
             yield x.to(self._device), self._pictures.labels[index].to(self._device)
 
 
-@dataclass(frozen=True, slots=True)
-class Variation:
-    """One choice of values."""
-
-    name: str
-    recipe: ImageRecipe
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it."""
-
-    name: str
-    metrics: dict[str, Any]
-    losses: list[float]
-    """By epoch."""
-
-
-def parse_axis(text: str) -> tuple[str, list[Any]]:
-    """Read "network.surrogate=atan,sigmoid" as a key and its values; "a.b=1;2" where values hold commas.
-
-    Raises ConfigError where it is no such thing.
-    """
-    key, equals, values = text.partition("=")
-    if not equals or not key or not values:
-        raise ConfigError(f"--vary {text}: write KEY=VALUE,VALUE such as network.surrogate=atan,sigmoid")
-    return key.strip(), [_value(v.strip()) for v in values.split(";" if ";" in values else ",")]
-
-
-def variations(base: dict[str, Any], axes: Sequence[str], where: str) -> list[Variation]:
-    """Return every combination of the axes' values as a recipe; keys joined by "&" change together.
-
-    "network.surrogate&network.slope=atan&2;sigmoid&25" has two values, each for both keys. Raises
-    ConfigError that names a wrong key or value.
-    """
-    parsed = [parse_axis(axis) for axis in axes]
-    return list(_combinations(base, parsed, where))
-
-
 def _combinations(base: dict[str, Any], axes: list[tuple[str, list[Any]]], where: str) -> Iterator[Variation]:
     for values in itertools.product(*(v for _, v in axes)):
         data = copy.deepcopy(base)
@@ -377,57 +428,6 @@ def _combinations(base: dict[str, Any], axes: list[tuple[str, list[Any]]], where
                 _set(data, key.strip(), single, where)
             parts.append(", ".join(f"{k.strip().rpartition('.')[2]} {v}" for k, v in settings))
         yield Variation("; ".join(parts), parse_image_recipe(data, where))
-
-
-def compare(found: Sequence[Variation], run: ImageRun) -> list[Outcome]:
-    """Train each variation in a folder of its own below the run's, and write table.md, metrics.json, comparison.png."""
-    outcomes = []
-    for number, variation in enumerate(found, 1):
-        folder = run.folder / f"{number:02d}"
-        metrics = fit_recipe(variation.recipe, ImageRun(run.data, folder, run.seed, run.leave_out))
-        losses = [float(row["loss"]) for row in RunFolder(folder).curves()]
-        outcomes.append(Outcome(variation.name, metrics, losses))
-    written = [{"name": o.name, "folder": f"{i:02d}", **o.metrics} for i, o in enumerate(outcomes, 1)]
-    (run.folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    (run.folder / "table.md").write_text(table(outcomes) + "\n", encoding="utf-8")
-    draw(outcomes, run.folder / "comparison.png")
-    return outcomes
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as a Markdown table."""
-    rows = ["| variation | accuracy (95 %) | operations, dense | effective | never fire, by layer | training |"]
-    rows += ["|---|---|---|---|---|---|"]
-    for o in outcomes:
-        m = o.metrics
-        low, high = (100 * v for v in m["interval"])
-        dead = ", ".join(f"{name} {100 * share:.1f} %" for name, share in m["dead"].items())
-        rows.append(
-            f"| {o.name} | {100 * m['accuracy']:.2f} % ({low:.2f} to {high:.2f} %) | {m['dense_operations']:,} "
-            f"| {m['effective_operations']:,} | {dead} | {m['training_seconds']:.0f} s |"
-        )
-    return "\n".join(rows)
-
-
-def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw each variation's loss over the epochs, and its accuracy against its effective operations."""
-    figure = new_figure(12, 4.5)
-    curves, plane = figure.subplots(1, 2)
-    for o in outcomes:
-        curves.plot(range(1, len(o.losses) + 1), o.losses, label=o.name)
-        low, high = (100 * v for v in o.metrics["interval"])
-        value = 100 * o.metrics["accuracy"]
-        bar = [[max(0.0, value - low)], [max(0.0, high - value)]]
-        plane.errorbar([o.metrics["effective_operations"]], [value], yerr=bar, marker="o", capsize=3, label=o.name)
-    curves.set_xlabel("epoch")
-    curves.set_title("training loss")
-    curves.set_yscale("log")
-    plane.set_xlabel("effective synaptic operations per picture")
-    plane.set_title("accuracy in %, with its 95 % interval")
-    for axes in (curves, plane):
-        axes.grid(alpha=0.3)
-    curves.legend(fontsize=8)
-    save(figure, path)
 
 
 def _value(text: str) -> Any:

@@ -44,6 +44,12 @@ THRESHOLD = 1.0
 NEURON_STEPS = 40
 Signal = NDArray[np.float32]
 """(steps,): one value per step."""
+_PANEL_PT = 170
+"""Height and width of a raster in points, about: a spike fills its row, and leaves its neighbours in time free."""
+UP, DOWN = "#c0392b", "#2471a3"
+OURS, THEIRS = "#1e8449", "#b9770e"
+_GREY_THRESHOLDS = (0.5, 0.25, 0.125, 0.0625)
+"""Halves: together they tell any change between grey values to within the finest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +104,6 @@ def train_current(weight: float = 0.9, steps: int = NEURON_STEPS) -> Signal:
     for share in (0.05, 0.2, 0.35, 0.425, 0.5, 0.55, 0.6, 0.65, 0.75, 0.775, 0.8, 0.825, 0.85):
         current[int(share * steps)] = weight
     return current
-
-
-def _steps(current: Signal) -> tuple[torch.Tensor, ...]:
-    return torch.from_numpy(np.ascontiguousarray(current, np.float32)).unbind()
-
-
-_PANEL_PT = 170
-"""Height and width of a raster in points, about: a spike fills its row, and leaves its neighbours in time free."""
-UP, DOWN = "#c0392b", "#2471a3"
-OURS, THEIRS = "#1e8449", "#b9770e"
-_GREY_THRESHOLDS = (0.5, 0.25, 0.125, 0.0625)
-"""Halves: together they tell any change between grey values to within the finest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +242,10 @@ def draw_neuron(pairs: Mapping[str, tuple[Trace, Trace]], beta: float, path: Pat
         for axes in column[1:3]:
             axes.set_ylim(limits)
     save(figure, path)
+
+
+def _steps(current: Signal) -> tuple[torch.Tensor, ...]:
+    return torch.from_numpy(np.ascontiguousarray(current, np.float32)).unbind()
 
 
 def _first(path: Path, seconds: float, rate_hz: int) -> Samples:

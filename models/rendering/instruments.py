@@ -31,7 +31,6 @@ from models.rendering.midi import (
 
 Shape = tuple[int | None, ...]
 """Frets of a chord from the lowest string up; None is a string that is not played."""
-
 _FASTEST_GUITAR = 180
 STRINGS = (40, 45, 50, 55, 59, 64)
 OPEN_CHORDS: tuple[Shape, ...] = (
@@ -58,6 +57,15 @@ _GUITAR_SCALES = (
     (0, 1, 4, 5, 7, 8, 10),
 )
 _PICKING = ((0, 3, 4, 5, 4, 3), (0, 2, 3, 4), (0, 3, 1, 4, 2, 5), (0, 5, 4, 3, 2, 3), (0, 2, 4, 3, 5, 4, 3, 2))
+_Style = Callable[[Rng, float, float], list[Note]]
+_MELODY_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 2, 3, 5, 7, 8, 11))
+_FASTEST_MELODY = 170
+_STEADY = 100
+"""Expression where nothing swells."""
+KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46)
+TOMS, CYMBALS, RIDES = (41, 43, 45, 47, 48, 50), (49, 52, 55, 57), (51, 53, 59)
+_HIT_S = 0.1
+ORCHESTRA_KIT = 48
 
 
 def compose_guitar(rng: Rng, program: int) -> Phrase:
@@ -86,6 +94,42 @@ def strum(pitches: list[int], start_s: float, length_s: float, spread_s: float, 
     return [
         Note(start_s + i * step_s, max(0.03, length_s - i * step_s), pitch, loud) for i, pitch in enumerate(pitches)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """What an instrument can do: its pitches, and the styles it plays in."""
+
+    low: int
+    high: int
+    styles: tuple[str, ...]
+    swells: bool = True
+    """Whether a sounding note can grow and fade."""
+
+
+def compose_melody(rng: Rng, player: Player) -> Phrase:
+    """Write a phrase of 4 to 6 s for the player."""
+    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
+    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.4 else 0.1)
+    style = player.styles[rng.integers(len(player.styles))]
+    notes = begin_at(_STYLES[style](rng, player, first_s, last_s), first_s)
+    if rng.random() < 0.2:
+        notes = with_rest(rng, notes, (1.0, 2.5), (0.6, 1.5))
+    controls = [Control(0.0, REVERBERATION, int(rng.integers(0, 90))), Control(0.0, EXPRESSION, _STEADY)]
+    if player.swells:
+        controls.append(Control(0.0, VIBRATO, int(rng.choice([0, 20, 50, 90]))))
+        controls += _swells(rng, notes) if rng.random() < 0.6 else []
+    return Phrase(length_s, tuple(notes), tuple(controls))
+
+
+def compose_drums(rng: Rng, kit: int) -> Phrase:
+    """Write a drum phrase of 4 to 6 s."""
+    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
+    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.3 else 0.05)
+    # An orchestra's kit has timpani where the others have hats and toms.
+    styles = (_roll, _kicks) if kit == ORCHESTRA_KIT else _ALL
+    notes = styles[rng.integers(len(styles))](rng, first_s, last_s)
+    return Phrase(length_s, tuple(begin_at(notes, first_s)), (Control(0.0, REVERBERATION, int(rng.integers(0, 90))),))
 
 
 def _slow_notes(rng: Rng, first_s: float, last_s: float) -> list[Note]:
@@ -205,50 +249,6 @@ def _chord(rng: Rng) -> list[int]:
     return fret(_BARRE[rng.integers(len(_BARRE))], int(rng.integers(1, 10)))
 
 
-_Style = Callable[[Rng, float, float], list[Note]]
-_ACOUSTIC: tuple[_Style, ...] = (_slow_notes, _melody, _fingerpicked, _fingerpicked)
-_ACOUSTIC = (*_ACOUSTIC, _strummed, _strummed, _slow_chords, _riff)
-_DRIVEN: tuple[_Style, ...] = (_power_chords, _power_chords, _melody, _riff, _slow_notes)
-_STYLES_OF: dict[int, tuple[_Style, ...]] = {
-    28: (_palm_muted, _palm_muted, _power_chords, _riff, _melody),
-    29: _DRIVEN,
-    30: _DRIVEN,
-    31: (_slow_notes, _fingerpicked),
-}
-
-
-_MELODY_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 2, 3, 5, 7, 8, 11))
-_FASTEST_MELODY = 170
-_STEADY = 100
-"""Expression where nothing swells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Player:
-    """What an instrument can do: its pitches, and the styles it plays in."""
-
-    low: int
-    high: int
-    styles: tuple[str, ...]
-    swells: bool = True
-    """Whether a sounding note can grow and fade."""
-
-
-def compose_melody(rng: Rng, player: Player) -> Phrase:
-    """Write a phrase of 4 to 6 s for the player."""
-    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
-    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.4 else 0.1)
-    style = player.styles[rng.integers(len(player.styles))]
-    notes = begin_at(_STYLES[style](rng, player, first_s, last_s), first_s)
-    if rng.random() < 0.2:
-        notes = with_rest(rng, notes, (1.0, 2.5), (0.6, 1.5))
-    controls = [Control(0.0, REVERBERATION, int(rng.integers(0, 90))), Control(0.0, EXPRESSION, _STEADY)]
-    if player.swells:
-        controls.append(Control(0.0, VIBRATO, int(rng.choice([0, 20, 50, 90]))))
-        controls += _swells(rng, notes) if rng.random() < 0.6 else []
-    return Phrase(length_s, tuple(notes), tuple(controls))
-
-
 def _long(rng: Rng, player: Player, first_s: float, last_s: float) -> list[Note]:
     now_s, notes, pitches = first_s, [], scale(rng, _MELODY_SCALES, player.low, player.high)
     place, loud = int(rng.integers(len(pitches))), velocity(rng)
@@ -331,32 +331,6 @@ def _walk(rng: Rng, place: int, most: int, size: int) -> int:
     return int(np.clip(place + rng.integers(-most, most + 1), 0, size - 1))
 
 
-_STYLES: dict[str, Callable[[Rng, Player, float, float], list[Note]]] = {
-    "long": _long,
-    "legato": _legato,
-    "detached": _detached,
-    "double": _double,
-    "trill": _trill,
-    "chords": _chords,
-}
-
-
-KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46)
-TOMS, CYMBALS, RIDES = (41, 43, 45, 47, 48, 50), (49, 52, 55, 57), (51, 53, 59)
-_HIT_S = 0.1
-ORCHESTRA_KIT = 48
-
-
-def compose_drums(rng: Rng, kit: int) -> Phrase:
-    """Write a drum phrase of 4 to 6 s."""
-    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
-    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.3 else 0.05)
-    # An orchestra's kit has timpani where the others have hats and toms.
-    styles = (_roll, _kicks) if kit == ORCHESTRA_KIT else _ALL
-    notes = styles[rng.integers(len(styles))](rng, first_s, last_s)
-    return Phrase(length_s, tuple(begin_at(notes, first_s)), (Control(0.0, REVERBERATION, int(rng.integers(0, 90))),))
-
-
 def _groove(rng: Rng, first_s: float, last_s: float) -> list[Note]:
     step_s = 60 / rng.uniform(60, 180) / 4
     kick, snare, top = rng.choice(KICKS), rng.choice(SNARES), rng.choice([*HATS, *RIDES])
@@ -425,6 +399,33 @@ def _kicks(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 def _hit(rng: Rng, time_s: float, pitch: int, velocity: float) -> Note:
     start_s = max(0.0, time_s + rng.normal(0, 0.004))
     return Note(float(start_s), _HIT_S, int(pitch), int(np.clip(velocity + rng.normal(0, 9), 15, 127)))
+
+
+_ACOUSTIC: tuple[_Style, ...] = (_slow_notes, _melody, _fingerpicked, _fingerpicked)
+
+
+_ACOUSTIC = (*_ACOUSTIC, _strummed, _strummed, _slow_chords, _riff)
+
+
+_DRIVEN: tuple[_Style, ...] = (_power_chords, _power_chords, _melody, _riff, _slow_notes)
+
+
+_STYLES_OF: dict[int, tuple[_Style, ...]] = {
+    28: (_palm_muted, _palm_muted, _power_chords, _riff, _melody),
+    29: _DRIVEN,
+    30: _DRIVEN,
+    31: (_slow_notes, _fingerpicked),
+}
+
+
+_STYLES: dict[str, Callable[[Rng, Player, float, float], list[Note]]] = {
+    "long": _long,
+    "legato": _legato,
+    "detached": _detached,
+    "double": _double,
+    "trill": _trill,
+    "chords": _chords,
+}
 
 
 _ALL: tuple[_Style, ...] = (_groove, _groove, _groove, _fill, _fill, _single, _single, _hats, _roll, _kicks)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from detector.messages import Samples
 from models.rendering.instruments import Player, compose_drums, compose_guitar, compose_melody
 from models.rendering.midi import Phrase, Rng
 from models.rendering.speech import compose_utterance
@@ -19,7 +20,6 @@ from models.rendering.synthesis import (
     NOISES,
     RATE_HZ,
     SOUNDFONT,
-    Wave,
     compose_noise,
     cut,
     play,
@@ -29,7 +29,6 @@ from models.rendering.synthesis import (
 )
 
 Progress = Callable[[str], None]
-
 _GUITARS = {24: 45, 25: 45, 26: 15, 27: 15, 28: 15, 29: 15, 30: 15, 31: 5}
 """General MIDI program (from 0) and number of clips."""
 _KITS = {0: 20, 8: 10, 16: 10, 24: 10, 25: 8, 32: 10, 40: 8, 48: 4}
@@ -38,12 +37,10 @@ _NOISE_CLIPS = 200
 _PLUCKED_CLIPS = 160
 _FURTHER_SHARE = 2
 """Of the clips that the first sound font plays, one in so many is composed anew for each of the others."""
-
 BOW = ("long", "long", "legato", "legato", "detached", "double", "trill")
 BLOWN = ("long", "legato", "legato", "detached", "detached", "trill")
 KEYS = ("legato", "detached", "chords", "chords", "long")
 _SUNG = ("long", "chords", "legato")
-
 _BOWED = {
     40: (20, Player(55, 96, BOW)),
     41: (20, Player(48, 84, BOW)),
@@ -85,7 +82,7 @@ class Rendered:
 
     label: str
     name: str
-    wave: Wave
+    wave: Samples
 
 
 def render_material(out: Path, seed: int = 0, progress: Progress | None = None) -> None:

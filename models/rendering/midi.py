@@ -20,6 +20,8 @@ TICKS_PER_S = 2000
 _TAIL_S = 2.0
 _SHORTEST_S = 0.01
 _ALL_SOUND_OFF, _RESET_CONTROLLERS = 120, 121
+Rng = np.random.Generator
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,37 +95,6 @@ def build_midi(phrases: Sequence[Phrase], program: int, *, drums: bool = False) 
     return mido.MidiFile(type=0, ticks_per_beat=TICKS_PER_S // 2, tracks=[track])
 
 
-def _messages(phrase: Phrase, channel: int) -> Iterator[tuple[float, int, mido.Message]]:
-    """Yield (time, order among equal times, message): controls, then releases, then presses."""
-
-    def change(number: int, value: int) -> mido.Message:
-        if number == PITCH_BEND:
-            return mido.Message("pitchwheel", channel=channel, pitch=value)
-        return mido.Message("control_change", channel=channel, control=number, value=value)
-
-    silent_s = phrase.length_s + _TAIL_S / 4
-    yield 0.0, 0, change(_RESET_CONTROLLERS, 0)
-    # What lasts beyond the phrase must not reach into the next one, not even as a release.
-    for control in phrase.controls:
-        if control.time_s < silent_s:
-            yield control.time_s, 1, change(control.number, control.value)
-    for note in one_key_at_a_time(phrase.notes):
-        if note.start_s >= phrase.length_s:
-            continue
-        end_s = min(note.start_s + note.length_s, silent_s)
-        yield end_s, 2, mido.Message("note_off", channel=channel, note=note.pitch)
-        yield note.start_s, 3, mido.Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
-    yield silent_s, 4, change(_ALL_SOUND_OFF, 0)
-
-
-def _ticks(time_s: float) -> int:
-    return round(time_s * TICKS_PER_S)
-
-
-Rng = np.random.Generator
-Span = tuple[float, float]
-
-
 def beat_s(rng: Rng, fastest: float) -> float:
     """Return the length of a beat: 50 to ``fastest`` beats a minute, slow and fast alike."""
     return float(60 / np.exp(rng.uniform(np.log(50), np.log(fastest))))
@@ -154,3 +125,30 @@ def with_rest(rng: Rng, notes: Sequence[Note], begin_s: Span, length_s: Span) ->
         for note in notes
         if not begin <= note.start_s < end
     ]
+
+
+def _messages(phrase: Phrase, channel: int) -> Iterator[tuple[float, int, mido.Message]]:
+    """Yield (time, order among equal times, message): controls, then releases, then presses."""
+
+    def change(number: int, value: int) -> mido.Message:
+        if number == PITCH_BEND:
+            return mido.Message("pitchwheel", channel=channel, pitch=value)
+        return mido.Message("control_change", channel=channel, control=number, value=value)
+
+    silent_s = phrase.length_s + _TAIL_S / 4
+    yield 0.0, 0, change(_RESET_CONTROLLERS, 0)
+    # What lasts beyond the phrase must not reach into the next one, not even as a release.
+    for control in phrase.controls:
+        if control.time_s < silent_s:
+            yield control.time_s, 1, change(control.number, control.value)
+    for note in one_key_at_a_time(phrase.notes):
+        if note.start_s >= phrase.length_s:
+            continue
+        end_s = min(note.start_s + note.length_s, silent_s)
+        yield end_s, 2, mido.Message("note_off", channel=channel, note=note.pitch)
+        yield note.start_s, 3, mido.Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
+    yield silent_s, 4, change(_ALL_SOUND_OFF, 0)
+
+
+def _ticks(time_s: float) -> int:
+    return round(time_s * TICKS_PER_S)

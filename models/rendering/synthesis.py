@@ -33,14 +33,11 @@ import scipy.fft
 import scipy.signal
 import soundfile
 import soxr
-from numpy.typing import NDArray
 
 from detector.audio.sources import read_sound
 from detector.errors import DetectorError, SourceError
+from detector.messages import Samples
 from models.rendering.midi import Note, Phrase, Rng, build_midi, one_key_at_a_time, slot_starts
-
-Wave = NDArray[np.float32]
-"""(samples,) mono at RATE_HZ, full scale 1."""
 
 RATE_HZ = 16_000
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
@@ -60,6 +57,27 @@ PACKAGES = {
 """The Debian packages that hold the sound fonts, by the names of their files."""
 _RENDER_HZ = 44_100
 _FADE_S = 0.015
+_NAME = re.compile(r"([A-G])(s?)(\d)")
+_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+_OCTAVE = 12
+_RELEASE_S = 0.08
+_LOUD = 0.02
+"""A recording begins where it first reaches this share of its peak."""
+_BEGINNING = b"GF1PATCH110\0"
+_LAYER, _FIRST_SAMPLE = 192, 239
+"""Where a file's first layer begins, and the first sample of that layer."""
+_SAMPLE = struct.Struct("<7xxIIIHIIIhx18xB2x2x36x")
+"""Size, loop and its end in bytes, rate, lowest, highest and own frequency in mHz, tune, modes; the rest is unused."""
+_WIDE, _UNSIGNED, _GOES_ROUND, _AND_BACK = 1, 2, 4, 8
+_LONGEST_S = 6.0
+_A4_HZ, _A4 = 440.0, 69
+_LOWEST_MHZ, _HIGHEST_MHZ = 8_176, 12_543_854
+"""Those of MIDI's pitches 0 and 127."""
+_RATE_HZ = 2 * RATE_HZ
+"""The loop runs at twice the rate: the delay of a high note is then fine enough."""
+_LOWEST_DECAY_S, _HIGHEST_DECAY_S = 0.6, 7.0
+_DRIVEN = 0.35
+"""Share of instruments that are played through an amplifier."""
 
 
 class RenderError(DetectorError):
@@ -68,14 +86,14 @@ class RenderError(DetectorError):
     exit_code = 69
 
 
-def play(phrases: Sequence[Phrase], program: int, *, drums: bool = False, soundfont: Path = SOUNDFONT) -> list[Wave]:
+def play(phrases: Sequence[Phrase], program: int, *, drums: bool = False, soundfont: Path = SOUNDFONT) -> list[Samples]:
     """Render phrases with one General MIDI program (for drums: one kit), each cut to its own length."""
     whole = play_midi(build_midi(phrases, program, drums=drums), soundfont)
     cuts = zip(slot_starts(phrases), phrases, strict=True)
     return [cut(whole, start_s, phrase.length_s) for start_s, phrase in cuts]
 
 
-def play_midi(midi: mido.MidiFile, soundfont: Path = SOUNDFONT) -> Wave:
+def play_midi(midi: mido.MidiFile, soundfont: Path = SOUNDFONT) -> Samples:
     """Render a MIDI file from its first tick on."""
     command = _command("fluidsynth")
     if not soundfont.is_file():
@@ -91,7 +109,7 @@ def play_midi(midi: mido.MidiFile, soundfont: Path = SOUNDFONT) -> Wave:
         return _read(sound)
 
 
-def speak(text: str, voice: str, words_per_minute: int, pitch: int) -> Wave:
+def speak(text: str, voice: str, words_per_minute: int, pitch: int) -> Samples:
     """Render a text with an espeak-ng voice (such as ``en-us+f2``); pitch 0 to 99."""
     command = _command("espeak-ng")
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +118,7 @@ def speak(text: str, voice: str, words_per_minute: int, pitch: int) -> Wave:
         return _read(sound)
 
 
-def cut(wave: Wave, start_s: float, length_s: float) -> Wave:
+def cut(wave: Samples, start_s: float, length_s: float) -> Samples:
     """Return ``length_s`` of the wave from ``start_s`` on, zeros where it is shorter, faded at the cuts."""
     first, size = round(start_s * RATE_HZ), round(length_s * RATE_HZ)
     piece = wave[first : first + size].copy()
@@ -109,37 +127,10 @@ def cut(wave: Wave, start_s: float, length_s: float) -> Wave:
     return np.pad(piece, (0, size - piece.size))
 
 
-def set_peak(wave: Wave, peak_db: float) -> Wave:
+def set_peak(wave: Samples, peak_db: float) -> Samples:
     """Scale a wave so that its largest magnitude is ``peak_db`` relative to full scale; silence stays silence."""
     peak = float(np.abs(wave).max(initial=0.0))
     return np.asarray(wave * (10 ** (peak_db / 20) / peak), np.float32) if peak > 0 else wave
-
-
-def _read(path: Path) -> Wave:
-    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return np.asarray(soxr.resample(sound.mean(axis=1), rate, RATE_HZ), np.float32)
-
-
-def _command(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise RenderError(f"{name} is not installed; install the Debian package {name}")
-    return found
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise RenderError(f"{command[0]} ended with status {done.returncode}: {last[0]}")
-
-
-_NAME = re.compile(r"([A-G])(s?)(\d)")
-_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-_OCTAVE = 12
-_RELEASE_S = 0.08
-_LOUD = 0.02
-"""A recording begins where it first reaches this share of its peak."""
 
 
 def pitch_of(path: Path) -> int | None:
@@ -148,7 +139,7 @@ def pitch_of(path: Path) -> int | None:
     return _OCTAVE * (int(found[3]) + 1) + _STEPS[found[1]] + bool(found[2]) if found else None
 
 
-def read_notes(folder: Path) -> dict[int, Wave]:
+def read_notes(folder: Path) -> dict[int, Samples]:
     """Return the recordings of a folder by MIDI pitch, each from its beginning; raises SourceError where none is."""
     named = {pitch: path for path in sorted(folder.glob("*")) if (pitch := pitch_of(path)) is not None}
     if not named:
@@ -159,14 +150,14 @@ def read_notes(folder: Path) -> dict[int, Wave]:
 class Sampler:
     """One instrument."""
 
-    def __init__(self, notes: Mapping[int, Wave]) -> None:
+    def __init__(self, notes: Mapping[int, Samples]) -> None:
         """Take its notes by MIDI pitch; raises ValueError where there is none."""
         if not notes:
             raise ValueError("an instrument needs a note")
         self._notes = notes
         self._at = cache(self._shifted)
 
-    def play(self, phrase: Phrase) -> Wave:
+    def play(self, phrase: Phrase) -> Samples:
         """Play a phrase, cut to its length; what is beyond the instrument's range is played octaves nearer."""
         out = np.zeros(round(phrase.length_s * RATE_HZ), np.float32)
         for note in one_key_at_a_time(phrase.notes):
@@ -185,30 +176,13 @@ class Sampler:
             pitch -= _OCTAVE
         return pitch
 
-    def _shifted(self, pitch: int) -> Wave:
+    def _shifted(self, pitch: int) -> Samples:
         nearest = min(self._notes, key=lambda p: (abs(p - pitch), p))
         factor = 2 ** ((pitch - nearest) / _OCTAVE)
         return np.asarray(soxr.resample(self._notes[nearest], RATE_HZ * factor, RATE_HZ), np.float32)
 
 
-def _from_its_beginning(wave: Wave) -> Wave:
-    loud = np.flatnonzero(np.abs(wave) > _LOUD * np.abs(wave).max(initial=0.0))
-    return wave[loud[0] :] if loud.size else wave
-
-
-_BEGINNING = b"GF1PATCH110\0"
-_LAYER, _FIRST_SAMPLE = 192, 239
-"""Where a file's first layer begins, and the first sample of that layer."""
-_SAMPLE = struct.Struct("<7xxIIIHIIIhx18xB2x2x36x")
-"""Size, loop and its end in bytes, rate, lowest, highest and own frequency in mHz, tune, modes; the rest is unused."""
-_WIDE, _UNSIGNED, _GOES_ROUND, _AND_BACK = 1, 2, 4, 8
-_LONGEST_S = 6.0
-_A4_HZ, _A4 = 440.0, 69
-_LOWEST_MHZ, _HIGHEST_MHZ = 8_176, 12_543_854
-"""Those of MIDI's pitches 0 and 127."""
-
-
-def read_patch(path: Path) -> dict[int, Wave]:
+def read_patch(path: Path) -> dict[int, Samples]:
     """Return the recordings of the first layer of an instrument, by MIDI pitch, for up to 6 s where they go round.
 
     The format is that of the card's Software Development Kit (Advanced Gravis, 1993). Envelopes and vibrato
@@ -220,7 +194,7 @@ def read_patch(path: Path) -> dict[int, Wave]:
         raise SourceError(f"{path}: {error.strerror}") from error
     if not data.startswith(_BEGINNING) or len(data) < _FIRST_SAMPLE:
         raise SourceError(f"{path}: not a Gravis patch file, version 1.10")
-    notes, at = dict[int, Wave](), _FIRST_SAMPLE
+    notes, at = dict[int, Samples](), _FIRST_SAMPLE
     for _ in range(data[_LAYER + 6]):
         try:
             pitch, wave, at = _read_note(data, at)
@@ -230,41 +204,6 @@ def read_patch(path: Path) -> dict[int, Wave]:
     if not notes:
         raise SourceError(f"{path}: no recordings of notes there")
     return notes
-
-
-def _read_note(data: bytes, at: int) -> tuple[int, Wave, int]:
-    """Return the MIDI pitch of the note that begins there, the note at that pitch, and where the next begins."""
-    size, loop, loop_end, rate_hz, _, _, own_mhz, _, modes = _SAMPLE.unpack_from(data, at)
-    first = at + _SAMPLE.size
-    width = 2 if modes & _WIDE else 1
-    kind = np.dtype(("<u" if modes & _UNSIGNED else "<i") + str(width))
-    samples = np.frombuffer(data, kind, size // width, first).astype(np.float32)
-    wave = samples / 2 ** (8 * width - 1) - (1.0 if modes & _UNSIGNED else 0.0)
-    if modes & _GOES_ROUND:
-        wave = _gone_round(wave, loop // width, loop_end // width, round(_LONGEST_S * rate_hz), modes)
-    if not _LOWEST_MHZ <= own_mhz <= _HIGHEST_MHZ:
-        raise ValueError(f"a note's own frequency is {own_mhz / 1000:g} Hz")
-    exact = _A4 + 12 * math.log2(own_mhz / 1000 / _A4_HZ)
-    pitch = round(exact)
-    wave = soxr.resample(wave, rate_hz * 2 ** ((pitch - exact) / 12), RATE_HZ)
-    return pitch, np.asarray(wave, np.float32), first + size
-
-
-def _gone_round(wave: Wave, first: int, end: int, samples: int, modes: int) -> Wave:
-    """Return a recording that goes on with its loop, back and forth where its modes say so."""
-    loop = wave[first:end]
-    if loop.size == 0:
-        return wave
-    again = np.concatenate([loop[::-1], loop]) if modes & _AND_BACK else loop
-    more = max(0, samples - end)
-    return np.concatenate([wave[:end], np.resize(again, more)])
-
-
-_RATE_HZ = 2 * RATE_HZ
-"""The loop runs at twice the rate: the delay of a high note is then fine enough."""
-_LOWEST_DECAY_S, _HIGHEST_DECAY_S = 0.6, 7.0
-_DRIVEN = 0.35
-"""Share of instruments that are played through an amplifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +237,7 @@ def instrument(rng: Rng) -> Instrument:
     )
 
 
-def play_plucked(rng: Rng, phrase: Phrase) -> Wave:
+def play_plucked(rng: Rng, phrase: Phrase) -> Samples:
     """Play a phrase's notes on an instrument of the dice, cut to the phrase's length."""
     made, size = instrument(rng), round(phrase.length_s * _RATE_HZ)
     out = np.zeros(size)
@@ -313,7 +252,82 @@ def play_plucked(rng: Rng, phrase: Phrase) -> Wave:
     return np.asarray(scipy.signal.resample_poly(out, 1, _RATE_HZ // RATE_HZ), np.float32)
 
 
-def _string(rng: Rng, made: Instrument, note: Note, most: int) -> Wave:
+def coloured(rng: Rng, size: int, slope: float) -> Samples:
+    """Return noise of unit RMS whose amplitude falls as 1 / frequency ** slope: 0 white, 0.5 pink, 1 brown."""
+    spectrum = scipy.fft.rfft(rng.standard_normal(size))
+    # Below 30 Hz the slope stops: otherwise a brown noise is mostly a slow drift.
+    bins = np.maximum(np.arange(spectrum.size), 30 * size / RATE_HZ)
+    wave = scipy.fft.irfft(spectrum * bins**-slope, size)
+    return np.asarray(wave / np.sqrt(np.mean(wave**2)), np.float32)
+
+
+def hum(rng: Rng, size: int, base_hz: float) -> Samples:
+    """Return mains hum of about unit level: the base and its harmonics, each at random phase."""
+    t, wave = np.arange(size) / RATE_HZ, np.zeros(size)
+    for k in range(1, int(rng.integers(4, 20))):
+        level = rng.uniform(0.2, 1.0) / k
+        wave += level * np.sin(2 * np.pi * base_hz * k * t + rng.uniform(0, 2 * np.pi))
+    return np.asarray(wave, np.float32)
+
+
+def compose_noise(rng: Rng, kind: str) -> Samples:
+    """Return 4 to 6 s of one of NOISES."""
+    return _KINDS[kind](rng, round(rng.uniform(4, 6) * RATE_HZ))
+
+
+def _read(path: Path) -> Samples:
+    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return np.asarray(soxr.resample(sound.mean(axis=1), rate, RATE_HZ), np.float32)
+
+
+def _command(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise RenderError(f"{name} is not installed; install the Debian package {name}")
+    return found
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise RenderError(f"{command[0]} ended with status {done.returncode}: {last[0]}")
+
+
+def _from_its_beginning(wave: Samples) -> Samples:
+    loud = np.flatnonzero(np.abs(wave) > _LOUD * np.abs(wave).max(initial=0.0))
+    return wave[loud[0] :] if loud.size else wave
+
+
+def _read_note(data: bytes, at: int) -> tuple[int, Samples, int]:
+    """Return the MIDI pitch of the note that begins there, the note at that pitch, and where the next begins."""
+    size, loop, loop_end, rate_hz, _, _, own_mhz, _, modes = _SAMPLE.unpack_from(data, at)
+    first = at + _SAMPLE.size
+    width = 2 if modes & _WIDE else 1
+    kind = np.dtype(("<u" if modes & _UNSIGNED else "<i") + str(width))
+    samples = np.frombuffer(data, kind, size // width, first).astype(np.float32)
+    wave = samples / 2 ** (8 * width - 1) - (1.0 if modes & _UNSIGNED else 0.0)
+    if modes & _GOES_ROUND:
+        wave = _gone_round(wave, loop // width, loop_end // width, round(_LONGEST_S * rate_hz), modes)
+    if not _LOWEST_MHZ <= own_mhz <= _HIGHEST_MHZ:
+        raise ValueError(f"a note's own frequency is {own_mhz / 1000:g} Hz")
+    exact = _A4 + 12 * math.log2(own_mhz / 1000 / _A4_HZ)
+    pitch = round(exact)
+    wave = soxr.resample(wave, rate_hz * 2 ** ((pitch - exact) / 12), RATE_HZ)
+    return pitch, np.asarray(wave, np.float32), first + size
+
+
+def _gone_round(wave: Samples, first: int, end: int, samples: int, modes: int) -> Samples:
+    """Return a recording that goes on with its loop, back and forth where its modes say so."""
+    loop = wave[first:end]
+    if loop.size == 0:
+        return wave
+    again = np.concatenate([loop[::-1], loop]) if modes & _AND_BACK else loop
+    more = max(0, samples - end)
+    return np.concatenate([wave[:end], np.resize(again, more)])
+
+
+def _string(rng: Rng, made: Instrument, note: Note, most: int) -> Samples:
     """Return one note until it has died away or is stopped."""
     hz = 440 * 2 ** ((note.pitch - 69) / 12)
     size = min(most, round((note.length_s + _RELEASE_S) * _RATE_HZ))
@@ -329,7 +343,7 @@ def _string(rng: Rng, made: Instrument, note: Note, most: int) -> Wave:
     return np.asarray(wave * _stopped(size, note.length_s), np.float32)
 
 
-def _pluck(rng: Rng, made: Instrument, note: Note, period: int, size: int) -> Wave:
+def _pluck(rng: Rng, made: Instrument, note: Note, period: int, size: int) -> Samples:
     """Return a period of noise, the brighter the harder, without the tones that have a node where it is plucked."""
     burst = np.zeros(size)
     noise = rng.uniform(-1, 1, min(size, max(2, period)))
@@ -341,7 +355,7 @@ def _pluck(rng: Rng, made: Instrument, note: Note, period: int, size: int) -> Wa
     return np.asarray(burst * note.velocity / 127, np.float32)
 
 
-def _stopped(size: int, length_s: float) -> Wave:
+def _stopped(size: int, length_s: float) -> Samples:
     """Return the gain of a string that a finger stops at the note's end."""
     late_s = np.maximum(0, np.arange(size) / _RATE_HZ - length_s)
     return np.asarray(np.exp(-late_s * 5 / _RELEASE_S), np.float32)
@@ -351,42 +365,19 @@ def _resonance(wave: np.ndarray, hz: float, quality: float) -> np.ndarray:
     return np.asarray(scipy.signal.lfilter(*scipy.signal.iirpeak(hz, quality, fs=_RATE_HZ), wave))
 
 
-def coloured(rng: Rng, size: int, slope: float) -> Wave:
-    """Return noise of unit RMS whose amplitude falls as 1 / frequency ** slope: 0 white, 0.5 pink, 1 brown."""
-    spectrum = scipy.fft.rfft(rng.standard_normal(size))
-    # Below 30 Hz the slope stops: otherwise a brown noise is mostly a slow drift.
-    bins = np.maximum(np.arange(spectrum.size), 30 * size / RATE_HZ)
-    wave = scipy.fft.irfft(spectrum * bins**-slope, size)
-    return np.asarray(wave / np.sqrt(np.mean(wave**2)), np.float32)
-
-
-def hum(rng: Rng, size: int, base_hz: float) -> Wave:
-    """Return mains hum of about unit level: the base and its harmonics, each at random phase."""
-    t, wave = np.arange(size) / RATE_HZ, np.zeros(size)
-    for k in range(1, int(rng.integers(4, 20))):
-        level = rng.uniform(0.2, 1.0) / k
-        wave += level * np.sin(2 * np.pi * base_hz * k * t + rng.uniform(0, 2 * np.pi))
-    return np.asarray(wave, np.float32)
-
-
-def compose_noise(rng: Rng, kind: str) -> Wave:
-    """Return 4 to 6 s of one of NOISES."""
-    return _KINDS[kind](rng, round(rng.uniform(4, 6) * RATE_HZ))
-
-
-def _band(rng: Rng, size: int) -> Wave:
+def _band(rng: Rng, size: int) -> Samples:
     low_hz = float(np.exp(rng.uniform(np.log(80), np.log(3000))))
     high_hz = min(7500.0, low_hz * rng.uniform(1.2, 3))
     sections = scipy.signal.butter(2, [low_hz, high_hz], "bandpass", fs=RATE_HZ, output="sos")
     return np.asarray(scipy.signal.sosfilt(sections, rng.standard_normal(size)), np.float32)
 
 
-def _hum(rng: Rng, size: int) -> Wave:
+def _hum(rng: Rng, size: int) -> Samples:
     wave = hum(rng, size, float(rng.choice([50.0, 60.0])))
     return np.asarray(wave + rng.uniform(0, 0.1) * coloured(rng, size, 0.5), np.float32)
 
 
-def _tone(rng: Rng, size: int) -> Wave:
+def _tone(rng: Rng, size: int) -> Samples:
     """Return a steady sine, or beeps of one."""
     t, hz = np.arange(size) / RATE_HZ, np.exp(rng.uniform(np.log(100), np.log(5000)))
     wave = np.sin(2 * np.pi * hz * t)
@@ -397,14 +388,14 @@ def _tone(rng: Rng, size: int) -> Wave:
     return np.asarray(wave, np.float32)
 
 
-def _sweep(rng: Rng, size: int) -> Wave:
+def _sweep(rng: Rng, size: int) -> Samples:
     t = np.arange(size) / RATE_HZ
     low, high = rng.uniform(60, 800), rng.uniform(900, 7000)
     ends = (low, high) if rng.random() < 0.5 else (high, low)
     return np.asarray(scipy.signal.chirp(t, ends[0], t[-1], ends[1], method="logarithmic"), np.float32)
 
 
-def _clicks(rng: Rng, size: int) -> Wave:
+def _clicks(rng: Rng, size: int) -> Samples:
     """Return short decaying knocks at irregular times."""
     wave = np.zeros(size + RATE_HZ)
     for _ in range(int(rng.integers(4, 40))):
@@ -415,13 +406,13 @@ def _clicks(rng: Rng, size: int) -> Wave:
     return np.asarray(wave[:size], np.float32)
 
 
-def _wind(rng: Rng, size: int) -> Wave:
+def _wind(rng: Rng, size: int) -> Samples:
     knots = rng.uniform(0.05, 1.0, int(rng.integers(5, 12)))
     level = np.interp(np.linspace(0, knots.size - 1, size), np.arange(knots.size), knots)
     return np.asarray(coloured(rng, size, rng.uniform(0.5, 1.0)) * level, np.float32)
 
 
-def _fan(rng: Rng, size: int) -> Wave:
+def _fan(rng: Rng, size: int) -> Samples:
     """Return pink noise with the hum of blades."""
     t, blades_hz = np.arange(size) / RATE_HZ, rng.uniform(20, 180)
     wave = coloured(rng, size, rng.uniform(0.4, 0.9)).astype(np.float64)
@@ -430,7 +421,7 @@ def _fan(rng: Rng, size: int) -> Wave:
     return np.asarray(wave, np.float32)
 
 
-_KINDS: dict[str, Callable[[Rng, int], Wave]] = {
+_KINDS: dict[str, Callable[[Rng, int], Samples]] = {
     "white": lambda rng, size: coloured(rng, size, 0.0),
     "pink": lambda rng, size: coloured(rng, size, 0.5),
     "brown": lambda rng, size: coloured(rng, size, 1.0),
@@ -442,4 +433,6 @@ _KINDS: dict[str, Callable[[Rng, int], Wave]] = {
     "wind": _wind,
     "fan": _fan,
 }
+
+
 NOISES = tuple(_KINDS)

@@ -20,6 +20,7 @@ import soundfile
 from tqdm import tqdm
 
 from detector import __version__
+from detector.messages import Samples
 from models.data.segments import JOIN_S
 from models.files import new_folder
 from models.scenes.folder import (
@@ -34,10 +35,9 @@ from models.scenes.folder import (
     ScenesManifest,
     StreamFile,
 )
-from models.scenes.plan import KINDS, Placed, Stretch, compose
-from models.scenes.sounds import Heard, Sound, arrive
+from models.scenes.plan import KINDS, Placement, Segment, compose
+from models.scenes.sounds import RenderedSound, Sound, render
 from models.training import augment
-from models.training.augment import Wave
 
 _FADE_S = 0.05
 """Of the background at the ends of a stretch."""
@@ -66,46 +66,29 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Mixed:
+class MixedSegment:
     """A stretch as it sounds."""
 
-    wave: Wave
+    wave: Samples
     references: list[Reference]
 
 
-def mix(stretch: Stretch, stock: Sequence[Sound], rate_hz: int) -> Mixed:
+def mix(segment: Segment, bank: Sequence[Sound], rate_hz: int) -> MixedSegment:
     """Render a stretch; the same plan and stock give the same samples."""
-    heard = [(p, h) for p in stretch.placed if (h := arrive(stock[p.sound], p.room_seed, rate_hz)) is not None]
-    wave = compose(stretch.background, np.random.default_rng([*stretch.seed, 1]), stretch.size, rate_hz, stock)
+    rendered = [(p, h) for p in segment.placed if (h := render(bank[p.sound], p.room_seed, rate_hz)) is not None]
+    wave = compose(segment.background, np.random.default_rng([*segment.seed, 1]), segment.size, rate_hz, bank)
     is_silent = not wave.any()
-    top = 10 ** (stretch.level_db / 20)
-    peaks = [h.peak / h.rms * 10 ** (p.snr_db / 20) for p, h in heard]
+    top = 10 ** (segment.level_db / 20)
+    peaks = [h.peak / h.rms * 10 ** (p.snr_db / 20) for p, h in rendered]
     ground = top / max(peaks) if peaks else top * 10 ** (_QUIET_DB / 20)
     wave = augment.faded(np.asarray(ground * wave, np.float32), round(_FADE_S * rate_hz))
     references = []
-    for placed, h in heard:
+    for placed, h in rendered:
         gain = ground * 10 ** (placed.snr_db / 20) / h.rms
         room = wave[placed.at : placed.at + h.wave.size]
         room += np.float32(gain) * h.wave[: room.size]
-        references.append(_reference(stretch, placed, h, stock[placed.sound], gain, is_silent=is_silent))
-    return Mixed(np.clip(wave, -1, _FULL), references)
-
-
-def _reference(  # noqa: PLR0913 - all that a reference tells
-    stretch: Stretch, placed: Placed, heard: Heard, sound: Sound, gain: float, *, is_silent: bool
-) -> Reference:
-    at = stretch.first + placed.at
-    return Reference(
-        label=sound.label,
-        onset=at + heard.onset,
-        offset=min(at + heard.offset, stretch.first + stretch.size),
-        snr_db=None if is_silent else placed.snr_db,
-        level_db=round(20 * float(np.log10(gain * heard.peak)), 1),
-        background=stretch.background,
-        source=sound.source,
-        clip=sound.clip,
-        reverberant=placed.room_seed is not None,
-    )
+        references.append(_reference(segment, placed, h, bank[placed.sound], gain, is_silent=is_silent))
+    return MixedSegment(np.clip(wave, -1, _FULL), references)
 
 
 def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
@@ -125,7 +108,7 @@ def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class SceneMetadata:
     """What a scene's manifest says of how it was made."""
 
     command: str
@@ -138,60 +121,79 @@ class Making:
     """flac or wav."""
 
 
-def write_scenes(out: Path, stretches: Sequence[Stretch], stock: Sequence[Sound], making: Making) -> ScenesManifest:
+def write_scenes(
+    out: Path, segments: Sequence[Segment], bank: Sequence[Sound], metadata: SceneMetadata
+) -> ScenesManifest:
     """Render a plan into a new folder, a stretch at a time; nothing is left of it where that fails.
 
     Raises ConfigError where the folder is there already or cannot be made.
     """
     with new_folder(out) as part:
-        return _write(part, stretches, stock, making)
+        return _write(part, segments, bank, metadata)
 
 
-def _write(part: Path, stretches: Sequence[Stretch], stock: Sequence[Sound], making: Making) -> ScenesManifest:
+def _reference(  # noqa: PLR0913 - all that a reference tells
+    segment: Segment, placed: Placement, rendered: RenderedSound, sound: Sound, gain: float, *, is_silent: bool
+) -> Reference:
+    at = segment.first + placed.at
+    return Reference(
+        label=sound.label,
+        onset=at + rendered.onset,
+        offset=min(at + rendered.offset, segment.first + segment.size),
+        snr_db=None if is_silent else placed.snr_db,
+        level_db=round(20 * float(np.log10(gain * rendered.peak)), 1),
+        background=segment.background,
+        source=sound.source,
+        clip=sound.clip,
+        reverberant=placed.room_seed is not None,
+    )
+
+
+def _write(part: Path, segments: Sequence[Segment], bank: Sequence[Sound], metadata: SceneMetadata) -> ScenesManifest:
     rows: list[tuple[str, Reference]] = []
     files = []
-    with tqdm(total=len(stretches), unit="stretch", desc="scenes", disable=None) as bar:
-        for number, group in groupby(stretches, key=lambda s: s.stream):
-            name = f"scene-{number + 1:02d}.{making.format}"
+    with tqdm(total=len(segments), unit="stretch", desc="scenes", disable=None) as bar:
+        for number, group in groupby(segments, key=lambda s: s.stream):
+            name = f"scene-{number + 1:02d}.{metadata.format}"
             references: list[Reference] = []
-            with soundfile.SoundFile(part / name, "w", making.rate_hz, 1, "PCM_16") as file:
-                for stretch in group:
-                    mixed = mix(stretch, stock, making.rate_hz)
+            with soundfile.SoundFile(part / name, "w", metadata.rate_hz, 1, "PCM_16") as file:
+                for segment in group:
+                    mixed = mix(segment, bank, metadata.rate_hz)
                     file.write(mixed.wave)
                     references += mixed.references
                     bar.update()
                 samples = file.frames
-            rows += [(name, ref) for ref in joined(references, making.rate_hz)]
+            rows += [(name, ref) for ref in joined(references, metadata.rate_hz)]
             files.append(StreamFile(name, samples, _digest(part / name)))
-    _write_events(part / EVENTS, [(n, r) for n, r in rows if r.label is not None], making.rate_hz)
-    _write_events(part / UNKNOWN, [(n, r) for n, r in rows if r.label is None], making.rate_hz)
-    _write_spans(part / BACKGROUNDS, stretches, [f.filename for f in files], making.rate_hz)
-    manifest = _manifest(stretches, stock, making, [ref for _, ref in rows], files)
+    _write_events(part / EVENTS, [(n, r) for n, r in rows if r.label is not None], metadata.rate_hz)
+    _write_events(part / UNKNOWN, [(n, r) for n, r in rows if r.label is None], metadata.rate_hz)
+    _write_spans(part / BACKGROUNDS, segments, [f.filename for f in files], metadata.rate_hz)
+    manifest = _manifest(segments, bank, metadata, [ref for _, ref in rows], files)
     (part / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
     return manifest
 
 
 def _manifest(
-    stretches: Sequence[Stretch],
-    stock: Sequence[Sound],
-    making: Making,
+    segments: Sequence[Segment],
+    bank: Sequence[Sound],
+    metadata: SceneMetadata,
     references: Sequence[Reference],
     files: Sequence[StreamFile],
 ) -> ScenesManifest:
     samples: Counter[str] = Counter()
-    for s in stretches:
+    for s in segments:
         samples[s.background] += s.size
-    hours = {name: count / making.rate_hz / 3600 for name, count in samples.items()}
+    hours = {name: count / metadata.rate_hz / 3600 for name, count in samples.items()}
     return ScenesManifest(
         schema=SCHEMA,
         version=__version__,
-        command=making.command,
-        seed=making.seed,
-        rate_hz=making.rate_hz,
-        held_out_from=making.held_out_from,
-        fold=making.fold,
-        half=making.half,
-        sources=dict(sorted(Counter(sound.source for sound in stock).items())),
+        command=metadata.command,
+        seed=metadata.seed,
+        rate_hz=metadata.rate_hz,
+        held_out_from=metadata.held_out_from,
+        fold=metadata.fold,
+        half=metadata.half,
+        sources=dict(sorted(Counter(sound.source for sound in bank).items())),
         hours=round(sum(hours.values()), 4),
         hours_by_background={name: round(value, 4) for name, value in sorted(hours.items())},
         events=dict(sorted(Counter(ref.label for ref in references if ref.label is not None).items())),
@@ -210,7 +212,7 @@ def _write_events(path: Path, rows: Iterable[tuple[str, Reference]], rate_hz: in
     _write_table(path, (*EVENT_COLUMNS, *CONDITIONS), lines)
 
 
-def _write_spans(path: Path, stretches: Sequence[Stretch], names: Sequence[str], rate_hz: int) -> None:
+def _write_spans(path: Path, segments: Sequence[Segment], names: Sequence[str], rate_hz: int) -> None:
     lines = [
         (
             names[s.stream],
@@ -220,7 +222,7 @@ def _write_spans(path: Path, stretches: Sequence[Stretch], names: Sequence[str],
             f"{s.level_db:.1f}",
             ",".join(KINDS[s.background].contains),
         )
-        for s in stretches
+        for s in segments
     ]
     _write_table(path, BACKGROUND_COLUMNS, lines)
 

@@ -12,112 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from detector.errors import ConfigError
+from detector.messages import Samples
 from models.data.segments import JOIN_S
 from models.rendering.midi import Rng
 from models.rendering.synthesis import coloured
 from models.scenes.sounds import Sound
 from models.training import augment
-from models.training.augment import Wave
 
 MUSIC = ("bowed_strings", "winds", "drums")
 """Classes that the music is made of; never a guitar."""
 _FADE_S = 0.1
 _SPEAKERS, _PLAYERS, _CLOUDS = 6, 3, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Background:
-    """One kind of background."""
-
-    contains: tuple[str, ...]
-    """Classes that are heard in it: none of their sounds is placed on it, and they are not judged there."""
-    compose: Callable[[Rng, int, int, Sequence[Sound]], Wave]
-    """From dice, samples, rate and stock to a wave."""
-    needs: tuple[str, ...] = ()
-    """It is made of sounds of one of these classes."""
-
-
-def compose(name: str, rng: Rng, size: int, rate_hz: int, stock: Sequence[Sound]) -> Wave:
-    """Return a background of KINDS with unit RMS, made of the stock's sounds where it needs some; silence is zeros."""
-    wave = KINDS[name].compose(rng, size, rate_hz, stock)
-    rms = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
-    return np.asarray(wave / rms, np.float32) if rms else wave
-
-
-def check(names: Sequence[str], stock: Sequence[Sound]) -> None:
-    """Raise ConfigError for a background that is unknown, or that the stock has no sounds for."""
-    labels = {sound.label for sound in stock}
-    for name in names:
-        if name not in KINDS:
-            raise ConfigError(f"background {name!r} is unknown; there are {', '.join(KINDS)}")
-        if KINDS[name].needs and not labels.intersection(KINDS[name].needs):
-            raise ConfigError(f"background {name!r} is made of {' or '.join(KINDS[name].needs)}, and there is none")
-
-
-def _rain(rng: Rng, size: int, rate_hz: int, stock: Sequence[Sound]) -> Wave:
-    drops = np.asarray(rng.standard_normal(size) * (rng.random(size) < 0.003), np.float32)  # noqa: PLR2004 - of samples
-    fallback = coloured(rng, size, 0.3) + 4 * np.convolve(drops, np.exp(-np.arange(80) / 12), "same")
-    recorded = [s for s in stock if s.label == "rain"]
-    return _lanes(rng, size, rate_hz, recorded, _CLOUDS) if recorded else np.asarray(fallback, np.float32)
-
-
-def _room(rng: Rng, size: int, rate_hz: int, _: Sequence[Sound]) -> Wave:
-    """Return the noise of a quiet room: pink to brown, with a little hum."""
-    wave = coloured(rng, size, float(rng.uniform(0.4, 1.0)))
-    return np.asarray(wave + 0.2 * augment.hum(size, rng, rate_hz), np.float32)
-
-
-def _hum(rng: Rng, size: int, rate_hz: int, _: Sequence[Sound]) -> Wave:
-    return np.asarray(augment.hum(size, rng, rate_hz) + 0.05 * coloured(rng, size, 0.5), np.float32)
-
-
-def _babble(rng: Rng, size: int, rate_hz: int, stock: Sequence[Sound]) -> Wave:
-    return _lanes(rng, size, rate_hz, [s for s in stock if s.label == "speech"], _SPEAKERS)
-
-
-def _music(rng: Rng, size: int, rate_hz: int, stock: Sequence[Sound]) -> Wave:
-    """Return several instruments that play one phrase after the other, each for itself."""
-    return _lanes(rng, size, rate_hz, [s for s in stock if s.label in MUSIC], _PLAYERS)
-
-
-def _silence(_: Rng, size: int, __: int, ___: Sequence[Sound]) -> Wave:
-    return np.zeros(size, np.float32)
-
-
-def _lanes(rng: Rng, size: int, rate_hz: int, sounds: Sequence[Sound], lanes: int) -> Wave:
-    """Return several endless rows of sounds, each faded into the next."""
-    out, fade = np.zeros(size, np.float32), round(_FADE_S * rate_hz)
-    for _ in range(lanes):
-        at = -int(rng.integers(rate_hz))
-        while at < size:
-            piece = _faded(sounds[int(rng.integers(len(sounds)))].wave, fade)
-            first, last = max(0, at), min(size, at + piece.size)
-            if last > first:
-                out[first:last] += piece[first - at : last - at]
-            at += max(fade, piece.size - fade)
-    return out
-
-
-def _faded(wave: Wave, fade: int) -> Wave:
-    """Return a wave of unit RMS that rises and falls so that neighbours' powers add up."""
-    ramp = min(fade, wave.size // 2)
-    piece = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
-    rise = np.sin(np.linspace(0, np.pi / 2, ramp, dtype=np.float32))
-    piece[:ramp] *= rise
-    piece[piece.size - ramp :] *= rise[::-1]
-    return np.asarray(piece, np.float32)
-
-
-KINDS: Mapping[str, Background] = {
-    "rain": Background(("rain",), _rain),
-    "room": Background((), _room),
-    "hum": Background((), _hum),
-    "babble": Background(("speech",), _babble, ("speech",)),
-    "music": Background(MUSIC, _music, MUSIC),
-    "silence": Background((), _silence),
-}
-
-
 _Pools = dict[str | None, tuple[float, dict[str, list[int]]]]
 """Of each class (None: no class), how often it is drawn, and its sounds by source."""
 _MARGIN_S = 1.0
@@ -131,7 +36,36 @@ _APART_S = JOIN_S + 0.6
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Background:
+    """One kind of background."""
+
+    contains: tuple[str, ...]
+    """Classes that are heard in it: none of their sounds is placed on it, and they are not judged there."""
+    compose: Callable[[Rng, int, int, Sequence[Sound]], Samples]
+    """From dice, samples, rate and stock to a wave."""
+    needs: tuple[str, ...] = ()
+    """It is made of sounds of one of these classes."""
+
+
+def compose(name: str, rng: Rng, size: int, rate_hz: int, bank: Sequence[Sound]) -> Samples:
+    """Return a background of KINDS with unit RMS, made of the stock's sounds where it needs some; silence is zeros."""
+    wave = KINDS[name].compose(rng, size, rate_hz, bank)
+    rms = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+    return np.asarray(wave / rms, np.float32) if rms else wave
+
+
+def check(names: Sequence[str], bank: Sequence[Sound]) -> None:
+    """Raise ConfigError for a background that is unknown, or that the stock has no sounds for."""
+    labels = {sound.label for sound in bank}
+    for name in names:
+        if name not in KINDS:
+            raise ConfigError(f"background {name!r} is unknown; there are {', '.join(KINDS)}")
+        if KINDS[name].needs and not labels.intersection(KINDS[name].needs):
+            raise ConfigError(f"background {name!r} is made of {' or '.join(KINDS[name].needs)}, and there is none")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
     """What a scene should be like."""
 
     hours: float
@@ -144,14 +78,14 @@ class Wishes:
     """Draws of each class that is placed, against each other."""
     unknown: float
     """Share of the sounds that are of no class."""
-    stretch_s: float = 300.0
+    segment_s: float = 300.0
     """Before another background begins, at another level."""
     stream_s: float = 3600.0
     """Length of a sound file, which is a stream of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Placement:
     """One sound in a stretch."""
 
     sound: int
@@ -164,7 +98,7 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Segment:
     """Some minutes over one background."""
 
     stream: int
@@ -174,41 +108,97 @@ class Stretch:
     background: str
     level_db: float
     seed: tuple[int, int, int]
-    placed: tuple[Placed, ...]
+    placed: tuple[Placement, ...]
 
 
-def plan(wishes: Wishes, stock: Sequence[Sound], rate_hz: int) -> list[Stretch]:
+def plan(options: PlanOptions, bank: Sequence[Sound], rate_hz: int) -> list[Segment]:
     """Return the stretches of a scene, stream by stream; the same wishes and stock give the same plan.
 
     Raises ConfigError where there is no sound of a class that is wished for.
     """
-    pools = _pools(wishes, stock)
-    total, per_stream = round(wishes.hours * 3600 * rate_hz), round(wishes.stream_s * rate_hz)
-    stretches, rng = [], np.random.default_rng([wishes.seed, 0])
-    backgrounds = _cycle(wishes.backgrounds, rng)
+    pools = _pools(options, bank)
+    total, per_stream = round(options.hours * 3600 * rate_hz), round(options.stream_s * rate_hz)
+    segments, rng = [], np.random.default_rng([options.seed, 0])
+    backgrounds = _cycle(options.backgrounds, rng)
     for stream, begin in enumerate(range(0, total, per_stream)):
         length = min(per_stream, total - begin)
-        count = max(1, round(length / (wishes.stretch_s * rate_hz)))
+        count = max(1, round(length / (options.segment_s * rate_hz)))
         edges = [length * i // count for i in range(count + 1)]
         for i, (first, end) in enumerate(itertools.pairwise(edges)):
-            level_db = _level_db(wishes, rng)
-            seed = (wishes.seed, stream + 1, i)
+            level_db = _level_db(options, rng)
+            seed = (options.seed, stream + 1, i)
             background = next(backgrounds)
-            placer = _Placer(wishes, stock, _allowed(pools, background), rate_hz, seed)
-            placed = placer.fill(end - first)
-            stretches.append(Stretch(stream, first, end - first, background, level_db, seed, tuple(placed)))
-    return stretches
+            planner = _SegmentPlanner(options, bank, _allowed(pools, background), rate_hz, seed)
+            placed = planner.fill(end - first)
+            segments.append(Segment(stream, first, end - first, background, level_db, seed, tuple(placed)))
+    return segments
 
 
-def _pools(wishes: Wishes, stock: Sequence[Sound]) -> _Pools:
+def _rain(rng: Rng, size: int, rate_hz: int, bank: Sequence[Sound]) -> Samples:
+    drops = np.asarray(rng.standard_normal(size) * (rng.random(size) < 0.003), np.float32)  # noqa: PLR2004 - of samples
+    fallback = coloured(rng, size, 0.3) + 4 * np.convolve(drops, np.exp(-np.arange(80) / 12), "same")
+    recorded = [s for s in bank if s.label == "rain"]
+    return _lanes(rng, size, rate_hz, recorded, _CLOUDS) if recorded else np.asarray(fallback, np.float32)
+
+
+def _room(rng: Rng, size: int, rate_hz: int, _: Sequence[Sound]) -> Samples:
+    """Return the noise of a quiet room: pink to brown, with a little hum."""
+    wave = coloured(rng, size, float(rng.uniform(0.4, 1.0)))
+    return np.asarray(wave + 0.2 * augment.hum(size, rng, rate_hz), np.float32)
+
+
+def _hum(rng: Rng, size: int, rate_hz: int, _: Sequence[Sound]) -> Samples:
+    return np.asarray(augment.hum(size, rng, rate_hz) + 0.05 * coloured(rng, size, 0.5), np.float32)
+
+
+def _babble(rng: Rng, size: int, rate_hz: int, bank: Sequence[Sound]) -> Samples:
+    return _lanes(rng, size, rate_hz, [s for s in bank if s.label == "speech"], _SPEAKERS)
+
+
+def _music(rng: Rng, size: int, rate_hz: int, bank: Sequence[Sound]) -> Samples:
+    """Return several instruments that play one phrase after the other, each for itself."""
+    return _lanes(rng, size, rate_hz, [s for s in bank if s.label in MUSIC], _PLAYERS)
+
+
+def _silence(_: Rng, size: int, __: int, ___: Sequence[Sound]) -> Samples:
+    return np.zeros(size, np.float32)
+
+
+def _lanes(rng: Rng, size: int, rate_hz: int, sounds: Sequence[Sound], lanes: int) -> Samples:
+    """Return several endless rows of sounds, each faded into the next."""
+    out, fade = np.zeros(size, np.float32), round(_FADE_S * rate_hz)
+    for _ in range(lanes):
+        at = -int(rng.integers(rate_hz))
+        while at < size:
+            piece = _faded(sounds[int(rng.integers(len(sounds)))].wave, fade)
+            first, last = max(0, at), min(size, at + piece.size)
+            if last > first:
+                out[first:last] += piece[first - at : last - at]
+            at += max(fade, piece.size - fade)
+    return out
+
+
+def _faded(wave: Samples, fade: int) -> Samples:
+    """Return a wave of unit RMS that rises and falls so that neighbours' powers add up."""
+    ramp = min(fade, wave.size // 2)
+    piece = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
+    rise = np.sin(np.linspace(0, np.pi / 2, ramp, dtype=np.float32))
+    piece[:ramp] *= rise
+    piece[piece.size - ramp :] *= rise[::-1]
+    return np.asarray(piece, np.float32)
+
+
+def _pools(options: PlanOptions, bank: Sequence[Sound]) -> _Pools:
     """Return the weight of each class (None: no class) and its sounds by source."""
-    known = sum(wishes.weights.values()) or 1.0
-    weights: dict[str | None, float] = {k: w * (1 - wishes.unknown) / known for k, w in wishes.weights.items() if w > 0}
-    weights |= {None: wishes.unknown} if wishes.unknown > 0 else {}
+    known = sum(options.weights.values()) or 1.0
+    weights: dict[str | None, float] = {
+        k: w * (1 - options.unknown) / known for k, w in options.weights.items() if w > 0
+    }
+    weights |= {None: options.unknown} if options.unknown > 0 else {}
     pools: _Pools = {}
     for label, weight in weights.items():
         by_source: dict[str, list[int]] = {}
-        for i, sound in enumerate(stock):
+        for i, sound in enumerate(bank):
             if sound.label == label:
                 by_source.setdefault(sound.source, []).append(i)
         if not by_source:
@@ -228,10 +218,10 @@ def _allowed(pools: _Pools, background: str) -> _Pools:
     return left
 
 
-def _level_db(wishes: Wishes, rng: Rng) -> float:
+def _level_db(options: PlanOptions, rng: Rng) -> float:
     """Draw the peak of a stretch's loudest sound, so that the lowest ratio to the background stays in the range."""
-    low, high = wishes.level_db
-    return float(rng.uniform(min(high, low + max(wishes.snrs_db) - min(wishes.snrs_db)), high))
+    low, high = options.level_db
+    return float(rng.uniform(min(high, low + max(options.snrs_db) - min(options.snrs_db)), high))
 
 
 def _cycle(names: Sequence[str], rng: Rng) -> Iterator[str]:
@@ -240,36 +230,36 @@ def _cycle(names: Sequence[str], rng: Rng) -> Iterator[str]:
         yield from (names[i] for i in rng.permutation(len(names)))
 
 
-class _Placer:
+class _SegmentPlanner:
     """Draws sounds one after the other until a stretch is full."""
 
     def __init__(
-        self, wishes: Wishes, stock: Sequence[Sound], pools: _Pools, rate_hz: int, seed: tuple[int, int, int]
+        self, options: PlanOptions, bank: Sequence[Sound], pools: _Pools, rate_hz: int, seed: tuple[int, int, int]
     ) -> None:
-        self._wishes, self._stock, self._pools, self._rate_hz = wishes, stock, pools, rate_hz
+        self._wishes, self._sound_bank, self._pools, self._rate_hz = options, bank, pools, rate_hz
         self._rng = np.random.default_rng(seed)
         weights = np.array([weight for weight, _ in pools.values()])
         self._labels, self._share = list(pools), weights / weights.sum()
         self._free_from: dict[str | None, int] = {}
         """Where the last sound of each class ends."""
 
-    def fill(self, size: int) -> list[Placed]:
+    def fill(self, size: int) -> list[Placement]:
         """Return the sounds of a stretch in the order of time."""
-        rng, placed = self._rng, list[Placed]()
+        rng, placed = self._rng, list[Placement]()
         at, end = self._samples(_MARGIN_S, _MARGIN_S + 3), size - self._samples(_MARGIN_S)
         while True:
             group = self._group(at)
-            behind = max(p.at + self._stock[p.sound].wave.size for p in group)
+            behind = max(p.at + self._sound_bank[p.sound].wave.size for p in group)
             if behind >= end:
                 return sorted(placed, key=lambda p: p.at)
             placed += group
             for p in group:
-                label = self._stock[p.sound].label
-                self._free_from[label] = p.at + self._stock[p.sound].wave.size
+                label = self._sound_bank[p.sound].label
+                self._free_from[label] = p.at + self._sound_bank[p.sound].wave.size
             gap = _LONG_GAP_S if rng.random() < _LONG_GAPS else _GAP_S
             at = behind + self._samples(*gap)
 
-    def _group(self, at: int) -> list[Placed]:
+    def _group(self, at: int) -> list[Placement]:
         """Draw one sound, a burst of one class, or two classes at once."""
         kind = self._rng.random()
         label = self._label()
@@ -278,21 +268,21 @@ class _Placer:
             group = [first]
             for _ in range(int(self._rng.integers(*_BURST))):
                 last = group[-1]
-                behind = last.at + self._stock[last.sound].wave.size + self._samples(*_BURST_GAP_S)
-                group.append(Placed(self._sound(label), behind, first.snr_db, last.room_seed))
+                behind = last.at + self._sound_bank[last.sound].wave.size + self._samples(*_BURST_GAP_S)
+                group.append(Placement(self._sound(label), behind, first.snr_db, last.room_seed))
             return group
         if kind < _BURSTS + _OVERLAPS and len(self._labels) > 1:
             other = self._label(but=[label])
-            length = self._stock[first.sound].wave.size
+            length = self._sound_bank[first.sound].wave.size
             return [first, self._place(other, first.at + int(length * self._rng.uniform(0.2, 0.8)))]
         return [first]
 
-    def _place(self, label: str | None, at: int) -> Placed:
+    def _place(self, label: str | None, at: int) -> Placement:
         if label is not None:
             at = max(at, self._free_from.get(label, 0) + self._samples(_APART_S))
         rng = self._rng
         room_seed = int(rng.integers(2**31)) if rng.random() < _ROOMS else None
-        return Placed(self._sound(label), at, float(rng.choice(self._wishes.snrs_db)), room_seed)
+        return Placement(self._sound(label), at, float(rng.choice(self._wishes.snrs_db)), room_seed)
 
     def _label(self, but: Sequence[str | None] = ()) -> str | None:
         """Draw a class, none of ``but``."""
@@ -308,3 +298,13 @@ class _Placer:
     def _samples(self, low_s: float, high_s: float | None = None) -> int:
         seconds = low_s if high_s is None else self._rng.uniform(low_s, high_s)
         return round(seconds * self._rate_hz)
+
+
+KINDS: Mapping[str, Background] = {
+    "rain": Background(("rain",), _rain),
+    "room": Background((), _room),
+    "hum": Background((), _hum),
+    "babble": Background(("speech",), _babble, ("speech",)),
+    "music": Background(MUSIC, _music, MUSIC),
+    "silence": Background((), _silence),
+}

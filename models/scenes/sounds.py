@@ -17,18 +17,23 @@ from detector.audio.files import is_sound_name
 from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
+from detector.messages import Samples
 from models.data.catalogue import INDEX, read_catalogue, read_index
 from models.data.datasets import load_good_clips, recordings
 from models.data.household import Clip
-from models.data.segments import WINDOW_S, heard_spans, loud_windows
+from models.data.segments import WINDOW_S, active_spans, active_windows
 from models.recipe import Recipe
-from models.training.augment import Wave, room
+from models.training.augment import room
 
-LONGEST_S = 8.0
+MAX_SOUND_S = 8.0
 """Longer sounds are cut: a scene should hold many."""
 _BEFORE_S, _BEHIND_S = 0.03, 0.15
 """What is kept around the span that is heard, faded."""
 _ROOM_TAIL_S = 0.5
+OUT_OF_CLASS = "none"
+"""What a sound of no class is called on the command line and in tables."""
+HALVES = ("first", "second")
+"""A fold's clips in turn: the first half to tune with, the second to judge with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +46,15 @@ class Sound:
     """The folder of recordings or the synthesiser that it came from."""
     clip: str
     """The recording's name in its source."""
-    wave: Wave
+    wave: Samples
     """(samples,) mono, from just before the sound is heard to just after."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class RenderedSound:
     """A sound as it arrives: through a room or not."""
 
-    wave: Wave
+    wave: Samples
     onset: int
     """Sample at which it is first heard."""
     offset: int
@@ -59,11 +64,11 @@ class Heard:
     peak: float
 
 
-def cut_sounds(label: str | None, source: str, clip: str, wave: Wave, rate_hz: int) -> Iterator[Sound]:
+def cut_sounds(label: str | None, source: str, clip: str, wave: Samples, rate_hz: int) -> Iterator[Sound]:
     """Yield each stretch of a clip in which a sound is heard as a sound of its own; a silent clip has none."""
     before, behind = round(_BEFORE_S * rate_hz), round(_BEHIND_S * rate_hz)
-    for first, last in heard_spans(wave, rate_hz):
-        end = min(last, first + round(LONGEST_S * rate_hz))
+    for first, last in active_spans(wave, rate_hz):
+        end = min(last, first + round(MAX_SOUND_S * rate_hz))
         piece = np.array(wave[max(0, first - before) : end + behind], np.float32)
         rise = min(first, before)
         fall = max(1, piece.size - rise - (end - first)) if end == last else behind
@@ -72,7 +77,7 @@ def cut_sounds(label: str | None, source: str, clip: str, wave: Wave, rate_hz: i
         yield Sound(label, source, clip, piece)
 
 
-def arrive(sound: Sound, room_seed: int | None, rate_hz: int) -> Heard | None:
+def render(sound: Sound, room_seed: int | None, rate_hz: int) -> RenderedSound | None:
     """Return a sound as it arrives, in the room of that seed if one is given; None where nothing is left to hear."""
     wave = sound.wave
     if room_seed is not None:
@@ -80,19 +85,13 @@ def arrive(sound: Sound, room_seed: int | None, rate_hz: int) -> Heard | None:
         size = wave.size + min(response.size, round(_ROOM_TAIL_S * rate_hz))
         spectrum = np.fft.rfft(wave, 2 * size) * np.fft.rfft(response, 2 * size)
         wave = np.asarray(np.fft.irfft(spectrum, 2 * size)[:size], np.float32)
-    spans = heard_spans(wave, rate_hz)
+    spans = active_spans(wave, rate_hz)
     if not spans:
         return None
     window = round(WINDOW_S * rate_hz)
-    loud = np.repeat(loud_windows(wave, rate_hz), window)
+    loud = np.repeat(active_windows(wave, rate_hz), window)
     rms = float(np.sqrt(np.mean(np.square(wave[: loud.size][loud], dtype=np.float64))))
-    return Heard(wave, spans[0][0], spans[-1][1], rms, float(np.abs(wave).max()))
-
-
-NO_CLASS = "none"
-"""What a sound of no class is called on the command line and in tables."""
-HALVES = ("first", "second")
-"""A fold's clips in turn: the first half to tune with, the second to judge with."""
+    return RenderedSound(wave, spans[0][0], spans[-1][1], rms, float(np.abs(wave).max()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[S
     return sounds, problems
 
 
-def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldOut | None) -> None:
+def check_not_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldOut | None) -> None:
     """Raise ConfigError where a folder holds what the model was trained on.
 
     That is rendered or gathered material, if the record names it, and every recording of the folds
@@ -158,7 +157,7 @@ def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldO
             )
     if wanted is None or not folders:
         return
-    seen = [c for c in recordings(wanted.recipe, wanted.data).clips if _was_heard(c, manifest)]
+    seen = [c for c in recordings(wanted.recipe, wanted.data).clips if _was_trained_on(c, manifest)]
     digests = {_digest(clip.path): clip.path for clip in seen}
     for folder in folders:
         for path in sorted(p for p in folder.rglob("[!.]*") if p.is_file()):
@@ -176,7 +175,7 @@ def _material(folder: Path) -> Iterator[str]:
             yield "gathered"
 
 
-def _was_heard(clip: Clip, manifest: Manifest) -> bool:
+def _was_trained_on(clip: Clip, manifest: Manifest) -> bool:
     return clip.fold not in manifest.training.folds_left_out
 
 

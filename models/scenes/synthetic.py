@@ -14,13 +14,13 @@ import scipy.signal
 from tqdm import tqdm
 
 from detector.errors import ConfigError
+from detector.messages import Samples
 from models.data.household import RENDERED
 from models.rendering.instruments import Player, compose_melody
 from models.rendering.material import Batch, batches
 from models.rendering.midi import Rng
 from models.rendering.synthesis import FURTHER_SOUNDFONTS, OTHER_SOUNDFONT, RATE_HZ, SOUNDFONT, coloured, play, speak
 from models.scenes.sounds import Sound, cut_sounds
-from models.training.augment import Wave
 
 CLIPS_A_PROGRAM = {"guitar": 6, "bowed": 4, "winds": 2, "drums": 4, "other": 1}
 """Phrases for each General MIDI program of a class."""
@@ -68,9 +68,12 @@ _TEXTS: dict[str, tuple[str, ...]] = {
     "ro": ("Mâine mergem la munte cu trenul.", "Poți să închizi fereastra, te rog?", "Am uitat cheile acasă."),
     "fi": ("Juna lähtee laiturilta kolme.", "Voisitko avata oven?", "Huomenna sataa koko päivän."),
 }
+_EACH = 4
+"""Sounds of each kind."""
+_LENGTH_S = (1.0, 6.0)
 
 
-def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_only: bool = False) -> list[Sound]:
+def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, negatives_only: bool = False) -> list[Sound]:
     """Return phrases of every class that can be rendered, and of instruments of none.
 
     Raises RenderError where a synthesiser is missing, ConfigError for the sound font of training.
@@ -78,7 +81,7 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_o
     if soundfont.resolve().name in {font.name for font in (SOUNDFONT, *FURTHER_SOUNDFONTS)}:
         raise ConfigError(f"{soundfont}: is a sound font of the training material; name another")
     sounds = list[Sound]()
-    wanted = [b for b in _batches() if b.label not in RENDERED or not unclassed_only]
+    wanted = [b for b in _batches() if b.label not in RENDERED or not negatives_only]
     for batch in tqdm(wanted, unit="program", desc="instruments", leave=False, disable=None):
         rng = _generator(seed, f"scene {batch.label}", batch.program)
         phrases = [batch.compose(rng) for _ in range(batch.count)]
@@ -100,6 +103,11 @@ def spoken_sounds(seed: int) -> list[Sound]:
     return sounds
 
 
+def computed_negatives(seed: int) -> list[Sound]:
+    """Return sounds of every kind here, each with its own dice."""
+    return list(_sounds(seed))
+
+
 def _batches() -> list[Batch]:
     first = [b for b in batches() if b.soundfont == SOUNDFONT]
     known = [Batch(b.label, b.program, CLIPS_A_PROGRAM[b.label], b.compose) for b in first]
@@ -113,16 +121,6 @@ def _generator(seed: int, label: str, program: int) -> Rng:
     return np.random.default_rng([seed, program, *label.encode()])
 
 
-_EACH = 4
-"""Sounds of each kind."""
-_LENGTH_S = (1.0, 6.0)
-
-
-def unclassed_sounds(seed: int) -> list[Sound]:
-    """Return sounds of every kind here, each with its own dice."""
-    return list(_sounds(seed))
-
-
 def _sounds(seed: int) -> Iterator[Sound]:
     for name, compose in KINDS.items():
         rng = np.random.default_rng([seed, *name.encode()])
@@ -131,7 +129,7 @@ def _sounds(seed: int) -> Iterator[Sound]:
             yield from cut_sounds(None, "computed", f"{name}-{n}", wave / np.abs(wave).max(), RATE_HZ)
 
 
-def _crickets(rng: Rng, size: int) -> Wave:
+def _crickets(rng: Rng, size: int) -> Samples:
     """Chirps of a few pulses of a high tone."""
     t, hz = np.arange(size) / RATE_HZ, rng.uniform(3800, 5200)
     pulses, chirps = rng.uniform(25, 45), rng.uniform(1.5, 3.5)
@@ -139,7 +137,7 @@ def _crickets(rng: Rng, size: int) -> Wave:
     return np.asarray(np.sin(2 * np.pi * hz * t) * gate, np.float32)
 
 
-def _songbird(rng: Rng, size: int) -> Wave:
+def _songbird(rng: Rng, size: int) -> Samples:
     """Short notes that glide between 2 and 6 kHz."""
     wave = np.zeros(size)
     at = 0
@@ -153,7 +151,7 @@ def _songbird(rng: Rng, size: int) -> Wave:
     return np.asarray(wave, np.float32)
 
 
-def _frogs(rng: Rng, size: int) -> Wave:
+def _frogs(rng: Rng, size: int) -> Samples:
     """Croaks: a band of noise gated some thirty times a second, in calls."""
     t, low_hz = np.arange(size) / RATE_HZ, rng.uniform(500, 1500)
     band = _band(rng.standard_normal(size), low_hz, low_hz * 1.6)
@@ -161,7 +159,7 @@ def _frogs(rng: Rng, size: int) -> Wave:
     return np.asarray(band * gate * ((t * rng.uniform(0.8, 2)) % 1 < 0.5), np.float32)
 
 
-def _cat(rng: Rng, size: int) -> Wave:
+def _cat(rng: Rng, size: int) -> Samples:
     """Meows: a gliding harmonic tone through a moving resonance."""
     wave, at = np.zeros(size), 0
     while at < size:
@@ -175,7 +173,7 @@ def _cat(rng: Rng, size: int) -> Wave:
     return np.asarray(wave, np.float32)
 
 
-def _vacuum_cleaner(rng: Rng, size: int) -> Wave:
+def _vacuum_cleaner(rng: Rng, size: int) -> Samples:
     """Rushing air with the whine of a motor that runs up."""
     t = np.arange(size) / RATE_HZ
     turns = rng.uniform(180, 320) * (1 - np.exp(-t / 0.3))
@@ -184,7 +182,7 @@ def _vacuum_cleaner(rng: Rng, size: int) -> Wave:
     return np.asarray(_band(rng.standard_normal(size), 300, 5000) * 2 + rng.uniform(0.2, 0.6) * whine, np.float32)
 
 
-def _washing_machine(rng: Rng, size: int) -> Wave:
+def _washing_machine(rng: Rng, size: int) -> Samples:
     """Turn a drum: low rumble and sloshing, once a second."""
     t = np.arange(size) / RATE_HZ
     turning = 1 + 0.7 * np.sin(2 * np.pi * rng.uniform(0.6, 1.4) * t)
@@ -192,7 +190,7 @@ def _washing_machine(rng: Rng, size: int) -> Wave:
     return np.asarray(coloured(rng, size, 1.0) * turning + 3 * slosh, np.float32)
 
 
-def _keyboard(rng: Rng, size: int) -> Wave:
+def _keyboard(rng: Rng, size: int) -> Samples:
     """Typing: clicks of a few milliseconds with a resonance, press and release."""
     wave = np.zeros(size + RATE_HZ)
     at = 0
@@ -205,7 +203,7 @@ def _keyboard(rng: Rng, size: int) -> Wave:
     return np.asarray(_band(wave[:size], 400, 6000), np.float32)
 
 
-def _alarm(rng: Rng, size: int) -> Wave:
+def _alarm(rng: Rng, size: int) -> Samples:
     """Beeps of an appliance: square-like tones in groups."""
     t, hz = np.arange(size) / RATE_HZ, rng.uniform(900, 3200)
     tone = np.sin(2 * np.pi * hz * t) + np.sin(6 * np.pi * hz * t) / 3
@@ -214,14 +212,14 @@ def _alarm(rng: Rng, size: int) -> Wave:
     return np.asarray(tone * ((inside < beeps) & (inside % 1 < 0.5)), np.float32)
 
 
-def _kettle(rng: Rng, size: int) -> Wave:
+def _kettle(rng: Rng, size: int) -> Samples:
     """Water that comes to the boil: noise that rises, with bubbling."""
     t = np.linspace(0, 1, size)
     bubbling = 1 + 0.5 * scipy.signal.sawtooth(2 * np.pi * np.cumsum(rng.uniform(5, 25, size)) / RATE_HZ)
     return np.asarray(_band(rng.standard_normal(size), 150, 2500) * bubbling * (0.2 + t), np.float32)
 
 
-def _footsteps(rng: Rng, size: int) -> Wave:
+def _footsteps(rng: Rng, size: int) -> Samples:
     """Thuds at a walking pace, each a low knock and a scrape."""
     wave, step_s = np.zeros(size + RATE_HZ), rng.uniform(0.45, 0.65)
     for at in np.arange(0, size, step_s * RATE_HZ).astype(int):
@@ -237,7 +235,7 @@ def _band(wave: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
     return np.asarray(scipy.signal.sosfilt(sections, wave))
 
 
-KINDS: dict[str, Callable[[Rng, int], Wave]] = {
+KINDS: dict[str, Callable[[Rng, int], Samples]] = {
     "crickets": _crickets,
     "songbird": _songbird,
     "frogs": _frogs,

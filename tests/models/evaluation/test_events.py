@@ -18,22 +18,22 @@ from models.evaluation import matching
 from models.evaluation import robustness as channels
 from models.evaluation import thresholds as tuning
 from models.evaluation.dcase import measure, score_tables, sed_scores
-from models.evaluation.inference import Detection, Heard, decode, listen
+from models.evaluation.inference import Detection, ScenePredictions, decode, predict_scenes
 from models.evaluation.matching import (
-    GRID,
     NOTHING,
+    THRESHOLD_GRID,
     UNKNOWN,
     Curve,
     Outcome,
     confusion,
     curves,
-    judge,
+    evaluate_detections,
     match,
     reports_per_event,
     sweep,
 )
 from models.evaluation.report import hourly
-from models.evaluation.thresholds import Goal, shares
+from models.evaluation.thresholds import FalseAlarmBudget, allocate_budget
 from models.scenes.folder import EventReference, Scenes, ScenesManifest, Span, Stream, StreamFile, read_scenes
 
 HOUR_S = 3600.0
@@ -106,7 +106,7 @@ def test_misses_and_false_alarms_are_those_of_sed_scores_eval(monkeypatch: pytes
     monkeypatch.setattr(matching, "COLLAR_S", 0.0)
     references, detections = random_events(5)
     scenes = scenes_of(references)
-    outcome = judge([detections], scenes, ("guitar", "speech"))
+    outcome = evaluate_detections([detections], scenes, ("guitar", "speech"))
     scores = score_tables([[detections]], [1.0], scenes.streams, ["guitar", "speech"])
     truth = {"scene-01.wav": [(r.onset_s, r.offset_s, r.label) for r in references]}
     criteria = {"dtc_threshold": 1e-3, "gtc_threshold": 1e-3}
@@ -130,10 +130,10 @@ def test_the_fields_measures_on_a_tiny_annotation() -> None:
     assert measure([own], [[own]], [1.0], scenes_of([])) is None
 
 
-def heard_of(scores: np.ndarray, model: Path = MODEL) -> Heard:
+def predictions_of(scores: np.ndarray, model: Path = MODEL) -> ScenePredictions:
     manifest = load_model(model).manifest
     stored = np.asarray(scores, np.float32)
-    return Heard(manifest, "", (stored,), (tuple(decode(manifest.classes, manifest, stored)),))
+    return ScenePredictions(manifest, "", (stored,), (tuple(decode(manifest.classes, manifest, stored)),))
 
 
 def scores_with(levels: dict[int, float], frames: int = 4000) -> np.ndarray:
@@ -148,9 +148,9 @@ def scores_with(levels: dict[int, float], frames: int = 4000) -> np.ndarray:
 def test_the_curve_is_the_decoders_threshold_by_threshold() -> None:
     """Two guitars at scores of 0.9 and 0.5, and one false event at 0.7, in 100 s."""
     scenes = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0)
-    heard = heard_of(scores_with({400: 0.9, 2000: 0.5, 3000: 0.7}))
-    curve = curves(sweep(heard, 1), scenes, heard.manifest.labels)["guitar"]
-    at = {round(t, 3): i for i, t in enumerate(GRID)}
+    predictions = predictions_of(scores_with({400: 0.9, 2000: 0.5, 3000: 0.7}))
+    curve = curves(sweep(predictions, 1), scenes, predictions.manifest.labels)["guitar"]
+    at = {round(t, 3): i for i, t in enumerate(THRESHOLD_GRID)}
     assert [int((curve.reports[at[t]] == 0).sum()) for t in (0.4, 0.6, 0.8, 0.92)] == [0, 1, 1, 2]
     assert [int(curve.false_alarms[at[t]]) for t in (0.4, 0.6, 0.8, 0.92)] == [1, 1, 0, 0]
     quiet, loud = curve.point(0.0), curve.point(100.0)
@@ -175,7 +175,7 @@ def test_a_rate_is_never_told_without_its_bound() -> None:
 def test_false_events_are_told_apart_by_what_was_heard() -> None:
     scenes = scenes_of([ref(10, 12, "speech"), ref(40, 42)], unknown=(ref(20, 22, ""),))
     labels = ("guitar", "speech")
-    outcome = judge([[det(10, 11), det(20, 21), det(30, 31), det(40, 41), det(41.5, 42)]], scenes, labels)
+    outcome = evaluate_detections([[det(10, 11), det(20, 21), det(30, 31), det(40, 41), det(41.5, 42)]], scenes, labels)
     assert sorted(f.over for f in outcome.false) == [NOTHING, "speech", UNKNOWN]
     assert reports_per_event(outcome.of("guitar")) == 2
     counts = confusion(outcome, labels)
@@ -191,7 +191,7 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(2400, 3900, 200):
         scores[at : at + 2, guitar] = 0.95
     scenes = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0)
-    chosen = tuning.tune(heard_of(scores), scenes, Goal(0.0), processes=1)
+    chosen = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(0.0), processes=1)
     (best,) = (t for t in chosen if t.spec.label == "guitar")
     assert (best.missed, best.false_alarms, best.references) == (0, 0, 2)
     assert best.spec.decoder.on_threshold < 0.6
@@ -211,12 +211,12 @@ def test_alarms_are_shared_out_to_where_they_find_most() -> None:
         [(0, 0), (5, 0)],  # no references
     ]
     references = [10, 50, 5, 0]
-    assert shares(points, references, 3) == [0, 0, 3, 0]
-    assert shares(points, references, 4) == [0, 1, 3, 0]
-    assert shares(points, references, 7) == [4, 0, 3, 0]
-    assert shares(points, references, 8) == [4, 1, 3, 0]
-    assert shares(points, references, 100) == [9, 2, 3, 0]
-    assert shares(points, references, 0) == [0, 0, 3, 0]
+    assert allocate_budget(points, references, 3) == [0, 0, 3, 0]
+    assert allocate_budget(points, references, 4) == [0, 1, 3, 0]
+    assert allocate_budget(points, references, 7) == [4, 0, 3, 0]
+    assert allocate_budget(points, references, 8) == [4, 1, 3, 0]
+    assert allocate_budget(points, references, 100) == [9, 2, 3, 0]
+    assert allocate_budget(points, references, 0) == [0, 0, 3, 0]
 
 
 def test_channels_do_what_their_names_say() -> None:
@@ -272,14 +272,14 @@ def test_evaluate_events_gives_every_figure_and_picture(scene: Path, tmp_path: P
 
 def test_where_a_background_contains_a_class_it_is_not_judged(scene: Path) -> None:
     scenes = read_scenes(scene)
-    heard = listen(MODEL, scenes, processes=1)
+    predictions = predict_scenes(MODEL, scenes, processes=1)
     (stream,) = scenes.streams
     (rainy,) = (s for s in stream.spans if "rain" in s.contains)
     frames = slice(int(rainy.onset_s * 40), int(rainy.offset_s * 40))
-    rain = heard.manifest.labels.index("rain")
-    assert not heard.scores[0][frames, rain].any()
-    assert heard.scores[0][frames].any()
-    assert isinstance(judge(heard.detections, scenes, heard.manifest.labels), Outcome)
+    rain = predictions.manifest.labels.index("rain")
+    assert not predictions.scores[0][frames, rain].any()
+    assert predictions.scores[0][frames].any()
+    assert isinstance(evaluate_detections(predictions.detections, scenes, predictions.manifest.labels), Outcome)
 
 
 def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_
     assert tuning.tuned_on(after) == [read_scenes(scene).sha256[:12]]
     # A second tuning replaces the first in the record.
     again = tuning.tuned_manifest(
-        after, [], replace(read_scenes(scene), sha256="f" * 64), Goal(1.0), "snn-train tune-events b"
+        after, [], replace(read_scenes(scene), sha256="f" * 64), FalseAlarmBudget(1.0), "snn-train tune-events b"
     )
     assert tuning.tuned_on(again) == ["f" * 12]
     assert again.training.command.count("tune-events") == 1

@@ -20,7 +20,7 @@ from firmware_export.cli import cli as export_cli
 from models import RECIPES
 from models.cli.main import cli as train_cli
 from models.data.household import Clip
-from models.evaluation.clips import Heard, confusion, esc10_accuracy, event_rates, figures, table
+from models.evaluation.clips import ClipPrediction, confusion, esc10_accuracy, event_rates, metrics, table
 from models.network.twin import make_network
 from models.recipe import _check, load_recipe
 from models.training.loop import Run, _Trainer, train
@@ -63,9 +63,9 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
     assert "ESC-10 accuracy" in output
     assert json.loads((tmp_path / "f.json").read_text())["esc10_clips"] == 10
     assert (tmp_path / "c.png").stat().st_size > 10_000
-    judged = tmp_path / "judged.onnx"
-    invoke(train_cli, "evaluate", model, "--data", tree, "--out", judged)
-    assert Detector.load(judged).manifest.metrics == json.loads((tmp_path / "f.json").read_text())
+    results = tmp_path / "judged.onnx"
+    invoke(train_cli, "evaluate", model, "--data", tree, "--out", results)
+    assert Detector.load(results).manifest.metrics == json.loads((tmp_path / "f.json").read_text())
     assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--judge", model, 4, "--data", tree)
     record = Detector.load(model).manifest.training
     assert record.folds_left_out == (4, 5)
@@ -77,18 +77,18 @@ def test_a_run_begins_with_the_weights_of_another(tree: Path, short_recipe: Path
     first, second, recipe = tmp_path / "first", tmp_path / "second", load_recipe(short_recipe)
     train(recipe, Run(tree, None, first, 0, 4, workers=0))
     none = replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0))
-    net = train(none, Run(tree, None, second, 1, 4, workers=0, begin=first))
+    net = train(none, Run(tree, None, second, 1, 4, workers=0, warm_start=first))
     before, after = load_run(first)[0].state_dict(), net.state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items() if "norm" not in name)
-    hidden, kept = ((RunFolder(folder).load() or {})["hidden"] for folder in (first, second))
-    assert hidden.keys() == kept.keys()
-    assert all(torch.equal(hidden[name], kept[name]) for name in hidden)
+    auxiliary, kept = ((RunFolder(folder).load() or {})["hidden"] for folder in (first, second))
+    assert auxiliary.keys() == kept.keys()
+    assert all(torch.equal(auxiliary[name], kept[name]) for name in auxiliary)
     assert "--begin" in load_run(second)[2].command
     with pytest.raises(ConfigError, match="fold 3"):
-        train(recipe, Run(tree, None, tmp_path / "third", 1, 3, workers=0, begin=first))
+        train(recipe, Run(tree, None, tmp_path / "third", 1, 3, workers=0, warm_start=first))
     other = replace(recipe, network=replace(recipe.network, slope=9.0))
     with pytest.raises(ConfigError, match="differ in network"):
-        train(other, Run(tree, None, tmp_path / "third", 1, 4, workers=0, begin=first))
+        train(other, Run(tree, None, tmp_path / "third", 1, 4, workers=0, warm_start=first))
     with pytest.raises(ConfigError, match="another recipe"):
         train(none, Run(tree, None, second, 1, 4, workers=0))
 
@@ -108,8 +108,12 @@ def test_a_run_goes_on_where_it_was_interrupted(
     tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[bool, float]
 ) -> None:
     """To the bit, and however many processes make the examples."""
-    (muon, deep), recipe = way, load_recipe(short_recipe)
-    recipe = replace(recipe, schedule=replace(recipe.schedule, muon=muon), loss=replace(recipe.loss, deep=deep))
+    (muon, deep_supervision), recipe = way, load_recipe(short_recipe)
+    recipe = replace(
+        recipe,
+        schedule=replace(recipe.schedule, muon=muon),
+        loss=replace(recipe.loss, deep_supervision=deep_supervision),
+    )
     run = Run(tree, None, tmp_path / "run", 0, None, workers=2)
     net = train(recipe, run)
     broken_off = Run(tree, None, tmp_path / "broken-off", 0, None, workers=0)
@@ -121,7 +125,7 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), resumed.state_dict().values(), strict=True))
     saved, went_on = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (run.folder, broken_off.folder))
     assert saved["epoch"] == 2
-    assert ("hidden" in saved) == bool(deep)
+    assert ("hidden" in saved) == bool(deep_supervision)
     for name, value in saved.get("hidden", {}).items():
         assert torch.equal(value, went_on["hidden"][name])
         assert value.any()
@@ -155,7 +159,9 @@ def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, val
 def test_hidden_read_outs_want_a_layer_to_read(short_recipe: Path) -> None:
     recipe = load_recipe(short_recipe)
     changed = replace(
-        recipe, loss=replace(recipe.loss, deep=0.3), network=replace(recipe.network, convs=recipe.network.convs[:1])
+        recipe,
+        loss=replace(recipe.loss, deep_supervision=0.3),
+        network=replace(recipe.network, convs=recipe.network.convs[:1]),
     )
     with pytest.raises(ConfigError, match=r"loss\.deep needs two convolutions"):
         _check(changed, "recipe")
@@ -174,25 +180,25 @@ def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
         load_recipe(short_recipe)
 
 
-def heard(label: str, source: str, best: str, *onsets: str) -> Heard:
+def predictions(label: str, source: str, best: str, *onsets: str) -> ClipPrediction:
     scores = np.full((4, len(LABELS)), 0.1, np.float32)
     scores[:, LABELS.index(best)] = 0.9
-    return Heard(Clip(Path("x"), label, source, 5), scores, onsets, LABELS)
+    return ClipPrediction(Clip(Path("x"), label, source, 5), scores, onsets, LABELS)
 
 
 def test_figures_by_hand() -> None:
     clips = [
-        heard("rain", "esc10", "rain", "rain"),
-        heard("rooster", "esc10", "guitar", "guitar"),
-        heard("guitar", "instruments", "guitar", "guitar", "guitar"),
-        heard("guitar", "instruments", "winds"),
+        predictions("rain", "esc10", "rain", "rain"),
+        predictions("rooster", "esc10", "guitar", "guitar"),
+        predictions("guitar", "instruments", "guitar", "guitar", "guitar"),
+        predictions("guitar", "instruments", "winds"),
     ]
     # The rooster's ten-class argmax is the first of nine equal scores: not the rooster.
     assert (esc10_accuracy(clips).hits, esc10_accuracy(clips).total) == (1, 2)
     recall, false = event_rates(clips, "guitar")
     assert (recall.hits, recall.total, false.hits, false.total) == (1, 2, 1, 2)
     assert confusion(clips)[LABELS.index("rooster"), LABELS.index("guitar")] == 1
-    assert figures(clips)["guitar_recall"] == 0.5
+    assert metrics(clips)["guitar_recall"] == 0.5
     assert "| guitar | 1/2 = 50.0 %" in table(clips)
 
 

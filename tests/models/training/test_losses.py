@@ -11,9 +11,9 @@ from models import RECIPES
 from models.network.activity import Activity, reading_macs
 from models.recipe import Loss, load_recipe
 from models.training.losses import (
+    background_operations_loss,
     clip_loss,
     frame_loss,
-    idle_loss,
     operations_loss,
     score_loss,
     silence_loss,
@@ -55,11 +55,15 @@ def test_idle_operations_count_where_nothing_is_heard() -> None:
     spikes["conv1"][:, :, 0] = 1
     spikes["dense"][:, :, 2] = 1
     fan_out = {"conv1": 300.0, "dense": 100.0}
-    assert idle_loss(spikes, fan_out, torch.tensor([[1.0, 1.0, 0.0]])).item() == pytest.approx(0.75 / 2)
-    assert idle_loss(spikes, fan_out, torch.tensor([[0.0, 0.0, 1.0]])).item() == pytest.approx(0.25)
-    assert idle_loss(spikes, fan_out, torch.zeros(1, 3)).item() == 0
-    heard, weight, idle = torch.zeros(1, 3, 2), torch.ones(1, 3, 2), torch.tensor([[1.0, 0.0, 0.0]])
-    own = total_loss(Loss(0, 0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), heard, weight, idle, spikes, fan_out)
+    assert background_operations_loss(spikes, fan_out, torch.tensor([[1.0, 1.0, 0.0]])).item() == pytest.approx(
+        0.75 / 2
+    )
+    assert background_operations_loss(spikes, fan_out, torch.tensor([[0.0, 0.0, 1.0]])).item() == pytest.approx(0.25)
+    assert background_operations_loss(spikes, fan_out, torch.zeros(1, 3)).item() == 0
+    heard, weight, background_frames = torch.zeros(1, 3, 2), torch.ones(1, 3, 2), torch.tensor([[1.0, 0.0, 0.0]])
+    own = total_loss(
+        Loss(0, 0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), heard, weight, background_frames, spikes, fan_out
+    )
     assert own.item() == pytest.approx(2 * 0.75)
 
 
@@ -76,10 +80,10 @@ def test_silence_pulls_only_neurons_below_the_least_rate() -> None:
 
 def test_a_term_of_weight_zero_is_left_out() -> None:
     weight = torch.ones(1, 2, 2)
-    idle = torch.zeros(1, 2)
-    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {})
+    background_frames = torch.zeros(1, 2)
+    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, background_frames, {}, {})
     assert both.item() == pytest.approx(2.5 * math.log(2))
-    assert total_loss(Loss(0, 0, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {}).item() == 0
+    assert total_loss(Loss(0, 0, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, background_frames, {}, {}).item() == 0
 
 
 def test_activity_counts_over_batches() -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from models import RECIPES
 from models.data.household import Clip
-from models.recipe import Mixtures, Recipe, load_recipe
+from models.recipe import MixtureExamples, Recipe, load_recipe
 from models.training.examples import MixtureMaker, loudness, mix
 
-PLAIN = Mixtures("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0), remembered=False)
+PLAIN = MixtureExamples("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0), remembered=False)
 
 
 @pytest.fixture(scope="module")
