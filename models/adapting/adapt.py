@@ -1,7 +1,4 @@
-"""From recordings to a model file: heads that leave a fold out to choose and judge, one of all to ship.
-
-The card of an adapted model: what was added, how well it is told apart, and what that rests on.
-"""
+"""From recordings to a model file: heads for cross-validation, a final one of all examples, and the model card."""
 
 from __future__ import annotations
 
@@ -34,25 +31,24 @@ from models.network.spec import NetworkSpec
 from models.recipe import Data, Decoding, Loss, Recipe, SceneExamples, Schedule
 
 HIDDEN: Final = 32
-"""New neurons beside the dense layer's."""
+"""Neurons of the head."""
 _MAX_FALSE_RATE: Final = 0.02
-"""Largest share of any source's other clips with an event of a new class."""
+"""Largest share of clips of other classes, in any source, with an event of a new class."""
 _SOURCE_WEIGHTS: Final = {"computed noises": 0.3, "demo scene": 0.2, "guitar_notes": 0.2}
-"""Draws against 1.0 for other sources: what is all alike, or little, need not be heard often."""
+"""Sampling weights of sources with few or similar sounds; others have 1.0."""
 _INITIAL_THRESHOLD: Final = 0.6
-"""On-threshold of heads before one is chosen: what is kept of them are scores."""
+"""On-threshold before one is chosen, for which only scores are used."""
 _HEAD: Final = "| class | clips with its event | other clips with its event | threshold |"
-_METHOD: Final = f"""Recordings were put into {len(FOLDS)} parts; cuts of one recording, as far as names tell, share one.
-Each part was judged by a network that had not learnt from it, through the pipeline that ships, with thresholds chosen
-without it. What ships has learnt from all of them. Intervals are 95 % (Wilson)."""
-_ADVICE: Final = """Sounds of a kind that is not among these may be taken for a new class. `--background` with recordings
-of the place, `--material` and `--data` give it more to be told apart from, and `snn-detect calibrate` says how often it
-is mistaken there."""
+_METHOD: Final = f"""Recordings were divided into {len(FOLDS)} folds; cuts of one recording, by their names, share one.
+Each fold was evaluated by a network not trained on it, through the runtime's pipeline, with thresholds chosen without
+it. The final head was trained on all of them. Intervals are 95 % (Wilson)."""
+_ADVICE: Final = """Other kinds of sounds may be taken for a new class. `--background` with recordings of the place,
+`--material` and `--data` add negatives, and `snn-detect calibrate` measures the false alarms at that place."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptOptions:
-    """What the user asks for."""
+    """Input of an adaptation."""
 
     model: Path
     classes: Sequence[tuple[str, Path]]
@@ -60,16 +56,16 @@ class AdaptOptions:
     out: Path
     category: str
     replace: bool
-    """Whether the old classes go."""
+    """Whether the old classes are removed."""
     background: Path | None
     material: Path | None
     data: Path | None
     seed: int
     processes: int
-    """How many make examples."""
+    """Number of processes that make examples."""
     examples: int
+    """Number of examples to draw."""
     epochs: int
-    """Examples that are drawn, and how often each is learnt from."""
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -79,32 +75,32 @@ class AdaptOptions:
 
 @dataclass(frozen=True, slots=True)
 class AddedClass:
-    """A new class as it was judged on recordings that its judges had not heard."""
+    """A new class, evaluated by cross-validation."""
 
     choice: ThresholdChoice
     recall: Rate
-    """With thresholds that were chosen without the fold that is judged."""
+    """With thresholds that were chosen without the evaluated fold."""
     false: dict[str, Rate]
-    """Other clips with an event of it, by source."""
+    """Share of other clips with an event of it, by source."""
     clips: int
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptResult:
-    """What came of it."""
+    """Result of an adaptation."""
 
     manifest: Manifest
     classes: tuple[AddedClass, ...]
     problems: tuple[str, ...]
     sources: dict[str, int]
-    """Clips of no new class that were learnt from, by source."""
+    """Number of negative clips in training, by source."""
     old_scores_equal: bool
 
 
 def adapt(options: AdaptOptions) -> AdaptResult:
-    """Add classes to a model, or replace its classes; the file appears whole or not at all.
+    """Add classes to a model, or replace its classes; the file is written atomically.
 
-    Raises ConfigError, SourceError or ManifestError for what cannot be.
+    Raises ConfigError, SourceError or ManifestError for unusable input.
     """
     manifest, backbone = load_model(options.model).manifest, backbone_of(options.model)
     check_labels([label for label, _ in options.classes], () if options.replace else manifest.labels)
@@ -119,13 +115,13 @@ def adapt(options: AdaptOptions) -> AdaptResult:
         part = Path(folder) / options.out.name
         predictions: list[tuple[int, ClipPrediction]] = []
         batches = sum(batches_of(int((examples.fold != fold).sum()), recipe) for fold in (*FOLDS, None))
-        with tqdm(total=batches, unit="batch", desc="learning", leave=False) as bar:
+        with tqdm(total=batches, unit="batch", desc="training", leave=False) as bar:
             for fold in FOLDS:
                 head = train_head(examples.without(fold), backbone, recipe, options.seed, bar.update)
                 extend(
                     options.model, part, head.extension(), _with_classes(manifest, options, {}), replace=options.replace
                 )
-                predictions += [(fold, h) for h in _predict(part, positives.of_fold(fold), negatives.of_fold(fold))]
+                predictions += [(fold, p) for p in _predict(part, positives.of_fold(fold), negatives.of_fold(fold))]
             head = train_head(examples, backbone, recipe, options.seed, bar.update)
         classes = _cross_validate(predictions, Detector.load(part).manifest, options)
         final = _final_manifest(manifest, options, classes, positives)
@@ -145,7 +141,7 @@ def adapt(options: AdaptOptions) -> AdaptResult:
 
 
 def evaluation_table(result: AdaptResult) -> Iterator[str]:
-    """Yield the lines of the evaluation, as Markdown."""
+    """Yield the lines of the evaluation as a Markdown table."""
     yield _HEAD
     yield "|---|---|---|---|"
     for c in result.classes:
@@ -154,21 +150,21 @@ def evaluation_table(result: AdaptResult) -> Iterator[str]:
 
 
 def card(options: AdaptOptions, result: AdaptResult) -> str:
-    """Return the card as Markdown."""
+    """Return the model card as Markdown."""
     manifest = result.manifest
     added = ", ".join(f"{c.choice.label} ({c.clips} recordings)" for c in result.classes)
     made = f"{options.model.name} with {'other' if options.replace else 'more'} classes: {added}."
-    predictions = "\n".join(f"- {source}: {count} clips of no new class" for source, count in result.sources.items())
+    predictions = "\n".join(f"- {source}: {count} negative clips" for source, count in result.sources.items())
     parts = [
         f"# {manifest.name} {manifest.version}",
         f"{made} Made by `{manifest.training.command.rpartition('; ')[2]}`.",
-        "## How well it hears the new classes",
+        "## Evaluation of the new classes",
         _METHOD,
         "\n".join(evaluation_table(result)),
         _warnings(result.classes),
         "## The other classes",
         _old_classes(options, result),
-        "## What it learnt from besides",
+        "## Further training data",
         predictions,
         _ADVICE,
     ]
@@ -177,12 +173,12 @@ def card(options: AdaptOptions, result: AdaptResult) -> str:
 
 def _make_examples(options: AdaptOptions, positives: SoundSet, negatives: SoundSet, recipe: Recipe) -> HeadExamples:
     total = recipe.schedule.examples_per_epoch // len(FOLDS) * len(FOLDS)
-    with tqdm(total=total, unit="example", desc="hearing", leave=False) as bar:
+    with tqdm(total=total, unit="example", desc="examples", leave=False) as bar:
         return make_examples(options.model, positives, negatives, recipe, options.seed, options.processes, bar.update)
 
 
 def _recipe(manifest: Manifest, options: AdaptOptions) -> Recipe:
-    """Return how the head is trained: as a small network of its own on the model's front end."""
+    """Return the recipe of the head: a small network of its own on the model's front end."""
     decoder = manifest.classes[0].decoder
     return Recipe(
         kind="stream",
@@ -228,7 +224,7 @@ def _network(manifest: Manifest, classes: int) -> NetworkSpec:
         convs=(),
         hidden=HIDDEN,
         frame_rate_hz=features.sample_rate_hz / features.hop_length,
-        membrane_tau_s=(0.02, 0.4),  # of convolutions, of which it has none
+        membrane_tau_s=(0.02, 0.4),  # not used: no convolutions
         dense_tau_s=(0.05, 0.8),
         readout_tau_s=0.3,
         surrogate="fast_sigmoid",
@@ -258,7 +254,7 @@ def _examples(classes: int) -> SceneExamples:
 
 
 def _with_classes(manifest: Manifest, options: AdaptOptions, thresholds: Mapping[str, float]) -> Manifest:
-    """Return a manifest with the new classes behind the old ones; they decide as the first of those."""
+    """Return a manifest with the new classes after the old ones, with the decoder values of the first."""
     first = manifest.classes[0]
     new = tuple(
         with_threshold(ClassSpec(label, options.category, first.decoder), thresholds.get(label, _INITIAL_THRESHOLD))
@@ -268,7 +264,7 @@ def _with_classes(manifest: Manifest, options: AdaptOptions, thresholds: Mapping
 
 
 def _predict(model: Path, positives: SoundSet, negatives: SoundSet) -> list[ClipPrediction]:
-    """Run clips through the detector as it ships, each as a stream of its own."""
+    """Run clips through the detector, each as a stream of its own."""
     detector = Detector.load(model)
     pairs = zip(positives.clips + negatives.clips, positives.waves + negatives.waves, strict=True)
     return [_predict_one(detector, clip, wave) for clip, wave in pairs]
@@ -288,16 +284,16 @@ def _cross_validate(
     new = dataclasses.replace(manifest, classes=tuple(c for c in manifest.classes if c.label in options.folders))
     columns = [manifest.labels.index(label) for label in new.labels]
     only_new = [
-        (fold, dataclasses.replace(h, scores=h.scores[:, columns], labels=new.labels)) for fold, h in predictions
+        (fold, dataclasses.replace(p, scores=p.scores[:, columns], labels=new.labels)) for fold, p in predictions
     ]
-    chosen = {c.label: c for c in choose_thresholds([h for _, h in only_new], new, _MAX_FALSE_RATE)}
+    chosen = {c.label: c for c in choose_thresholds([p for _, p in only_new], new, _MAX_FALSE_RATE)}
     hits = {label: [0, 0] for label in new.labels}
     false: dict[str, dict[str, list[int]]] = {label: {} for label in new.labels}
     for fold in FOLDS:
-        rest = choose_thresholds([h for f, h in only_new if f != fold], new, _MAX_FALSE_RATE)
-        results = _found_with([h for f, h in only_new if f == fold], new, rest)
-        for label, h, is_found in results:
-            count = hits[label] if h.clip.label == label else false[label].setdefault(h.clip.source, [0, 0])
+        other_folds = choose_thresholds([p for f, p in only_new if f != fold], new, _MAX_FALSE_RATE)
+        results = _found_with([p for f, p in only_new if f == fold], new, other_folds)
+        for label, p, is_found in results:
+            count = hits[label] if p.clip.label == label else false[label].setdefault(p.clip.source, [0, 0])
             count[0] += is_found
             count[1] += 1
     return tuple(
@@ -319,17 +315,17 @@ def _found_with(
 
     classes = [with_threshold(c, choice.threshold) for c, choice in zip(manifest.classes, choices, strict=True)]
     features, found = manifest.features, []
-    for h in predictions:
+    for p in predictions:
         decoder = EventDecoder(classes, features.hop_length, features.frame_length)
-        labels = {e.label for e in decoder.push(h.scores) if e.kind == "onset"}
-        found += [(c.label, h, c.label in labels) for c in classes]
+        labels = {e.label for e in decoder.push(p.scores) if e.kind == "onset"}
+        found += [(c.label, p, c.label in labels) for c in classes]
     return found
 
 
 def _final_manifest(
     manifest: Manifest, options: AdaptOptions, classes: Sequence[AddedClass], positives: SoundSet
 ) -> Manifest:
-    """Return the manifest of the model that ships: thresholds, figures, and where its sounds came from."""
+    """Return the manifest of the final model: thresholds, metrics, and sources of its training data."""
     named = _with_classes(manifest, options, {c.choice.label: c.choice.threshold for c in classes})
     training = manifest.training
     new_sources = tuple(
@@ -355,7 +351,7 @@ def _final_manifest(
 
 
 def _same_scores(before: Path, after: Path, waves: Sequence[Samples]) -> bool:
-    """Tell whether the old classes' scores are what they were, to the bit, over all the sounds of the run."""
+    """Return whether the old classes' scores are bit-identical over all the sounds of the run."""
     old, new = Detector.load(before), Detector.load(after)
     count = len(old.labels)
     return all(np.array_equal(old.score(wave), new.score(wave)[:, :count]) for wave in waves)
@@ -363,20 +359,22 @@ def _same_scores(before: Path, after: Path, waves: Sequence[Samples]) -> bool:
 
 def _old_classes(options: AdaptOptions, result: AdaptResult) -> str:
     if options.replace:
-        return "There are none: they were left out."
+        return "There are none: they were removed."
     if result.old_scores_equal:
         return (
-            "Their scores are what they were, to the bit (compared over all the sounds of this run): the body of the "
-            "network and their read-out are untouched. The card of the model that was adapted holds for them."
+            "Their scores are unchanged, to the bit (compared over all the sounds of this run): backbone and read-out "
+            "are the same. The card of the adapted model applies to them."
         )
-    return "Their weights are untouched; scores differ in the last bits, which this machine's sigmoid rounds otherwise."
+    return (
+        "Their weights are unchanged; scores differ in the last bits, which this machine's sigmoid rounds differently."
+    )
 
 
 def _warnings(classes: tuple[AddedClass, ...]) -> str:
     lines = []
     for c in classes:
-        if c.recall.value < 0.8:  # noqa: PLR2004 - what is asked for in the README
-            lines.append(f"- {c.choice.label} is missed often: record more, and more various, examples.")
+        if c.recall.value < 0.8:  # noqa: PLR2004 - the recall that the README asks for
+            lines.append(f"- {c.choice.label} is missed often: record more, and more varied, examples.")
         if c.choice.worst.value > 0.05:  # noqa: PLR2004 - one in twenty
-            lines.append(f"- Other sounds are often taken for {c.choice.label}: give it some of them as --background.")
+            lines.append(f"- Other sounds are often taken for {c.choice.label}: add some of them by --background.")
     return "\n".join(lines)

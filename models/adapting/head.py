@@ -1,6 +1,6 @@
-"""What is learnt of new classes: a few spiking neurons and a read-out, on the spikes of a network that stays.
+"""The head of new classes: spiking neurons and a read-out on the spikes of a frozen backbone, and its training.
 
-Examples to learn from, made in two processes: scenes as for training, as the spikes that a head reads.
+Examples are scenes as in training, stored as the backbone's spikes and made in several processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _backbone: BackboneSpikes | None = None
 
 
 class Head(nn.Module):
-    """Spikes of the last convolution and of the dense layer in, one logit per class out, frame by frame."""
+    """Maps spikes of the last convolution and of the dense layer to one logit per new class and frame."""
 
     def __init__(self, backbone: BackboneShape, recipe: Recipe) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Head(nn.Module):
 
 
 class BackboneSpikes:
-    """What a model's last convolution and dense layer fire, packed into bits: there are hours of it."""
+    """Spikes of a model's last convolution and dense layer, packed into bits to save memory."""
 
     def __init__(self, model: Model) -> None:
         spiking = [layer for layer in model.manifest.network.layers if layer.spikes]
@@ -89,7 +89,7 @@ class BackboneSpikes:
 
 @dataclass(frozen=True, slots=True)
 class HeadExamples:
-    """Examples to learn from, each of one fold."""
+    """Training examples, each of one fold."""
 
     fired: NDArray[np.uint8]
     """(examples, frames, bytes), as ``BackboneSpikes`` gives them."""
@@ -107,7 +107,7 @@ class HeadExamples:
 def train_head(
     examples: HeadExamples, backbone: BackboneShape, recipe: Recipe, seed: int, advance: Callable[[], Any]
 ) -> Head:
-    """Return a head that has learnt from examples; ``advance`` is called after each batch."""
+    """Train a head on examples; ``advance`` is called after each batch."""
     torch.manual_seed(seed)
     head, schedule = Head(backbone, recipe), recipe.schedule
     optimiser = Optimiser(head, schedule.learning_rate, schedule.weight_decay)
@@ -130,11 +130,11 @@ def train_head(
 
 
 def batches_of(examples: int, recipe: Recipe) -> int:
-    """Return how many batches ``train_head`` takes."""
+    """Return the number of batches of ``train_head``."""
     return (examples // recipe.schedule.batch) * recipe.schedule.epochs
 
 
-def make_examples(  # noqa: PLR0913 - what they are made of
+def make_examples(  # noqa: PLR0913 - one argument per source
     model: Path,
     positives: SoundSet,
     negatives: SoundSet,
@@ -143,7 +143,7 @@ def make_examples(  # noqa: PLR0913 - what they are made of
     processes: int,
     advance: Callable[[], Any],
 ) -> HeadExamples:
-    """Draw examples fold by fold, each of nothing but that fold's clips; ``advance`` is called after each."""
+    """Draw examples of each fold's clips only; ``advance`` is called after each."""
     per_fold = recipe.schedule.examples_per_epoch // len(FOLDS)
     orders = [(fold, seed, number) for fold in FOLDS for number in range(per_fold)]
     with ProcessPoolExecutor(processes, initializer=_begin, initargs=(model, positives, negatives, recipe)) as pool:
@@ -157,7 +157,7 @@ def make_examples(  # noqa: PLR0913 - what they are made of
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in one thread: for so small a network several take longer to meet than to compute."""
+    """Compute in one thread: for so small a network, synchronisation costs more than it saves."""
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
     numba.set_num_threads(1)

@@ -1,18 +1,15 @@
-"""Which references were found, which events are false, how late and how often a sound was told of.
+"""Matching of events to references: misses, false alarms, latency, by condition and over all thresholds.
 
-For each class by itself, with every reference widened by a collar of half a second on both sides:
+For each class by itself, with every reference extended by a collar of half a second on both sides:
 
-    found    an event of its class begins in the widened reference
-    reports  so many events begin in it
-    false    an event that overlaps no widened reference of its class
-    stray    an event that began before a reference and reached into it: neither
+    found    an event of its class begins in the extended reference
+    reports  number of events that begin in it
+    false    an event that overlaps no extended reference of its class
+    neither  an event that began before a reference and extends into it
 
-So an event that never ends is no way to find everything. References of a class are apart by more
-than a pause (``models.data.segments.JOIN_S``), so that widened ones do not meet.
-
-The figures of a scene at one setting of the decoder: by class, by condition, and what false events were.
-
-Miss rate against false alarms per hour: the decoder that ships over stored scores, threshold by threshold.
+So a never-ending event does not find everything. References of a class are more than ``models.data.segments.JOIN_S``
+apart, so that extended ones do not overlap. Curves of miss rate against false alarms per hour decode the stored scores
+by the runtime's decoder, threshold by threshold.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from models.scenes.folder import EventReference, Scenes, Stream
 
 COLLAR_S = 0.5
 NOTHING, UNKNOWN = "nothing", "unknown"
-"""What a false event was told over: no sound, a sound of no class."""
+"""What a false event coincides with: no sound, or an out-of-class sound."""
 _LEVELS_DB = (-50, -40, -30, -20, -10)
 THRESHOLD_GRID = (
     *(round(0.02 * i, 2) for i in range(1, 49)),
@@ -50,19 +47,19 @@ THRESHOLD_GRID = (
     0.998,
     0.999,
 )
-"""On-thresholds that are tried; off-thresholds keep their proportion."""
+"""On-thresholds of the curves; off-thresholds keep their ratio."""
 Events = tuple[tuple[Detection, ...], ...]
 """Of each stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What became of the references and the events of one class in one stream, both in the order of time."""
+    """References and events of one class in one stream, matched; both in order of time."""
 
     reports: NDArray[np.int64]
     """For each reference."""
     latency_s: NDArray[np.float64]
-    """For each reference, from its onset until the first event that begins in it was known; NaN if missed."""
+    """For each reference, from its onset to the emission of the first event that begins in it; NaN if missed."""
     is_false: NDArray[np.bool_]
     """For each event."""
 
@@ -78,15 +75,15 @@ def match(references: Sequence[EventReference], detections: Sequence[Detection])
     offsets = np.array([r.offset_s for r in references])
     begins = np.array([d.onset_s for d in detections])
     ends = np.array([d.offset_s for d in detections])
-    known = np.array([d.known_s for d in detections])
+    emitted = np.array([d.emitted_s for d in detections])
     firsts = np.searchsorted(begins, onsets - COLLAR_S, "left")
     lasts = np.searchsorted(begins, offsets + COLLAR_S, "right")
     reports = np.maximum(0, lasts - firsts)
     latency = np.full(onsets.size, np.nan)
     if begins.size:
-        earliest = known[np.minimum(firsts, begins.size - 1)]
+        earliest = emitted[np.minimum(firsts, begins.size - 1)]
         latency = np.where(reports > 0, earliest - onsets, np.nan)
-    # An event overlaps some reference unless as many have ended before it begins as begin before it ends.
+    # An event overlaps no reference if as many end before it begins as begin before it ends.
     before = np.searchsorted(offsets + COLLAR_S, begins, "left")
     begun = np.searchsorted(onsets - COLLAR_S, ends, "right")
     return Match(np.asarray(reports, np.int64), latency, np.asarray(before == begun))
@@ -99,7 +96,7 @@ def of_label(items: Sequence[EventReference], label: str) -> list[EventReference
 
 @dataclass(frozen=True, slots=True)
 class MatchedReference:
-    """One reference event and what became of it."""
+    """One reference event with the events that match it."""
 
     reference: EventReference
     reports: int
@@ -112,31 +109,31 @@ class FalseEvent:
 
     label: str
     over: str
-    """The class that was heard as it began, ``unknown`` or ``nothing``."""
+    """The class present at its onset, ``unknown`` or ``nothing``."""
     background: str
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All references and all false events of a scene."""
+    """All references and false events of a scene."""
 
     matched: tuple[MatchedReference, ...]
     false: tuple[FalseEvent, ...]
     hours: dict[str, float]
-    """In which each class is judged."""
+    """In which each class is evaluated."""
 
     def of(self, label: str) -> list[MatchedReference]:
         """Return the references of a class."""
         return [j for j in self.matched if j.reference.label == label]
 
     def false_alarms(self, label: str, over: Sequence[str] | None = None) -> HourlyRate:
-        """Return a class's false events per hour, of all or only those over something."""
+        """Return a class's false alarms per hour, all or only those that coincide with one of ``over``."""
         count = sum(f.label == label and (over is None or f.over in over) for f in self.false)
         return HourlyRate(count, self.hours[label])
 
 
 def evaluate_detections(detections: Sequence[Sequence[Detection]], scenes: Scenes, labels: Sequence[str]) -> Outcome:
-    """Judge the events of each stream by the rules of ``matching``."""
+    """Match the events of each stream."""
     matched, false = list[MatchedReference](), list[FalseEvent]()
     for stream, found in zip(scenes.streams, detections, strict=True):
         for label in labels:
@@ -149,35 +146,35 @@ def evaluate_detections(detections: Sequence[Sequence[Detection]], scenes: Scene
 
 
 def found_rate(matched: Sequence[MatchedReference]) -> Rate:
-    """Return how many of some references were found."""
+    """Return the share of references that were found."""
     return Rate(sum(j.reports > 0 for j in matched), len(matched))
 
 
 def latencies_s(matched: Sequence[MatchedReference]) -> NDArray[np.float64]:
-    """Return how long after their onset those of some references that were found were told of."""
+    """Return the latencies of the references that were found."""
     return np.array([j.latency_s for j in matched if j.reports > 0])
 
 
 def reports_per_event(matched: Sequence[MatchedReference]) -> float:
-    """Return how many events one found reference brings; not a number where none was found."""
+    """Return the mean number of events per found reference; NaN where none was found."""
     found = [j.reports for j in matched if j.reports > 0]
     return float(np.mean(found)) if found else float("nan")
 
 
 def split_by_condition(matched: Sequence[MatchedReference]) -> Iterator[tuple[str, str, list[MatchedReference]]]:
-    """Yield the references by each condition: its name, its value, and those under it."""
+    """Yield, for each condition and value: name, value, and the references under it."""
     for name, value_of in CONDITIONS.items():
         values: dict[str, list[MatchedReference]] = {}
         for j in matched:
             values.setdefault(value_of(j.reference), []).append(j)
-        for value in sorted(values, key=order):
+        for value in sorted(values, key=condition_order):
             yield name, value, values[value]
 
 
 def confusion(outcome: Outcome, labels: Sequence[str]) -> NDArray[np.int64]:
-    """Return counts (what was heard, event): labels, unknown and nothing down; labels and "missed" to the right.
+    """Return counts (reference, event): rows are labels, unknown and nothing, columns are labels and "missed".
 
-    A found reference counts once at its own class, a missed one at "missed", a false event where it began.
+    A found reference counts once, at its own class, a missed one at "missed", a false event where it began.
     """
     rows = [*labels, UNKNOWN, NOTHING]
     table = np.zeros((len(rows), len(labels) + 1), np.int64)
@@ -198,8 +195,8 @@ def background_hours(scenes: Scenes) -> dict[str, float]:
     return hours
 
 
-def order(value: str) -> tuple[float, str]:
-    """Sort by the number that a condition's value begins with, if it does."""
+def condition_order(value: str) -> tuple[float, str]:
+    """Return a sort key: the number that a condition's value begins with, if any."""
     number = value.removeprefix("below ").partition(" ")[0]
     try:
         return float(number) - value.startswith("below"), value
@@ -209,11 +206,11 @@ def order(value: str) -> tuple[float, str]:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One class over the grid."""
+    """One class over the threshold grid."""
 
     label: str
     hours: float
-    """In which the class is judged."""
+    """In which the class is evaluated."""
     thresholds: NDArray[np.float64]
     reports: NDArray[np.int64]
     """(thresholds, references): events that begin in each reference, streams in their order."""
@@ -222,10 +219,10 @@ class Curve:
     latency_s: NDArray[np.float64]
     """(thresholds, references); NaN where missed."""
 
-    def point(self, max_per_hour: float) -> int | None:
-        """Return the place in the grid with the lowest miss rate at no more false alarms per hour; None: there is none.
+    def operating_point(self, max_per_hour: float) -> int | None:
+        """Return the grid index with the lowest miss rate at no more false alarms per hour; None where there is none.
 
-        Of several, the one with the fewest false alarms, and of those the highest threshold.
+        Ties are resolved by fewer false alarms, then by the higher threshold.
         """
         allowed = np.flatnonzero(self.false_alarms <= max_per_hour * self.hours)
         if not allowed.size:
@@ -234,13 +231,13 @@ class Curve:
         order = np.lexsort((-self.thresholds[allowed], self.false_alarms[allowed], missed))
         return int(allowed[order[0]])
 
-    def rate(self, place: int) -> HourlyRate:
-        """Return the false alarms at a place in the grid."""
-        return HourlyRate(int(self.false_alarms[place]), self.hours)
+    def rate(self, index: int) -> HourlyRate:
+        """Return the false alarms at a grid index."""
+        return HourlyRate(int(self.false_alarms[index]), self.hours)
 
 
 def sweep(predictions: ScenePredictions, processes: int = 2) -> list[Events]:
-    """Return the events of each stream at each threshold of the grid, every class at the same one."""
+    """Return the events of each stream at each threshold of the grid, which all classes share."""
     work = partial(_at_threshold, predictions.manifest, predictions.scores)
     with ProcessPoolExecutor(processes) as pool:
         found = pool.map(work, THRESHOLD_GRID)
@@ -248,7 +245,7 @@ def sweep(predictions: ScenePredictions, processes: int = 2) -> list[Events]:
 
 
 def curves(events: Sequence[Events], scenes: Scenes, labels: Sequence[str]) -> dict[str, Curve]:
-    """Return the curve of each class from the events of a sweep."""
+    """Return the curve of each class, from the events of a sweep."""
     return {label: _curve(label, events, scenes) for label in labels}
 
 

@@ -1,20 +1,18 @@
-"""Decoder values by an open rule, from the scores of a tuning scene.
+"""Decoder values by a fixed rule, from the scores of a tuning scene.
 
-For each class, over a grid of lengths of the average, of shortest durations and of on-thresholds:
+For each class, over a grid of smoothing lengths, minimum durations and on-thresholds:
 
-1. Only what brings no more than the stated false alarms per hour, counted on the scene, is looked at.
-   Where nothing does, the value with the fewest. A number stated for all classes together is
-   shared out first (``budget.allocate_budget``).
-2. Of these, the average and the shortest duration with the fewest missed events; then with the
-   fewest events per found reference, the shortest median latency, the shorter average.
-3. With these, of the thresholds that miss as few, the middle one: it keeps its distance from false
-   events and from missed ones.
-4. Then the shortest silence that ends an event, of a grid, with which no more events are missed and
-   no more false ones come than before, and with which no longer silence has fewer reports.
+1. Only values within the limit of false alarms per hour, counted on the scene, are considered; where there are none,
+   those with the fewest false alarms. A limit for all classes together is first divided among them
+   (``allocate_budget``).
+2. Of these, the smoothing and minimum duration with the fewest missed events; then with the fewest events per found
+   reference, the shortest median latency, the shorter smoothing.
+3. With these, the middle one of the thresholds with equally few misses, which keeps a margin to false events and to
+   misses.
+4. Then the shortest silence that ends an event, of a grid, that adds neither misses nor false alarms and for which no
+   longer one has fewer reports.
 
-Off-thresholds keep their proportion; the refractory time stays as it is.
-
-How many false alarms each class may bring: the same for all, or what together is most worth a number of them.
+Off-thresholds keep their ratio to on-thresholds; the refractory time is not changed.
 """
 
 from __future__ import annotations
@@ -37,9 +35,9 @@ from models.evaluation.matching import match, of_label
 from models.scenes.folder import EventReference, Scenes
 
 Point = tuple[int, int]
-"""False alarms and missed events of one set of values."""
+"""False alarms and misses of one set of decoder values."""
 RULE_MODULE = "models/evaluation/thresholds.py"
-"""Where the rule is to be read, for a model's record."""
+"""The module that documents the rule, for a model's training record."""
 THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
 SMOOTHINGS, MIN_ON_FRAMES, MIN_OFF_FRAMES = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
 """In frames."""
@@ -47,15 +45,15 @@ SMOOTHINGS, MIN_ON_FRAMES, MIN_OFF_FRAMES = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32
 
 @dataclass(frozen=True, slots=True)
 class FalseAlarmBudget:
-    """What may be borne, in false alarms per hour."""
+    """The limit of false alarms per hour."""
 
     per_hour: float
     all_classes: bool = False
-    """Of all classes together; else of each."""
+    """Whether the limit is for all classes together instead of each."""
 
     @property
     def rule(self) -> str:
-        """Say what is chosen, for the model's record."""
+        """The rule in words, for the model's training record."""
         if self.all_classes:
             return (
                 f"lowest mean miss rate at no more than {self.per_hour:g} false alarms per hour of all classes together"
@@ -63,24 +61,24 @@ class FalseAlarmBudget:
         return f"lowest miss rate at no more than {self.per_hour:g} false alarms per hour"
 
 
-def allocate_budget(points: Sequence[Sequence[Point]], references: Sequence[int], most: float) -> list[int]:
-    """Return how many false alarms each class may bring, so that all together bring at most ``most``.
+def allocate_budget(points: Sequence[Sequence[Point]], references: Sequence[int], limit: float) -> list[int]:
+    """Divide a total of ``limit`` false alarms among the classes.
 
-    ``points`` holds for each class what can be had. Each class begins with its fewest; then, as long as
-    alarms are left, that class gets more whose miss rate falls most for each of them. A class without
-    references stays where it began. The beginnings alone may be more than ``most``.
+    ``points`` are the operating points of each class. Each class starts at its fewest false alarms; then, as long as
+    alarms are left, the class whose miss rate falls most per alarm gets more. A class without references stays at
+    its start. The starting points alone may exceed ``limit``. Returns the limit of each class.
     """
     fronts = [_front(own) for own in points]
-    places = [0] * len(fronts)
-    while steps := list(_steps(fronts, places, references, most)):
-        _, c, place = max(steps)
-        places[c] = place
-    return [front[place][0] for front, place in zip(fronts, places, strict=True)]
+    indices = [0] * len(fronts)
+    while upgrades := list(_upgrades(fronts, indices, references, limit)):
+        _, c, index = max(upgrades)
+        indices[c] = index
+    return [front[index][0] for front, index in zip(fronts, indices, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One class with one set of values on the tuning scene."""
+    """Results of one class with one set of decoder values on the tuning scene."""
 
     spec: ClassSpec
     missed: int
@@ -88,14 +86,14 @@ class Candidate:
     false_alarms: int
     hours: float
     reports: float
-    """Per found reference; infinite where none is found."""
+    """Per found reference; infinite where none was found."""
     latency_s: float
-    """Median; infinite where none is found."""
+    """Median; infinite where none was found."""
 
     def __str__(self) -> str:
         d, found = self.spec.decoder, Rate(self.references - self.missed, self.references)
         alarms = HourlyRate(self.false_alarms, self.hours)
-        values = f"threshold {d.on_threshold:.3f}, average {d.smoothing_frames}, on {d.min_on_frames}"
+        values = f"threshold {d.on_threshold:.3f}, smoothing {d.smoothing_frames}, on {d.min_on_frames}"
         return (
             f"{self.spec.label:15} {values}, off {d.min_off_frames}: found {found}, "
             f"{alarms.events} false in {alarms.hours:.2f} h (at most {alarms.bound:.2f}/h)"
@@ -103,15 +101,15 @@ class Candidate:
 
 
 def tune(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget, processes: int) -> list[Candidate]:
-    """Return for each class what the rule chooses; a class without reference events keeps its values."""
+    """Return each class's choice by the rule; a class without reference events keeps its values."""
     manifest = predictions.manifest
     settings = list(product(SMOOTHINGS, MIN_ON_FRAMES, THRESHOLDS))
     first = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
     evaluated = _evaluate_settings(predictions, scenes, first, processes, "thresholds")
     by_class = list(zip(*evaluated, strict=True))
     chosen = [
-        _choose_threshold(list(candidates), most)
-        for candidates, most in zip(by_class, _limits(by_class, budget), strict=True)
+        _choose_threshold(list(candidates), limit)
+        for candidates, limit in zip(by_class, _limits(by_class, budget), strict=True)
     ]
     second = [[_with_off(t.spec, frames) for t in chosen] for frames in MIN_OFF_FRAMES]
     by_off = list(zip(*_evaluate_settings(predictions, scenes, second, processes, "durations"), strict=True))
@@ -123,7 +121,7 @@ def tune(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget
 def tuned_manifest(
     manifest: Manifest, chosen: Sequence[Candidate], scenes: Scenes, budget: FalseAlarmBudget, command: str
 ) -> Manifest:
-    """Return a manifest with the chosen values, and with rule and set in its training record."""
+    """Return a manifest with the chosen values, and the rule and scenes in its training record."""
     record = manifest.training
     made = scenes.manifest
     kept = [s for s in record.sources if not s.name.startswith("scenes ")]
@@ -137,7 +135,7 @@ def tuned_manifest(
 
 
 def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, float]]:
-    """Return the choices by class, as JSON takes them."""
+    """Return the choices by class, as JSON values."""
     result = {}
     for t in chosen:
         counts = {"references": t.references, "missed": t.missed, "false_alarms": t.false_alarms, "hours": t.hours}
@@ -146,24 +144,24 @@ def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, float]]:
 
 
 def tuned_on(manifest: Manifest) -> list[str]:
-    """Return the beginnings of the hashes of the scenes that a model's decoder values were chosen on."""
+    """Return the hash prefixes of the scenes that a model's decoder values were chosen on."""
     return [s.name.removeprefix("scenes ") for s in manifest.training.sources if s.name.startswith("scenes ")]
 
 
-def _steps(
-    fronts: Sequence[Sequence[Point]], places: Sequence[int], references: Sequence[int], most: float
+def _upgrades(
+    fronts: Sequence[Sequence[Point]], indices: Sequence[int], references: Sequence[int], limit: float
 ) -> Iterator[tuple[float, int, int]]:
-    """Yield what one alarm more is worth, the class, and the place on its front, of every step that can be borne."""
-    left = most - sum(front[place][0] for front, place in zip(fronts, places, strict=True))
-    for c, (front, here) in enumerate(zip(fronts, places, strict=True)):
-        for place in range(here + 1, len(front)):
-            more, fewer = front[place][0] - front[here][0], front[here][1] - front[place][1]
+    """Yield gain per false alarm, class and index on its front, of every affordable change."""
+    left = limit - sum(front[index][0] for front, index in zip(fronts, indices, strict=True))
+    for c, (front, current) in enumerate(zip(fronts, indices, strict=True)):
+        for index in range(current + 1, len(front)):
+            more, fewer = front[index][0] - front[current][0], front[current][1] - front[index][1]
             if references[c] and more <= left:
-                yield fewer / references[c] / more, c, place
+                yield fewer / references[c] / more, c, index
 
 
 def _front(points: Sequence[Point]) -> list[Point]:
-    """Return the points that nothing beats in both, by rising false alarms."""
+    """Return the Pareto front, by increasing false alarms."""
     front: list[Point] = []
     for point in sorted(set(points)):
         if not front or point[1] < front[-1][1]:
@@ -198,7 +196,7 @@ def _evaluate_setting(
         ]
         reports = np.concatenate([m.reports for m in matches])
         late = np.concatenate([m.latency_s for m in matches])[reports > 0]
-        reported = reports[reports > 0]
+        reports_found = reports[reports > 0]
         candidates.append(
             Candidate(
                 spec=spec,
@@ -206,7 +204,7 @@ def _evaluate_setting(
                 references=reports.size,
                 false_alarms=sum(int(m.is_false.sum()) for m in matches),
                 hours=hours[spec.label],
-                reports=float(reported.mean()) if reported.size else float("inf"),
+                reports=float(reports_found.mean()) if reports_found.size else float("inf"),
                 latency_s=float(np.median(late)) if late.size else float("inf"),
             )
         )
@@ -214,7 +212,7 @@ def _evaluate_setting(
 
 
 def _limits(by_class: Sequence[Sequence[Candidate]], budget: FalseAlarmBudget) -> list[float]:
-    """Return how many false alarms each class may bring on the scene."""
+    """Return the limit of false alarms of each class on the scene."""
     if not budget.all_classes:
         return [budget.per_hour * candidates[0].hours for candidates in by_class]
     points = [[(t.false_alarms, t.missed) for t in candidates] for candidates in by_class]
@@ -225,14 +223,14 @@ def _limits(by_class: Sequence[Sequence[Candidate]], budget: FalseAlarmBudget) -
     ]
 
 
-def _choose_threshold(candidates: Sequence[Candidate], most: float) -> Candidate:
-    """Choose average, shortest duration and threshold: steps 1 to 3 of the rule."""
-    allowed = [t for t in candidates if t.false_alarms <= most] or [
+def _choose_threshold(candidates: Sequence[Candidate], limit: float) -> Candidate:
+    """Choose smoothing, minimum duration and threshold: steps 1 to 3 of the rule."""
+    allowed = [t for t in candidates if t.false_alarms <= limit] or [
         t for t in candidates if t.false_alarms == min(u.false_alarms for u in candidates)
     ]
     best = min(allowed, key=lambda t: (t.missed, t.reports, t.latency_s, t.spec.decoder.smoothing_frames))
-    alike = [t for t in allowed if _durations(t) == _durations(best) and t.missed == best.missed]
-    return sorted(alike, key=lambda t: t.spec.decoder.on_threshold)[len(alike) // 2]
+    equivalent = [t for t in allowed if _durations(t) == _durations(best) and t.missed == best.missed]
+    return sorted(equivalent, key=lambda t: t.spec.decoder.on_threshold)[len(equivalent) // 2]
 
 
 def _choose_min_off(before: Candidate, candidates: Sequence[Candidate]) -> Candidate:

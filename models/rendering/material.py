@@ -1,4 +1,4 @@
-"""The training material: which programs make which class, how many clips of each, and the files."""
+"""The rendered training material: programs and number of clips of each class, and the files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SPEECH_CLIPS = 160
 _NOISE_CLIPS = 200
 _PLUCKED_CLIPS = 160
 _FURTHER_SHARE = 2
-"""Of the clips that the first sound font plays, one in so many is composed anew for each of the others."""
+"""The further sound fonts have one in so many of the first one's clips, with new phrases."""
 BOW = ("long", "long", "legato", "legato", "detached", "double", "trill")
 BLOWN = ("long", "legato", "legato", "detached", "detached", "trill")
 KEYS = ("legato", "detached", "chords", "chords", "long")
@@ -72,7 +72,7 @@ class Batch:
 
     @property
     def name(self) -> str:
-        """Return what its clips are called, before their number."""
+        """Name of its clips, without the number."""
         return f"{self.program}" if self.soundfont == SOUNDFONT else f"{self.soundfont.stem}-{self.program}"
 
 
@@ -88,8 +88,8 @@ class Rendered:
 def render_material(out: Path, seed: int = 0, progress: Progress | None = None) -> None:
     """Write the material as 16-bit FLAC to ``out/<class>/<program>-<n>.flac`` and list it in ``out/index.csv``.
 
-    The columns are path and class; the classes ``other`` and ``noise`` are sounds of no class. Every
-    batch draws from its own generator, so adding one leaves the others' notes as they were.
+    The columns are path and class; the classes ``other`` and ``noise`` are out of class. Every batch has its own
+    generator, so adding one does not change the others.
     Raises RenderError where a synthesiser is missing.
     """
     rows: list[tuple[str, str]] = []
@@ -104,10 +104,10 @@ def render_material(out: Path, seed: int = 0, progress: Progress | None = None) 
 
 
 def batches() -> list[Batch]:
-    """List what is played from notes by sound fonts: by the first, then by the others.
+    """List the batches played by sound fonts: by the first, then by the others.
 
-    Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are in no class: they are too
-    near to the guitar to be called either.
+    Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are left out: they are too similar to the
+    guitar to be labelled.
     """
     found = [Batch("guitar", p, n, partial(compose_guitar, program=p)) for p, n in _GUITARS.items()]
     for label, programs in (("bowed", _BOWED), ("winds", _winds()), ("other", _others())):

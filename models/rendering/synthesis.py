@@ -1,17 +1,11 @@
-"""From MIDI and text to samples: the fluidsynth and espeak-ng commands, at one rate and one level.
+"""From MIDI, text and samples to audio at one rate: fluidsynth, espeak-ng, a sampler, plucked strings, and noises.
 
-Instruments from recordings of their single notes: a phrase is played with each note's nearest neighbour.
+``Sampler`` plays a phrase with recordings of an instrument's notes, such as those of Gravis Ultrasound patch files.
 
-Patch files of the Gravis Ultrasound: recordings of an instrument's notes with where each goes round.
-
-Plucked strings, computed: one loop of delay and losses per note, each instrument with a body of its own.
-
-The extended Karplus-Strong algorithm (D. A. Jaffe and J. O. Smith, "Extensions of the Karplus-Strong
-plucked-string algorithm", Computer Music Journal 7 (2), 1983): a burst of noise runs round a loop as
-long as the period, loses a little of its high tones each time, and is shaped by where and how hard it
-was plucked. No two instruments are alike, which no sound font can offer.
-
-Sounds without a class, computed: noises, hums, tones, clicks.
+Plucked strings use the extended Karplus-Strong algorithm (D. A. Jaffe and J. O. Smith, "Extensions of the Karplus-Strong
+plucked-string algorithm", Computer Music Journal 7 (2), 1983): a noise burst circulates in a delay loop of one period
+with a low-pass filter, shaped by position and strength of the pluck. Every instrument has random parameters, which a
+sound font cannot offer.
 """
 
 from __future__ import annotations
@@ -45,16 +39,16 @@ FURTHER_SOUNDFONTS = (
     Path("/usr/share/sounds/sf2/sf_GMbank.sf2"),
     Path("/usr/share/sounds/sf3/MuseScore_General_Full.sf3"),
 )
-"""The same instruments to train with, by other hands; the last is FluidR3 again with many sounds replaced."""
+"""Further sound fonts for training; the last is FluidR3 with many sounds replaced."""
 OTHER_SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
-"""Other instruments by other hands: to judge with, never to train with."""
+"""A sound font for evaluation, never for training."""
 PACKAGES = {
     SOUNDFONT.name: "fluid-soundfont-gm",
     FURTHER_SOUNDFONTS[0].name: "csound-soundfont",
     FURTHER_SOUNDFONTS[1].name: "musescore-general-soundfont",
     OTHER_SOUNDFONT.name: "timgm6mb-soundfont",
 }
-"""The Debian packages that hold the sound fonts, by the names of their files."""
+"""Debian packages of the sound fonts, by file name."""
 _RENDER_HZ = 44_100
 _FADE_S = 0.015
 _NAME = re.compile(r"([A-G])(s?)(\d)")
@@ -62,26 +56,26 @@ _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _OCTAVE = 12
 _RELEASE_S = 0.08
 _LOUD = 0.02
-"""A recording begins where it first reaches this share of its peak."""
-_BEGINNING = b"GF1PATCH110\0"
+"""A recording starts where it first reaches this share of its peak."""
+_HEADER = b"GF1PATCH110\0"
 _LAYER, _FIRST_SAMPLE = 192, 239
-"""Where a file's first layer begins, and the first sample of that layer."""
+"""Offsets of a file's first layer and of that layer's first sample."""
 _SAMPLE = struct.Struct("<7xxIIIHIIIhx18xB2x2x36x")
 """Size, loop and its end in bytes, rate, lowest, highest and own frequency in mHz, tune, modes; the rest is unused."""
-_WIDE, _UNSIGNED, _GOES_ROUND, _AND_BACK = 1, 2, 4, 8
-_LONGEST_S = 6.0
+_WIDE, _UNSIGNED, _LOOPED, _PING_PONG = 1, 2, 4, 8
+_MAX_LOOP_S = 6.0
 _A4_HZ, _A4 = 440.0, 69
 _LOWEST_MHZ, _HIGHEST_MHZ = 8_176, 12_543_854
-"""Those of MIDI's pitches 0 and 127."""
+"""Frequencies of the MIDI pitches 0 and 127."""
 _RATE_HZ = 2 * RATE_HZ
-"""The loop runs at twice the rate: the delay of a high note is then fine enough."""
+"""The delay loop runs at twice the rate, for a sufficient resolution of high notes."""
 _LOWEST_DECAY_S, _HIGHEST_DECAY_S = 0.6, 7.0
 _DRIVEN = 0.35
-"""Share of instruments that are played through an amplifier."""
+"""Share of instruments with an overdriven amplifier."""
 
 
 class RenderError(DetectorError):
-    """A synthesiser is missing or refuses its work."""
+    """A synthesiser is missing or fails."""
 
     exit_code = 69
 
@@ -103,9 +97,9 @@ def play_midi(midi: mido.MidiFile, soundfont: Path = SOUNDFONT) -> Samples:
     with tempfile.TemporaryDirectory() as folder:
         score, sound = Path(folder, "score.mid"), Path(folder, "sound.wav")
         midi.save(score)
-        # Float samples: whatever the gain, nothing clips before the level is set.
-        form = ["-r", str(_RENDER_HZ), "-O", "float", "-T", "wav", "-g", "0.5"]
-        _run([command, "-n", "-i", "-q", "-F", str(sound), *form, str(soundfont), str(score)])
+        # Float samples: nothing clips before the level is set.
+        options = ["-r", str(_RENDER_HZ), "-O", "float", "-T", "wav", "-g", "0.5"]
+        _run([command, "-n", "-i", "-q", "-F", str(sound), *options, str(soundfont), str(score)])
         return _read(sound)
 
 
@@ -119,7 +113,7 @@ def speak(text: str, voice: str, words_per_minute: int, pitch: int) -> Samples:
 
 
 def cut(wave: Samples, start_s: float, length_s: float) -> Samples:
-    """Return ``length_s`` of the wave from ``start_s`` on, zeros where it is shorter, faded at the cuts."""
+    """Return ``length_s`` seconds of the wave from ``start_s``, zero-padded, faded at the end."""
     first, size = round(start_s * RATE_HZ), round(length_s * RATE_HZ)
     piece = wave[first : first + size].copy()
     fade = np.linspace(0, 1, min(piece.size, round(_FADE_S * RATE_HZ)), dtype=np.float32)
@@ -128,37 +122,37 @@ def cut(wave: Samples, start_s: float, length_s: float) -> Samples:
 
 
 def set_peak(wave: Samples, peak_db: float) -> Samples:
-    """Scale a wave so that its largest magnitude is ``peak_db`` relative to full scale; silence stays silence."""
+    """Scale a wave so that its largest magnitude is ``peak_db`` relative to full scale; silence is unchanged."""
     peak = float(np.abs(wave).max(initial=0.0))
     return np.asarray(wave * (10 ** (peak_db / 20) / peak), np.float32) if peak > 0 else wave
 
 
 def pitch_of(path: Path) -> int | None:
-    """Return the MIDI pitch that a file is named after, such as 61 for "Cs4.mp3"; None for other names."""
+    """Return the MIDI pitch of a file name, such as 61 for "Cs4.mp3"; None for other names."""
     found = _NAME.fullmatch(path.stem)
     return _OCTAVE * (int(found[3]) + 1) + _STEPS[found[1]] + bool(found[2]) if found else None
 
 
 def read_notes(folder: Path) -> dict[int, Samples]:
-    """Return the recordings of a folder by MIDI pitch, each from its beginning; raises SourceError where none is."""
+    """Return the recordings of a folder by MIDI pitch, without leading silence; raises SourceError where none is."""
     named = {pitch: path for path in sorted(folder.glob("*")) if (pitch := pitch_of(path)) is not None}
     if not named:
         raise SourceError(f"{folder}: no recordings of notes there, such as Cs4.mp3")
-    return {pitch: _from_its_beginning(read_sound(path, RATE_HZ)) for pitch, path in named.items()}
+    return {pitch: _trimmed(read_sound(path, RATE_HZ)) for pitch, path in named.items()}
 
 
 class Sampler:
-    """One instrument."""
+    """An instrument that plays recordings of its notes, resampled to the pitch."""
 
     def __init__(self, notes: Mapping[int, Samples]) -> None:
-        """Take its notes by MIDI pitch; raises ValueError where there is none."""
+        """Take the notes by MIDI pitch; raises ValueError where there is none."""
         if not notes:
             raise ValueError("an instrument needs a note")
         self._notes = notes
         self._at = cache(self._shifted)
 
     def play(self, phrase: Phrase) -> Samples:
-        """Play a phrase, cut to its length; what is beyond the instrument's range is played octaves nearer."""
+        """Play a phrase, cut to its length; notes beyond the instrument's range are transposed by octaves."""
         out = np.zeros(round(phrase.length_s * RATE_HZ), np.float32)
         for note in one_key_at_a_time(phrase.notes):
             first = round(note.start_s * RATE_HZ)
@@ -183,16 +177,16 @@ class Sampler:
 
 
 def read_patch(path: Path) -> dict[int, Samples]:
-    """Return the recordings of the first layer of an instrument, by MIDI pitch, for up to 6 s where they go round.
+    """Return the recordings of an instrument's first layer by MIDI pitch, looped to up to 6 s.
 
     The format is that of the card's Software Development Kit (Advanced Gravis, 1993). Envelopes and vibrato
-    are left out. Raises SourceError where the file is none of that kind.
+    are ignored. Raises SourceError for files of another format.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from error
-    if not data.startswith(_BEGINNING) or len(data) < _FIRST_SAMPLE:
+    if not data.startswith(_HEADER) or len(data) < _FIRST_SAMPLE:
         raise SourceError(f"{path}: not a Gravis patch file, version 1.10")
     notes, at = dict[int, Samples](), _FIRST_SAMPLE
     for _ in range(data[_LAYER + 6]):
@@ -208,22 +202,22 @@ def read_patch(path: Path) -> dict[int, Samples]:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """What all notes of a phrase have in common."""
+    """Parameters of a plucked-string instrument."""
 
     decay_s: float
-    """In which the A of 110 Hz loses 60 dB."""
+    """Decay of 60 dB of the A at 110 Hz, in seconds."""
     dullness: float
-    """Share of the neighbouring sample in the loop's low pass, 0 to 0.5."""
+    """Coefficient of the loop's low-pass filter, 0 to 0.5."""
     pluck_at: float
-    """Place along the string, as a share of its length."""
+    """Position of the pluck, relative to the string's length."""
     body: tuple[tuple[float, float, float], ...]
     """Resonances: frequency in Hz, quality, level."""
     drive: float
-    """Gain into the amplifier's bend; 0 is no amplifier."""
+    """Gain of the amplifier's distortion; 0: no amplifier."""
 
 
 def instrument(rng: Rng) -> Instrument:
-    """Draw an instrument."""
+    """Draw an instrument's parameters."""
     body = tuple(
         (float(np.exp(rng.uniform(np.log(80), np.log(1200)))), rng.uniform(4, 25), rng.uniform(0.1, 0.9))
         for _ in range(int(rng.integers(3, 8)))
@@ -238,7 +232,7 @@ def instrument(rng: Rng) -> Instrument:
 
 
 def play_plucked(rng: Rng, phrase: Phrase) -> Samples:
-    """Play a phrase's notes on an instrument of the dice, cut to the phrase's length."""
+    """Play a phrase on a random instrument, cut to the phrase's length."""
     made, size = instrument(rng), round(phrase.length_s * _RATE_HZ)
     out = np.zeros(size)
     for note in one_key_at_a_time(phrase.notes):
@@ -255,14 +249,14 @@ def play_plucked(rng: Rng, phrase: Phrase) -> Samples:
 def coloured(rng: Rng, size: int, slope: float) -> Samples:
     """Return noise of unit RMS whose amplitude falls as 1 / frequency ** slope: 0 white, 0.5 pink, 1 brown."""
     spectrum = scipy.fft.rfft(rng.standard_normal(size))
-    # Below 30 Hz the slope stops: otherwise a brown noise is mostly a slow drift.
+    # Flat below 30 Hz: otherwise brown noise is mostly a slow drift.
     bins = np.maximum(np.arange(spectrum.size), 30 * size / RATE_HZ)
     wave = scipy.fft.irfft(spectrum * bins**-slope, size)
     return np.asarray(wave / np.sqrt(np.mean(wave**2)), np.float32)
 
 
 def hum(rng: Rng, size: int, base_hz: float) -> Samples:
-    """Return mains hum of about unit level: the base and its harmonics, each at random phase."""
+    """Return mains hum of about unit level: the fundamental and harmonics with random phases."""
     t, wave = np.arange(size) / RATE_HZ, np.zeros(size)
     for k in range(1, int(rng.integers(4, 20))):
         level = rng.uniform(0.2, 1.0) / k
@@ -294,21 +288,21 @@ def _run(command: list[str]) -> None:
         raise RenderError(f"{command[0]} ended with status {done.returncode}: {last[0]}")
 
 
-def _from_its_beginning(wave: Samples) -> Samples:
+def _trimmed(wave: Samples) -> Samples:
     loud = np.flatnonzero(np.abs(wave) > _LOUD * np.abs(wave).max(initial=0.0))
     return wave[loud[0] :] if loud.size else wave
 
 
 def _read_note(data: bytes, at: int) -> tuple[int, Samples, int]:
-    """Return the MIDI pitch of the note that begins there, the note at that pitch, and where the next begins."""
+    """Return MIDI pitch and samples of the note at an offset, and the offset of the next."""
     size, loop, loop_end, rate_hz, _, _, own_mhz, _, modes = _SAMPLE.unpack_from(data, at)
     first = at + _SAMPLE.size
     width = 2 if modes & _WIDE else 1
     kind = np.dtype(("<u" if modes & _UNSIGNED else "<i") + str(width))
     samples = np.frombuffer(data, kind, size // width, first).astype(np.float32)
     wave = samples / 2 ** (8 * width - 1) - (1.0 if modes & _UNSIGNED else 0.0)
-    if modes & _GOES_ROUND:
-        wave = _gone_round(wave, loop // width, loop_end // width, round(_LONGEST_S * rate_hz), modes)
+    if modes & _LOOPED:
+        wave = _looped(wave, loop // width, loop_end // width, round(_MAX_LOOP_S * rate_hz), modes)
     if not _LOWEST_MHZ <= own_mhz <= _HIGHEST_MHZ:
         raise ValueError(f"a note's own frequency is {own_mhz / 1000:g} Hz")
     exact = _A4 + 12 * math.log2(own_mhz / 1000 / _A4_HZ)
@@ -317,24 +311,24 @@ def _read_note(data: bytes, at: int) -> tuple[int, Samples, int]:
     return pitch, np.asarray(wave, np.float32), first + size
 
 
-def _gone_round(wave: Samples, first: int, end: int, samples: int, modes: int) -> Samples:
-    """Return a recording that goes on with its loop, back and forth where its modes say so."""
+def _looped(wave: Samples, first: int, end: int, samples: int, modes: int) -> Samples:
+    """Return a recording extended by its loop, alternating where its modes say so."""
     loop = wave[first:end]
     if loop.size == 0:
         return wave
-    again = np.concatenate([loop[::-1], loop]) if modes & _AND_BACK else loop
+    cycle = np.concatenate([loop[::-1], loop]) if modes & _PING_PONG else loop
     more = max(0, samples - end)
-    return np.concatenate([wave[:end], np.resize(again, more)])
+    return np.concatenate([wave[:end], np.resize(cycle, more)])
 
 
-def _string(rng: Rng, made: Instrument, note: Note, most: int) -> Samples:
-    """Return one note until it has died away or is stopped."""
+def _string(rng: Rng, made: Instrument, note: Note, limit: int) -> Samples:
+    """Return one note until it is stopped."""
     hz = 440 * 2 ** ((note.pitch - 69) / 12)
-    size = min(most, round((note.length_s + _RELEASE_S) * _RATE_HZ))
-    # The low pass itself delays by its share of a sample; what is left of the period is delay and a fraction.
+    size = min(limit, round((note.length_s + _RELEASE_S) * _RATE_HZ))
+    # The low-pass filter delays by its coefficient; the rest of the period is an integer and a fractional delay.
     period = _RATE_HZ / hz - made.dullness
     whole, part = int(period), period - int(period)
-    # A string loses with each turn, so high notes die sooner; not quite in proportion, as on real ones.
+    # Losses occur in every period, so high notes decay faster; less than proportionally, as on real strings.
     gain = 10 ** (-3 / (made.decay_s * (110 / hz) ** 0.6 * hz))
     loop = np.convolve([1 - made.dullness, made.dullness], [1 - part, part])
     feedback = np.zeros(whole + 3)
@@ -344,7 +338,7 @@ def _string(rng: Rng, made: Instrument, note: Note, most: int) -> Samples:
 
 
 def _pluck(rng: Rng, made: Instrument, note: Note, period: int, size: int) -> Samples:
-    """Return a period of noise, the brighter the harder, without the tones that have a node where it is plucked."""
+    """Return a period of noise, brighter for higher velocity, without harmonics with a node at the pluck."""
     burst = np.zeros(size)
     noise = rng.uniform(-1, 1, min(size, max(2, period)))
     softness = 0.75 * (1 - note.velocity / 127) + 0.1
@@ -356,7 +350,7 @@ def _pluck(rng: Rng, made: Instrument, note: Note, period: int, size: int) -> Sa
 
 
 def _stopped(size: int, length_s: float) -> Samples:
-    """Return the gain of a string that a finger stops at the note's end."""
+    """Return the envelope of a string that is damped at the note's end."""
     late_s = np.maximum(0, np.arange(size) / _RATE_HZ - length_s)
     return np.asarray(np.exp(-late_s * 5 / _RELEASE_S), np.float32)
 
@@ -396,7 +390,7 @@ def _sweep(rng: Rng, size: int) -> Samples:
 
 
 def _clicks(rng: Rng, size: int) -> Samples:
-    """Return short decaying knocks at irregular times."""
+    """Return short decaying knocks at random times."""
     wave = np.zeros(size + RATE_HZ)
     for _ in range(int(rng.integers(4, 40))):
         length = int(rng.integers(16, 800))
@@ -413,7 +407,7 @@ def _wind(rng: Rng, size: int) -> Samples:
 
 
 def _fan(rng: Rng, size: int) -> Samples:
-    """Return pink noise with the hum of blades."""
+    """Return coloured noise with the hum of fan blades."""
     t, blades_hz = np.arange(size) / RATE_HZ, rng.uniform(20, 180)
     wave = coloured(rng, size, rng.uniform(0.4, 0.9)).astype(np.float64)
     wave *= 1 + rng.uniform(0.05, 0.3) * np.sin(2 * np.pi * blades_hz * t)

@@ -1,7 +1,4 @@
-"""A plan's stretches as samples, each with the reference of what is heard in it.
-
-Write a scene: a plan's stretches one after the other into sound files, then tables and scenes.json.
-"""
+"""Rendering of a scene: segments of a plan as audio with references, and the folder of audio, tables and manifest."""
 
 from __future__ import annotations
 
@@ -40,25 +37,25 @@ from models.scenes.sounds import RenderedSound, Sound, render
 from models.training import augment
 
 _FADE_S = 0.05
-"""Of the background at the ends of a stretch."""
+"""Fade of the background at the ends of a segment."""
 _QUIET_DB = -35.0
-"""A background's RMS below the level of a stretch on which nothing is placed."""
+"""RMS of the background relative to the level of a segment without sounds."""
 _FULL = 1 - 2.0**-15
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A sound of a scene: what a detector should, or of no class should not, tell of."""
+    """The reference of one sound of a scene; positions are samples of the stream."""
 
     label: str | None
     onset: int
-    """Sample of the stream at which it is first heard."""
+    """First active sample."""
     offset: int
-    """The one behind the last."""
+    """One past the last active sample."""
     snr_db: float | None
     """None over silence."""
     level_db: float
-    """Its peak, of full scale."""
+    """Peak level in dBFS."""
     background: str
     source: str
     clip: str
@@ -67,32 +64,32 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class MixedSegment:
-    """A stretch as it sounds."""
+    """The audio and references of a segment."""
 
     wave: Samples
     references: list[Reference]
 
 
 def mix(segment: Segment, bank: Sequence[Sound], rate_hz: int) -> MixedSegment:
-    """Render a stretch; the same plan and stock give the same samples."""
-    rendered = [(p, h) for p in segment.placed if (h := render(bank[p.sound], p.room_seed, rate_hz)) is not None]
+    """Render a segment; the same plan and sounds give the same samples."""
+    rendered = [(p, r) for p in segment.placements if (r := render(bank[p.sound], p.room_seed, rate_hz)) is not None]
     wave = compose(segment.background, np.random.default_rng([*segment.seed, 1]), segment.size, rate_hz, bank)
     is_silent = not wave.any()
     top = 10 ** (segment.level_db / 20)
-    peaks = [h.peak / h.rms * 10 ** (p.snr_db / 20) for p, h in rendered]
+    peaks = [r.peak / r.rms * 10 ** (p.snr_db / 20) for p, r in rendered]
     ground = top / max(peaks) if peaks else top * 10 ** (_QUIET_DB / 20)
     wave = augment.faded(np.asarray(ground * wave, np.float32), round(_FADE_S * rate_hz))
     references = []
-    for placed, h in rendered:
-        gain = ground * 10 ** (placed.snr_db / 20) / h.rms
-        room = wave[placed.at : placed.at + h.wave.size]
-        room += np.float32(gain) * h.wave[: room.size]
-        references.append(_reference(segment, placed, h, bank[placed.sound], gain, is_silent=is_silent))
+    for placement, r in rendered:
+        gain = ground * 10 ** (placement.snr_db / 20) / r.rms
+        target = wave[placement.at : placement.at + r.wave.size]
+        target += np.float32(gain) * r.wave[: target.size]
+        references.append(_reference(segment, placement, r, bank[placement.sound], gain, is_silent=is_silent))
     return MixedSegment(np.clip(wave, -1, _FULL), references)
 
 
 def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
-    """Return the references in the order of time; of one class, what only a short pause parts is one event."""
+    """Return the references in order of time, with events of one class joined over pauses of up to ``JOIN_S``."""
     result: list[Reference] = []
     last: dict[str, int] = {}
     for ref in sorted(references, key=lambda r: (r.onset, r.label or "")):
@@ -109,7 +106,7 @@ def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
 
 @dataclass(frozen=True, slots=True)
 class SceneMetadata:
-    """What a scene's manifest says of how it was made."""
+    """Provenance of a scene, for its manifest."""
 
     command: str
     seed: int
@@ -124,35 +121,35 @@ class SceneMetadata:
 def write_scenes(
     out: Path, segments: Sequence[Segment], bank: Sequence[Sound], metadata: SceneMetadata
 ) -> ScenesManifest:
-    """Render a plan into a new folder, a stretch at a time; nothing is left of it where that fails.
+    """Render a plan into a new folder, segment by segment; the folder is removed on failure.
 
-    Raises ConfigError where the folder is there already or cannot be made.
+    Raises ConfigError where the folder exists or cannot be created.
     """
     with new_folder(out) as part:
         return _write(part, segments, bank, metadata)
 
 
-def _reference(  # noqa: PLR0913 - all that a reference tells
-    segment: Segment, placed: Placement, rendered: RenderedSound, sound: Sound, gain: float, *, is_silent: bool
+def _reference(  # noqa: PLR0913 - all that a reference contains
+    segment: Segment, placement: Placement, rendered: RenderedSound, sound: Sound, gain: float, *, is_silent: bool
 ) -> Reference:
-    at = segment.first + placed.at
+    at = segment.first + placement.at
     return Reference(
         label=sound.label,
         onset=at + rendered.onset,
         offset=min(at + rendered.offset, segment.first + segment.size),
-        snr_db=None if is_silent else placed.snr_db,
+        snr_db=None if is_silent else placement.snr_db,
         level_db=round(20 * float(np.log10(gain * rendered.peak)), 1),
         background=segment.background,
         source=sound.source,
         clip=sound.clip,
-        reverberant=placed.room_seed is not None,
+        reverberant=placement.room_seed is not None,
     )
 
 
 def _write(part: Path, segments: Sequence[Segment], bank: Sequence[Sound], metadata: SceneMetadata) -> ScenesManifest:
     rows: list[tuple[str, Reference]] = []
     files = []
-    with tqdm(total=len(segments), unit="stretch", desc="scenes", disable=None) as bar:
+    with tqdm(total=len(segments), unit="segment", desc="scenes", disable=None) as bar:
         for number, group in groupby(segments, key=lambda s: s.stream):
             name = f"scene-{number + 1:02d}.{metadata.format}"
             references: list[Reference] = []

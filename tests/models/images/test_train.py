@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from detector.errors import ConfigError, SourceError
 from models.cli.main import cli
 from models.images import train as image_train
-from models.images.data import open_pictures
+from models.images.data import open_images
 from models.images.recipe import ImageRecipe, as_dict
 from models.images.train import ImageRun, fit, fit_recipe, load_image_run, parse_axis, variations
-from tests.models.pictures import tiny, write_mnist, write_recipe
+from tests.models.image_recipes import tiny, write_mnist, write_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 Changes = dict[str, dict[str, Any]]
@@ -146,20 +146,20 @@ def test_a_gradient_that_is_no_number_ends_the_run(
 
 def test_digits_for_comparisons_are_not_trained_on(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.images.data.VALIDATION", 100)
-    train, judged = open_pictures(tiny(pictures={"judge_on": "validation", "examples": 150}), digits, None)
-    assert (len(train.labels), len(judged.labels)) == (150, 100)
-    test = open_pictures(tiny(), digits, None)[1]
+    train, held_out = open_images(tiny(images={"evaluate_on": "validation", "examples": 150}), digits, None)
+    assert (len(train.labels), len(held_out.labels)) == (150, 100)
+    test = open_images(tiny(), digits, None)[1]
     assert len(test.labels) == 60
 
 
 def test_altered_digits_keep_their_middle(digits: Path) -> None:
-    still = open_pictures(tiny(), digits, None)[0]
-    moved = open_pictures(tiny(pictures={"shift_pixels": 2.0}), digits, None)[0]
+    still = open_images(tiny(), digits, None)[0]
+    moved = open_images(tiny(images={"shift_pixels": 2.0}), digits, None)[0]
     index = torch.arange(100)
-    plain = still.draw(index, alter=False)
-    torch.testing.assert_close(still.draw(index, alter=True), plain, atol=1e-5, rtol=0)
+    plain = still.draw(index, augment=False)
+    torch.testing.assert_close(still.draw(index, augment=True), plain, atol=1e-5, rtol=0)
     columns = torch.arange(28.0)
-    bright = [(p > 0.5).float() for p in (plain, moved.draw(index, alter=True))]
+    bright = [(p > 0.5).float() for p in (plain, moved.draw(index, augment=True))]
     centres = [(b.sum((1, 2)) * columns).sum(1) / b.sum((1, 2, 3)) for b in bright]
     distance = (centres[1] - centres[0]).abs()
     assert 0.5 < float(distance.max()) < 3
@@ -239,20 +239,20 @@ def themes(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("undrawn")
 def test_sounds_as_pictures(themes: Path) -> None:
-    pictures = {"manifest": str(themes / "themes.csv"), "seconds": 1.5, "mask_frames": 4}
+    images = {"manifest": str(themes / "themes.csv"), "seconds": 1.5, "mask_frames": 4}
     convs = [{"channels": 8, "size": 5, "padding": 0, "pool": 2}]
     network = {"steps": 4, "dropout": 0.0, "convs": convs}
     schedule = {"batch": 6, "learning_rate": 0.01}
-    recipe = tiny("themes-report-augmented", pictures=pictures, network=network, schedule=schedule)
+    recipe = tiny("themes-report-augmented", images=images, network=network, schedule=schedule)
     metrics = fit_recipe(with_epochs(recipe, 15), ImageRun(themes, themes / "run", 0, 2))
     assert metrics["n"] == 12
     assert metrics["accuracy"] > 0.6
     assert metrics["dense_operations_per_second"] == pytest.approx(metrics["dense_operations"] / 1.5, abs=1)
-    train, judged = open_pictures(recipe, themes, 2)
-    drawn = train.draw(torch.arange(12), alter=False)
-    assert drawn.shape == (12, 1, *recipe.pictures.shape)
+    train, held_out = open_images(recipe, themes, 2)
+    drawn = train.draw(torch.arange(12), augment=False)
+    assert drawn.shape == (12, 1, *recipe.images.shape)
     assert drawn.mean((0, 1, 3)).abs().max() < 1e-4
     assert drawn.std((0, 1, 3)).sub(1).abs().max() < 1e-4
-    assert judged.labels.tolist() == [0, 1, 2] * 4
+    assert held_out.labels.tolist() == [0, 1, 2] * 4
     with pytest.raises(SourceError, match="no clips in fold 4"):
-        open_pictures(recipe, themes, 4)
+        open_images(recipe, themes, 4)

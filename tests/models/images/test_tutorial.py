@@ -92,15 +92,15 @@ def test_a_digit_in_every_encoding(mnist: Path, tmp_path: Path) -> None:
 
 
 def test_send_on_delta_of_an_image_is_within_a_sixteenth(data: Path) -> None:
-    exhibit = digit(data, 0)
-    sent = encode_all(exhibit.frames, exhibit.scale, exhibit.params)[-1]
-    assert np.abs(sent.decoded - exhibit.frames).max() <= 1 / 16 + 1e-6
+    source = digit(data, 0)
+    sent = encode_all(source.frames, source.scale, source.params)[-1]
+    assert np.abs(sent.decoded - source.frames).max() <= 1 / 16 + 1e-6
 
 
 def test_a_real_sound_is_told_by_the_shipped_encoder(data: Path) -> None:
-    exhibit = sound(data / "guitar_notes" / "A#3.flac", 2.0)
-    encodings = encode_all(exhibit.frames, exhibit.scale, exhibit.params)
-    found = {e.name: relative_error(e.decoded, exhibit.frames, exhibit.deviation) for e in encodings}
+    source = sound(data / "guitar_notes" / "A#3.flac", 2.0)
+    encodings = encode_all(source.frames, source.scale, source.params)
+    found = {e.name: relative_error(e.decoded, source.frames, source.deviation) for e in encodings}
     assert found["send-on-delta"] < 0.3
     assert found["frame difference"] > 1
 
