@@ -2,10 +2,10 @@
 
 ``Sampler`` plays a phrase with recordings of an instrument's notes, such as those of Gravis Ultrasound patch files.
 
-Plucked strings use the extended Karplus-Strong algorithm (D. A. Jaffe and J. O. Smith, "Extensions of the Karplus-Strong
-plucked-string algorithm", Computer Music Journal 7 (2), 1983): a noise burst circulates in a delay loop of one period
-with a low-pass filter, shaped by position and strength of the pluck. Every instrument has random parameters, which a
-sound font cannot offer.
+Plucked strings use the extended Karplus-Strong algorithm (D. A. Jaffe and J. O. Smith, "Extensions of the
+Karplus-Strong plucked-string algorithm", Computer Music Journal 7 (2), 1983): a noise burst circulates in a delay loop
+of one period with a low-pass filter, shaped by position and strength of the pluck. Every instrument has random
+parameters, which a sound font cannot offer.
 """
 
 from __future__ import annotations
