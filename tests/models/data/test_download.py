@@ -101,7 +101,7 @@ def test_what_does_not_come_is_told_and_written_down(work: Path) -> None:
     reasons = {path.split("x")[0]: reason for path, reason in outcome.failures.items()}
     assert reasons["dead"] == reasons["dead2"] == "Video unavailable"
     assert reasons["odd"] == "yt-dlp names no sound for this video"
-    assert reasons["short"] == "only 2.0 s of 10.0 s came"
+    assert reasons["short"] == "only 2.0 s of 10.0 s were received"
     assert reasons["brief"] == "the video has only 20 s"
     assert "0 bytes" in reasons["empty"]
     assert "1 fetched, 0 there before, 6 failed; most often (2): Video unavailable" in outcome.summary()

@@ -66,7 +66,7 @@ def scenes_of(
 def test_found_missed_double_false_and_stray_by_hand() -> None:
     references = [ref(10, 12), ref(20, 22), ref(30, 32), ref(40, 44)]
     detections = [
-        det(9.6, 11, late_s=0.7),  # begins within the collar, known 0.3 s after the onset
+        det(9.6, 11, late_s=0.7),  # begins within the collar, emitted 0.3 s after the onset
         det(11.5, 12.2),  # the same sound again
         det(15, 16),  # false
         det(18, 21),  # began before the second one's collar and reached into it: neither
@@ -153,7 +153,7 @@ def test_the_curve_is_the_decoders_threshold_by_threshold() -> None:
     at = {round(t, 3): i for i, t in enumerate(THRESHOLD_GRID)}
     assert [int((curve.reports[at[t]] == 0).sum()) for t in (0.4, 0.6, 0.8, 0.92)] == [0, 1, 1, 2]
     assert [int(curve.false_alarms[at[t]]) for t in (0.4, 0.6, 0.8, 0.92)] == [1, 1, 0, 0]
-    quiet, loud = curve.point(0.0), curve.point(100.0)
+    quiet, loud = curve.operating_point(0.0), curve.operating_point(100.0)
     assert quiet is not None and loud is not None  # noqa: PT018 - types
     # No false alarm above 0.7: one guitar is found, up to 0.9. One alarm allowed: both, up to 0.5.
     assert curve.thresholds[quiet] == 0.9
@@ -164,7 +164,7 @@ def test_the_curve_is_the_decoders_threshold_by_threshold() -> None:
 def test_no_rate_is_given_where_every_threshold_has_more_alarms() -> None:
     zeros = np.zeros((2, 1), np.int64)
     curve = Curve("guitar", 1.0, np.array([0.5, 0.9]), zeros, np.array([5, 3]), np.full((2, 1), np.nan))
-    assert curve.point(2.9) is None
+    assert curve.operating_point(2.9) is None
 
 
 def test_a_rate_is_never_told_without_its_bound() -> None:
@@ -239,7 +239,7 @@ def test_channels_do_what_their_names_say() -> None:
 def scene(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give 72 s of tones and the small tree's noises: what a model makes of them is not the point."""
     out = tmp_path_factory.mktemp("scenes") / "scene"
-    options = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--stretch", "24"]
+    options = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--segment", "24"]
     options += ["--background", "rain,room,hum", "--unknown", "0", "--level", "-20", "-20"]
     done = CliRunner().invoke(cli, ["make-scenes", str(out), *options])
     assert done.exit_code == 0, done.output
@@ -314,11 +314,6 @@ def test_tune_events_takes_one_goal(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *goals])
     assert done.exit_code == 2
     assert "--max-false-alarms and --total: name one of them." in done.output
-    old = ["--rate", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
-    done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *old], prog_name="snn-train")
-    assert "--max-false-alarms and --total: name one of them." in done.output
-    warning = "snn-train: warning: --rate is now --max-false-alarms; the old name goes with the next release\n"
-    assert done.output.count(warning) == 1
 
 
 def test_evaluate_channels_compares_with_the_clean_scene(scene: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_seeds_and_folds_are_averaged() -> None:
 
 
 def test_a_seed_without_all_folds_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"seed 1: has not one model for each of the folds \[1, 2\]"):
+    with pytest.raises(ConfigError, match=r"seed 1: lacks a model for some of the folds \[1, 2\]"):
         summary([results(1, 0, 8, 10), results(2, 0, 6, 10), results(1, 1, 7, 10)])
 
 
@@ -69,5 +69,5 @@ def test_a_run_is_judged_by_its_own_recipe_over_whole_clips(name: str, tree: Pat
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not the folder of an ended run"):
+    with pytest.raises(ConfigError, match="not the folder of a finished run"):
         evaluate_fold(tmp_path, load_recipe(RECIPES / "esc10.toml"), tmp_path)

@@ -59,7 +59,7 @@ def test_the_shortest_average_that_finds_as_many_is_taken() -> None:
     frames = 10 + int(np.ceil(threshold / 0.9 * 4)) - 1 + least - 1
     expected = (frames * 400 + 800 - 4000) / 16000
     assert chosen.delays_s.tolist() == [expected] * 4
-    assert "known after" in str(chosen)
+    assert "latency" in str(chosen)
 
 
 def test_where_a_sound_begins() -> None:

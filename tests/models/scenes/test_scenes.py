@@ -42,7 +42,7 @@ def silence(seconds: float) -> NDArray[np.float32]:
 
 def make(out: Path, tree: Path, *options: str) -> Result:
     """Make 72 s of scenes of the small tree's fifth fold."""
-    given = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--stretch", "24"]
+    given = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--segment", "24"]
     given += ["--background", "rain,room,hum", "--unknown", "0", "--format", "wav"]
     return CliRunner().invoke(cli, ["make-scenes", str(out), *given, *options])
 
@@ -118,11 +118,11 @@ def test_onset_and_offset_are_where_the_reference_says(scene: Path) -> None:
         (["--fold", "4"], "household was trained on it"),
         (["--background", "wind"], "background 'wind' is unknown"),
         (["--background", "rain", "--only", "rain"], "contains every class"),
-        (["--level", "0", "-20"], "wanted the lower one first"),
+        (["--level", "0", "-20"], "expected the lower one first"),
         (["--add", "trumpet=x"], "no class of household"),
         (["--add", "none=/nowhere"], "no such folder"),
         (["--unknown", "0.5"], "no held-out sound of no class"),
-        (["--snr", "loud"], "wanted decibels"),
+        (["--snr", "loud"], "expected decibels"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line_and_leaves_nothing(
@@ -168,7 +168,7 @@ def test_gathered_training_material_is_refused_and_what_is_there_to_judge_with_i
 
 def test_a_folder_that_is_there_is_left_alone(scene: Path, tree: Path) -> None:
     before = (scene / "scenes.json").read_bytes()
-    assert "is there already" in str(make(scene, tree).exception)
+    assert "exists already" in str(make(scene, tree).exception)
     assert (scene / "scenes.json").read_bytes() == before
     assert json.loads(before)["fold"] == 5
 

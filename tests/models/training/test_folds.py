@@ -27,7 +27,7 @@ def test_a_failed_run_is_told_and_an_ended_one_left_alone(tmp_path: Path) -> Non
     RunFolder(first.folder).claim({})
     RunFolder(first.folder).add_row({"epoch": 5})
     (first.folder / "record.json").write_text("{}")
-    assert first.ended
+    assert first.finished
     assert first.epochs() == 5
     with pytest.raises(FoldError, match=r"fold2-seed0: failed, see .*log\.txt"):
         train_all(RECIPES / "esc10.toml", 5, tmp_path / "nothing", [first, second], 2)
@@ -55,4 +55,4 @@ def test_numbers_are_checked(tmp_path: Path) -> None:
     done = CliRunner().invoke(
         cli, ["folds", str(RECIPES / "esc10.toml"), "--data", "x", "--runs", str(tmp_path), "--folds", "one"]
     )
-    assert "--folds one: wanted whole numbers" in str(done.exception)
+    assert "--folds one: expected whole numbers" in str(done.exception)
