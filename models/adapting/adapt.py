@@ -280,7 +280,7 @@ def _predict_one(detector: Detector, clip: Clip, wave: Samples) -> ClipPredictio
 def _cross_validate(
     predictions: Sequence[tuple[int, ClipPrediction]], manifest: Manifest, options: AdaptOptions
 ) -> tuple[AddedClass, ...]:
-    """Choose thresholds by the rule of ``models.evaluation.clips``, and judge each fold by those of the other folds."""
+    """Choose thresholds by the rule of ``models.evaluation.clips``; evaluate each fold with those of the others."""
     new = dataclasses.replace(manifest, classes=tuple(c for c in manifest.classes if c.label in options.folders))
     columns = [manifest.labels.index(label) for label in new.labels]
     only_new = [

@@ -1,4 +1,4 @@
-"""Signal activity: in which frames of a recording its sound is present, judged by level."""
+"""Signal activity: the frames of a recording in which its sound is present, by level."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def result(bells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_recordings_that_it_has_not_heard_are_found_and_the_old_classes_stay(result: Path) -> None:
+def test_unseen_recordings_are_found_and_the_old_classes_stay(result: Path) -> None:
     old, new = Detector.load(MODEL), Detector.load(result)
     assert new.labels == (*old.labels, "doorbell")
     waves = [chime(np.random.default_rng(1000 + n)) for n in range(20)]
@@ -119,7 +119,7 @@ def test_the_old_classes_can_be_left_out(bells: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
-def test_bad_recordings_are_told_one_by_one_and_the_good_ones_kept(bells: Path, tmp_path: Path) -> None:
+def test_bad_recordings_are_reported_one_by_one_and_the_good_ones_kept(bells: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bells, tmp_path / "doorbell")
     (folder / "broken.wav").write_bytes(b"RIFF")
     (folder / "empty.flac").touch()

@@ -1,4 +1,4 @@
-"""Recordings of packages: which are taken, what becomes of them, and what is told where they are missing."""
+"""Clips collected from packages: selection, trimming, index, and errors where packages are missing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_clips_are_cut_to_what_is_heard_and_listed_with_their_origin(root: Path, tmp_path: Path) -> None:
+def test_clips_are_trimmed_and_listed_with_their_origin(root: Path, tmp_path: Path) -> None:
     clips, problems = gather([entry(excepted=("wolf*",))], [], root, tmp_path / "out")
     assert [c.file for c in clips] == [f"usr/share/owls/{name}" for name in ("a.wav", "b.wav", "night/c.wav")]
     assert {(c.label, c.package, c.licence) for c in clips} == {("none", "owls", "CC0-1.0")}
@@ -116,22 +116,22 @@ def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
 def test_the_command_names_the_packages_that_are_wanted() -> None:
     debian = CliRunner().invoke(cli, ["gather", "--packages", "debian"]).output.split()
     npm = CliRunner().invoke(cli, ["gather", "--packages", "npm"]).output.split()
-    judge = CliRunner().invoke(cli, ["gather", "--packages", "debian", "--use", "evaluate"]).output.split()
+    evaluation = CliRunner().invoke(cli, ["gather", "--packages", "debian", "--use", "evaluate"]).output.split()
     assert debian == sorted(set(debian), key=debian.index)
     assert {"sonic-pi-samples", "freepats"} <= set(debian)
     assert npm == [i.package for i in read_instruments() if i.patch is None]
-    assert judge == ["tuxpaint-stamps-default", "scratch"]
+    assert evaluation == ["tuxpaint-stamps-default", "scratch"]
     done = CliRunner().invoke(cli, ["gather"])
     assert done.exit_code == 2
     assert "name the folder OUT" in done.output
 
 
-def test_what_is_judged_with_is_of_other_packages_and_every_class_is_the_models() -> None:
-    train, judge = read_catalogue("train"), read_catalogue("evaluate")
-    assert not {e.package for e in train} & {e.package for e in judge}
+def test_evaluation_material_is_of_other_packages_and_every_class_is_the_models() -> None:
+    train, evaluation = read_catalogue("train"), read_catalogue("evaluate")
+    assert not {e.package for e in train} & {e.package for e in evaluation}
     labels = {*load_recipe(RECIPES / "household.toml").labels, "none"}
-    assert {e.label for e in (*train, *judge)} <= labels
-    assert all(e.licence for e in (*train, *judge))
+    assert {e.label for e in (*train, *evaluation)} <= labels
+    assert all(e.licence for e in (*train, *evaluation))
 
 
 def test_training_takes_them_with_the_rendered_material(root: Path, tmp_path: Path, tree: Path) -> None:

@@ -167,12 +167,12 @@ def test_no_rate_is_given_where_every_threshold_has_more_alarms() -> None:
     assert curve.operating_point(2.9) is None
 
 
-def test_a_rate_is_never_told_without_its_bound() -> None:
+def test_a_rate_is_never_given_without_its_bound() -> None:
     text = hourly({"events": 0, "hours": 2.0, "per_hour": 0.0, "bound": 1.498})
     assert text == "0 in 2.00 h = 0.00/h (at most 1.50/h)"
 
 
-def test_false_events_are_told_apart_by_what_was_heard() -> None:
+def test_false_events_are_counted_by_what_they_coincide_with() -> None:
     scenes = scenes_of([ref(10, 12, "speech"), ref(40, 42)], unknown=(ref(20, 22, ""),))
     labels = ("guitar", "speech")
     outcome = evaluate_detections([[det(10, 11), det(20, 21), det(30, 31), det(40, 41), det(41.5, 42)]], scenes, labels)
@@ -203,7 +203,7 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [t.spec for t in chosen if t.spec.label != "guitar"] == [c for c in others if c.label != "guitar"]
 
 
-def test_alarms_are_shared_out_to_where_they_find_most() -> None:
+def test_alarms_are_allocated_where_they_find_most() -> None:
     points = [
         [(0, 10), (1, 9), (4, 2), (9, 1), (4, 5)],  # three alarms more find seven of ten
         [(0, 50), (1, 44), (2, 43)],  # one alarm finds six of fifty
@@ -270,7 +270,7 @@ def test_evaluate_events_gives_every_figure_and_picture(scene: Path, tmp_path: P
     assert pictures == ["p-confusion.png", "p-det.png", "p-precision.png", "p-timeline.png"]
 
 
-def test_where_a_background_contains_a_class_it_is_not_judged(scene: Path) -> None:
+def test_where_a_background_contains_a_class_it_is_not_evaluated(scene: Path) -> None:
     scenes = read_scenes(scene)
     predictions = predict_scenes(MODEL, scenes, processes=1)
     (stream,) = scenes.streams
@@ -282,7 +282,7 @@ def test_where_a_background_contains_a_class_it_is_not_judged(scene: Path) -> No
     assert isinstance(evaluate_detections(predictions.detections, scenes, predictions.manifest.labels), Outcome)
 
 
-def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_path: Path) -> None:
+def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Path, tmp_path: Path) -> None:
     out, record = tmp_path / "tuned.onnx", tmp_path / "choice.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "THRESHOLDS", (0.3, 0.6, 0.9))
@@ -309,7 +309,7 @@ def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_
     assert again.training.command.count("tune-events") == 1
 
 
-def test_tune_events_takes_one_goal(tmp_path: Path) -> None:
+def test_tune_events_takes_one_limit(tmp_path: Path) -> None:
     goals = ["--max-false-alarms", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
     done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *goals])
     assert done.exit_code == 2
@@ -328,6 +328,6 @@ def test_evaluate_channels_compares_with_the_clean_scene(scene: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("command", "options"), [("evaluate-events", []), ("tune-events", ["--out", "x.onnx"])])
-def test_a_folder_without_a_scene_is_told(command: str, options: list[str], tmp_path: Path) -> None:
+def test_a_folder_without_a_scene_is_reported(command: str, options: list[str], tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, [command, str(MODEL), str(tmp_path), *options])
     assert "no scene" in str(done.exception)

@@ -1,4 +1,4 @@
-"""Folds put together: every model judged on the fold it left out, spiking ones by the pipeline that ships."""
+"""Folds put together: every model evaluated on the fold it left out, spiking ones by the streaming pipeline."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_seeds_and_folds_are_averaged() -> None:
     json.dumps(result)
 
 
-def test_a_seed_without_all_folds_is_told() -> None:
+def test_a_seed_without_all_folds_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"seed 1: lacks a model for some of the folds \[1, 2\]"):
         summary([results(1, 0, 8, 10), results(2, 0, 6, 10), results(1, 1, 7, 10)])
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("name", ["esc10", "esc10-twin"])
-def test_a_run_is_judged_by_its_own_recipe_over_whole_clips(name: str, tree: Path, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_by_its_own_recipe_over_whole_clips(name: str, tree: Path, tmp_path: Path) -> None:
     text = (RECIPES / f"{name}.toml").read_text(encoding="utf-8")
     for key, value in {"epochs": "1", "examples_per_epoch": "4", "batch": "4", "frames": "40"}.items():
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
@@ -68,6 +68,6 @@ def test_a_run_is_judged_by_its_own_recipe_over_whole_clips(name: str, tree: Pat
     assert {h.scores.shape for h in results.predictions} == {(39, 10)}
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not the folder of a finished run"):
         evaluate_fold(tmp_path, load_recipe(RECIPES / "esc10.toml"), tmp_path)

@@ -20,7 +20,7 @@ def predictions(label: str, source: str, guitar_score: float) -> ClipPrediction:
     return ClipPrediction(Clip(Path("x"), label, source, 4), scores, (), LABELS)
 
 
-def test_the_middle_of_the_stretch_above_the_false_events_that_finds_as_many() -> None:
+def test_the_middle_of_the_range_above_the_false_events_with_equal_recall() -> None:
     clips = [predictions("guitar", "instruments", 0.9), predictions("guitar", "instruments", 0.5)]
     clips += [predictions("winds", "instruments", 0.71 if i == 0 else 0.4) for i in range(10)]
     clips += [predictions("rain", "esc10", 0.1) for _ in range(90)]
@@ -42,8 +42,8 @@ def test_choices_are_the_recipes_table() -> None:
     assert len(text.splitlines()) == 1 + len(LABELS)
 
 
-def test_the_shortest_average_that_finds_as_many_is_taken() -> None:
-    """Other sounds' scores flicker: an average of four frames tells them apart, one of a single frame does not."""
+def test_the_shortest_smoothing_with_equal_recall_is_taken() -> None:
+    """Other sounds' scores flicker: an average of four frames separates them, one of a single frame does not."""
     manifest = load_model().manifest
     least = manifest.classes[LABELS.index("guitar")].decoder.min_on_frames
     clips = [predictions("guitar", "instruments", 0.9) for _ in range(4)]

@@ -60,7 +60,7 @@ def test_the_balance_puts_the_percentile_at_one_spike_a_step() -> None:
     assert share == pytest.approx(0.9, abs=0.001)
 
 
-def test_what_cannot_be_converted_is_told() -> None:
+def test_what_cannot_be_converted_is_reported() -> None:
     net, recipe, images = twin(pooling="max")
     with pytest.raises(ConfigError, match="pools by the maximum"):
         convert(net, recipe, images, 99.9, 8)

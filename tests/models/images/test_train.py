@@ -200,7 +200,7 @@ def test_variations_are_all_combinations() -> None:
         ("network.beta&network.slope=0.5", "needs 2 values"),
     ],
 )
-def test_wrong_variations_are_told(axis: str, text: str) -> None:
+def test_wrong_variations_are_reported(axis: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         variations(as_dict(tiny()), [axis], "r.toml")
 

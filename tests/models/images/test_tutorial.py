@@ -97,7 +97,7 @@ def test_send_on_delta_of_an_image_is_within_a_sixteenth(data: Path) -> None:
     assert np.abs(sent.decoded - source.frames).max() <= 1 / 16 + 1e-6
 
 
-def test_a_real_sound_is_told_by_the_shipped_encoder(data: Path) -> None:
+def test_a_real_sound_is_reconstructed_from_the_shipped_encoder(data: Path) -> None:
     source = sound(data / "guitar_notes" / "A#3.flac", 2.0)
     encodings = encode_all(source.frames, source.scale, source.params)
     found = {e.name: relative_error(e.decoded, source.frames, source.deviation) for e in encodings}

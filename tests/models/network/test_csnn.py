@@ -147,7 +147,7 @@ def test_band_matrix_inverts_the_dct() -> None:
     assert np.array_equal(np.round(exact * 2**BAND_BITS), exact * 2**BAND_BITS)
 
 
-def test_drive_is_what_a_steady_current_does_to_a_membrane_at_the_start() -> None:
+def test_initial_gain_is_what_a_steady_current_does_to_a_membrane_at_the_start() -> None:
     torch.manual_seed(0)
     for initial_gain in (0.5, 2.0):
         for _, unit in SpikingConvNet(dataclasses.replace(SPEC, initial_gain=initial_gain), ENCODER).conv_layers:

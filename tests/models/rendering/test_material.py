@@ -280,7 +280,7 @@ def test_a_plucked_string_is_in_tune_and_dies_away(pitch: int) -> None:
     assert late < early / 2
 
 
-def test_plucked_phrases_differ_by_their_instrument_and_repeat_by_their_dice() -> None:
+def test_plucked_phrases_differ_by_their_instrument_and_repeat_by_their_seed() -> None:
     def played(seed: int) -> Samples:
         phrase = compose_guitar(np.random.default_rng(7), 25)
         return plucked.play_plucked(np.random.default_rng(seed), phrase)

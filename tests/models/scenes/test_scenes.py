@@ -125,7 +125,7 @@ def test_onset_and_offset_are_where_the_reference_says(scene: Path) -> None:
         (["--snr", "loud"], "expected decibels"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line_and_leaves_nothing(
+def test_what_cannot_be_is_reported_in_a_line_and_leaves_nothing(
     tree: Path, tmp_path: Path, options: list[str], wanted: str
 ) -> None:
     done = make(tmp_path / "out", tree, *options)
@@ -152,7 +152,7 @@ def test_rendered_training_material_is_refused(tree: Path, tmp_path: Path) -> No
     assert "rendered training material" in str(done.exception)
 
 
-def test_gathered_training_material_is_refused_and_what_is_there_to_judge_with_is_not(tmp_path: Path) -> None:
+def test_gathered_training_material_is_refused_and_evaluation_material_is_not(tmp_path: Path) -> None:
     manifest = load_model().manifest
     training = replace(manifest.training, sources=(DataSource("gathered", "per clip", "packages"),))
     trained = replace(manifest, training=training)
@@ -194,8 +194,8 @@ def segment(background: str, snrs_db: tuple[float, ...], level_db: float = -20.0
 
 def test_sounds_stand_above_the_background_as_far_as_the_reference_says() -> None:
     (sound,) = cut_sounds("guitar", "x", "y", np.concatenate([silence(0.1), tone(1), silence(0.1)]), RATE_HZ)
-    bare, both = (mix(segment("room", snrs), [sound], RATE_HZ) for snrs in ((), (10.0,)))
-    assert bare.wave[:1000].any()
+    empty, both = (mix(segment("room", snrs), [sound], RATE_HZ) for snrs in ((), (10.0,)))
+    assert empty.wave[:1000].any()
     ground = float(np.std(both.wave[8000:24000]))
     alone = both.references[0]
     event = both.wave[alone.onset : alone.offset]

@@ -1,4 +1,4 @@
-"""A cross-validation: one process a run, ended runs left alone, a failed one told."""
+"""A cross-validation: one process a run, finished runs left alone, failed ones reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_runs_are_named_by_fold_and_seed(tmp_path: Path) -> None:
     assert [r.folder.name for r in runs] == ["fold1-seed0", "fold2-seed0", "fold1-seed7", "fold2-seed7"]
 
 
-def test_a_failed_run_is_told_and_an_ended_one_left_alone(tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_and_a_finished_one_left_alone(tmp_path: Path) -> None:
     first, second = plan(tmp_path / "runs", [1, 2], [0])
     RunFolder(first.folder).claim({})
     RunFolder(first.folder).add_row({"epoch": 5})

@@ -1,4 +1,4 @@
-"""A run from recordings to a model file: it learns, resumes, and is judged by the pipeline that ships."""
+"""A run from recordings to a model file: it learns, resumes, and is evaluated by the streaming pipeline."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def invoke(command: object, *arguments: object) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+def test_from_recordings_to_an_evaluated_model(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "m.onnx"
     invoke(train_cli, "fit", short_recipe, "--data", tree, "--run", run, "--threads", 1, "--leave-out", 4)
     curves = [json.loads(row) for row in (run / "curves.jsonl").read_text().splitlines()]
@@ -63,7 +63,7 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
     assert "ESC-10 accuracy" in output
     assert json.loads((tmp_path / "f.json").read_text())["esc10_clips"] == 10
     assert (tmp_path / "c.png").stat().st_size > 10_000
-    results = tmp_path / "judged.onnx"
+    results = tmp_path / "evaluated.onnx"
     invoke(train_cli, "evaluate", model, "--data", tree, "--out", results)
     assert Detector.load(results).manifest.metrics == json.loads((tmp_path / "f.json").read_text())
     assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--evaluate", model, 4, "--data", tree)
@@ -73,7 +73,7 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_run_begins_with_the_weights_of_another(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_weights_of_another(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
     first, second, recipe = tmp_path / "first", tmp_path / "second", load_recipe(short_recipe)
     train(recipe, Run(tree, None, first, 0, 4, workers=0))
     none = replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0))
@@ -184,13 +184,13 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not the folder of a finished run"):
         load_run(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("dense_tau_s", "[0.4, 0.02]", r"network\.dense_tau_s is \[0\.4, 0\.02\]; it takes a shortest"),
         ("membrane_tau_s", "[0.1, inf]", r"network\.membrane_tau_s is \[0\.1, inf\]; it takes a shortest"),
@@ -198,14 +198,14 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
         ("deep_supervision", "-0.1", r"loss\.deep_supervision is -0\.1; it takes a weight"),
     ],
 )
-def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, value: str, told: str) -> None:
+def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, value: str, message: str) -> None:
     text = short_recipe.read_text(encoding="utf-8")
     short_recipe.write_text(re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text), encoding="utf-8")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_recipe(short_recipe)
 
 
-def test_hidden_read_outs_want_a_layer_to_read(short_recipe: Path) -> None:
+def test_auxiliary_heads_need_a_layer_to_read(short_recipe: Path) -> None:
     recipe = load_recipe(short_recipe)
     changed = replace(
         recipe,

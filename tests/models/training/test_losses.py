@@ -39,7 +39,7 @@ def test_frames_without_weight_do_not_count() -> None:
     assert frame_loss(logits, FIRST, weight).item() == pytest.approx(2 * math.log(2))
 
 
-def test_a_clip_is_judged_where_something_is_heard() -> None:
+def test_the_clip_loss_counts_frames_with_a_target() -> None:
     target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     logits = torch.tensor([[[3.0, 0.0], [-50.0, 50.0]]])
     assert clip_loss(logits, target).item() == pytest.approx(math.log(1 + math.exp(-3)))
@@ -50,7 +50,7 @@ def test_operations_are_weighed_by_what_reads_the_spikes() -> None:
     assert operations_loss(spikes, {"conv1": 300.0, "dense": 100.0}).item() == pytest.approx(0.75)
 
 
-def test_idle_operations_count_where_nothing_is_heard() -> None:
+def test_background_operations_count_in_background_frames() -> None:
     spikes = {"conv1": torch.zeros(1, 2, 3, 4), "dense": torch.zeros(1, 5, 3, 1)}
     spikes["conv1"][:, :, 0] = 1
     spikes["dense"][:, :, 2] = 1
@@ -60,14 +60,14 @@ def test_idle_operations_count_where_nothing_is_heard() -> None:
     )
     assert background_operations_loss(spikes, fan_out, torch.tensor([[0.0, 0.0, 1.0]])).item() == pytest.approx(0.25)
     assert background_operations_loss(spikes, fan_out, torch.zeros(1, 3)).item() == 0
-    heard, weight, background_frames = torch.zeros(1, 3, 2), torch.ones(1, 3, 2), torch.tensor([[1.0, 0.0, 0.0]])
+    target, weight, background_frames = torch.zeros(1, 3, 2), torch.ones(1, 3, 2), torch.tensor([[1.0, 0.0, 0.0]])
     own = total_loss(
-        Loss(0, 0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), heard, weight, background_frames, spikes, fan_out
+        Loss(0, 0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), target, weight, background_frames, spikes, fan_out
     )
     assert own.item() == pytest.approx(2 * 0.75)
 
 
-def test_silence_pulls_only_neurons_below_the_least_rate() -> None:
+def test_silence_pulls_only_neurons_below_the_minimum_rate() -> None:
     spikes = torch.zeros(1, 2, 10, 1)
     spikes[0, 0, :5] = 1
     spikes.requires_grad_()
