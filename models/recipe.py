@@ -33,7 +33,7 @@ _RENAMED: Final = {
     "network": {"drive": "initial_gain"},
     "loss": {"deep": "deep_supervision", "idle": "background_operations", "least_rate": "min_rate"},
 }
-"""Keys of recipes before version 0.7, by table, with their present names."""
+"""Earlier names of keys, by table, with their present names."""
 
 
 @dataclass(frozen=True, slots=True)

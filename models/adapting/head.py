@@ -146,7 +146,9 @@ def make_examples(  # noqa: PLR0913 - one argument per source
     """Draw examples of each fold's clips only; ``advance`` is called after each."""
     per_fold = recipe.schedule.examples_per_epoch // len(FOLDS)
     orders = [(fold, seed, number) for fold in FOLDS for number in range(per_fold)]
-    with ProcessPoolExecutor(processes, initializer=_begin, initargs=(model, positives, negatives, recipe)) as pool:
+    with ProcessPoolExecutor(
+        processes, initializer=_initialise_worker, initargs=(model, positives, negatives, recipe)
+    ) as pool:
         found: list[_HeadExample] = []
         for example in pool.map(_make, orders, chunksize=8):
             found.append(example)
@@ -174,7 +176,7 @@ def _batches(examples: int, size: int, epochs: int, rng: np.random.Generator) ->
         yield from (order[at : at + size] for at in range(0, examples - size + 1, size))
 
 
-def _begin(model: Path, positives: SoundSet, negatives: SoundSet, recipe: Recipe) -> None:
+def _initialise_worker(model: Path, positives: SoundSet, negatives: SoundSet, recipe: Recipe) -> None:
     global _backbone  # noqa: PLW0603 - set once when the worker process starts
     _backbone = BackboneSpikes(load_model(model))
     assert isinstance(recipe.examples, SceneExamples)  # noqa: S101 - for mypy

@@ -124,7 +124,7 @@ class Outcome:
 
     def of(self, label: str) -> list[MatchedReference]:
         """Return the references of a class."""
-        return [j for j in self.matched if j.reference.label == label]
+        return [m for m in self.matched if m.reference.label == label]
 
     def false_alarms(self, label: str, over: Sequence[str] | None = None) -> HourlyRate:
         """Return a class's false alarms per hour, all or only those that coincide with one of ``over``."""
@@ -147,17 +147,17 @@ def evaluate_detections(detections: Sequence[Sequence[Detection]], scenes: Scene
 
 def found_rate(matched: Sequence[MatchedReference]) -> Rate:
     """Return the share of references that were found."""
-    return Rate(sum(j.reports > 0 for j in matched), len(matched))
+    return Rate(sum(m.reports > 0 for m in matched), len(matched))
 
 
 def latencies_s(matched: Sequence[MatchedReference]) -> NDArray[np.float64]:
     """Return the latencies of the references that were found."""
-    return np.array([j.latency_s for j in matched if j.reports > 0])
+    return np.array([m.latency_s for m in matched if m.reports > 0])
 
 
 def reports_per_event(matched: Sequence[MatchedReference]) -> float:
     """Return the mean number of events per found reference; NaN where none was found."""
-    found = [j.reports for j in matched if j.reports > 0]
+    found = [m.reports for m in matched if m.reports > 0]
     return float(np.mean(found)) if found else float("nan")
 
 
@@ -165,8 +165,8 @@ def split_by_condition(matched: Sequence[MatchedReference]) -> Iterator[tuple[st
     """Yield, for each condition and value: name, value, and the references under it."""
     for name, value_of in CONDITIONS.items():
         values: dict[str, list[MatchedReference]] = {}
-        for j in matched:
-            values.setdefault(value_of(j.reference), []).append(j)
+        for m in matched:
+            values.setdefault(value_of(m.reference), []).append(m)
         for value in sorted(values, key=condition_order):
             yield name, value, values[value]
 
@@ -178,9 +178,9 @@ def confusion(outcome: Outcome, labels: Sequence[str]) -> NDArray[np.int64]:
     """
     rows = [*labels, UNKNOWN, NOTHING]
     table = np.zeros((len(rows), len(labels) + 1), np.int64)
-    for j in outcome.matched:
-        row = rows.index(j.reference.label)
-        table[row, row if j.reports else len(labels)] += 1
+    for m in outcome.matched:
+        row = rows.index(m.reference.label)
+        table[row, row if m.reports else len(labels)] += 1
     for (label, over), count in Counter((f.label, f.over) for f in outcome.false).items():
         table[rows.index(over), labels.index(label)] += count
     return table

@@ -75,7 +75,7 @@ def at_rate(curve: Curve, outcome: Outcome, max_per_hour: float) -> dict[str, An
     if index is None:
         return None
     missed = curve.reports[index] == 0
-    references = [j.reference for j in outcome.of(curve.label)]
+    references = [m.reference for m in outcome.of(curve.label)]
     shares = {}
     for name in ("snr", "source"):
         values = np.array([CONDITIONS[name](r) for r in references])

@@ -108,9 +108,9 @@ def as_json(found: list[Channel]) -> list[dict[str, Any]]:
 
 
 def _channel(name: str, outcome: Outcome, clean: Outcome) -> Channel:
-    found = Rate(sum(j.reports > 0 for j in outcome.matched), len(outcome.matched))
-    before = [j.reports > 0 for j in clean.matched]
-    kept = sum(j.reports > 0 and was for j, was in zip(outcome.matched, before, strict=True))
+    found = Rate(sum(m.reports > 0 for m in outcome.matched), len(outcome.matched))
+    before = [m.reports > 0 for m in clean.matched]
+    kept = sum(m.reports > 0 and was for m, was in zip(outcome.matched, before, strict=True))
     late = latencies_s(outcome.matched)
     return Channel(
         name=name,

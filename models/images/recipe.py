@@ -199,7 +199,7 @@ def layer_shapes(recipe: ImageRecipe, where: str = "recipe") -> list[tuple[int, 
 
 
 def _renamed_keys(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield keys of recipes before version 0.7 with their present names."""
+    """Yield earlier names of keys in the recipe, with their present names."""
     if "pictures" in data:
         yield "[pictures]", "[images]"
     if isinstance(images := data.get("images"), dict) and "judge_on" in images:

@@ -77,11 +77,11 @@ def mix(segment: Segment, bank: Sequence[Sound], rate_hz: int) -> MixedSegment:
     is_silent = not wave.any()
     top = 10 ** (segment.level_db / 20)
     peaks = [r.peak / r.rms * 10 ** (p.snr_db / 20) for p, r in rendered]
-    ground = top / max(peaks) if peaks else top * 10 ** (_QUIET_DB / 20)
-    wave = augment.faded(np.asarray(ground * wave, np.float32), round(_FADE_S * rate_hz))
+    background_gain = top / max(peaks) if peaks else top * 10 ** (_QUIET_DB / 20)
+    wave = augment.faded(np.asarray(background_gain * wave, np.float32), round(_FADE_S * rate_hz))
     references = []
     for placement, r in rendered:
-        gain = ground * 10 ** (placement.snr_db / 20) / r.rms
+        gain = background_gain * 10 ** (placement.snr_db / 20) / r.rms
         target = wave[placement.at : placement.at + r.wave.size]
         target += np.float32(gain) * r.wave[: target.size]
         references.append(_reference(segment, placement, r, bank[placement.sound], gain, is_silent=is_silent))
@@ -93,10 +93,10 @@ def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
     result: list[Reference] = []
     last: dict[str, int] = {}
     for ref in sorted(references, key=lambda r: (r.onset, r.label or "")):
-        place = last.get(ref.label) if ref.label is not None else None
-        if place is not None and ref.onset - result[place].offset <= JOIN_S * rate_hz:
-            earlier = result[place]
-            result[place] = replace(earlier, offset=max(earlier.offset, ref.offset), clip=f"{earlier.clip} {ref.clip}")
+        index = last.get(ref.label) if ref.label is not None else None
+        if index is not None and ref.onset - result[index].offset <= JOIN_S * rate_hz:
+            earlier = result[index]
+            result[index] = replace(earlier, offset=max(earlier.offset, ref.offset), clip=f"{earlier.clip} {ref.clip}")
             continue
         if ref.label is not None:
             last[ref.label] = len(result)

@@ -236,7 +236,7 @@ class _SegmentPlanner:
     def __init__(
         self, options: PlanOptions, bank: Sequence[Sound], pools: _Pools, rate_hz: int, seed: tuple[int, int, int]
     ) -> None:
-        self._wishes, self._sound_bank, self._pools, self._rate_hz = options, bank, pools, rate_hz
+        self._options, self._bank, self._pools, self._rate_hz = options, bank, pools, rate_hz
         self._rng = np.random.default_rng(seed)
         weights = np.array([weight for weight, _ in pools.values()])
         self._labels, self._share = list(pools), weights / weights.sum()
@@ -249,13 +249,13 @@ class _SegmentPlanner:
         at, end = self._samples(_MARGIN_S, _MARGIN_S + 3), size - self._samples(_MARGIN_S)
         while True:
             group = self._group(at)
-            behind = max(p.at + self._sound_bank[p.sound].wave.size for p in group)
+            behind = max(p.at + self._bank[p.sound].wave.size for p in group)
             if behind >= end:
                 return sorted(placements, key=lambda p: p.at)
             placements += group
             for p in group:
-                label = self._sound_bank[p.sound].label
-                self._free_from[label] = p.at + self._sound_bank[p.sound].wave.size
+                label = self._bank[p.sound].label
+                self._free_from[label] = p.at + self._bank[p.sound].wave.size
             gap = _LONG_GAP_S if rng.random() < _LONG_GAP_CHANCE else _GAP_S
             at = behind + self._samples(*gap)
 
@@ -268,12 +268,12 @@ class _SegmentPlanner:
             group = [first]
             for _ in range(int(self._rng.integers(*_BURST))):
                 last = group[-1]
-                behind = last.at + self._sound_bank[last.sound].wave.size + self._samples(*_BURST_GAP_S)
+                behind = last.at + self._bank[last.sound].wave.size + self._samples(*_BURST_GAP_S)
                 group.append(Placement(self._sound(label), behind, first.snr_db, last.room_seed))
             return group
         if kind < _BURST_CHANCE + _OVERLAP_CHANCE and len(self._labels) > 1:
             other = self._label(excluding=[label])
-            length = self._sound_bank[first.sound].wave.size
+            length = self._bank[first.sound].wave.size
             return [first, self._place(other, first.at + int(length * self._rng.uniform(0.2, 0.8)))]
         return [first]
 
@@ -282,7 +282,7 @@ class _SegmentPlanner:
             at = max(at, self._free_from.get(label, 0) + self._samples(_APART_S))
         rng = self._rng
         room_seed = int(rng.integers(2**31)) if rng.random() < _ROOM_CHANCE else None
-        return Placement(self._sound(label), at, float(rng.choice(self._wishes.snrs_db)), room_seed)
+        return Placement(self._sound(label), at, float(rng.choice(self._options.snrs_db)), room_seed)
 
     def _label(self, excluding: Sequence[str | None] = ()) -> str | None:
         """Draw a class, none of ``excluding``."""

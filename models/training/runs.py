@@ -23,7 +23,7 @@ from models.recipe import Recipe, with_current_keys
 _SHARED: Final = ("kind", "classes", "features", "encoder", "network")
 """Tables of a recipe that must be the same for a warm start."""
 _RENAMED: Final = {"hidden": "auxiliary_heads", "dice": "rng_state"}
-"""Keys of checkpoints before version 0.7, with their present names."""
+"""Earlier names of keys of a checkpoint, with their present names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Small recipes and a small MNIST for tests of networks that see still pictures."""
+"""Small recipes and a small MNIST for tests of networks for still images."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.models.image_recipes import tiny, write_mnist
 
 
 def twin(**settings: object) -> tuple[ImageNetwork, ImageRecipe, torch.Tensor]:
-    """Return an untrained twin whose batch norm has seen pictures, its recipe, and pictures."""
+    """Return an untrained twin whose batch norm has seen images, its recipe, and images."""
     torch.manual_seed(1)
     recipe = tiny("mnist-cnn", network={"hidden": [6], **settings})
     net, images = ImageNetwork(recipe), torch.rand(30, 1, 28, 28)

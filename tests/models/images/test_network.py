@@ -1,4 +1,4 @@
-"""Networks that see still pictures: the neuron over the steps, the codes, the remedy against dead layers."""
+"""Networks for still images: the neuron over the steps, the encodings, the remedy against dead layers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_equal_counts_are_decided_by_the_potential() -> None:
 
 def test_the_cost_of_rates_by_hand() -> None:
     recipe = tiny(rate_term={"target": 0.25, "weight": 2.0})
-    # Two neurons over 2 pictures and 2 steps: rates 0.5 and 0.
+    # Two neurons over 2 images and 2 steps: rates 0.5 and 0.
     spikes = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
     scores = torch.zeros(2, 10)
     response = Response(scores, scores[:, None], None, {"dense1": spikes})
@@ -118,7 +118,7 @@ def test_waking_brings_a_dead_network_to_the_rate() -> None:
     assert set(gains) == {"conv1", "conv2", "output"}
     assert min(gains.values()) > 5
     for name, spikes in net(x).spikes.items():
-        # Ten output neurons of four pictures can only come near.
+        # Ten output neurons of four images can only come near.
         assert float(spikes.mean()) == pytest.approx(0.1, abs=0.06 if name == "output" else 0.02), name
 
 
@@ -147,7 +147,7 @@ def test_operations_by_hand() -> None:
     x = torch.zeros(1, 1, 1, 28, 28)
     x[0, 0, 0, :5, 0] = 1.0
     found = operations(net, x, net(x))
-    # Silent neurons: the picture's five pixels reach seven neurons once, then nothing happens.
+    # Silent neurons: the image's five pixels reach seven neurons once, then nothing happens.
     assert found == {"dense1": (784 * 7, 35.0), "output": (3 * 70, 0.0), "total": (784 * 7 + 210, 35.0)}
     net, _ = network()
     found = operations(net, torch.ones(1, 1, 1, 28, 28), net(torch.ones(1, 1, 1, 28, 28)))

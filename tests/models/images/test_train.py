@@ -1,4 +1,4 @@
-"""Runs on still pictures: all files are there, they resume to the bit, they are compared, errors are one line."""
+"""Runs on still images: all files are there, they resume to the bit, they are compared, errors are one line."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     broken = dataclasses.replace(run, folder=tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         fit_recipe(recipe, broken)
-    with pytest.raises(ConfigError, match="stands at epoch 1 of 2"):
+    with pytest.raises(ConfigError, match="is at epoch 1 of 2"):
         load_image_run(broken.folder)
     monkeypatch.undo()
     fit_recipe(recipe, broken)
@@ -152,7 +152,7 @@ def test_digits_for_comparisons_are_not_trained_on(digits: Path, monkeypatch: py
     assert len(test.labels) == 60
 
 
-def test_altered_digits_keep_their_middle(digits: Path) -> None:
+def test_augmented_digits_keep_their_middle(digits: Path) -> None:
     still = open_images(tiny(), digits, None)[0]
     moved = open_images(tiny(images={"shift_pixels": 2.0}), digits, None)[0]
     index = torch.arange(100)
@@ -212,7 +212,14 @@ def test_errors_name_file_and_key(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="MNIST has no folds"):
         fit(path, tmp_path, tmp_path / "run", 0, 2)
-    path.write_text(path.read_text().replace("[schedule]", "[schedule]\nmomentum = 1"))
+    text = path.read_text()
+    path.write_text(text.replace("[images]", "[pictures]"))
+    with pytest.raises(ConfigError, match=r"r\.toml: \[pictures\] is now \[images\]; rename it"):
+        fit(path, tmp_path, tmp_path / "run", 0, None)
+    path.write_text(text.replace("evaluate_on =", "judge_on ="))
+    with pytest.raises(ConfigError, match=r"r\.toml: images\.judge_on is now images\.evaluate_on"):
+        fit(path, tmp_path, tmp_path / "run", 0, None)
+    path.write_text(text.replace("[schedule]", "[schedule]\nmomentum = 1"))
     with pytest.raises(ConfigError, match=r"r\.toml: the recipe has the unknown key 'schedule\.momentum'"):
         fit(path, tmp_path, tmp_path / "run", 0, None)
     path.write_text(path.read_text().replace('"image"', '"stream"'))
@@ -238,7 +245,7 @@ def themes(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_sounds_as_pictures(themes: Path) -> None:
+def test_sounds_as_images(themes: Path) -> None:
     images = {"manifest": str(themes / "themes.csv"), "seconds": 1.5, "mask_frames": 4}
     convs = [{"channels": 8, "size": 5, "padding": 0, "pool": 2}]
     network = {"steps": 4, "dropout": 0.0, "convs": convs}

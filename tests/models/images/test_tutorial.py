@@ -121,7 +121,7 @@ def test_a_sound_shorter_than_a_frame_is_one_frame(tmp_path: Path) -> None:
 def test_one_neuron(tmp_path: Path) -> None:
     result = invoke("show-neuron", "--beta", 0.8, "--out", tmp_path / "n.png")
     assert result.exit_code == 0, result.output
-    assert "step current: 15 spikes with the reset at once, 13 with" in result.output
+    assert "step current: 15 spikes with the immediate reset, 13 with" in result.output
     check_png(tmp_path / "n.png")
 
 
