@@ -117,14 +117,15 @@ def check_raw_options(ctx: click.Context, *, reads_stdin: bool) -> None:
         raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
 
 
-def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
+def renamed_option(old: str, new: str, *, nargs: int = 1, multiple: bool = False) -> Callable[[_Command], _Command]:
     """Accept the old name of an option for one more release, hidden, with one line of warning.
 
     Its value becomes the default of ``new``, which keeps its type and limits and has precedence where both are given.
+    ``nargs`` and ``multiple`` are those of ``new``.
     """
 
-    def use(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-        if value is None or ctx.resilient_parsing:
+    def use(ctx: click.Context, _param: click.Parameter, value: str | tuple[Any, ...] | None) -> None:
+        if value is None or value == () or ctx.resilient_parsing:
             return
         program = ctx.find_root().info_name
         print_status(f"{program}: warning: {old} is now {new}; the old name goes with the next release")
@@ -132,7 +133,17 @@ def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
         ctx.default_map = {**(ctx.default_map or {}), str(renamed.name): value}
 
     own = f"{old.strip('-').replace('-', '_')}_renamed"  # another parameter may have the name that click would derive
-    return click.option(old, own, type=str, hidden=True, expose_value=False, is_eager=True, callback=use)
+    return click.option(
+        old,
+        own,
+        type=str,
+        nargs=nargs,
+        multiple=multiple,
+        hidden=True,
+        expose_value=False,
+        is_eager=True,
+        callback=use,
+    )
 
 
 class LazyCommand(NamedTuple):
