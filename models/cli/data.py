@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from detector.cli.program import renamed_option
 from detector.errors import ConfigError, SourceError
-from models.cli.options import PATH, data_option, pair, with_renamed
+from models.cli.options import PATH, RenamedChoice, data_option, pair
 from models.console import report_problems
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
     _write(out, ("path", "label", "fold"), rows)
 
 
-@click.command(cls=with_renamed({}, {("--use", "judge"): "evaluate"}))
+@click.command()
 @click.argument("out", type=PATH, required=False)
 @click.option(
     "--root",
@@ -63,7 +64,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
 )
 @click.option(
     "--use",
-    type=click.Choice(["train", "evaluate"]),
+    type=RenamedChoice(["train", "evaluate"], {"judge": "evaluate"}),
     default="train",
     show_default=True,
     help="Recordings for training, or those of other packages for evaluation.",
@@ -139,12 +140,13 @@ def audioset_manifest(  # noqa: PLR0913 - one option each
     _write(out, audioset.COLUMNS, list(audioset.rows(selection, ontology)))
 
 
-@click.command("audioset-download", cls=with_renamed({"--rate": "--sample-rate"}))
+@click.command("audioset-download")
 @click.argument("manifest_path", metavar="MANIFEST", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder of the sounds; an interrupted download is resumed.")
 @click.option(
     "--sample-rate", default=16_000, show_default=True, type=click.IntRange(4_000, 384_000), help="Samples per second."
 )
+@renamed_option("--rate", "--sample-rate")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Parallel downloads.")
 def audioset_download(manifest_path: Path, out: Path, sample_rate: int, jobs: int) -> None:
     """Fetch the sounds of MANIFEST with yt-dlp and ffmpeg, where that is permitted.

@@ -12,7 +12,7 @@ import click
 from detector.cli.program import renamed_option
 from detector.errors import ConfigError
 from models import RECIPES, RESULTS
-from models.cli.options import PATH, check_folders, pair, processes_option, with_renamed
+from models.cli.options import PATH, RenamedChoice, check_folders, pair, processes_option
 from models.console import report_problems
 from models.files import write_json
 
@@ -86,10 +86,11 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
         write_json(json_path, about | {"wanted": robustness.TOLERANCE, "channels": robustness.as_json(compared)})
 
 
-@click.command("tune-events", cls=with_renamed({"--rate": "--max-false-alarms"}))
+@click.command("tune-events")
 @click.argument("model", type=PATH)
 @click.argument("folder", metavar="SCENES", type=PATH)
 @click.option("--max-false-alarms", type=click.FloatRange(0), show_default="1", help="Per hour and class.")
+@renamed_option("--rate", "--max-false-alarms")
 @click.option("--total", type=click.FloatRange(0), help="Instead: false alarms per hour of all classes together.")
 @click.option("--into", type=PATH, help="Model of the same classes that receives the values; default: MODEL.")
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
@@ -137,7 +138,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     click.echo(f"{out}: with these values; next: snn-train evaluate-events {out} OTHER-SCENES", err=True)
 
 
-@click.command("make-scenes", cls=with_renamed({"--stretch": "--segment"}, {("--rendered", "unclassed"): "negatives"}))
+@click.command("make-scenes")
 @click.argument("out", type=PATH)
 @click.option(
     "--for", "evaluated", type=PATH, required=True, help="The model to evaluate, whose training data is excluded."
@@ -155,7 +156,7 @@ def tune_events(  # noqa: PLR0913 - one option each
 )
 @click.option(
     "--rendered",
-    type=click.Choice(["all", "negatives", "none"]),
+    type=RenamedChoice(["all", "negatives", "none"], {"unclassed": "negatives"}),
     default="all",
     show_default=True,
     help="Add rendered instruments, voices, animals and machines, or only out-of-class ones.",
@@ -174,6 +175,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     "--unknown", default=0.2, show_default=True, type=click.FloatRange(0, 1), help="Share of out-of-class sounds."
 )
 @click.option("--segment", default=300.0, show_default=True, help="Seconds between changes of the background.")
+@renamed_option("--stretch", "--segment")
 @click.option("--stream", default=3600.0, show_default=True, help="Seconds per file, which is a stream of its own.")
 @click.option("--format", "form", type=click.Choice(["flac", "wav"]), default="flac", show_default=True)
 def make_scenes(  # noqa: PLR0913 - one option each

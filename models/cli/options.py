@@ -1,13 +1,14 @@
-"""Options that several commands of ``snn-train`` share, and option names of the release before."""
+"""Options that several commands of ``snn-train`` share, and checks of their values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import click
 
+from detector.cli.program import print_status
 from detector.errors import ConfigError
 
 PATH: Final = click.Path(path_type=Path)
@@ -27,45 +28,21 @@ processes_option = click.option(
 )
 
 
-class RenamedOptions(click.Command):
-    """A command that accepts option names and values of the release before, with one line of warning each.
+class RenamedChoice(click.Choice[str]):
+    """A choice that accepts values of the release before, with one line of warning."""
 
-    Subclasses map ``--old`` to ``--new``, and (``--option``, old value) to its new value.
-    """
+    def __init__(self, choices: Sequence[str], renamed: Mapping[str, str]) -> None:
+        super().__init__(choices)
+        self._renamed = renamed
 
-    renamed: ClassVar[dict[str, str]] = {}
-    renamed_values: ClassVar[dict[tuple[str, str], str]] = {}
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Replace old names and values, then parse the arguments."""
-        return super().parse_args(ctx, self._current(ctx, args))
-
-    def _current(self, ctx: click.Context, args: list[str]) -> list[str]:
-        current: list[str] = []
-        for i, arg in enumerate(args):
-            if arg == "--":
-                return [*current, *args[i:]]
-            name, equals, value = arg.partition("=")
-            new = self.renamed.get(name, name) + equals + value
-            option, chosen = (name, value) if equals else (current[-1] if current else "", arg)
-            if (option, chosen) in self.renamed_values:
-                replacement = self.renamed_values[option, chosen]
-                new = f"{option}={replacement}" if equals else replacement
-            if new != arg:
-                self._warn(ctx, arg, new)
-            current.append(new)
-        return current
-
-    def _warn(self, ctx: click.Context, old: str, new: str) -> None:
-        if not ctx.resilient_parsing:
-            program = ctx.find_root().info_name
-            click.echo(f"{program}: warning: {old} is now {new}; the old name goes with the next release", err=True)
-
-
-def with_renamed(options: dict[str, str], values: dict[tuple[str, str], str] | None = None) -> type[RenamedOptions]:
-    """Return a command class that accepts old option names, and old values of an option."""
-    attributes: dict[str, Any] = {"renamed": options, "renamed_values": values or {}}
-    return type("RenamedOptions", (RenamedOptions,), attributes)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the chosen value, by its present name."""
+        if value in self._renamed and param is not None and ctx is not None:
+            option, new, program = param.opts[0], self._renamed[value], ctx.find_root().info_name
+            warning = f"warning: {option} {value} is now {option} {new}; the old name goes with the next release"
+            print_status(f"{program}: {warning}")
+            value = new
+        return super().convert(value, param, ctx)
 
 
 def plot_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

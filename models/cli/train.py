@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from detector.cli.program import renamed_option
 from detector.errors import ConfigError
 from models import RECIPES
 from models.cli.options import (
@@ -19,7 +20,6 @@ from models.cli.options import (
     material_option,
     threads_option,
     use_threads,
-    with_renamed,
 )
 from models.console import report_problems
 
@@ -28,7 +28,7 @@ _EPOCHS: Final = 8
 """Training of the head of new classes."""
 
 
-@click.command(cls=with_renamed({"--begin": "--warm-start"}))
+@click.command()
 @click.argument("recipe", type=PATH, default=RECIPES / "household.toml")
 @data_option
 @material_option
@@ -36,6 +36,7 @@ _EPOCHS: Final = 8
 @click.option("--seed", default=0, show_default=True)
 @click.option("--leave-out", type=click.IntRange(1, 5), help="Hold out this fold, too.")
 @click.option("--warm-start", type=PATH, help="Start from the weights of this finished run of the same network.")
+@renamed_option("--begin", "--warm-start")
 @click.option("--workers", default=1, show_default=True, help="Processes that make examples; 0: the training process.")
 @threads_option
 def fit(  # noqa: PLR0913 - one option each
@@ -157,7 +158,7 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
         draw_confusion(counts, wanted.labels, picture, title=title)
 
 
-@click.command(cls=with_renamed({"--judge": "--evaluate"}))
+@click.command()
 @click.option(
     "--evaluate",
     "held_out",
@@ -167,6 +168,7 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     metavar="MODEL FOLD",
     help="A model and the fold that its training left out; repeat for more data.",
 )
+@renamed_option("--judge", "--evaluate", nargs=2, multiple=True)
 @data_option
 @click.option(
     "--false-rate",

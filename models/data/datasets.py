@@ -41,7 +41,6 @@ _ESC10_IN_ESC50 = {
 """ESC-50 has other names for four classes of ESC-10; both are accepted."""
 _TAKE = re.compile(r"[-_ ](?:\d+|[A-Za-z]|\(\d+\))$")
 """The part of a name that numbers the cuts of one recording: a number or a single letter at its end."""
-_CHECK_RATE_HZ = 16_000
 _FoldsOf = Callable[[Sequence[Path], Path], dict[Path, int | str]]
 """Assigns folds to the sound files in a class's folder."""
 
@@ -315,7 +314,7 @@ def _first_digits(paths: Sequence[Path], _: Path) -> dict[Path, int | str]:
 def _why_unreadable(path: Path) -> str:
     """Return why a file cannot be decoded, by its header; "" if it can."""
     try:
-        FileSource(path, _CHECK_RATE_HZ).close()
+        SoundFileReader(path).close()
     except (SourceError, ValueError) as error:  # ValueError: an impossible file name
         return str(error)
     return ""

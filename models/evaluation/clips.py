@@ -337,7 +337,7 @@ def _load(model: Path) -> None:
 def _predict(clip: Clip) -> ClipPrediction:
     assert _detector is not None  # noqa: S101 - the pool's initialiser has run
     parts, events = [], []
-    with closing(FileSource(clip.path, _detector.sample_rate_hz)) as source:
+    with closing(read_chunks(clip.path, _detector.sample_rate_hz)) as source:
         for chunk in source:
             scores, found = _detector.process(chunk.samples)
             parts.append(scores)
