@@ -12,6 +12,7 @@ from typing import Any
 from detector.errors import ConfigError
 from detector.manifest import METADATA_KEY, Manifest
 from detector.network import load_model
+from detector.system.files import replace_file, write_text
 
 
 @contextmanager
@@ -36,10 +37,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a document atomically; raises ConfigError where it cannot be written."""
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_text(path, json.dumps(document, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from error
 
@@ -55,12 +54,9 @@ def write_with_manifest(model: Path, manifest: Manifest, out: Path) -> None:
     metadata = {p.key: p.value for p in graph.metadata_props} | {METADATA_KEY: manifest.to_json()}
     del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, metadata)
-    part = out.with_name(out.name + ".part")
     try:
-        part.write_bytes(graph.SerializeToString())
-        load_model(part)
-        part.replace(out)
+        with replace_file(out) as part:
+            part.write_bytes(graph.SerializeToString())
+            load_model(part)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); name another file") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from detector import __version__
 from detector.errors import ConfigError
 from detector.manifest import TrainingRecord
 from detector.strict import parse_strictly
+from detector.system.files import replace_file
 from models.data.datasets import folds_left_out
 from models.network.twin import Network, make_network
 from models.recipe import Recipe, with_current_keys
@@ -59,10 +60,8 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint atomically."""
-        path = self.path / "checkpoint.pt"
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        with replace_file(self.path / "checkpoint.pt") as part:
+            torch.save(state, part)
 
     def load(self) -> dict[str, Any] | None:
         """Return the checkpoint, if there is one."""
