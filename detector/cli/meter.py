@@ -186,8 +186,8 @@ def _cell(dbfs: float) -> int:
 def devices(*, as_json: bool) -> None:
     """List the microphones, with ids that do not depend on the order of cards.
 
-    Use the first id of each for --device and audio.device. A device that another program
-    uses may be missing.
+    The first id of each is the one to use as audio.device and with --device. A device that
+    another program uses may be missing.
     """
     from detector.audio import portaudio
     from detector.audio.devices import NO_INPUT_ADVICE, rates_of

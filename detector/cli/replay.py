@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import tempfile
 import time
 import uuid
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -45,6 +47,8 @@ else:
     # Not generic in older releases of click.
     _Type = click.ParamType
 
+_TIMES_AT_ONCE: Final = 65_536
+"""Times written together: bounds the memory of a long stream."""
 TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
 """Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
 
@@ -160,16 +164,30 @@ class ScoresFile:
         """Write the file; frame k ends ``k * hop_length + frame_length`` samples into the stream."""
         import numpy as np
 
-        self._spool.flush()
-        shape = (self._frames, len(self._labels))
-        scores = np.memmap(self._spool, "<f4", "r", shape=shape) if self._frames else np.empty(shape, "<f4")
-        times_s = (np.arange(self._frames) * hop_length + frame_length) / rate_hz
-        with replace_file(self._path) as part, part.open("wb") as file:
-            np.savez(file, scores=scores, times_s=times_s, labels=np.array(self._labels))
+        with replace_file(self._path) as part, part.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+            self._spool.seek(0)
+            with _member(archive, "scores", "<f4", (self._frames, len(self._labels))) as out:
+                shutil.copyfileobj(self._spool, out)
+            with _member(archive, "times_s", "<f8", (self._frames,)) as out:
+                for start in range(0, self._frames, _TIMES_AT_ONCE):
+                    k = np.arange(start, min(start + _TIMES_AT_ONCE, self._frames))
+                    out.write(((k * hop_length + frame_length) / rate_hz).astype("<f8").data)
+            names = np.array(self._labels)
+            with _member(archive, "labels", names.dtype.str, names.shape) as out:
+                out.write(names.tobytes())
 
     def close(self) -> None:
         """Discard what has not been saved."""
         self._spool.close()
+
+
+def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
+    """Open an array of the archive for its bytes; the date is fixed, so that equal scores give equal files."""
+    import numpy as np
+
+    out = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return out
 
 
 class FileNotes:
