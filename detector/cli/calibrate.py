@@ -19,7 +19,7 @@ from detector.calibration.measure import Advance, Measurement, ScoreStore, check
 from detector.calibration.report import Outcome, as_json, in_words, target_of, write
 from detector.cli.program import Gauge, model_option, only_option, print_error, print_json, print_status
 from detector.config.loading import load_configuration
-from detector.config.settings import Calibration
+from detector.config.sections import Calibration
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
@@ -135,10 +135,10 @@ class Calibrator:
     def __init__(self, asked: CalibrateOptions, stop: StopOnSignal) -> None:
         """Look whether everything can be done that is asked for, before hours go by; raises DetectorError."""
         self._asked, self._stop = asked, stop
-        overrides = {"audio.device": asked.device, "listening.path": asked.model, "listening.only": list(asked.only)}
+        overrides = {"audio.device": asked.device, "model.path": asked.model, "listening.only": list(asked.only)}
         self._configuration = load_configuration(asked.path, {k: v for k, v in overrides.items() if v})
         self._settings = self._configuration.settings
-        self._detector = Detector.load(self._settings.listening.path)
+        self._detector = Detector.load(self._settings.model.path)
         check_labels(self._settings.listening.only, self._detector, "only")
         check_labels((label for label, _ in asked.targets), self._detector, "--target")
         self._target = None if asked.no_write else target_of(self._configuration, asked.out)

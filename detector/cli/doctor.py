@@ -41,7 +41,7 @@ def doctor(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
     from detector.doctor.result import exit_code
 
     logging.getLogger("detector").addHandler(logging.NullHandler())  # what it would say, the findings say
-    overrides = {"audio.device": options["device"], "listening.path": options["model"]}
+    overrides = {"audio.device": options["device"], "model.path": options["model"]}
     examination = Examination(path, overrides, selftest=options["selftest"])
     if options["as_json"]:
         found = list(examination.findings())

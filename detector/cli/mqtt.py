@@ -30,7 +30,7 @@ def mqtt() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def test(config: Path | None, *, as_json: bool) -> None:
     """Try each broker: name, TCP, TLS, log-in, publishing; exit code 69 where one fails. The service may run."""
-    from detector.config.secrets import broker_password
+    from detector.sinks.mqtt import broker_password
     from detector.sinks.mqtt_check import test_connection
 
     settings = _load(config)
@@ -50,7 +50,7 @@ def test(config: Path | None, *, as_json: bool) -> None:
 @_config_option
 def purge(config: Path | None) -> None:
     """Take this machine away from each broker and from Home Assistant; stop the service first."""
-    from detector.config.secrets import broker_password
+    from detector.sinks.mqtt import broker_password
     from detector.sinks.mqtt_check import purge as take_away
 
     settings = _load(config)

@@ -494,11 +494,12 @@ def _service(stop: StopOnSignal, address: str, token_file: Path | None) -> Feed:
 
 
 def _own(device: str, model: Path | None, *, loop: bool) -> Feed:
-    from detector.config.settings import Audio, Listening, Settings
+    from detector.config.sections import Audio, Model
+    from detector.config.settings import Settings
     from detector.service.runtime import RunOptions, make_detector, make_station, open_source
 
     source = "file" if is_file(device) else "mic"
-    settings = Settings(audio=Audio(device=device, source=source), listening=Listening(path=model))
+    settings = Settings(audio=Audio(device=device, source=source), model=Model(path=model))
     detector = make_detector(settings)
     run_options = RunOptions(plays_file=is_file(device), loop=loop)
     return OwnFeed(

@@ -30,7 +30,7 @@ from detector.audio.levels import FLOOR_DBFS, Level
 from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceStats
 from detector.audio.microphone import find_device
 from detector.audio.portaudio import within
-from detector.config.settings import Audio
+from detector.config.sections import Audio
 from detector.doctor.result import (
     SETTINGS,
     UNAVAILABLE,

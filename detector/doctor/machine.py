@@ -261,7 +261,7 @@ def places(settings: Settings) -> Iterator[Place]:
     if settings.clips is not None:
         folder = settings.clips.directory
         made = folder is None
-        yield Place("clips", folder or state_directory() / "clips", made, settings.clips.least_free_bytes)
+        yield Place("clips", folder or state_directory() / "clips", made, settings.clips.min_free_bytes)
     yield from (Place("file", file.path, is_made=False) for file in settings.file)
 
 
@@ -286,7 +286,7 @@ def check_place(place: Place, user: User) -> CheckResult:
         advice = "delete what is not needed (du -xh / | sort -h | tail), or name a place on another disk"
         return problem(name, f"{found}, too little to write", advice, UNAVAILABLE)
     if free < _FEW_BYTES:
-        return warning(name, found, "make room soon; database.retention_days and clips.most_bytes bound what grows")
+        return warning(name, found, "make room soon; database.retention_days and clips.max_bytes bound what grows")
     return ok(name, found)
 
 

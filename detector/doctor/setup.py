@@ -35,7 +35,7 @@ from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
 from detector.audio.sources import FileSource
 from detector.config.loading import FILE_NAME, Configuration, environment_layer, load_configuration
 from detector.config.paths import configuration_directories
-from detector.config.secrets import broker_password, split_address, token_required
+from detector.config.secrets import split_address, token_required
 from detector.config.settings import Metrics, Mqtt, Settings, Web
 from detector.doctor.result import (
     SETTINGS,
@@ -58,6 +58,7 @@ from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE
 from detector.service.outputs import SinkContext, specs
 from detector.service.runtime import make_detector, make_station
+from detector.sinks.mqtt import broker_password
 from detector.sinks.mqtt_check import test_connection
 
 CONFIGURATION: Final = "configuration"
@@ -117,7 +118,7 @@ def check_model(settings: Settings) -> tuple[Detector | None, CheckResult]:
         detector = make_detector(settings)
         verify(detector.path)
     except DetectorError as error:
-        advice = "snn-detect model verify looks again; without listening.path, the model that ships is used"
+        advice = "snn-detect model verify looks again; without model.path, the model that ships is used"
         return None, problem(MODEL, str(error), advice, SETTINGS)
     manifest = detector.manifest
     latency_ms = 1000 * manifest.latency_samples / detector.sample_rate_hz

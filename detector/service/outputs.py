@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from detector.config.paths import state_directory
-from detector.config.secrets import broker_password, read_secret
+from detector.config.secrets import read_optional_secret
 from detector.config.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Web, Webhook
 from detector.pipeline import Detector
 from detector.records import Record
@@ -90,7 +89,7 @@ def _database(settings: Database) -> SinkSpec:
 
 
 def _mqtt(settings: Mqtt, wiring: SinkContext) -> SinkSpec:
-    from detector.sinks.mqtt import MqttSink
+    from detector.sinks.mqtt import MqttSink, broker_password
 
     identity = (settings, wiring.node_info, broker_password(settings))
     return SinkSpec("mqtt", identity, lambda: MqttSink(*identity, wiring.on_listening))
@@ -99,7 +98,7 @@ def _mqtt(settings: Mqtt, wiring: SinkContext) -> SinkSpec:
 def _metrics(settings: Metrics, wiring: SinkContext) -> SinkSpec:
     from detector.sinks.prometheus import MetricsSink
 
-    return _plan("metrics", MetricsSink, settings, wiring.node_info, _secret(settings.token_file))
+    return _plan("metrics", MetricsSink, settings, wiring.node_info, read_optional_secret(settings.token_file))
 
 
 def _web(web: Web, settings: Settings, wiring: SinkContext) -> SinkSpec:
@@ -110,14 +109,14 @@ def _web(web: Web, settings: Settings, wiring: SinkContext) -> SinkSpec:
         database=None if database is None else database.path or state_directory() / "events.db",
         clips=None if clips is None else clips.directory or state_directory() / "clips",
     )
-    identity = (web, archive, wiring.node_info, wiring.detector.classes, _secret(web.token_file))
+    identity = (web, archive, wiring.node_info, wiring.detector.classes, read_optional_secret(web.token_file))
     return SinkSpec("web", identity, lambda: WebSink(web, archive, wiring.node_info, wiring.detector, identity[-1]))
 
 
 def _webhook(settings: Webhook) -> SinkSpec:
     from detector.sinks.webhook import WebhookSink
 
-    return _plan("webhook", WebhookSink, settings, _secret(settings.token_file))
+    return _plan("webhook", WebhookSink, settings, read_optional_secret(settings.token_file))
 
 
 def _command(settings: Command) -> SinkSpec:
@@ -131,10 +130,6 @@ def _clips(settings: Clips, wiring: SinkContext) -> SinkSpec:
 
     identity = (settings, settings.directory or state_directory() / "clips", wiring.rate_hz)
     return SinkSpec("clips", identity, lambda: ClipSink(*identity, wiring.on_clip))
-
-
-def _secret(file: Path | None) -> str | None:
-    return None if file is None else read_secret(file)
 
 
 _log = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ import soundfile
 from detector import __version__
 from detector.audio.live_source import LiveSource, SourceStats
 from detector.audio.sources import PcmStream, PlayedFile, RawFormat
-from detector.config.settings import Audio, Settings
+from detector.config.sections import Audio
+from detector.config.settings import Settings
 from detector.errors import ConfigError, DetectorError
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
@@ -61,7 +62,7 @@ class RunOptions:
 def make_detector(settings: Settings) -> Detector:
     """Load the model; raises ManifestError for a wrong one, ConfigError for labels or thresholds it cannot have."""
     listening = settings.listening
-    detector = Detector.load(listening.path, listening.thresholds)
+    detector = Detector.load(settings.model.path, listening.thresholds)
     for label in listening.only:
         if label not in detector.labels:
             raise ConfigError(f"only: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
@@ -70,7 +71,7 @@ def make_detector(settings: Settings) -> Detector:
 
 def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
     """Tell whether a detector made of settings before would be made again of those after; its file may have changed."""
-    if before.listening != after.listening:
+    if (before.model, before.listening) != (after.model, after.listening):
         return False
     try:
         return hashlib.sha256(detector.path.read_bytes()).hexdigest() == detector.sha256
@@ -369,7 +370,7 @@ class ServiceRuntime:
         is_same_rate = detector.sample_rate_hz == self._detector.sample_rate_hz
         if is_same_pipe(self.settings.audio, settings.audio):
             if not is_same_rate:
-                raise ConfigError("listening.path: this model hears at another rate; restart to change to it")
+                raise ConfigError("model.path: this model hears at another rate; restart to change to it")
             return True
         return is_same_rate and settings.audio == self.settings.audio
 

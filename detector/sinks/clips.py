@@ -24,7 +24,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from detector.config.settings import Clips, slug
+from detector.config.sections import slug
+from detector.config.settings import Clips
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
 from detector.records import OffsetRecord, OnsetRecord, Record
@@ -61,9 +62,9 @@ class ClipFolder:
 
     def forget(self, now: datetime) -> None:
         """Delete clips that are too old; raises DetectorError where that cannot be."""
-        if self._settings.most_days is None:
+        if self._settings.max_days is None:
             return
-        oldest = clip_name(now - timedelta(days=self._settings.most_days), "", "")
+        oldest = clip_name(now - timedelta(days=self._settings.max_days), "", "")
         try:
             for name, _ in self._clips():
                 if name < oldest:
@@ -94,14 +95,14 @@ class ClipFolder:
         """Delete the oldest clips until another one fits; none for the disk's sake where all of them would not do."""
         s, clips = self._settings, self._clips()
         total = sum(length for _, length in clips)
-        lacking = s.least_free_bytes + size - self._free_bytes()
-        if size > s.most_bytes or lacking > total:
+        lacking = s.min_free_bytes + size - self._free_bytes()
+        if size > s.max_bytes or lacking > total:
             raise DetectorError(
-                f"{self._path}: too little room for a clip of {size} bytes (least_free_bytes {s.least_free_bytes}, "
+                f"{self._path}: too little room for a clip of {size} bytes (min_free_bytes {s.min_free_bytes}, "
                 f"{self._free_bytes()} are free); no clips are written until there is more"
             )
         for number, (name, length) in enumerate(clips):
-            fits = total + size <= s.most_bytes and len(clips) - number + 1 <= s.most_files and lacking <= 0
+            fits = total + size <= s.max_bytes and len(clips) - number + 1 <= s.max_files and lacking <= 0
             if fits:
                 return
             (self._path / name).unlink(missing_ok=True)
@@ -225,7 +226,7 @@ class ClipSink(LiveSink):
         self._settings, self._rate_hz, self._on_written = settings, rate_hz, on_written
         self._folder, self._path = ClipFolder(directory, settings), directory
         self._before, self._after = round(settings.pre_roll_s * rate_hz), round(settings.post_roll_s * rate_hz)
-        self._longest = round(settings.longest_s * rate_hz)
+        self._longest = round(settings.max_s * rate_hz)
         self._ring = SoundRing(self._before + self._longest + self._after + round(_DELAY_S * rate_hz))
         self._clips: dict[str, _Clip] = {}
         self._trouble: str | None = None

@@ -23,7 +23,7 @@ class Discovery:
     prefix: str
     node_info: NodeInfo
     topics: Topics
-    level_s: float
+    level_interval_s: float
     switch: bool
     """Whether listening can be turned off."""
 
@@ -114,7 +114,7 @@ class Discovery:
             "unit_of_measurement": "dB",
             "state_class": "measurement",
             "entity_category": "diagnostic",
-            "expire_after": max(_EXPIRY_S, round(_BEATS * self.level_s)),
+            "expire_after": max(_EXPIRY_S, round(_BEATS * self.level_interval_s)),
             "state_topic": self.topics.level,
             "value_template": "{{ value_json.rms_dbfs }}",
         }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from detector.config.secrets import credential, read_secret
 from detector.config.settings import Mqtt
 from detector.errors import ConfigError
 from detector.records import Record
@@ -26,6 +29,8 @@ _EARLIER_S: Final = 0.5
 _BIRTH_DELAY_S: Final = 5.0
 """Longest delay after Home Assistant's start: all devices answer it, better not at once."""
 _LEAVE_S: Final = 1.0
+BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
+"""Credential with the password for all brokers whose section names no file."""
 
 
 class MqttSink(LiveSink):
@@ -52,7 +57,7 @@ class MqttSink(LiveSink):
         who = identity(settings, client_id(node_info.node), password)
         self._topics = Topics(settings.prefix, node_info.node, node_info.source)
         self._on_listening = on_listening
-        self._states = States(node_info, self._topics, settings.level_s, switch=on_listening is not None)
+        self._states = States(node_info, self._topics, settings.level_interval_s, switch=on_listening is not None)
         self._discovery = self._announcer(settings, node_info)
         self._outbox = Outbox(settings.queue)
         self._lock = threading.Lock()
@@ -181,7 +186,7 @@ class MqttSink(LiveSink):
             return None
         if set("+#\0") & set(prefix):
             raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
-        return Discovery(prefix, node_info, self._topics, settings.level_s, self._on_listening is not None)
+        return Discovery(prefix, node_info, self._topics, settings.level_interval_s, self._on_listening is not None)
 
 
 def identity(settings: Mqtt, name: str, password: str | None) -> Callable[[Message | None], Identity]:
@@ -194,3 +199,18 @@ def identity(settings: Mqtt, name: str, password: str | None) -> Callable[[Messa
         raise ConfigError("MQTT needs paho-mqtt: pip install 'snn-detect[mqtt]'") from error
     context = tls_context(settings)
     return lambda will: Identity(name, password, context, will)
+
+
+def broker_password(broker: Mqtt, besides: Path | None = None) -> str | None:
+    """Return the password for a broker: from its file, else the credential, else the file ``besides``; None without.
+
+    A broker that wants no user name is given no password. Raises ConfigError where it cannot be read.
+    """
+    if broker.password_file is not None:
+        return read_secret(broker.password_file)
+    if not broker.username:
+        return None
+    if credential(BROKER_PASSWORD):
+        return read_secret(BROKER_PASSWORD)
+    has_one = besides is not None and os.access(besides, os.R_OK) and besides.read_bytes().strip()
+    return read_secret(besides) if besides is not None and has_one else None

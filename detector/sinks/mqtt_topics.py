@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from detector.config.settings import slug
+from detector.config.sections import slug
 from detector.records import (
     ClipRecord,
     EventRecord,
@@ -135,9 +135,9 @@ _SLACK_S: Final = 0.5
 class States:
     """Knows the last message of every retained topic; one thread at a time may use it."""
 
-    def __init__(self, node_info: NodeInfo, topics: Topics, level_s: float, *, switch: bool) -> None:
+    def __init__(self, node_info: NodeInfo, topics: Topics, level_interval_s: float, *, switch: bool) -> None:
         """Begin with every sound off and the source not heard yet; ``switch``: listening can be turned off."""
-        self._topics, self._level_s = topics, level_s
+        self._topics, self._level_interval_s = topics, level_interval_s
         self._ids = class_ids(label for label, _ in node_info.classes)
         self._model, self._version = node_info.model, node_info.version
         self._attributes: dict[str, dict[str, Any]] = {}
@@ -277,7 +277,7 @@ class States:
     def _level(self, health: HealthState) -> list[Message]:
         """Return the level if the last one is old enough, with the samples that were clipped in between."""
         passed_s = health.uptime_s - self._level_at_s
-        if 0 <= passed_s < self._level_s - _SLACK_S or not health.up:
+        if 0 <= passed_s < self._level_interval_s - _SLACK_S or not health.up:
             return []
         clipped = health.clipped_samples - self._clipped
         level = {

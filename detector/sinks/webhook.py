@@ -71,7 +71,7 @@ class WebhookSink(LiveSink):
             self._post(record)
         except RetryableError as error:
             self._trouble = str(error)
-            if self._tries >= self._settings.tries:
+            if self._tries >= self._settings.max_attempts:
                 raise DetectorError(f"{error}; given up after {self._tries} tries") from error
             raise
 

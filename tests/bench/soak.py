@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.audio.sources import read_sound
-from detector.config.settings import Audio, Database, JsonFile, Listening, Settings, Stdout
+from detector.config.sections import Audio, Model
+from detector.config.settings import Database, JsonFile, Settings, Stdout
 from detector.messages import Samples
 from detector.pipeline import Detector
 from detector.service.engine import Counters
@@ -72,7 +73,7 @@ class Soak:
         self._database = folder / "events.db"
         self._settings = Settings(
             audio=Audio(device=STDIN),
-            listening=Listening(path=model),
+            model=Model(path=model),
             stdout=Stdout(enabled=False),
             file=(JsonFile(path=folder / "events.jsonl"),),
             database=Database(path=self._database),
@@ -180,7 +181,7 @@ class Soak:
 
     def _compare(self) -> tuple[int, float, float]:
         """Compare the scores of the end: how many frames, the mean difference from fresh detectors, and among these."""
-        detector = Detector.load(self._settings.listening.path)
+        detector = Detector.load(self._settings.model.path)
         f = detector.manifest.features
         total = self._seconds * self._rate_hz
         since = total - _COMPARED_S * self._rate_hz

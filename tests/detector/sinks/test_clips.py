@@ -25,7 +25,7 @@ from tests.service import wait_until
 RATE = 1000
 """Low, so that long sounds are short work."""
 TIME = datetime.fromisoformat("2026-11-23T18:04:05.120+01:00")
-SETTINGS = Clips(pre_roll_s=1, post_roll_s=2, longest_s=10, least_free_bytes=0)
+SETTINGS = Clips(pre_roll_s=1, post_roll_s=2, max_s=10, min_free_bytes=0)
 
 
 def sound_of(first: int, end: int) -> Samples:
@@ -286,7 +286,7 @@ def changed(**settings: Any) -> Clips:
 
 
 def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "clips", changed(most_files=3))
+    bench = Bench(tmp_path / "clips", changed(max_files=3))
     stranger = bench.directory / "00000000T000000.000Z notes.flac"
     stranger.write_text("mine")
     put_clips(bench, 5)
@@ -297,7 +297,7 @@ def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
     sizes = Bench(tmp_path / "measure")
     put_clips(sizes, 5)
     most = sum(record.bytes for record in sizes.written[-3:]) + 10
-    bench = Bench(tmp_path / "clips", changed(most_bytes=most))
+    bench = Bench(tmp_path / "clips", changed(max_bytes=most))
     put_clips(bench, 5)
     assert [name[-9:] for name in bench.files()] == ["id-2.flac", "id-3.flac", "id-4.flac"]
     assert sum(path.stat().st_size for path in bench.directory.iterdir()) <= most
@@ -306,7 +306,7 @@ def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
 def test_a_clip_larger_than_all_of_them_may_be_is_not_written(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "clips")
     put_clips(bench, 1)
-    bench.sink = ClipSink(changed(most_bytes=100), bench.directory, RATE, bench.written.append)
+    bench.sink = ClipSink(changed(max_bytes=100), bench.directory, RATE, bench.written.append)
     bench.position = 0
     with pytest.raises(DetectorError, match="too little room"):
         put_clips(bench, 1)
@@ -316,7 +316,7 @@ def test_a_clip_larger_than_all_of_them_may_be_is_not_written(tmp_path: Path) ->
 def test_the_oldest_go_when_they_are_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1e6
     monkeypatch.setattr("time.monotonic", lambda: now)
-    bench = Bench(tmp_path / "clips", changed(most_days=1))
+    bench = Bench(tmp_path / "clips", changed(max_days=1))
     for name in (clip_name(TIME - timedelta(days=days), "guitar", f"{days}") for days in (3, 2, 0.5)):
         (bench.directory / name).write_text("a clip")
     bench.sink.write(health(time=TIME.isoformat(), clock_synced=False))
@@ -345,10 +345,10 @@ def free_bytes(path: Path) -> int:
 
 
 def test_below_the_floor_none_is_written_and_none_is_sacrificed_in_vain(small_disk: SmallDisk) -> None:
-    bench = Bench(small_disk.path / "clips", changed(least_free_bytes=500_000))
+    bench = Bench(small_disk.path / "clips", changed(min_free_bytes=500_000))
     put_clips(bench, 2)
     small_disk.fill(leave=100_000)
-    with pytest.raises(DetectorError, match=r"too little room for a clip of \d+ bytes \(least_free_bytes 500000"):
+    with pytest.raises(DetectorError, match=r"too little room for a clip of \d+ bytes \(min_free_bytes 500000"):
         put_clips(bench, 1)
     assert len(bench.files()) == 2
     with pytest.raises(DetectorError, match="too little room"):
@@ -360,7 +360,7 @@ def test_below_the_floor_none_is_written_and_none_is_sacrificed_in_vain(small_di
 
 
 def test_the_oldest_go_when_the_disk_gets_full(small_disk: SmallDisk) -> None:
-    bench = Bench(small_disk.path / "clips", changed(least_free_bytes=500_000))
+    bench = Bench(small_disk.path / "clips", changed(min_free_bytes=500_000))
     put_clips(bench, 4)
     small_disk.fill(leave=500_000)
     put_clips(bench, 1)
@@ -384,7 +384,7 @@ def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, m
 
 def test_a_full_disk_is_told_once_and_holds_nobody(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    settings = changed(least_free_bytes=900_000, post_roll_s=0)
+    settings = changed(min_free_bytes=900_000, post_roll_s=0)
     sink = ClipSink(settings, small_disk.path / "clips", RATE, list[Any]().append)
     worker = SinkWorker("clips", sink)
     small_disk.fill()
@@ -421,7 +421,7 @@ def test_folders_are_made_for_the_default_place_alone(tmp_path: Path) -> None:
 
 
 def test_clips_are_whole_while_sound_comes_in_another_thread(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "clips", changed(longest_s=300))
+    bench = Bench(tmp_path / "clips", changed(max_s=300))
     stop = threading.Event()
 
     def on_chunk() -> None:

@@ -18,8 +18,8 @@ from tests.detector.sinks.live_records import STATION, clip, gap, health, offset
 TOPICS = Topics("snn-detect", "pi4", "mic")
 
 
-def states(node_info: NodeInfo = STATION, level_s: float = 30.0, *, switch: bool = True) -> States:
-    return States(node_info, TOPICS, level_s, switch=switch)
+def states(node_info: NodeInfo = STATION, level_interval_s: float = 30.0, *, switch: bool = True) -> States:
+    return States(node_info, TOPICS, level_interval_s, switch=switch)
 
 
 def by_topic(messages: list[Message]) -> dict[str, Message]:
@@ -214,7 +214,7 @@ def test_health_and_level() -> None:
 
 
 def test_levels_keep_their_distance_and_count_what_was_clipped_in_between() -> None:
-    s = states(level_s=30)
+    s = states(level_interval_s=30)
     said = [
         payload(messages, "mic/level")["clipped"]
         for t, clipped in ((10, 1), (20, 2), (39.8, 5), (50, 9), (70, 9), (1, 3), (40, 2))

@@ -176,7 +176,7 @@ def test_redirects_are_not_followed(server: Server, code: int) -> None:
 
 
 def test_tries_are_bounded(server: Server) -> None:
-    sink, record = sink_for(server.url, tries=3), onset()
+    sink, record = sink_for(server.url, max_attempts=3), onset()
     server.answers = [Answer(503)] * 4
     for _ in range(2):
         with pytest.raises(RetryableError):
@@ -194,7 +194,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(server: Server, monkeypatch: pyt
     monkeypatch.setattr("time.monotonic", lambda: now)
     later = "20" if how == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=21), usegmt=True)
     server.answers = [Answer(429, {"Retry-After": later})]
-    sink, record = sink_for(server.url, tries=2), onset()
+    sink, record = sink_for(server.url, max_attempts=2), onset()
     for moment in (1000.0, 1010.0, 1018.0):
         now = moment
         with pytest.raises(RetryableError, match="answers 429"):
@@ -294,7 +294,7 @@ def test_a_server_of_another_kind(words: bytes) -> None:
 def test_an_outage_loses_nothing_within_the_bounds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_PAUSE_S", (0.01, 0.05))
     server.answers = [Answer(503)] * 20
-    worker = SinkWorker("webhook", sink_for(server.url, tries=100))
+    worker = SinkWorker("webhook", sink_for(server.url, max_attempts=100))
     for number in range(30):
         worker.submit(onset(number=number))
     wait_until(lambda: worker.counts.written == 30, "all records")
