@@ -45,7 +45,7 @@ class Message:
     payload: str
     qos: int = 1
     retain: bool = False
-    lasting: bool = False
+    durable: bool = False
     """Tells of the past, and so is worth sending late; other messages tell of the present alone."""
 
 
@@ -198,7 +198,7 @@ class States:
             *self._source(up=True),
             self._explain(class_id, attributes),
             self._keep(self._topics.state(class_id), ON),
-            Message(self._topics.event, _json(_event(record)), lasting=True),
+            Message(self._topics.event, _json(_event(record)), durable=True),
         ]
 
     def _offset(self, record: OffsetRecord) -> list[Message]:
@@ -300,10 +300,10 @@ class States:
 
     def _explain(self, class_id: str, attributes: dict[str, Any]) -> Message:
         self._attributes[class_id] = attributes
-        return self._keep(self._topics.attributes(class_id), _json(attributes), lasting=True)
+        return self._keep(self._topics.attributes(class_id), _json(attributes), durable=True)
 
-    def _keep(self, topic: str, payload: str, qos: int = 1, *, lasting: bool = False) -> Message:
-        message = Message(topic, payload, qos, retain=True, lasting=lasting)
+    def _keep(self, topic: str, payload: str, qos: int = 1, *, durable: bool = False) -> Message:
+        message = Message(topic, payload, qos, retain=True, durable=durable)
         self._present[topic] = message
         return message
 

@@ -31,7 +31,7 @@ def payload(messages: list[Message], topic: str) -> Any:
 
 
 def flags(message: Message) -> tuple[int, bool, bool]:
-    return message.qos, message.retain, message.lasting
+    return message.qos, message.retain, message.durable
 
 
 def test_topics_are_those_of_the_contract() -> None:
