@@ -256,12 +256,10 @@ class User:
 def places(settings: Settings) -> Iterator[Place]:
     """Yield what the settings want to have written."""
     if settings.database is not None:
-        path = settings.database.path
-        yield Place("database", path or state_directory() / "events.db", is_made=path is None)
+        yield Place("database", settings.database.file, is_made=settings.database.path is None)
     if settings.clips is not None:
-        folder = settings.clips.directory
-        made = folder is None
-        yield Place("clips", folder or state_directory() / "clips", made, settings.clips.min_free_bytes)
+        clips = settings.clips
+        yield Place("clips", clips.folder, clips.directory is None, clips.min_free_bytes)
     yield from (Place("file", file.path, is_made=False) for file in settings.file)
 
 

@@ -36,7 +36,8 @@ from detector.audio.sources import FileSource
 from detector.config.loading import FILE_NAME, Configuration, environment_layer, load_configuration
 from detector.config.paths import configuration_directories
 from detector.config.secrets import split_address, token_required
-from detector.config.settings import Metrics, Mqtt, Settings, Web
+from detector.config.sections import ServerSection
+from detector.config.settings import Settings
 from detector.doctor.result import (
     SETTINGS,
     UNAVAILABLE,
@@ -56,10 +57,11 @@ from detector.pipeline import Detector
 from detector.records import OnsetRecord, Record
 from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE
-from detector.service.outputs import SinkContext, specs
+from detector.service.outputs import specs
 from detector.service.runtime import make_detector, make_station
-from detector.sinks.mqtt import broker_password
+from detector.sinks.mqtt import Mqtt, broker_password
 from detector.sinks.mqtt_check import test_connection
+from detector.sinks.section import SinkContext
 
 CONFIGURATION: Final = "configuration"
 
@@ -165,17 +167,17 @@ def check_sinks(settings: Settings, detector: Detector) -> CheckResult:
     wiring = SinkContext(make_station(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
     kinds: Counter[str] = Counter()
     try:
-        for plan in specs(settings, wiring):
-            kinds[plan.kind] += 1
-            if plan.kind not in _NOT_MADE:
-                plan.make()
+        for kind, spec in specs(settings, wiring):
+            kinds[kind] += 1
+            if kind not in _NOT_MADE:
+                spec.make()
     except ConfigError as error:
         advice = "mend it, or look again as root or as the service's user, who may be able to read what you cannot"
         return problem(SINKS, str(error), advice, SETTINGS)
     absent = [c.argv[0] for c in settings.command if shutil.which(c.argv[0]) is None]
     if absent:
         return problem(SINKS, f"command: there is no program {absent[0]}", "mend argv, or install it", SETTINGS)
-    open_ones = [str(path) for path in _secrets(settings) if _is_open(path)]
+    open_ones = [str(path) for _, path in settings.secret_files() if _is_open(path)]
     if open_ones:
         return warning(SINKS, f"everybody can read the secret {open_ones[0]}", f"chmod o= {' '.join(open_ones)}")
     if not kinds:
@@ -193,7 +195,7 @@ def check_addresses(settings: Settings, services: tuple[Process, ...]) -> CheckR
     return bad or ok(ADDRESSES, "; ".join(f.found for f in findings))
 
 
-def _address(name: str, section: Metrics | Web, services: tuple[Process, ...]) -> CheckResult:
+def _address(name: str, section: ServerSection, services: tuple[Process, ...]) -> CheckResult:
     try:
         host, port = split_address(section.address)
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -232,13 +234,6 @@ def _bind(family: int, address: tuple[object, ...]) -> int:
         except OSError as error:
             return error.errno or errno.EIO
     return 0
-
-
-def _secrets(settings: Settings) -> Iterator[Path]:
-    files = [b.password_file for b in settings.mqtt] + [b.key_file for b in settings.mqtt]
-    files += [w.token_file for w in settings.webhook]
-    files += [section.token_file for section in (settings.metrics, settings.web) if section]
-    yield from (file for file in files if file is not None)
 
 
 def _is_open(path: Path) -> bool:

@@ -34,9 +34,10 @@ from detector.records import State
 from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
-from detector.service.outputs import SinkContext, SinkManager
+from detector.service.outputs import SinkManager
 from detector.service.signals import Requests
 from detector.sinks.base import NodeInfo
+from detector.sinks.section import SinkContext
 
 STDIN: Final = "-"
 

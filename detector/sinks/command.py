@@ -12,11 +12,15 @@ import subprocess
 import time
 from typing import Any, Final
 
-from detector.config.settings import Command
+from pydantic import Field
+
+from detector.config.secrets import redacted_arguments
+from detector.config.sections import RECORD_TYPES, Labels, RecordType
 from detector.errors import DetectorError
 from detector.records import Record, as_dict
 from detector.sinks.base import LiveSink
-from detector.sinks.stdout import json_line
+from detector.sinks.lines import json_line
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
 _log = logging.getLogger(__name__)
 PREFIX: Final = "SNN_DETECT_RECORD_"
@@ -30,6 +34,27 @@ _OURS: Final = frozenset(
     | {"WATCHDOG_PID", "WATCHDOG_USEC"}
 )
 """Variables that systemd means for the service alone."""
+
+
+class Command(SinkSection):
+    """A program that is run for each record, with the record on its standard input and in its environment."""
+
+    argv: tuple[str, ...] = Field(
+        min_length=1,
+        description="The program and its arguments, as a list: there is no shell.",
+        examples=[["/usr/local/bin/on-sound", "--quiet"]],
+    )
+    types: tuple[RecordType, ...] = Field(("onset",), description=f"Types of records to run it for, {RECORD_TYPES}.")
+    labels: Labels = Field((), description="Labels to run it for. Empty: all.")
+    timeout_s: float = Field(10.0, gt=0, le=3600, description="Seconds after which it is killed.")
+
+    def shown(self) -> dict[str, Any]:
+        """Return the values without arguments that may be secret."""
+        return super().shown() | {"argv": list(redacted_arguments(list(self.argv)))}
+
+    def build(self, _context: SinkContext, /) -> SinkSpec:
+        """Return the sink."""
+        return SinkSpec.of(CommandSink, self)
 
 
 class CommandSink(LiveSink):

@@ -9,12 +9,31 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from detector.config.settings import JsonFile
+from pydantic import Field
+
+from detector.config.sections import RECORD_TYPES, RecordType, UserPath
 from detector.records import Record
 from detector.sinks.base import LiveSink, RetryableError, describe_oserror
-from detector.sinks.stdout import json_line
+from detector.sinks.lines import json_line
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
 _MODE: Final = 0o640
+
+
+class JsonFile(SinkSection):
+    """JSON lines in a file, one object a line.
+
+    For logrotate there is systemd/snn-detect.logrotate; SIGUSR1 reopens the file.
+    """
+
+    path: UserPath = Field(description="The file.", examples=["/var/lib/snn-detect/events.jsonl"])
+    types: tuple[RecordType, ...] = Field(
+        ("onset", "offset", "gap", "status", "health"), description=f"Types of records to write, {RECORD_TYPES}."
+    )
+
+    def build(self, _context: SinkContext, /) -> SinkSpec:
+        """Return the sink."""
+        return SinkSpec.of(JsonLinesFile, self)
 
 
 class JsonLinesFile(LiveSink):

@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -20,17 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import Field, field_validator, model_validator
+
 from detector.config.secrets import credential, read_secret
-from detector.config.settings import Mqtt
+from detector.config.sections import SecretFile, UserPath
 from detector.errors import ConfigError
 from detector.records import Record
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_outbox import Outbox
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, States, Topics, client_id, status
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 from detector.system.backoff import Backoff
 
 if TYPE_CHECKING:
+    import ssl
+
     from paho.mqtt.client import Client, MQTTMessage
 
 BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
@@ -52,14 +56,81 @@ _LEAVE_S: Final = 1.0
 _GRACE_S: Final = 0.2
 """Time for the network loop to end once there is nothing more to send."""
 _FAILURE: Final = 0x80
-_EXPLANATIONS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (socket.gaierror, "no such host ({0.strerror}); check host and the network"),
-    (ConnectionRefusedError, "nothing listens there; check host and port, and whether the broker runs"),
-    (ConnectionError, "breaks the connection off; check port and tls (TLS is usually on 8883, without it on 1883)"),
-    (TimeoutError, "no answer; check host, port and firewall"),
-    (ssl.SSLCertVerificationError, "its certificate is not trusted: {0.verify_message}; check host, ca_file and clock"),
-    (ssl.SSLError, "TLS failed: {0.reason}; check port (usually 8883) and certificates"),
-)
+
+
+class Mqtt(SinkSection):
+    """An MQTT broker, with discovery for Home Assistant."""
+
+    host: str = Field(min_length=1, description="Name or address of the broker.", examples=["homeassistant.local"])
+    port: int = Field(1883, ge=1, le=65535, description="Its port. Left out: 1883, with TLS 8883.")
+    username: str | None = Field(
+        None, description="User name. Left out: none, and no password either.", examples=["snn-detect"]
+    )
+    password_file: SecretFile | None = Field(
+        None,
+        description="File whose first line is the password, which is never in here. Left out: the credential "
+        "mqtt-password, which the system's service gets from /etc/snn-detect/mqtt.password, even where only root can "
+        "read that.",
+        examples=["/etc/snn-detect/mqtt.password"],
+    )
+    tls: bool = Field(False, description="Whether to use TLS.")
+    ca_file: UserPath | None = Field(
+        None,
+        description="Certificates to trust, where they are not the system's.",
+        examples=["/etc/snn-detect/ca.pem"],
+    )
+    certificate_file: UserPath | None = Field(
+        None,
+        description="Certificate of this machine, for brokers that require one, with key_file.",
+        examples=["/etc/snn-detect/client.pem"],
+    )
+    key_file: SecretFile | None = Field(
+        None, description="Private key of that certificate.", examples=["/etc/snn-detect/client.key"]
+    )
+    prefix: str = Field("snn-detect", pattern=r"^[^#+\x00]+$", description="First part of all topics.")
+    discovery_prefix: str | None = Field(
+        "homeassistant", description='First part of the topics of discovery. "": no discovery.'
+    )
+    level_interval_s: float = Field(
+        30.0,
+        ge=1,
+        le=3600,
+        description="Seconds between two levels; they come with the health records, so not more often than those.",
+    )
+    queue: int = Field(
+        1000, ge=1, le=100_000, description="Messages kept while the broker is away; beyond, the oldest are dropped."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, value: Any) -> Any:
+        has_tls = isinstance(value, dict) and value.get("tls") in (True, "true", "1", 1)
+        return {"port": 8883, **value} if has_tls else value
+
+    @field_validator("host")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        """Refuse what no resolver takes: paho's thread would end by its error."""
+        try:
+            value.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"{value!r} is not the name of a host") from error
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Mqtt:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file belong together")
+        if not self.tls and (self.ca_file or self.certificate_file):
+            raise ValueError("ca_file, certificate_file and key_file need tls = true")
+        if self.password_file and not self.username:
+            raise ValueError("password_file needs username")
+        return self
+
+    def build(self, context: SinkContext, /) -> SinkSpec:
+        """Return the sink; raises ConfigError for a password that cannot be read."""
+        identity = (self, context.node_info, broker_password(self))
+        return SinkSpec(identity, lambda: MqttSink(*identity, context.on_listening))
 
 
 class MqttSink(LiveSink):
@@ -380,7 +451,20 @@ class Trouble:
 
 def failure(settings: Mqtt, error: Exception) -> Trouble:
     """Return why a broker cannot be reached, and what to do."""
-    known = next((text.format(error) for kind, text in _EXPLANATIONS if isinstance(error, kind)), None)
+    import ssl
+
+    explanations: tuple[tuple[type[Exception], str], ...] = (
+        (socket.gaierror, "no such host ({0.strerror}); check host and the network"),
+        (ConnectionRefusedError, "nothing listens there; check host and port, and whether the broker runs"),
+        (ConnectionError, "breaks the connection off; check port and tls (TLS is usually on 8883, without it on 1883)"),
+        (TimeoutError, "no answer; check host, port and firewall"),
+        (
+            ssl.SSLCertVerificationError,
+            "its certificate is not trusted: {0.verify_message}; check host, ca_file and clock",
+        ),
+        (ssl.SSLError, "TLS failed: {0.reason}; check port (usually 8883) and certificates"),
+    )
+    known = next((text.format(error) for kind, text in explanations if isinstance(error, kind)), None)
     what = known or getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
     return Trouble(f"{_where(settings)}: {what}", isinstance(error, ssl.SSLError))
 
@@ -431,6 +515,8 @@ def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
     """
     if not settings.tls:
         return None
+    import ssl
+
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
@@ -462,6 +548,8 @@ def broker_password(broker: Mqtt, fallback: Path | None = None) -> str | None:
 
 
 def _describe_file_error(error: OSError) -> str:
+    import ssl
+
     if isinstance(error, ssl.SSLError):
         return f"not PEM files that fit ({error.reason or error})"
     return str(error.strerror)

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from detector.config.settings import Mqtt
 from detector.errors import BrokerError
 from detector.sinks.home_assistant import config_topic
-from detector.sinks.mqtt import failure, make_client, refused, tls_context, unanswered
+from detector.sinks.mqtt import Mqtt, failure, make_client, refused, tls_context, unanswered
 from detector.sinks.mqtt_topics import ONLINE, Topics, client_id
 
 if TYPE_CHECKING:

@@ -5,19 +5,39 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from detector.config.secrets import split_address, token_required
-from detector.config.settings import Metrics
+from pydantic import Field
+
+from detector.config.secrets import read_optional_secret, split_address, token_required
+from detector.config.sections import SecretFile
 from detector.errors import ConfigError
 from detector.records import Record
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
-from detector.sinks.metrics_server import MetricsServer
+from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from detector.sinks.metrics_figures import EventMetrics
+    from detector.sinks.metrics_server import MetricsServer
 
 _EXTRA: Final = "metrics need prometheus-client: pip install 'snn-detect[metrics]'"
+
+
+class Metrics(ServerSinkSection):
+    """Metrics for Prometheus, at http://ADDRESS/metrics."""
+
+    address: str = Field(
+        "127.0.0.1:9464",
+        description="Address and port to listen on. One that other machines can reach needs token_file.",
+    )
+    token_file: SecretFile | None = Field(
+        None, description="File with the bearer token to require.", examples=["/etc/snn-detect/metrics.token"]
+    )
+    scores: bool = Field(False, description="Whether to add the score of each class.")
+
+    def build(self, context: SinkContext, /) -> SinkSpec:
+        """Return the sink; raises ConfigError for a token that cannot be read."""
+        return SinkSpec.of(MetricsSink, self, context.node_info, read_optional_secret(self.token_file))
 
 
 class MetricsSink(LiveSink):
@@ -40,7 +60,9 @@ class MetricsSink(LiveSink):
         return self._server.port if self._server else 0
 
     def open(self) -> None:
-        """Begin to listen; raises RetryableError while the address is taken or not there yet."""
+        """Start to listen; raises RetryableError while the address is taken or not there yet."""
+        from detector.sinks.metrics_server import MetricsServer
+
         try:
             server = MetricsServer(self._host, self._port, self._token, self._page)
         except OSError as error:

@@ -6,22 +6,49 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from detector.config.secrets import split_address, token_required
-from detector.config.settings import Web
+from pydantic import Field
+
+from detector.config.secrets import read_optional_secret, split_address, token_required
+from detector.config.sections import SecretFile
 from detector.errors import ConfigError
-from detector.messages import AudioChunk, Trace
-from detector.pipeline import Detector
 from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
-from detector.web.events import Archive, Events, Pictures
-from detector.web.schema import ModelInfo
-from detector.web.stream import Broadcaster, FrameEncoder
+from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
-__all__ = ["Archive", "WebSink"]
+if TYPE_CHECKING:  # imported with the page
+    from detector.messages import AudioChunk, Trace
+    from detector.pipeline import Detector
+    from detector.web.events import Archive
+
 _log = logging.getLogger(__name__)
 _EXTRA: Final = "the page needs starlette and uvicorn: pip install 'snn-detect[web]'"
+
+
+class Web(ServerSinkSection):
+    """A page for browsers, at http://ADDRESS/, that shows what is detected as it happens, and its JSON API."""
+
+    address: str = Field(
+        "127.0.0.1:8765",
+        description="Address and port to listen on. One that other machines can reach needs token_file.",
+    )
+    token_file: SecretFile | None = Field(
+        None, description="File with the token that the page asks for once.", examples=["/etc/snn-detect/web.token"]
+    )
+    hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")], ...] = Field(
+        (),
+        description="Names by which browsers call this machine, beside localhost and its own; IP addresses always "
+        "work.",
+    )
+
+    def build(self, context: SinkContext, /) -> SinkSpec:
+        """Return the sink; raises ConfigError for a token that cannot be read."""
+        from detector.web.events import Archive
+
+        archive, token = Archive(context.database, context.clips), read_optional_secret(self.token_file)
+        identity = (self, archive, context.node_info, context.detector.classes, token)
+        return SinkSpec(identity, lambda: WebSink(self, archive, context.node_info, context.detector, token))
 
 
 class WebSink(LiveSink):
@@ -35,6 +62,10 @@ class WebSink(LiveSink):
         if token is None and token_required(settings.address):
             raise ConfigError(f"web address {settings.address} is open to others: set token_file, or use 127.0.0.1")
         _require_extra()
+        from detector.web.events import Events, Pictures
+        from detector.web.schema import ModelInfo
+        from detector.web.stream import Broadcaster, FrameEncoder
+
         self._settings, self._token = settings, token
         frame_encoder, features = FrameEncoder(detector), detector.manifest.features
         self._broadcaster = Broadcaster(frame_encoder)

@@ -33,13 +33,16 @@ from numpy.typing import NDArray
 
 from detector.audio.sources import read_sound
 from detector.config.sections import Audio, Model
-from detector.config.settings import Database, JsonFile, Settings, Stdout
+from detector.config.settings import Settings
 from detector.messages import Samples
 from detector.pipeline import Detector
 from detector.service.engine import Counters
 from detector.service.health import descriptors, rss_bytes, threads
 from detector.service.runtime import STDIN, RunOptions, ServiceRuntime
 from detector.service.signals import Requests
+from detector.sinks.database import Database
+from detector.sinks.json_file import JsonFile
+from detector.sinks.stdout import Stdout
 
 MOST_GROWTH_BYTES: Final = 5_000_000
 _SPREADS: Final = 2

@@ -360,6 +360,16 @@ def test_a_former_name_with_a_wrong_value_is_reported_by_the_present_name(file: 
     )
 
 
+def test_settings_import_no_library_that_only_some_sinks_need() -> None:
+    libraries = {"numpy", "paho", "prometheus_client", "soundfile", "sqlite3", "ssl", "starlette", "urllib.request"}
+    program = (
+        "import sys; from detector.config.loading import load_settings; load_settings(None, {'mqtt.host': 'a'})\n"
+        f"print({libraries} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "set()\n"
+
+
 def test_clips_may_be_kept_for_ever(file: Path) -> None:
     found = load_settings(written(file, "[clips]\nmax_days = 0\n")).clips
     assert found is not None

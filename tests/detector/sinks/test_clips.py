@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from detector.config.settings import Clips
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
 from detector.sinks.base import RetryableError, SavedClip, SinkWorker
-from detector.sinks.clips import ClipFolder, ClipSink, clip_name
+from detector.sinks.clips import ClipFolder, Clips, ClipSink, clip_name
 from tests.detector.sinks.live_records import health, offset, onset
 from tests.detector.sinks.small_disk import SmallDisk
 from tests.service import wait_until
@@ -335,6 +334,7 @@ def test_what_a_crash_has_left_unfinished_goes(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
     (folder / f".{clip_name(TIME, 'guitar', 'x')}.part").write_text("half")
+    (folder / f".{clip_name(TIME, 'guitar', 'y').removesuffix('.flac')}.4321.flac").write_text("half")
     (folder / ".notes.part").write_text("mine")
     assert Bench(folder).files() == [".notes.part"]
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Command
 from detector.errors import DetectorError
 from detector.records import as_dict
 from detector.sinks.base import SinkWorker
-from detector.sinks.command import CommandSink
+from detector.sinks.command import Command, CommandSink
 from tests.detector.sinks.live_records import gap, health, onset
 from tests.service import wait_until
 

@@ -22,10 +22,9 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Mqtt
 from detector.sinks import mqtt
 from detector.sinks.base import NodeInfo, SinkWorker
-from detector.sinks.mqtt import MqttSink
+from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, retained, wait_until
 from tests.detector.sinks.live_records import STATION, health, offset, onset, status
 
@@ -137,7 +136,7 @@ def test_a_clean_end_says_off_and_offline_and_leaves_no_will(broker: Broker) -> 
 def test_the_last_will_speaks_for_the_dead(broker: Broker) -> None:
     program = (
         "import sys, time\n"
-        "from detector.config.settings import Mqtt\n"
+        "from detector.sinks.mqtt import Mqtt\n"
         "from detector.sinks.mqtt import MqttSink\n"
         "from detector.sinks.base import SinkWorker\n"
         "from tests.detector.sinks.live_records import STATION, onset\n"

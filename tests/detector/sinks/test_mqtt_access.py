@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Mqtt
 from detector.errors import BrokerError, ConfigError
 from detector.sinks import mqtt, mqtt_check
 from detector.sinks.base import SinkWorker
-from detector.sinks.mqtt import MqttSink
+from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import HOST, Broker, free_port, plugin, wait_until
 from tests.certificates import Authority
 from tests.detector.sinks.live_records import STATION

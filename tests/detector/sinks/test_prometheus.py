@@ -18,12 +18,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from detector.config.settings import Metrics
 from detector.errors import ConfigError
 from detector.records import Histogram, State
 from detector.sinks import metrics_server
 from detector.sinks.base import RetryableError, SinkWorker
-from detector.sinks.prometheus import MetricsSink
+from detector.sinks.prometheus import Metrics, MetricsSink
 from tests.broker import wait_until
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
 
@@ -341,7 +340,7 @@ def test_loopback_has_many_names(host: str) -> None:
 
 def test_a_name_that_only_looks_like_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     server = metrics_server.MetricsServer
-    monkeypatch.setattr("detector.sinks.prometheus.MetricsServer", lambda _host, *rest: server("", *rest))
+    monkeypatch.setattr("detector.sinks.metrics_server.MetricsServer", lambda _host, *rest: server("", *rest))
     sink = MetricsSink(Metrics(address="localhost:0"), STATION, None)
     with pytest.raises(ConfigError, match="is not loopback here"):
         sink.open()

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from detector.config.settings import Stdout
 from detector.errors import DetectorError
 from detector.records import OnsetRecord, as_dict
 from detector.sinks import stdout as standard_output
 from detector.sinks.base import RetryableError
-from detector.sinks.stdout import StandardOutput
+from detector.sinks.stdout import StandardOutput, Stdout
 from tests.detector.sinks.live_records import gap, offset, onset, status
 from tests.detector.sinks.small_disk import SmallDisk
 
@@ -205,7 +204,7 @@ def test_a_pipe_that_somebody_has_made_non_blocking(pipe: Pipe) -> None:
 
 _STALLED = """
 import sys
-from detector.config.settings import Stdout
+from detector.sinks.stdout import Stdout
 from detector.sinks.stdout import StandardOutput
 from detector.sinks.base import SinkWorker
 from tests.detector.sinks.live_records import onset

@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
 from detector.records import as_dict
 from detector.sinks import base as worker_module
 from detector.sinks.base import RetryableError, SinkWorker
-from detector.sinks.webhook import WebhookSink
+from detector.sinks.webhook import Webhook, WebhookSink
 from tests.certificates import Authority, Pair
 from tests.detector.sinks.live_records import gap, offset, onset
 from tests.service import wait_until
@@ -181,7 +180,7 @@ def test_tries_are_bounded(server: Server) -> None:
     for _ in range(2):
         with pytest.raises(RetryableError):
             sink.write(record)
-    with pytest.raises(DetectorError, match="answers 503 Service Unavailable; given up after 3 tries"):
+    with pytest.raises(DetectorError, match="answers 503 Service Unavailable; given up after 3 attempts"):
         sink.write(record)
     with pytest.raises(RetryableError):  # the next record has its own tries
         sink.write(onset(number=2))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.config.settings import Web
 from detector.errors import ConfigError
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
@@ -21,7 +20,7 @@ from detector.records import OffsetRecord, OnsetRecord
 from detector.sinks.base import NodeInfo
 from detector.web import events as pictures_module
 from detector.web.events import Archive, Pictures
-from detector.web.sink import WebSink
+from detector.web.sink import Web, WebSink
 from detector.web.stream import MEMBRANE_STEP, Broadcaster, FrameEncoder
 from tests.detector.sinks import live_records
 from tests.web_service import scene
