@@ -1,4 +1,4 @@
-"""The commands about MQTT brokers: try the connection, take away what was left there."""
+"""The commands ``snn-detect mqtt``: test the brokers, delete what this machine left there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _config_option = click.option(
 
 @click.group()
 def mqtt() -> None:
-    """Look at the MQTT brokers of the configuration."""
+    """Test the MQTT brokers of the configuration."""
 
 
 @mqtt.command()
@@ -49,13 +49,13 @@ def test(config: Path | None, *, as_json: bool) -> None:
 @mqtt.command()
 @_config_option
 def purge(config: Path | None) -> None:
-    """Take this machine away from each broker and from Home Assistant; stop the service first."""
+    """Remove this machine from each broker and from Home Assistant; stop the service first."""
     from detector.sinks.mqtt import broker_password
-    from detector.sinks.mqtt_check import purge as take_away
+    from detector.sinks.mqtt_check import purge as purge_broker
 
     settings = _load(config)
     for broker in settings.mqtt:
-        done = take_away(broker, settings.node, broker_password(broker))
+        done = purge_broker(broker, settings.node, broker_password(broker))
         click.echo(f"{broker.host}:{broker.port}: {len(done.topics)} retained messages deleted")
         if done.was_online:
             click.echo(f"{broker.host}:{broker.port}: the service was online, and will publish them again", err=True)

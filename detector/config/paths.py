@@ -1,7 +1,4 @@
-"""Where the service keeps its things: where systemd says, else by the conventions of the system and of users.
-
-Nothing is created here.
-"""
+"""Default folders: those that systemd names, else those of the system or, by XDG, of the user. None is created here."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ _NAME = "snn-detect"
 
 
 def configuration_directories() -> Iterator[Path]:
-    """Yield the folders in which ``config.toml`` is looked for, first come first served."""
+    """Yield the folders in which ``config.toml`` is looked for; the first file found is read."""
     if given := _given("CONFIGURATION_DIRECTORY"):
         yield given
     yield Path("/etc") / _NAME
@@ -21,27 +18,27 @@ def configuration_directories() -> Iterator[Path]:
 
 
 def state_directory() -> Path:
-    """Return the folder of what has to last: events, clips."""
+    """Return the folder of permanent data: events, clips."""
     return _given("STATE_DIRECTORY") or _by_user("/var/lib", "XDG_STATE_HOME", ".local/state")
 
 
 def cache_directory() -> Path:
-    """Return the folder of what can be made again."""
+    """Return the folder of data that can be computed again."""
     return _given("CACHE_DIRECTORY") or _by_user("/var/cache", "XDG_CACHE_HOME", ".cache")
 
 
 def runtime_directory() -> Path:
-    """Return the folder of what ends with the machine's run: sockets, the last health record."""
+    """Return the folder of what a reboot may delete: sockets, the last health record."""
     return _given("RUNTIME_DIRECTORY") or _by_user("/run", "XDG_RUNTIME_DIR", ".cache")
 
 
 def _by_user(system: str, variable: str, in_home: str) -> Path:
-    """Return the system's folder for root, and a folder of their own for anybody else."""
+    """Return the system's folder for root, the user's for others."""
     return Path(system) / _NAME if os.geteuid() == 0 else _of_user(variable, in_home)
 
 
 def _of_user(variable: str, in_home: str) -> Path:
-    """Return the folder of the XDG base directories; a relative one is to be ignored, they say."""
+    """Return a folder by the XDG Base Directory Specification, which has relative paths ignored."""
     base = Path(os.environ.get(variable, ""))
     home = Path("/", os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises for users without one
     return (base if base.is_absolute() else home / in_home) / _NAME

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,11 +110,13 @@ class ClipFolder:
 
         Raises DetectorError where there is no room for it, or it cannot be written.
         """
+        from shutil import copyfileobj
+
         path = self._path / name
         try:
             self._make_room(size)
             with replace_file(path) as part, os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, _MODE), "wb") as file:
-                shutil.copyfileobj(source, file)
+                copyfileobj(source, file)
         except OSError as error:
             raise DetectorError(describe_oserror(path, error)) from error
         return path

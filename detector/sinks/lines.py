@@ -36,8 +36,8 @@ _CAUSES: Final = {
 _HEAD: Final = frozenset({"v", "type", "seq", "source", "time", "device", "clock_synced"})
 _Part: TypeAlias = str | tuple[str, str]
 """A piece of a line, or one with its style."""
-_NOWHERE: Final = " " * len(f"{0:10.2f} s  ")
-"""In place of a position, where a record has none."""
+_NO_POSITION: Final = " " * len(f"{0:10.2f} s  ")
+"""Replaces the position of a record that has none."""
 
 
 class TextSink:
@@ -49,7 +49,7 @@ class TextSink:
         self._source: object = None
 
     def write(self, record: Record) -> None:
-        """Write one line, under a heading of its own where the source is another than before."""
+        """Write one line, below a heading where the source is another than before."""
         from rich.text import Text
 
         if record.source != self._source:
@@ -75,11 +75,11 @@ def _parts(record: Record) -> list[_Part]:
         case StatusRecord():
             state = record.state.replace("_", " ")
             heading = f"{state if record.active else f'not {state}':<{_LABEL_WIDTH}}  "
-            return [_NOWHERE, (heading, "yellow"), _printable(record.detail)]
+            return [_NO_POSITION, (heading, "yellow"), _printable(record.detail)]
         case ClipRecord():
-            return [_NOWHERE, _label(record.label), f"clip    {_printable(record.path)}"]
+            return [_NO_POSITION, _label(record.label), f"clip    {_printable(record.path)}"]
         case HealthRecord():
-            return [_NOWHERE, f"{record.type:<{_LABEL_WIDTH}}  ", _health(record)]
+            return [_NO_POSITION, f"{record.type:<{_LABEL_WIDTH}}  ", _health(record)]
 
 
 def _offset(record: OffsetRecord) -> str:
@@ -107,17 +107,17 @@ def _latency(latency_s: float) -> _Part:
 
 
 def _colour(label: str) -> str:
-    """Return a colour that a label keeps from run to run."""
+    """Return a colour that is the same for a label in every run."""
     return _COLOURS[zlib.crc32(label.encode()) % len(_COLOURS)]
 
 
 def _printable(name: str) -> str:
-    """Return a file's name with what a terminal cannot show, or would obey, replaced."""
+    """Return a text in which control characters and others that a terminal cannot show are replaced."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
 class JsonLinesSink:
-    """One JSON object a line, each line sent at once."""
+    """One JSON object a line, each line flushed."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to ``stream``, which stays open."""

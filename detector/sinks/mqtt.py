@@ -110,7 +110,7 @@ class Mqtt(SinkSection):
     @field_validator("host")
     @classmethod
     def _is_name(cls, value: str) -> str:
-        """Refuse what no resolver takes: paho's thread would end by its error."""
+        """Refuse what the resolver raises UnicodeError for, which would end paho's thread."""
         try:
             value.encode("idna")
         except UnicodeError as error:
@@ -164,7 +164,7 @@ class MqttSink(LiveSink):
         self._announce_at: float | None = None
         self._seeks_earlier = self._discovery is not None
         self._earlier = b""
-        """The announcement that an earlier run left, until the next one takes back what only that had."""
+        """The announcement that an earlier run left, until the next one removes what only that had."""
         self._link = _Link()
         self._reported: set[bool] = set()
         self._client = self._make_client(node_info.node, password)
@@ -212,7 +212,7 @@ class MqttSink(LiveSink):
         with self._lock:
             self._outbox.put(self._states.offline_messages())
         self._send()
-        is_complete = self._outbox.wait_until_sent(_LEAVE_S)
+        is_complete = self._outbox.is_open and self._outbox.wait_until_sent(_LEAVE_S)
         self._link.is_closing = True
         sock = self._client.socket()
         if self._link.is_connected and not is_complete and isinstance(sock, socket.socket):

@@ -1,4 +1,4 @@
-"""Records on standard output, whose reader may stall for ever or go away."""
+"""Records on standard output, whose reader may stall or close it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from detector.sinks.base import LiveSink, RetryableError
 from detector.sinks.lines import TextSink, json_line
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
-_PATIENCE_S: Final = 0.5
-"""How long one try waits for the reader; the worker goes on trying."""
-_SURE_BYTES: Final = 4096
-"""What a pipe takes at once, without waiting, when it says that it takes anything (PIPE_BUF)."""
+_TIMEOUT_S: Final = 0.5
+"""How long one attempt waits for the reader; the worker retries."""
+_ATOMIC_BYTES: Final = 4096
+"""What a pipe that is ready accepts without blocking (PIPE_BUF)."""
 
-_STALLED: Final = "its reader has stalled; records wait, the oldest are dropped when it takes too long"
+_STALLED: Final = "its reader has stalled; records wait, the oldest are dropped when the queue is full"
 
 
 class Stdout(SinkSection):
@@ -42,18 +42,18 @@ class Stdout(SinkSection):
 
 
 class StandardOutput(LiveSink):
-    """Write a line a record, JSON or text, and never wait in a write that nobody can end.
+    """Write a line a record, JSON or text, and never block in a write.
 
-    The descriptor is written to directly and only when it says that it has room: a lock of Python's
-    streams, held by a thread that waits, would keep the interpreter from ending. It is not made
-    non-blocking, since whoever shares the terminal would find it so.
+    The descriptor is written to directly and only when poll reports room: a lock of Python's streams, held by a
+    blocked thread, would keep the interpreter from ending. It is not made non-blocking, since other processes share
+    the terminal.
     """
 
     longest_pause_s = 2.0
-    """A try costs nothing, and whoever reads again wants to see at once what has waited."""
+    """An attempt is cheap, and a reader that continues is to get at once what has waited."""
 
     def __init__(self, settings: Stdout, descriptor: int | None = None) -> None:
-        """Write to ``descriptor``; left out: that of ``sys.stdout``."""
+        """Write to ``descriptor``; None: that of ``sys.stdout``."""
         self.types = frozenset(settings.types)
         self._format = settings.format
         self._descriptor = sys.stdout.fileno() if descriptor is None else descriptor
@@ -61,7 +61,7 @@ class StandardOutput(LiveSink):
         self._tried: Record | None = None
         self._line = self._rest = b""
         self.reader_has_gone = False
-        """Whether nobody can read what is written any more; a filter in a pipeline then has no reason to go on."""
+        """Whether the reader has closed the pipe; a filter in a pipeline then ends."""
 
     def open(self) -> None:
         """Choose the format."""
@@ -71,37 +71,37 @@ class StandardOutput(LiveSink):
     def write(self, record: Record) -> None:
         """Write one line.
 
-        Raises RetryableError where the reader takes none of it for a while or the disk is full, and
-        DetectorError where it has gone. A line of which some has been taken counts as written; the
-        rest of it goes before anything else.
+        Raises RetryableError where the reader accepts none of it for a while or the disk is full, and
+        DetectorError where it has closed the pipe. A line that was written in part counts as written; its
+        rest is sent before anything else.
         """
-        if trouble := self._send(_PATIENCE_S):
+        if trouble := self._send(_TIMEOUT_S):
             raise RetryableError(trouble)
-        if record is not self._tried:  # a heading that the first try has made is made only once
+        if record is not self._tried:  # a heading is written by the first attempt only
             self._tried, self._line = record, self._lines.of(record)
         self._rest = self._line
-        trouble = self._send(_PATIENCE_S)
+        trouble = self._send(_TIMEOUT_S)
         if trouble and len(self._rest) == len(self._line):
             self._rest = b""
             raise RetryableError(trouble)
 
     def tick(self) -> None:
-        """Look whether the reader is still there, and send what is left of a line."""
+        """Check whether the reader is still there, and send what is left of a line."""
         self._send(0)
         self._is_ready(0)
 
     def close(self) -> None:
-        """Send what is left of a line, if the reader takes it."""
-        self._send(_PATIENCE_S)
+        """Send what is left of a line, if the reader accepts it."""
+        self._send(_TIMEOUT_S)
 
-    def _send(self, patience_s: float) -> str | None:
-        """Send the rest until it is out, or return why some of it is left."""
+    def _send(self, timeout_s: float) -> str | None:
+        """Send the rest of a line; return why some of it is left, None where none is."""
         while self._rest:
-            if not self._is_ready(patience_s):
+            if not self._is_ready(timeout_s):
                 return _STALLED
             try:
-                sent = os.write(self._descriptor, self._rest[:_SURE_BYTES])
-            except BlockingIOError:  # somebody else has made it non-blocking
+                sent = os.write(self._descriptor, self._rest[:_ATOMIC_BYTES])
+            except BlockingIOError:  # another process has made it non-blocking
                 return _STALLED
             except (BrokenPipeError, ConnectionResetError):
                 self._report_closed()
@@ -110,11 +110,11 @@ class StandardOutput(LiveSink):
             self._rest = self._rest[sent:]
         return None
 
-    def _is_ready(self, patience_s: float) -> bool:
-        """Wait until the descriptor takes something; raises DetectorError where its reader has gone."""
+    def _is_ready(self, timeout_s: float) -> bool:
+        """Wait until the descriptor accepts data; raises DetectorError where its reader has closed it."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        events = [event for _, event in poll.poll(1000 * patience_s)]
+        events = [event for _, event in poll.poll(1000 * timeout_s)]
         if any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for event in events):
             self._report_closed()
         return bool(events)
@@ -122,7 +122,7 @@ class StandardOutput(LiveSink):
     def _report_closed(self) -> NoReturn:
         self.reader_has_gone = True
         self._rest = b""
-        raise DetectorError("its reader has gone; what comes now is not written there")
+        raise DetectorError("its reader has closed it; further records are not written there")
 
 
 class _Lines(Protocol):

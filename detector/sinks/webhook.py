@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import time
 from datetime import UTC, datetime
-from email.message import Message
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +23,7 @@ from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
 if TYPE_CHECKING:  # imported with the first webhook
     import ssl
+    from email.message import Message
     from urllib.error import HTTPError
     from urllib.request import OpenerDirector
 
@@ -190,6 +189,8 @@ def _pause_s(headers: Message) -> float:
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
+    from email.utils import parsedate_to_datetime
+
     try:
         moment = parsedate_to_datetime(text)
     except ValueError:

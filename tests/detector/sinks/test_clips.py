@@ -28,7 +28,7 @@ SETTINGS = Clips(pre_roll_s=1, post_roll_s=2, max_s=10, min_free_bytes=0)
 
 
 def sound_of(first: int, end: int) -> Samples:
-    """Return samples that tell where they stand."""
+    """Return samples whose values are their positions."""
     return ((np.arange(first, end) % 30_000) / 32768).astype(np.float32)
 
 
@@ -43,7 +43,7 @@ class Bench:
         self.position = 0
 
     def on_chunk(self, until_s: float, gap: bool = False, step: int = 37) -> None:
-        """Hear sound from where the last one ended."""
+        """Add sound after the last."""
         end = round(until_s * RATE)
         while self.position < end:
             to = min(end, self.position + step)
@@ -151,7 +151,7 @@ def test_a_sound_is_cut_where_sound_was_lost(bench: Bench) -> None:
     bench.on_chunk(9.5, gap=True)
     bench.sink.tick()
     assert bench.spans() == [(3, 6)]
-    bench.end(5.9)  # as the detector tells, a moment later
+    bench.end(5.9)  # as the detector reports it, a moment later
     bench.sink.tick()
     assert len(bench.files()) == 1
 
@@ -286,8 +286,8 @@ def changed(**settings: Any) -> Clips:
 
 def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "clips", changed(max_files=3))
-    stranger = bench.directory / "00000000T000000.000Z notes.flac"
-    stranger.write_text("mine")
+    other_file = bench.directory / "00000000T000000.000Z notes.flac"
+    other_file.write_text("mine")
     put_clips(bench, 5)
     assert [name[-9:] for name in bench.files()] == [" notes.flac"[-9:], "id-2.flac", "id-3.flac", "id-4.flac"]
 
@@ -372,7 +372,7 @@ def test_the_oldest_go_when_the_disk_gets_full(small_disk: SmallDisk) -> None:
 def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(small_disk.path / "clips")
     small_disk.fill()
-    monkeypatch.setattr(ClipFolder, "_free_bytes", lambda _self: 10**9)  # somebody was quicker
+    monkeypatch.setattr(ClipFolder, "_free_bytes", lambda _self: 10**9)  # another program has filled it
     with pytest.raises(DetectorError, match=r"cannot be written \(no space left on device\)"):
         put_clips(bench, 1)
     assert bench.files() == []

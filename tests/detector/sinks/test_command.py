@@ -32,7 +32,7 @@ def script(directory: Path, text: str) -> Path:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended and waits to be noticed does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -235,9 +235,9 @@ def test_a_full_disk_costs_nothing(small_disk: SmallDisk, caplog: pytest.LogCapt
     assert ids(path) == [f"id-{number}" for number in range(300)]
     assert {row["reason"] for row in rows(path)[1:]} == {"ended"}
     assert (worker.counts.dropped, worker.counts.failed) == (0, 0)
-    told = ["works again" in message for message in caplog.messages]
-    assert told == [bool(number % 2) for number in range(len(told))]  # each change once, and all is well at the end
-    assert 2 <= len(told) < 20
+    logged = ["works again" in message for message in caplog.messages]
+    assert logged == [bool(number % 2) for number in range(len(logged))]  # each change once, and all is well at the end
+    assert 2 <= len(logged) < 20
 
 
 def test_a_record_that_was_refused_is_the_workers_alone(small_disk: SmallDisk) -> None:

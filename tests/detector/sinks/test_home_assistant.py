@@ -1,4 +1,4 @@
-"""What Home Assistant is told: the announcement, key by key, and how entities leave."""
+"""Discovery for Home Assistant: the announcement, key by key, and how entities are removed."""
 
 from __future__ import annotations
 

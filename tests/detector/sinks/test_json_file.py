@@ -188,7 +188,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         sink = JsonLinesFile(JsonFile(path=tmp_path / name / "" if name == "." else tmp_path / name))
         with pytest.raises(RetryableError, match="cannot be written"):
             sink.open()
-    with pytest.raises(RetryableError, match="it is no regular file"):
+    with pytest.raises(RetryableError, match="it is not a regular file"):
         JsonLinesFile(JsonFile(path=Path("/dev/full"))).open()
 
 

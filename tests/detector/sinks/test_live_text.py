@@ -1,4 +1,4 @@
-"""Text for people: what a live source tells besides onsets and offsets."""
+"""Text for people: what a live source reports besides onsets and offsets."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_a_restart_under_load_loses_nothing_and_keeps_the_order(broker: Broker) 
                 gone = len(sent)
                 wait_until(lambda: len(sent) > gone + 50, "load while the broker is away")  # noqa: B023
                 broker.start()
-                watcher.ready()  # only then may the sink come back: what nobody subscribes to is nobody's
+                watcher.ready()  # only then may the sink reconnect: without a subscriber, messages are lost
                 relay.open()
                 wait_until(lambda: connected(sink), "the connection")
         worker.submit(onset("speech", len(sent)))
@@ -282,7 +282,7 @@ def test_the_end_does_not_wait_for_a_broker_that_hangs(broker: Broker) -> None:
         with broker.frozen():
             sink.write(onset())
             sink.close()
-        watcher.wait_for(f"{BASE}/status", "offline")  # by the will: nobody has said good-bye
+        watcher.wait_for(f"{BASE}/status", "offline")  # by the will
 
 
 def test_home_assistants_start_is_answered(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +349,7 @@ def test_listening_can_be_turned_off_and_on(broker: Broker, caplog: pytest.LogCa
             watcher.publish(f"{BASE}/listening/set", "perhaps")
             watcher.publish(f"{BASE}/listening/set", "ON")
             watcher.wait_for(f"{BASE}/listening/state", "ON")
-            worker.submit(status("listening", active=False))  # somebody else has turned it off
+            worker.submit(status("listening", active=False))  # turned off elsewhere
             watcher.wait_for(f"{BASE}/listening/state", "OFF")
     assert run_options == [False, True]
     assert [r.message for r in caplog.records if "perhaps" in r.message] == [
@@ -432,6 +432,27 @@ def test_threads_and_sockets_end_with_the_sink(broker: Broker) -> None:
             wait_until(partial(connected, sink), "the connection")
             assert "paho-mqtt-client-snn-detect-pi4" in {t.name for t in threading.enumerate()}
         wait_until(lambda: {t.name for t in threading.enumerate()} == before, "the threads' end")
+
+
+def test_an_end_right_after_the_connection_leaves_the_will(broker: Broker) -> None:
+    """Nothing but ``online`` has been sent then, and the broker has not acknowledged it."""
+    with Watcher(broker.port) as watcher:
+        sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+        connect = sink._client.on_connect
+        reached, closed = threading.Event(), threading.Event()
+
+        def pause(*arguments: Any) -> None:
+            assert connect is not None
+            connect(*arguments)
+            reached.set()
+            closed.wait(30)
+
+        sink._client.on_connect = pause
+        sink.open()
+        assert reached.wait(30)
+        sink.close()
+        closed.set()
+        wait_until(lambda: watcher.payloads(f"{BASE}/status")[-1:] == ["offline"], "the will")
 
 
 @pytest.mark.parametrize("is_there", [False, True])

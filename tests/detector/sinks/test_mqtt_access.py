@@ -38,8 +38,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
+def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("other_authority"), "other_authority")
 
 
 @contextmanager
@@ -123,11 +123,11 @@ def test_tls(tmp_path: Path, authority: Authority) -> None:
 
 
 @PAHO_LEAVES_IT_OPEN
-def test_a_certificate_of_a_stranger(
-    tmp_path: Path, authority: Authority, stranger: Authority, caplog: pytest.LogCaptureFixture
+def test_a_certificate_of_a_other_authority(
+    tmp_path: Path, authority: Authority, other_authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     with tls_broker(tmp_path, authority) as broker:
-        tls: dict[str, Any] = {"port": broker.port, "tls": True, "ca_file": stranger.certificate}
+        tls: dict[str, Any] = {"port": broker.port, "tls": True, "ca_file": other_authority.certificate}
         (said,) = trouble(caplog, **tls)
         assert said.startswith(f"mqtt: {HOST}:{broker.port}: its certificate is not trusted: ")
         assert said.endswith("; check host, ca_file and clock")

@@ -243,7 +243,7 @@ def test_a_farewell_takes_everything_back() -> None:
 
 def test_what_is_unknown() -> None:
     assert states().take(gap()) == []
-    with pytest.raises(ValueError, match="unknown label 'drum'; the station has guitar, speech"):
+    with pytest.raises(ValueError, match="unknown label 'drum'; the node reports guitar, speech"):
         states().take(onset("drum"))
 
 
