@@ -60,7 +60,7 @@ class Broker:
     """mosquitto with a configuration of its own."""
 
     def __init__(self, directory: Path, *lines: str, users: dict[str, str] | None = None) -> None:
-        """Prepare; ``lines`` are added to the configuration, with ``users`` (passwords by name) only those can log in."""
+        """Prepare; ``lines`` are added to the configuration, ``users`` (passwords by name) alone can log in."""
         self._program = program("mosquitto")
         self.port = free_port()
         self._config = directory / "mosquitto.conf"

@@ -123,7 +123,7 @@ def test_tls(tmp_path: Path, authority: Authority) -> None:
 
 
 @PAHO_LEAVES_IT_OPEN
-def test_a_certificate_of_a_other_authority(
+def test_a_certificate_of_another_authority(
     tmp_path: Path, authority: Authority, other_authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     with tls_broker(tmp_path, authority) as broker:
