@@ -1,4 +1,4 @@
-# make demo       hear the detector at work: the shipped model on the shipped scene, at the pace of a microphone
+# make demo       replay the shipped scene with the shipped model, at the pace of a microphone
 # make test       run every check and every test; torch and the tools live in a virtual environment of their own
 # make lint       run the checks alone
 # make install    install the runtime and its service below PREFIX; DESTDIR=... goes before every path
@@ -61,7 +61,7 @@ $(TESTING)/.installed: pyproject.toml
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' detector/__init__.py)
 WHEEL = build/wheel/snn_detect-$(VERSION)-py3-none-any.whl
 ROOT := $(abspath $(DESTDIR))
-HOUSE := $(PREFIX)/lib/snn-detect
+PROGRAM := $(PREFIX)/lib/snn-detect
 DOCUMENTS := $(PREFIX)/share/doc/snn-detect
 # systemd looks for units below these two alone.
 UNITS := $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX),/usr/local)/lib
@@ -70,16 +70,16 @@ install: install-runtime install-service
 
 # An environment of its own: Debian's Python takes no packages from elsewhere. Nothing in it knows of DESTDIR.
 install-runtime: $(BUILDING)/.installed
-	@echo "installing the runtime into $(ROOT)$(HOUSE)"
+	@echo "installing the runtime into $(ROOT)$(PROGRAM)"
 	@rm -rf build/wheel build/lib build/bdist.*
 	@$(call install,$(BUILDING),wheel) --no-deps --wheel-dir build/wheel .
-	@$(PYTHON) -m venv --clear --without-pip $(ROOT)$(HOUSE)
-	@$(BUILDING)/bin/python -m pip --python $(ROOT)$(HOUSE)/bin/python install -qq --disable-pip-version-check \
+	@$(PYTHON) -m venv --clear --without-pip $(ROOT)$(PROGRAM)
+	@$(BUILDING)/bin/python -m pip --python $(ROOT)$(PROGRAM)/bin/python install -qq --disable-pip-version-check \
 	  --no-compile "$(WHEEL)[$(EXTRAS)]"
-	@rm -f $(ROOT)$(HOUSE)/bin/[aA]ctivate* $(ROOT)$(HOUSE)/lib/python*/site-packages/snn_detect-*/direct_url.json
-	@test -z "$(ROOT)" || grep -rlIF "$(ROOT)" $(ROOT)$(HOUSE)/bin $(ROOT)$(HOUSE)/pyvenv.cfg | xargs -r sed -i "s|$(ROOT)||g"
-	@$(ROOT)$(HOUSE)/bin/python -m compileall -qq $(if $(ROOT),-s $(ROOT) -p /) $(ROOT)$(HOUSE)/lib || true
-	@chmod -R u=rwX,go=rX $(ROOT)$(HOUSE)
+	@rm -f $(ROOT)$(PROGRAM)/bin/[aA]ctivate* $(ROOT)$(PROGRAM)/lib/python*/site-packages/snn_detect-*/direct_url.json
+	@test -z "$(ROOT)" || grep -rlIF "$(ROOT)" $(ROOT)$(PROGRAM)/bin $(ROOT)$(PROGRAM)/pyvenv.cfg | xargs -r sed -i "s|$(ROOT)||g"
+	@$(ROOT)$(PROGRAM)/bin/python -m compileall -qq $(if $(ROOT),-s $(ROOT) -p /) $(ROOT)$(PROGRAM)/lib || true
+	@chmod -R u=rwX,go=rX $(ROOT)$(PROGRAM)
 
 install-service:
 	@echo "installing the service into $(ROOT)$(UNITS)/systemd"
@@ -100,7 +100,7 @@ install-service:
 
 uninstall:
 	@test -n "$(ROOT)" || ! test -d /run/systemd/system || systemctl disable --now snn-detect.service || true
-	@rm -rf $(addprefix $(ROOT),$(HOUSE) $(DOCUMENTS))
+	@rm -rf $(addprefix $(ROOT),$(PROGRAM) $(DOCUMENTS))
 	@rm -f $(addprefix $(ROOT),$(PREFIX)/bin/snn-detect $(addprefix $(UNITS)/,systemd/system/snn-detect.service \
 	  systemd/user/snn-detect.service sysusers.d/snn-detect.conf) /etc/logrotate.d/snn-detect)
 	@test -n "$(ROOT)" || { $(call systemd_reload); }

@@ -1,7 +1,7 @@
-"""Measure speed and memory of the detector on this machine: a table for people, JSON for programs.
+"""Speed and memory of the detector on this machine.
 
-Everything is measured in a fresh interpreter with one thread, so that neither this command's own
-imports nor the machine's other work inside this process count.
+Everything is measured in a new interpreter with one thread, so that imports and other work of the
+calling process do not count.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ SECONDS = 60
 
 
 def run(model: Path | None = None) -> dict[str, Any]:
-    """Measure a model file (None: the one that ships) and return the figures.
+    """Measure a model file (None: the one that ships) in a new process, and return the figures.
 
-    Raises ManifestError for a model that is missing or wrong, DetectorError where the measuring process fails.
+    Raises ManifestError for a model that is missing or invalid, DetectorError if the process fails.
     """
     from detector.pipeline import Detector
 
-    Detector.load(model)  # a wrong model is told here, with its exit code
+    Detector.load(model)  # an invalid model is reported here, with its exit code
     command = [sys.executable, "-m", "detector.bench", *([str(model)] if model else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very module
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise DetectorError(f"bench: the measuring process failed: {lines[-1]}")
+        raise DetectorError(f"bench: the process that measures failed: {lines[-1]}")
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 
 
 def print_table(figures: dict[str, Any], console: Console) -> None:
-    """Print the figures for people."""
+    """Print the figures as a table."""
     from rich.table import Table
 
     f = figures
@@ -57,7 +57,7 @@ def print_table(figures: dict[str, Any], console: Console) -> None:
     table.add_row("floor: MFCC and onnxruntime calls alone", f"{f['floor_cpu_s_per_s']:.5f} CPU s per s of sound")
     table.add_row("stream / floor", f"{f['over_floor']:.2f}")
     table.add_row("step p50 / p99 / max", " / ".join(f"{f['step_us'][k]:.0f}" for k in ("p50", "p99", "max")) + " us")
-    table.add_row("rooms, p50 of a step", _pairs(f["rooms_us"], " us"))
+    table.add_row("stages, p50 of a step", _pairs(f["stages_us"], " us"))
     table.add_row("import / load", f"{f['import_s']:.3f} / {f['load_s']:.3f} s")
     table.add_row("peak memory (RSS)", f"{f['peak_rss_mb']:.0f} MB")
     table.add_row("model file / state", f"{f['model_kib']:.0f} / {f['state_kib']:.1f} KiB")
@@ -69,7 +69,7 @@ def print_table(figures: dict[str, Any], console: Console) -> None:
 
 
 def measure(model: Path | None) -> dict[str, Any]:
-    """Measure in this process, which should be a fresh one."""
+    """Measure in this process, which should be a new one, and return the figures."""
     start = time.perf_counter()
     from detector.pipeline import Detector
 
@@ -79,16 +79,16 @@ def measure(model: Path | None) -> dict[str, Any]:
     sound = bench_sound(detector.sample_rate_hz)
     stream = _stream(detector, sound)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    rooms, floor = _rooms(detector, sound)
+    stages, floor = _stages(detector, sound)
     manifest = detector.manifest
     return {
         "model": f"{manifest.name}-{manifest.version}",
         "seconds": SECONDS,
         **stream,
-        "replay_cpu_s_per_s": _replay(detector, sound),
+        "replay_cpu_s_per_s": push_timed(detector, sound, detector.sample_rate_hz)[1],
         "floor_cpu_s_per_s": floor,
         "over_floor": stream["cpu_s_per_s"] / floor,
-        "rooms_us": rooms,
+        "stages_us": stages,
         "import_s": imported - start,
         "load_s": loaded - imported,
         "peak_rss_mb": peak_mb,
@@ -100,7 +100,7 @@ def measure(model: Path | None) -> dict[str, Any]:
 
 
 def bench_sound(rate_hz: int) -> NDArray[np.float32]:
-    """Return a minute of the demo scene, (samples,): music, speech and a quiet room."""
+    """Return a minute of the demo scene, (samples,): music, speech and background."""
     import numpy as np
 
     from detector.audio.sources import read_sound
@@ -110,7 +110,7 @@ def bench_sound(rate_hz: int) -> NDArray[np.float32]:
 
 
 def _stream(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
-    """Push hop by hop, back to back, as a live stream would come."""
+    """Push one hop at a time, without pauses, as for a live stream."""
     import numpy as np
 
     hop = detector.manifest.features.hop_length
@@ -130,21 +130,22 @@ def _stream(detector: Detector, sound: NDArray[np.float32]) -> dict[str, Any]:
     return {"cpu_s_per_s": cpu / SECONDS, "step_us": {"p50": p50, "p99": p99, "max": steps.max() * 1e6}}
 
 
-def _replay(detector: Detector, sound: NDArray[np.float32]) -> float:
-    """Push a second at a time: many frames to a call."""
-    rate = detector.sample_rate_hz
-    detector.push(sound[:rate])
+def push_timed(detector: Detector, sound: NDArray[np.float32], length: int) -> tuple[float, float]:
+    """Push sound (samples,) in chunks of ``length``, and return wall and CPU seconds per second of sound."""
+    rate_hz = detector.sample_rate_hz
+    detector.push(sound[:rate_hz])
     detector.reset()
-    begin = time.process_time()
-    for i in range(0, len(sound), rate):
-        detector.push(sound[i : i + rate])
-    cpu = time.process_time() - begin
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    for i in range(0, len(sound), length):
+        detector.push(sound[i : i + length])
+    cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
     detector.flush()
-    return cpu / SECONDS
+    seconds = len(sound) / rate_hz
+    return wall_s / seconds, cpu_s / seconds
 
 
-def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, float], float]:
-    """Time each room by itself, and the floor: MFCC plus the bare onnxruntime calls."""
+def _stages(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, float], float]:
+    """Return the median time of each stage in us, and the floor: CPU seconds of MFCC and onnxruntime calls alone."""
     import numpy as np
 
     from detector.decoder import EventDecoder
@@ -163,19 +164,19 @@ def _rooms(detector: Detector, sound: NDArray[np.float32]) -> tuple[dict[str, fl
     states = tuple({s.name: np.zeros(s.shape, np.float32) for s in model.manifest.network.states} for _ in range(2))
     graph = BoundGraph(model.session, 1, states)
     _, _, calls_cpu = _time(lambda x: graph.run(x, 0), [s for s in spikes if len(s)])
-    rooms = {"features": features_us, "encoder": encoder_us, "network": network_us, "decoder": decoder_us}
-    return rooms, (features_cpu + calls_cpu) / SECONDS
+    stages = {"features": features_us, "encoder": encoder_us, "network": network_us, "decoder": decoder_us}
+    return stages, (features_cpu + calls_cpu) / SECONDS
 
 
-def _time(room: Callable[[Any], Any], items: list[Any]) -> tuple[list[Any], float, float]:
-    """Return what the room gives for each item, the median of its time in us, and its CPU seconds."""
+def _time(stage: Callable[[Any], Any], items: list[Any]) -> tuple[list[Any], float, float]:
+    """Return a stage's result for each item, the median of its time in us, and its CPU seconds."""
     import numpy as np
 
     results, taken = [], np.empty(len(items))
     begin = time.process_time()
     for i, item in enumerate(items):
         at = time.perf_counter()
-        results.append(room(item))
+        results.append(stage(item))
         taken[i] = time.perf_counter() - at
     return results, float(np.median(taken)) * 1e6, time.process_time() - begin
 

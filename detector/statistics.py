@@ -1,4 +1,4 @@
-"""Shares and rates with what is known of them: how often something happened, and how often it may happen."""
+"""Proportions and hourly rates with their 95 % bounds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _HALVINGS: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A share of clips with its 95 % interval (Wilson's score interval)."""
+    """A proportion with its 95 % interval (E. B. Wilson, "Probable inference", JASA 1927: the score interval)."""
 
     hits: int
     total: int
 
     @property
     def value(self) -> float:
-        """The share itself; not a number where there are no clips."""
+        """The proportion; NaN without any trial."""
         return self.hits / self.total if self.total else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The share's 95 % interval."""
+        """Lower and upper bound, 95 %; 0 and 1 without any trial."""
         if not self.total:
             return (0.0, 1.0)
         z, n, p = 1.96, self.total, self.value
@@ -39,26 +39,26 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class HourlyRate:
-    """Events in so many hours, and the rate that they allow: a rate is never known as 0.0."""
+    """Events in so many hours, with the upper bound of their rate, which is above 0 even without an event."""
 
     events: int
     hours: float
 
     @property
     def value(self) -> float:
-        """Events per hour; not a number where there are no hours."""
+        """Events per hour; NaN without any hour."""
         return self.events / self.hours if self.hours else math.nan
 
     @property
     def bound(self) -> float:
-        """The largest rate, per hour, that these events do not speak against at 95 % (see ``most_expected``)."""
-        return most_expected(self.events) / self.hours if self.hours else math.inf
+        """One-sided 95 % upper bound of the rate per hour (see ``poisson_upper_bound``); infinite without any hour."""
+        return poisson_upper_bound(self.events) / self.hours if self.hours else math.inf
 
 
-def most_expected(events: int) -> float:
-    """Return the exact one-sided 95 % upper bound of the mean of a Poisson count: 3.0 where nothing was counted.
+def poisson_upper_bound(events: int) -> float:
+    """Return the exact one-sided 95 % upper bound of the mean of a Poisson count: 3.0 for a count of 0.
 
-    It is the mean at which so few events or fewer come in 5 % of all cases (F. Garwood, "Fiducial limits for the
+    It is the mean at which so many events or fewer occur in 5 % of all cases (F. Garwood, "Fiducial limits for the
     Poisson distribution", Biometrika 1936). Raises ValueError for a negative count.
     """
     if events < 0:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Expected: `import onnxruntime` on Linux loads a library and leaves the home directory as it is; whoever wants no
+# Expected: `import onnxruntime` on Linux loads a library and leaves the home directory as it is; a user who wants no
 #   telemetry calls onnxruntime.disable_telemetry_events() afterwards.
 # Happens: importing onnxruntime 1.32.0 creates ~/.cache/Microsoft/DeveloperTools/.onnxruntime with a device id, before
 #   any function can be called, and the call above, made after the import, is too late. With ORT_DISABLE_TELEMETRY=1

@@ -1,1 +1,1 @@
-"""A trained network in the forms that run elsewhere."""
+"""Exports of a trained model: streaming ONNX, ONNX with int8 weights, C99 and NIR."""

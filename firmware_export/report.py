@@ -1,13 +1,11 @@
-"""One table of a model's forms: how large, how quick, how much the same, how good.
+"""One table of all exported forms of a model: size, speed, parity and accuracy.
 
-Every form is made from the model file, built, and run here: the C ones with this computer's compiler as their
-Makefile calls it, their sizes and stack with that of a Cortex-M4 where there is one. Parity and accuracy come
-from sounds; which ones, the table says.
+Every form is made from the model file, built and run here: the C with this computer's compiler and its own Makefile,
+its sizes and stack with a compiler for the Cortex-M4 where there is one. Parity and accuracy are measured on sounds
+that the table names.
 
-Times are medians of rounds in which the forms take turns, of one core each. The runtime is given a hop of sound at
-a time, as a microphone gives it; what it takes in shorter and longer pushes stands below the table.
-
-What a report tells of each form of a model, as a table for people and as JSON for programs.
+Times are medians of rounds in which the forms take turns, on one core each. The runtime receives one hop of sound at a
+time, as from a microphone; its times for shorter and longer pushes are below the table.
 """
 
 from __future__ import annotations
@@ -32,48 +30,90 @@ from detector.messages import Event
 from detector.network import load_model
 from detector.pipeline import Detector
 from detector.statistics import Rate
-from firmware_export.c99.build import Host, build_firmware, build_host, from_pcm, model_rate_hz, to_pcm
+from firmware_export.c99.build import BoardName, Host, Pcm, build_firmware, build_host, from_pcm, model_rate_hz, to_pcm
 from firmware_export.c99.export import export_c
 from firmware_export.c99.fixed_point import SCORE_BITS
-from firmware_export.c99.formats import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
+from firmware_export.c99.formats import FLOAT, INT8, INT8_FLOAT_FRONT_END, NumberFormat
 from firmware_export.nir.export import export_nir
 from firmware_export.onnx.int8 import export_int8
 from models import DEMO_SCENE
 from models.data.household import Clip
 
 SPEED_S: Final = 120
-"""Seconds of sound that times are taken over."""
+"""Seconds of sound that are timed."""
 ROUNDS: Final = 5
 PUSHES_MS: Final = (10, 100, 1000 * SPEED_S)
-"""Lengths of pushes, beside a hop, at which the runtime is timed."""
+"""Lengths of pushes, besides a hop, for which the runtime is timed."""
+BOARD: Final[BoardName] = "mps2-an386"
+
+EventKey = tuple[str, str, int, int]
+"""Kind, label, onset sample and emitted sample of an event: what must be equal."""
+
+_RATES: Final = ("same_events", "same_class", "accuracy")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of one form; None where it does not apply or could not be found out."""
+    """The measurements of one form; None where they do not apply or cannot be taken here."""
 
     form: str
     bytes: int
-    """Of the file; of flash, for C."""
+    """Size of the file; flash of the detector, for C."""
     state_bytes: int | None
     stack_bytes: int | None
     dense_ops_per_s: float | None
     effective_ops_per_s: float | None
     same_events: Rate | None
-    """Clips whose events are the runtime's, to the frame."""
+    """Sounds whose events equal the runtime's, each in its frame."""
     same_class: Rate | None
     accuracy: Rate | None
     cpu_s_per_s: float | None = None
     push_cpu_s_per_s: dict[int, float] | None = None
-    """By the length of a push in milliseconds; of the runtime alone, since C gains nothing by longer ones."""
+    """By the length of a push in milliseconds; only of the runtime, since longer pushes do not speed up the C."""
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the row as a JSON object."""
         rates = {k: None if (r := getattr(self, k)) is None else {"hits": r.hits, "total": r.total} for k in _RATES}
         return asdict(self) | rates
 
 
-_RATES: Final = ("same_events", "same_class", "accuracy")
+class RunnableForm(Protocol):
+    """A form of a model that runs here."""
+
+    def detect(self, pcm: Pcm) -> tuple[NDArray[np.float32], list[EventKey]]:
+        """Return the scores (frames, classes) in [0, 1] and the events of one stream of 16-bit samples (n,)."""
+        ...
+
+    def cpu_seconds(self, pcm: Pcm) -> float:
+        """Return the CPU time in seconds for a stream that arrives one hop at a time."""
+        ...
+
+
+def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc") -> list[Row]:
+    """Make every form of a model below the folder ``work`` and return a row for each, the runtime's first.
+
+    ``clips`` have labels; the demo scene is always measured, too. Raises ManifestError, ConfigError or ParityError
+    where a form cannot be made.
+    """
+    labels = Detector.load(model).labels
+    sounds = [(to_pcm(read_sound(DEMO_SCENE, _rate(model))), None), *((_pcm(c.path, model), c.label) for c in clips)]
+    runtime = _Runtime(model)
+    expected = [runtime.detect(pcm) for pcm, _ in sounds]
+    int8 = work / "int8.onnx"
+    export_int8(model, int8)
+    forms: list[tuple[str, Path, RunnableForm]] = [("float ONNX, the runtime", model, runtime)]
+    forms.append(("int8 ONNX", int8, _Runtime(int8)))
+    for number_format in (FLOAT, INT8_FLOAT_FRONT_END, INT8):
+        folder = work / number_format.name.replace(", ", "-").replace(" ", "-")
+        export_c(model, folder, number_format)
+        compiled = _Compiled(build_host(folder, compiler, None), number_format, len(labels))
+        forms.append((f"C99, {number_format.name}", folder, compiled))
+    rows = [_row(name, made, form, sounds, expected, labels) for name, made, form in forms]
+    rows = _with_times(rows, [form for _, _, form in forms], runtime, np.resize(sounds[0][0], SPEED_S * _rate(model)))
+    graph = work / "network.nir"
+    export_nir(model, graph)
+    rows.append(Row("NIR", graph.stat().st_size, *[None] * 7))
+    return rows
 
 
 def table(rows: Sequence[Row], model: Path) -> str:
@@ -81,10 +121,10 @@ def table(rows: Sequence[Row], model: Path) -> str:
     base = rows[0].cpu_s_per_s or float("nan")
     sounds = rows[0].same_events.total if rows[0].same_events else 0
     head = ["form", "bytes", "state", "stack bound", "operations per s, dense / effective", "CPU s per s"]
-    head += ["times quicker", "same events", "same class", "accuracy"]
+    head += ["times faster", "same events", "same class", "accuracy"]
     title = (
-        f"{model.name}, over {sounds} sounds: the demo scene, clips it never saw. Times are medians of {ROUNDS}, "
-        "of one core; the runtime is given a hop at a time."
+        f"{model.name}, over {sounds} sounds: the demo scene and held-out clips. Times are medians of {ROUNDS}, "
+        "on one core; the runtime receives one hop at a time."
     )
     lines = [
         title,
@@ -93,17 +133,17 @@ def table(rows: Sequence[Row], model: Path) -> str:
         "|" + "---|" * len(head),
     ]
     for row in rows:
-        quicker = None if row.cpu_s_per_s is None else base / row.cpu_s_per_s
+        faster = None if row.cpu_s_per_s is None else base / row.cpu_s_per_s
         operations = "-" if row.dense_ops_per_s is None else _operations(row)
         cells = [row.form, _count(row.bytes), _count(row.state_bytes), _count(row.stack_bytes), operations]
         cells += ["-" if row.cpu_s_per_s is None else f"{row.cpu_s_per_s:.5f}"]
-        cells += ["-" if quicker is None else f"{quicker:.1f}"]
+        cells += ["-" if faster is None else f"{faster:.1f}"]
         cells += ["-" if rate is None or not rate.total else str(rate) for rate in (getattr(row, k) for k in _RATES)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Same events: every onset and offset in its frame. Same class: the highest mean score over a clip."]
     if rows[0].push_cpu_s_per_s:
-        told = (f"{seconds:.5f} ({ms} ms a push)" for ms, seconds in rows[0].push_cpu_s_per_s.items())
-        lines += [f"Pushed otherwise, the runtime takes {', '.join(told)} CPU s per s."]
+        times = (f"{seconds:.5f} ({ms} ms a push)" for ms, seconds in rows[0].push_cpu_s_per_s.items())
+        lines += [f"With other pushes, the runtime takes {', '.join(times)} CPU s per s."]
     return "\n".join(lines)
 
 
@@ -112,59 +152,7 @@ def to_json(rows: Sequence[Row]) -> str:
     return json.dumps([row.record() for row in rows], indent=1)
 
 
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _operations(row: Row) -> str:
-    dense, effective = row.dense_ops_per_s or 0.0, row.effective_ops_per_s or 0.0
-    return f"{dense / 1e6:.2f} M / {effective / 1e6:.2f} M"
-
-
-Pcm = NDArray[np.int16]
-Told = tuple[str, str, int, int]
-"""Kind, label, onset sample, emitted sample of an event."""
-BOARD: Final = "mps2-an386"
-
-
-class Runnable(Protocol):
-    """A form that hears: scores (frames, classes) in [0, 1] and events of 16-bit samples."""
-
-    def hear(self, pcm: Pcm) -> tuple[NDArray[np.float32], list[Told]]:
-        """Return what it makes of one stream."""
-        ...
-
-    def cpu_seconds(self, pcm: Pcm) -> float:
-        """Return what one core spends on a stream that comes a hop at a time."""
-        ...
-
-
-def report(model: Path, clips: Sequence[Clip], work: Path, compiler: str = "cc") -> list[Row]:
-    """Make every form of a model below the folder ``work`` and return a row for each, the runtime's first.
-
-    Raises ManifestError, ConfigError or ParityError where a form cannot be made.
-    """
-    labels = Detector.load(model).labels
-    sounds = [(to_pcm(read_sound(DEMO_SCENE, _rate(model))), None), *((_pcm(c.path, model), c.label) for c in clips)]
-    runtime = _Runtime(model)
-    wanted = [runtime.hear(pcm) for pcm, _ in sounds]
-    int8 = work / "int8.onnx"
-    export_int8(model, int8)
-    forms: list[tuple[str, Path, Runnable]] = [("float ONNX, the runtime", model, runtime)]
-    forms.append(("int8 ONNX", int8, _Runtime(int8)))
-    for form in (FLOAT, INT8_FLOAT_FRONT_END, INT8):
-        folder = work / form.name.replace(", ", "-").replace(" ", "-")
-        export_c(model, folder, form)
-        forms.append((f"C99, {form.name}", folder, _Compiled(build_host(folder, compiler, None), form, len(labels))))
-    rows = [_row(name, made, form, sounds, wanted, labels) for name, made, form in forms]
-    rows = _with_times(rows, [form for _, _, form in forms], runtime, np.resize(sounds[0][0], SPEED_S * _rate(model)))
-    graph = work / "network.nir"
-    export_nir(model, graph)
-    rows.append(Row("NIR", graph.stat().st_size, *[None] * 7))
-    return rows
-
-
-def _with_times(rows: Sequence[Row], forms: Sequence[Runnable], runtime: _Runtime, pcm: Pcm) -> list[Row]:
+def _with_times(rows: Sequence[Row], forms: Sequence[RunnableForm], runtime: _Runtime, pcm: Pcm) -> list[Row]:
     rounds = []
     for _ in range(ROUNDS):
         took = [form.cpu_seconds(pcm) for form in forms]
@@ -179,11 +167,11 @@ def _with_times(rows: Sequence[Row], forms: Sequence[Runnable], runtime: _Runtim
 class _Runtime:
     model: Path
 
-    def hear(self, pcm: Pcm) -> tuple[NDArray[np.float32], list[Told]]:
+    def detect(self, pcm: Pcm) -> tuple[NDArray[np.float32], list[EventKey]]:
         detector = Detector.load(self.model)
         scores, events = detector.process(from_pcm(pcm))
         last, more = detector.finish()
-        return np.concatenate([scores, last]), [_told(e) for e in [*events, *more]]
+        return np.concatenate([scores, last]), [_event_key(e) for e in [*events, *more]]
 
     def cpu_seconds(self, pcm: Pcm) -> float:
         return self._seconds(pcm, load_model(self.model).manifest.features.hop_length)
@@ -192,7 +180,7 @@ class _Runtime:
         return self._seconds(pcm, _rate(self.model) * push_ms // 1000)
 
     def _seconds(self, pcm: Pcm, chunk: int) -> float:
-        """Return the time of pushes of so many samples; the first second, which loads more, is not counted."""
+        """Return the CPU time of pushes of so many samples, after a first second that is not counted."""
         detector, sound = Detector.load(self.model), from_pcm(pcm)
         warm = detector.sample_rate_hz
         for at in range(0, warm, min(chunk, warm)):
@@ -206,14 +194,16 @@ class _Runtime:
 @dataclass(frozen=True, slots=True)
 class _Compiled:
     host: Host
-    form: Form
+    number_format: NumberFormat
     classes: int
 
-    def hear(self, pcm: Pcm) -> tuple[NDArray[np.float32], list[Told]]:
-        scores = self.host.room("scores", pcm, np.int32 if self.form.int8 else np.float32, self.classes)
+    def detect(self, pcm: Pcm) -> tuple[NDArray[np.float32], list[EventKey]]:
+        scores = self.host.stage_output(
+            "scores", pcm, np.int32 if self.number_format.int8 else np.float32, self.classes
+        )
         events = self.host.events(pcm)
-        told = [(e["type"], e["label"], e["onset_sample"], e["emitted_sample"]) for e in events]
-        return np.asarray(scores * (2.0**-SCORE_BITS if self.form.int8 else 1.0), np.float32), told
+        keys = [(e["type"], e["label"], e["onset_sample"], e["emitted_sample"]) for e in events]
+        return np.asarray(scores * (2.0**-SCORE_BITS if self.number_format.int8 else 1.0), np.float32), keys
 
     def cpu_seconds(self, pcm: Pcm) -> float:
         return _children_seconds(lambda: self.host.events(pcm))
@@ -222,16 +212,16 @@ class _Compiled:
 def _row(  # noqa: PLR0913 - one row
     name: str,
     made: Path,
-    form: Runnable,
+    form: RunnableForm,
     sounds: Sequence[tuple[Pcm, str | None]],
-    wanted: Sequence[tuple[NDArray[np.float32], list[Told]]],
+    expected: Sequence[tuple[NDArray[np.float32], list[EventKey]]],
     labels: tuple[str, ...],
 ) -> Row:
-    heard = [form.hear(pcm) for pcm, _ in sounds]
-    events = sum(own[1] == other[1] for own, other in zip(heard, wanted, strict=True))
-    classes = [_best(scores, labels) for scores, _ in heard]
-    same = sum(own == _best(scores, labels) for own, (scores, _) in zip(classes, wanted, strict=True))
-    right = [own == label for own, (_, label) in zip(classes, sounds, strict=True) if label is not None]
+    detected = [form.detect(pcm) for pcm, _ in sounds]
+    events = sum(own[1] == other[1] for own, other in zip(detected, expected, strict=True))
+    classes = [_best(scores, labels) for scores, _ in detected]
+    same = sum(own == _best(scores, labels) for own, (scores, _) in zip(classes, expected, strict=True))
+    correct = [own == label for own, (_, label) in zip(classes, sounds, strict=True) if label is not None]
     size, state, stack = _footprint(made)
     operations = activity(Detector.load(made), from_pcm(sounds[0][0])) if made.is_file() else {}
     return Row(
@@ -243,12 +233,12 @@ def _row(  # noqa: PLR0913 - one row
         effective_ops_per_s=operations.get("effective_ops_per_s"),
         same_events=Rate(events, len(sounds)),
         same_class=Rate(same, len(sounds)),
-        accuracy=Rate(sum(right), len(right)),
+        accuracy=Rate(sum(correct), len(correct)),
     )
 
 
 def _footprint(made: Path) -> tuple[int, int | None, int | None]:
-    """Return bytes of a file or of flash, of state, and the bound of the stack."""
+    """Return the bytes of the file or of flash, of the state, and of the most stack."""
     if made.is_file():
         states = load_model(made).manifest.network.states
         return made.stat().st_size, 4 * sum(int(np.prod(s.shape)) for s in states), None
@@ -256,7 +246,7 @@ def _footprint(made: Path) -> tuple[int, int | None, int | None]:
         board = build_firmware(made, BOARD)
         usage = board.run(np.zeros(_rate_of(made) // 10, np.int16), _rate_of(made))[1]
         return board.sizes().detector_flash, usage.detector_bytes, board.stack_bound()
-    except ConfigError:  # no compiler for the board here: the tables alone, then
+    except ConfigError:  # no compiler for the board here: the program of this computer instead
         return (made / "snn_host").stat().st_size, None, None
 
 
@@ -276,7 +266,7 @@ def _best(scores: NDArray[np.float32], labels: tuple[str, ...]) -> str:
     return labels[int(np.argmax(scores.astype(np.float64).mean(axis=0)))]
 
 
-def _told(event: Event) -> Told:
+def _event_key(event: Event) -> EventKey:
     return event.kind, event.label, event.onset_sample, event.emitted_sample
 
 
@@ -285,3 +275,12 @@ def _children_seconds(run: Callable[[], object]) -> float:
     run()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _operations(row: Row) -> str:
+    dense, effective = row.dense_ops_per_s or 0.0, row.effective_ops_per_s or 0.0
+    return f"{dense / 1e6:.2f} M / {effective / 1e6:.2f} M"

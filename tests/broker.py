@@ -1,4 +1,4 @@
-"""A real MQTT broker for tests: mosquitto on a port of its own, which can be frozen, killed and restarted."""
+"""A real MQTT broker for tests: mosquitto on a port of its own, which can be stopped, killed and started again."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Broker:
     """mosquitto with a configuration of its own."""
 
     def __init__(self, directory: Path, *lines: str, users: dict[str, str] | None = None) -> None:
-        """Prepare; ``lines`` are added to the configuration, ``users`` (passwords by name) alone can log in."""
+        """Prepare; ``lines`` are added to the configuration, with ``users`` (passwords by name) others are refused."""
         self._program = program("mosquitto")
         self.port = free_port()
         self._config = directory / "mosquitto.conf"
@@ -222,7 +222,7 @@ class Relay:
         threading.Thread(target=self._accept, args=(self._listener,), name="relay", daemon=True).start()
 
     def close(self) -> None:
-        """Refuse clients, and close the connections there are."""
+        """Refuse new connections, and cut those there are."""
         assert self._listener is not None
         for sock in (self._listener, *self._sockets):
             with contextlib.suppress(OSError):

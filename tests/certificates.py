@@ -31,7 +31,7 @@ class Authority:
         return self.pair.certificate
 
     def issue(self, name: str, alternatives: str = "IP:127.0.0.1,DNS:localhost") -> Pair:
-        """Vouch for somebody."""
+        """Sign a certificate."""
         pair, request = self._pair(name), self._directory / f"{name}.csr"
         extensions = self._directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={alternatives}\n")

@@ -38,7 +38,7 @@ def wait_until(holds: Callable[[], object], what: str) -> None:
 
 
 class NotifySocket:
-    """Takes what a service tells systemd, in the order in which it comes."""
+    """Receive the notifications of a service to systemd, in order."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "notify"

@@ -1,6 +1,6 @@
-"""A private PulseAudio whose microphone hears what the tests play: a null sink and its monitor.
+"""A private PulseAudio whose microphone records what the tests play: a null sink and its monitor.
 
-PortAudio looks at the environment when it is loaded, so whoever listens is a process of its own,
+PortAudio reads the environment when it is loaded, so the listening program is a process of its own,
 with ``SoundServer.env``.
 """
 
@@ -82,11 +82,11 @@ class SoundServer:
         return self._runtime / "pulse" / "native"
 
     def write_alsa_config(self, text: str) -> None:
-        """Replace the .asoundrc that names the inputs; whoever is running sees it when PortAudio starts anew."""
+        """Replace the .asoundrc that names the inputs; a running program sees it when PortAudio starts again."""
         (self._home / ".asoundrc").write_text(text, encoding="utf-8")
 
     def play(self, path: Path | str, *, wait: bool = False) -> subprocess.Popen[bytes]:
-        """Play a sound file (WAV or FLAC) into the microphone, and do not wait for its end unless told to."""
+        """Play a sound file (WAV or FLAC) into the microphone, and wait for its end only if asked to."""
         player = subprocess.Popen(["paplay", "--device=virt", str(path)], env=self.env, stderr=subprocess.DEVNULL)
         self._clients.append(player)
         if wait:
@@ -99,7 +99,7 @@ class SoundServer:
         self._process.wait(timeout=10)
 
     def freeze(self) -> None:
-        """Stop the server without ending it: it answers nobody any more."""
+        """Stop the server without ending it: it no longer answers."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -1,4 +1,4 @@
-"""The house itself: who imports whom, what stays outside the runtime, and how long a module gets."""
+"""The architecture: which package imports which, what stays outside the runtime, and how long a module may be."""
 
 from __future__ import annotations
 

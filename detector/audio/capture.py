@@ -1,8 +1,7 @@
-"""The capture thread: opens the device, reads from it and does nothing else; waits for it where it is away.
+"""The capture thread, the bounded queue behind it, and the supervisor that replaces a thread that hangs.
 
-Blocks of frames on their way from the capture thread to whoever takes them, in a bounded queue.
-
-Somebody who looks after the capture thread: a call into the sound system may never come back.
+The thread opens the device, reads from it and does nothing else; an absent device it waits for. A call into the
+sound system may never return.
 """
 
 from __future__ import annotations
@@ -22,14 +21,34 @@ from numpy.typing import NDArray
 from detector.audio.live_source import SourceCondition
 from detector.errors import DetectorError, DeviceError
 from detector.messages import GapCause
+from detector.system.backoff import Backoff
 
-_MOST_CONDITIONS: Final = 100
-"""More of them wait only where nobody takes anything any more."""
+_log = logging.getLogger(__name__)
+_MAX_CONDITIONS: Final = 100
+"""More of them are queued only where the consumer has stopped."""
+_BLOCK_S: Final = 0.04
+_LONGEST_BLOCK_S: Final = 0.1
+"""A backlog is read in blocks of this length."""
+_SHORTEST_NAP_S: Final = 0.005
+_NO_FRAMES_S: Final = 5.0
+"""A device that delivers nothing for so long is lost; a sound server may need two seconds to begin."""
+_SUSPENDED_S: Final = 2.0
+"""A pause between two checks of the device that only a suspended machine or a stopped process makes."""
+_PAUSE_S: Final = (0.5, 10.0)
+"""Shortest and longest pause before a device is opened again."""
+_STEADY_S: Final = 30.0
+"""A device that delivered for so long is opened again after the shortest pause when it is lost."""
+_HUNG_S: Final = 10.0
+"""A call that takes so long will not return soon; enumerating all devices may take some seconds."""
+_LONGEST_CHECK_S: Final = 1.0
+"""The time between two checks counts up to this: the whole process may have been stopped."""
+_MAX_ABANDONED: Final = 2
+"""So many threads may hang at once; then no other one is started until one returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamFormat:
-    """What a stream delivers, and what of it is heard."""
+    """What a stream delivers, and which channels of it are used."""
 
     device: str
     """The device's id."""
@@ -37,12 +56,12 @@ class StreamFormat:
     channels: int
     """Interleaved in each frame."""
     column: int | None
-    """The channel to hear; None: the mean of all."""
+    """The channel to use; None: the mean of all."""
 
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """Frames as the device gave them, and how they came."""
+    """Frames as the device delivered them, with what is known of their arrival."""
 
     data: memoryview
     frames: int
@@ -50,29 +69,26 @@ class Block:
     arrived_s: float
     """When they were read, by CLOCK_BOOTTIME."""
     left: int = 0
-    """Frames that the device had ready behind them."""
+    """Frames that were available behind them."""
     cause: GapCause | None = None
-    """Why sound was lost just before, for as long as the clock tells; None: it was not."""
+    """Why samples were lost just before, for a time that the clock gives; None: none were."""
     dropped: int = 0
-    """Frames just before that the queue had no room for, and has dropped."""
+    """Frames just before that the queue has dropped."""
 
     def samples(self) -> NDArray[np.float32]:
-        """Return the frames (frames, channels); those of one channel, where one is to be heard."""
+        """Return the frames (frames, channels); (frames, 1) where one channel is to be used."""
         all_channels = np.frombuffer(self.data, np.float32).reshape(self.frames, self.format.channels)
         column = self.format.column
         return all_channels if column is None else all_channels[:, column : column + 1]
 
     @property
     def seconds(self) -> float:
-        """How long the sound is."""
+        """Duration."""
         return self.frames / self.format.rate_hz
 
 
 class BlockQueue:
-    """Holds so many seconds of sound; where more comes, the oldest goes, and the block behind it knows.
-
-    Conditions travel in between, so that the order is that in which things happened.
-    """
+    """Blocks and conditions in order; beyond the bound, the oldest blocks are dropped, which the next one notes."""
 
     def __init__(self, bound_s: float) -> None:
         """Take the length of sound to hold."""
@@ -90,22 +106,22 @@ class BlockQueue:
 
     @property
     def overflows(self) -> int:
-        """How many times it has run over, each time counted once however long it lasts."""
+        """Number of overflows; one that continues counts once."""
         return self._overflows
 
     def put(self, item: Block | SourceCondition) -> None:
-        """Add something at the end; never waits."""
+        """Append an item; never blocks."""
         with self._changed:
             self._items.append(item)
             if isinstance(item, Block):
                 self._seconds += item.seconds
                 self._drop_oldest()
-            elif sum(isinstance(i, SourceCondition) for i in self._items) > _MOST_CONDITIONS:
+            elif sum(isinstance(i, SourceCondition) for i in self._items) > _MAX_CONDITIONS:
                 self._items.remove(next(i for i in self._items if isinstance(i, SourceCondition)))
             self._changed.notify()
 
     def take(self, timeout_s: float) -> list[Block | SourceCondition]:
-        """Return all that there is, oldest first, waiting that long at most for something to come."""
+        """Return everything, oldest first; wait at most so long for a first item."""
         until = time.monotonic() + timeout_s
         with self._changed:
             while not self._items and (left := until - time.monotonic()) > 0:
@@ -120,11 +136,11 @@ class BlockQueue:
         while self._seconds > self._bound_s and (oldest := self._oldest()) is not self._items[-1]:
             self._items.remove(oldest)
             self._seconds -= oldest.seconds
-            heir = self._oldest()
-            if heir.format != oldest.format:
-                heir.cause = heir.cause or "queue"  # frames of another rate do not add up: the clock will tell
-            heir.dropped += oldest.dropped + oldest.frames
-            heir.cause = heir.cause or oldest.cause
+            successor = self._oldest()
+            if successor.format != oldest.format:
+                successor.cause = successor.cause or "queue"  # frames of another rate do not add up: the clock decides
+            successor.dropped += oldest.dropped + oldest.frames
+            successor.cause = successor.cause or oldest.cause
             self._overflows += not self._overflowing
             self._overflowing = True
 
@@ -132,71 +148,57 @@ class BlockQueue:
         return next(item for item in self._items if isinstance(item, Block))
 
 
-_log = logging.getLogger(__name__)
-_BLOCK_S: Final = 0.04
-_LONGEST_BLOCK_S: Final = 0.1
-"""What is late is caught up with in blocks of this length."""
-_SHORTEST_NAP_S: Final = 0.005
-_NO_FRAMES_S: Final = 5.0
-"""A device that gives nothing for so long is lost; a sound server may need two seconds to begin."""
-_SUSPENDED_S: Final = 2.0
-"""A pause between two looks at the device that only a sleeping machine or a stopped process makes."""
-_PAUSE_S: Final = (0.5, 10.0)
-"""Shortest and longest pause before a device is tried again; each one doubles the last."""
-_STEADY_S: Final = 30.0
-"""A device that stayed so long is tried again soon when it goes."""
-
-
 class _StalledError(DeviceError):
-    """A device is open and gives nothing."""
+    """A device is open and delivers nothing."""
 
 
 class Stream(Protocol):
-    """A device that is open and running; methods raise DeviceError where it is lost."""
+    """An open and running device; methods raise DeviceError where it is lost."""
 
     format: StreamFormat
 
     def available(self) -> int:
-        """Return how many frames can be read without waiting."""
+        """Return how many frames can be read without blocking."""
 
     def read(self, frames: int) -> tuple[memoryview, bool]:
         """Return frames that are available, and whether some were lost before them."""
 
     def restart(self) -> None:
-        """Throw away what waits, and go on with the sound of now."""
+        """Discard what is buffered, and continue with present sound."""
 
     def close(self) -> None:
         """Close; never raises."""
 
 
 class Capture(threading.Thread):
-    """Reads into a queue until it is told to stop; whatever the device does, it tries again.
+    """Reads into a queue until stopped; a lost device is opened again, with exponential backoff.
 
-    ``calls`` counts the calls into the sound system, which may hang: it is odd within one. Who finds
-    it odd and the same for too long abandons the thread, which then ends as soon as it can.
+    ``calls`` counts the calls into the sound system, which may hang: it is odd within one. The supervisor
+    abandons a thread whose count stays odd for too long; the thread then ends as soon as it can.
     """
 
     def __init__(self, opener: Callable[[], Stream], queue: BlockQueue, before: Capture | None = None) -> None:
-        """Take what opens the device, where blocks go, and the thread that was abandoned before this one."""
+        """Take what opens the device, the queue, and the abandoned thread that this one replaces."""
         super().__init__(name="capture", daemon=True)
         self._open, self._queue = opener, queue
         self._stopped = threading.Event()
-        self._pause_s = 0.0 if before is None else _PAUSE_S[1]
+        self._backoff = Backoff(*_PAUSE_S, first_s=None if before is None else _PAUSE_S[1])
+        self._pause_s = 0.0 if before is None else self._backoff.next_s()
         self.is_waiting: bool = before is not None
-        """Whether it has told that it waits for the device."""
+        """Whether it has reported that it waits for the device."""
         self._cause: GapCause | None = None
         self.had_sound: bool = before is not None and before.had_sound
         self.is_stalled = False
-        """Whether the device was there the last time, but gave no sound: that is no device to be waited for."""
+        """Whether the device was last present but delivered nothing."""
         self.format: StreamFormat | None = None
-        """That of the stream that gives sound now; None while there is none."""
+        """Of the stream that delivers; None while none does."""
         self.calls = 0
         self.overruns: int = 0 if before is None else before.overruns
         self.opened: int = 0 if before is None else before.opened
-        """Streams that have given sound."""
+        """Number of streams that have delivered."""
 
     def stop(self) -> None:
-        """Ask the thread to end; does not wait."""
+        """Ask the thread to end; does not block."""
         self._stopped.set()
 
     def run(self) -> None:
@@ -204,18 +206,19 @@ class Capture(threading.Thread):
         while not self._stopped.wait(self._pause_s):
             begin_s = now_s()
             try:
-                self._listen()
+                self._capture()
             except DetectorError as error:
                 self._lose(str(error))
-            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would try again
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing else would open the device again
                 if not self.is_waiting:
                     _log.exception("the capture thread failed and tries again")
                 self._lose(f"{type(error).__name__}: {error}")
-            steady = self.format is not None and now_s() - begin_s > _STEADY_S
+            if self.format is not None and now_s() - begin_s > _STEADY_S:
+                self._backoff.reset()
             self.format = None
-            self._pause_s = _PAUSE_S[0] if steady or not self._pause_s else min(2 * self._pause_s, _PAUSE_S[1])
+            self._pause_s = self._backoff.next_s()
 
-    def _listen(self) -> None:
+    def _capture(self) -> None:
         """Read one stream until it is lost or the thread is stopped; raises DeviceError."""
         try:
             with self._call():
@@ -235,27 +238,27 @@ class Capture(threading.Thread):
     def _read(self, stream: Stream) -> None:
         self._cause = "device" if self.had_sound else None
         block_frames = round(_BLOCK_S * stream.format.rate_hz)
-        looked_s = fed_s = now_s()
+        checked_s = fed_s = now_s()
         while not self._stopped.is_set():
             with self._call():
                 available = stream.available()
-            before_s, looked_s = looked_s, now_s()
-            if looked_s - before_s > _SUSPENDED_S:
+            before_s, checked_s = checked_s, now_s()
+            if checked_s - before_s > _SUSPENDED_S:
                 with self._call():
                     stream.restart()
                 self._cause = "suspended"
-                looked_s = fed_s = now_s()
+                checked_s = fed_s = now_s()
             elif available >= block_frames:
                 self._pass_on(stream, available)
-                fed_s = looked_s
-            elif looked_s - fed_s > _NO_FRAMES_S:
-                raise _StalledError(f"no sound comes from {stream.format.device}")
+                fed_s = checked_s
+            elif checked_s - fed_s > _NO_FRAMES_S:
+                raise _StalledError(f"no sound arrives from {stream.format.device}")
             else:
                 missing_s = (block_frames - available) / stream.format.rate_hz
                 time.sleep(max(_SHORTEST_NAP_S, missing_s))
 
     def _pass_on(self, stream: Stream, available: int) -> None:
-        """Read and queue one block, with why sound was lost before it."""
+        """Read and queue one block, with the cause of a gap before it."""
         frames = min(available, round(_LONGEST_BLOCK_S * stream.format.rate_hz))
         with self._call():
             data, overrun = stream.read(frames)
@@ -294,20 +297,12 @@ class Capture(threading.Thread):
 
 
 def now_s() -> float:
-    """Return seconds on a clock that goes on while the machine sleeps."""
+    """Return seconds on a clock that continues while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-_HUNG_S: Final = 10.0
-"""A call that takes so long will not come back soon; finding all devices may take some seconds."""
-_LONGEST_LOOK_S: Final = 1.0
-"""Time between two looks counts up to this: the whole process may have been stopped."""
-_MOST_ABANDONED: Final = 2
-"""So many threads may hang at once; then nothing new is tried until one comes back."""
-
-
 class Supervisor:
-    """Keeps one capture thread that works, as far as the sound system lets it."""
+    """Keeps one capture thread running, as far as the sound system allows it."""
 
     def __init__(self, opener: Callable[[], Stream], queue: BlockQueue) -> None:
         """Start the thread."""
@@ -315,37 +310,37 @@ class Supervisor:
         self._abandoned: list[Capture] = []
         self._calls = 0
         self._hung_s = 0.0
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
         self._capture = Capture(opener, queue)
         self._capture.start()
 
     @property
     def format(self) -> StreamFormat | None:
-        """That of the stream that gives sound now; None while there is none."""
+        """Of the stream that delivers; None while none does."""
         return None if self._capture in self._abandoned else self._capture.format
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the device is no help though it is not away: it gives nothing, or a call does not come back."""
+        """Whether the device is present, but delivers nothing or a call does not return."""
         if self.format is not None:
             return False
         return self._capture.is_stalled or any(c.is_alive() for c in self._abandoned)
 
     @property
     def overruns(self) -> int:
-        """How many times the device's buffer has run over."""
+        """Number of overruns of the device's buffer."""
         return self._capture.overruns
 
     @property
     def opened(self) -> int:
-        """How many streams have given sound."""
+        """Number of streams that have delivered."""
         return self._capture.opened
 
     def check(self) -> None:
-        """Abandon a thread that hangs, and start another one; to be called every second or more often."""
+        """Abandon a thread that hangs, and start another one; to be called at least every second."""
         if self._capture in self._abandoned:
             self._abandoned = [c for c in self._abandoned if c.is_alive() or c is self._capture]
-            if len(self._abandoned) < _MOST_ABANDONED or not self._capture.is_alive():
+            if len(self._abandoned) < _MAX_ABANDONED or not self._capture.is_alive():
                 self._replace()
         elif self._is_hung():
             self._capture.stop()
@@ -355,7 +350,7 @@ class Supervisor:
                 self._queue.put(SourceCondition("waiting", active=True, detail=detail))
 
     def close(self, timeout_s: float) -> bool:
-        """Stop the thread and wait that long for it; False where it hangs."""
+        """Stop the thread and wait at most so long for it; False where it hangs."""
         self._capture.stop()
         self._capture.join(timeout_s)
         return not self._capture.is_alive()
@@ -366,11 +361,11 @@ class Supervisor:
         self._abandoned = [c for c in self._abandoned if c.is_alive()]
 
     def _is_hung(self) -> bool:
-        """Say whether the thread has been in one call for too long."""
-        before_s, self._looked_s = self._looked_s, time.monotonic()
+        """Return whether the thread has been in one call for too long."""
+        before_s, self._checked_s = self._checked_s, time.monotonic()
         calls = self._capture.calls
         if calls % 2 == 0 or calls != self._calls:
             self._calls, self._hung_s = calls, 0.0
             return False
-        self._hung_s += min(_LONGEST_LOOK_S, self._looked_s - before_s)
+        self._hung_s += min(_LONGEST_CHECK_S, self._checked_s - before_s)
         return self._hung_s > _HUNG_S

@@ -1,9 +1,7 @@
-"""Which microphones there are, and which of them is meant: names and numbers to PortAudio's inputs.
+"""Sound cards of the kernel, inputs of PortAudio, and the selectors by which users name them.
 
-A card's number changes whenever cards come in another order, so it is never kept: a device is known
-by its USB identity, its place on USB, or its name.
-
-The sound cards as the kernel shows them: names and USB identities that outlive a change of number.
+A card's number changes whenever cards are found in another order, so it is never stored: a device is
+identified by its USB ids, its USB port, or its name.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ _COUNTED: Final = ("0123456789ABCDEF", "123456789ABCDEF", "1234567890", "ABCDEFG
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A sound card; the number holds until the next time that cards come or go."""
+    """A sound card; the number is valid until cards are connected or disconnected."""
 
     number: int
     name: str
@@ -44,21 +42,21 @@ class Card:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What the card can be asked for by, that which says most first."""
+        """The ids that select the card, the most specific one first."""
         usb = [f"usb-id:{self.usb_id}"] if self.usb_id else []
         path = [f"usb-path:{self.usb_path}"] if self.usb_path else []
         return (*usb, *path, f"hw:CARD={self.name}")
 
 
 def read_cards(proc: Path = PROC, sysfs: Path = SYS) -> list[Card]:
-    """Return the cards there are, by number; either of the two trees suffices (a container hides ``proc``)."""
+    """Return the cards, sorted by number; one of the two trees is enough (a container hides ``proc``)."""
     numbers = {int(m[1]) for tree in (proc, sysfs) for entry in _entries(tree) if (m := _CARD.match(entry.name))}
     titles = {int(m[1]): (m[2].strip(), m[3].strip()) for m in _TITLE.finditer(_text(proc / "cards"))}
     return [_card(n, proc / f"card{n}", sysfs / f"card{n}", *titles.get(n, ("", ""))) for n in sorted(numbers)]
 
 
 def is_real_serial(serial: str) -> bool:
-    """Say whether a serial number tells one device from the next: many carry none, zeros, or digits in order."""
+    """Return whether a serial number is unique: many devices have none, zeros, or consecutive digits."""
     text = serial.upper()
     return bool(_SERIAL.fullmatch(serial)) and len(set(text)) > 1 and not any(c.startswith(text) for c in _COUNTED)
 
@@ -72,14 +70,14 @@ def _card(number: int, proc: Path, sysfs: Path, title: str, long_title: str) -> 
     vid_pid = f"{_text(usb / 'idVendor')}:{_text(usb / 'idProduct')}"
     serial = _text(usb / "serial")
     usb_id = f"{vid_pid}:{serial}" if is_real_serial(serial) else vid_pid
-    # The folder of the bus (usb1) stands in the one of its controller; buses are numbered anew at each start.
+    # The folder of the bus (usb1) is in the one of its controller; the numbers of buses change at each start.
     bus = next((p for p in usb.parents if re.fullmatch(r"usb\d+", p.name)), None)
     path = f"{bus.parent.name}-{_text(usb / 'devpath')}" if bus is not None else None
     return Card(number, name, title or _text(usb / "product") or name, usb_id, path)
 
 
 def _usb_device(device: Path) -> Path | None:
-    """Return the folder of the USB device whose interface a card is, or None."""
+    """Return the folder of the USB device that a card is an interface of, or None."""
     with contextlib.suppress(OSError, RuntimeError):
         interface = device.resolve(strict=True)
         return next((p for p in (interface, interface.parent) if (p / "idVendor").is_file()), None)
@@ -104,10 +102,10 @@ NO_INPUT_ADVICE: Final = (
 )
 DEFAULT: Final = "mic"
 RATES_HZ: Final = (48000, 44100, 32000, 16000, 8000, 96000)
-"""Tried in this order where the device has no rate of its own, or cannot be opened at it."""
+"""Tried in this order where the device has no rate of its own, or cannot be opened at that."""
 USUAL_RATES_HZ: Final = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000)
-MOST_CHANNELS: Final = 8
-"""Channels that are averaged at most."""
+MAX_CHANNELS: Final = 8
+"""Maximum number of channels that are averaged."""
 Channel = Literal["mean", "left", "right"] | int
 
 _HARDWARE: Final = re.compile(r" \(hw:(\d+),(\d+)(?:,\d+)?\)(?: \{.*\})?$")
@@ -118,34 +116,34 @@ _ALSA: Final = re.compile(r"(?:(?:plug)?hw:)?CARD=[^,\s]+(?:,DEV=\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An input that can be opened; the number holds until PortAudio is started anew."""
+    """An input that can be opened; the number is valid until PortAudio is initialised again."""
 
     number: int
     name: str
     ids: tuple[str, ...]
-    """What it can be asked for by and stays the same; the first one tells it from all others here."""
+    """Stable ids that select it; the first one is unique on this machine."""
     channels: int
     rate_hz: int
     is_default: bool
     is_hardware: bool
-    """A sound card itself; otherwise a sound server or a plug-in, which takes any rate and number of channels."""
+    """Whether it is a sound card; else it is a sound server or plug-in, which takes any rate and number of channels."""
 
     @property
     def id(self) -> str:
-        """The id that tells it from all others here."""
+        """The id that is unique on this machine."""
         return self.ids[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How to open a device: how many channels, and which of them to hear; None is all."""
+    """How to open a device: number of channels, and which of them to use; None: all."""
 
     channels: int
     column: int | None
 
 
 def check_selector(selector: str) -> None:
-    """Raise ConfigError where no device can ever be what is asked for."""
+    """Raise ConfigError for a selector that can never fit a device."""
     forms = (("usb-id:", _USB_ID), ("usb-path:", _USB_PATH), ("hw:", _ALSA), ("plughw:", _ALSA), ("card=", _ALSA))
     for prefix, form in forms:
         if selector.lower().startswith(prefix) and not form.fullmatch(selector):
@@ -156,7 +154,7 @@ def check_selector(selector: str) -> None:
 
 
 def identify(inputs: Sequence[Input], cards: Sequence[Card]) -> list[Device]:
-    """Return PortAudio's inputs with the ids that their cards have."""
+    """Return PortAudio's inputs with the ids of their cards."""
     by_number = {card.number: card for card in cards}
     found = [_identified(i, by_number) for i in inputs]
     shared = [id_ for device in found for id_ in device.ids]
@@ -164,9 +162,9 @@ def identify(inputs: Sequence[Input], cards: Sequence[Card]) -> list[Device]:
 
 
 def find(selector: str, devices: Sequence[Device], cards: Sequence[Card] = ()) -> Device:
-    """Return the device that is asked for: ``mic``, a number, an id, a name or part of one.
+    """Return the device for a selector: ``mic``, a number, an id, a name or part of one.
 
-    Raises DeviceError, with the candidates, where there is none or could be several.
+    Raises DeviceError, with the candidates, where none or several fit.
     """
     if selector == DEFAULT:
         matches = [d for d in devices if d.is_default]
@@ -182,20 +180,20 @@ def find(selector: str, devices: Sequence[Device], cards: Sequence[Card] = ()) -
 
 
 def choose_channels(channel: Channel, device: Device) -> Choice:
-    """Say how to open a device to hear one channel or the mean of all; raises DeviceError where it has too few."""
+    """Return how to open a device for one channel or the mean of all; raises DeviceError where it has too few."""
     if channel == "mean":
-        # A server would make up channels without end; two are what microphones have.
-        return Choice(min(device.channels, MOST_CHANNELS if device.is_hardware else 2), None)
+        # A sound server offers any number of channels; microphones have two at most.
+        return Choice(min(device.channels, MAX_CHANNELS if device.is_hardware else 2), None)
     column = {"left": 0, "right": 1}[channel] if isinstance(channel, str) else channel - 1
     if column >= device.channels:
         plural = "" if device.channels == 1 else "s"
         raise DeviceError(f"{device.name} has {device.channels} channel{plural}; channel = {channel} is not there")
-    # A server asked for one channel gives the mean of two: left has to be one of two.
+    # A sound server opened with one channel gives the mean of two: left has to be one of two.
     return Choice(min(device.channels, max(2, column + 1)), column)
 
 
 def rates_to_try(rate_hz: int | None, device: Device) -> tuple[int, ...]:
-    """Return the rates to open a device with, the best one first; a rate that is asked for is the only one."""
+    """Return the rates to open a device with, the best one first; a rate of the settings is the only one."""
     if rate_hz is not None:
         return (rate_hz,)
     own = (device.rate_hz,) if device.is_hardware else ()
@@ -203,9 +201,9 @@ def rates_to_try(rate_hz: int | None, device: Device) -> tuple[int, ...]:
 
 
 def rates_of(device: Device, takes_rate: Callable[[int, int, int], bool]) -> list[int]:
-    """Return the usual rates that a device takes; ``takes_rate`` says it of a number, a rate and channels."""
+    """Return the usual rates that a device takes; ``takes_rate`` tests number, rate and channels."""
     if not device.is_hardware:
-        return list(USUAL_RATES_HZ)  # a server converts; to ask it takes long
+        return list(USUAL_RATES_HZ)  # a sound server converts; testing it takes long
     channels = choose_channels("mean", device).channels
     return [rate_hz for rate_hz in USUAL_RATES_HZ if takes_rate(device.number, rate_hz, channels)]
 
@@ -252,7 +250,7 @@ def _absent(selector: str, devices: Sequence[Device], cards: Sequence[Card]) -> 
     named = [c for c in cards if any(id_.lower() in (asked, f"hw:{asked}") for id_ in c.ids)]
     if named:
         return (
-            f"device {selector!r} ({named[0].title}) is there but cannot be opened: another program holds it "
+            f"device {selector!r} ({named[0].title}) is there but cannot be opened: another program uses it "
             "(fuser -v /dev/snd/* names it), or this user is not in the group audio"
         )
     if devices:
@@ -261,7 +259,7 @@ def _absent(selector: str, devices: Sequence[Device], cards: Sequence[Card]) -> 
         titles = ", ".join(f"{c.title} ({c.ids[0]})" for c in cards)
         return (
             f"{what}, and no input can be opened, though there are the cards {titles}: "
-            "another program holds them, or this user is not in the group audio"
+            "another program uses them, or this user is not in the group audio"
         )
     return f"{what}, nor any other input: {NO_INPUT_ADVICE}"
 

@@ -1,10 +1,8 @@
-"""Sound files, block by block; what libsndfile passes over in silence becomes an error here.
+"""Sound files: their names, and reading them block by block with errors where libsndfile reports none.
 
-libsndfile trusts the shorter of a file and its header, so a file that was cut off looks whole, and
+libsndfile trusts the shorter of a file and its header, so a file that was cut off looks complete, and
 an MP3 file without a length is read up to where its first frames suggest. Both lose sound that the
-user believes was evaluated. (An Ogg file states no length: one that was cut off cannot be told.)
-
-What sound files are called, and which of them lie below a folder.
+user believes was evaluated. (An Ogg file states no length: one that was cut off cannot be recognised.)
 """
 
 from __future__ import annotations
@@ -25,25 +23,53 @@ from detector.errors import SourceError
 Block = NDArray[np.float32]
 """(frames, channels): sound as the file holds it."""
 
-_LARGEST_BLOCK = 1 << 22
+LOWEST_RATE_HZ: Final = 4_000
+HIGHEST_RATE_HZ: Final = 384_000
+SUFFIXES: Final = frozenset(
+    f".{name}"
+    for name in (
+        *("wav", "flac", "ogg", "oga", "opus", "mp3"),
+        *("aif", "aiff", "aifc", "caf", "au", "w64", "rf64"),
+    )
+)
+"""File name extensions of the formats that are read, in lower case."""
+
+_LARGEST_BLOCK: Final = 1 << 22
 """Values in a block, at most: bounds the memory for files of many channels."""
-_OPEN_ENDED_BYTES = 0x7FFF_0000
+_OPEN_ENDED_BYTES: Final = 0x7FFF_0000
 """Recorders that cannot rewind their output state a length from here on: it means "until the end"."""
-_UNKNOWN_FRAMES = 1 << 62
+_UNKNOWN_FRAMES: Final = 1 << 62
 """libsndfile's largest count stands for a FLAC stream of unknown length."""
-_MP3_FRAME = 1152
+_MP3_FRAME: Final = 1152
 """Samples in an MP3 frame: encoders round the length that they state to such frames."""
-_PROMISED_BYTES = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_PROMISED_FRAMES = re.compile(r"does not match value from 'ds64' chunk of (\d+)")
+_PROMISED_BYTES: Final = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_PROMISED_FRAMES: Final = re.compile(r"does not match value from 'ds64' chunk of (\d+)")
 """Where libsndfile's log of the header (WAV, AIFF, AU; RF64) disagrees with the file's size."""
-_AGAIN = "events up to there are given; copy or record it again"
+_AGAIN: Final = "events up to there are given; copy or record it again"
+
+
+def is_sound_name(path: Path) -> bool:
+    """Say whether a file is a sound file, by the extension of its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def sounds_below(folder: Path) -> Iterator[Path]:
+    """Yield the sound files below a folder, at any depth, sorted by name; hidden files are left out."""
+    for path in sorted(folder.rglob("*")):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if is_sound_name(path) and not is_hidden and path.is_file():
+            yield path
 
 
 class SoundFileReader:
     """An open sound file, read once from its beginning to its end."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file; raises SourceError where it is missing, unreadable, no sound file, or without sound."""
+        """Open the file.
+
+        Raises SourceError where it is missing, unreadable, no sound file, without sound, or of a rate outside 4 to
+        384 kHz.
+        """
         self.path = path
         self._descriptor = _open(path)
         try:
@@ -61,16 +87,22 @@ class SoundFileReader:
         self.frames_total = self._promised_frames()
         if self._file.frames == 0:
             self.close()
-            raise SourceError(f"{path}: holds no sound (0 frames); record it again, or mend the length in its header")
+            raise SourceError(f"{path}: holds no sound (0 frames); record it again, or fix the length in its header")
+        if not LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ:
+            self.close()
+            raise SourceError(
+                f"{path}: {self.rate_hz} samples per second is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}; "
+                "fix the rate in its header, or resample it"
+            )
 
     def close(self) -> None:
-        """Close the file; once is enough, twice does no harm."""
+        """Close the file; a second call does nothing."""
         self._file.close()
 
     def blocks(self, frames: int) -> Iterator[Block]:
-        """Yield blocks of about ``frames`` frames; each is void when the next one is asked for.
+        """Yield blocks (``frames``, channels), fewer frames at the end; each is overwritten by the next one.
 
-        Raises SourceError, after all blocks that can be read, where the file is damaged or cut off.
+        Raises SourceError, behind all blocks that can be read, where the file is damaged or cut off.
         """
         buffer = np.empty((max(1, min(frames, _LARGEST_BLOCK // self.channels)), self.channels), np.float32)
         while True:
@@ -162,9 +194,9 @@ def _open(path: Path) -> int:
 
 
 def _states_length(descriptor: int) -> bool:
-    """Tell whether an MP3 file begins with an encoder's tag (Xing, Info), which holds the exact length."""
+    """Say whether an MP3 file begins with an encoder's tag (Xing, Info), which holds the exact length."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return True  # a pipe cannot be looked into ahead
+        return True  # a pipe cannot be read at a position
     head = os.pread(descriptor, 10, 0)
     start = 0
     if head[:3] == b"ID3":
@@ -178,26 +210,3 @@ def _reason(error: soundfile.LibsndfileError) -> str:
     """Return libsndfile's reason as part of a sentence."""
     text: str = error.error_string
     return text.removeprefix("Error : ").removesuffix(".").strip()
-
-
-SUFFIXES: Final = frozenset(
-    f".{name}"
-    for name in (
-        *("wav", "flac", "ogg", "oga", "opus", "mp3"),
-        *("aif", "aiff", "aifc", "caf", "au", "w64", "rf64"),
-    )
-)
-"""What the names of files that the detector reads end in, in small letters."""
-
-
-def is_sound_name(path: Path) -> bool:
-    """Tell whether a file is a sound by its name."""
-    return path.suffix.lower() in SUFFIXES
-
-
-def sounds_below(folder: Path) -> Iterator[Path]:
-    """Yield the sound files below a folder, at any depth, in the order of their names; hidden ones are left out."""
-    for path in sorted(folder.rglob("*")):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if is_sound_name(path) and not is_hidden and path.is_file():
-            yield path

@@ -1,11 +1,7 @@
-"""How loud a source is, and whether it is silent, clipped or off centre.
+"""Levels in dBFS, and the conditions that follow from them: silence, clipping, DC offset, a wrong rate.
 
 Everything is counted in samples, in windows of a second. A condition begins and ends at different
-limits, and one that comes and goes is believed more slowly each time.
-
-All that can be wrong with the sound of an open device.
-
-How loud it has been in the last seconds.
+limits (hysteresis), and one that comes and goes needs to last longer each time before it is reported.
 """
 
 from __future__ import annotations
@@ -22,12 +18,12 @@ from detector.audio.live_source import SourceCondition
 from detector.messages import AudioChunk, ConditionName
 
 FLOOR_DBFS: Final = -120.0
-"""What silence is reported as."""
+"""The level that silence is reported as."""
 FULL_SCALE: Final = 10 ** (-0.1 / 20)
 """Samples from here on (-0.1 dBFS) may be clipped."""
 
 _SHORTEST_RUN: Final = 3
-"""So many samples at full scale after each other are clipped; one or two may be a peak that just fits."""
+"""So many consecutive samples at full scale are clipped; one or two may be a peak that just fits."""
 _LONG_WINDOWS: Final = 10
 _ZEROS_S: Final = 2.0
 _LOW_WINDOWS: Final = 5
@@ -35,14 +31,33 @@ _SILENT_DBFS: Final = (-90.0, -87.0)
 _CLIPPED_SHARE: Final = (1e-3, 2e-4)
 _DC: Final = (0.02, 0.01)
 """Where each condition begins, and where it ends."""
-_MOST_PATIENCE: Final = 64
+_MAX_PATIENCE: Final = 64
 _FORGIVEN_AFTER: Final = 600
-"""Looks without the condition until it is believed as quickly as the first time."""
+"""Checks without the condition until it is reported as quickly as the first time."""
+_OVER: Final[dict[ConditionName, str]] = {
+    "silent": "there is sound again",
+    "clipping": "the sound is below full scale again",
+    "dc_offset": "the mean of the samples is near zero again",
+}
+_OFF_PACE: Final = (0.03, 0.015)
+"""Relative deviation of the rate at which it is reported, and below which it is over; crystals keep to 0.001."""
+_PIECE_S: Final = 0.05
+_PIECES: Final = 400
+
+
+def amplitude_dbfs(amplitude: float) -> float:
+    """Return the level of an amplitude (1 is full scale), at least FLOOR_DBFS."""
+    return max(FLOOR_DBFS, 20 * math.log10(amplitude)) if amplitude > 0 else FLOOR_DBFS
+
+
+def power_dbfs(power: float) -> float:
+    """Return the level of a mean square, at least FLOOR_DBFS; 0 dBFS is a square wave at full scale."""
+    return max(FLOOR_DBFS, 10 * math.log10(power)) if power > 0 else FLOOR_DBFS
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The levels of a window."""
+    """The levels of a window; silence by default."""
 
     rms_dbfs: float = FLOOR_DBFS
     peak_dbfs: float = FLOOR_DBFS
@@ -50,10 +65,10 @@ class Level:
 
 
 class Debounce:
-    """Tells when a condition begins and ends, once each, from looks in even steps."""
+    """Whether a condition is active, from checks at regular intervals."""
 
     def __init__(self, begin_after: int, end_after: int) -> None:
-        """Take how many looks in a row have to agree before it begins, and before it ends."""
+        """Take how many consecutive checks have to agree before it begins, and before it ends."""
         self.active = False
         self._after = {False: begin_after, True: end_after}
         self._patience = 1
@@ -61,7 +76,7 @@ class Debounce:
         self._calm = 0
 
     def check(self, *, begins: bool, ends: bool) -> bool:
-        """Take a look; return whether ``active`` has changed."""
+        """Process the result of a check; return whether ``active`` has changed."""
         self._calm = 0 if self.active else self._calm + 1
         if self._calm >= _FORGIVEN_AFTER:
             self._patience = 1
@@ -69,14 +84,14 @@ class Debounce:
         if self._agreed < self._after[self.active] * (1 if self.active else self._patience):
             return False
         if not self.active:
-            self._patience = min(2 * self._patience, _MOST_PATIENCE)
+            self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self.active = not self.active
         self._agreed = 0
         return True
 
 
 class Levels:
-    """Measures blocks of frames as the device gives them, before they are mixed: a clipped channel shows."""
+    """Levels and conditions of frames as the device delivers them, before channels are mixed: any may be clipped."""
 
     def __init__(self, rate_hz: int) -> None:
         """Take the device's rate."""
@@ -87,7 +102,7 @@ class Levels:
         """Frames in runs at full scale, since the beginning."""
         self._clipped: deque[int] = deque(maxlen=_LONG_WINDOWS)
         self._means: deque[float] = deque(maxlen=_LONG_WINDOWS)
-        self._latches: dict[ConditionName, Debounce] = {
+        self._conditions: dict[ConditionName, Debounce] = {
             "silent": Debounce(1, 1),
             "clipping": Debounce(1, 1),
             "dc_offset": Debounce(1, 1),
@@ -99,8 +114,8 @@ class Levels:
 
     @property
     def active(self) -> tuple[ConditionName, ...]:
-        """The conditions that hold."""
-        return tuple(name for name, latch in self._latches.items() if latch.active)
+        """The conditions that are active."""
+        return tuple(name for name, state in self._conditions.items() if state.active)
 
     def push(self, frames: NDArray[np.float32]) -> list[SourceCondition]:
         """Take frames (frames, channels) and return the conditions that begin or end with them."""
@@ -133,7 +148,7 @@ class Levels:
         self._sums = self._sums + np.ones(len(wide)) @ wide  # sum() takes fifteen times as long over few columns
 
     def _count_clipped(self, full: NDArray[np.bool_]) -> int:
-        """Return how many samples at full scale have become known to stand in runs; a run goes on into the next."""
+        """Return how many more samples at full scale are known to belong to a run; runs continue over blocks."""
         edges = np.flatnonzero(np.diff(np.concatenate(([False], full, [False])).astype(np.int8)))
         begins, ends = edges[::2], edges[1::2]
         lengths = ends - begins
@@ -148,118 +163,99 @@ class Levels:
         means = np.asarray(self._sums) / self._frames
         dc = float(means[np.argmax(np.abs(means))])
         power = self._energy / self._frames
-        self.level = Level(_dbfs(math.sqrt(power)), _dbfs(self._peak), dc)
+        self.level = Level(power_dbfs(power), amplitude_dbfs(self._peak), dc)
         self.clipped_samples += self._clipped_now
         self._clipped.append(self._clipped_now)
         self._means.append(dc)
-        moving = _dbfs(math.sqrt(max(0.0, power - float(np.square(means).mean()))))
+        moving = power_dbfs(max(0.0, power - float(np.square(means).mean())))
         self._clear()
         return self._silence(moving) + self._clipping() + self._offset()
 
     def _silence(self, dbfs: float) -> list[SourceCondition]:
-        latch = self._latches["silent"]
+        state = self._conditions["silent"]
         zeros = self._zeros > _ZEROS_S * self._rate_hz
         self._low_windows = self._low_windows + 1 if dbfs < _SILENT_DBFS[0] else 0
-        # Zeros are beyond doubt; a low floor has to last.
-        if latch.check(begins=zeros or self._low_windows >= _LOW_WINDOWS, ends=dbfs > _SILENT_DBFS[1]):
-            what = "only zeros come" if zeros else f"no more than {dbfs:.0f} dBFS comes"
-            return [_notified("silent", latch, f"{what}: is the microphone muted, or its volume at nought?")]
+        # Zeros are certain; a low level has to last.
+        if state.check(begins=zeros or self._low_windows >= _LOW_WINDOWS, ends=dbfs > _SILENT_DBFS[1]):
+            what = "only zeros arrive" if zeros else f"the level is only {dbfs:.0f} dBFS"
+            return [_changed("silent", state, f"{what}: is the microphone muted, or its volume at zero?")]
         return []
 
     def _clipping(self) -> list[SourceCondition]:
-        latch = self._latches["clipping"]
+        state = self._conditions["clipping"]
         share = sum(self._clipped) / (self._rate_hz * _LONG_WINDOWS)
-        if latch.check(begins=share > _CLIPPED_SHARE[0], ends=share < _CLIPPED_SHARE[1]):
+        if state.check(begins=share > _CLIPPED_SHARE[0], ends=share < _CLIPPED_SHARE[1]):
             text = f"{share:.1%} of the last 10 s are at full scale: lower the microphone's volume"
-            return [_notified("clipping", latch, text)]
+            return [_changed("clipping", state, text)]
         return []
 
     def _offset(self) -> list[SourceCondition]:
-        latch = self._latches["dc_offset"]
+        state = self._conditions["dc_offset"]
         mean = sum(self._means) / _LONG_WINDOWS
-        if latch.check(begins=abs(mean) > _DC[0], ends=abs(mean) < _DC[1]):
-            text = f"the samples' mean is {mean:+.3f} of full scale: the microphone or its power supply is at fault"
-            return [_notified("dc_offset", latch, text)]
+        if state.check(begins=abs(mean) > _DC[0], ends=abs(mean) < _DC[1]):
+            text = f"the mean of the samples is {mean:+.3f} of full scale: check the microphone and its power supply"
+            return [_changed("dc_offset", state, text)]
         return []
 
 
-def _notified(name: ConditionName, latch: Debounce, trouble: str) -> SourceCondition:
-    return SourceCondition(name, latch.active, trouble if latch.active else _OVER[name])
-
-
-_OVER: Final[dict[ConditionName, str]] = {
-    "silent": "there is sound again",
-    "clipping": "the sound is below full scale again",
-    "dc_offset": "the samples' mean is near nought again",
-}
-
-
-def _dbfs(amplitude: float) -> float:
-    return max(FLOOR_DBFS, 20 * math.log10(amplitude)) if amplitude > 0 else FLOOR_DBFS
-
-
-_OFF_PACE: Final = (0.03, 0.015)
-"""How far from the device's rate frames come when that is told, and when it is over; crystals keep to 0.001."""
+def _changed(name: ConditionName, state: Debounce, trouble: str) -> SourceCondition:
+    return SourceCondition(name, state.active, trouble if state.active else _OVER[name])
 
 
 class Checks:
-    """Levels and rate of one device, from its opening to its end."""
+    """Levels, conditions and rate of one device while it is open."""
 
     def __init__(self, rate_hz: int) -> None:
-        """Take the rate that the device claims."""
+        """Take the nominal rate of the device."""
         self.levels = Levels(rate_hz)
         self._rate = RateWatch(rate_hz)
 
     @property
     def active(self) -> tuple[ConditionName, ...]:
-        """The conditions that hold."""
+        """The conditions that are active."""
         return self.levels.active + (("wrong_rate",) if self._rate.active else ())
 
     def push(self, frames: NDArray[np.float32], pace: float) -> list[SourceCondition]:
-        """Take frames (frames, channels) and the pace at which they come; return what begins or ends with them."""
+        """Process frames (frames, channels) and their pace (see ``Timeline``); return the conditions that change."""
         return self.levels.push(frames) + self._rate.push(pace)
 
     def end(self) -> list[SourceCondition]:
-        """Return the ends of the conditions that hold: the device is gone."""
-        return [SourceCondition(name, active=False, detail="the microphone is away") for name in self.active]
+        """Return the ends of the active conditions: the device is gone."""
+        return [SourceCondition(name, active=False, detail="the microphone is disconnected") for name in self.active]
 
 
 class RateWatch:
-    """Compares the rate at which frames come with the one that the device claims."""
+    """Compares the rate at which frames arrive with the nominal one."""
 
     def __init__(self, rate_hz: int) -> None:
-        """Take the rate that the device claims."""
+        """Take the nominal rate of the device."""
         self._rate_hz = rate_hz
-        self._latch = Debounce(2, 2)
+        self._state = Debounce(2, 2)
         self._seen = self._seen_before = 1.0
 
     @property
     def active(self) -> bool:
         """Whether the rate is wrong."""
-        return self._latch.active
+        return self._state.active
 
     def push(self, pace: float) -> list[SourceCondition]:
-        """Take the pace of the last seconds (see ``Timeline.pace``); the same one again is no second look."""
+        """Process the pace of the last seconds (see ``Timeline.pace``); the same value again is no second check."""
         if pace == self._seen:
             return []
         self._seen_before, self._seen = self._seen, pace
         off = abs(pace - 1)
-        # Too slow and then too fast is no rate, but sound that came late.
+        # Too slow and then too fast is no wrong rate, but sound that was delivered late.
         goes_on = (pace > 1) == (self._seen_before > 1)
-        if not self._latch.check(begins=goes_on and off > _OFF_PACE[0], ends=off < _OFF_PACE[1]):
+        if not self._state.check(begins=goes_on and off > _OFF_PACE[0], ends=off < _OFF_PACE[1]):
             return []
-        if not self._latch.active:
-            return [SourceCondition("wrong_rate", active=False, detail="frames come at the right rate again")]
-        text = f"{pace * self._rate_hz:.0f} frames a second come instead of {self._rate_hz}"
+        if not self._state.active:
+            return [SourceCondition("wrong_rate", active=False, detail="frames arrive at the nominal rate again")]
+        text = f"{pace * self._rate_hz:.0f} frames per second arrive instead of {self._rate_hz}"
         return [SourceCondition("wrong_rate", active=True, detail=f"{text}: set audio.rate_hz, or use another device")]
 
 
-_PIECE_S: Final = 0.05
-_PIECES: Final = 400
-
-
 class Loudness:
-    """Remembers the energy of the last sound, in pieces, at most 20 s and at least 400 chunks of it."""
+    """Energy of the latest sound, in pieces of a twentieth of a second: at most 20 s, at least 400 chunks."""
 
     def __init__(self, rate_hz: int) -> None:
         """Take the rate of the chunks."""
@@ -273,15 +269,11 @@ class Loudness:
             self._pieces.append((chunk.first_sample + at, len(piece), float(np.dot(piece, piece))))
 
     def dbfs(self, first_sample: int, end_sample: int) -> float | None:
-        """Return the level of a stretch of sound, to a twentieth of a second; None where it is forgotten.
-
-        0 dBFS is a square wave at full scale, as for the levels of the source.
-        """
+        """Return the RMS level between two samples, to a twentieth of a second; None where it is not kept any more."""
         samples, energy = 0, 0.0
         for first, length, square in self._pieces:
             if first < end_sample and first + length > first_sample:
                 samples, energy = samples + length, energy + square
         if not samples or not math.isfinite(energy):
             return None
-        power = energy / samples
-        return round(max(FLOOR_DBFS, 10 * math.log10(power)), 1) if power > 0 else FLOOR_DBFS
+        return round(power_dbfs(energy / samples), 1)

@@ -1,40 +1,52 @@
-"""What comes from a live source: sound, what was lost, and how the source is."""
+"""Audio sources: the protocol, the events that a source emits, and the loop that passes them on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
+
+import numpy as np
 
 from detector.messages import AudioChunk, ConditionName, GapCause
+
+TURN_S: Final = 0.2
+"""How long ``drain`` waits for the next event before it calls ``goes_on``."""
+_NO_SAMPLES: Final = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
-    """A chunk at the model's rate, and when its last sample had been heard."""
+    """A chunk at the model's rate, and when its last sample was recorded or read."""
 
     chunk: AudioChunk
+    """Its ``gap`` is not set: a source reports lost samples by ``AudioGap`` alone."""
     received_at_s: float
-    """``time.monotonic()`` of the last sample, as well as the device tells."""
+    """``time.monotonic()`` of the last sample, as exactly as the device reports it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioGap:
-    """Sound that never arrived; the next chunk has its ``gap`` set and counts on behind it."""
+    """Samples that were lost; the next chunk begins behind them."""
 
     first_sample: int
     samples: int
-    """Length at the model's rate; an estimate by the clock where the device does not tell."""
+    """Length at the model's rate; estimated by the clock where the device does not report it."""
     cause: GapCause
+
+    def chunk(self) -> AudioChunk:
+        """Return the gap as the pipeline takes it: an empty chunk behind the lost samples, with ``gap`` set."""
+        return AudioChunk(_NO_SAMPLES, self.first_sample + self.samples, gap=True)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceCondition:
-    """Something about the source that has begun or ended; told once each time."""
+    """A condition of the source that has begun or ended; emitted once each time."""
 
     name: ConditionName
     active: bool
     detail: str
-    """One line for people: what is the matter and what to do, or that it is over."""
+    """One line for people: what is wrong and what to do, or that it is over."""
 
 
 SourceEvent: TypeAlias = AudioBlock | AudioGap | SourceCondition
@@ -45,39 +57,68 @@ class SourceStats:
     """Counts since the source was opened, and levels of the last second."""
 
     device: str
-    """Stable id of the open device, else what was asked for."""
-    device_rate_hz: int
-    """0 while there is none."""
-    device_channels: int
-    is_open: bool
-    conditions: tuple[ConditionName, ...]
-    """Those that hold now."""
-    lost_s: float
-    overruns: int
-    reopens: int
-    clipped_samples: int
+    """Stable id of the open device or name of the file; else the selector."""
     rms_dbfs: float
     peak_dbfs: float
-    dc: float
+    device_rate_hz: int = 0
+    """0 while nothing is open."""
+    device_channels: int = 0
+    is_open: bool = False
+    conditions: tuple[ConditionName, ...] = ()
+    """Those that are active."""
+    lost_s: float = 0.0
+    overruns: int = 0
+    reopens: int = 0
+    clipped_samples: int = 0
+    dc: float = 0.0
     """Mean of the samples, full scale is 1."""
-    queue_depth: float
+    queue_depth: float = 0.0
     """Share of the buffer that is filled, 0 to 1."""
     is_stuck: bool = False
-    """Whether no sound comes though the device is not away; a new process may help."""
+    """Whether no samples arrive although the device is present; a new process may help."""
 
 
-class LiveSource(Protocol):
-    """Sound that arrives by itself."""
+class AudioSource(Protocol):
+    """Sound from a microphone, a pipe or a file, as events in the order in which they happened."""
 
     @property
     def stats(self) -> SourceStats:
-        """How the source is and has been."""
+        """Counts, levels and conditions."""
 
-    def take(self, timeout_s: float) -> list[SourceEvent] | None:
-        """Return what has arrived, oldest first, waiting for it at most that long; None behind the end of the sound.
+    def take(self, timeout_s: float) -> Sequence[SourceEvent] | None:
+        """Return the events that have arrived, oldest first; wait for the first one at most ``timeout_s`` seconds.
 
-        Raises SourceError where the sound cannot go on, behind all that arrived.
+        An empty sequence: none has arrived in time. None: the source has ended. Raises SourceError, behind all
+        usable sound, where it cannot continue.
         """
 
     def close(self) -> None:
-        """Stop listening and release the device."""
+        """Stop and release the device or file."""
+
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Emitter(Protocol[_T_co]):
+    """Anything that is drained as an audio source is."""
+
+    def take(self, timeout_s: float) -> Sequence[_T_co] | None:
+        """Return what has arrived; see ``AudioSource.take``."""
+
+
+def drain(
+    source: Emitter[_T], handle: Callable[[_T], object], goes_on: Callable[[], bool], timeout_s: float = TURN_S
+) -> bool:
+    """Pass on everything that a source emits until it ends or ``goes_on`` is false; return whether it has ended.
+
+    ``goes_on`` is called before each wait, so at least every ``timeout_s`` seconds; it may also do what is due
+    then. Raises what ``take``, ``handle`` and ``goes_on`` raise.
+    """
+    while goes_on():
+        events = source.take(timeout_s)
+        if events is None:
+            return True
+        for event in events:
+            handle(event)
+    return False

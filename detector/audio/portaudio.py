@@ -1,12 +1,8 @@
-"""The one place that talks to PortAudio: which inputs it knows, and streams that are read without ever waiting.
+"""The interface to PortAudio: its inputs, and streams that are read without blocking.
 
-PortAudio is one for the whole process, and frozen when it is initialised: cards that come later are
-seen only behind a new start, which would pull the floor from under a stream that is open. ``renew``
-and streams therefore keep out of each other's way, also where a call never comes back.
-
-Who is inside PortAudio: it cannot be started anew under somebody's feet.
-
-Calls into a sound system that may not come back.
+PortAudio has one state for the whole process, fixed when it is initialised: cards that are connected
+later are found only after another initialisation, which would invalidate open streams. ``renew`` and
+streams therefore exclude each other, also where a call never returns.
 """
 
 from __future__ import annotations
@@ -28,7 +24,7 @@ from detector.errors import ConfigError, DeviceError
 
 
 class Users:
-    """Who is inside PortAudio: any number of users, or one that starts it anew."""
+    """A lock on PortAudio: any number of users, or one that initialises it again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +33,7 @@ class Users:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
-        """Be inside for the length of a call; raises DeviceError as ``enter`` does."""
+        """Be a user for the duration of a call; raises DeviceError as ``enter`` does."""
         self.enter()
         try:
             yield
@@ -45,23 +41,23 @@ class Users:
             self.leave()
 
     def enter(self) -> None:
-        """Go inside; raises DeviceError where PortAudio is just being started anew."""
+        """Become a user; raises DeviceError while PortAudio is being initialised."""
         with self._lock:
             if self._renewing:
-                raise DeviceError("the sound system has not answered yet to the question for its devices")
+                raise DeviceError("the sound system has not listed its devices yet")
             self._count += 1
 
     def leave(self) -> None:
-        """Go out."""
+        """Cease to be a user."""
         with self._lock:
             self._count -= 1
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
-        """Yield whether nobody is inside; if so, nobody gets in until the end. Raises DeviceError as ``enter`` does."""
+        """Yield whether there are no users; if so, there are none until the end. Raises DeviceError as ``enter``."""
         with self._lock:
             if self._renewing:
-                raise DeviceError("the sound system has not answered yet to the question for its devices")
+                raise DeviceError("the sound system has not listed its devices yet")
             alone = self._renewing = self._count == 0
         try:
             yield alone
@@ -72,14 +68,14 @@ class Users:
 
 
 PERIOD_S: Final = 0.02
-"""How often the device hands over what it has."""
+"""How often the device delivers."""
 _PERIODS: Final = 25
-"""Periods that the device's buffer holds: half a second, for a thread that gets no turn."""
+"""Periods that the device's buffer holds: half a second, for a thread that is not scheduled meanwhile."""
 _INVALID_RATE: Final = -9997
 _HOST_ERROR: Final = -9999
 _CODE_AT: Final = 1
 _HOST_AT: Final = 2
-"""Where sounddevice's errors have PortAudio's code, and what the sound system said."""
+"""Where sounddevice's errors hold PortAudio's code, and the message of the sound system."""
 _TALKATIVE: Final = (
     ("libasound.so.2", "snd_lib_error_set_handler"),
     ("libjack.so.0", "jack_set_error_function"),
@@ -93,7 +89,7 @@ class UnfitRateError(DeviceError):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input as PortAudio lists it; the number holds until ``renew``."""
+    """An input as PortAudio lists it; the number is valid until ``renew``."""
 
     number: int
     name: str
@@ -121,7 +117,7 @@ def load() -> Any:
 
 
 def renew() -> None:
-    """Start PortAudio anew, so that it sees the cards of now; nothing happens while a stream is open.
+    """Initialise PortAudio again, so that it finds the present cards; does nothing while a stream is open.
 
     Raises ConfigError and DeviceError as ``load`` does.
     """
@@ -130,8 +126,8 @@ def renew() -> None:
         if not alone:
             return
         try:
-            # Private, but there is no other way. Starts are counted, and one that failed is made up for.
-            # Its _initialize() would lead standard error, everybody's log, to nowhere as long as it takes.
+            # Private, but there is no other way. Initialisations are counted, also after one that failed.
+            # Its _initialize() would redirect standard error, the log of the process, for as long as it takes.
             while module._initialized:  # noqa: SLF001
                 module._terminate()  # noqa: SLF001
             module._check(module._lib.Pa_Initialize())  # noqa: SLF001
@@ -158,7 +154,7 @@ def inputs() -> list[Input]:
 
 
 def takes_rate(number: int, rate_hz: int, channels: int) -> bool:
-    """Say whether an input can be opened at a rate, as far as PortAudio tells."""
+    """Return whether an input can be opened at a rate, as far as PortAudio knows."""
     module = load()
     with _users.using():
         try:
@@ -170,7 +166,7 @@ def takes_rate(number: int, rate_hz: int, channels: int) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what C libraries write on standard error from the user, and everybody else's lines with it."""
+    """Discard everything that is written to standard error meanwhile, such as messages of C libraries."""
     with Path(os.devnull).open("wb") as nowhere:
         before = os.dup(2)
         try:
@@ -182,14 +178,14 @@ def quiet() -> Iterator[None]:
 
 
 class InputStream:
-    """An input that is open and running; float samples, interleaved.
+    """An open and running input; float samples, interleaved.
 
     There is no callback: libffi would need memory that is writable and executable for one, which a
     hardened service forbids. All methods but ``close`` raise DeviceError where the device is lost.
     """
 
     def __init__(self, number: int, name: str, rate_hz: int, channels: int) -> None:
-        """Open and start; raises DeviceError where that cannot be, UnfitRateError where the rate is why."""
+        """Open and start; raises DeviceError where that fails, UnfitRateError where the rate is the cause."""
         self._name = name
         self._module = load()
         _users.enter()
@@ -210,7 +206,7 @@ class InputStream:
             raise kind(f"{name} cannot be opened: {_line(error)}") from error
 
     def available(self) -> int:
-        """Return how many frames can be read without waiting."""
+        """Return how many frames can be read without blocking."""
         with self._notified():
             return int(self._stream.read_available)
 
@@ -221,13 +217,13 @@ class InputStream:
             return memoryview(data), bool(lost)
 
     def restart(self) -> None:
-        """Throw away what waits, and go on with the sound of now."""
+        """Discard what is buffered, and continue with present sound."""
         with self._notified():
             self._stream.abort()
             self._stream.start()
 
     def close(self) -> None:
-        """Close; a device that hangs may keep this from coming back."""
+        """Close; with a device that hangs, this may never return."""
         try:
             self._stream.abort()
             self._stream.close()
@@ -245,13 +241,13 @@ class InputStream:
 @functools.cache
 def _load() -> Any:
     module: Any = importlib.import_module("sounddevice")
-    # At its exit the process gives everything back anyway; a device that hangs would hold it up there.
+    # The system releases everything at the exit of the process; a device that hangs would block it there.
     atexit.unregister(module._exit_handler)  # noqa: SLF001
     with contextlib.suppress(OSError, AttributeError):
-        # Four periods are PortAudio's choice: much delay, or a buffer that soon runs over.
+        # PortAudio's default is four periods: much delay, or a buffer that soon overruns.
         ctypes.CDLL(module._libname).PaAlsa_SetNumPeriods(_PERIODS)  # noqa: SLF001
-    # They write lines on standard error whenever they look for what is away. Any C function that takes
-    # no notice of its arguments silences them; one of Python's would need memory as above.
+    # They write to standard error whenever they look for an absent device. Any C function that ignores its
+    # arguments silences them; a Python function would need memory as above.
     silence = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
     for library, function in _TALKATIVE:
         with contextlib.suppress(OSError, AttributeError):
@@ -261,11 +257,10 @@ def _load() -> Any:
 
 
 def _silence_stderr() -> None:
-    """Lead what C libraries print on their standard error to nowhere, and nobody else's lines.
+    """Discard what C libraries print through their ``stderr``, and nothing else.
 
-    Debian's PortAudio prints each step at which it fails, some lines for every microphone that is
-    unplugged; the errors that it returns say the same. Python and crashes write to the descriptor
-    itself, which stays as it is.
+    Debian's PortAudio prints each step that fails, several lines for every microphone that is disconnected; the
+    errors that it returns say the same. Python and crash handlers write to the descriptor itself, which stays.
     """
     libc = ctypes.CDLL(None)
     libc.fopen.restype = ctypes.c_void_p
@@ -275,7 +270,7 @@ def _silence_stderr() -> None:
 
 
 def _line(error: BaseException) -> str:
-    """Return an error's text in one line; of what PortAudio says, what the sound system had said."""
+    """Return an error's text in one line; for an error of the sound system, its own message."""
     text = str(error.args[0]) if error.args else str(error)
     if error.args[_CODE_AT:_HOST_AT] == (_HOST_ERROR,) and len(error.args) > _HOST_AT:
         text = error.args[_HOST_AT][-1]
@@ -288,7 +283,7 @@ _T = TypeVar("_T")
 def within(seconds: float, call: Callable[[], _T], what: str) -> _T:
     """Return what a call returns, or raise what it raises; DeviceError where that takes too long.
 
-    The call goes on in a thread that nobody waits for.
+    The call continues in a daemon thread, which is abandoned.
     """
     results: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -298,7 +293,7 @@ def within(seconds: float, call: Callable[[], _T], what: str) -> _T:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             results.put((None, error))
 
-    threading.Thread(target=run, name="patience", daemon=True).start()
+    threading.Thread(target=run, name="deadline", daemon=True).start()
     try:
         result, error = results.get(timeout=seconds)
     except queue.Empty:

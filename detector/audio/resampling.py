@@ -1,12 +1,13 @@
-"""From blocks of frames, as a file or a device gives them, to mono chunks at the model's rate.
+"""Blocks of frames to mono chunks at the rate of the model: mixing, resampling, numbering.
 
-Each step passes a SourceError on only behind the sound that came before it, so that nothing that
-could be heard is lost to a fault further on.
+Each step passes a SourceError on only behind the sound that came before it, so that a fault loses no sound
+that can be used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import numpy as np
 import soxr
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 
-LOUDEST = 1e12
-"""Beyond any integer scale that floats are written in: such a sample is damage."""
+LOUDEST: Final = 1e12
+"""Larger than full scale of any integer format: samples beyond it are damage."""
 
 
 def to_chunks(
@@ -24,23 +25,23 @@ def to_chunks(
 ) -> Iterator[AudioChunk]:
     """Average the channels of blocks (frames, channels), resample, and number the samples.
 
-    Chunks have ``length`` samples, the last one fewer; None leaves them as they come. A block may
-    be overwritten once the next one is asked for. Raises SourceError, naming ``where``, at a sample
-    that is not a number.
+    Chunks have ``length`` samples, the last one fewer; None leaves them as they come. A block may be
+    overwritten after the next one is requested. Raises SourceError, naming ``where``, at a sample that is not a
+    number.
     """
     return _numbered(_resampled(_mono(blocks, rate_hz, where), rate_hz, model_rate_hz), length)
 
 
 class Resampler:
-    """Brings mono sound to another rate piece by piece; how it is cut into pieces changes nothing."""
+    """Streaming resampler for mono sound; the result does not depend on how the sound is divided."""
 
     def __init__(self, rate_hz: int, model_rate_hz: int) -> None:
-        """Take the rate of what is pushed, and that of what is returned."""
-        # HQ takes as long as MQ here, and equals the resampling of a whole clip bit by bit.
+        """Take the rates of the input and of the output."""
+        # HQ takes as long as MQ here, and gives the bits of a whole clip that is resampled at once.
         self._stream = soxr.ResampleStream(rate_hz, model_rate_hz, 1, dtype="float32", quality="HQ")
 
     def push(self, samples: Samples) -> Samples:
-        """Return what is complete by these samples; it may be nothing."""
+        """Process samples (n,) and return those that they complete; there may be none."""
         result: Samples = self._stream.resample_chunk(samples)
         return result
 
@@ -80,7 +81,7 @@ def _mono(blocks: Iterable[NDArray[np.float32]], rate_hz: int, where: str) -> It
 
 
 def _resampled(parts: Iterable[Samples], rate_hz: int, model_rate_hz: int) -> Iterator[Samples]:
-    """Bring parts to the model's rate; a SourceError is passed on behind the resampler's tail."""
+    """Resample parts; a SourceError is raised behind the resampler's tail."""
     if rate_hz == model_rate_hz:
         yield from parts
         return
@@ -99,8 +100,8 @@ def _resampled(parts: Iterable[Samples], rate_hz: int, model_rate_hz: int) -> It
 def _numbered(parts: Iterable[Samples], length: int | None = None) -> Iterator[AudioChunk]:
     """Cut parts into numbered chunks of ``length`` samples; None leaves the parts as they are.
 
-    Chunks of one length that suits the network's blocks of frames are what makes replay fast. A
-    SourceError is passed on behind the last chunk.
+    Chunks of one length that fits the network's blocks of frames make replay fast. A SourceError is raised behind
+    the last chunk.
     """
     first = 0
     pending = np.empty(0, np.float32)

@@ -1,1 +1,1 @@
-"""Calibration to a place: the scores of its own sound, what every threshold would report of it, and a choice."""
+"""Calibration: scores of background sound, false alarms at every threshold, and the choice of thresholds."""

@@ -1,6 +1,6 @@
-"""Listening for scores: to files, or to a microphone for a wanted time.
+"""Measuring scores of files or of live sound, and keeping them on disk.
 
-Scores on the disk, never sound: compact, and whole up to the last minute however a run ends.
+Only scores are kept, never sound, and all but the last minute whenever a run ends.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from detector.audio.files import sounds_below
-from detector.audio.levels import FLOOR_DBFS
-from detector.audio.live_source import AudioBlock, LiveSource, SourceCondition
-from detector.audio.sources import FileSource, read_ahead
+from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
+from detector.audio.sources import FileSource
 from detector.errors import ConfigError, SourceError
-from detector.messages import Samples, Scores
+from detector.messages import AudioChunk, Scores
 from detector.pipeline import Detector
 
+if TYPE_CHECKING:
+    from detector.service.signals import SignalHandler
+
+Advance = Callable[[float, float], None]
+"""Called with the share of the sound that has been processed, and its level in dBFS."""
+
 _APPLICATION: Final = 0x534E4E63
-"""Tells such a file from any other of SQLite."""
+"""SQLite's application id of such a file."""
 _VERSION: Final = 1
 _STEPS: Final = 65535
-"""A score is kept as a multiple of 1 / 65535: nearer than what tells one threshold of the table from the next."""
+"""Scores are stored as multiples of 1 / 65535, which is finer than the steps between thresholds."""
 _BLOCK_S: Final = 60.0
 _TABLES: Final = (
     "CREATE TABLE model (sha256 TEXT NOT NULL, name TEXT NOT NULL, classes INTEGER NOT NULL)",
@@ -48,30 +53,32 @@ _TABLES: Final = (
         scores BLOB NOT NULL
     )""",
     "CREATE INDEX blocks_by_stretch ON blocks (stretch, number)",
+    f"PRAGMA application_id = {_APPLICATION}",
+    f"PRAGMA user_version = {_VERSION}",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Scores of sound without a gap: the detector had forgotten everything before it."""
+    """Scores of sound without a gap, from a detector with fresh state at its start."""
 
     number: int
     label: str | None
-    """What was recorded on purpose; None is background, in which every event is a false alarm."""
+    """Class of a target recording; None for background, in which every event is a false alarm."""
     source: str
     device: str | None
     frames: int
 
 
 class ScoreStore:
-    """The scores of stretches of sound, each from a detector that began anew."""
+    """Scores by segment, in an SQLite file."""
 
     def __init__(self, path: Path | None, detector: Detector) -> None:
-        """Open a file, or begin it; None is one without a name that goes with the process.
+        """Open or create a file; None for a temporary one.
 
         Raises ConfigError for a file of another kind or model, or one that cannot be written.
         """
-        self._where = "scores" if path is None else str(path)
+        self._name = "scores" if path is None else str(path)
         manifest = detector.manifest
         self._classes, rate_hz = len(manifest.classes), manifest.features.sample_rate_hz
         self._frame_s = manifest.features.hop_length / rate_hz
@@ -79,7 +86,7 @@ class ScoreStore:
         self._current: int | None = None
         self._end_sample = 0
         self._pending: list[Scores] = []
-        with self._notified():
+        with self._errors():
             self._connection = sqlite3.connect("" if path is None else path, timeout=1, isolation_level=None)
             try:
                 self._prepare(detector)
@@ -90,39 +97,30 @@ class ScoreStore:
     @property
     def background_hours(self) -> float:
         """Length of the background."""
-        with self._notified():
-            (frames,) = self._connection.execute(
-                "SELECT coalesce(sum(frames), 0) FROM stretches WHERE label IS NULL"
-            ).fetchone()
+        ((frames,),) = self._rows("SELECT coalesce(sum(frames), 0) FROM stretches WHERE label IS NULL")
         return (int(frames) + sum(map(len, self._pending))) * self._frame_s / 3600
 
     @property
     def devices(self) -> tuple[str | None, ...]:
-        """The devices that the background was heard by; None is a file."""
-        with self._notified():
-            rows = self._connection.execute(
-                "SELECT DISTINCT device FROM stretches WHERE label IS NULL AND frames > 0 ORDER BY device"
-            ).fetchall()
-        return tuple(row[0] for row in rows)
+        """The devices that recorded the background; None for files."""
+        query = "SELECT DISTINCT device FROM stretches WHERE label IS NULL AND frames > 0 ORDER BY device"
+        return tuple(row[0] for row in self._rows(query))
 
     def measured_to(self, source: str) -> int | None:
-        """Return the sample of a source that is the next to hear; None where it was heard to its end."""
-        with self._notified():
-            end, is_end = self._connection.execute(
-                "SELECT coalesce(max(end_sample), 0), coalesce(max(is_end), 0) FROM stretches WHERE source = ?",
-                (source,),
-            ).fetchone()
+        """Return the next sample of a source to be measured; None if it was measured to its end."""
+        query = "SELECT coalesce(max(end_sample), 0), coalesce(max(is_end), 0) FROM stretches WHERE source = ?"
+        ((end, is_end),) = self._rows(query, source)
         return None if is_end else int(end)
 
     def begin(self, source: str, label: str | None = None, device: str | None = None) -> None:
-        """Begin a stretch: what is pushed from now on belongs to it."""
+        """Begin a segment, to which scores belong from now on."""
         self.end()
-        with self._notified():
+        with self._errors():
             row = "INSERT INTO stretches (source, label, device) VALUES (?, ?, ?)"
             self._current = self._connection.execute(row, (source, label, device)).lastrowid
 
     def push(self, scores: Scores, end_sample: int) -> None:
-        """Append scores (frames, classes); ``end_sample`` lies behind the last sample that is in them."""
+        """Append scores (frames, classes); ``end_sample`` follows the last sample that they cover."""
         if not len(scores):
             return
         self._pending.append(scores)
@@ -131,36 +129,30 @@ class ScoreStore:
             self._write()
 
     def end(self, *, is_end: bool = False) -> None:
-        """Write what is left of a stretch; ``is_end``: its source has no more sound."""
+        """End the current segment, if any; ``is_end``: its source has no more sound."""
         if self._current is None:
             return
         self._write()
-        with self._notified():
-            if is_end:
-                self._connection.execute("UPDATE stretches SET is_end = 1 WHERE number = ?", (self._current,))
-            self._connection.execute("DELETE FROM stretches WHERE frames = 0 AND is_end = 0")
+        if is_end:
+            self._rows("UPDATE stretches SET is_end = 1 WHERE number = ?", self._current)
+        self._rows("DELETE FROM stretches WHERE frames = 0 AND is_end = 0")
         self._current = None
 
-    def stretches(self) -> list[Segment]:
-        """Return all stretches that hold scores, in the order in which they were heard."""
-        with self._notified():
-            rows = self._connection.execute(
-                "SELECT number, label, source, device, frames FROM stretches WHERE frames > 0 ORDER BY number"
-            ).fetchall()
-        return [Segment(*row) for row in rows]
+    def segments(self) -> list[Segment]:
+        """Return all segments with scores, in the order in which they were measured."""
+        query = "SELECT number, label, source, device, frames FROM stretches WHERE frames > 0 ORDER BY number"
+        return [Segment(*row) for row in self._rows(query)]
 
-    def scores(self, stretch: Segment) -> Iterator[Scores]:
-        """Yield the scores (frames, classes) of a stretch, about a minute at a time."""
-        with self._notified():
-            rows = self._connection.execute(
-                "SELECT scores FROM blocks WHERE stretch = ? ORDER BY number", (stretch.number,)
-            )
-            for (blob,) in rows:
+    def scores(self, segment: Segment) -> Iterator[Scores]:
+        """Yield the scores (frames, classes) of a segment, about a minute at a time."""
+        with self._errors():
+            query = "SELECT scores FROM blocks WHERE stretch = ? ORDER BY number"
+            for (blob,) in self._connection.execute(query, (segment.number,)):
                 steps = np.frombuffer(zlib.decompress(blob), "<u2").reshape(-1, self._classes)
                 yield steps.astype(np.float32) / np.float32(_STEPS)
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write pending scores and close the file."""
         try:
             self.end()
         finally:
@@ -171,68 +163,139 @@ class ScoreStore:
             return
         scores = np.concatenate(self._pending)
         steps = np.rint(np.nan_to_num(scores).clip(0, 1) * _STEPS).astype("<u2")
-        with self._notified():
-            self._connection.execute("BEGIN")
+        blob = zlib.compress(steps.tobytes(), 6)
+        run = self._connection.execute
+        with self._errors():
+            run("BEGIN")
             try:
-                blob = zlib.compress(steps.tobytes(), 6)
-                self._connection.execute("INSERT INTO blocks (stretch, scores) VALUES (?, ?)", (self._current, blob))
-                row = "UPDATE stretches SET frames = frames + ?, end_sample = ? WHERE number = ?"
-                self._connection.execute(row, (len(scores), self._end_sample, self._current))
-                self._connection.execute("COMMIT")
+                run("INSERT INTO blocks (stretch, scores) VALUES (?, ?)", (self._current, blob))
+                update = "UPDATE stretches SET frames = frames + ?, end_sample = ? WHERE number = ?"
+                run(update, (len(scores), self._end_sample, self._current))
+                run("COMMIT")
             finally:
                 if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                    run("ROLLBACK")
         self._pending = []
 
     def _prepare(self, detector: Detector) -> None:
+        """Lock the file, create its tables if it is new, and check that it is of this model."""
         run = self._connection.execute
         run("PRAGMA locking_mode = EXCLUSIVE")
         run("BEGIN EXCLUSIVE")
-        (application,), (tables,) = (
-            run("PRAGMA application_id").fetchone(),
-            run("SELECT count(*) FROM sqlite_master").fetchone(),
-        )
+        (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
         if tables == 0:
-            for statement in (*_TABLES, f"PRAGMA application_id = {_APPLICATION}", f"PRAGMA user_version = {_VERSION}"):
+            for statement in _TABLES:
                 run(statement)
-            manifest = detector.manifest
-            name = f"{manifest.name}-{manifest.version}"
+            name = f"{detector.manifest.name}-{detector.manifest.version}"
             run("INSERT INTO model VALUES (?, ?, ?)", (detector.sha256, name, self._classes))
-        elif application != _APPLICATION:
-            raise ConfigError(f"{self._where}: is no file of scores; name another one")
+        elif run("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+            raise ConfigError(f"{self._name}: is not a file of scores; choose another one")
         elif (version := run("PRAGMA user_version").fetchone()[0]) != _VERSION:
-            raise ConfigError(f"{self._where}: holds scores in version {version}, not {_VERSION}; name another file")
+            raise ConfigError(f"{self._name}: holds scores in version {version}, not {_VERSION}; choose another file")
         run("COMMIT")
         sha256, name = run("SELECT sha256, name FROM model").fetchone()
         if sha256 != detector.sha256:
             raise ConfigError(
-                f"{self._where}: holds scores of the model {name} ({sha256[:12]}), not of {detector.path} "
-                f"({detector.sha256[:12]}); name another file, or that model"
+                f"{self._name}: holds scores of the model {name} ({sha256[:12]}), not of {detector.path} "
+                f"({detector.sha256[:12]}); choose another file, or that model"
             )
 
+    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(statement, values).fetchall()
+
     @contextmanager
-    def _notified(self) -> Iterator[None]:
-        """Turn what SQLite refuses into a line."""
+    def _errors(self) -> Iterator[None]:
+        """Raise errors of SQLite as ConfigError, in one line."""
         try:
             yield
         except sqlite3.OperationalError as error:
             busy = error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
             reason = "another run is using it" if busy else str(error)
-            raise ConfigError(f"{self._where}: scores cannot be kept there ({reason})") from error
+            raise ConfigError(f"{self._name}: scores cannot be kept there ({reason})") from error
         except (sqlite3.DatabaseError, zlib.error) as error:
-            raise ConfigError(f"{self._where}: is no file of scores, or damaged ({error}); name another one") from error
+            raise ConfigError(f"{self._name}: is not a file of scores, or damaged ({error}); choose another") from error
 
 
-if TYPE_CHECKING:
-    from detector.service.signals import StopOnSignal
+class Measurement:
+    """Passes sound to a detector and stores the scores."""
 
-_TURN_S: Final = 0.2
-Advance = Callable[[float, float], None]
-"""Told what share of the sound has been heard, and how loud it is, in dBFS."""
+    def __init__(self, detector: Detector, store: ScoreStore, signals: SignalHandler) -> None:
+        """Take a detector with a fresh state; a signal ends a measurement, with the scores so far stored."""
+        self._detector, self._store, self._signals = detector, store, signals
+        self._rate_hz = detector.sample_rate_hz
+
+    def is_measured(self, path: Path) -> bool:
+        """Return whether a file was measured to its end."""
+        return self._store.measured_to(_identity(path)) is None
+
+    def measure_file(self, path: Path, label: str | None, advance: Advance) -> None:
+        """Measure a file from where it was left; ``label``: it is a recording of that class.
+
+        Raises SourceError, after all usable sound, if the file is missing or damaged.
+        """
+        source_id = _identity(path)
+        begin = self._store.measured_to(source_id)
+        if begin is None:
+            return
+        self._store.begin(source_id, label)
+        with closing(FileSource(path, self._rate_hz, self._detector.chunk_samples)) as source:
+
+            def process(event: SourceEvent, begin: int = begin) -> None:
+                if isinstance(event, AudioBlock):
+                    chunk = event.chunk
+                    skipped = max(0, begin - chunk.first_sample)
+                    self._push(AudioChunk(chunk.samples[skipped:], chunk.first_sample + skipped))
+                    advance(source.frames_read / (source.frames_total or math.inf), source.stats.rms_dbfs)
+
+            try:
+                if drain(source, process, self._signals.goes_on):
+                    self._store.push(self._detector.finish()[0], 0)
+                    self._store.end(is_end=True)
+            finally:
+                self._detector.reset()
+                self._store.end()
+
+    def measure_live(
+        self, source: AudioSource, seconds: float, advance: Advance, notify: Callable[[str], None]
+    ) -> None:
+        """Measure so many seconds of a live source; its conditions are reported by ``notify``.
+
+        Raises SourceError, after all usable sound, if it cannot go on.
+        """
+        measured, wanted, is_new = 0, seconds * self._rate_hz, True
+
+        def process(event: SourceEvent) -> None:
+            nonlocal measured, is_new
+            if isinstance(event, SourceCondition):
+                notify(event.detail)
+            elif isinstance(event, AudioGap):
+                self._detector.process_chunk(event.chunk())
+                is_new = True
+            elif measured < wanted:  # a pipe gives seconds at once
+                if is_new:
+                    self._store.begin("live", device=source.stats.device)
+                is_new = False
+                self._push(event.chunk)
+                measured += len(event.chunk.samples)
+
+        def goes_on() -> bool:
+            advance(measured / wanted, source.stats.rms_dbfs)
+            return measured < wanted and self._signals.goes_on()
+
+        try:
+            drain(source, process, goes_on)
+        finally:
+            self._detector.reset()
+            self._store.end()
+
+    def _push(self, chunk: AudioChunk) -> None:
+        scores, _ = self._detector.process_chunk(chunk)
+        self._store.push(scores, chunk.first_sample + len(chunk.samples))
 
 
 def sound_files(places: Iterable[Path]) -> list[Path]:
-    """Return files and the sounds below folders, each once; raises SourceError for a folder without any."""
+    """Return files, and the sound files below folders, each once; raises SourceError for a folder without any."""
     found: dict[Path, None] = {}
     for place in places:
         files = list(sounds_below(place)) if place.is_dir() else [place]
@@ -242,93 +305,18 @@ def sound_files(places: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-class Measurement:
-    """Takes sound through a detector and keeps the scores."""
-
-    def __init__(self, detector: Detector, store: ScoreStore, stop: StopOnSignal) -> None:
-        """Take a detector with a fresh state; signals end a measurement by ``Stopped``, with the scores so far kept."""
-        self._detector, self._store, self._stop = detector, store, stop
-        self._rate_hz = detector.sample_rate_hz
-
-    def is_measured(self, path: Path) -> bool:
-        """Tell whether a file was heard to its end."""
-        return self._store.measured_to(_identity(path)) is None
-
-    def measure_file(self, path: Path, label: str | None, advance: Advance) -> None:
-        """Hear a file from where it was left; ``label``: it is a recording of that class.
-
-        Raises SourceError, behind all that could be heard, where the file is missing or damaged.
-        """
-        source_id = _identity(path)
-        begin = self._store.measured_to(source_id)
-        if begin is None:
-            return
-        with closing(FileSource(path, self._rate_hz, self._detector.chunk_samples)) as source:
-            total = source.frames_total or math.inf
-            self._store.begin(source_id, label)
-            try:
-                with closing(read_ahead(source, self._stop.check)) as chunks:
-                    for chunk in chunks:
-                        end = chunk.first_sample + len(chunk.samples)
-                        samples = chunk.samples[max(0, begin - chunk.first_sample) :]
-                        self._store.push(self._detector.process(samples)[0], end)
-                        advance(source.frames_read / total, level_dbfs(samples))
-                self._store.push(self._detector.finish()[0], 0)
-                self._store.end(is_end=True)
-            finally:
-                self._detector.reset()
-                self._store.end()
-
-    def measure_live(self, source: LiveSource, seconds: float, advance: Advance, tell: Callable[[str], None]) -> None:
-        """Hear so many seconds of a live source; what happens to it is told in lines.
-
-        Raises SourceError, behind all that could be heard, where the sound cannot go on.
-        """
-        heard, wanted = 0, seconds * self._rate_hz
-        try:
-            while heard < wanted:
-                source_events = source.take(_TURN_S)
-                self._stop.check()
-                if source_events is None:
-                    return
-                for item in source_events:
-                    if isinstance(item, AudioBlock) and heard < wanted:  # a pipe gives seconds at once
-                        heard += self._take(item, source.stats.device, is_first=not heard)
-                    elif isinstance(item, SourceCondition):
-                        tell(item.detail)
-                advance(heard / wanted, source.stats.rms_dbfs)
-        finally:
-            self._detector.reset()
-            self._store.end()
-
-    def _take(self, sound: AudioBlock, device: str, *, is_first: bool) -> int:
-        """Keep the scores of a chunk, and return its length; behind a gap the detector has begun anew."""
-        chunk = sound.chunk
-        if is_first or chunk.gap:
-            self._store.begin("live", device=device)
-        scores, _ = self._detector.process_chunk(chunk)
-        self._store.push(scores, chunk.first_sample + len(chunk.samples))
-        return len(chunk.samples)
-
-
-def level_dbfs(samples: Samples) -> float:
-    """Return the RMS level of samples; that of none, or of silence, is the floor of all levels."""
-    power = float(np.dot(samples, samples)) / len(samples) if len(samples) else 0.0
-    return max(FLOOR_DBFS, 10 * math.log10(power)) if power > 0 else FLOOR_DBFS
+def check_labels(labels: Iterable[str], detector: Detector, option: str) -> None:
+    """Raise ConfigError for a label that the model does not know."""
+    for label in labels:
+        if label not in detector.labels:
+            raise ConfigError(f"{option}: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
 
 
 def _identity(path: Path) -> str:
-    """Return what tells a file's content from others: where it is, how large, and when it was written."""
+    """Return a key of a file's content: its path, size and time of change."""
     try:
         status = path.stat()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SourceError(f"{path}: cannot be opened ({reason}); check the name and the permissions") from error
     return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-
-
-def check_labels(labels: Iterable[str], detector: Detector, option: str) -> None:
-    """Raise ConfigError for a label that the model does not know."""
-    for label in labels:
-        if label not in detector.labels:
-            raise ConfigError(f"{option}: unknown label {label!r}; the model knows {', '.join(detector.labels)}")

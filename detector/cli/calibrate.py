@@ -1,7 +1,4 @@
-"""The command ``snn-detect calibrate``: thresholds for a place, from hours of its own sound.
-
-One run of ``snn-detect calibrate``: from its options to the table and the settings.
-"""
+"""The command ``snn-detect calibrate``: thresholds for a place, from hours of its own sound."""
 
 from __future__ import annotations
 
@@ -10,21 +7,34 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from detector.calibration.choose import RULE, choose, count, hours_needed, promise
 from detector.calibration.measure import Advance, Measurement, ScoreStore, check_labels, sound_files
-from detector.calibration.report import Outcome, as_json, in_words, target_of, write
-from detector.cli.program import Gauge, model_option, only_option, print_error, print_json, print_status
+from detector.calibration.report import Outcome, as_json, as_text, fragment_path, write_fragment
+from detector.cli.program import (
+    Gauge,
+    config_option,
+    json_option,
+    model_option,
+    only_option,
+    print_error,
+    print_json,
+    print_status,
+    renamed_option,
+)
 from detector.config.loading import load_configuration
 from detector.config.sections import Calibration
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
 from detector.service.runtime import RunOptions, open_source
-from detector.service.signals import StopOnSignal, Stopped
+from detector.service.signals import SignalHandler
+
+_PARTS: Final = 10_000
+"""A promise is rounded up to a multiple of 1 / 10000."""
 
 
 def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
@@ -43,8 +53,8 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 @click.option(
     "--hours",
     type=click.FloatRange(min=0, max=1000),
-    help="How long to listen, with what --scores holds already; default: 3 divided by the rate, the fewest that can "
-    "promise it. 0: only look at --scores.",
+    help="Hours to measure, including those in --scores; default: 3 divided by --max-false-alarms, the fewest that "
+    "can promise it. 0: only evaluate --scores.",
 )
 @click.option(
     "--target",
@@ -55,20 +65,21 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     help="Recordings of a sound, one in each file: a file or a folder. Repeat for more.",
 )
 @click.option(
-    "--rate",
+    "--max-false-alarms",
     "rate_per_hour",
     type=click.FloatRange(min=0.001, max=1000),
     default=1.0,
     show_default=True,
-    help="False alarms per hour of each class that can be borne.",
+    help="Highest acceptable rate of false alarms, per hour and class.",
 )
+@renamed_option("--rate", "--max-false-alarms")
 @click.option(
     "--scores",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Keep the scores in this file; a run that finds it goes on with it.",
+    help="Keep the scores in this file; a run with an existing file continues it.",
 )
 @only_option
-@click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+@config_option
 @model_option
 @click.option(
     "--out",
@@ -76,45 +87,36 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     help="Where to write the settings; default: config.d/50-calibration.toml beside the configuration.",
 )
 @click.option("--no-write", is_flag=True, help="Write no settings.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress; errors are still told.")
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="No progress, only errors.")
 @click.pass_context
-def calibrate(ctx: click.Context, /, places: tuple[Path, ...], **options: Any) -> None:
-    """Fit the thresholds to a place: listen to its own sound, without the sounds that are looked for.
+def calibrate(ctx: click.Context, /, **options: Any) -> None:
+    """Fit the thresholds to a place: measure its own sound, without the sounds to be detected.
 
-    From files or folders, or live. Only scores are kept, no sound. All that the detector reports
-    meanwhile is a false alarm; the table says for every threshold how many there were, and how many
-    there may be (95 %). Ctrl-C ends the listening and shows what was found so far; with --scores the
-    same command goes on later. Sounds that cannot be kept out, leave out with --only.
+    The sound comes from files or folders, or live. Only scores are kept, no sound. Everything that is
+    detected meanwhile is a false alarm; the table lists for every threshold how many there were, and
+    how many there may be (95 %). Ctrl-C ends the measurement and shows the results so far; with
+    --scores the same command continues later. Exclude sounds that cannot be avoided with --only.
     """
-    if places and (options["device"] is not None or options["hours"] is not None):
-        raise click.UsageError("--device and --hours are for listening; files are heard as they are.")
+    if options["places"] and (options["device"] is not None or options["hours"] is not None):
+        raise click.UsageError("--device and --hours are for live sound; files are measured to their end.")
     if options["hours"] == 0 and options["scores"] is None:
-        raise click.UsageError("--hours 0 looks at scores that were kept: name their file with --scores.")
+        raise click.UsageError("--hours 0 evaluates stored scores: name their file with --scores.")
     if options["out"] is not None and options["no_write"]:
         raise click.UsageError("--out and --no-write contradict each other.")
-    with StopOnSignal() as stop:
-        asked = CalibrateOptions(places=places, **options)
-        with closing(Calibrator(asked, stop)) as calibrator:
-            ctx.exit(calibrator.run())
-
-
-if TYPE_CHECKING:
-    from detector.service.signals import StopOnSignal
-
-_PARTS: Final = 10_000
-"""A promise is told in so many parts of one, rounded to its safe side."""
+    with SignalHandler() as signals, closing(Calibrator(CalibrateOptions(**options), signals)) as calibrator:
+        ctx.exit(calibrator.run())
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrateOptions:
-    """What the user asked ``snn-detect calibrate`` for."""
+    """The options of ``snn-detect calibrate``."""
 
     places: tuple[Path, ...]
-    """Files and folders of background; none is live."""
+    """Files and folders of background; empty for live sound."""
     device: str | None
     hours: float | None
-    """How long to listen; None: as long as the promise takes."""
+    """Hours to measure; None: as many as the promise takes."""
     targets: tuple[tuple[str, Path], ...]
     """Labels, with files and folders of recordings."""
     rate_per_hour: float
@@ -130,90 +132,92 @@ class CalibrateOptions:
 
 
 class Calibrator:
-    """Listens, counts, chooses, tells and writes."""
+    """Measures, counts, chooses, reports and writes."""
 
-    def __init__(self, asked: CalibrateOptions, stop: StopOnSignal) -> None:
-        """Look whether everything can be done that is asked for, before hours go by; raises DetectorError."""
-        self._asked, self._stop = asked, stop
-        overrides = {"audio.device": asked.device, "model.path": asked.model, "listening.only": list(asked.only)}
-        self._configuration = load_configuration(asked.path, {k: v for k, v in overrides.items() if v})
-        self._settings = self._configuration.settings
+    def __init__(self, options: CalibrateOptions, signals: SignalHandler) -> None:
+        """Check that all options can be met, before hours of measurement; raises DetectorError."""
+        self._options, self._signals = options, signals
+        overrides = {
+            "audio.device": options.device,
+            "model.path": options.model,
+            "listening.only": list(options.only),
+        }
+        configuration = load_configuration(options.path, {k: v for k, v in overrides.items() if v})
+        self._settings = configuration.settings
         self._detector = Detector.load(self._settings.model.path)
         check_labels(self._settings.listening.only, self._detector, "only")
-        check_labels((label for label, _ in asked.targets), self._detector, "--target")
-        self._target = None if asked.no_write else target_of(self._configuration, asked.out)
-        self._files: list[tuple[str | None, Path]] = [(None, path) for path in sound_files(asked.places)]
-        self._files += [(label, path) for label, place in asked.targets for path in sound_files([place])]
-        if asked.scores is not None and not asked.scores.absolute().parent.is_dir():
-            raise ConfigError(f"{asked.scores}: there is no folder {asked.scores.parent}; make it first")
-        self._store = ScoreStore(asked.scores, self._detector)
-        self._measurement = Measurement(self._detector, self._store, stop)
+        check_labels((label for label, _ in options.targets), self._detector, "--target")
+        self._target = None if options.no_write else fragment_path(configuration, options.out)
+        self._files: list[tuple[str | None, Path]] = [(None, path) for path in sound_files(options.places)]
+        self._files += [(label, path) for label, place in options.targets for path in sound_files([place])]
+        if options.scores is not None and not options.scores.absolute().parent.is_dir():
+            raise ConfigError(f"{options.scores}: there is no folder {options.scores.parent}; create it first")
+        self._store = ScoreStore(options.scores, self._detector)
+        self._measurement = Measurement(self._detector, self._store, signals)
 
     def close(self) -> None:
-        """Write what is left and close the scores."""
+        """Write pending scores and close their file."""
         self._store.close()
 
     def run(self) -> int:
-        """Do it all and return the exit code; errors of single files are told, and the others follow."""
+        """Run the calibration and return the exit code; errors of single files are printed, the others follow."""
         code = 0
-        try:
-            for error in self._listen():
-                print_error(error)
-                code = max(code, error.exit_code)
-        except Stopped:
-            pass
+        for error in self._measure():
+            print_error(error)
+            code = max(code, error.exit_code)
         if not self._store.background_hours:
-            if self._stop.number is not None:
-                return self._stop.exit_code
+            if not self._signals.goes_on():
+                return self._signals.exit_code
             if code:
                 return code  # each file has its line
-            raise SourceError("no background has been heard: there is nothing to choose thresholds by")
-        outcome = self._evaluate()
-        self._publish(outcome)
-        return self._stop.exit_code or code
+            raise SourceError("no background was measured: there is nothing to choose thresholds by")
+        self._publish(self._evaluate())
+        return self._signals.exit_code or code
 
-    def _listen(self) -> Iterator[DetectorError]:
-        """Hear all that is to be heard; yields what was wrong with single files."""
-        with closing(Gauge("hearing", len(self._files), wanted=not self._asked.quiet)) as gauge:
+    def _measure(self) -> Iterator[DetectorError]:
+        """Measure the files, or live sound; yields the errors of single files."""
+        with closing(self._gauge("measuring", len(self._files))) as gauge:
             for number, (label, path) in enumerate(self._files):
                 try:
                     self._measurement.measure_file(path, label, self._advance(gauge, number, path.name))
                 except SourceError as error:
                     with gauge.aside():
                         yield error
-        if not self._asked.places and (seconds := self._seconds_left()) > 0:
+                if not self._signals.goes_on():
+                    return
+        options = self._options
+        wanted = hours_needed(options.rate_per_hour) if options.hours is None else options.hours
+        seconds = 3600 * (wanted - self._store.background_hours)
+        if not options.places and seconds > 0:
             try:
-                self._listen_live(seconds)
+                self._measure_live(seconds)
             except SourceError as error:
                 yield error
 
+    def _measure_live(self, seconds: float) -> None:
+        audio = self._settings.audio
+        source = open_source(audio, self._detector.sample_rate_hz, RunOptions())
+        if not self._options.quiet:
+            print_status(f"listening to {audio.device} for {seconds / 3600:.2f} h; Ctrl-C shows the results by then")
+        with closing(source), closing(self._gauge("listening", 1.0)) as gauge:
+            self._measurement.measure_live(source, seconds, self._advance(gauge, 0.0, audio.device), gauge.print_line)
+
+    def _gauge(self, name: str, total: float) -> Gauge:
+        return Gauge(name, total, wanted=not self._options.quiet)
+
     def _advance(self, gauge: Gauge, before: float, name: str) -> Advance:
-        """Return what shows how far it is: the time so far, with what was kept before, and the level."""
+        """Return a function that shows the progress: the hours so far, with stored ones, and the level."""
 
         def advance(share: float, level_dbfs: float) -> None:
             gauge.advance(before + share, f"{name}: {self._store.background_hours:.2f} h, {level_dbfs:.0f} dBFS")
 
         return advance
 
-    def _seconds_left(self) -> float:
-        hours = self._asked.hours
-        wanted = hours_needed(self._asked.rate_per_hour) if hours is None else hours
-        return 3600 * (wanted - self._store.background_hours)
-
-    def _listen_live(self, seconds: float) -> None:
-        audio = self._settings.audio
-        source = open_source(audio, self._detector.sample_rate_hz, RunOptions())
-        if not self._asked.quiet:
-            print_status(f"listening to {audio.device} for {seconds / 3600:.2f} h; Ctrl-C shows what there is by then")
-        with closing(source), closing(Gauge("listening", 1.0, wanted=not self._asked.quiet)) as gauge:
-            self._measurement.measure_live(source, seconds, self._advance(gauge, 0.0, audio.device), gauge.print_line)
-
     def _evaluate(self) -> Outcome:
-        """Count what every threshold would have reported, choose, and write the settings of a run that was not cut."""
-        asked, manifest = self._asked, self._detector.manifest
-        hours = self._store.background_hours
-        frames = sum(stretch.frames for stretch in self._store.stretches())
-        with closing(Gauge("counting", frames, wanted=not asked.quiet)) as gauge:
+        """Count events at every threshold, choose, and write the settings unless the run was interrupted."""
+        manifest, only = self._detector.manifest, self._settings.listening.only
+        hours, is_interrupted = self._store.background_hours, not self._signals.goes_on()
+        with closing(self._gauge("counting", sum(s.frames for s in self._store.segments()))) as gauge:
             done = 0
 
             def advance(more: int) -> None:
@@ -222,27 +226,27 @@ class Calibrator:
                 gauge.advance(done, "")
 
             rows = count(self._store, manifest, advance)
-        most = promise(hours, asked.rate_per_hour)
-        classes = [c for c in manifest.classes if c.label in (self._settings.listening.only or manifest.labels)]
-        choices = tuple(choose(c.label, c.decoder.on_threshold, rows[c.label], most) for c in classes)
+        max_per_hour = promise(hours, self._options.rate_per_hour)
+        classes = [c for c in manifest.classes if c.label in (only or manifest.labels)]
+        choices = tuple(choose(c.label, c.decoder.on_threshold, rows[c.label], max_per_hour) for c in classes)
         calibration = Calibration(
             date=local_now().isoformat(timespec="seconds"),
             hours=round(hours, 4),
-            rate_per_hour=asked.rate_per_hour,
-            promise_per_hour=math.ceil(most * _PARTS) / _PARTS,
+            rate_per_hour=self._options.rate_per_hour,
+            promise_per_hour=math.ceil(max_per_hour * _PARTS) / _PARTS,
             rule=RULE,
             device=self._device(),
             model=f"{manifest.name}-{manifest.version}",
             model_sha256=self._detector.sha256,
         )
-        target = None if self._stop.number is not None else self._target
+        target = None if is_interrupted else self._target
         if target is not None:
-            write(target, calibration, choices)
+            write_fragment(target, calibration, choices)
         card = {c.label: m for c in classes if (m := manifest.metrics.get(f"{c.label}_recall")) is not None}
-        return Outcome(calibration, choices, card, target, is_interrupted=self._stop.number is not None)
+        return Outcome(calibration, choices, card, target, is_interrupted)
 
     def _device(self) -> str | None:
-        """Return the one device that heard all of the background; None: there were files, or several."""
+        """Return the one device that recorded all of the background; None for files, or several."""
         devices = self._store.devices
         if len(devices) > 1:
             names = ", ".join(device or "files" for device in devices)
@@ -250,18 +254,15 @@ class Calibrator:
         return devices[0] if len(devices) == 1 else None
 
     def _publish(self, outcome: Outcome) -> None:
-        if self._asked.as_json:
+        if self._options.as_json:
             print_json(as_json(outcome))
         else:
-            for line in in_words(outcome):
-                click.echo(line)
+            click.echo("\n".join(as_text(outcome)))
         if outcome.is_interrupted:
-            kept = self._asked.scores
-            goes_on = f"the same command goes on with {kept}" if kept else "the scores are gone; --scores keeps them"
-            print_status(f"interrupted, no settings are written: {goes_on}")
+            scores = self._options.scores
+            rest = f"the same command continues {scores}" if scores else "the scores are gone; --scores keeps them"
+            print_status(f"interrupted, no settings are written: {rest}")
         elif outcome.fragment is not None:
-            print_status(f"{outcome.fragment}: written; the service takes it over with: systemctl reload snn-detect")
-        elif not self._asked.no_write:
-            print_status(
-                "no settings are written: there is no configuration to put them beside; --out FILE names a place"
-            )
+            print_status(f"{outcome.fragment}: written; systemctl reload snn-detect makes the service read it")
+        elif not self._options.no_write:
+            print_status("no settings are written: there is no configuration beside which to put them; use --out FILE")

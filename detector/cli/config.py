@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from detector.cli.program import print_error, print_json, print_status
+from detector.cli.program import json_option, print_error, print_json, print_status
 from detector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def check(ctx: click.Context, path: Path | None, option: Path | None) -> None:
 @config.command()
 @_file_argument
 @_file_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def show(path: Path | None, option: Path | None, *, as_json: bool) -> None:
     """Print every setting in force, with the file or variable that it comes from; secrets are left out."""
     from detector.config import show as config_show

@@ -1,4 +1,4 @@
-"""The commands about stored events: the last ones, those of a time, all of them for other programs."""
+"""The commands ``snn-detect events``: query and export stored events."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
+from detector.cli.program import options as add_options
 from detector.cli.program import print_status
 
 if TYPE_CHECKING:
@@ -27,19 +28,18 @@ else:
     # Not generic in older releases of click.
     _Type = click.ParamType
 
-_T = TypeVar("_T", bound=Callable[..., Any])
 _Printer: TypeAlias = Callable[[Mapping[str, Any]], None]
 _SERVICE_DATABASE: Final = Path("/var/lib/snn-detect/events.db")
-_LOOK_S: Final = 1.0
+_POLL_S: Final = 1.0
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_ENDS: Final = {None: "going on", "interrupted": "end not heard"}
+_ENDS: Final = {None: "going on", "interrupted": "interrupted"}
 _EXAMPLE: Final = "2h, a date such as 2026-11-23, or a time such as 2026-11-23T18:04:05+01:00"
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class _When(_Type):
-    """A span before now, a date, or a time; without an offset from UTC it is local, as the times shown are."""
+    """A time span before now, a date, or a time; without an offset from UTC it is local, as the times shown are."""
 
     name = "WHEN"
 
@@ -47,7 +47,7 @@ class _When(_Type):
         self._days = int(end_of_day)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return the moment, with its offset."""
+        """Return the time, with its offset from UTC."""
         if isinstance(value, datetime):
             return value
         try:
@@ -61,60 +61,50 @@ class _When(_Type):
             self.fail(f"{value!r} is none of these: a span such as {_EXAMPLE}", param, ctx)
 
 
-def _choosing(command: _T) -> _T:
-    """Add the options that all commands have."""
-    for option in (
-        click.option("--category", "categories", multiple=True, help="Only sounds of this category; may be repeated."),
-        click.option("--label", "labels", multiple=True, help="Only this sound; may be repeated."),
-        click.option(
-            "--database",
-            type=click.Path(path_type=Path, readable=False),
-            help="Database file; default: that of the settings.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _in_time(command: _T) -> _T:
-    """Add the options that choose by time."""
-    until = _When(end_of_day=True)
-    for option in (
-        click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest."),
-        click.option("--until", type=until, help="Only events that began before it; a date: until its end."),
-        click.option("--since", type=_When(), help="Only events that began then or later: 2h, a date, or a time."),
-    ):
-        command = option(command)
-    return command
-
-
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
+_selection_options = add_options(
+    click.option(
+        "--database",
+        type=click.Path(path_type=Path, readable=False),
+        help="Database file; default: that of the configuration.",
+    ),
+    click.option("--label", "labels", multiple=True, help="Only this sound; may be repeated."),
+    click.option("--category", "categories", multiple=True, help="Only sounds of this category; may be repeated."),
+)
+_time_options = add_options(
+    click.option("--since", type=_When(), help="Only events that began then or later: 2h, a date, or a time."),
+    click.option("--until", type=_When(end_of_day=True), help="Only events that began before it; a date: its end."),
+    click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest."),
+)
 
 
 @click.group()
 def events() -> None:
-    """Read the events that the service has stored; it may go on writing meanwhile.
+    """Query the events that the service stored; the service may run meanwhile.
 
     On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. Times are
-    local, with their offset from UTC. The service stores what it hears within some seconds
-    (database.commit_s in its settings).
+    local, with their offset from UTC. The service stores an event after some seconds at most
+    (database.commit_s in its configuration).
     """
 
 
 @events.command()
-@_choosing
+@_selection_options
 @click.option("--limit", "-n", type=click.IntRange(min=0), default=10, show_default=True, help="How many.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with those to come, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new events, until Ctrl-C.")
 @_json_option
 def tail(*, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
-    """Show the last events; with --follow, each one that comes, and again when it has ended."""
+    """Show the last events.
+
+    With --follow, also each new one, and again when it has ended.
+    """
     from detector.events_db import EventReader, Follower, Wanted
 
     path, wanted, show = _database(options.pop("database")), Wanted(**options, newest=limit), _printer(as_json=as_json)
     follower = Follower(wanted)
     with EventReader(path) as reader:
         if not _print(follower.begin(reader), show) and limit:
-            _tell_none(reader, wanted)
+            _report_none(reader, wanted)
     while follow:
         _wait_for_events()
         with EventReader(path) as reader:
@@ -122,27 +112,27 @@ def tail(*, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
 
 
 @events.command()
-@_choosing
-@_in_time
+@_selection_options
+@_time_options
 @_json_option
 def query(*, as_json: bool, **options: Any) -> None:
-    """Show the events of a time, the oldest first."""
+    """Show the events of a time range, oldest first."""
     _print_all(_printer(as_json=as_json), **options)
 
 
 @events.command()
-@_choosing
-@_in_time
+@_selection_options
+@_time_options
 @click.option(
     "--format", "kind", type=click.Choice(["csv", "json"]), default="csv", show_default=True, help="json: JSON lines."
 )
 def export(*, kind: str, **options: Any) -> None:
-    """Write the events of a time to standard output, for other programs."""
+    """Write the events of a time range as CSV or JSON."""
     _print_all(_csv_printer() if kind == "csv" else _print_json, **options)
 
 
 def _print_all(show: _Printer, database: Path | None, limit: int | None, **options: Any) -> None:
-    """Print the events that the options ask for, and say so where there are none."""
+    """Print the events that the options select, or on standard error that there are none."""
     from detector.events_db import EventReader, Wanted
 
     wanted = Wanted(**options, newest=limit)
@@ -150,7 +140,7 @@ def _print_all(show: _Printer, database: Path | None, limit: int | None, **optio
         raise click.UsageError(f"--since {wanted.since} is not before --until {wanted.until}.")
     with EventReader(_database(database)) as reader:
         if not _print(reader.events(wanted), show):
-            _tell_none(reader, wanted)
+            _report_none(reader, wanted)
 
 
 def _print(events: Iterable[StoredEvent], show: _Printer) -> int:
@@ -182,7 +172,7 @@ def _print_text(event: Mapping[str, Any]) -> None:
 
 
 def _csv_printer() -> _Printer:
-    """Return what prints a line of CSV; the heading comes at once."""
+    """Print the heading of the CSV, and return a function that prints a row."""
     from detector.events_db import FIELDS
 
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
@@ -195,8 +185,8 @@ def _csv_printer() -> _Printer:
     return show
 
 
-def _tell_none(reader: EventReader, wanted: Wanted) -> None:
-    """Say that nothing was found, and what there is."""
+def _report_none(reader: EventReader, wanted: Wanted) -> None:
+    """Report that no event was found, and what the database holds."""
     labels = reader.labels()
     if not labels:
         print_status(f"{reader.path}: holds no events yet")
@@ -206,23 +196,23 @@ def _tell_none(reader: EventReader, wanted: Wanted) -> None:
 
 
 def _database(given: Path | None) -> Path:
-    """Return the file that is meant: the one given, else that of the settings, else where the service keeps it."""
+    """Return the given file, else that of the configuration, else the default of this user or of the service."""
     if given is not None:
         return given
     from detector.config.loading import load_settings
-    from detector.config.paths import state_directory
+    from detector.config.paths import database_file
 
     settings = load_settings(None)
     if settings.database is not None and settings.database.path is not None:
         return settings.database.path
-    own = state_directory() / _SERVICE_DATABASE.name
+    own = database_file()
     return _SERVICE_DATABASE if not own.is_file() and os.access(_SERVICE_DATABASE, os.R_OK) else own
 
 
 def _wait_for_events() -> None:
-    """Wait a moment; raises BrokenPipeError where standard output has lost its reader meanwhile."""
+    """Wait until the next query; raises BrokenPipeError if the reader of standard output has closed it."""
     poll = select.poll()
     with contextlib.suppress(io.UnsupportedOperation):
         poll.register(sys.stdout.fileno(), 0)
-    if poll.poll(1000 * _LOOK_S):
+    if poll.poll(1000 * _POLL_S):
         raise BrokenPipeError

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from detector import __version__
 from detector.cli.program import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, print_error, settle_streams
-from detector.cli.run import Bare, bare_options, listen
+from detector.cli.run import bare_options, listen
 
 _COMMANDS = (
     LazyCommand("run", "detector.cli.run", "Run as a service, as the configuration says."),
@@ -52,7 +52,8 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     usage, setting or model; 66 sound that is missing or damaged; 69 no such device; 70 an error of
     the program itself; 130 and 143 ended by Ctrl-C and SIGTERM; 141 the reader of the output has gone.
     """
-    given = [p for p in options if ctx.get_parameter_source(p) is ParameterSource.COMMANDLINE]
+    given_by = {ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP}  # the latter under an option's old name
+    given = [p for p in options if ctx.get_parameter_source(p) in given_by]
     if ctx.invoked_subcommand is not None:
         if given:
             raise click.UsageError(
@@ -61,7 +62,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
         return
     if options["device"] is None:
         raise click.UsageError("Name a command, or what to listen to: --device mic.")
-    listen(ctx, Bare(**options))
+    listen(ctx, options)
 
 
 def main() -> None:

@@ -1,7 +1,4 @@
-"""What a microphone hears, as it hears it: level, clipping, what is the matter, and the highest scores.
-
-The commands about microphones: which there are, and what one hears.
-"""
+"""The commands ``snn-detect devices`` and ``meter``: the microphones, and the level and scores of one of them."""
 
 from __future__ import annotations
 
@@ -12,16 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import numpy as np
 
-from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceEvent
+from detector.audio.levels import amplitude_dbfs
+from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
 from detector.cli.program import model_option, print_json, print_status
-from detector.service.signals import StopOnSignal, Stopped
+from detector.messages import AudioChunk
+from detector.service.signals import SignalHandler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
     from rich.text import Text
 
+    from detector.audio.devices import Device
     from detector.pipeline import Detector
-    from detector.service.signals import StopOnSignal
 
 LOWEST_DBFS: Final = -60.0
 """The left end of the bar."""
@@ -31,7 +32,7 @@ _FALL_DB_S: Final = 20.0
 _LAMP_S: Final = 2.0
 _DRAW_S: Final = 0.08
 _LINE_S: Final = 1.0
-_TAKE_S: Final = 0.05
+_TURN_S: Final = 0.05
 _TOP: Final = 5
 _LABEL_WIDTH: Final = 16
 _LOUD_DBFS: Final = (-12.0, -3.0)
@@ -39,14 +40,14 @@ _LOUD_DBFS: Final = (-12.0, -3.0)
 
 
 class PeakHold:
-    """Keeps the highest level for a while, and lets it sink then."""
+    """Holds the highest level for a while, and then lets it fall."""
 
     def __init__(self) -> None:
-        """Begin at the bottom."""
+        """Begin at the lowest level."""
         self._dbfs, self._since_s = LOWEST_DBFS, 0.0
 
     def push(self, dbfs: float, now_s: float) -> float:
-        """Take a level and return the held one."""
+        """Process a level and return the held one, both in dBFS."""
         held = self._dbfs - _FALL_DB_S * max(0.0, now_s - self._since_s - _HOLD_S)
         if dbfs >= held:
             self._dbfs, self._since_s = dbfs, now_s
@@ -55,23 +56,34 @@ class PeakHold:
 
 
 class Meter:
-    """Takes what a source has through the detector, and keeps what there is to show of it."""
+    """Passes the events of a source to the detector, and shows levels, scores and conditions."""
 
-    def __init__(self, source: LiveSource, detector: Detector) -> None:
+    def __init__(self, source: AudioSource, detector: Detector) -> None:
         """Take an open source and a detector with a fresh state."""
         self._source, self._detector = source, detector
         self._hold = PeakHold()
         self._clipped, self._lamp_until_s = 0, 0.0
         self.conditions: dict[str, str] = {}
-        """What is the matter now, by name."""
+        """Details of the active conditions, by name."""
         self._begin()
 
-    def turn(self, timeout_s: float) -> list[str]:
-        """Take what comes within that time; return a line for each thing that has happened besides sound."""
-        return [line for item in self._source.take(timeout_s) or [] if (line := self._take(item))]
+    def handle(self, event: SourceEvent) -> str | None:
+        """Process an event of the source; return a line for a gap or condition, None for sound."""
+        match event:
+            case AudioBlock():
+                self._process(event.chunk)
+                return None
+            case AudioGap():
+                self._process(event.chunk())
+                return f"{event.samples / self._detector.sample_rate_hz:.2f} s of sound lost ({event.cause})"
+            case SourceCondition():
+                self.conditions.pop(event.name, None)
+                if event.active:
+                    self.conditions[event.name] = event.detail
+                return event.detail
 
     def show(self, now_s: float) -> Text:
-        """Return the meter as it stands, for a terminal, and begin to gather anew."""
+        """Return the meter for a terminal; peaks begin again."""
         from rich.text import Text
 
         lamp = (" CLIP ", "bold white on red") if self._is_clipping(now_s) else (" clip ", "dim")
@@ -86,7 +98,7 @@ class Meter:
         return text
 
     def line(self, now_s: float) -> str:
-        """Return the meter as one line, and begin to gather anew."""
+        """Return the meter as one line; peaks begin again."""
         stats = self._source.stats
         clip = "  CLIPPING" if self._is_clipping(now_s) else ""
         scores = "".join(f"  {label} {score:.2f}" for label, score in self._top())
@@ -98,21 +110,10 @@ class Meter:
         self._peak_dbfs = LOWEST_DBFS
         self._scores = np.zeros(len(self._detector.labels), np.float32)
 
-    def _take(self, item: SourceEvent) -> str | None:
-        match item:
-            case AudioBlock():
-                scores, _ = self._detector.process_chunk(item.chunk)
-                self._scores = np.maximum(self._scores, scores.max(axis=0, initial=0.0))
-                peak = float(np.abs(item.chunk.samples).max())
-                self._peak_dbfs = max(self._peak_dbfs, 20 * np.log10(peak) if peak > 0 else LOWEST_DBFS)
-                return None
-            case AudioGap():
-                return f"{item.samples / self._detector.sample_rate_hz:.2f} s of sound lost ({item.cause})"
-            case SourceCondition():
-                self.conditions.pop(item.name, None)
-                if item.active:
-                    self.conditions[item.name] = item.detail
-                return item.detail
+    def _process(self, chunk: AudioChunk) -> None:
+        scores, _ = self._detector.process_chunk(chunk)
+        self._scores = np.maximum(self._scores, scores.max(axis=0, initial=0.0))
+        self._peak_dbfs = max(self._peak_dbfs, amplitude_dbfs(float(np.abs(chunk.samples).max(initial=0.0))))
 
     def _is_clipping(self, now_s: float) -> bool:
         clipped = self._source.stats.clipped_samples
@@ -133,42 +134,46 @@ class Meter:
         return [*parts, (f" {self._peak_dbfs:6.1f} dBFS", "")]
 
 
-def watch(meter: Meter, console: Console, stop: StopOnSignal, seconds: float | None) -> None:
-    """Show a meter until a signal comes or that time has passed; raises Stopped at the signal.
+def watch(meter: Meter, source: AudioSource, console: Console, signals: SignalHandler, seconds: float | None) -> None:
+    """Show a meter until a signal comes or that time has passed.
 
-    A terminal gets a picture that moves, anything else a line a second.
+    A terminal gets a moving picture, anything else a line a second.
     """
     until_s = time.monotonic() + seconds if seconds is not None else float("inf")
+
+    def goes_on() -> bool:
+        return signals.goes_on() and time.monotonic() < until_s
+
     if console.is_terminal and not console.is_dumb_terminal:
-        _draw(meter, console, stop, until_s)
-    else:
-        _print(meter, console, stop, until_s)
+        from rich.live import Live
 
+        with Live(console=console, auto_refresh=False) as live:
+            draw = _every(_DRAW_S, lambda now_s: live.update(meter.show(now_s), refresh=True))
+            drain(source, meter.handle, lambda: draw() and goes_on(), _TURN_S)
+        return
 
-def _draw(meter: Meter, console: Console, stop: StopOnSignal, until_s: float) -> None:
-    from rich.live import Live
-
-    drawn_s = 0.0
-    with Live(console=console, auto_refresh=False) as live:
-        while (now_s := time.monotonic()) < until_s:
-            meter.turn(_TAKE_S)
-            stop.check()
-            if now_s - drawn_s >= _DRAW_S:
-                drawn_s = now_s
-                live.update(meter.show(now_s), refresh=True)
-
-
-def _print(meter: Meter, console: Console, stop: StopOnSignal, until_s: float) -> None:
-    due_s = time.monotonic() + _LINE_S
-    while (now_s := time.monotonic()) < until_s:
-        lines = meter.turn(_TAKE_S)
-        stop.check()
-        if now_s >= due_s:
-            due_s += _LINE_S
-            lines.append(meter.line(now_s))
-        for line in lines:
+    def print_line(line: str | None) -> None:
+        if line is not None:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
             console.file.flush()
+
+    show = _every(_LINE_S, lambda now_s: print_line(meter.line(now_s)))
+    drain(source, lambda event: print_line(meter.handle(event)), lambda: show() and goes_on(), _TURN_S)
+
+
+def _every(seconds: float, call: Callable[[float], object]) -> Callable[[], bool]:
+    """Return what calls ``call`` with the time, so often at most, and returns True."""
+    due_s = time.monotonic() + seconds
+
+    def turn() -> bool:
+        nonlocal due_s
+        now_s = time.monotonic()
+        if now_s >= due_s:
+            due_s = max(due_s + seconds, now_s)
+            call(now_s)
+        return True
+
+    return turn
 
 
 def _cell(dbfs: float) -> int:
@@ -176,17 +181,13 @@ def _cell(dbfs: float) -> int:
     return round(_CELLS * min(1.0, max(0.0, 1 - dbfs / LOWEST_DBFS)))
 
 
-if TYPE_CHECKING:
-    from detector.audio.devices import Device
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def devices(*, as_json: bool) -> None:
-    """List the microphones, with ids that stay the same whatever number a card gets.
+    """List the microphones, with ids that do not depend on the order of cards.
 
-    The first id of each is what --device and audio.device should name. A device that another program
-    holds may be missing.
+    --device and audio.device should name the first id of each. A device that another program
+    uses may be missing.
     """
     from detector.audio import portaudio
     from detector.audio.devices import NO_INPUT_ADVICE, rates_of
@@ -215,12 +216,12 @@ def devices(*, as_json: bool) -> None:
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long; left out: until Ctrl-C.")
 @click.pass_context
 def meter(ctx: click.Context, /, device: str, model: Path | None, seconds: float | None) -> None:
-    """Show what a microphone hears: level, clipping, and the highest scores.
+    """Show level, clipping and the highest scores of a microphone.
 
     On a terminal the picture moves; elsewhere a line is printed every second.
     """
-    with StopOnSignal() as stop:
-        from contextlib import closing, suppress
+    with SignalHandler() as signals:
+        from contextlib import closing
 
         from rich.console import Console
 
@@ -229,10 +230,9 @@ def meter(ctx: click.Context, /, device: str, model: Path | None, seconds: float
         from detector.pipeline import Detector
 
         detector = Detector.load(model)
-        source = Microphone(Audio(device=device), detector.sample_rate_hz)
-        with closing(source), suppress(Stopped):  # a signal is the usual end
-            watch(Meter(source, detector), Console(), stop, seconds)
-        ctx.exit(stop.exit_code)
+        with closing(Microphone(Audio(device=device), detector.sample_rate_hz)) as source:
+            watch(Meter(source, detector), source, Console(), signals, seconds)
+        ctx.exit(signals.exit_code)
 
 
 def _facts(device: Device, rates: list[int]) -> dict[str, Any]:

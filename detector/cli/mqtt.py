@@ -1,4 +1,4 @@
-"""The commands ``snn-detect mqtt``: test the brokers, delete what this machine left there."""
+"""The commands ``snn-detect mqtt``: test the brokers, delete retained messages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detector.cli.program import print_json
+from detector.cli.program import json_option, print_json
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
-    from detector.sinks.mqtt_check import Stage
 
 _UNAVAILABLE = 69
 _config_option = click.option(
@@ -27,16 +26,22 @@ def mqtt() -> None:
 
 @mqtt.command()
 @_config_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def test(config: Path | None, *, as_json: bool) -> None:
-    """Try each broker: name, TCP, TLS, log-in, publishing; exit code 69 where one fails. The service may run."""
+    """Test the connection to each broker.
+
+    The stages are DNS, TCP, TLS, authentication and publishing; exit code 69 if one fails. The service
+    may run meanwhile.
+    """
     from detector.sinks.mqtt import broker_password
     from detector.sinks.mqtt_check import test_connection
 
     settings = _load(config)
     found = [(b, test_connection(b, settings.node, broker_password(b))) for b in settings.mqtt]
     if as_json:
-        print_json([{"host": b.host, "port": b.port, "stages": [_as_json(s) for s in stages]} for b, stages in found])
+        print_json(
+            [{"host": b.host, "port": b.port, "stages": [*map(dataclasses.asdict, stages)]} for b, stages in found]
+        )
     else:
         for broker, stages in found:
             click.echo(f"{broker.host}:{broker.port}")
@@ -49,20 +54,23 @@ def test(config: Path | None, *, as_json: bool) -> None:
 @mqtt.command()
 @_config_option
 def purge(config: Path | None) -> None:
-    """Remove this machine from each broker and from Home Assistant; stop the service first."""
+    """Delete this machine's retained messages.
+
+    This also removes its device from Home Assistant. Stop the service first.
+    """
     from detector.sinks.mqtt import broker_password
-    from detector.sinks.mqtt_check import purge as purge_broker
+    from detector.sinks.mqtt_check import purge as delete_retained
 
     settings = _load(config)
     for broker in settings.mqtt:
-        done = purge_broker(broker, settings.node, broker_password(broker))
+        done = delete_retained(broker, settings.node, broker_password(broker))
         click.echo(f"{broker.host}:{broker.port}: {len(done.topics)} retained messages deleted")
         if done.was_online:
             click.echo(f"{broker.host}:{broker.port}: the service was online, and will publish them again", err=True)
 
 
 def _load(config: Path | None) -> Settings:
-    """Return the settings; raises ConfigError where they name no broker."""
+    """Return the settings; raises ConfigError if they name no broker."""
     from detector.config.loading import load_settings
     from detector.errors import ConfigError
 
@@ -70,7 +78,3 @@ def _load(config: Path | None) -> Settings:
     if not settings.mqtt:
         raise ConfigError("the configuration has no [mqtt] section")
     return settings
-
-
-def _as_json(stage: Stage) -> dict[str, object]:
-    return dataclasses.asdict(stage)

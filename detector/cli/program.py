@@ -1,7 +1,4 @@
-"""What the commands of ``snn-detect`` share: errors as one line, and an orderly end on a signal.
-
-Progress on standard error, where that is a terminal: of a source that is read, and of anything that takes long.
-"""
+"""What the commands of ``snn-detect`` share: options, errors as one line, and progress on standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -25,9 +22,7 @@ from detector.errors import DetectorError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from detector.audio.sources import Source
-
-_T = TypeVar("_T")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70
 _REFRESH_S = 0.1
 _LINE_S = 600.0
@@ -41,6 +36,8 @@ model_option = click.option(
     show_envvar=True,
     help="Model file; default: the one that ships.",
 )
+config_option = click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 def _split(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,6 +75,34 @@ threshold_option = click.option(
     callback=_thresholds,
     help="Score from which on a sound is reported, in place of the model's own.",
 )
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """Return a decorator that adds several options, in the order of the help."""
+
+    def add(command: _Command) -> _Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
+def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
+    """Accept the old name of an option for one more release, hidden, with one line of warning.
+
+    Its value becomes the default of ``new``, which keeps its type and limits and has precedence where both are given.
+    """
+
+    def use(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value is None or ctx.resilient_parsing:
+            return
+        program = ctx.find_root().info_name
+        print_status(f"{program}: warning: {old} is now {new}; the old name goes with the next release")
+        renamed = next(p for p in ctx.command.params if new in p.opts)
+        ctx.default_map = {**(ctx.default_map or {}), str(renamed.name): value}
+
+    return click.option(old, type=str, hidden=True, expose_value=False, is_eager=True, callback=use)
 
 
 class LazyCommand(NamedTuple):
@@ -119,7 +144,7 @@ class Program(click.Group):
             formatter.write_dl([(name, self._lazy[name].summary) for name in sorted(self._lazy)])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the group's own options; what cannot be read is told as that of its commands is."""
+        """Parse the group's own options; errors are printed as those of its commands are."""
         try:
             return super().parse_args(ctx, args)
         except click.exceptions.NoArgsIsHelpError:
@@ -153,7 +178,7 @@ class Program(click.Group):
 
 
 def _report_usage(error: click.UsageError) -> int:
-    """Say what is wrong with the arguments, and return the exit code."""
+    """Print what is wrong with the arguments, and return the exit code."""
     hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
     print_error(f"{error.format_message()}{hint}")
     return error.exit_code
@@ -165,20 +190,20 @@ def print_error(message: object) -> None:
 
 
 def print_status(line: str) -> None:
-    """Print a line on standard error; where nobody can read it, the work goes on all the same."""
+    """Print a line on standard error; where that cannot be written, that is ignored."""
     with contextlib.suppress(OSError):
         click.echo(line, err=True)
 
 
 def open_closed_streams() -> None:
-    """Lead standard streams that the parent has closed to nowhere, before a file can take their place."""
+    """Open the null device for standard streams that the parent has closed, before a file takes their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def settle_streams() -> None:
-    """Drop what the standard streams will not take, so that the interpreter does not fail on it at its end."""
+    """Discard what the standard streams do not take, so that the interpreter does not fail on it at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -192,52 +217,14 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-class Bar:
-    """How much of a source has been read; nothing at all where nobody can see it.
+class Gauge:
+    """Progress of something that takes long: a bar on a terminal, else a line now and then.
 
     It is drawn by ``advance`` alone, without a thread of its own.
     """
 
-    def __init__(self, *, wanted: bool) -> None:
-        """Prepare the bar, unless it is not wanted or standard error is no terminal."""
-        self._progress = _progress() if wanted and sys.stderr.isatty() else None
-        self._drawn = 0.0
-
-    @contextmanager
-    def over(self, name: str, source: Source) -> Iterator[None]:
-        """Show the bar for one source and remove it at the end."""
-        progress = self._progress
-        if progress is None:
-            yield
-            return
-        task = progress.add_task(name, total=source.frames_total, detail="")
-        progress.start()
-        try:
-            yield
-        finally:
-            progress.stop()
-            progress.remove_task(task)
-
-    def advance(self, source: Source) -> None:
-        """Draw the bar anew, at most ten times a second."""
-        now = time.monotonic()
-        if self._progress is None or now - self._drawn < _REFRESH_S:
-            return
-        self._drawn = now
-        self._progress.update(self._progress.task_ids[0], completed=source.frames_read, refresh=True)
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Take the bar away while other lines are written to the same terminal."""
-        with _aside(self._progress):
-            yield
-
-
-class Gauge:
-    """How far something is that takes minutes or hours, with words beside it; else a line now and then."""
-
-    def __init__(self, name: str, total: float, *, wanted: bool, line_every_s: float = _LINE_S) -> None:
-        """Begin; ``total`` is what ``advance`` counts to."""
+    def __init__(self, name: str, total: float | None, *, wanted: bool, line_every_s: float = _LINE_S) -> None:
+        """Start; ``total`` is what ``advance`` counts to, None while it is not known."""
         self._progress = _progress() if wanted and sys.stderr.isatty() else None
         self._line_every_s = line_every_s if wanted and self._progress is None else float("inf")
         self._name, self._total = name, total
@@ -246,44 +233,39 @@ class Gauge:
             self._progress.add_task(name, total=total, detail="")
             self._progress.start()
 
-    def advance(self, done: float, detail: str) -> None:
-        """Say how far it is; it is drawn at most ten times a second, and written at most every few minutes."""
+    def advance(self, done: float, detail: str = "", total: float | None = None) -> None:
+        """Show the progress: drawn at most ten times a second, or written at most every few minutes."""
         now = time.monotonic()
+        self._total = total or self._total
         if self._progress is not None and now - self._drawn >= _REFRESH_S:
             self._drawn = now
-            self._progress.update(self._progress.task_ids[0], completed=done, detail=detail, refresh=True)
-        if now - self._line >= self._line_every_s:
+            task = self._progress.task_ids[0]
+            self._progress.update(task, completed=done, total=self._total, detail=detail, refresh=True)
+        if now - self._line >= self._line_every_s and self._total:
             self._line = now
             print_status(f"{self._name}: {100 * done / self._total:.0f} %, {detail}")
 
     def print_line(self, line: str) -> None:
-        """Write a line for people beside the picture."""
+        """Write a line to standard error, with the bar removed meanwhile."""
         with self.aside():
             print_status(line)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Take the picture away while other lines are written to the same terminal."""
-        with _aside(self._progress):
+        """Remove the bar while other lines are written to the same terminal."""
+        if self._progress is None:
             yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
 
     def close(self) -> None:
-        """Remove the picture."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
-
-
-@contextmanager
-def _aside(progress: Progress | None) -> Iterator[None]:
-    """Take a bar away for a while, where there is one and it is drawn."""
-    if progress is None or not progress.live.is_started:
-        yield
-        return
-    progress.stop()
-    try:
-        yield
-    finally:
-        progress.start()
 
 
 def _progress() -> Progress | None:
@@ -302,7 +284,7 @@ def _progress() -> Progress | None:
         console=console,
         auto_refresh=False,
         transient=True,
-        # The sinks write to the streams themselves, between aside() and its end.
+        # The sinks write to the streams themselves, within aside().
         redirect_stdout=False,
         redirect_stderr=False,
     )

@@ -1,24 +1,14 @@
-"""Replay: sound files and raw samples through the live pipeline, events into a sink.
-
-The command ``snn-detect replay``: sound files and raw samples through the live pipeline.
-
-The sounds of files as labels for other tools: Audacity's label tracks, and the tables of DCASE.
-
-Scores of every frame in a file, for tools.
-
-What replay writes about a file besides its records: scores, labels for other tools, a picture.
-"""
+"""The command ``snn-detect replay``: files and raw samples through the live pipeline, to records and other files."""
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 import sys
 import tempfile
 import time
 import uuid
-import zipfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,15 +18,26 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from detector.cli.program import Bar, model_option, only_option, print_error, print_status, threshold_option
+from detector.cli.program import (
+    Gauge,
+    model_option,
+    only_option,
+    print_error,
+    print_status,
+    renamed_option,
+    threshold_option,
+)
+from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
-from detector.service.signals import StopOnSignal, Stopped
+from detector.service.signals import SignalHandler
 from detector.sinks.base import Sink
+from detector.system.files import replace_file, write_text
 
 if TYPE_CHECKING:
-    from detector.audio.sources import Source
-    from detector.messages import AudioChunk, Event, Samples, Scores
+    from detector.audio.live_source import SourceEvent
+    from detector.audio.sources import ReadSource
+    from detector.messages import Event, Samples, Scores
     from detector.pipeline import Detector
 
     _Type = click.ParamType[datetime]
@@ -44,7 +45,9 @@ else:
     # Not generic in older releases of click.
     _Type = click.ParamType
 
-_RAW_OPTIONS = ("rate", "sample_format", "channels")
+_RAW_OPTIONS: Final = ("rate", "sample_format", "channels")
+TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
+"""Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
 
 
 class _Moment(_Type):
@@ -67,8 +70,11 @@ class _Moment(_Type):
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
-@click.option("--realtime", is_flag=True, help="Take the sound at the pace of a microphone.")
-@click.option("--rate", type=int, default=16000, show_default=True, help="Samples per second of raw samples (-).")
+@click.option("--realtime", is_flag=True, help="Read the sound in real time, as from a microphone.")
+@click.option(
+    "--sample-rate", "rate", type=int, default=16000, show_default=True, help="Samples per second of raw samples (-)."
+)
+@renamed_option("--rate", "--sample-rate")
 @click.option(
     "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le or f32le, for -."
 )
@@ -86,29 +92,25 @@ class _Moment(_Type):
 @only_option
 @threshold_option
 @click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary; errors are still told.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary, only errors.")
 @click.pass_context
 def replay(ctx: click.Context, /, **options: Any) -> None:
     """Detect sounds in files, or in raw samples on standard input (-).
 
-    On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. A file that
-    cannot be used, or not to its end, is told and the others follow; the exit code is then 66. With
-    several files, the scores of a.wav go to NAME-a.npz, pictures and label tracks likewise.
+    On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. For a file that
+    cannot be used, or not to its end, an error is printed, and the others follow; the exit code is then 66.
+    With several files, the scores of a.wav are written to NAME-a.npz, pictures and label tracks likewise.
     """
     files: tuple[str, ...] = options["files"]
     given = [name for name in _RAW_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if given and "-" not in files:
-        raise click.UsageError("--rate, --format and --channels describe raw samples on standard input (-).")
-    if files.count("-") > 1:
+    if given and STDIN not in files:
+        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
+    if files.count(STDIN) > 1:
         raise click.UsageError("Standard input (-) can be read only once.")
     if options["start_time"] and len(files) > 1:
         raise click.UsageError("--start-time needs a single FILE: several began at several times.")
-    with StopOnSignal() as stop:
-        ctx.exit(Replay(Options(**options), stop).run())
-
-
-TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
-"""Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
+    with SignalHandler() as signals:
+        ctx.exit(Replay(Options(**options), signals).run())
 
 
 def audacity_rows(records: Iterable[EventRecord]) -> list[tuple[str, ...]]:
@@ -133,28 +135,20 @@ def check_place(path: Path, option: str) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
-    """Write rows with tabs between, whole or not at all; raises OSError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-_TIMES_AT_ONCE: Final = 65_536
+    """Write rows of cells separated by tabs, complete or not at all; raises OSError."""
+    lines = ("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+    write_text(path, "".join(lines), errors="backslashreplace")
 
 
 class ScoresFile:
     """Scores of one stream in an .npz file: ``scores`` (frames, classes), ``times_s`` (frames,), ``labels``.
 
-    ``times_s`` holds the end of each frame. The scores wait in an unnamed file on the same disk, so that memory
-    does not grow with the sound, and the .npz file appears whole or not at all.
+    ``times_s`` holds the end of each frame. Meanwhile the scores are kept in an unnamed file on the same disk, not in
+    memory; the .npz file appears complete or not at all, and equal scores give equal files.
     """
 
     def __init__(self, path: Path, labels: tuple[str, ...]) -> None:
-        """Prepare to write ``path``; raises ConfigError where it is a folder or its folder takes no files."""
+        """Prepare to write ``path``; raises ConfigError where it is a folder or its folder is not writable."""
         if path.is_dir():
             raise ConfigError(f"{path}: is a directory; name the .npz file to write")
         self._path = path
@@ -176,42 +170,23 @@ class ScoresFile:
         """Write the file; frame k ends ``k * hop_length + frame_length`` samples into the stream."""
         import numpy as np
 
-        part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            with part.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-                self._spool.seek(0)
-                with _member(archive, "scores", "<f4", (self._frames, len(self._labels))) as out:
-                    shutil.copyfileobj(self._spool, out)
-                with _member(archive, "times_s", "<f8", (self._frames,)) as out:
-                    for start in range(0, self._frames, _TIMES_AT_ONCE):
-                        k = np.arange(start, min(start + _TIMES_AT_ONCE, self._frames))
-                        out.write(((k * hop_length + frame_length) / rate_hz).astype("<f8").data)
-                names = np.array(self._labels)
-                with _member(archive, "labels", names.dtype.str, names.shape) as out:
-                    out.write(names.tobytes())
-            part.replace(self._path)
-        finally:
-            part.unlink(missing_ok=True)
+        self._spool.flush()
+        shape = (self._frames, len(self._labels))
+        scores = np.memmap(self._spool, "<f4", "r", shape=shape) if self._frames else np.empty(shape, "<f4")
+        times_s = (np.arange(self._frames) * hop_length + frame_length) / rate_hz
+        with replace_file(self._path) as part, part.open("wb") as file:
+            np.savez(file, scores=scores, times_s=times_s, labels=np.array(self._labels))
 
     def close(self) -> None:
-        """Drop what has not been saved."""
+        """Discard what has not been saved."""
         self._spool.close()
 
 
-def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
-    """Open an array of the archive for its bytes to follow; the date is fixed, so that equal scores are equal files."""
-    import numpy as np
-
-    out = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
-    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return out
-
-
 class FileNotes:
-    """Everything that is written about one file: at its end, or not at all."""
+    """What is written about one file besides its records: at its end, or not at all."""
 
     def __init__(self, detector: Detector, scores: Path | None, picture: Path | None, audacity: Path | None) -> None:
-        """Prepare to write to these places; raises ConfigError where that cannot be."""
+        """Prepare to write to these places; raises ConfigError where that is not possible."""
         self._detector, self._audacity = detector, audacity
         self._wants_records = bool(picture or audacity)
         self.records: list[EventRecord] = []
@@ -227,7 +202,7 @@ class FileNotes:
 
     @contextmanager
     def taken(self) -> Iterator[FileNotes]:
-        """Look into the detector meanwhile, and give up at the end what has not been saved."""
+        """Observe the detector meanwhile, and discard at the end what has not been saved."""
         self._detector.observer = self._sheet
         try:
             with closing(self):
@@ -236,22 +211,22 @@ class FileNotes:
             self._detector.observer = None
 
     def on_chunk(self, samples: Samples) -> None:
-        """Take samples before the detector does."""
+        """Process samples before the detector does."""
         if self._sheet is not None:
             self._sheet.on_chunk(samples)
 
     def evaluate(self, scores: Scores) -> None:
-        """Take the scores that they brought about."""
+        """Process the scores (frames, classes) of these samples."""
         if self._scores is not None:
             self._scores.push(scores)
 
     def note(self, record: EventRecord) -> None:
-        """Take the record of an event."""
+        """Process the record of an event."""
         if self._wants_records:
             self.records.append(record)
 
     def save(self, name: str) -> None:
-        """Write all; raises ConfigError where a file cannot be written."""
+        """Write all files; raises ConfigError where one cannot be written."""
         try:
             self._save(name)
         except OSError as error:
@@ -259,7 +234,7 @@ class FileNotes:
             raise ConfigError(f"{where}cannot be written ({error.strerror})") from error
 
     def close(self) -> None:
-        """Drop what has not been saved."""
+        """Discard what has not been saved."""
         if self._scores is not None:
             self._scores.close()
 
@@ -278,44 +253,40 @@ class FileNotes:
 
 
 def places(option: str, target: Path | None, names: Sequence[str], suffixes: Sequence[str]) -> list[Path | None]:
-    """Return where each of several files has its own: ``target``, or with its name before the suffix.
+    """Return the place for each of several inputs: ``target``, with the name of the input before the suffix.
 
-    Raises ConfigError for another suffix than one of these (none: any), and where two would go to one place.
+    Raises ConfigError for a suffix that is not one of these (none given: any), and where two inputs share a name.
     """
     if target is not None and suffixes and target.suffix.lower() not in suffixes:
         raise ConfigError(f"{option} {target}: the name must end in {' or '.join(suffixes)}")
     if target is None or len(names) == 1:
         return [target] * len(names)
-    stems = ["stdin" if name == "-" else Path(name).stem for name in names]
+    stems = ["stdin" if name == STDIN else Path(name).stem for name in names]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise ConfigError(f"{option}: several files are called {min(twice)!r}; replay them one at a time")
     return [target.with_name(f"{target.stem}-{stem}{target.suffix}") for stem in stems]
 
 
-STDIN = "-"
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked ``snn-detect replay`` for."""
+    """Options of ``snn-detect replay``."""
 
     files: tuple[str, ...]
     """Names as given; ``-`` is raw samples on standard input."""
     model: Path | None
     as_json: bool
     realtime: bool
-    rate: int
-    sample_format: str
-    channels: int
-    """Rate in Hz, format and channels of raw samples."""
-    scores: Path | None
     only: tuple[str, ...]
-    """Labels to report; none is all."""
+    """Labels to report; empty for all."""
     thresholds: dict[str, float]
-    start_time: datetime | None
-    """Time of day of the first sample."""
     quiet: bool
-
+    rate: int = 16000
+    sample_format: str = "s16le"
+    channels: int = 1
+    """Rate in Hz, format and channels of raw samples."""
+    start_time: datetime | None = None
+    """Time of day of the first sample."""
+    scores: Path | None = None
     picture: Path | None = None
     audacity: Path | None = None
     """Where to write these; with several files each has its own."""
@@ -323,15 +294,14 @@ class Options:
 
 
 class Replay:
-    """One run of the command: one model, one sink, any number of files after each other."""
+    """One run of the command: one model, one sink, and any number of files, one after another."""
 
-    def __init__(self, options: Options, stop: StopOnSignal) -> None:
-        """Load the model; raises ManifestError or ConfigError for what the options cannot have."""
-        import detector.audio.sources  # noqa: F401 - here, since no import may be interrupted where a file is opened
+    def __init__(self, options: Options, signals: SignalHandler) -> None:
+        """Load the model; raises ManifestError or ConfigError for impossible options."""
         from detector.pipeline import Detector
 
         self._options = options
-        self._stop = stop
+        self._signals = signals
         names = options.files
         self._places = list(
             zip(
@@ -351,12 +321,11 @@ class Replay:
             if label not in labels:
                 raise ConfigError(f"--only: unknown label {label!r}; the model knows {', '.join(labels)}")
         self._sink = _sink(as_json=options.as_json)
-        self._bar = Bar(wanted=not options.quiet)
         self._seq = 0
         self._sounds = 0
 
     def run(self) -> int:
-        """Replay all files and return the exit code; errors of a file are told, and the next one follows."""
+        """Replay all files and return the exit code; an error of one file is printed, and the next one follows."""
         code = 0
         for name, where in zip(self._options.files, self._places, strict=True):
             try:
@@ -366,10 +335,8 @@ class Replay:
             except DetectorError as error:
                 print_error(error)
                 code = max(code, error.exit_code)
-            except Stopped:
-                pass  # while a file was being opened; the code below is the same
-            if self._stop.number is not None:
-                return self._stop.exit_code
+            if not self._signals.goes_on():
+                return self._signals.exit_code
         if self._options.tsv is not None:
             write_rows(self._options.tsv, self._rows)
         return code
@@ -379,67 +346,60 @@ class Replay:
         self._sounds = 0
         with ExitStack() as stack:
             stack.enter_context(notes.taken())
-            with self._stop.waiting():
-                source = stack.enter_context(closing(self._open(name)))
-            with self._bar.over(name, source):
-                fault = self._listen(source, self._origin(name), notes)
-            if self._stop.number is None:
+            source = stack.enter_context(closing(self._open(name)))
+            wanted = not self._options.quiet
+            with closing(Gauge(name, None, wanted=wanted, line_every_s=math.inf)) as self._gauge:
+                fault = self._detect(source, self._stream(name), notes)
+            if self._signals.goes_on() and (fault is None or source.frames_read):
                 notes.save(name)
         if not self._options.quiet and source.frames_read:
             self._summarise(name, source, time.perf_counter() - begin)
         if fault is not None:
             raise fault
 
-    def _listen(self, source: Source, origin: StreamInfo, notes: FileNotes) -> SourceError | None:
-        """Take a source to its end, to a fault or to a signal, close open events, and return the fault."""
+    def _detect(self, source: ReadSource, stream: StreamInfo, notes: FileNotes) -> SourceError | None:
+        """Process a source to its end, to a fault or to a signal, close open events, and return the fault."""
+        from detector.audio.live_source import AudioBlock, drain
+
+        def process(event: SourceEvent) -> None:
+            if isinstance(event, AudioBlock):
+                notes.on_chunk(event.chunk.samples)
+                self._publish(*self._detector.process(event.chunk.samples), stream, notes)
+                self._gauge.advance(source.frames_read, total=source.frames_total)
+
         fault: SourceError | None = None
         try:
-            with closing(self._chunks(source)) as chunks:
-                for chunk in chunks:
-                    notes.on_chunk(chunk.samples)
-                    self._take(*self._detector.process(chunk.samples), origin, notes)
-                    self._bar.advance(source)
+            drain(source, process, self._signals.goes_on)
         except SourceError as error:
             fault = error
-        except Stopped:
-            pass  # the events that are open are closed like those at the end
-        self._take(*self._detector.finish(), origin, notes)
+        self._publish(*self._detector.finish(), stream, notes)
         return fault
 
-    def _chunks(self, source: Source) -> Generator[AudioChunk, None, None]:
-        """Return the source's chunks at the pace that was asked for; a signal ends them with Stopped."""
-        from detector.audio.sources import in_real_time, read_ahead
-
-        if self._options.realtime:
-            return self._stop.between(in_real_time(source, self._rate_hz))
-        # Raw samples may be live: they are taken as they come.
-        return read_ahead(source, self._stop.check) if source.frames_total is not None else self._stop.between(source)
-
-    def _take(self, scores: Scores, events: Iterable[Event], origin: StreamInfo, notes: FileNotes) -> None:
+    def _publish(self, scores: Scores, events: Iterable[Event], stream: StreamInfo, notes: FileNotes) -> None:
         notes.evaluate(scores)
         for event in events:
             if self._options.only and event.label not in self._options.only:
                 continue
             self._seq += 1
             self._sounds += event.kind == "onset"
-            record = event_record(event, origin, self._seq)
+            record = event_record(event, stream, self._seq)
             notes.note(record)
             if self._options.tsv is not None:
-                self._rows += table_rows(origin.source, [record])
-            with self._bar.aside():
+                self._rows += table_rows(stream.source, [record])
+            with self._gauge.aside():
                 self._sink.write(record)
 
-    def _open(self, name: str) -> Source:
-        from detector.audio.sources import FileSource, PcmSource
+    def _open(self, name: str) -> ReadSource:
+        from detector.audio.sources import FileSource, PcmSource, RawFormat
 
         if name == STDIN:
             if sys.stdin.isatty():
                 raise ConfigError("standard input is a terminal; pipe raw samples into it, or name a file")
-            o = self._options
-            return PcmSource(sys.stdin.buffer, o.rate, o.sample_format, o.channels, self._rate_hz)
-        return FileSource(name, self._rate_hz, self._detector.chunk_samples)
+            raw = RawFormat(self._options.rate, self._options.sample_format, self._options.channels)
+            return PcmSource(sys.stdin.buffer, raw, self._rate_hz)
+        return FileSource(name, self._rate_hz, self._detector.chunk_samples, real_time=self._options.realtime)
 
-    def _origin(self, name: str) -> StreamInfo:
+    def _stream(self, name: str) -> StreamInfo:
         manifest = self._detector.manifest
         return StreamInfo(
             source="stdin" if name == STDIN else name,
@@ -450,11 +410,11 @@ class Replay:
             started=self._options.start_time,
         )
 
-    def _summarise(self, name: str, source: Source, wall_s: float) -> None:
-        heard_s = source.frames_read / source.source_rate_hz
+    def _summarise(self, name: str, source: ReadSource, wall_s: float) -> None:
+        sound_s = source.seconds_read
         found = f"{self._sounds} sound{'' if self._sounds == 1 else 's'}"
-        speed = f"in {wall_s:.2f} s ({heard_s / wall_s:.0f} x real time)"
-        print_status(f"{name}: {heard_s:.1f} s, {found}, {speed}")
+        speed = f"in {wall_s:.2f} s ({sound_s / wall_s:.0f} x real time)"
+        print_status(f"{name}: {sound_s:.1f} s, {found}, {speed}")
 
 
 def _sink(*, as_json: bool) -> Sink:

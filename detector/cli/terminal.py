@@ -1,25 +1,19 @@
-"""The view in a terminal: bands, spikes, scores and sounds, as far as they fit.
+"""The command ``snn-detect watch``: bands, spikes, scores and sounds in the terminal.
 
-Pictures made of characters: bands as half blocks, spikes as braille, values as bars.
-
-The last frames, as the messages of the stream tell of them; see ``detector.web.stream``.
-
-Where the terminal's view gets its messages: from a detector of its own, or from a service's stream.
-
-The command ``snn-detect watch``: what is heard, in a terminal.
+The messages are those of the stream of a service (see ``detector.web.stream``), or of an own detector.
 """
 
 from __future__ import annotations
 
 import base64
 import http.client
-import queue
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final
 
 import click
 import numpy as np
@@ -28,17 +22,21 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.style import Style
 
-from detector.audio.live_source import LiveSource
+from detector.audio.live_source import AudioSource, drain
 from detector.audio.sources import Reader
 from detector.cli.meter import LOWEST_DBFS
 from detector.cli.program import model_option
 from detector.cli.run import is_file
+from detector.config.secrets import read_secret, split_address
+from detector.config.sections import Audio, Model
+from detector.config.settings import Settings
 from detector.errors import DeviceError, SourceError
 from detector.messages import Trace
 from detector.pipeline import Detector
-from detector.records import Record, as_dict
+from detector.records import as_dict
 from detector.service.engine import Counters, Engine, RecordPublisher
-from detector.service.signals import StopOnSignal, Stopped
+from detector.service.runtime import RunOptions, make_detector, node_info_of, open_source
+from detector.service.signals import SignalHandler
 from detector.sinks.base import NodeInfo
 from detector.web.client import Message, WebClient
 from detector.web.schema import card
@@ -64,6 +62,25 @@ DOTS: Final = 4
 """Dots above each other in a cell."""
 FRAMES: Final = 2
 """Dots, and so frames, beside each other in a cell."""
+_BYTE: Final = 255
+_RATE_FRAMES: Final = 40
+"""Frames over which a layer's rate is averaged."""
+_RECONNECT_S: Final = 2.0
+_STATE_S: Final = 0.5
+_DEPTH: Final = 200
+_MAX_CELLS: Final = 220
+_GUTTER: Final = 14
+_SIDE: Final = 34
+_WIDE: Final = 96
+"""Columns from which on the scores stand beside the pictures."""
+_LEVEL_CELLS: Final = 20
+_SOUNDS: Final = 6
+_DRAW_S: Final = 0.2
+_TURN_S: Final = 0.05
+_DIM, _BOLD, _BAD, _UP, _DOWN, _ON = (
+    Style.parse(s) for s in ("dim", "bold", "bold red", "bright_red", "bright_blue", "bold green")
+)
+Line = list[Segment]
 
 
 def bands(shares: NDArray[np.float32], rows: int, *, colours: bool) -> Iterator[list[Segment]]:
@@ -129,31 +146,26 @@ def _colour(level: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
-_BYTE: Final = 255
-_RATE_FRAMES: Final = 40
-"""Frames over which a layer's rate is averaged."""
-
-
 class LastFrames:
-    """Remembers bands, spikes and means of a bounded number of frames."""
+    """Bands, spikes and means of a bounded number of frames."""
 
-    def __init__(self, model: Mapping[str, Any], most: int) -> None:
-        """Take the model as ``/api/model`` tells of it."""
-        self._most = most
+    def __init__(self, model: Mapping[str, Any], frames: int) -> None:
+        """Take the model as ``/api/model`` describes it, and the number of frames to keep."""
+        self._frames = frames
         self._encoder = int(model["encoder"]["planes"]) * int(model["encoder"]["width"])
         self._width = int(model["encoder"]["width"])
         neurons = {x["name"]: int(x["neurons"]) for x in model["layers"] if x["spikes"]}
         self._per_s = 1 / float(model["features"]["hop_s"])
-        self.mel: NDArray[np.float32] = np.zeros((most, len(model["features"]["mel_hz"])), np.float32)
+        self.mel: NDArray[np.float32] = np.zeros((frames, len(model["features"]["mel_hz"])), np.float32)
         """(frames, bands), 0 to 1; before the first sound there was silence."""
-        self.encoder: NDArray[np.bool_] = np.zeros((most, self._encoder), np.bool_)
+        self.encoder: NDArray[np.bool_] = np.zeros((frames, self._encoder), np.bool_)
         """(frames, spike trains): the up planes, the finest threshold first, then the down planes."""
-        self.layers: dict[str, NDArray[np.bool_]] = {n: np.zeros((most, k), np.bool_) for n, k in neurons.items()}
+        self.layers: dict[str, NDArray[np.bool_]] = {n: np.zeros((frames, k), np.bool_) for n, k in neurons.items()}
         self.means: NDArray[np.float64] = np.zeros(len(model["classes"]))
         """Of the last frame, by class."""
 
     def push(self, message: Mapping[str, Any]) -> None:
-        """Take a message with frames."""
+        """Process a message with frames."""
         frames = int(message["frames"])
         mel = _bytes(message["mel"]).reshape(frames, -1)
         self.mel = self._added(self.mel, mel.astype(np.float32) / _BYTE)
@@ -169,11 +181,11 @@ class LastFrames:
             self.means = _bytes(message["means"]).reshape(frames, -1)[-1] / _BYTE
 
     def rate_hz(self, spikes: NDArray[np.bool_]) -> float:
-        """Return how often a neuron has fired lately, on average."""
+        """Return the mean firing rate of the neurons in the latest frames (frames, neurons)."""
         return float(spikes[-_RATE_FRAMES:].mean()) * self._per_s
 
     def _added(self, kept: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate((kept, new))[-self._most :]
+        return np.concatenate((kept, new))[-self._frames :]
 
 
 def _bytes(text: str) -> NDArray[np.uint8]:
@@ -184,163 +196,36 @@ def _bits(text: str, frames: int, neurons: int) -> NDArray[np.bool_]:
     return np.unpackbits(_bytes(text).reshape(frames, -1), axis=1, count=neurons).astype(np.bool_)
 
 
-_AGAIN_S: Final = 2.0
-_STATE_S: Final = 0.5
-_DEPTH: Final = 200
-
-
-class Feed(Protocol):
-    """Messages as a service's stream has them, and of the kind ``connection`` with what is wrong with it."""
-
-    @property
-    def model(self) -> Mapping[str, Any]:
-        """What the model is."""
-
-    def take(self, timeout_s: float) -> list[Message] | None:
-        """Return what has come, waiting for it at most that long; None at the end."""
-
-    def close(self) -> None:
-        """Take no more."""
-
-
-class OwnFeed:
-    """Hears a source itself, and is its own observer."""
-
-    wants_layers = True
-
-    def __init__(self, source: LiveSource, detector: Detector, node_info: NodeInfo) -> None:
-        """Take an open source and a detector with a fresh state."""
-        self._source, self._frame_encoder = source, FrameEncoder(detector)
-        self.model: Mapping[str, Any] = card(detector, node_info)
-        self._messages: list[Message] = []
-        self._traces: list[Trace] = []
-        publisher = RecordPublisher(node_info.source, self._note)
-        publisher.unlogged = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate", "listening"})
-        self._engine = Engine(source, detector, publisher, Counters())
-        self._engine.observer = self
-        self._state_at_s = 0.0
-
-    def on_trace(self, trace: Trace) -> None:
-        """Take what the sound brought about."""
-        self._traces.append(trace)
-
-    def take(self, timeout_s: float) -> list[Message] | None:
-        """Hear what has come; raises SourceError where the sound cannot go on."""
-        goes_on = self._engine.turn(timeout_s)
-        if not goes_on:
-            self._engine.close_events("end_of_stream")
-        now_s = time.monotonic()
-        if now_s >= self._state_at_s:
-            self._state_at_s = now_s + _STATE_S
-            self._messages.append(("state", self._state()))
-        self._messages += [("frames", m) for m in self._frame_encoder.messages(self._traces)]
-        messages, self._messages, self._traces = self._messages, [], []
-        return messages if goes_on or messages else None
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._source.close()
-
-    def _note(self, record: Record) -> None:
-        self._messages.append(("record", as_dict(record)))
-
-    def _state(self) -> dict[str, Any]:
-        stats = self._source.stats
-        return {
-            "device": stats.device,
-            "up": stats.is_open,
-            "rms_dbfs": stats.rms_dbfs,
-            "peak_dbfs": stats.peak_dbfs,
-            "conditions": [{"name": c.name, "detail": c.detail} for c in self._engine.conditions],
-        }
-
-
-class StreamFeed:
-    """Follows the stream of a service that shows its page; a lost connection is made again."""
-
-    def __init__(self, client: WebClient, model: Mapping[str, Any]) -> None:
-        """Take a service's client, and what it has told of its model."""
-        self._client, self.model = client, model
-        self._reader = Reader(self._follow(), _DEPTH)
-        self._reader.start()
-
-    def take(self, timeout_s: float) -> list[Message] | None:
-        """Return what has come."""
-        messages: list[Message] = []
-        while True:
-            try:
-                item = self._reader.take(0 if messages else timeout_s)
-            except queue.Empty:
-                return messages
-            if item is None:
-                return messages or None
-            if isinstance(item, BaseException):
-                raise item
-            messages.append(item)
-
-    def close(self) -> None:
-        """Take no more; the thread ends with the process, or with the next message."""
-        self._reader.stopped.set()
-
-    def _follow(self) -> Iterator[Message]:
-        while True:
-            try:
-                for message in self._client.stream():
-                    yield "connection", {"detail": ""}
-                    yield message
-            except (OSError, http.client.HTTPException, DeviceError, SourceError) as error:
-                yield "connection", {"detail": f"no connection: {error}"}
-            time.sleep(_AGAIN_S)
-
-
-if TYPE_CHECKING:
-    from detector.service.signals import StopOnSignal
-
-_MOST_CELLS: Final = 220
-_GUTTER: Final = 14
-_SIDE: Final = 34
-_WIDE: Final = 96
-"""Columns from which on the scores stand beside the pictures."""
-_LEVEL_CELLS: Final = 20
-_SOUNDS: Final = 6
-_DRAW_S: Final = 0.2
-_TAKE_S: Final = 0.05
-_DIM, _BOLD, _BAD, _UP, _DOWN, _ON = (
-    Style.parse(s) for s in ("dim", "bold", "bold red", "bright_red", "bright_blue", "bold green")
-)
-Line = list[Segment]
-
-
 class Screen:
-    """Keeps what the messages say, and draws it when asked to."""
+    """The content of the messages, drawn as a rich renderable."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
-        """Take what the model is."""
+        """Take the model as ``/api/model`` describes it."""
         self._model = model
-        self._frames = LastFrames(model, FRAMES * _MOST_CELLS)
+        self._frames = LastFrames(model, FRAMES * _MAX_CELLS)
         self._state: Mapping[str, Any] = {}
         self._sounds: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._lost = ""
 
-    def take(self, messages: Iterable[Message]) -> None:
-        """Take what has come."""
-        for kind, message in messages:
-            if kind == "frames":
-                self._frames.push(message)
-            elif kind == "state":
-                self._state = message
-            elif kind == "connection":
-                self._lost = message["detail"]
-            elif message["type"] in {"onset", "offset"}:
-                self._sounds[message["id"]] = self._sounds.get(message["id"], {}) | dict(message)
-                while len(self._sounds) > _SOUNDS:
-                    self._sounds.popitem(last=False)
+    def handle(self, message: Message) -> None:
+        """Process a message of the stream, or of the kind ``connection`` with what is wrong with it."""
+        kind, content = message
+        if kind == "frames":
+            self._frames.push(content)
+        elif kind == "state":
+            self._state = content
+        elif kind == "connection":
+            self._lost = content["detail"]
+        elif content["type"] in {"onset", "offset"}:
+            self._sounds[content["id"]] = self._sounds.get(content["id"], {}) | dict(content)
+            while len(self._sounds) > _SOUNDS:
+                self._sounds.popitem(last=False)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         """Yield the picture for a terminal of that size."""
         width, height = options.max_width, options.height or console.height
         side = list(self._scores(_SIDE - 2)) if width >= _WIDE else []
-        cells = min(_MOST_CELLS, max(10, width - _GUTTER - (_SIDE if side else 0)))
+        cells = min(_MAX_CELLS, max(10, width - _GUTTER - (_SIDE if side else 0)))
         pictures = list(self._pictures(cells, height - 3 - _SOUNDS, colours=_has_colours(console)))
         lines = [
             *self._head(width),
@@ -365,12 +250,12 @@ class Screen:
             yield [Segment(name[: width - len(shown)], _BOLD), Segment(shown)]
         yield []
 
-    def _pictures(self, cells: int, room: int, *, colours: bool) -> Iterator[Line]:
-        """Yield bands and rasters, the bands in what room the rasters leave."""
+    def _pictures(self, cells: int, height: int, *, colours: bool) -> Iterator[Line]:
+        """Yield bands and rasters, the bands in the height that the rasters leave."""
         frames, count = self._frames, FRAMES * cells
         layers = frames.layers
-        deep = 2 if room >= 10 + 2 * (len(layers) + 2) else 1
-        rows = max(4, min(frames.mel.shape[1] // 2, room - deep * (len(layers) + 2)))
+        deep = 2 if height >= 10 + 2 * (len(layers) + 2) else 1
+        rows = max(4, min(frames.mel.shape[1] // 2, height - deep * (len(layers) + 2)))
         for number, line in enumerate(bands(frames.mel[-count:], rows, colours=colours)):
             yield [_gutter("log mel" if number == 0 else ""), *line]
         half = frames.encoder.shape[1] // 2
@@ -392,7 +277,7 @@ class Screen:
             yield [Segment(text, style)]
 
     def _below(self, width: int, *, has_side: bool) -> Iterator[Line]:
-        """Yield the latest sounds; where the scores have no place of their own, the highest of them."""
+        """Yield the latest sounds; where the scores are not beside the pictures, the highest of them too."""
         if not has_side:
             scores = list(self._scores(width))
             means = self._frames.means
@@ -402,27 +287,9 @@ class Screen:
         for sound in reversed(self._sounds.values()):
             moment = (sound.get("time") or "")[11:19]
             if sound["type"] == "onset":
-                yield [Segment(f" {moment}  {sound['label']:16} is heard, {sound['score']:.2f}", _ON)]
+                yield [Segment(f" {moment}  {sound['label']:16} detected, {sound['score']:.2f}", _ON)]
             else:
                 yield [Segment(f" {moment}  {sound['label']:16} {sound['duration_s']:.1f} s, peak {sound['peak']:.2f}")]
-
-
-def show_feed(feed: Feed, console: Console, stop: StopOnSignal, until_s: float) -> None:
-    """Show a feed until its end or until that moment of the monotonic clock; raises Stopped at a signal."""
-    from rich.live import Live
-
-    screen = Screen(feed.model)
-    drawn_s = 0.0
-    with Live(screen, console=console, screen=True, auto_refresh=False) as live:
-        while (now_s := time.monotonic()) < until_s:
-            messages = feed.take(_TAKE_S)
-            stop.check()
-            if messages is None:
-                return
-            screen.take(messages)
-            if now_s - drawn_s >= _DRAW_S:
-                drawn_s = now_s
-                live.refresh()
 
 
 def _has_colours(console: Console) -> bool:
@@ -448,9 +315,9 @@ def _beside(left: list[Line], right: list[Line], width: int) -> Iterator[Line]:
 @click.command()
 @click.option("--device", default="mic", show_default=True, help="A device as `devices` lists it, a sound file, or -.")
 @model_option
-@click.option("--loop", is_flag=True, help="Play a sound file again and again.")
+@click.option("--loop", is_flag=True, help="Repeat a sound file.")
 @click.option(
-    "--connect", metavar="ADDRESS:PORT", help="Watch what a service hears that shows its page there, not a device."
+    "--connect", metavar="ADDRESS:PORT", help="Show what a service with a page at this address detects, not a device."
 )
 @click.option("--token-file", type=click.Path(path_type=Path), help="File with the token of that page.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long; left out: until Ctrl-C.")
@@ -458,50 +325,131 @@ def _beside(left: list[Line], right: list[Line], width: int) -> Iterator[Line]:
 def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
     """Show bands, spikes, scores and sounds as they come, in the terminal.
 
-    A microphone that the service holds is watched through the service: --connect 127.0.0.1:8765,
+    A microphone that the service uses is shown through the service: --connect 127.0.0.1:8765,
     with `[web]` in its settings.
     """
-    from rich.console import Console
-
     console = Console()
     if not console.is_terminal or console.is_dumb_terminal:
         raise click.UsageError("There is no terminal to draw on; snn-detect meter prints lines.")
-    if options["connect"] is not None and ctx.get_parameter_source("device") is not click.core.ParameterSource.DEFAULT:
+    connect, token_file = options.pop("connect"), options.pop("token_file")
+    if connect is not None and ctx.get_parameter_source("device") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--device and --connect: name one of them.")
-    with StopOnSignal() as stop:
-        import time
-        from contextlib import closing, suppress
+    until_s = time.monotonic() + seconds if seconds is not None else float("inf")
+    with SignalHandler() as signals:
 
-        until_s = time.monotonic() + seconds if seconds is not None else float("inf")
-        with suppress(Stopped), closing(_feed(stop, **options)) as feed:
-            show_feed(feed, console, stop, until_s)
-        ctx.exit(stop.exit_code)
+        def goes_on() -> bool:
+            return signals.goes_on() and time.monotonic() < until_s
+
+        if connect is None:
+            _watch_device(console, goes_on, **options)
+        else:
+            _watch_service(console, goes_on, connect, token_file)
+        ctx.exit(signals.exit_code)
 
 
-def _feed(stop: StopOnSignal, connect: str | None, token_file: Path | None, **own: Any) -> Feed:
-    return _own(**own) if connect is None else _service(stop, connect, token_file)
+def _watch_device(
+    console: Console, goes_on: Callable[[], bool], device: str, model: Path | None, *, loop: bool
+) -> None:
+    source_name = "file" if is_file(device) else "mic"
+    settings = Settings(audio=Audio(device=device, source=source_name), model=Model(path=model))
+    detector = make_detector(settings)
+    node_info = node_info_of(settings, detector)
+    run_options = RunOptions(plays_file=is_file(device), loop=loop)
+    with (
+        closing(open_source(settings.audio, detector.sample_rate_hz, run_options)) as source,
+        _drawing(console, card(detector, node_info), goes_on) as (screen, turn),
+    ):
+        watcher = _Watcher(source, detector, node_info, screen)
+        drain(source, watcher.handle, lambda: watcher.update() and turn(), _TURN_S)
 
 
-def _service(stop: StopOnSignal, address: str, token_file: Path | None) -> Feed:
-    from detector.config.secrets import read_secret, split_address
-    from detector.web.client import WebClient
-
+def _watch_service(console: Console, goes_on: Callable[[], bool], address: str, token_file: Path | None) -> None:
     host, port = split_address(address.removeprefix("http://").rstrip("/"))
     client = WebClient(host or "localhost", port, None if token_file is None else read_secret(token_file))
-    with stop.waiting():
-        known = client.get("/api/model")
-    return StreamFeed(client, known)
+    with closing(Reader(_messages(client), _DEPTH)) as reader:
+        models: list[Message] = []
+        drain(reader, models.append, lambda: not models and goes_on(), _TURN_S)
+        if models:
+            with _drawing(console, models[0][1], goes_on) as (screen, turn):
+                drain(reader, screen.handle, turn, _TURN_S)
 
 
-def _own(device: str, model: Path | None, *, loop: bool) -> Feed:
-    from detector.config.sections import Audio, Model
-    from detector.config.settings import Settings
-    from detector.service.runtime import RunOptions, make_detector, make_station, open_source
+@contextmanager
+def _drawing(
+    console: Console, model: Mapping[str, Any], goes_on: Callable[[], bool]
+) -> Iterator[tuple[Screen, Callable[[], bool]]]:
+    """Yield a screen, and what draws it where that is due and returns whether to go on."""
+    from rich.live import Live
 
-    source = "file" if is_file(device) else "mic"
-    settings = Settings(audio=Audio(device=device, source=source), model=Model(path=model))
-    detector = make_detector(settings)
-    run_options = RunOptions(plays_file=is_file(device), loop=loop)
-    return OwnFeed(
-        open_source(settings.audio, detector.sample_rate_hz, run_options), detector, make_station(settings, detector)
-    )
+    screen = Screen(model)
+    drawn_s = 0.0
+    with Live(screen, console=console, screen=True, auto_refresh=False) as live:
+
+        def turn() -> bool:
+            nonlocal drawn_s
+            now_s = time.monotonic()
+            if now_s - drawn_s >= _DRAW_S:
+                drawn_s = now_s
+                live.refresh()
+            return goes_on()
+
+        yield screen, turn
+
+
+class _Watcher:
+    """A detector over a source, and its observer; its messages go to a screen."""
+
+    wants_layers = True
+
+    def __init__(self, source: AudioSource, detector: Detector, node_info: NodeInfo, screen: Screen) -> None:
+        """Take an open source and a detector with a fresh state."""
+        self._source, self._screen = source, screen
+        self._frame_encoder = FrameEncoder(detector)
+        self._traces: list[Trace] = []
+        publisher = RecordPublisher(node_info.source, lambda record: screen.handle(("record", as_dict(record))))
+        publisher.unlogged = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate", "listening"})
+        self._engine = Engine(source, detector, publisher, Counters())
+        self._engine.observer = self
+        self.handle = self._engine.handle
+        self._state_at_s = 0.0
+
+    def on_trace(self, trace: Trace) -> None:
+        """Keep the trace of a chunk."""
+        self._traces.append(trace)
+
+    def update(self) -> bool:
+        """Give the screen the traces since the last call, and the state where it is due; return True."""
+        now_s = time.monotonic()
+        if now_s >= self._state_at_s:
+            self._state_at_s = now_s + _STATE_S
+            self._screen.handle(("state", self._state()))
+        traces, self._traces = self._traces, []
+        for frames in self._frame_encoder.messages(traces):
+            self._screen.handle(("frames", frames))
+        return True
+
+    def _state(self) -> dict[str, Any]:
+        stats = self._source.stats
+        return {
+            "device": stats.device,
+            "up": stats.is_open,
+            "rms_dbfs": stats.rms_dbfs,
+            "peak_dbfs": stats.peak_dbfs,
+            "conditions": [{"name": c.name, "detail": c.detail} for c in self._engine.conditions],
+        }
+
+
+def _messages(client: WebClient) -> Generator[Message, None, None]:
+    """Yield the model, and then the messages of the stream, which is opened again where it is lost.
+
+    Raises DeviceError where there is no service in the beginning.
+    """
+    yield "model", client.get("/api/model")
+    while True:
+        try:
+            for message in client.stream():
+                yield "connection", {"detail": ""}
+                yield message
+        except (OSError, http.client.HTTPException, DeviceError, SourceError) as error:
+            yield "connection", {"detail": f"no connection: {error}"}
+        time.sleep(_RECONNECT_S)

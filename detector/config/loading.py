@@ -122,12 +122,17 @@ def load_configuration(path: Path | None, overrides: Mapping[str, object] = _NOT
         layers.put_table(read_toml(file), str(file))
     for key, value, variable in environment_layer(os.environ):
         layers.put(key, value, variable)
-    for name, override in overrides.items():
-        if override is not None:
-            layers.put(tuple(name.split(".")), override, COMMAND_LINE)
+    _put_overrides(layers, overrides)
     for line in layers.warnings:
         _log.warning(line)
     return Configuration(_validated(layers), layers, files)
+
+
+def settings_of(overrides: Mapping[str, object]) -> Settings:
+    """Return the settings of the command line alone, without files and environment; see ``load_configuration``."""
+    layers = Layers()
+    _put_overrides(layers, overrides)
+    return _validated(layers)
 
 
 def find_file() -> Path | None:
@@ -145,6 +150,12 @@ def _files(path: Path | None) -> tuple[Path, ...]:
         return ()
     folder = path.with_suffix(".d")
     return (path, *sorted(p for p in folder.glob("*.toml") if not p.name.startswith(".")))
+
+
+def _put_overrides(layers: Layers, overrides: Mapping[str, object]) -> None:
+    for name, value in overrides.items():
+        if value is not None:
+            layers.put(tuple(name.split(".")), value, COMMAND_LINE)
 
 
 def _validated(layers: Layers) -> Settings:

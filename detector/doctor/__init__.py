@@ -1,1 +1,1 @@
-"""Looking over a machine: will the detector hear here, and if not, what is to be done."""
+"""Diagnosis of the installation: checks, each with its result and advice."""

@@ -1,202 +1,159 @@
-"""The whole examination: one look after another, each with its finding."""
+"""All checks in one run: one after another, each with its results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from detector.audio import portaudio
 from detector.audio.devices import Device, read_cards
+from detector.config.loading import Configuration
 from detector.config.settings import Settings
-from detector.doctor.audio import (
-    ACCESS,
-    DEVICE,
-    HOLDERS,
-    MICROPHONE,
-    MIXER,
-    Heard,
-    card_of,
-    check_access,
-    check_device,
-    check_holders,
-    check_levels,
-    check_microphone,
-    check_mixer,
-    check_system,
-    find_holders,
-    is_pipe,
-    is_with_us,
-    listen,
-)
-from detector.doctor.machine import (
-    CLOCK,
-    DISK,
-    POWER,
-    SERVICE,
-    SPEED,
-    TEMPERATURE,
-    check_clock,
-    check_disks,
-    check_power,
-    check_service,
-    check_speed,
-    check_temperature,
-    install_time,
-    writer,
-)
-from detector.doctor.result import UNAVAILABLE, WRONG, CheckResult, Process, SystemPaths, problem, processes, skipped
-from detector.doctor.setup import (
-    BROKER,
-    CALIBRATION,
-    MODEL,
-    SELFTEST,
-    SINKS,
-    THREADS,
-    check_addresses,
-    check_brokers,
-    check_calibration,
-    check_configuration,
-    check_model,
-    check_scene,
-    check_sinks,
-    check_threads,
-)
+from detector.doctor import audio, machine, setup
+from detector.doctor.result import MALFUNCTION, UNAVAILABLE, CheckResult, SystemPaths, problem, processes, skipped
 from detector.errors import DetectorError
 from detector.pipeline import Detector
 from detector.service.clock import clock_is_synced, local_now
 
-_MODEL_RATE_HZ: Final = 16000
-"""To listen at where there is no model."""
-_OURS: Final = "the detector itself is listening to it; to look closer, end that first (systemctl stop snn-detect)"
-_Look = Callable[[], CheckResult | Iterable[CheckResult]]
+_DEFAULT_RATE_HZ: Final = 16000
+"""Sample rate of the recording if there is no model."""
+_IN_USE: Final = "the detector itself is listening to it; for a closer check stop it (systemctl stop snn-detect)"
+_Check = Callable[[], CheckResult | Iterable[CheckResult]]
 
 
-@dataclass(slots=True)
-class Examination:
-    """Looks at everything that the detector needs, in the order in which one thing needs another."""
+class CheckRunner:
+    """Checks everything that the detector needs, in the order in which one thing depends on another."""
 
-    path: Path | None = None
-    """Configuration file; None: the one that the service would read."""
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    """Wishes of the command line by dotted key."""
-    selftest: bool = False
-    """Whether to play the demo scene, too."""
-    paths: SystemPaths = field(default_factory=SystemPaths)
-    _settings: Settings = field(default_factory=Settings, init=False)
-    _detector: Detector | None = field(default=None, init=False)
-    _device: Device | None = field(default=None, init=False)
-    _services: tuple[Process, ...] = field(default=(), init=False)
+    def __init__(
+        self,
+        path: Path | None = None,
+        overrides: Mapping[str, object] | None = None,
+        *,
+        selftest: bool = False,
+        paths: SystemPaths | None = None,
+    ) -> None:
+        """Take the configuration file (None: that of the service) and options of the command line by dotted key.
 
-    def findings(self) -> Iterator[CheckResult]:
-        """Yield what is found, as it is found; whatever fails, the rest is looked at all the same."""
-        configuration, found = check_configuration(self.path, self.overrides)
-        yield found
-        self._settings = configuration.settings if configuration else Settings()
-        self._services = tuple(p for p in processes(self.paths.proc) if p.is_ours)
-        yield from _guarded(MODEL, self._model)
-        if configuration is not None:
-            yield from _guarded(SINKS, self._sinks)
-        yield from _guarded(MICROPHONE, self._hearing)
-        yield from _guarded(CALIBRATION, lambda: check_calibration(self._settings, self._detector, self._device))
-        yield from self._computing()
-        yield from self._machine()
-        if configuration is not None:
-            yield from _guarded(DISK, lambda: check_disks(self._settings, writer()))
-            yield from _guarded(BROKER, lambda: check_brokers(self._settings, self.paths))
-        yield from _guarded(SERVICE, lambda: check_service(self.paths))
-        if self.selftest:
-            yield from _guarded(SELFTEST, self._scene)
+        ``selftest`` also plays the demo scene.
+        """
+        self._path, self._overrides, self._selftest = path, overrides or {}, selftest
+        self._paths = paths or SystemPaths()
+        self._configuration: Configuration | None = None
+        self._settings = Settings()
+        self._detector: Detector | None = None
+        self._device: Device | None = None
 
-    def _model(self) -> CheckResult:
-        self._detector, found = check_model(self._settings)
-        return found
+    def results(self) -> Iterator[CheckResult]:
+        """Yield results as they are found; a check that fails does not prevent the others."""
+        self._configuration, result = setup.check_configuration(self._path, self._overrides)
+        yield result
+        self._settings = self._configuration.settings if self._configuration else Settings()
+        for name, check in self._checks():
+            yield from _guarded(name, check)
 
-    def _sinks(self) -> Iterator[CheckResult]:
-        if self._detector is None:
-            yield skipped(SINKS, "there is no model to listen with")
+    def _checks(self) -> Iterator[tuple[str, _Check]]:
+        """Yield names and checks; which ones follow depends on what those before have found."""
+        paths, is_configured = self._paths, self._configuration is not None
+        yield setup.MODEL, self._check_model
+        if is_configured:
+            yield setup.SINKS, self._check_sinks
+        if audio.is_pipe(self._settings.audio):
+            yield audio.DEVICE, lambda: skipped(audio.DEVICE, "standard input: samples are checked as they arrive")
         else:
-            yield check_sinks(self._settings, self._detector)
-        yield check_addresses(self._settings, self._services)
+            yield audio.MICROPHONE, self._check_input
+        yield setup.CALIBRATION, lambda: setup.check_calibration(self._settings, self._detector, self._device)
+        if (detector := self._detector) is None:
+            yield machine.SPEED, lambda: skipped(machine.SPEED, "there is no model")
+        else:
+            yield machine.SPEED, lambda: machine.check_speed(detector)
+            yield setup.THREADS, lambda: setup.check_threads(detector)
+        yield machine.TEMPERATURE, lambda: machine.check_temperature(paths)
+        yield machine.POWER, lambda: machine.check_power(paths)
+        yield (
+            machine.CLOCK,
+            lambda: machine.check_clock(local_now(), machine.install_time(), is_synced=clock_is_synced()),
+        )
+        if is_configured:
+            yield machine.DISK, lambda: machine.check_disks(self._settings, machine.writer())
+            yield setup.BROKER, lambda: setup.check_brokers(self._settings, paths)
+        yield machine.SERVICE, lambda: machine.check_service(paths)
+        if self._selftest:
+            yield setup.SELFTEST, self._check_scene
 
-    def _hearing(self) -> Iterator[CheckResult]:
-        audio = self._settings.audio
-        if is_pipe(audio):
-            yield skipped(DEVICE, "raw samples on standard input: nothing to look at before they come")
-            return
-        held = find_holders(self.paths)
-        cards = read_cards(self.paths.proc / "asound", self.paths.sound)
+    def _check_model(self) -> CheckResult:
+        self._detector, result = setup.check_model(self._settings)
+        return result
+
+    def _check_sinks(self) -> Iterator[CheckResult]:
+        if self._detector is None:
+            yield skipped(setup.SINKS, "there is no model")
+        else:
+            yield setup.check_sinks(self._settings, self._detector)
+        running = tuple(p for p in processes(self._paths.proc) if p.is_detector)
+        yield setup.check_addresses(self._settings, running)
+
+    def _check_input(self) -> Iterator[CheckResult]:
+        """Check PortAudio and the device, record from it, and check what may have prevented that."""
+        paths, selector = self._paths, self._settings.audio.device
+        users = audio.find_device_users(paths)
+        cards = read_cards(paths.proc / "asound", paths.sound)
         with portaudio.quiet():
-            system = check_system()
+            system = audio.check_system()
         yield system
         if system.state == "problem":
-            yield from _guarded(ACCESS, lambda: check_access(self.paths, is_needed=True))
+            yield from _guarded(audio.ACCESS, lambda: audio.check_access(paths, is_needed=True))
             return
         with portaudio.quiet():
-            found, finding = check_device(audio)
-        self._device = found
-        is_ours = is_with_us(held, cards, audio.device)
-        yield skipped(DEVICE, _OURS) if found is None and is_ours else finding
-        heard = None if found is None else self._listen()
-        if heard is not None and found is not None:
-            yield from _sounding(heard, found, is_ours=is_ours)
-        card = card_of(found, cards)
-        is_measured = heard is not None and heard.trouble is None
-        needed = not (is_measured or is_ours) and (found is None or found.is_hardware)
+            device, result = audio.check_device(self._settings.audio)
+        self._device = device
+        in_use = audio.is_used_by_detector(users, cards, selector)
+        yield skipped(audio.DEVICE, _IN_USE) if device is None and in_use else result
+        is_measured = False
+        if device is not None:
+            recording = self._record()
+            is_measured = recording.trouble is None
+            yield from _check_sound(recording, device, in_use=in_use)
+        is_needed = not (is_measured or in_use) and (device is None or device.is_hardware)
+        card = audio.card_of(device, cards)
         number = card.number if card else None
-        yield from _guarded(ACCESS, lambda: check_access(self.paths, is_needed=needed))
-        yield from _guarded(HOLDERS, lambda: check_holders(held, cards, number, is_measured=is_measured))
-        yield from _guarded(MIXER, lambda: check_mixer(self.paths, card))
+        yield from _guarded(audio.ACCESS, lambda: audio.check_access(paths, is_needed=is_needed))
+        yield from _guarded(
+            audio.DEVICE_USERS, lambda: audio.check_device_users(users, cards, number, is_measured=is_measured)
+        )
+        yield from _guarded(audio.MIXER, lambda: audio.check_mixer(paths, card))
 
-    def _listen(self) -> Heard:
+    def _record(self) -> audio.Recording:
         from detector.audio.microphone import Microphone
 
-        rate_hz = self._detector.sample_rate_hz if self._detector else _MODEL_RATE_HZ
+        rate_hz = self._detector.sample_rate_hz if self._detector else _DEFAULT_RATE_HZ
         with portaudio.quiet(), closing(Microphone(self._settings.audio, rate_hz)) as source:
-            return listen(source, rate_hz)
+            return audio.listen(source, rate_hz)
 
-    def _computing(self) -> Iterator[CheckResult]:
-        detector = self._detector
-        if detector is None:
-            yield skipped(SPEED, "there is no model to compute with")
-            return
-        yield from _guarded(SPEED, lambda: check_speed(detector))
-        yield from _guarded(THREADS, lambda: check_threads(detector))
-
-    def _machine(self) -> Iterator[CheckResult]:
-        yield from _guarded(TEMPERATURE, lambda: check_temperature(self.paths))
-        yield from _guarded(POWER, lambda: check_power(self.paths))
-        now: datetime = local_now()
-        yield from _guarded(CLOCK, lambda: check_clock(now, install_time(), is_synced=clock_is_synced()))
-
-    def _scene(self) -> CheckResult:
+    def _check_scene(self) -> CheckResult:
         if self._detector is None:
-            return problem(SELFTEST, "there is no model to test", "mend the model first", WRONG)
-        return check_scene(Detector.load(self._detector.path))
+            return problem(setup.SELFTEST, "there is no model to test", "correct the model first", MALFUNCTION)
+        return setup.check_scene(Detector.load(self._detector.path))
 
 
-def _sounding(heard: Heard, found: Device, *, is_ours: bool) -> Iterator[CheckResult]:
-    """Yield how a device was opened, and how it sounds."""
-    if heard.trouble is not None and is_ours:
-        yield skipped(MICROPHONE, _OURS)
+def _check_sound(recording: audio.Recording, device: Device, *, in_use: bool) -> Iterator[CheckResult]:
+    if recording.trouble is not None and in_use:
+        yield skipped(audio.MICROPHONE, _IN_USE)
         return
-    yield check_microphone(heard, found)
-    if heard.trouble is None:
-        yield check_levels(heard)
+    yield audio.check_microphone(recording, device)
+    if recording.trouble is None:
+        yield audio.check_levels(recording)
 
 
-def _guarded(name: str, check: _Look) -> Iterator[CheckResult]:
-    """Yield what a look finds, or that it could not be had."""
+def _guarded(name: str, check: _Check) -> Iterator[CheckResult]:
+    """Yield the results of a check, or that it failed."""
     try:
         found = check()
         yield from [found] if isinstance(found, CheckResult) else found
     except DetectorError as error:
-        yield problem(name, str(error), "mend it, and look again", error.exit_code)
+        yield problem(name, str(error), "correct it, and run the doctor again", error.exit_code)
     except OSError as error:
-        advice = "look again as root, who may see more"
-        yield problem(name, f"cannot be looked at: {error}", advice, UNAVAILABLE)
-    except Exception as error:  # noqa: BLE001 - a mistake in one look must not hide what the others find
-        yield problem(name, f"internal error: {type(error).__name__}: {error}", "report it", WRONG)
+        yield problem(name, f"cannot be checked: {error}", "run the doctor as root, who may read more", UNAVAILABLE)
+    except Exception as error:  # noqa: BLE001 - an error in one check must not hide the results of others
+        yield problem(name, f"internal error: {type(error).__name__}: {error}", "report it", MALFUNCTION)

@@ -1,7 +1,4 @@
-"""When a sample was heard: from the number of a sample to the time of day.
-
-Whether something keeps the machine's clock right.
-"""
+"""From the index of a sample to the time of day, and whether the machine's clock is synchronised."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 _STEP_S: Final = 0.25
-"""A change of the wall clock between two looks beyond which it was set, not only steered."""
+"""A change of the wall clock between two checks beyond which it was set, not only adjusted in rate."""
 _JUMP_S: Final = 0.25
-"""Sound this far from where it was expected was not only delivered late: the anchor is wrong."""
+"""Sound so far from its expected time was not only delivered late: the anchor is wrong."""
 _SHORT_S: Final = 5.0
 _LONG_S: Final = 60.0
 _GAIN: Final = 0.5
@@ -30,11 +27,11 @@ class Reading:
     """The machine's clocks at one moment, in seconds."""
 
     monotonic_s: float
-    """Never steps, and stands still while the machine sleeps."""
+    """Never steps, and stops while the machine is suspended."""
     boot_s: float
-    """As above, but goes on while the machine sleeps."""
+    """As above, but continues while the machine is suspended."""
     wall_s: float
-    """Since 1970, UTC; somebody may set it."""
+    """Since 1970, UTC; it may be set."""
 
 
 def read_clocks() -> Reading:
@@ -49,19 +46,19 @@ def read_clocks() -> Reading:
 
 
 class SampleClock:
-    """Tell the time of day of samples, in streams that last for months.
+    """The time of day of samples, in streams that last for months.
 
-    A sample was heard at the time of an anchor plus its distance from it at the nominal rate. A
-    sound card's crystal is up to some 100 ppm off (50 ppm are 4.3 s a day), so the anchor moves to a
-    new sample every minute: half of the way to where the sound of that minute is. Sound can come
-    late, for any reason, but not early, so that is told by its least delay.
+    The time of a sample is that of an anchor plus its distance from it at the nominal rate. The crystal of a
+    sound card is up to some 100 ppm off (50 ppm are 4.3 s a day), so the anchor moves to a new sample every
+    minute, by half of the deviation in that minute. Sound can arrive late, for any reason, but not early, so the
+    deviation is the least delay.
 
-    The wall clock is looked at often and apart from this: when somebody sets it, times are right
-    from the next look on, and lengths of sound, which are counted in samples, never change.
+    The wall clock is checked often and independently of this: where it is set, times are right from the next
+    check on, and durations, which are counted in samples, never change.
     """
 
     def __init__(self, rate_hz: int, read: Callable[[], Reading] = read_clocks) -> None:
-        """Take the rate at which samples are numbered."""
+        """Take the sample rate, and what reads the clocks."""
         self._rate_hz, self._read = rate_hz, read
         reading = read()
         self._anchor_sample, self._anchor_s = 0, reading.monotonic_s
@@ -71,7 +68,7 @@ class SampleClock:
         self._check(reading)
 
     def update(self, sample: int, received_at_s: float) -> None:
-        """Take notice that the sample before ``sample`` was heard at ``heard_at_s`` by ``time.monotonic()``."""
+        """Process that the sample before ``sample`` was recorded at ``received_at_s`` by ``time.monotonic()``."""
         late_s = received_at_s - self.monotonic_s(sample)
         is_settling = received_at_s < self._settled_at_s
         if not self._is_anchored or late_s < -_JUMP_S or (is_settling and late_s < 0):
@@ -89,22 +86,22 @@ class SampleClock:
             self._move(sample, _GAIN * least, received_at_s)
 
     def lose(self) -> None:
-        """Take notice that sound was lost: what is heard next is the new anchor."""
+        """Process a gap: the next sound is the new anchor."""
         self._is_anchored = False
 
     def check(self) -> float | None:
-        """Look at the wall clock; return by how many seconds it has been set since the last look, if it has."""
+        """Check the wall clock; return by how many seconds it was set since the last check, None where it was not."""
         before = self._wall_minus_boot_s
         self._check(self._read())
         step_s = self._wall_minus_boot_s - before
         return step_s if abs(step_s) > _STEP_S else None
 
     def monotonic_s(self, sample: int) -> float:
-        """Return when a sample was heard, by ``time.monotonic()``."""
+        """Return when a sample was recorded, by ``time.monotonic()``."""
         return self._anchor_s + (sample - self._anchor_sample) / self._rate_hz
 
     def time_of(self, sample: int) -> datetime:
-        """Return when a sample was heard by the time of day here, with its offset from UTC."""
+        """Return when a sample was recorded, as local time with its offset from UTC."""
         return _local(self._wall_minus_monotonic_s + self.monotonic_s(sample))
 
     def _check(self, reading: Reading) -> None:
@@ -112,7 +109,7 @@ class SampleClock:
         self._wall_minus_monotonic_s = reading.wall_s - reading.monotonic_s
 
     def _move(self, sample: int, later_s: float, now_s: float) -> None:
-        """Make a sample the anchor, heard so much later than the last anchor told."""
+        """Make a sample the anchor, recorded so much later than by the last anchor."""
         self._anchor_s = self.monotonic_s(sample) + later_s
         self._anchor_sample = sample
         self._short.begin(now_s)
@@ -120,18 +117,18 @@ class SampleClock:
 
 
 class _Least:
-    """The least of the values of each span of time."""
+    """The minimum of the values in each span of time."""
 
     def __init__(self, span_s: float) -> None:
         self._span_s = span_s
         self.begin(-math.inf)
 
     def begin(self, now_s: float) -> None:
-        """Forget the values; a new span begins now."""
+        """Discard the values; a new span begins now."""
         self._until_s, self._least = now_s + self._span_s, math.inf
 
     def push(self, value: float, now_s: float) -> float | None:
-        """Take a value; return the least one where a span ends with it."""
+        """Process a value; return the minimum where a span ends with it."""
         self._least = min(self._least, value)
         if now_s < self._until_s:
             return None
@@ -141,7 +138,7 @@ class _Least:
 
 
 def local_now() -> datetime:
-    """Return the time of day here, with its offset from UTC."""
+    """Return the local time with its offset from UTC."""
     return _local(time.time())
 
 
@@ -161,17 +158,17 @@ _TIMESYNCD: Final = Path("/run/systemd/timesync/synchronized")
 
 
 def clock_is_synced() -> bool:
-    """Tell whether the kernel's clock is kept right by a time server; False where nobody can tell.
+    """Return whether the kernel's clock is synchronised by a time server; False where that is unknown.
 
-    The kernel is asked first, which every time service keeps informed. Where asking is forbidden (a
-    unit with ``ProtectClock=``, some containers), systemd-timesyncd's mark counts.
+    The kernel is asked first, which every time service informs. Where that is forbidden (a unit with
+    ``ProtectClock=``, some containers), the mark of systemd-timesyncd counts.
     """
     state = _kernel_state()
     return _TIMESYNCD.exists() if state is None else state != _TIME_ERROR
 
 
 def _kernel_state() -> int | None:
-    """Return what adjtimex says of the clock; None where it may not be asked."""
+    """Return the clock's state by adjtimex; None where the call is not permitted."""
     call = _adjtimex()
     state = -1 if call is None else int(call(ctypes.create_string_buffer(_STRUCT_TIMEX_BYTES)))
     return None if state < 0 else state

@@ -1,11 +1,4 @@
-"""One live source heard by one detector: what arrives becomes records.
-
-What has been done since the process began.
-
-Warnings that would fill a log if each of them were written.
-
-Records of what happens while listening: numbered, with source, device and time, and handed to the sinks.
-"""
+"""The engine: what an audio source emits goes through the detector and becomes records; with counters of the work."""
 
 from __future__ import annotations
 
@@ -25,7 +18,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 
 from detector.audio.levels import Loudness
-from detector.audio.live_source import AudioBlock, AudioGap, LiveSource, SourceCondition, SourceEvent
+from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent
 from detector.messages import AudioChunk, Event, Observer, Reason, Scores
 from detector.pipeline import Detector
 from detector.records import (
@@ -46,22 +39,26 @@ from detector.service.clock import SampleClock, clock_is_synced, local_now, rfc3
 from detector.sinks.base import SavedClip
 
 _DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_PAUSE_S: Final = 60.0
+_DECIMALS: Final = 6
+_NO_SAMPLES: Final = np.empty(0, np.float32)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Counters:
-    """Counts of the engines of a process, one after another."""
+    """Counts over all engines of a process, one after another."""
 
     samples: Counter[int] = field(default_factory=Counter)
-    """Samples that were worked off, by their rate in Hz."""
+    """Samples that were processed, by their rate in Hz."""
     busy_ns: int = 0
-    """Time that it took."""
+    """Processing time."""
     frames: int = 0
-    """Frames that the network has judged."""
+    """Frames that the network has evaluated."""
     gaps: int = 0
-    """Resets because sound was lost."""
+    """Resets because samples were lost."""
     repairs: int = 0
-    """Resets because the network gave what is no number."""
+    """Resets because the network gave NaN or infinity."""
     sounds: int = 0
     """Onsets reported."""
     last_onset: OnsetRecord | None = None
@@ -69,32 +66,29 @@ class Counters:
 
     @property
     def heard_s(self) -> float:
-        """Length of the sound that was worked off."""
+        """Seconds of sound that were processed."""
         return sum(count / rate for rate, count in self.samples.items())
 
     @property
     def busy_s(self) -> float:
-        """Seconds that it took."""
+        """Processing time in seconds."""
         return self.busy_ns / 1e9
 
     def add(self, samples: int, rate_hz: int, frames: int, taken_ns: int) -> None:
-        """Count a chunk of so many samples that became so many frames."""
+        """Count a chunk: its samples and their rate, the frames that it completed, and the processing time."""
         self.samples[rate_hz] += samples
         self.frames += frames
         self.busy_ns += taken_ns
         self._durations[bisect_left(_DURATIONS_S, taken_ns / 1e9)] += 1
 
     def inference(self) -> Histogram:
-        """Return how many chunks took at most how long: bounds, cumulative counts and the sum."""
+        """Return the histogram of processing times of chunks: bounds, cumulative counts and the sum."""
         counts = list(itertools.accumulate(self._durations))
         return Histogram(_DURATIONS_S, tuple(counts), round(self.busy_s, 6))
 
 
-_PAUSE_S: Final = 60.0
-
-
 class RateLimitedLog:
-    """Writes a warning, and those that follow within a minute as a number beside the next one."""
+    """Writes a warning at most once a minute; the next one says how many were left out."""
 
     def __init__(self, log: logging.Logger) -> None:
         """Write to ``log``."""
@@ -110,10 +104,6 @@ class RateLimitedLog:
         more = f" (and {self._kept_back} like it since the last such line)" if self._kept_back else ""
         self._log.warning(text + more, *values)
         self._written_at, self._kept_back = now, 0
-
-
-_log = logging.getLogger(__name__)
-_DECIMALS: Final = 6
 
 
 class RecordPublisher:
@@ -193,19 +183,16 @@ class RecordPublisher:
         return self._seq
 
 
-_NOTHING: Final = np.empty(0, np.float32)
-
-
 @runtime_checkable
 class AudioTap(Protocol):
-    """Somebody who wants the sound itself."""
+    """A receiver of the sound itself."""
 
     def on_chunk(self, chunk: AudioChunk) -> None:
-        """Take a chunk at the model's rate, without waiting."""
+        """Process a chunk at the model's rate, without blocking; after a gap comes an empty one with ``gap`` set."""
 
 
 class Engine:
-    """Takes what a source has, takes it through the detector, and tells what comes of it.
+    """Passes the events of one source to the detector, and publishes what follows from them.
 
     A stream begins with the engine: positions count from its first sample, and its events have ids
     that no other stream has.
@@ -213,14 +200,14 @@ class Engine:
 
     def __init__(
         self,
-        source: LiveSource,
+        source: AudioSource,
         detector: Detector,
         publisher: RecordPublisher,
         counters: Counters,
         only: Sequence[str] = (),
     ) -> None:
-        """Take an open source and a detector with a fresh state; ``only``: labels to report, none is all."""
-        self._source, self._publisher, self.counters = source, publisher, counters
+        """Take an open source and a detector with a fresh state; ``only``: labels to report, empty for all."""
+        self.source, self._publisher, self.counters = source, publisher, counters
         self.taps: tuple[AudioTap, ...] = ()
         """Given each chunk before the events that it brings about."""
         self._observer: Observer | None = None
@@ -229,7 +216,7 @@ class Engine:
         self._loudness = Loudness(self.rate_hz)
         self._scores: Scores = np.empty(0, np.float32)
         self._stream = str(uuid.uuid4())
-        self._position = self._next_look = 0
+        self._position = self._next_check = 0
         self.has_audio = False
         """Whether sound has arrived."""
         self._conditions: dict[str, SourceCondition] = {}
@@ -237,65 +224,58 @@ class Engine:
         self._use(detector, only)
 
     @property
-    def source(self) -> LiveSource:
-        """Where the sound comes from."""
-        return self._source
-
-    @property
     def conditions(self) -> tuple[SourceCondition, ...]:
-        """What is the matter with the source now."""
+        """The active conditions of the source."""
         return tuple(self._conditions.values())
 
     @property
     def observer(self) -> Observer | None:
-        """Who looks into the detector."""
+        """The observer of the detector."""
         return self._observer
 
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
         self._observer = self._detector.observer = observer
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores of the last frame, by label."""
+        return dict(zip(self._detector.labels, self._scores.tolist(), strict=False))
+
+    def handle(self, event: SourceEvent) -> None:
+        """Process one event of the source."""
+        match event:
+            case AudioBlock():
+                self._process(event)
+            case AudioGap():
+                self._on_gap(event)
+            case SourceCondition():
+                self._on_condition(event)
+
     def use(self, detector: Detector, only: Sequence[str] = ()) -> None:
-        """Go on with another detector of the same rate; open events are closed."""
+        """Continue with another detector of the same rate; open events are closed."""
         self.close_events("shutdown")
         self._use(detector, only)
         self._restart()
 
-    def turn(self, timeout_s: float) -> bool:
-        """Wait that long for news at most and work them off; False behind the end of the sound.
-
-        Raises SourceError where the sound cannot go on, behind all that arrived.
-        """
-        source_events = self._source.take(timeout_s)
-        if source_events is None:
-            return False
-        for item in source_events:
-            self._take(item)
-        return True
-
     def pause(self) -> None:
-        """End the events that are open; the next sound is greeted as the first one was."""
+        """Close open events; the next sound is announced as the first one was."""
         self.close_events("shutdown")
         self.has_audio = False
 
     def close_events(self, reason: Reason) -> None:
-        """Judge what sound there is, and end the events that are open; the detector begins anew."""
+        """Evaluate the last frame and close open events; the detector starts again."""
         _, events = self._detector.finish(reason)
         self._publish(events)
         self._restart()
 
     def check_clock(self) -> None:
-        """Notice a wall clock that was set, and say so."""
+        """Publish a status where the wall clock was set since the last call."""
         step_s = self.clock.check()
         if step_s is not None:
             ahead = "forward" if step_s > 0 else "back"
-            detail = f"the clock was set {ahead} by {abs(step_s):.1f} s; times are by the new one from here on"
+            detail = f"the clock was set {ahead} by {abs(step_s):.1f} s; times follow the new one from here on"
             self._publisher.status("clock", detail)
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """The scores of the last frame, by label."""
-        return dict(zip(self._detector.labels, self._scores.tolist(), strict=False))
 
     def _use(self, detector: Detector, only: Sequence[str]) -> None:
         self._detector, self._only = detector, frozenset(only or detector.labels)
@@ -309,75 +289,73 @@ class Engine:
             model_sha256=detector.sha256,
         )
 
-    def _take(self, item: SourceEvent) -> None:
-        match item:
-            case AudioBlock():
-                self._process(item)
-            case AudioGap():
-                self._lose(item)
-            case SourceCondition():
-                self._note(item)
-
-    def _process(self, sound: AudioBlock) -> None:
+    def _process(self, block: AudioBlock) -> None:
         begin = time.perf_counter_ns()
-        chunk, counters = sound.chunk, self.counters
+        chunk = block.chunk
         self._position = chunk.first_sample + len(chunk.samples)
-        self.clock.update(self._position, sound.received_at_s)
-        counters.gaps += chunk.gap
+        self.clock.update(self._position, block.received_at_s)
         self._loudness.push(chunk)
-        for hearer in self.taps:
-            hearer.on_chunk(chunk)
+        for tap in self.taps:
+            tap.on_chunk(chunk)
         scores, events = self._detector.process_chunk(chunk)
         if len(scores):
             self._scores = scores[-1]
-        if not self._is_sound(scores):
+        if not self._is_finite(scores):
             events += self._repair()
         if not self.has_audio:
             self._announce()
         self._publish(events)
-        counters.add(len(chunk.samples), self.rate_hz, len(scores), time.perf_counter_ns() - begin)
+        self.counters.add(len(chunk.samples), self.rate_hz, len(scores), time.perf_counter_ns() - begin)
 
-    def _lose(self, lost: AudioGap) -> None:
-        """Close the events before the gap by the clock from before it."""
+    def _on_gap(self, gap: AudioGap) -> None:
+        """Close open events by the clock from before the gap; the detector starts again behind it."""
+        chunk = gap.chunk()
+        self._position = chunk.first_sample
         self._restart()
-        self._publisher.gap(lost, self.rate_hz, self.clock)
+        self._publisher.gap(gap, self.rate_hz, self.clock)
         self.clock.lose()
+        self.counters.gaps += 1
+        for tap in self.taps:
+            tap.on_chunk(chunk)
 
-    def _note(self, condition: SourceCondition) -> None:
+    def _on_condition(self, condition: SourceCondition) -> None:
         if condition.active:
             self._conditions[condition.name] = condition
         else:
             self._conditions.pop(condition.name, None)
         if condition.name == "waiting" and condition.active:
-            self._restart()  # nobody knows for how long: no event may stay open meanwhile
-        self._publisher.device = self._source.stats.device
+            self._restart()  # the device may be absent for long: no event may stay open meanwhile
+        self._publisher.device = self.source.stats.device
         self._publisher.condition(condition)
 
     def _announce(self) -> None:
         self.has_audio = True
-        self._publisher.device = self._source.stats.device
+        self._publisher.device = self.source.stats.device
         sounds = len(self._only)
         detail = f"listening to {self._publisher.device} for {sounds} kind{'' if sounds == 1 else 's'} of sound"
         self._publisher.status("listening", detail)
 
-    def _is_sound(self, scores: Scores) -> bool:
-        """Tell whether the scores and, looked at once a second, the state behind them are numbers."""
+    def _is_finite(self, scores: Scores) -> bool:
+        """Return whether the scores and, checked once a second, the state behind them are finite numbers."""
         if not np.isfinite(scores).all():
             return False
-        if self._position < self._next_look:
+        if self._position < self._next_check:
             return True
-        self._next_look = self._position + self.rate_hz
+        self._next_check = self._position + self.rate_hz
         return self._detector.is_finite()
 
     def _repair(self) -> list[Event]:
-        """Start the network anew: a state that is no number never mends itself."""
+        """Reset the network: a state with NaN never recovers by itself."""
         self.counters.repairs += 1
-        self._trouble.warning("%s: the network gave what is no number and began anew", self._publisher.source)
-        return self._detector.push_chunk(AudioChunk(_NOTHING, self._position, gap=True))
+        self._trouble.warning("%s: the network gave a value that is no number and was reset", self._publisher.source)
+        return self._reset_detector()
 
     def _restart(self) -> None:
-        """End open events with the sound so far; the next sample is the first that the detector knows."""
-        self._publish(self._detector.push_chunk(AudioChunk(_NOTHING, self._position, gap=True)))
+        """Close open events with the sound so far; the next sample is the first that the detector knows."""
+        self._publish(self._reset_detector())
+
+    def _reset_detector(self) -> list[Event]:
+        return self._detector.push_chunk(AudioChunk(_NO_SAMPLES, self._position, gap=True))
 
     def _publish(self, events: Sequence[Event]) -> None:
         for event in events:

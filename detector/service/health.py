@@ -1,7 +1,4 @@
-"""How the service is: for the health record, and for the line that systemd shows.
-
-How this process and the machine under it are.
-"""
+"""The health of service, process and machine: for the health record, and for the line that systemd shows."""
 
 from __future__ import annotations
 
@@ -18,28 +15,17 @@ from detector.records import HealthState
 from detector.service.engine import Counters
 from detector.sinks.base import NodeInfo
 
-_PROCESS: Final = Path("/proc/self")
+_MEMORY: Final = Path("/proc/self/statm")
 _THERMAL: Final = Path("/sys/class/thermal")
 _HWMON: Final = Path("/sys/class/hwmon")
 
 
 def rss_bytes() -> int:
-    """Return the resident memory of this process; 0 where the system does not tell."""
+    """Return the resident memory of this process; 0 where that is unknown."""
     try:
-        return int((_PROCESS / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(_MEMORY.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def descriptors() -> int:
-    """Return how many files and sockets this process has open; 0 where the system does not tell."""
-    # The descriptor that lists them is not one of them.
-    return max(0, _entries(_PROCESS / "fd") - 1)
-
-
-def threads() -> int:
-    """Return how many threads this process has, those of libraries included; 0 where the system does not tell."""
-    return _entries(_PROCESS / "task")
 
 
 def temperature_c(folder: Path = _THERMAL) -> float | None:
@@ -49,7 +35,7 @@ def temperature_c(folder: Path = _THERMAL) -> float | None:
         try:
             found.append(int(file.read_text(encoding="ascii")) / 1000)
         except (OSError, ValueError):
-            continue  # a zone that is switched off refuses to be read
+            continue  # a zone that is switched off cannot be read
     return max(found, default=None)
 
 
@@ -64,30 +50,9 @@ def is_under_voltage(folder: Path = _HWMON) -> bool | None:
     return None
 
 
-def _entries(folder: Path) -> int:
-    try:
-        return sum(1 for _ in folder.iterdir())
-    except OSError:
-        return 0
-
-
 _COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")
-NO_SOURCE: Final = SourceStats(
-    device="",
-    device_rate_hz=0,
-    device_channels=0,
-    is_open=False,
-    conditions=(),
-    lost_s=0.0,
-    overruns=0,
-    reopens=0,
-    clipped_samples=0,
-    rms_dbfs=FLOOR_DBFS,
-    peak_dbfs=FLOOR_DBFS,
-    dc=0.0,
-    queue_depth=0.0,
-)
-"""What there is to say of a source that is closed."""
+NO_SOURCE: Final = SourceStats("", FLOOR_DBFS, FLOOR_DBFS)
+"""The stats of a source that is closed."""
 
 
 @dataclass(slots=True)
@@ -97,20 +62,20 @@ class _Mark:
 
 
 class Health:
-    """Adds up what the sources of a process have counted, and measures the speed from record to record."""
+    """Sums the counts of the sources of a process, and measures the realtime factor from record to record."""
 
     def __init__(self, counters: Counters) -> None:
-        """Begin to count the time."""
+        """Start the time."""
         self._counters = counters
         self._began_s = time.monotonic()
         self._closed: dict[str, float] = dict.fromkeys(_COUNTED, 0)
         self._mark = _Mark()
         self.realtime_factor = 0.0
-        """Time that a second of sound took, lately; 1 is as fast as sound comes."""
+        """Processing time of a second of sound, recently; 1 is the limit for live sound."""
 
     @property
     def uptime_s(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return time.monotonic() - self._began_s
 
     def retire(self, stats: SourceStats) -> None:
@@ -152,7 +117,7 @@ class Health:
         )
 
     def line(self, source: str, stats: SourceStats, conditions: tuple[SourceCondition, ...]) -> str:
-        """Return the state in a line for people."""
+        """Return the state as a line for people."""
         waiting = [c.detail for c in conditions if c.name == "waiting"]
         if waiting:
             return waiting[0]
@@ -171,7 +136,7 @@ class Health:
         self._mark = _Mark(self._counters.heard_s, self._counters.busy_s)
 
     def _factor(self) -> float:
-        """Return the speed since the last record; just after it, that before it."""
+        """Return the realtime factor since the last record; just after a record, the one before."""
         heard_s, busy_s = self._since_mark()
         return busy_s / heard_s if heard_s else self.realtime_factor
 
@@ -180,5 +145,5 @@ class Health:
 
 
 def _level(dbfs: float) -> float:
-    """Round a level; silence, which has none, gets the least."""
+    """Round a level; silence gets the floor."""
     return round(max(FLOOR_DBFS, dbfs), 1)

@@ -1,4 +1,4 @@
-"""Messages of the service on standard error: one line each, and never a reason to wait."""
+"""Log messages on standard error: one line each, written without blocking."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNIN
 _DEBUG_PRIORITY: Final = 7
 _STANDARD_ERROR: Final = 2
 _SURE_BYTES: Final = 4096
-"""What a pipe takes at once, without waiting, when it says that it takes anything (PIPE_BUF)."""
+"""What a pipe that is ready for writing takes without blocking (PIPE_BUF)."""
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Lead the messages of the whole package to standard error; those of other libraries from warnings on."""
-    # Its own: sounddevice leads the usual one to nowhere while PortAudio starts, which may hang.
+    """Log to standard error: messages of the package from ``level`` on, those of other libraries from warnings on."""
+    # A copy: sounddevice redirects the usual descriptor while PortAudio starts, which may hang.
     descriptor = os.dup(standard_error())
     handler = _Lines(descriptor, for_journal=_is_journal(descriptor))
     root = logging.getLogger()
@@ -37,7 +37,7 @@ def standard_error() -> int:
 
 
 class _Lines(logging.Handler):
-    """Writes a line a message; one that nobody takes is left out and counted."""
+    """Writes one line for each message; where that would block, the message is dropped and counted."""
 
     def __init__(self, descriptor: int, *, for_journal: bool) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Lines(logging.Handler):
             if record.exc_info and record.exc_info[1] is not None:
                 text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
             self._write(record.levelno, text)
-        except Exception:  # noqa: BLE001 - a message that cannot be written is no reason to stop listening
+        except Exception:  # noqa: BLE001 - a message that cannot be written must not end the service
             self._left_out += 1
 
     def _write(self, level: int, text: str) -> None:
@@ -65,7 +65,7 @@ class _Lines(logging.Handler):
         self._left_out = 0
 
     def _head(self, level: int) -> str:
-        """Return the priority for the journal, which has time and name already; for people, the name."""
+        """Return the priority for the journal, which has time and name itself; else the name."""
         if self._for_journal:
             return f"<{next((p for least, p in _PRIORITIES if level >= least), _DEBUG_PRIORITY)}>"
         kind = "error: " if level >= logging.ERROR else "warning: " if level >= logging.WARNING else ""
@@ -73,6 +73,6 @@ class _Lines(logging.Handler):
 
 
 def _is_journal(descriptor: int) -> bool:
-    """Tell whether a descriptor leads to the journal: systemd names the stream, which may have been replaced since."""
+    """Return whether a descriptor is the journal's: systemd names its stream, which may have been replaced since."""
     status = os.fstat(descriptor)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

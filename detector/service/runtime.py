@@ -1,11 +1,4 @@
-"""All parts of a running service as the settings in force want them, and their change into what others want.
-
-What the settings make of the service: its model, its source, and what it is called.
-
-Somebody who shows people what the detector does, while they look.
-
-The sound as the detector hears it, kept in a file: to replay it, and to send it along with a complaint.
-"""
+"""The parts of a running service as its settings define them, and how they change when the settings do."""
 
 from __future__ import annotations
 
@@ -14,7 +7,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -23,11 +17,12 @@ import numpy as np
 import soundfile
 
 from detector import __version__
-from detector.audio.live_source import LiveSource, SourceStats
-from detector.audio.sources import PcmStream, PlayedFile, RawFormat
+from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
+from detector.audio.sources import FileSource, PcmSource, RawFormat
+from detector.config.paths import STDIN
 from detector.config.sections import Audio
 from detector.config.settings import Settings
-from detector.errors import ConfigError, DetectorError
+from detector.errors import ConfigError, DetectorError, SourceError
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
 from detector.records import State
@@ -35,33 +30,37 @@ from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
 from detector.service.outputs import SinkManager
-from detector.service.signals import Requests
-from detector.sinks.base import NodeInfo
+from detector.sinks.base import NodeInfo, SavedClip
 from detector.sinks.section import SinkContext
 
-STDIN: Final = "-"
+_log = logging.getLogger(__name__)
+_LONGEST_GAP_S: Final = 60
+_CLIPS_BOUND: Final = 100
+_SOURCE_S: Final = 0.3
+_STATEFUL: Final = ("mqtt", "metrics")
+"""Sinks that show states, and need those that began before them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What one run is asked for beyond the settings."""
+    """Options of one run beyond the settings."""
 
     raw: RawFormat | None = None
-    """How raw samples on standard input are written; None: mono, 16 bits, at the rate of the settings."""
+    """Format of raw samples on standard input; None: mono, 16 bits, at the rate of the settings."""
     wait: bool = True
-    """Whether to wait for a device that is not there."""
+    """Whether to wait for an absent device."""
     tee: Path | None = None
-    """File to keep the sound in as it is heard."""
+    """WAV file to record the sound in."""
     plays_file: bool = False
-    """Whether the device is a sound file, which is heard at its own pace."""
+    """Whether the device is a sound file, which is played in real time."""
     loop: bool = False
-    """Whether that file begins anew at its end."""
+    """Whether that file is repeated."""
     is_filter: bool = False
-    """Whether to end when nobody reads standard output any more."""
+    """Whether to end when standard output is closed by its reader."""
 
 
 def make_detector(settings: Settings) -> Detector:
-    """Load the model; raises ManifestError for a wrong one, ConfigError for labels or thresholds it cannot have."""
+    """Load the model; raises ManifestError for a wrong one, ConfigError for unknown labels or impossible thresholds."""
     listening = settings.listening
     detector = Detector.load(settings.model.path, listening.thresholds)
     for label in listening.only:
@@ -71,7 +70,7 @@ def make_detector(settings: Settings) -> Detector:
 
 
 def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
-    """Tell whether a detector made of settings before would be made again of those after; its file may have changed."""
+    """Return whether a detector fits changed settings too: with the same options and the same content of its file."""
     if (before.model, before.listening) != (after.model, after.listening):
         return False
     try:
@@ -80,8 +79,8 @@ def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
         return False
 
 
-def make_station(settings: Settings, detector: Detector) -> NodeInfo:
-    """Return who is listening, to what, with which model."""
+def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:
+    """Return the names of the node, the source and the model, with the classes that are reported."""
     only = settings.listening.only or detector.labels
     manifest = detector.manifest
     return NodeInfo(
@@ -95,71 +94,68 @@ def make_station(settings: Settings, detector: Detector) -> NodeInfo:
     )
 
 
-def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> LiveSource:
-    """Begin to listen; a device that is absent is waited for.
+def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> AudioSource:
+    """Open the source of the settings; a microphone that is absent is waited for.
 
-    Raises ConfigError for settings that cannot be, DeviceError where PortAudio is missing, SourceError for a file
-    that is missing or no sound.
+    Raises ConfigError for impossible settings, DeviceError where PortAudio is missing, SourceError for a named
+    pipe in place of a file.
     """
     if run_options.plays_file:
-        return PlayedFile(audio.device, model_rate_hz, loop=run_options.loop)
+        if Path(audio.device).is_fifo():  # it could not be repeated, and would block until there is a writer
+            raise SourceError(f"{audio.device}: is a pipe, not a file; read it with snn-detect replay")
+        return FileSource(audio.device, model_rate_hz, real_time=True, loop=run_options.loop)
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
         if audio.channel != "mean":
-            raise ConfigError("audio.channel: of raw sound on standard input, the mean of its channels is heard")
-        raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
-        return PcmStream(0, raw, model_rate_hz)
+            raise ConfigError("audio.channel: raw samples on standard input are always mixed to the mean of channels")
+        return PcmSource(0, run_options.raw or RawFormat(audio.rate_hz or model_rate_hz), model_rate_hz)
     if os.sep in audio.device and Path(audio.device).is_file():
-        raise ConfigError(f"{audio.device} is a file, not a device; hear it with snn-detect replay")
+        raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
     from detector.audio.microphone import Microphone
 
     return Microphone(audio, model_rate_hz)
 
 
 def is_same_pipe(before: Audio, after: Audio) -> bool:
-    """Tell whether both hear standard input, which cannot be begun anew in its middle.
+    """Return whether both read standard input, which cannot be opened again.
 
-    Raises ConfigError where it would have to be.
+    Raises ConfigError where its rate changes.
     """
     if not before.device == after.device == STDIN:
         return False
     if before.rate_hz != after.rate_hz:
-        raise ConfigError("audio.rate_hz: raw sound on standard input cannot change its rate; restart to change it")
+        raise ConfigError("audio.rate_hz: raw samples on standard input cannot change their rate; restart to change it")
     return True
 
 
 @runtime_checkable
 class LiveViewer(Protocol):
-    """A sink that is also an observer of the detector, and may ask how the service is."""
+    """A sink that also observes the detector, and may ask for the state of the service."""
 
     @property
     def wants_layers(self) -> bool:
-        """Whether anybody looks at the layers now."""
+        """Whether the layers are shown now."""
 
     def on_trace(self, trace: Trace) -> None:
-        """Take what a chunk brought about, without waiting."""
+        """Process the trace of a chunk, without blocking."""
 
     @property
     def wants_state(self) -> bool:
-        """Whether anybody has asked how the service is since it was shown last."""
+        """Whether the state has been asked for since it was last shown."""
 
     def show(self, state: Mapping[str, Any]) -> None:
-        """Take how the service is, without waiting."""
-
-
-_log = logging.getLogger(__name__)
-_LONGEST_GAP_S: Final = 60
+        """Process the state of the service, without blocking."""
 
 
 class Tee:
-    """Writes chunks to a WAV file of floats, which ``snn-detect replay`` hears just as they were heard.
+    """Writes chunks to a WAV file of floats, for which ``snn-detect replay`` gives the same events.
 
-    Sound that was lost is silence in the file, a minute of it at most.
+    Lost sound becomes silence in the file, a minute at most for each gap.
     """
 
     def __init__(self, path: Path, rate_hz: int) -> None:
-        """Begin the file; raises ConfigError where it cannot be written."""
+        """Create the file; raises ConfigError where it cannot be written."""
         self._path, self._rate_hz = path, rate_hz
         self._next = 0
         try:
@@ -170,7 +166,7 @@ class Tee:
             raise ConfigError(f"--tee {path}: cannot be written ({error}); name another file") from error
 
     def on_chunk(self, chunk: AudioChunk) -> None:
-        """Append a chunk; where that fails, say so and write no more."""
+        """Append a chunk; where that fails, log it and close the file."""
         if self._file is None:
             return
         lost = min(max(0, chunk.first_sample - self._next), _LONGEST_GAP_S * self._rate_hz)
@@ -180,7 +176,7 @@ class Tee:
                 self._file.write(np.zeros(lost, np.float32))
             self._file.write(chunk.samples)
         except (OSError, soundfile.LibsndfileError) as error:
-            _log.warning("--tee %s: cannot be written any more: %s", self._path, error)
+            _log.warning("--tee %s: writing has failed: %s", self._path, error)
             self.close()
 
     def close(self) -> None:
@@ -190,17 +186,15 @@ class Tee:
             file.close()
 
 
-_SOURCE_S: Final = 0.3
-_STATEFUL: Final = ("mqtt", "metrics")
-"""Sinks that show states, and so have to be told of those that began before them."""
-
-
 class ServiceRuntime:
-    """The source with its engine, the sinks, and what makes records for them."""
+    """The source with its engine, the publisher, and the sinks; drained as an audio source is.
 
-    def __init__(self, settings: Settings, run_options: RunOptions, requests: Requests, counters: Counters) -> None:
-        """Load the model and start the sinks; raises DetectorError for settings that cannot be."""
-        self.settings, self._run_options, self._requests, self._counters = settings, run_options, requests, counters
+    The source is exchanged where settings change or listening is switched off, while the loop continues.
+    """
+
+    def __init__(self, settings: Settings, run_options: RunOptions, counters: Counters) -> None:
+        """Load the model and start the sinks; raises DetectorError for impossible settings."""
+        self.settings, self._run_options, self._counters = settings, run_options, counters
         self.health = Health(counters)
         self.outputs = SinkManager()
         self.publisher = RecordPublisher(settings.audio.source, self.outputs.submit)
@@ -209,19 +203,23 @@ class ServiceRuntime:
         self.engine: Engine | None = None
         """None while there is no source."""
         self._viewer: LiveViewer | None = None
+        self.wants_listening = True
+        """Whether listening is switched on; set from threads of sinks, and applied by ``pause`` and ``resume``."""
         self.is_paused = False
         self.is_hung = False
-        """Whether a part did not end when it was asked to; the process then has to end without it."""
+        """Whether a part has not ended in time; the process then has to end without it."""
+        self._clips: deque[SavedClip] = deque(maxlen=_CLIPS_BOUND)
+        """Clips that have been written and not yet published."""
         self._mismatch: str | None = None
-        self._heard_device: str | None = None
+        self._used_device: str | None = None
         self._detector = make_detector(settings)
-        self.node_info = make_station(settings, self._detector)
+        self.node_info = node_info_of(settings, self._detector)
         self._tee = Tee(run_options.tee, self._detector.sample_rate_hz) if run_options.tee else None
         self.outputs.prepare(settings, self._sink_context(settings, self._detector))()
 
     @property
     def stats(self) -> SourceStats:
-        """How the source is."""
+        """Counts, levels and conditions of the source."""
         return NO_SOURCE if self.engine is None else self.engine.source.stats
 
     @property
@@ -233,21 +231,24 @@ class ServiceRuntime:
         """Open the source; raises DetectorError where it cannot be."""
         self._listen(self.settings, self._detector)
 
-    def turn(self, timeout_s: float) -> bool:
-        """Work off what has arrived, waiting for it at most that long; False behind the end of the sound."""
+    def take(self, timeout_s: float) -> Sequence[SourceEvent] | None:
+        """Return the events of the present source, none while there is no source; see ``AudioSource.take``."""
         if self.engine is None or self.is_paused:
             time.sleep(timeout_s)
-            return True
-        goes_on = self.engine.turn(timeout_s)
-        self._compare_calibration()
-        return goes_on
+            return ()
+        return self.engine.source.take(timeout_s)
+
+    def handle(self, event: SourceEvent) -> None:
+        """Process an event of the source."""
+        if self.engine is not None:
+            self.engine.handle(event)
 
     def pause(self) -> None:
-        """Listen no more, and leave the device to others."""
+        """Stop listening, and release the device."""
         self.is_paused = True
         if self.engine is not None:
             self.engine.pause()
-        if self.settings.audio.device != STDIN:  # whoever writes there waits
+        if self.settings.audio.device != STDIN:  # the writer of the pipe waits
             self._close_source()
         self.publisher.status("listening", "listening is switched off", active=False)
 
@@ -258,16 +259,16 @@ class ServiceRuntime:
             self.listen()
 
     def change(self, settings: Settings) -> None:
-        """Take over other settings, building anew only what they change.
+        """Apply other settings; what they do not change continues.
 
-        Raises DetectorError, with all as it was before, for settings that cannot be.
+        Raises DetectorError, with everything as it was before, for impossible settings.
         """
         before = self.settings
         detector = self._detector if is_current(self._detector, before, settings) else make_detector(settings)
         take_over = self.outputs.prepare(settings, self._sink_context(settings, detector))
         self._change_source(settings, detector)
         self.settings, self._detector = settings, detector
-        self.node_info = make_station(settings, detector)
+        self.node_info = node_info_of(settings, detector)
         self.publisher.source = settings.audio.source
         states = self._states()
         for worker in take_over():
@@ -285,18 +286,17 @@ class ServiceRuntime:
         self.publisher.health(state, calibrated=calibrated, scores=scores)
 
     def show_state(self) -> None:
-        """Show how the service is to those who ask for it now."""
+        """Show the state of the service where it is asked for."""
         if self._viewer is not None and self._viewer.wants_state:
             self._viewer.show(self._state())
 
     def publish_clips(self) -> None:
         """Publish the clips that have been written since the last call."""
-        clips = self._requests.clips
-        while clips:
-            self.publisher.clip(clips.popleft())
+        while self._clips:
+            self.publisher.clip(self._clips.popleft())
 
     def end(self, reason: Reason, fault: str | None, timeout_s: float) -> None:
-        """Close open events, tell that this is the end and of what went wrong, and end all parts within a time."""
+        """Close open events, publish the end with its ``fault``, and end all parts within ``timeout_s``."""
         until = time.monotonic() + timeout_s
         if self.engine is not None:
             self.engine.close_events(reason)
@@ -327,13 +327,13 @@ class ServiceRuntime:
             **self.health.state(stats, self.outputs.stats, self.node_info).as_dict(),
         }
 
-    def _compare_calibration(self) -> None:
-        """Tell, once each time, that the thresholds were measured with another device or model, or no longer so."""
+    def check_calibration(self) -> None:
+        """Publish a status where the thresholds begin or cease to be those of another device or model."""
         calibration, found = self.settings.calibration, None
         if self.engine is not None and self.engine.has_audio:
-            self._heard_device = self.publisher.device
+            self._used_device = self.publisher.device
         if calibration is not None:
-            found = calibration.mismatch(self._heard_device, self.node_info.model, self.node_info.model_sha256)
+            found = calibration.mismatch(self._used_device, self.node_info.model, self.node_info.model_sha256)
         if found == self._mismatch:
             return
         self._mismatch = found
@@ -343,18 +343,21 @@ class ServiceRuntime:
 
     def _sink_context(self, settings: Settings, detector: Detector) -> SinkContext:
         return SinkContext(
-            node_info=make_station(settings, detector),
+            node_info=node_info_of(settings, detector),
             rate_hz=detector.sample_rate_hz,
-            on_listening=self._requests.set_listening,
-            on_clip=self._requests.clips.append,
+            on_listening=self._set_listening,
+            on_clip=self._clips.append,
             detector=detector,
         )
 
+    def _set_listening(self, wanted: bool) -> None:
+        self.wants_listening = wanted
+
     def _change_source(self, settings: Settings, detector: Detector) -> None:
-        """Go over to another source or detector, as far as they are others; on an error, back to those before."""
+        """Change the source or the detector where the settings do; on an error, return to those before."""
         is_same = self._is_same_source(settings, detector)
         if self.engine is None:
-            return  # whoever listens again will find the new settings
+            return  # ``resume`` uses the new settings
         if is_same:
             if detector is not self._detector:
                 self.engine.use(detector, settings.listening.only)
@@ -371,7 +374,7 @@ class ServiceRuntime:
         is_same_rate = detector.sample_rate_hz == self._detector.sample_rate_hz
         if is_same_pipe(self.settings.audio, settings.audio):
             if not is_same_rate:
-                raise ConfigError("model.path: this model hears at another rate; restart to change to it")
+                raise ConfigError("model.path: this model has another sample rate; restart to change to it")
             return True
         return is_same_rate and settings.audio == self.settings.audio
 
@@ -383,7 +386,7 @@ class ServiceRuntime:
         self._connect()
 
     def _connect(self) -> None:
-        """Give the sound to those who want it, and let those look who want to."""
+        """Connect the sinks that receive sound or traces."""
         self._viewer = next((sink for sink in self.outputs.sinks if isinstance(sink, LiveViewer)), None)
         if self.engine is not None:
             taps: list[AudioTap] = [sink for sink in self.outputs.sinks if isinstance(sink, AudioTap)]
@@ -397,7 +400,7 @@ class ServiceRuntime:
             engine.source.close()
 
     def _states(self) -> list[tuple[State, bool, str]]:
-        """Return what holds now, as status records tell it."""
+        """Return the present states as status records: name, whether active, detail."""
         found: list[tuple[State, bool, str]] = []
         if self.is_paused:
             found.append(("listening", False, "listening is switched off"))

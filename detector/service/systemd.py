@@ -1,7 +1,7 @@
-"""What systemd is told of the service: ready, alive, reloading, stopping, and a line for ``systemctl status``.
+"""Notifications for systemd: ready, watchdog, reloading, stopping, and a line for ``systemctl status``.
 
-The protocol is that of sd_notify(3): datagrams to the socket that the environment names. Started by
-something else, there is no socket, and nothing is sent.
+The protocol is that of sd_notify(3): datagrams to the socket that the environment names. Without systemd
+there is no socket, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S: Final = 1.0
-"""For what must arrive; a status or a sign of life is soon followed by another."""
+"""Timeout for what must arrive; a status or watchdog message is soon followed by another."""
 
 
 class Notifier:
-    """Tells systemd. No method raises: trouble is logged once. ``status`` and ``watchdog`` never wait."""
+    """Notifies systemd. No method raises: errors are logged once. ``status`` and ``watchdog`` never block."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         """Take the socket and the watchdog's period from the environment."""
@@ -31,33 +31,29 @@ class Notifier:
 
     @property
     def watchdog_s(self) -> float | None:
-        """Seconds without ``watchdog()`` after which systemd ends the service; None where it does not watch."""
+        """Seconds without ``watchdog()`` after which systemd ends the service; None where there is no watchdog."""
         return self._period_s
 
     def ready(self) -> None:
-        """Say that the start, or a reload, is complete."""
+        """Notify that the start, or a reload, is complete."""
         self._send("READY=1", _PATIENCE_S)
 
     def status(self, text: str) -> None:
-        """Say in one line how the service is; the same line is sent once."""
+        """Send the state of the service as one line, unless it is the same as before."""
         line = " ".join(text.split())
         if line != self._status and self._send(f"STATUS={line}"):
             self._status = line
 
     def reloading(self) -> None:
-        """Say that the settings are being read anew; ``ready`` ends it."""
+        """Notify that the settings are being reloaded; ``ready`` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}", _PATIENCE_S)
 
     def stopping(self) -> None:
-        """Say that the end has begun."""
+        """Notify that the service is stopping."""
         self._send("STOPPING=1", _PATIENCE_S)
 
-    def extend_timeout(self, seconds: float) -> None:
-        """Ask for that much more time, from now, to start, reload or stop."""
-        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}", _PATIENCE_S)
-
     def watchdog(self) -> None:
-        """Say that all is well; call it whenever sound has been worked off. It sends twice a period at most."""
+        """Feed the watchdog, whenever sound has been processed; sent at most twice a period."""
         if self._period_s is None:
             return
         now = time.monotonic()
@@ -66,7 +62,7 @@ class Notifier:
             self._fed_at = now
 
     def _send(self, message: str, patience_s: float = 0.0) -> bool:
-        """Send a datagram, waiting that long while systemd's queue is full; True where it went out."""
+        """Send a datagram, blocking at most so long while systemd's queue is full; return whether it was sent."""
         if self._address is None:
             return False
         try:
@@ -75,7 +71,7 @@ class Notifier:
                 sender.sendto(message.encode(errors="replace"), _name(self._address))
         except OSError as error:
             if not self._troubled:
-                _log.warning("systemd cannot be told how the service is (NOTIFY_SOCKET=%s): %s", self._address, error)
+                _log.warning("systemd cannot be notified (NOTIFY_SOCKET=%s): %s", self._address, error)
             self._troubled = True
             return False
         self._troubled = False
@@ -83,14 +79,14 @@ class Notifier:
 
 
 def _name(address: str) -> str:
-    """Return the socket's name as the kernel wants it; raises OSError for kinds other than Unix sockets."""
+    """Return the address as the kernel takes it; raises OSError for anything but a Unix socket."""
     if not address.startswith(("/", "@")):
         raise OSError("not the name of a Unix socket")
     return f"\0{address[1:]}" if address.startswith("@") else address
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Return the watchdog's period; None where there is none, or it watches another process."""
+    """Return the watchdog's period; None where there is none, or it is for another process."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     try:

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from pydantic import Field
 
-from detector.config.paths import state_directory
+from detector.config.paths import clips_directory
 from detector.config.sections import Labels, LimitInDays, UserPath, slug
 from detector.errors import DetectorError
 from detector.records import OffsetRecord, OnsetRecord, Record
@@ -62,7 +62,7 @@ class Clips(SinkSection):
     @property
     def folder(self) -> Path:
         """The folder, the default one where none is named."""
-        return self.directory or state_directory() / "clips"
+        return self.directory or clips_directory()
 
     def build(self, context: SinkContext, /) -> SinkSpec:
         """Return the sink."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydantic import Field
 
-from detector.config.paths import state_directory
+from detector.config.paths import database_file
 from detector.config.sections import UserPath
 from detector.records import Record
 from detector.sinks.base import LiveSink, RetryableError, describe_oserror
@@ -54,7 +54,7 @@ class Database(SinkSection):
     @property
     def file(self) -> Path:
         """The file, the default one where none is named."""
-        return self.path or state_directory() / "events.db"
+        return self.path or database_file()
 
     def build(self, _context: SinkContext, /) -> SinkSpec:
         """Return the sink."""

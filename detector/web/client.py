@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - the first look-up of a name would import it, where a signal may break that off
 import http.client
 import json
 from collections.abc import Iterator, Mapping

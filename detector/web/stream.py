@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.audio.levels import FLOOR_DBFS, FULL_SCALE
+from detector.audio.levels import FULL_SCALE, amplitude_dbfs
 from detector.decoder import EventDecoder
 from detector.features import log_mel_matrix, window_coefficients
 from detector.manifest import MfccParams
@@ -309,4 +309,4 @@ class Broadcaster:
 
 
 def _dbfs(amplitude: float) -> float:
-    return round(max(FLOOR_DBFS, 20 * math.log10(amplitude)), 1) if amplitude > 0 else FLOOR_DBFS
+    return round(amplitude_dbfs(amplitude), 1)

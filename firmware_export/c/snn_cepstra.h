@@ -1,21 +1,21 @@
-/* From one frame to cepstra: what the two front ends have in common is this. */
+/* From one frame to cepstra: the interface of the two front ends. */
 #ifndef SNN_CEPSTRA_H
 #define SNN_CEPSTRA_H
 
 #include "snn_detect.h"
 
-/* A sample less its share of the one before. */
+/* Return a pre-emphasised sample. */
 static inline snn_amplitude snn_emphasised(int16_t sample, int16_t previous)
 {
 #if SNN_FIXED_FRONT_END
-    return sample * (1 << (SNN_AMPLITUDE_BITS - 15)) - previous * SNN_PREEMPHASIS; /* 14 bits, too */
+    return sample * (1 << (SNN_AMPLITUDE_BITS - 15)) - previous * SNN_PREEMPHASIS; /* 14 fraction bits */
 #else
     const snn_real unit = SNN_REAL(1) / 32768;
     return sample * unit - SNN_PREEMPHASIS * (previous * unit);
 #endif
 }
 
-/* The cepstra of the frame that is pending; work is overwritten. */
+/* Compute the cepstra of the pending frame; work is overwritten. */
 void snn_cepstra(snn_mfcc *state, snn_cepstrum mfcc[SNN_N_MFCC]);
 
 #endif

@@ -1,8 +1,8 @@
 /* The cepstra of a frame in integers.
  *
- * A frame is brought up to 29 bits, so that quiet sound is judged as finely as loud; its transform
- * halves at every stage and cannot overflow. Energies have 64 bits; their logarithms, where all sizes
- * come together again, have SNN_LOG_BITS behind the point.
+ * A frame is scaled up to 29 bits, so that quiet sound has the same resolution as loud sound; its transform
+ * halves at every stage and cannot overflow. Energies have 64 bits; their logarithms have SNN_LOG_BITS
+ * fraction bits.
  */
 #include "snn_cepstra.h"
 
@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define HALF (SNN_N_FFT / 2)
-#define TURN_BITS 30
+#define TWIDDLE_BITS 30
 #define LOG_STEP_BITS 8
 
 static int32_t rounded(int64_t value, int bits)
@@ -31,8 +31,8 @@ static int top_bit(uint64_t value)
 #endif
 }
 
-/* Window the frame into x, as large as 29 bits allow; tell how many bits it grew by, and return whether it is
- * anything but zeros. */
+/* Window the frame into x, scaled up to 29 bits; set growth to the left shift and return whether any value is
+ * not zero. */
 static int windowed(const snn_mfcc *s, int32_t *x, int *growth)
 {
     const size_t length = SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT;
@@ -43,7 +43,7 @@ static int windowed(const snn_mfcc *s, int32_t *x, int *growth)
     if (leading == length)
         return 0;
     for (size_t i = 0; i < length; i++) {
-        x[i] = rounded((int64_t)s->pending[i] * snn_window[i], TURN_BITS);
+        x[i] = rounded((int64_t)s->pending[i] * snn_window[i], TWIDDLE_BITS);
         any |= (uint32_t)(x[i] < 0 ? -x[i] : x[i]);
     }
     memset(x + length, 0, (SNN_N_FFT + 2 - length) * sizeof *x);
@@ -55,7 +55,7 @@ static int windowed(const snn_mfcc *s, int32_t *x, int *growth)
     return 1;
 }
 
-/* Begin a transform: exchange each complex point with the one whose number has its bits in the opposite order. */
+/* Apply the bit-reversal permutation to complex points, in place. */
 static void reorder(int32_t *x, size_t points)
 {
     size_t j = 0;
@@ -76,18 +76,18 @@ static void reorder(int32_t *x, size_t points)
     }
 }
 
-/* Half the sums and differences, at each of the stages: the transform comes out divided by HALF. */
+/* Halve the sums and differences at each stage: the transform is divided by HALF. */
 static void transform(int32_t *x)
 {
     reorder(x, HALF);
     for (size_t span = 1; span < HALF; span *= 2) {
-        size_t stride = SNN_N_FFT / (2 * span); /* snn_turns[k] is exp(-2 pi i k / SNN_N_FFT) */
+        size_t stride = SNN_N_FFT / (2 * span); /* snn_twiddles[k] is exp(-2 pi i k / SNN_N_FFT) */
         for (size_t k = 0; k < span; k++) {
-            int64_t wr = snn_turns[k * stride][0], wi = snn_turns[k * stride][1];
+            int64_t wr = snn_twiddles[k * stride][0], wi = snn_twiddles[k * stride][1];
             for (size_t i = k; i < HALF; i += 2 * span) {
                 int32_t *a = x + 2 * i, *b = x + 2 * (i + span);
-                int32_t re = rounded(b[0] * wr - b[1] * wi, TURN_BITS);
-                int32_t im = rounded(b[0] * wi + b[1] * wr, TURN_BITS);
+                int32_t re = rounded(b[0] * wr - b[1] * wi, TWIDDLE_BITS);
+                int32_t im = rounded(b[0] * wi + b[1] * wr, TWIDDLE_BITS);
                 b[0] = (a[0] - re) >> 1;
                 b[1] = (a[1] - im) >> 1;
                 a[0] = (a[0] + re) >> 1;
@@ -102,20 +102,20 @@ static uint64_t square(int32_t re, int32_t im)
     return (uint64_t)((int64_t)re * re) + (uint64_t)((int64_t)im * im);
 }
 
-/* The powers of bins k and HALF - k of the whole frame, of the transform of its half. */
+/* Compute the powers of bins k and HALF - k of the frame from the transform of its pairs of samples. */
 static void powers_of_pair(const int32_t *x, size_t k, uint64_t power[2])
 {
     size_t m = HALF - k;
     int32_t ar = x[2 * k], ai = x[2 * k + 1], br = x[2 * m], bi = x[2 * m + 1];
     int32_t er = (ar + br) >> 1, ei = (ai - bi) >> 1; /* the even samples' spectrum */
     int32_t qr = (ai + bi) >> 1, qi = (br - ar) >> 1; /* the odd samples' */
-    int64_t wr = snn_turns[k][0], wi = snn_turns[k][1];
-    int32_t tr = rounded(qr * wr - qi * wi, TURN_BITS), ti = rounded(qr * wi + qi * wr, TURN_BITS);
+    int64_t wr = snn_twiddles[k][0], wi = snn_twiddles[k][1];
+    int32_t tr = rounded(qr * wr - qi * wi, TWIDDLE_BITS), ti = rounded(qr * wi + qi * wr, TWIDDLE_BITS);
     power[0] = square(er + tr, ei + ti);
     power[1] = square(er - tr, ei - ti);
 }
 
-/* Put the powers of bins 0 .. HALF in the place of the transform, low words before high ones. */
+/* Replace the transform by the powers of bins 0 .. HALF, low words before high words. */
 static void power_spectrum(int32_t *x)
 {
     int32_t even = x[0], odd = x[1];
@@ -138,7 +138,7 @@ static uint64_t power_at(const int32_t *x, size_t bin)
     return power;
 }
 
-/* The natural logarithm of an energy that is not zero. */
+/* Return the natural logarithm of an energy that is not zero. */
 static int32_t log_of(uint64_t energy)
 {
     int top = top_bit(energy);
@@ -172,7 +172,7 @@ void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
     int32_t *x = s->work;
     int64_t sums[SNN_N_MFCC] = {0};
     int growth;
-    if (!windowed(s, x, &growth)) { /* every band is as loud as nothing: these cepstra are a table */
+    if (!windowed(s, x, &growth)) { /* all zero: these cepstra are constants */
         memcpy(mfcc, snn_silence, sizeof snn_silence);
         return;
     }

@@ -1,11 +1,11 @@
-/* The cepstra of a frame in floating point: in double precision, as the runtime's, or in single.
+/* The cepstra of a frame in floating point: in double precision, as in the runtime, or in single.
  *
- * In single precision, where one band is louder than another by 90 dB and more, the quiet one holds
- * rounding errors, and now and then a spike falls otherwise.
+ * In single precision, a band that is 90 dB or more below another one holds rounding errors, and a spike
+ * may differ now and then.
  *
  * The spectrum of a real frame of n samples comes from a complex transform of n / 2 points (even samples real,
- * odd ones imaginary). Its passes are of radix 4; real and imaginary parts lie apart, and so do the factors of
- * each pass, in the order in which they are read: compilers make vectors of loops over neighbours.
+ * odd ones imaginary). Its passes are of radix 4; real and imaginary parts are stored apart, and so are the twiddle
+ * factors of each pass, in the order in which they are read: compilers vectorise loops over neighbours.
  */
 #include "snn_cepstra.h"
 
@@ -24,19 +24,19 @@
 
 #define LENGTH (SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT)
 #define QUARTER (HALF / 4)
-#define LANES 4 /* neighbours that a loop takes at once; all spans can be divided by it */
+#define LANES 4 /* neighbours that a loop processes at once; divides all spans */
 
-/* A windowed sample, of which the quarter of the points is known that it lies in; behind the frame there are zeros. */
+/* Return a windowed sample, 0 after the end of the frame; quarter is the quarter of the points that it is in. */
 static inline snn_real windowed(const snn_real *pending, size_t quarter, size_t i)
 {
     return 2 * (quarter + 1) * QUARTER <= LENGTH || i < LENGTH ? pending[i] * snn_window[i] : 0;
 }
 
-/* The first pass takes the samples in the order that lets all others work in place; its factors are 1. */
+/* The first pass reads the samples in bit-reversed order, so that all others work in place; its factors are 1. */
 static void transform_fours(const snn_real *restrict pending, snn_real *restrict re, snn_real *restrict im)
 {
     for (size_t i = 0; i < QUARTER; i++) {
-        const size_t a = 2 * (size_t)snn_reversed[i], b = a + 4 * QUARTER, c = a + 2 * QUARTER, d = a + 6 * QUARTER;
+        const size_t a = 2 * (size_t)snn_bit_reversal[i], b = a + 4 * QUARTER, c = a + 2 * QUARTER, d = a + 6 * QUARTER;
         snn_real ar = windowed(pending, 0, a), ai = windowed(pending, 0, a + 1);
         snn_real br = windowed(pending, 2, b), bi = windowed(pending, 2, b + 1);
         snn_real cr = windowed(pending, 1, c), ci = windowed(pending, 1, c + 1);
@@ -54,14 +54,14 @@ static void transform_fours(const snn_real *restrict pending, snn_real *restrict
     }
 }
 
-/* Of four neighbouring transforms of span points make one. */
+/* Combine four neighbouring transforms of span points into one. */
 static void join_four(snn_real *restrict ar, snn_real *restrict ai, snn_real *restrict br, snn_real *restrict bi,
                       snn_real *restrict cr, snn_real *restrict ci, snn_real *restrict dr, snn_real *restrict di,
-                      const snn_real *restrict turns, size_t span)
+                      const snn_real *restrict twiddles, size_t span)
 {
     for (size_t at = 0; at < span; at += LANES)
         for (size_t k = at; k < at + LANES; k++) {
-            const snn_real *w = turns + k;
+            const snn_real *w = twiddles + k;
             snn_real cwr = cr[k] * w[0] - ci[k] * w[span], cwi = cr[k] * w[span] + ci[k] * w[0];
             snn_real bwr = br[k] * w[2 * span] - bi[k] * w[3 * span], bwi = br[k] * w[3 * span] + bi[k] * w[2 * span];
             snn_real dwr = dr[k] * w[4 * span] - di[k] * w[5 * span], dwi = dr[k] * w[5 * span] + di[k] * w[4 * span];
@@ -79,11 +79,11 @@ static void join_four(snn_real *restrict ar, snn_real *restrict ai, snn_real *re
 }
 
 static void join_two(snn_real *restrict ar, snn_real *restrict ai, snn_real *restrict br, snn_real *restrict bi,
-                     const snn_real *restrict turns, size_t span)
+                     const snn_real *restrict twiddles, size_t span)
 {
     for (size_t at = 0; at < span; at += LANES)
         for (size_t k = at; k < at + LANES; k++) {
-            const snn_real *w = turns + k;
+            const snn_real *w = twiddles + k;
             snn_real wr = br[k] * w[0] - bi[k] * w[span], wi = br[k] * w[span] + bi[k] * w[0];
             br[k] = ar[k] - wr;
             bi[k] = ai[k] - wi;
@@ -94,26 +94,26 @@ static void join_two(snn_real *restrict ar, snn_real *restrict ai, snn_real *res
 
 static void transform(const snn_real *pending, snn_real *re, snn_real *im)
 {
-    const snn_real *turns = snn_pass_turns;
+    const snn_real *twiddles = snn_pass_twiddles;
     size_t span = 4;
     transform_fours(pending, re, im);
-    for (; 4 * span <= HALF; turns += 6 * span, span *= 4)
+    for (; 4 * span <= HALF; twiddles += 6 * span, span *= 4)
         for (size_t i = 0; i < HALF; i += 4 * span) {
             snn_real *a = re + i, *b = im + i;
-            join_four(a, b, a + span, b + span, a + 2 * span, b + 2 * span, a + 3 * span, b + 3 * span, turns, span);
+            join_four(a, b, a + span, b + span, a + 2 * span, b + 2 * span, a + 3 * span, b + 3 * span, twiddles, span);
         }
     if (span < HALF)
-        join_two(re, im, re + span, im + span, turns, span);
+        join_two(re, im, re + span, im + span, twiddles, span);
 }
 
-/* The squared magnitudes of bins k and HALF - k of the frame, put in the place of these points' real parts. */
+/* Replace the real parts of points k and HALF - k by the powers of these bins of the frame. */
 static inline void powers_of_pair(snn_real *restrict low_re, const snn_real *restrict low_im,
                                   snn_real *restrict high_re, const snn_real *restrict high_im, ptrdiff_t k)
 {
     snn_real ar = low_re[k], ai = low_im[k], br = high_re[-k], bi = high_im[-k];
     snn_real er = SNN_REAL(0.5) * (ar + br), ei = SNN_REAL(0.5) * (ai - bi); /* the even samples' spectrum */
     snn_real qr = SNN_REAL(0.5) * (ai + bi), qi = SNN_REAL(0.5) * (br - ar); /* the odd samples' */
-    snn_real wr = snn_split_turns[0][k], wi = snn_split_turns[1][k];
+    snn_real wr = snn_split_twiddles[0][k], wi = snn_split_twiddles[1][k];
     snn_real tr = qr * wr - qi * wi, ti = qr * wi + qi * wr;
     snn_real lr = er + tr, li = ei + ti, hr = er - tr, hi = ei - ti;
     low_re[k] = lr * lr + li * li;
@@ -131,7 +131,7 @@ static void powers_of_pairs(snn_real *restrict low_re, const snn_real *restrict 
         powers_of_pair(low_re, low_im, high_re, high_im, at);
 }
 
-/* Put the powers of bins 0 .. HALF in the place of the transform's real parts and its first imaginary one. */
+/* Replace the transform's real parts and its first imaginary part by the powers of bins 0 .. HALF. */
 static void power_spectrum(snn_real *re, snn_real *im)
 {
     snn_real even = re[0], odd = im[0], mr = re[HALF / 2], mi = im[HALF / 2];
@@ -167,7 +167,7 @@ static int is_silent(const snn_real *pending)
     return zeros == LENGTH;
 }
 
-/* By four sums side by side, each of which waits for itself alone. */
+/* Four independent sums, so that no addition waits for the one before. */
 static snn_real weighted_sum(const snn_real *restrict power, const snn_real *restrict weight, size_t n)
 {
     snn_real sums[LANES] = {0};

@@ -1,12 +1,12 @@
-/* From scores to onsets and offsets: smoothing, hysteresis, shortest durations, refractory time. */
+/* From scores to onsets and offsets: smoothing, hysteresis, minimum durations, refractory time. */
 #include "snn_detect.h"
 
 #include <string.h>
 
-#define LEAST (1.0f / 1048576.0f) /* lower scores count as zero, as in the runtime */
+#define MIN_SCORE (1.0f / 1048576.0f) /* lower scores become zero, as in the runtime */
 
-/* In fixed point a mean is rounded down. Thresholds are whole numbers there, so that it lies below one
- * exactly where the unrounded mean does. */
+/* In fixed point a mean is rounded down. Thresholds are integers there, so that the rounded mean is below one
+ * exactly where the unrounded mean is. */
 
 void snn_decoder_reset(snn_decoder *s)
 {
@@ -18,14 +18,14 @@ static snn_score clean(snn_score score)
 #if SNN_INT8
     return score;
 #else
-    if (!(score >= LEAST)) /* not a number, too */
+    if (!(score >= MIN_SCORE)) /* NaN, too */
         return 0.0f;
     return score < 1.0f ? score : 1.0f;
 #endif
 }
 
-/* What events tell. */
-static float told(snn_score score)
+/* Return a score as events contain it, in [0, 1]. */
+static float as_float(snn_score score)
 {
 #if SNN_INT8
     return (float)score / (float)(1 << SNN_SCORE_BITS);
@@ -42,7 +42,7 @@ static void smooth(snn_decoder *s, const snn_score scores[SNN_CLASSES])
         if (s->frames < (int64_t)length)
             length = (size_t)s->frames + 1;
         s->scores[now][c] = clean(scores[c]);
-        /* Added up anew each time: a sum that is carried on would drift. */
+        /* Summed in full each time: a running sum would drift. */
         snn_score sum = 0;
         for (size_t ago = 0; ago < length; ago++)
             sum += s->scores[(now + SNN_MOST_SMOOTHING - ago) % SNN_MOST_SMOOTHING][c];
@@ -121,24 +121,24 @@ static snn_event event_of(const snn_decoder *s, size_t c, snn_kind kind, int64_t
     e.index = t->index;
     e.onset_sample = t->first * SNN_HOP_LENGTH;
     e.emitted_sample = end_of(frame) - 1;
-    e.score = told(s->smoothed[c]);
+    e.score = as_float(s->smoothed[c]);
     return e;
 }
 
-static void tell_offset(const snn_decoder *s, size_t c, int64_t frame, snn_reason reason, snn_on_event on_event,
+static void emit_offset(const snn_decoder *s, size_t c, int64_t frame, snn_reason reason, snn_on_event on_event,
                         void *context)
 {
     const snn_track *t = &s->tracks[c];
     snn_event e = event_of(s, c, SNN_OFFSET, frame);
     e.reason = reason;
     e.offset_sample = end_of(t->last);
-    e.peak = told(t->peak);
-    e.mean = told((snn_score)(t->sum_to_last / (snn_total)(t->last - t->first + 1)));
+    e.peak = as_float(t->peak);
+    e.mean = as_float((snn_score)(t->sum_to_last / (snn_total)(t->last - t->first + 1)));
     if (on_event)
         on_event(context, &e);
 }
 
-/* Take the scores of a frame; offsets are told before onsets. */
+/* Process the scores of a frame; offsets are reported before onsets. */
 void snn_decode(snn_decoder *s, const snn_score scores[SNN_CLASSES], snn_on_event on_event, void *context)
 {
     uint8_t begun[SNN_CLASSES];
@@ -150,7 +150,7 @@ void snn_decode(snn_decoder *s, const snn_score scores[SNN_CLASSES], snn_on_even
         int was_open = t->is_open;
         begun[c] = (uint8_t)has_begun(t, p, frame, s->smoothed[c]);
         if (was_open && has_ended(t, p, frame, s->smoothed[c]))
-            tell_offset(s, c, frame, SNN_ENDED, on_event, context);
+            emit_offset(s, c, frame, SNN_ENDED, on_event, context);
     }
     for (size_t c = 0; c < SNN_CLASSES; c++)
         if (begun[c]) {
@@ -162,12 +162,12 @@ void snn_decode(snn_decoder *s, const snn_score scores[SNN_CLASSES], snn_on_even
     s->frames++;
 }
 
-/* Close what is open with the last frame. */
+/* Report an offset at the last frame for every open sound. */
 void snn_decoder_close(snn_decoder *s, snn_on_event on_event, void *context)
 {
     for (size_t c = 0; c < SNN_CLASSES; c++)
         if (s->tracks[c].is_open) {
-            tell_offset(s, c, s->frames - 1, SNN_END_OF_STREAM, on_event, context);
+            emit_offset(s, c, s->frames - 1, SNN_END_OF_STREAM, on_event, context);
             close_track(&s->tracks[c], &snn_classes[c], s->frames - 1);
         }
 }

@@ -1,4 +1,4 @@
-/* The corridor: samples through features, encoder, network and decoder, in order. */
+/* The pipeline: samples through features, encoder, network and decoder, in order. */
 #include "snn_detect.h"
 
 static void take_frame(snn_detector *d, const snn_cepstrum mfcc[SNN_N_MFCC])

@@ -4,10 +4,10 @@
  *     snn_init(&detector, on_event, NULL);
  *     for (;;) snn_push(&detector, samples, n);       any n, SNN_SAMPLE_RATE_HZ, mono
  *
- * All state lies in the struct that the caller owns; nothing is allocated, no function recurs, and
- * there are no variables besides: any number of detectors may run side by side. Tables and sizes of
- * the model are in snn_model.h and snn_model.c. Of the C library, memcpy, memmove and memset are used;
- * logf with a front end in single precision, and expf where the network is in single precision, too.
+ * All state is in the struct that the caller owns: nothing is allocated, no function is recursive and there
+ * are no global variables, so any number of detectors may run side by side. Arrays and sizes of the model
+ * are in snn_model.h and snn_model.c. Of the C library, memcpy, memmove and memset are used, log or logf
+ * with a front end in floating point, and expf with a network in floating point.
  */
 #ifndef SNN_DETECT_H
 #define SNN_DETECT_H
@@ -30,21 +30,21 @@ typedef struct {
     snn_reason reason;       /* of an offset */
     uint16_t label;          /* into snn_labels */
     uint32_t index;          /* number of this sound; an onset and its offset share it */
-    int64_t onset_sample;    /* where the sound began */
-    int64_t offset_sample;   /* behind its last sample; offsets only */
-    int64_t emitted_sample;  /* the last sample that had arrived when this became known */
-    float score;             /* smoothed, at that moment */
+    int64_t onset_sample;    /* first sample of the sound */
+    int64_t offset_sample;   /* one past its last sample; offsets only */
+    int64_t emitted_sample;  /* last sample received when the event was detected */
+    float score;             /* smoothed, in [0, 1], at that moment */
     float peak, mean;        /* of the smoothed score between onset and offset; offsets only */
 } snn_event;
 
 typedef void (*snn_on_event)(void *context, const snn_event *event);
 
-/* What a frame went through, for those who look; pointers hold until the next frame. */
+/* The values of a frame after each stage; pointers are valid until the next frame. */
 typedef struct {
     int64_t frame;
     const snn_cepstrum *mfcc;                /* SNN_N_MFCC */
     const uint8_t *encoded;                  /* SNN_PLANES x SNN_N_MFCC, 0 or 1 */
-    const uint32_t *spikes[SNN_CONVS + 1];   /* of each layer, the dense one last; see snn_fired */
+    const uint32_t *spikes[SNN_CONVS + 1];   /* of each layer, the dense layer last; see snn_fired */
     const snn_score *scores;                 /* SNN_CLASSES */
 } snn_probe;
 
@@ -66,20 +66,20 @@ typedef struct {
 
 typedef struct {
     snn_band bands[SNN_BAND_FRAMES * SNN_PLANES][SNN_N_MELS]; /* a ring of frames: the input of the first layer */
-    uint8_t active[SNN_BAND_FRAMES * SNN_PLANES];             /* whether anything in there is not zero */
+    uint8_t active[SNN_BAND_FRAMES * SNN_PLANES];             /* whether any band of the plane is not zero */
     uint32_t spikes[SNN_SPIKE_WORDS];                         /* rings of each layer's last frames */
     snn_level synapses[SNN_SYNAPSES];
     snn_level membranes[SNN_MEMBRANES];
     snn_level readout[SNN_CLASSES];
-    snn_sum sums[SNN_MEMBRANES]; /* of weights, carried on: only what changes is added or taken away */
+    snn_sum sums[SNN_MEMBRANES]; /* of weights, kept from frame to frame: only changes are added or subtracted */
     uint8_t has_sums;
-    uint16_t rows[SNN_MOST_CHANGES];                                   /* which weights that are, place by place */
-    uint16_t first_new[SNN_MOST_PLACES + 1], end_gone[SNN_MOST_PLACES + 1]; /* where in there a place begins */
+    uint16_t rows[SNN_MOST_CHANGES]; /* rows of weights whose spikes changed, position by position */
+    uint16_t first_new[SNN_MOST_PLACES + 1], end_gone[SNN_MOST_PLACES + 1]; /* where each position starts in rows */
     uint32_t time;
 } snn_network;
 
 typedef struct {
-    int64_t first, last; /* frames of the run or of the sound */
+    int64_t first, last; /* frames of the sound or of its run above the threshold */
     int64_t free_from;
     int32_t run;
     uint32_t index;
@@ -106,22 +106,22 @@ typedef struct {
     void *context;
 } snn_detector;
 
-/* Begin; on_event may be NULL. */
+/* Start a stream; on_event may be NULL. */
 void snn_init(snn_detector *detector, snn_on_event on_event, void *context);
 
-/* Show each frame's insides as well; NULL ends that. The context is that of the events. */
+/* Call on_frame for each frame, with the context of the events; NULL disables it. */
 void snn_watch(snn_detector *detector, snn_on_frame on_frame);
 
-/* Take n samples; events that they bring about are told before this returns. */
+/* Process n samples; on_event is called for their events before this returns. */
 void snn_push(snn_detector *detector, const int16_t *samples, size_t n);
 
-/* End the stream: judge the padded last frame, close what is open, reset. */
+/* End the stream: process the padded last frame, report offsets of open sounds, reset. */
 void snn_flush(snn_detector *detector);
 
-/* Forget everything, open events included: the next sample is the first of a stream. */
+/* Discard all state, open sounds included: the next sample is the first of a stream. */
 void snn_reset(snn_detector *detector);
 
-/* The rooms by themselves, as the detector calls them. */
+/* The single stages, as the detector calls them. */
 void snn_mfcc_reset(snn_mfcc *state);
 size_t snn_mfcc_push(snn_mfcc *state, const int16_t *samples, size_t n, snn_cepstrum mfcc[SNN_N_MFCC], int *has_frame);
 int snn_mfcc_flush(snn_mfcc *state, snn_cepstrum mfcc[SNN_N_MFCC]);

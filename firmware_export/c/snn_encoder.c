@@ -13,7 +13,7 @@ void snn_encoder_reset(snn_encoder *s)
     s->has_baseline = SNN_HAS_REST;
 }
 
-/* Baselines are kept relative to the rest. Each line rounds as the runtime's does: no fused operations here. */
+/* Baselines are stored relative to the rest. Each line rounds as in the runtime: no fused operations here. */
 static void encode_one(snn_encoder *s, size_t k, snn_cepstrum value, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
 #if SNN_SEND_ON_DELTA
@@ -41,7 +41,7 @@ static void encode_one(snn_encoder *s, size_t k, snn_cepstrum value, uint8_t spi
 
 void snn_encode(snn_encoder *s, const snn_cepstrum mfcc[SNN_N_MFCC], uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
-    if (!s->has_baseline) { /* without a rest, the first frame is where changes begin */
+    if (!s->has_baseline) { /* without a rest, the first frame is the first baseline */
         memcpy(s->baseline, mfcc, sizeof s->baseline);
         memset(spikes, 0, SNN_PLANES * SNN_N_MFCC);
         s->has_baseline = 1;

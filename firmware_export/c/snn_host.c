@@ -1,8 +1,8 @@
-/* The detector on a computer: raw 16-bit samples on standard input, JSON lines on standard output.
+/* The detector as a program: raw 16-bit samples on standard input, JSON lines on standard output.
  *
  *     sox sound.wav -t raw -r 16000 -c 1 -e signed -b 16 - | ./snn_host
- *     ./snn_host --probe features|encoded|spikes|scores      each frame's values, as raw floats or bytes
- *     ./snn_host --frames                                    cepstra in place of samples, raw floats
+ *     ./snn_host --probe features|encoded|spikes|scores      each frame's values in binary
+ *     ./snn_host --frames                                    binary cepstra instead of samples
  */
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +34,7 @@ static void write_encoded(void *context, const snn_probe *p)
     fwrite(p->encoded, 1, SNN_PLANES * SNN_N_MFCC, stdout);
 }
 
-/* A byte per neuron, layer after layer, channel by channel. */
+/* One byte per neuron, layer by layer, channel by channel. */
 static void write_spikes(void *context, const snn_probe *p)
 {
     (void)context;
@@ -68,7 +68,7 @@ static int run_on_samples(void)
     return ferror(stdin) ? 1 : 0;
 }
 
-/* Encoder and network alone, on somebody else's cepstra; scores go out. */
+/* Run only encoder and network, on cepstra from standard input. */
 static int run_on_frames(snn_on_frame write)
 {
     snn_cepstrum mfcc[SNN_N_MFCC];

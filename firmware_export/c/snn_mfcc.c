@@ -1,4 +1,4 @@
-/* Incremental framing of samples, and what becomes of a frame: mel-frequency cepstral coefficients. */
+/* Incremental framing of samples; each frame becomes mel-frequency cepstral coefficients. */
 #include "snn_detect.h"
 
 #include <string.h>
@@ -26,11 +26,11 @@ static void advance(snn_mfcc *s)
 #endif
 }
 
-/* Take samples up to the end of the next frame; return how many were taken. */
+/* Process samples up to the end of the next frame; return the number of samples processed. */
 size_t snn_mfcc_push(snn_mfcc *s, const int16_t *samples, size_t n, snn_cepstrum mfcc[SNN_N_MFCC], int *has_frame)
 {
-    size_t skipped = s->skip < n ? s->skip : n, room = SNN_FRAME_LENGTH - s->count;
-    size_t taken = n - skipped < room ? n : skipped + room;
+    size_t skipped = s->skip < n ? s->skip : n, space = SNN_FRAME_LENGTH - s->count;
+    size_t taken = n - skipped < space ? n : skipped + space;
     snn_amplitude *to = s->pending + s->count;
     for (size_t i = skipped; i < taken; i++)
         *to++ = snn_emphasised(samples[i], i ? samples[i - 1] : s->previous);
@@ -47,7 +47,7 @@ size_t snn_mfcc_push(snn_mfcc *s, const int16_t *samples, size_t n, snn_cepstrum
     return taken;
 }
 
-/* End the stream; return whether its padded last frame has become cepstra. */
+/* End the stream; return whether a padded last frame was processed into mfcc. */
 int snn_mfcc_flush(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
 {
     int64_t beyond = s->seen > SNN_FRAME_LENGTH ? s->seen - SNN_FRAME_LENGTH : 0;

@@ -1,19 +1,19 @@
-/* The spiking network, driven by its spikes: a step costs what arrives, not what there is.
+/* The spiking network, event-driven: the cost of a step depends on the spikes that arrive.
  *
  *     U[t] = beta * V[t-1] + I[t],   S[t] = U[t] > 1,   V[t] = U[t] - S[t]
  *
- * In single precision, weights and inputs lie on grids of powers of two on which no sum of a layer
- * rounds, so that the order in which spikes are added cannot show: this gives the runtime's bits. What
- * follows the sum rounds as the runtime does, operation by operation, and so must not be fused.
+ * In single precision, weights and inputs are multiples of powers of two on which no sum of a layer
+ * rounds, so that the order in which spikes are added does not matter: the bits are the runtime's. What
+ * follows the sum rounds as in the runtime, operation by operation, and so must not be fused.
  *
- * With int8 weights the sums are integers, each map's on its own grid; a shift leads them to the common
- * fixed point of synapses and membranes, which round to nearest and stay within 30 bits.
+ * With int8 weights the sums are integers, on a grid of each output channel; a shift brings them to the fraction
+ * bits of synapses and membranes, which round to nearest and stay within 30 bits.
  *
- * Weights lie as [input channel][frame][band][output channel]: a spike counts for a whole row of
- * neighbours. Neurons lie as [band][channel], spikes as bits, each band's in words of its own. Once for
- * each layer the spikes are listed that were not there a frame ago, and those that are there no longer;
- * their rows are added to and taken from sums that are carried on, in registers. With SNN_DENSE all sums are
- * made anew, of every input: that form is what tests hold this one against.
+ * Weights are stored as [input channel][frame][band][output channel]: a spike adds a contiguous row. Neurons are
+ * stored as [band][channel], spikes as bits, each band in its own words. For each layer, the spikes that are new
+ * since the previous frame and those that are gone are listed once; their rows are added to and subtracted from
+ * the sums of the previous frame, in registers. With SNN_DENSE all sums are computed from all inputs: tests compare
+ * the event-driven sums with those.
  */
 #include "snn_detect.h"
 
@@ -47,24 +47,23 @@ static unsigned lowest_bit(uint32_t word)
 #endif
 }
 
-/* What a neuron hears of the layer before: places first .. end - 1. The row of a place's weight is that of the
- * first tap, and the place, less what padding and the window's own place make of it. */
+/* The receptive field of a neuron: positions first .. end - 1 of the layer before. The row of a position's weight
+ * is the row of the first tap plus the position minus less. */
 typedef struct {
     size_t first, end, less;
 } snn_reach;
 
 static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
 {
-    size_t begin = o * l->stride, end = begin + l->bands; /* of the padded width */
+    size_t begin = o * l->stride, end = begin + l->bands; /* in the padded width */
     snn_reach reach;
     reach.first = begin < l->padding ? 0 : begin - l->padding;
     reach.end = end - l->padding < in_width ? end - l->padding : in_width;
-    reach.less = begin - l->padding; /* below zero it wraps, and so does what it is taken from */
+    reach.less = begin - l->padding; /* below zero it wraps, and the difference wraps back */
     return reach;
 }
 
-/* Sums of so many neighbours are kept in registers at once: the most that there is room for and that n can be
- * divided by. */
+/* The number of neighbouring sums kept in registers at once: the largest block that fits and divides n. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define SUMS_AT_ONCE 8
 #elif defined(__AVX__)
@@ -77,25 +76,25 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
     (FITS(n, 96) ? 96 : FITS(n, 80) ? 80 : FITS(n, 64) ? 64 : FITS(n, 48) ? 48 : FITS(n, 40) ? 40 : FITS(n, 32) ? 32 : \
      FITS(n, 24) ? 24 : FITS(n, 16) ? 16 : FITS(n, 8) ? 8 : FITS(n, 5) ? 5 : FITS(n, 3) ? 3 : 1)
 
-/* Sums are in registers only if the loop over them is gone, which gcc does by itself from -O3 on. Where it has
- * vectors it widens int8 weights in a loop alone. */
+/* Sums stay in registers only if the loop over them is unrolled, which gcc does by itself from -O3 on. With vectors
+ * it widens int8 weights only in a loop. */
 #if defined(__GNUC__) && !defined(__clang__) && !(SNN_INT8 && defined(__SSE2__))
 #define UNROLLED _Pragma("GCC unroll 96")
 #else
 #define UNROLLED
 #endif
 
-/* gcc sees fewer vectors in these loops where they have become a part of a larger function. */
+/* gcc vectorises less of these loops when they are inlined into a larger function. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define APART __attribute__((noinline))
 #else
 #define APART
 #endif
 
-/* How much of a row the widest vectors hold; gcc reckons one by one where what is left is in the same block. */
+/* The part of a row that fills whole vectors; gcc computes one by one if the rest is in the same block. */
 #define WHOLE(n) ((n) % 8 == 0 && (n) > 16 ? (n) / 16 * 16 : (n))
 
-/* Where nearly all the time goes: a loop for each length of rows that occurs, which compilers can unroll. */
+/* Nearly all time is spent here: one loop per length of rows in the model, which compilers can unroll. */
 #define IN_BLOCKS(length, change_block) \
     case length: \
         FOR_BLOCKS(length, 0, WHOLE(length), change_block) \
@@ -110,12 +109,12 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
     }
 #define EACH_SUM(size, change) UNROLLED for (size_t m = 0; m < (size); m++) sums[m] change
 
-/* A part of a list: numbers of rows of weights. */
+/* A part of a list of rows of weights. */
 typedef struct {
     const uint16_t *begin, *end;
 } snn_rows;
 
-/* Add the rows that are new and take those that are gone, each number less what the window is further on by. */
+/* Add the new rows and subtract the gone ones; less is subtracted from each row's number. */
 APART static void change_sums(snn_sum *restrict to, const snn_weight *restrict weight, snn_rows new, snn_rows gone,
                               size_t less, size_t n)
 {
@@ -140,20 +139,20 @@ APART static void change_sums(snn_sum *restrict to, const snn_weight *restrict w
 #undef ROW_AT
 }
 
-/* Planes of the first layer's input in which something is not zero: where their rows of weights begin. */
+/* Planes of the first layer's input that are not all zero, and their first rows of weights. */
 typedef struct {
     size_t count;
     uint16_t plane[SNN_BAND_FRAMES * SNN_PLANES], row[SNN_BAND_FRAMES * SNN_PLANES];
-} snn_heard;
+} snn_active_planes;
 
-/* From each plane so many places side by side: their rows lie side by side, too, and count as often as they say. */
-APART static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const snn_heard *heard,
+/* Add, for each plane, the products of neighbouring positions with their rows of weights. */
+APART static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const snn_active_planes *planes,
                                snn_band (*bands)[SNN_N_MELS], snn_reach reach, size_t n)
 {
 #define BLOCK(length, size) \
-    for (size_t i = 0; i < heard->count; i++) { \
-        const snn_band *band = bands[heard->plane[i]] + reach.first; \
-        const snn_weight *row = weight + ((heard->row[i] + reach.first - reach.less) * length + at); \
+    for (size_t i = 0; i < planes->count; i++) { \
+        const snn_band *band = bands[planes->plane[i]] + reach.first; \
+        const snn_weight *row = weight + ((planes->row[i] + reach.first - reach.less) * length + at); \
         for (size_t place = 0; place < reach.end - reach.first; place++) { \
             const snn_sum times = band[place]; \
             EACH_SUM(size, += times * row[place * length + m]); \
@@ -190,7 +189,7 @@ static void add_bands(snn_band *restrict to, const snn_band *restrict row)
         to[m] = (snn_band)(to[m] + row[m]);
 }
 
-/* The cepstral spikes of this frame back in bands: each adds a row of the inverse DCT. */
+/* Compute the bands of this frame from its cepstral spikes: each adds a row of the inverse DCT. */
 static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
     size_t first = s->time % SNN_BAND_FRAMES * SNN_PLANES;
@@ -209,40 +208,40 @@ static size_t wrapped(size_t at, size_t ring)
     return at < ring ? at : at - ring;
 }
 
-/* The slot of the oldest frame that a layer hears; slots are all zero before the stream has filled them. */
+/* Return the slot of the oldest frame that a layer reads; slots are zero until the stream has filled them. */
 static size_t oldest_slot(const snn_network *s, const snn_layer *l, size_t ring)
 {
     return wrapped(s->time % ring + ring - (size_t)(l->frames - 1) * l->dilation, ring);
 }
 
-static void list_planes(const snn_network *s, const snn_layer *l, snn_heard *heard)
+static void list_planes(const snn_network *s, const snn_layer *l, snn_active_planes *planes)
 {
     size_t at = oldest_slot(s, l, SNN_BAND_FRAMES);
-    heard->count = 0;
+    planes->count = 0;
     for (size_t f = 0; f < l->frames; f++) {
         for (size_t p = 0; p < SNN_PLANES; p++)
             if (SNN_DENSE || s->active[at * SNN_PLANES + p]) {
-                heard->plane[heard->count] = (uint16_t)(at * SNN_PLANES + p);
-                heard->row[heard->count++] = (uint16_t)((p * l->frames + f) * l->bands);
+                planes->plane[planes->count] = (uint16_t)(at * SNN_PLANES + p);
+                planes->row[planes->count++] = (uint16_t)((p * l->frames + f) * l->bands);
             }
         at = wrapped(at + l->dilation, SNN_BAND_FRAMES);
     }
 }
 
-static void hear_bands(snn_network *s, const snn_layer *l)
+static void sum_bands(snn_network *s, const snn_layer *l)
 {
     snn_sum *sums = s->sums + l->membranes;
-    snn_heard heard;
+    snn_active_planes planes;
     begin_sums(sums, l);
-    list_planes(s, l, &heard);
+    list_planes(s, l, &planes);
     for (size_t o = 0; o < l->out_width; o++)
-        add_products(sums + o * l->out_channels, l->weight, &heard, s->bands, reach_of(l, o, SNN_N_MELS),
+        add_products(sums + o * l->out_channels, l->weight, &planes, s->bands, reach_of(l, o, SNN_N_MELS),
                      l->out_channels);
 }
 
-/* List the spikes that were not there a frame ago, and those that are there no longer: in all frames that a layer
- * hears, place after place, so that a window is a part of the list. No spike is both, and one array takes all: the
- * new ones from its beginning on, those that are gone from its end. */
+/* List the spikes that are new since the previous frame and those that are gone, in all frames that a layer reads,
+ * position by position, so that a receptive field is a part of the list. No spike is both, and one array holds all:
+ * the new ones from its start, the gone ones from its end. */
 static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *before)
 {
     const size_t words = (l->in_channels + 31u) / 32u, step = (size_t)l->frames * l->bands, ring = before->ring;
@@ -259,7 +258,7 @@ static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *be
             for (size_t i = 0; i < words; i++, row += 32 * step)
                 for (uint32_t changed = SNN_DENSE ? now[i] : now[i] ^ then[i]; changed; changed &= changed - 1) {
                     const unsigned bit = lowest_bit(changed), is_new = now[i] >> bit & 1u;
-                    *new = gone[-1] = (uint16_t)(row + bit * step); /* of both places one is kept */
+                    *new = gone[-1] = (uint16_t)(row + bit * step); /* one of both is kept */
                     new += is_new;
                     gone -= 1 - is_new;
                 }
@@ -269,8 +268,8 @@ static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *be
     s->end_gone[before->out_width] = (uint16_t)(gone - s->rows);
 }
 
-/* No sum rounds: one that is carried on is the one that would be made anew. */
-static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *before)
+/* No sum rounds: updating the previous sum gives the same bits as summing all inputs. */
+static void sum_spikes(snn_network *s, const snn_layer *l, const snn_layer *before)
 {
     snn_sum *sums = s->sums + l->membranes;
     if (SNN_DENSE || !s->has_sums)
@@ -284,10 +283,10 @@ static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *bef
     }
 }
 
-/* Neurons are judged by eights, in loops without branches, one operation a line: compilers make vectors of them. */
+/* Neurons are updated in groups of eight, in loops without branches that compilers vectorise. */
 #define GROUP 8
 
-/* gcc makes vectors of a loop, not of what is left of it when it has unrolled it first, as it does from -O3 on. */
+/* gcc vectorises a loop only if it has not unrolled it first, as it does from -O3 on. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define LOOP _Pragma("GCC unroll 1")
 #else
@@ -295,7 +294,7 @@ static void hear_spikes(snn_network *s, const snn_layer *l, const snn_layer *bef
 #endif
 
 #if SNN_INT8
-/* From a map's own grid to the common fixed point, which no sum can leave. */
+/* Convert a sum from its channel's grid to SNN_LEVEL_BITS fraction bits, which the export has checked to fit. */
 static inline int32_t level_of(int32_t sum, uint8_t shift)
 {
     return (int32_t)((uint32_t)sum << shift);
@@ -332,7 +331,7 @@ static inline void move_membranes(const int32_t *restrict currents, int32_t *res
 static inline void take_currents(float *restrict currents, const float *restrict sums, const snn_layer *l,
                                  size_t channel, size_t n)
 {
-    (void)l; /* its bias is in the sums */
+    (void)l; /* the bias is in the sums */
     (void)channel;
     LOOP for (size_t m = 0; m < n; m++)
         currents[m] = sums[m];
@@ -363,11 +362,11 @@ static inline void move_membranes(const float *restrict currents, float *restric
 
 static const uint32_t places[GROUP] = {1, 2, 4, 8, 16, 32, 64, 128};
 
-/* Return a bit for each of n neurons, neuron `at` of the layer and so forth. */
+/* Update n neurons from number at of the layer on; return their spikes as bits. */
 static inline uint32_t fire_some(snn_network *s, const snn_layer *l, size_t at, size_t channel, size_t n)
 {
     snn_level currents[GROUP];
-    int32_t fired[GROUP]; /* all bits of a neuron that fires, else none */
+    int32_t fired[GROUP]; /* all bits set for a neuron that fires, else 0 */
     uint32_t bits = 0;
     take_currents(currents, s->sums + l->membranes + at, l, channel, n);
     if (l->alpha)
@@ -378,7 +377,7 @@ static inline uint32_t fire_some(snn_network *s, const snn_layer *l, size_t at, 
     return bits;
 }
 
-/* Channels are told apart in words of 32; of a number that no eight divides, the last ones fire one by one. */
+/* Channels are in words of 32; those beyond the last whole group of eight are updated one by one. */
 static void fire(snn_network *s, const snn_layer *l)
 {
     uint32_t *words = s->spikes + l->spikes + s->time % l->ring * l->words;
@@ -395,7 +394,7 @@ static void fire(snn_network *s, const snn_layer *l)
 }
 
 #if SNN_INT8
-/* By a table over the positive half, its values between the entries on straight lines. */
+/* Linear interpolation in a table of the positive half. */
 static int32_t sigmoid(int32_t level)
 {
     const int shift = SNN_LEVEL_BITS - SNN_SIGMOID_STEP_BITS;
@@ -441,28 +440,28 @@ static void read_out(snn_network *s, snn_score scores[SNN_CLASSES])
 
 void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES])
 {
-    s->time = (s->time + 1) % SNN_TIME_PERIOD; /* all rings begin anew together */
+    s->time = (s->time + 1) % SNN_TIME_PERIOD; /* a multiple of all rings */
     make_bands(s, spikes);
     for (size_t i = 0; i <= SNN_CONVS; i++) {
         const snn_layer *l = &snn_layers[i];
         if (i)
-            hear_spikes(s, l, &snn_layers[i - 1]);
+            sum_spikes(s, l, &snn_layers[i - 1]);
         else
-            hear_bands(s, l);
+            sum_bands(s, l);
         fire(s, l);
     }
     s->has_sums = 1;
     read_out(s, scores);
 }
 
-/* The spikes of a layer in the frame that was judged last: bit c of a band's words is channel c. */
+/* Return the spikes of a layer in the last frame: bit c of a band's words is channel c. */
 const uint32_t *snn_layer_spikes(const snn_network *s, size_t layer)
 {
     const snn_layer *l = &snn_layers[layer];
     return s->spikes + l->spikes + (s->time % l->ring) * l->words;
 }
 
-/* Whether a neuron of such a layer fired. */
+/* Return whether a neuron fired, from the spikes of its layer. */
 int snn_fired(const uint32_t *spikes, size_t layer, size_t channel, size_t band)
 {
     size_t words_of_band = (snn_layers[layer].out_channels + 31u) / 32u;

@@ -1,16 +1,15 @@
-/* The numbers that the rooms reckon with: single precision, or integers with a fixed point. */
+/* The number formats of the stages: single precision, or integers with a fixed number of fraction bits. */
 #ifndef SNN_NUMBERS_H
 #define SNN_NUMBERS_H
 
 #include <stdint.h>
 
-/* A constant too large or too small by no more than the last bit stands for the same number in both forms. */
 #if SNN_INT8
 typedef int8_t snn_weight;
 typedef int16_t snn_band;     /* 2^-SNN_BAND_BITS */
-typedef int32_t snn_sum;      /* of weights: on each map's own grid */
-typedef int32_t snn_level;    /* of synapses and membranes: 2^-SNN_LEVEL_BITS, 30 bits of it */
-typedef int32_t snn_factor;   /* 2^-30, from 0 to 1 */
+typedef int32_t snn_sum;      /* of weights, on each output channel's own grid */
+typedef int32_t snn_level;    /* synapses and membranes: 2^-SNN_LEVEL_BITS, 30 bits used */
+typedef int32_t snn_factor;   /* decays from 0 to 1: 2^-30 */
 typedef int32_t snn_cepstrum; /* 2^-SNN_CEPSTRUM_BITS */
 typedef int32_t snn_score;    /* 2^-SNN_SCORE_BITS */
 typedef int64_t snn_total;    /* of scores */
@@ -22,7 +21,7 @@ typedef float snn_weight, snn_band, snn_sum, snn_level, snn_factor, snn_cepstrum
 #define SNN_AMPLITUDE_BITS 29
 typedef int32_t snn_amplitude; /* 2^-SNN_AMPLITUDE_BITS of full scale */
 #else
-/* Microcontrollers reckon in single precision, unless they are told otherwise. */
+/* Microcontrollers use single precision unless SNN_SINGLE_FRONT_END is defined as 0. */
 #ifndef SNN_SINGLE_FRONT_END
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define SNN_SINGLE_FRONT_END 1
@@ -40,11 +39,11 @@ typedef snn_real snn_amplitude; /* 1 at full scale */
 #endif
 
 #if SNN_INT8
-/* Shifts of negative numbers are those of two's complement, as in every compiler that this is built with. */
+/* Right shifts of negative numbers are arithmetic, as in every compiler that this is built with. */
 #define SNN_LEVEL_LIMIT ((int32_t)1 << 29)
 
-/* Levels have 30 bits: the sum of two is a word still, and four times one, of which the upper word of a product
- * is the product that is wanted, rounded. */
+/* Levels have 30 bits: the sum of two fits an int32, and so does four times one, so that the upper word of its
+ * product with a factor is the rounded product. */
 static inline int32_t snn_limited(int32_t sum_of_levels)
 {
     int32_t low = sum_of_levels > -SNN_LEVEL_LIMIT ? sum_of_levels : -SNN_LEVEL_LIMIT;

@@ -1,5 +1,5 @@
-/* Events as text. Numbers are written digit by digit: the C library's printf brings a heap and, on small
- * cores, double precision in software along, and this way every machine prints the same characters.
+/* Events as text. Numbers are written digit by digit: the C library's printf needs a heap and, on small
+ * cores, double precision in software, and this way every machine prints the same characters.
  */
 #include "snn_print.h"
 
@@ -11,7 +11,7 @@ void snn_put_text(snn_line *l, const char *text)
         l->text[l->length++] = *text++;
 }
 
-/* At least so many digits, zeros in front. */
+/* Append at least so many digits, with leading zeros. */
 static void put_digits(snn_line *l, uint64_t value, size_t digits)
 {
     char text[24];
@@ -32,7 +32,7 @@ void snn_put_integer(snn_line *l, const char *name, int64_t value)
     put_digits(l, value < 0 ? (uint64_t)0 - (uint64_t)value : (uint64_t)value, 1);
 }
 
-/* A position in seconds, to the millisecond. */
+/* Append a position in seconds, to the millisecond. */
 static void put_seconds(snn_line *l, const char *name, int64_t sample)
 {
     uint64_t ms = ((uint64_t)sample * 1000 + SNN_SAMPLE_RATE_HZ / 2) / SNN_SAMPLE_RATE_HZ;
@@ -41,14 +41,14 @@ static void put_seconds(snn_line *l, const char *name, int64_t sample)
     put_digits(l, ms % 1000, 3);
 }
 
-/* Millionths of a number in [0, 1], rounded as printf rounds: half to even, from the number's own bits. */
+/* Return a number in [0, 1] in millionths, rounded half to even from its exact value, as printf does. */
 static uint64_t millionths(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     uint32_t exponent = bits >> 23;
     uint64_t product = (uint64_t)((bits & 0x7fffffu) | 0x800000u) * 1000000u;
-    if (exponent < 127 - 30 || exponent > 127) /* rounds to zero; nothing above 1 comes here */
+    if (exponent < 127 - 30 || exponent > 127) /* rounds to zero; scores are at most 1 */
         return 0;
     unsigned shift = 150 - exponent;
     uint64_t whole = product >> shift, rest = product - (whole << shift), half = (uint64_t)1 << (shift - 1);

@@ -1,1 +1,1 @@
-"""A trained model as C99: floating point and integers."""
+"""A trained model as C99, in floating point or in integers, and the means to compile and run it."""

@@ -1,11 +1,9 @@
-"""The C detector on this computer: compiled by a C compiler, fed with samples, read back room by room.
-
-The exported detector on Cortex-M boards under QEMU: its events, instructions, stack and sizes.
+"""The exported C detector compiled and run, on this computer and on Cortex-M boards under QEMU.
 
     python -m firmware_export.c99.build FOLDER
 
-prints a table over sounds that need more and less of it. What is counted are instructions, not cycles: a core
-takes one cycle for most of them and more for some.
+prints a table of instructions, stack and sizes on the boards for several sounds. Instructions are counted, not cycles:
+a core takes one cycle for most of them and more for some.
 """
 
 from __future__ import annotations
@@ -27,38 +25,51 @@ from detector.errors import ConfigError
 from detector.messages import Samples
 from models import DEMO_SCENE
 
-Room = Literal["features", "encoded", "spikes", "scores"]
+Pcm = NDArray[np.int16]
+Stage = Literal["features", "encoded", "spikes", "scores"]
+BoardName = Literal["mps2-an386", "mps2-an500"]
+
 FULL_SCALE: Final = 32768
+CORES: Final[Mapping[BoardName, str]] = {"mps2-an386": "Cortex-M4F", "mps2-an500": "Cortex-M7"}
+LIBRARY_STACK: Final = 64
+"""Bytes of stack of functions of the C library, which the compiler does not report: read from newlib's code, where
+the deepest that is called here (a 64-bit division) takes 56 bytes."""
+
+_EXAMPLE: Final = Path("examples") / "cortex_m"
+_PIECE_S: Final = 6
+_TIMEOUT_S: Final = 600
+"""A program that runs longer is ended."""
+_ENTRY_POINTS: Final = ("snn_push", "snn_flush")
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A compiled ``snn_host``."""
+    """A compiled ``snn_host`` program."""
 
     program: Path
 
-    def events(self, pcm: NDArray[np.int16]) -> list[dict[str, Any]]:
-        """Return the events of 16-bit samples (n,) at the model's rate, the stream ended behind them."""
+    def events(self, pcm: Pcm) -> list[dict[str, Any]]:
+        """Return the events of 16-bit samples (n,) at the model's rate; the stream ends after them."""
         return [json.loads(line) for line in self._run([], pcm.tobytes()).splitlines()]
 
-    def room(self, room: Room, pcm: NDArray[np.int16], dtype: Any, width: int) -> NDArray[Any]:
-        """Return what a room gives for each frame, (frames, width)."""
-        return np.frombuffer(self._run(["--probe", room], pcm.tobytes()), dtype).reshape(-1, width)
+    def stage_output(self, stage: Stage, pcm: Pcm, dtype: Any, width: int) -> NDArray[Any]:
+        """Return the output of a stage for each frame, (frames, width)."""
+        return np.frombuffer(self._run(["--probe", stage], pcm.tobytes()), dtype).reshape(-1, width)
 
-    def room_of_frames(self, room: Room, frames: NDArray[Any], dtype: Any, width: int) -> NDArray[Any]:
-        """Return what a room gives for cepstra (frames, n_mfcc) in the form's own type, in place of samples."""
-        return np.frombuffer(self._run(["--frames", "--probe", room], frames.tobytes()), dtype).reshape(-1, width)
+    def stage_output_of_frames(self, stage: Stage, frames: NDArray[Any], dtype: Any, width: int) -> NDArray[Any]:
+        """Return the output of a stage for cepstra (frames, n_mfcc) in the number format's own type."""
+        return np.frombuffer(self._run(["--frames", "--probe", stage], frames.tobytes()), dtype).reshape(-1, width)
 
-    def _run(self, arguments: Sequence[str], given: bytes) -> bytes:
-        done = subprocess.run([self.program, *arguments], input=given, capture_output=True, check=False)  # noqa: S603 - compiled here
+    def _run(self, arguments: Sequence[str], stdin: bytes) -> bytes:
+        done = subprocess.run([self.program, *arguments], input=stdin, capture_output=True, check=False)  # noqa: S603 - compiled here
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()
-            raise ConfigError(f"{self.program}: ended with {done.returncode} ({words})")
+            raise ConfigError(f"{self.program}: ended with {done.returncode} ({words}); export and build it again")
         return done.stdout
 
 
 def build_host(folder: Path, compiler: str = "cc", flags: str | None = "-O2", target: str = "snn_host") -> Host:
-    """Compile an exported folder with its own Makefile; without ``flags`` with those that stand there.
+    """Compile an exported folder with its own Makefile; ``flags`` of None means the Makefile's own.
 
     Raises ConfigError where make or the compiler is missing or fails.
     """
@@ -67,56 +78,35 @@ def build_host(folder: Path, compiler: str = "cc", flags: str | None = "-O2", ta
     try:
         subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - make, by its name
     except FileNotFoundError as error:
-        raise ConfigError("make is not installed; it and a C compiler build the exported detector") from error
+        raise ConfigError(
+            "make is not installed; install it and a C compiler to build the exported detector"
+        ) from error
     except subprocess.CalledProcessError as error:
         words = error.stderr.decode(errors="replace").strip().splitlines()
         raise ConfigError(
-            f"{folder}: {compiler} does not build it ({words[0] if words else 'no reason given'})"
+            f"{folder}: {compiler} cannot build it ({words[0] if words else 'no message'}); try --compiler"
         ) from error
     return Host(folder / target)
 
 
-def to_pcm(samples: Samples) -> NDArray[np.int16]:
-    """Return samples in [-1, 1) as 16-bit ones, rounded and limited."""
-    scaled = np.round(np.asarray(samples, np.float64) * FULL_SCALE)
-    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-
-
-def from_pcm(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Return 16-bit samples as floats in [-1, 1), as both detectors take them."""
-    return pcm.astype(np.float32) / np.float32(FULL_SCALE)
-
-
-BoardName = Literal["mps2-an386", "mps2-an500"]
-CORES: Final[Mapping[BoardName, str]] = {"mps2-an386": "Cortex-M4F", "mps2-an500": "Cortex-M7"}
-LIBRARY_STACK: Final = 64
-"""What functions of the C library take, of whose stack the compiler tells nothing: read off newlib's code, where
-the deepest that is called here (a 64-bit division) takes 56 bytes."""
-
-_EXAMPLE: Final = Path("examples") / "cortex_m"
-_PIECE_S: Final = 6
-_LONGEST_S: Final = 600
-"""A board that hangs is ended after that."""
-_CALLERS: Final = ("snn_push", "snn_flush")
-
-
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the detector took for a sound, as the board itself counted it."""
+    """The resources that the detector used for a sound, as measured on the board."""
 
     instructions_per_10_ms: int
-    most_in_10_ms: int
-    """A block of 10 ms that completes a frame does all the work of that frame."""
+    max_in_10_ms: int
+    """The largest count: a block of 10 ms that completes a frame does all the work of that frame."""
     detector_stack: int
+    """Bytes, as are the next two."""
     program_stack: int
     detector_bytes: int
     loop_of_1000000: int
-    """Instructions counted for a loop of a million: whether the count can be believed."""
+    """Instructions counted for a loop of a million: a check of the count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of flash and RAM; the image's RAM includes the stack that its linker script sets aside."""
+    """Bytes of flash and RAM; the image's RAM includes the stack that its linker script reserves."""
 
     detector_flash: int
     image_flash: int
@@ -130,24 +120,24 @@ class Board:
     name: BoardName
     image: Path
 
-    def run(self, pcm: NDArray[np.int16], rate_hz: int) -> tuple[list[dict[str, Any]], Usage]:
-        """Return the events of 16-bit samples (n,) at the model's rate, and what they took."""
+    def run(self, pcm: Pcm, rate_hz: int) -> tuple[list[dict[str, Any]], Usage]:
+        """Return the events of 16-bit samples (n,) at the model's rate, and the resources used."""
         command = f"qemu-system-arm -machine {self.name} -icount shift=0 -display none -monitor none -serial none"
         semihosting = ["-semihosting-config", "enable=on,target=native,arg=detector"]
         lines = _run([*command.split(), *semihosting, "-kernel", str(self.image)], pcm.tobytes())
         return [json.loads(line) for line in lines.stdout.splitlines()], _usage(json.loads(lines.stderr), rate_hz)
 
     def sizes(self) -> Sizes:
-        """Return what arm-none-eabi-size says."""
+        """Return the sizes by arm-none-eabi-size."""
         objects = sorted(p for p in self._objects.glob("snn_*.o") if p.name != "snn_print.o")
         flash = sum(text + data for text, data, _ in _size(objects))
         ((text, data, bss),) = _size([self.image])
         return Sizes(flash, text + data, data + bss)
 
     def stack_bound(self) -> int:
-        """Return the bytes of stack that pushing or flushing can take, what the caller does with an event not counted.
+        """Return the most bytes of stack of a push or flush, without what the caller does in ``on_event``.
 
-        Raises ConfigError where there is no bound: a function that comes back to itself, or one of a size unknown.
+        Raises ConfigError where there is no bound: recursion, or a function whose stack has no fixed size.
         """
         return stack_bound("\n".join(p.read_text() for p in sorted(self._objects.glob("snn_*.ci"))))
 
@@ -157,7 +147,7 @@ class Board:
 
 
 def build_firmware(folder: Path, name: BoardName) -> Board:
-    """Build an exported folder's example for a board.
+    """Build the example of an exported folder for a board.
 
     Raises ConfigError where a program is missing or fails.
     """
@@ -167,32 +157,46 @@ def build_firmware(folder: Path, name: BoardName) -> Board:
 
 
 def stack_bound(graphs: str) -> int:
-    """Return the deepest way through call graphs as gcc writes them, from what a caller calls."""
+    """Return the bytes of the deepest path through call graphs as gcc writes them, from the public functions.
+
+    Raises ConfigError as ``Board.stack_bound``.
+    """
     sizes = dict.fromkeys(re.findall(r'node: { title: "([^"]+)"', graphs), LIBRARY_STACK)
-    told = re.findall(r'node: { title: "([^"]+)" label: "[^"]*\\n(\d+) bytes \((\w+)\)', graphs)
-    sizes |= {name: int(size) for name, size, _ in told} | {"__indirect_call": 0}
-    if moving := [name for name, _, kind in told if kind != "static"]:
-        raise ConfigError(f"the stack of {moving[0]} has no fixed size")
+    reported = re.findall(r'node: { title: "([^"]+)" label: "[^"]*\\n(\d+) bytes \((\w+)\)', graphs)
+    sizes |= {name: int(size) for name, size, _ in reported} | {"__indirect_call": 0}
+    if unbounded := [name for name, _, kind in reported if kind != "static"]:
+        raise ConfigError(f"the stack of {unbounded[0]} has no fixed size; build it with gcc")
     calls: dict[str, set[str]] = {name: set() for name in sizes}
     for caller, called in re.findall(r'edge: { sourcename: "([^"]+)" targetname: "([^"]+)"', graphs):
         calls[caller].add(called)
 
-    def depth(name: str, way: tuple[str, ...]) -> int:
-        if name in way:
-            raise ConfigError(f"{name} comes back to itself: its stack has no bound")
-        return sizes[name] + max((depth(called, (*way, name)) for called in calls[name]), default=0)
+    def depth(name: str, path: tuple[str, ...]) -> int:
+        if name in path:
+            raise ConfigError(f"{name} calls itself: its stack has no bound; export the model again")
+        return sizes[name] + max((depth(called, (*path, name)) for called in calls[name]), default=0)
 
-    return max(depth(name, ()) for name in _CALLERS)
+    return max(depth(name, ()) for name in _ENTRY_POINTS)
 
 
-def sounds(rate_hz: int) -> dict[str, NDArray[np.int16]]:
-    """Return sounds that need more and less: name to 16-bit samples."""
+def to_pcm(samples: Samples) -> Pcm:
+    """Return samples in [-1, 1) as 16-bit integers, rounded and clipped."""
+    scaled = np.round(np.asarray(samples, np.float64) * FULL_SCALE)
+    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def from_pcm(pcm: Pcm) -> NDArray[np.float32]:
+    """Return 16-bit samples as floats in [-1, 1)."""
+    return pcm.astype(np.float32) / np.float32(FULL_SCALE)
+
+
+def sounds(rate_hz: int) -> dict[str, Pcm]:
+    """Return sounds of low and high cost, 16-bit samples by name."""
     scene = read_sound(DEMO_SCENE, rate_hz)
     noise = np.random.default_rng(0).standard_normal(_PIECE_S * rate_hz).astype(np.float32)
     guitar = scene[4 * rate_hz : (4 + _PIECE_S) * rate_hz]
     return {
         "digital silence": to_pcm(np.zeros_like(noise)),
-        "quiet room: noise, -66 dB": to_pcm(noise * np.float32(0.0005)),
+        "quiet: noise, -66 dB": to_pcm(noise * np.float32(0.0005)),
         "typical: the demo scene": to_pcm(scene),
         "loud: guitar, 0 dB peak": to_pcm(guitar / np.abs(guitar).max()),
         "loud: noise, -10 dB": to_pcm(noise * np.float32(0.316)),
@@ -200,49 +204,23 @@ def sounds(rate_hz: int) -> dict[str, NDArray[np.int16]]:
 
 
 def model_rate_hz(folder: Path) -> int:
-    """Return the rate that an exported folder's detector takes."""
+    """Return the sample rate in Hz of an exported folder's detector.
+
+    Raises ConfigError where the folder is not an export.
+    """
     try:
         found = re.search(r"#define SNN_SAMPLE_RATE_HZ (\d+)", (folder / "snn_model.h").read_text(encoding="ascii"))
     except OSError as error:
-        raise ConfigError(f"{folder}: was not made by snn-export c ({error.strerror})") from error
+        raise ConfigError(
+            f"{folder}: was not made by snn-export c ({error.strerror}); name a folder that was"
+        ) from error
     if found is None:
-        raise ConfigError(f"{folder / 'snn_model.h'}: tells no sample rate; export the model again")
+        raise ConfigError(f"{folder / 'snn_model.h'}: has no sample rate; export the model again")
     return int(found[1])
 
 
-def _usage(told: Mapping[str, int], rate_hz: int) -> Usage:
-    unit = told["instructions_per_tick"]
-    tens = max(told["samples"] / (rate_hz / 100), 1)
-    return Usage(
-        instructions_per_10_ms=round(told["ticks"] * unit / tens),
-        most_in_10_ms=told["most_ticks"] * unit,
-        detector_stack=told["detector_stack"],
-        program_stack=told["program_stack"],
-        detector_bytes=told["detector_bytes"],
-        loop_of_1000000=told["loop_of_1000000"],
-    )
-
-
-def _size(files: list[Path]) -> list[tuple[int, int, int]]:
-    rows = _run(["arm-none-eabi-size", *map(str, files)]).stdout.decode().splitlines()[1:]
-    return [(int(text), int(data), int(bss)) for text, data, bss, *_ in map(str.split, rows)]
-
-
-def _run(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=_LONGEST_S)  # noqa: S603 - named here
-    except FileNotFoundError as error:
-        raise ConfigError(f"{command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError(f"{command[0]}: has not ended after {_LONGEST_S} s") from error
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ConfigError(f"{command[0]}: ended with {done.returncode} ({words[0] if words else 'no reason given'})")
-    return done
-
-
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Return all figures of a folder, a record for each board."""
+    """Return the measurements of an exported folder, a record for each board."""
     rate_hz = model_rate_hz(folder)
     boards = [build_firmware(folder, name) for name in CORES]
     return [
@@ -257,21 +235,21 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def table(figures: list[dict[str, Any]]) -> str:
-    """Return the figures as text."""
+def table(boards: list[dict[str, Any]]) -> str:
+    """Return the measurements as Markdown."""
     lines = []
-    for board in figures:
+    for board in boards:
         usages = board["sounds"].values()
         state = max(u["detector_bytes"] for u in usages)
         stack = max(u["detector_stack"] for u in usages)
         lines += [
             f"{board['core']} ({board['board']})",
             "",
-            "| sound | instructions per 10 ms | most in 10 ms | MIPS |",
+            "| sound | instructions per 10 ms | max in 10 ms | MIPS |",
         ]
         lines += ["|---|---|---|---|"]
         lines += [
-            f"| {name} | {u['instructions_per_10_ms']:,} | {u['most_in_10_ms']:,} "
+            f"| {name} | {u['instructions_per_10_ms']:,} | {u['max_in_10_ms']:,} "
             f"| {u['instructions_per_10_ms'] / 1e4:.1f} |"
             for name, u in board["sounds"].items()
         ]
@@ -285,13 +263,44 @@ def table(figures: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _usage(measured: Mapping[str, int], rate_hz: int) -> Usage:
+    unit = measured["instructions_per_tick"]
+    tens = max(measured["samples"] / (rate_hz / 100), 1)
+    return Usage(
+        instructions_per_10_ms=round(measured["ticks"] * unit / tens),
+        max_in_10_ms=measured["most_ticks"] * unit,
+        detector_stack=measured["detector_stack"],
+        program_stack=measured["program_stack"],
+        detector_bytes=measured["detector_bytes"],
+        loop_of_1000000=measured["loop_of_1000000"],
+    )
+
+
+def _size(files: list[Path]) -> list[tuple[int, int, int]]:
+    rows = _run(["arm-none-eabi-size", *map(str, files)]).stdout.decode().splitlines()[1:]
+    return [(int(text), int(data), int(bss)) for text, data, bss, *_ in map(str.split, rows)]
+
+
+def _run(command: list[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=_TIMEOUT_S)  # noqa: S603 - named here
+    except FileNotFoundError as error:
+        raise ConfigError(f"{command[0]} is not installed; install it to build for a board") from error
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"{command[0]}: ran longer than {_TIMEOUT_S} s and was ended; build it again") from error
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ConfigError(f"{command[0]}: ended with {done.returncode} ({words[0] if words else 'no message'})")
+    return done
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "is_json", is_flag=True, help="Print JSON in place of a table.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON instead of a table.")
 def main(folder: Path, is_json: bool) -> None:
-    """Measure an exported FOLDER on the boards that QEMU knows."""
-    figures = measure(folder)
-    click.echo(json.dumps(figures, indent=2) if is_json else table(figures))
+    """Measure an exported FOLDER on Cortex-M boards under QEMU."""
+    boards = measure(folder)
+    click.echo(json.dumps(boards, indent=2) if is_json else table(boards))
 
 
 if __name__ == "__main__":

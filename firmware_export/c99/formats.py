@@ -1,10 +1,9 @@
-"""The numeric forms of the C detector, and a model's numbers in each: one list of tables, two ways to print it.
+"""The number formats of the C detector, and a model's arrays in each of them.
 
-Tables of the floating-point Fourier transform in C, laid out in the order in which its passes read them.
-
-The transform of n_fft real samples is one of n_fft / 2 complex points, of radix 4: each pass makes one transform
-of every four (J. W. Cooley and J. W. Tukey, "An algorithm for the machine calculation of complex Fourier
-series", Math. Comp. 19, 1965), and the last one makes one of two where the number of points asks for it.
+The Fourier transform in floating point is of n_fft / 2 complex points for n_fft real samples, in passes of radix 4:
+each pass makes one transform of every four (J. W. Cooley and J. W. Tukey, "An algorithm for the machine calculation of
+complex Fourier series", Math. Comp. 19, 1965), and the last one makes one of two where the number of points needs it.
+Its twiddle factors are laid out in the order in which the passes read them.
 """
 
 from __future__ import annotations
@@ -16,76 +15,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.features import dct_matrix, window_coefficients
-from firmware_export.c99 import fixed_point as fixed
-from firmware_export.c99 import fixed_point as fixed_front_end
-from firmware_export.c99.fixed_point import FixedPoint, fixed_point, mel_spans
+from firmware_export.c99.fixed_point import (
+    BAND_BITS,
+    CEPSTRUM_BITS,
+    LOG_BITS,
+    MEL_BITS,
+    SCORE_BITS,
+    SIGMOID_STEP_BITS,
+    SIGMOID_STEPS,
+    FixedPoint,
+    fixed_point,
+    mel_spans,
+)
 from firmware_export.onnx.read import Layer, Network
 
-Float64 = NDArray[np.float64]
-LEAST_POINTS: Final = 16
-"""Of n_fft: what a first pass and one more take."""
-
-
-def reversed_numbers(n_fft: int) -> NDArray[np.int64]:
-    """Return 0 .. n_fft / 8 - 1 with their bits in the opposite order: where each first butterfly begins to read."""
-    points = n_fft // 8
-    bits = points.bit_length() - 1
-    return np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(points)])
-
-
-def pass_turns(n_fft: int) -> Float64:
-    """Return the factors of all passes but the first, whose factors are 1, one after the other.
-
-    A pass that makes a transform of four of ``span`` points has exp(-2 pi i q k / (4 span)) for q = 1, 2, 3, one
-    of two exp(-2 pi i k / (2 span)); k = 0 .. span - 1, real parts before imaginary ones.
-    """
-    half, span, rows = n_fft // 2, 4, [np.empty(0)]
-    while span < half:
-        radix = 4 if 4 * span <= half else 2
-        for q in range(1, radix):
-            rows += _turns(q * np.arange(span) / (radix * span))
-        span *= radix
-    return np.concatenate(rows)
-
-
-def split_turns(n_fft: int) -> Float64:
-    """Return exp(-2 pi i k / n_fft) for k = 0 .. n_fft / 4 - 1, (2, n_fft / 4): real parts, then imaginary ones."""
-    return np.stack(_turns(np.arange(n_fft // 4) / n_fft))
-
-
-def _turns(parts: Float64) -> list[Float64]:
-    """Return real and imaginary parts of so many turns clockwise."""
-    return [np.cos(2 * np.pi * parts), -np.sin(2 * np.pi * parts)]
-
-
 Array = NDArray[Any]
+Float64 = NDArray[np.float64]
+
+MIN_N_FFT: Final = 16
+"""Smallest transform: a first pass and one more."""
+_FRACTION_BITS: Final = {
+    "BAND_BITS": BAND_BITS,
+    "CEPSTRUM_BITS": CEPSTRUM_BITS,
+    "SCORE_BITS": SCORE_BITS,
+    "SIGMOID_STEP_BITS": SIGMOID_STEP_BITS,
+    "SIGMOID_STEPS": SIGMOID_STEPS,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How the C detector reckons."""
+class NumberFormat:
+    """The numbers that the C detector computes with."""
 
     int8: bool
-    """Weights of 8 bits and integers throughout the network; else single precision."""
+    """int8 weights and integers throughout the network; else single precision."""
     fixed_front_end: bool
     """Integers in the MFCC; only with ``int8``."""
 
     @property
     def name(self) -> str:
-        """As file headers and reports say it."""
+        """The name in file headers and reports."""
         if not self.int8:
             return "float"
         return "int8" if self.fixed_front_end else "int8, MFCC in float"
 
 
-FLOAT: Final = Form(int8=False, fixed_front_end=False)
-INT8: Final = Form(int8=True, fixed_front_end=True)
-INT8_FLOAT_FRONT_END: Final = Form(int8=True, fixed_front_end=False)
+FLOAT: Final = NumberFormat(int8=False, fixed_front_end=False)
+INT8: Final = NumberFormat(int8=True, fixed_front_end=True)
+INT8_FLOAT_FRONT_END: Final = NumberFormat(int8=True, fixed_front_end=False)
 
 
 @dataclass(frozen=True, slots=True)
-class LayerNumbers:
-    """A layer's tables, one value per output channel but for the weights; None where there is nothing."""
+class LayerArrays:
+    """A layer's arrays, (out channels,) each except the weights; None where the layer has no such parameter."""
 
     weight: Array
     """(out channels, in channels, frames, bands)."""
@@ -97,28 +79,28 @@ class LayerNumbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """Everything of a model that is a number, in one form: arrays of float32, or of integers."""
+class ModelArrays:
+    """All constants of a model in one number format: arrays of float32, or of integers."""
 
-    form: Form
+    number_format: NumberFormat
     constants: dict[str, float | int]
-    """Scalars by the name they have in C, without the prefix."""
+    """Scalars by their name in C without the prefix; float64 for those of the front end's own precision."""
     front_end: dict[str, Array]
     encoder: dict[str, Array]
     to_bands: Array
-    layers: tuple[LayerNumbers, ...]
+    layers: tuple[LayerArrays, ...]
     readout: dict[str, Array]
     thresholds: tuple[tuple[float | int, float | int], ...]
 
 
-def numbers(network: Network, form: Form) -> Numbers:
-    """Return a network's numbers in a form; raises ManifestError for what has no place in it."""
-    if not form.int8:
+def model_arrays(network: Network, number_format: NumberFormat) -> ModelArrays:
+    """Return a network's constants in a number format; raises ManifestError for a value that does not fit."""
+    if not number_format.int8:
         return _single(network)
     model = fixed_point(network)
-    front_end = _fixed_front_end(model) if form.fixed_front_end else _single_front_end(network)
-    constants: dict[str, float | int] = {**_POINTS, "LEVEL_BITS": model.level_bits}
-    constants |= _fixed_constants(model) if form.fixed_front_end else _single_constants(network)
+    front_end = _fixed_front_end(model) if number_format.fixed_front_end else _single_front_end(network)
+    constants: dict[str, float | int] = {**_FRACTION_BITS, "LEVEL_BITS": model.level_bits}
+    constants |= _fixed_constants(model) if number_format.fixed_front_end else _single_constants(network)
     constants["KEEP"] = model.encoder.keep
     r = model.readout
     readout: dict[str, Array] = {
@@ -129,27 +111,45 @@ def numbers(network: Network, form: Form) -> Numbers:
         "sigmoid": r.sigmoid,
     }
     encoder = {"thresholds": model.encoder.thresholds, "rest": model.encoder.rest}
-    layers = tuple(LayerNumbers(t.weight.values, t.shift, t.bias, t.alpha, t.offset, t.beta) for t in model.layers)
-    return Numbers(form, constants, front_end, encoder, model.to_bands, layers, readout, model.thresholds)
+    layers = tuple(LayerArrays(t.weight.values, t.shift, t.bias, t.alpha, t.offset, t.beta) for t in model.layers)
+    return ModelArrays(number_format, constants, front_end, encoder, model.to_bands, layers, readout, model.thresholds)
 
 
-_POINTS: Final = {
-    "BAND_BITS": fixed.BAND_BITS,
-    "CEPSTRUM_BITS": fixed_front_end.CEPSTRUM_BITS,
-    "SCORE_BITS": fixed.SCORE_BITS,
-    "SIGMOID_STEP_BITS": fixed.SIGMOID_STEP_BITS,
-    "SIGMOID_STEPS": fixed.SIGMOID_STEPS,
-}
+def bit_reversal(n_fft: int) -> NDArray[np.int64]:
+    """Return the bit-reversal permutation of 0 .. n_fft / 8 - 1: where each first butterfly starts to read."""
+    points = n_fft // 8
+    bits = points.bit_length() - 1
+    return np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(points)])
 
 
-def _single(network: Network) -> Numbers:
+def pass_twiddles(n_fft: int) -> Float64:
+    """Return the twiddle factors of all passes except the first, whose factors are 1, in one array.
+
+    A pass over four transforms of ``span`` points has exp(-2 pi i q k / (4 span)) for q = 1, 2, 3, a pass over two
+    exp(-2 pi i k / (2 span)); k = 0 .. span - 1, real parts before imaginary parts.
+    """
+    half, span, rows = n_fft // 2, 4, [np.empty(0)]
+    while span < half:
+        radix = 4 if 4 * span <= half else 2
+        for q in range(1, radix):
+            rows += _twiddles(q * np.arange(span) / (radix * span))
+        span *= radix
+    return np.concatenate(rows)
+
+
+def split_twiddles(n_fft: int) -> Float64:
+    """Return exp(-2 pi i k / n_fft) for k = 0 .. n_fft / 4 - 1, (2, n_fft / 4): real parts, then imaginary parts."""
+    return np.stack(_twiddles(np.arange(n_fft // 4) / n_fft))
+
+
+def _single(network: Network) -> ModelArrays:
     m, r = network.manifest, network.readout
     encoder = {
         "thresholds": _float32(np.array(m.encoder.thresholds)),
         "rest": _float32(m.encoder.rest or [0.0] * m.features.n_mfcc),
     }
-    return Numbers(
-        form=FLOAT,
+    return ModelArrays(
+        number_format=FLOAT,
         constants=_single_constants(network) | {"KEEP": 1 - m.encoder.leak},
         front_end=_single_front_end(network),
         encoder=encoder,
@@ -160,10 +160,10 @@ def _single(network: Network) -> Numbers:
     )
 
 
-def _single_layer(layer: Layer) -> LayerNumbers:
+def _single_layer(layer: Layer) -> LayerArrays:
     n = layer.neurons
     offset = None if n.alpha is None else n.offset if n.offset is not None else np.zeros_like(n.alpha)
-    return LayerNumbers(layer.weight, None, layer.bias, n.alpha, offset, n.beta)
+    return LayerArrays(layer.weight, None, layer.bias, n.alpha, offset, n.beta)
 
 
 def _single_constants(network: Network) -> dict[str, float | int]:
@@ -176,9 +176,9 @@ def _single_front_end(network: Network) -> dict[str, Array]:
     first, count, weights = mel_spans(f)
     return {
         "window": window_coefficients(f),
-        "reversed": reversed_numbers(f.n_fft),
-        "pass_turns": pass_turns(f.n_fft),
-        "split_turns": split_turns(f.n_fft),
+        "bit_reversal": bit_reversal(f.n_fft),
+        "pass_twiddles": pass_twiddles(f.n_fft),
+        "split_twiddles": split_twiddles(f.n_fft),
         "mel_first": first,
         "mel_count": count,
         "mel_weights": weights / f.n_fft,
@@ -190,8 +190,8 @@ def _fixed_constants(model: FixedPoint) -> dict[str, float | int]:
     t = model.front_end
     return {
         "PREEMPHASIS": t.preemphasis,
-        "MEL_BITS": fixed_front_end.MEL_BITS,
-        "LOG_BITS": fixed_front_end.LOG_BITS,
+        "MEL_BITS": MEL_BITS,
+        "LOG_BITS": LOG_BITS,
         "LN_2": t.ln_2,
         "LOG_UNIT": t.log_unit,
         "LOG_OF_NOTHING": t.log_of_nothing,
@@ -203,7 +203,7 @@ def _fixed_front_end(model: FixedPoint) -> dict[str, Array]:
     t = model.front_end
     return {
         "window": t.window,
-        "turns": t.turns,
+        "twiddles": t.twiddles,
         "mel_first": t.mel_first,
         "mel_count": t.mel_count,
         "mel_weights": t.mel_weights,
@@ -215,3 +215,8 @@ def _fixed_front_end(model: FixedPoint) -> dict[str, Array]:
 
 def _float32(values: Any) -> NDArray[np.float32]:
     return np.asarray(values, np.float32)
+
+
+def _twiddles(fractions: Float64) -> list[Float64]:
+    """Return the real and imaginary parts of exp(-2 pi i x) for x in ``fractions``."""
+    return [np.cos(2 * np.pi * fractions), -np.sin(2 * np.pi * fractions)]

@@ -1,1 +1,1 @@
-"""The network of a model as a NIR graph, and an interpreter that proves it."""
+"""The network of a model as a NIR graph, and an interpreter that verifies it."""

@@ -1,29 +1,24 @@
-"""A model's network as a NIR graph.
+"""A model's network as a NIR graph: its nodes, and the time constants that express decays per frame.
 
-Frames are steps of time, and NIR's convolutions know space only. A convolution that reads the frames
-t, t - d, t - 2d... therefore becomes one ``Conv1d`` over the bands for each of these frames, the past ones
-behind a ``Delay``; what arrives at a neuron by several edges adds up. A layer's neurons are one node with the
-layer's name: ``CubaLIF`` where there is a synapse, else ``LIF``. The read-out is an ``LI`` whose potential
-is the logit of the score.
-
-Decays per frame as the time constants of NIR's differential equations, and back.
-
-NIR (J. E. Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 15, 2024)
-has neurons in continuous time, tau dv/dt = (v_leak - v) + r i, and knows no time step. A step dt of the
-forward Euler method, which most of its readers take, is
+NIR (J. E. Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 15, 2024) describes
+neurons in continuous time, tau dv/dt = (v_leak - v) + r i, without a time step. A step dt of the forward Euler method,
+which most of its readers take, is
 
     v += dt / tau * ((v_leak - v) + r * i)
 
-or, sorted by what it adds, v = (1 - dt / tau) * v + dt / tau * r * i + dt / tau * v_leak. With
+or v = (1 - dt / tau) * v + dt / tau * r * i + dt / tau * v_leak. With
 
     tau = dt / (1 - beta),   r = tau / dt,   v_leak = offset * tau / dt
 
-this is the project's v = beta * v + i + offset. The time constants are kept in double precision, so that
-beta and offset come back to the last bit of their single precision; this is checked for every one. (A beta
-below 1e-7, of which nothing is left after a frame, comes back to 1e-15.)
+this is the project's v = beta * v + i + offset. The time constants are stored in double precision, so that beta and
+offset are recovered to the last bit of their single precision; every one is checked. (A beta below 1e-7, of which
+nothing is left after a frame, is recovered to 1e-15.) A reader that takes the exact solution instead,
+v = exp(-dt / tau) * v + (1 - exp(-dt / tau)) * (v_leak + r * i), needs tau = -dt / log(beta); r and v_leak stay.
 
-A reader that takes the exact solution instead, v = exp(-dt / tau) * v + (1 - exp(-dt / tau)) * (v_leak + r * i),
-needs tau = -dt / log(beta); r and v_leak stay the same.
+A time step is a frame, and NIR's convolutions are spatial only. A convolution that reads the frames t, t - d, t - 2d...
+therefore becomes one ``Conv1d`` over the bands for each of these frames, the past ones after a ``Delay``; inputs of a
+neuron from several edges are added. The neurons of a layer are one node with the layer's name: ``CubaLIF`` with a
+synapse, else ``LIF``. The read-out is an ``LI`` whose potential is the logit of the score.
 """
 
 from __future__ import annotations
@@ -38,16 +33,20 @@ from numpy.typing import NDArray
 
 from detector.errors import ConfigError
 from detector.manifest import Manifest
+from firmware_export.onnx import names
 from firmware_export.onnx.read import Float32, Layer, Network, Neurons
 
 Float64 = NDArray[np.float64]
-_LOST: Final = 1e-15
-"""What a decay may lose on its way: below the last bit of any single-precision number above 1e-7."""
+EULER: Final = "forward Euler: v += dt / tau * ((v_leak - v) + r * i), dt = dt_s"
+SOFT_RESET: Final = "subtract: v -= v_threshold where a spike is sent; v_reset is not used"
+ORDER: Final = "the synapse first; the membrane takes its new value in the same step"
+_DECAY_TOLERANCE: Final = 1e-15
+"""Largest error of a recovered decay: below the last bit of any single-precision number above 1e-7."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeConstants:
-    """A leaky integrator as NIR has it; all of one shape."""
+    """The parameters of NIR's leaky integrators; arrays of one shape."""
 
     tau: Float64
     """Seconds."""
@@ -57,7 +56,7 @@ class TimeConstants:
 
 @dataclass(frozen=True, slots=True)
 class LeakStep:
-    """The same for steps of a stated length: v = decay * v + (gain * i + offset)."""
+    """A leaky integrator in steps of a fixed length: v = decay * v + (gain * i + offset)."""
 
     decay: Float32
     gain: Float32
@@ -67,49 +66,46 @@ class LeakStep:
 def time_constants(beta: Float32, offset: Float32, dt_s: float, name: str) -> TimeConstants:
     """Return the time constants of decays and offsets of one shape, for steps of ``dt_s`` seconds.
 
-    Raises ConfigError, naming the layer, where a decay is outside [0, 1) or cannot be recovered.
+    Raises ConfigError, naming the layer, where a decay is outside [0, 1) or a value cannot be recovered.
     """
     if not ((beta >= 0) & (beta < 1)).all():
-        raise ConfigError(f"{name}: a decay of {float(beta.max()):g}; NIR's neurons must leak, with less than 1")
+        raise ConfigError(
+            f"{name}: a decay of {float(beta.max()):g}; NIR needs decays from 0 to below 1, retrain the model"
+        )
     tau = dt_s / (1 - beta.astype(np.float64))
     r = tau / dt_s
     found = TimeConstants(tau, r, offset * r)
     back = leak_step(found.tau, found.r, found.v_leak, dt_s)
-    is_near = (np.abs(back.decay.astype(np.float64) - beta) <= _LOST).all()
+    is_near = (np.abs(back.decay.astype(np.float64) - beta) <= _DECAY_TOLERANCE).all()
     if not (is_near and np.array_equal(back.offset, offset) and (back.gain == 1).all()):
-        raise ConfigError(f"{name}: a decay or an offset does not survive the way to a time constant and back")
+        raise ConfigError(f"{name}: a decay or an offset is not recovered from its time constant; retrain the model")
     return found
 
 
 def leak_step(tau: Float64, r: Float64, v_leak: Float64, dt_s: float) -> LeakStep:
-    """Return what a forward Euler step of ``dt_s`` seconds does."""
+    """Return the factors of a forward Euler step of ``dt_s`` seconds."""
     share = dt_s / np.asarray(tau, np.float64)
     return LeakStep((1 - share).astype(np.float32), (share * r).astype(np.float32), (share * v_leak).astype(np.float32))
 
 
-EULER: Final = "forward Euler: v += dt / tau * ((v_leak - v) + r * i), dt = dt_s"
-SOFT_RESET: Final = "subtract: v -= v_threshold where a spike is sent; v_reset is not used"
-ORDER: Final = "the synapse first; the membrane takes its new value in the same step"
-
-
 def frame_seconds(manifest: Manifest) -> float:
-    """Return the time from frame to frame: one step of the network."""
+    """Return the time from frame to frame in seconds: one step of the network."""
     return manifest.features.hop_length / manifest.features.sample_rate_hz
 
 
 def build_graph(network: Network, dt_s: float | None = None) -> Any:
-    """Return the ``nir.NIRGraph`` of spikes (planes, n_mfcc) to logits (classes,), a frame a step.
+    """Return the ``nir.NIRGraph`` from spikes (planes, n_mfcc) to logits (classes,), one frame a step.
 
-    ``dt_s`` is the step in seconds for which time constants and delays are made; None is the time
-    from frame to frame. Raises ConfigError for a decay that NIR cannot say.
+    ``dt_s`` is the step in seconds of time constants and delays; None means the time from frame to frame.
+    Raises ConfigError for a decay that NIR cannot express.
     """
     return _Builder(network, frame_seconds(network.manifest) if dt_s is None else dt_s).build()
 
 
 def neuron_node(neurons: Neurons, shape: tuple[int, ...], threshold: float, dt_s: float, name: str) -> Any:
-    """Return the node of neurons of that shape, channels first: ``CubaLIF`` with a synapse, else ``LIF``.
+    """Return the node of neurons of a shape, channels first: ``CubaLIF`` with a synapse, else ``LIF``.
 
-    Raises ConfigError, naming the layer, for a decay that NIR cannot say.
+    Raises ConfigError, naming the layer, for a decay that NIR cannot express.
     """
     zeros = np.zeros(shape, np.float32)
     offset = zeros if neurons.offset is None else _spread(neurons.offset, shape)
@@ -130,12 +126,12 @@ def neuron_node(neurons: Neurons, shape: tuple[int, ...], threshold: float, dt_s
 
 
 def integrator_node(beta: Float32, dt_s: float, name: str) -> Any:
-    """Return the ``LI`` of leaky, non-spiking outputs (classes,); raises ConfigError as ``neuron_node`` does."""
+    """Return the ``LI`` node of leaky, non-spiking outputs (classes,); raises ConfigError as ``neuron_node`` does."""
     return nir.LI(**_leak(time_constants(beta, np.zeros_like(beta), dt_s, name)))
 
 
 def affine_node(weight: Float32, bias: Float32 | None) -> Any:
-    """Return the node of a dense layer's sums: weight (outputs, inputs), bias (outputs,)."""
+    """Return the ``Affine`` node of a dense layer's sums: weight (outputs, inputs), bias (outputs,)."""
     return nir.Affine(weight=weight, bias=np.zeros(len(weight), np.float32) if bias is None else bias)
 
 
@@ -150,19 +146,19 @@ class _Builder:
         net, m = self._network, self._network.manifest
         planes = 2 * len(m.encoder.thresholds)
         self._add("input", nir.Input(np.array([planes, m.features.n_mfcc])), [])
-        # One matrix for each plane, all the same: NIR multiplies along the last axis.
+        # One matrix for each plane, all equal: NIR multiplies along the last axis.
         matrices = np.repeat(net.to_bands.T[None], planes, axis=0)
-        before = self._add("to_bands", nir.Linear(np.ascontiguousarray(matrices)), ["input"])
-        *convolutions, dense = net.layers
-        for i, layer in enumerate(convolutions, 1):
-            before = self._convolution(f"conv{i}", layer, before)
+        before = self._add(names.TO_BANDS, nir.Linear(np.ascontiguousarray(matrices)), ["input"])
+        *convolutions, (_, dense) = net.named_layers()
+        for name, layer in convolutions:
+            before = self._convolution(name, layer, before)
         shape = np.array(self._nodes[before].output_type["output"])
         before = self._add("flatten", nir.Flatten({"input": shape}, start_dim=0), [before])
         before = self._dense(dense, before)
-        readout = net.readout
-        before = self._add("readout_weights", affine_node(readout.weight, readout.bias), [before])
-        self._add("readout", integrator_node(readout.beta.ravel(), self._dt_s, "readout"), [before])
-        self._add("output", nir.Output(np.array([len(m.classes)])), ["readout"])
+        before = self._add(_weights(names.READOUT), affine_node(net.readout.weight, net.readout.bias), [before])
+        readout = integrator_node(net.readout.beta.ravel(), self._dt_s, names.READOUT)
+        before = self._add(names.READOUT, readout, [before])
+        self._add("output", nir.Output(np.array([len(m.classes)])), [before])
         return nir.NIRGraph(self._nodes, self._edges, metadata=self._metadata())
 
     def _convolution(self, name: str, layer: Layer, before: str) -> str:
@@ -170,7 +166,7 @@ class _Builder:
         return self._neurons(name, layer, (len(layer.weight), layer.out_width), taps)
 
     def _tap(self, name: str, layer: Layer, before: str, tap: int) -> str:
-        """Add the convolution of one of the frames that a layer reads; the last tap is this frame."""
+        """Add the convolution over one of the frames that a layer reads; the last tap is the current frame."""
         steps = layer.past - tap * layer.dilation
         bias = layer.bias if steps == 0 else None
         if steps:
@@ -185,12 +181,12 @@ class _Builder:
             groups=1,
             bias=np.zeros(len(layer.weight), np.float32) if bias is None else bias,
         )
-        return self._add(f"{name}_weights_{steps}", convolution, [before])
+        return self._add(f"{_weights(name)}_{steps}", convolution, [before])
 
     def _dense(self, layer: Layer, before: str) -> str:
         weight = layer.weight.reshape(len(layer.weight), -1)
-        before = self._add("dense_weights", affine_node(weight, layer.bias), [before])
-        return self._neurons("dense", layer, (len(layer.weight),), [before])
+        before = self._add(_weights(names.DENSE), affine_node(weight, layer.bias), [before])
+        return self._neurons(names.DENSE, layer, (len(layer.weight),), [before])
 
     def _neurons(self, name: str, layer: Layer, shape: tuple[int, ...], before: Iterable[str]) -> str:
         return self._add(name, neuron_node(layer.neurons, shape, self._threshold, self._dt_s, name), before)
@@ -214,8 +210,13 @@ class _Builder:
         }
 
 
+def _weights(layer: str) -> str:
+    """Name the node of a layer's weights."""
+    return f"{layer}_weights"
+
+
 def _spread(values: Float32, shape: tuple[int, ...]) -> Float32:
-    """Give every neuron of a channel the channel's value."""
+    """Return one value per neuron of a shape (channels, ...) from one per channel (channels,)."""
     return np.ascontiguousarray(np.broadcast_to(values.reshape(-1, *[1] * (len(shape) - 1)), shape))
 
 

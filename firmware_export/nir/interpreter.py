@@ -1,12 +1,8 @@
-"""Run a NIR graph, one step a frame.
+"""An interpreter of NIR graphs in single precision, one frame a step.
 
-Nodes are visited in the order of the edges; what arrives at a node by several edges adds up. It takes the
-nodes that ``firmware_export/nir/graph.py`` makes and refuses whatever else NIR has.
-
-What the nodes of a NIR graph do in one step, in single precision.
-
-The neurons take forward Euler steps (``firmware_export/nir/graph.py``), in the order of operations of
-``models/network/csnn.py``; every potential, current and past begins at zero.
+Nodes are evaluated in the order of the edges; inputs of a node from several edges are added. It runs the kinds of
+nodes that ``firmware_export/nir/graph.py`` writes and refuses all others. Neurons take forward Euler steps, in the
+order of operations of ``models/network/csnn.py``; potentials, currents and delays start at zero.
 """
 
 from __future__ import annotations
@@ -23,29 +19,29 @@ from firmware_export.nir.graph import leak_step
 
 Float32 = NDArray[np.float32]
 Reset = Literal["value", "subtract"]
-"""After a spike, v = v_reset, as NIR's neurons say; or v -= v_threshold, as the project's do."""
+"""After a spike, v = v_reset, as NIR defines its neurons; or v -= v_threshold, as the project's networks do."""
 
 
 class Unit(Protocol):
-    """A node in the middle of running."""
+    """The state of a running node."""
 
     def step(self, x: Float32) -> Float32:
-        """Return what the node gives in this step for what it gets in it."""
+        """Return the node's output in this step for its input in this step."""
 
 
 def unit_of(name: str, node: Any, dt_s: float, reset: Reset) -> Unit:
-    """Return the unit of a ``nir`` node, at rest.
+    """Return the unit of a ``nir`` node in its initial state.
 
-    Raises ConfigError for a node of a kind that the project's graphs do not have.
+    Raises ConfigError for a kind of node that the project's graphs do not have.
     """
     kind = type(node).__name__
     if kind not in _UNITS:
-        raise ConfigError(f"the NIR node {name!r} is a {kind}, which this interpreter does not run")
+        raise ConfigError(f"the NIR node {name!r} is a {kind}; only graphs of snn-export nir can be run")
     return _UNITS[kind](node, dt_s, reset)
 
 
 class _Pass:
-    """Input and output: what comes goes."""
+    """Input and output: the identity."""
 
     def step(self, x: Float32) -> Float32:
         return x
@@ -72,7 +68,9 @@ class _Matrix:
 class _Conv1d:
     def __init__(self, node: Any) -> None:
         if node.groups != 1 or node.dilation != 1 or isinstance(node.padding, str):
-            raise ConfigError("a NIR Conv1d with groups, a dilation or its padding in words is not run here")
+            raise ConfigError(
+                "a NIR Conv1d has groups, a dilation or a named padding; only graphs of snn-export nir can be run"
+            )
         outputs, _, self._length = node.weight.shape
         self._weight = node.weight.reshape(outputs, -1)
         self._bias = node.bias[:, None]
@@ -90,7 +88,9 @@ class _Delay:
     def __init__(self, node: Any, dt_s: float) -> None:
         steps = np.rint(node.delay / dt_s)
         if not np.allclose(steps * dt_s, node.delay, rtol=1e-6, atol=0):
-            raise ConfigError(f"a NIR Delay is no whole number of steps of {dt_s:g} s")
+            raise ConfigError(
+                f"a NIR Delay is no whole number of steps of {dt_s:g} s; give the step it was written for"
+            )
         self._steps = steps.astype(np.int64)[None]
         self._past = np.zeros((int(steps.max()) + 1, *node.delay.shape), np.float32)
 
@@ -114,10 +114,10 @@ class _Leaky:
 
 
 class Spiking:
-    """The neurons of a layer, with or without a synapse in front."""
+    """The neurons of a layer, with or without a synapse."""
 
     def __init__(self, node: Any, dt_s: float, reset: Reset) -> None:
-        """Take a ``nir.LIF`` or ``nir.CubaLIF``."""
+        """Start a ``nir.LIF`` or ``nir.CubaLIF`` from a reset."""
         has_synapse = hasattr(node, "tau_syn")
         self._synapse = _Leaky(node.tau_syn, node.w_in, np.zeros_like(node.v_leak), dt_s) if has_synapse else None
         self._membrane = _Leaky(node.tau_mem if has_synapse else node.tau, node.r, node.v_leak, dt_s)
@@ -125,15 +125,15 @@ class Spiking:
         self._v_reset = node.v_reset.astype(np.float32)
         self.threshold: Float32 = node.v_threshold.astype(np.float32)
         self.potential: Float32 = np.zeros_like(self.threshold)
-        """What was compared with the threshold in the last step: before the reset."""
+        """Membrane potentials of the last step before the reset, as compared with the threshold."""
 
     def step(self, x: Float32) -> Float32:
-        """Return the spikes of a step; the reset waits for ``settle``."""
+        """Return the spikes of a step; ``settle`` resets the neurons afterwards."""
         self.potential = self._membrane.step(x if self._synapse is None else self._synapse.step(x))
         return (self.potential > self.threshold).astype(np.float32)
 
     def settle(self, sent: Float32) -> None:
-        """Reset the neurons that have sent a spike."""
+        """Reset the neurons with a spike in ``sent``, 0 or 1 per neuron."""
         if self._subtracts:
             self._membrane.value = self.potential - self.threshold * sent
         else:
@@ -155,15 +155,15 @@ _UNITS: Final[Mapping[str, Callable[[Any, float, Reset], Unit]]] = {
 
 
 class Interpreter:
-    """A graph in the middle of running: its potentials, currents and pasts."""
+    """A running graph: its nodes with their potentials, currents and delays."""
 
     def __init__(self, graph: Any, reset: Reset = "value", dt_s: float | None = None) -> None:
-        """Take a ``nir.NIRGraph``; a ``dt_s`` of None is the one of its metadata.
+        """Start a ``nir.NIRGraph`` from a reset; a ``dt_s`` of None means the step in its metadata, in seconds.
 
         Raises ConfigError for a graph with loops, nodes of other kinds or no time step.
         """
         if dt_s is None and "dt_s" not in graph.metadata:
-            raise ConfigError("this NIR graph does not say its time step (dt_s in its metadata)")
+            raise ConfigError("this NIR graph has no time step (dt_s in its metadata); give one")
         self._dt_s = float(graph.metadata["dt_s"] if dt_s is None else dt_s)
         self._graph, self._reset_rule = graph, reset
         self._sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
@@ -172,33 +172,35 @@ class Interpreter:
         try:
             self._order = tuple(TopologicalSorter(self._sources).static_order())
         except CycleError as error:
-            raise ConfigError(f"this NIR graph has a loop through {error.args[1][0]!r}: it has no order") from error
+            raise ConfigError(
+                f"this NIR graph has a loop through {error.args[1][0]!r}; only feedforward graphs can be run"
+            ) from error
         self.reset()
 
     def reset(self) -> None:
-        """Set every potential, current and past to zero."""
+        """Set every potential, current and delay to zero."""
         nodes = self._graph.nodes
         self._units = {name: unit_of(name, nodes[name], self._dt_s, self._reset_rule) for name in self._order}
 
     @property
     def spiking(self) -> dict[str, Spiking]:
-        """The nodes that send spikes, by name, as they stand."""
+        """The spiking nodes by name, in their current state."""
         return {name: unit for name, unit in self._units.items() if isinstance(unit, Spiking)}
 
     def step(self, x: Float32, sent: Mapping[str, Float32] | None = None) -> dict[str, Float32]:
-        """Return what every node gives for the input ``x``, in the shape of the graph's input.
+        """Return the output of every node by name for the input ``x``, in the shape of the graph's input.
 
-        ``sent`` may name spikes, of any shape, that spiking nodes are taken to have sent instead of those
-        that they give: these go on to the next nodes and reset their senders.
+        ``sent`` may replace the spikes of spiking nodes, in any shape of the same size: the next nodes receive these,
+        and their senders are reset by them, while the returned output is the node's own.
         """
-        given: dict[str, Float32] = {}
+        outputs: dict[str, Float32] = {}
         flows: dict[str, Float32] = {}
         for name in self._order:
             unit = self._units[name]
-            arrived = [flows[source] for source in self._sources[name]]
-            given[name] = flows[name] = unit.step(np.asarray(sum(arrived[1:], arrived[0])) if arrived else x)
+            inputs = [flows[source] for source in self._sources[name]]
+            outputs[name] = flows[name] = unit.step(np.asarray(sum(inputs[1:], inputs[0])) if inputs else x)
             if isinstance(unit, Spiking):
                 if sent and name in sent:
-                    flows[name] = sent[name].reshape(given[name].shape)
+                    flows[name] = sent[name].reshape(outputs[name].shape)
                 unit.settle(flows[name])
-        return given
+        return outputs

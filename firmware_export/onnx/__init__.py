@@ -1,1 +1,1 @@
-"""A trained model as streaming ONNX, with float and with int8 weights."""
+"""A trained model as streaming ONNX, with float or int8 weights, and the reader that other exports use."""

@@ -1,33 +1,63 @@
-"""Write a finished network as an ONNX graph over a fixed number of frames, state in and state out.
+"""The ONNX graph of a finished network over a fixed number of frames, with the state as inputs and outputs.
 
-The graph is built node by node rather than traced: it has as few nodes as the equations need, since
-a call's cost on a small board is mostly its number of nodes, and every weight keeps a name that
-other exports can find. The operations and their order are those of ``SpikingConvNet.step``.
+The graph is built node by node rather than traced: it has as few nodes as the equations need, since the cost of a
+call on a small board is mostly its number of nodes, and every weight keeps a name that other exports can find
+(``names``). The operations and their order are those of ``SpikingConvNet.step``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from firmware_export.onnx import names
+from firmware_export.onnx.names import LayerNames
 from models.network.csnn import THRESHOLD, Bias, SpikingConvNet, SpikingUnit, state_shapes
 
-OPSET = 18
-IR_VERSION = 9
+OPSET: Final = 18
+IR_VERSION: Final = 9
 
 
 def build_graph(net: SpikingConvNet, frames: int) -> onnx.ModelProto:
-    """Return the graph from ``spikes`` (1, planes, frames, n_mfcc) and states to ``scores`` and new states.
+    """Return the graph from ``spikes`` and states to ``scores`` and new states.
 
-    ``scores`` is (frames, classes).
-    ``net`` must be finished (see ``models.network.csnn.finished``). With one frame, the graph also gives
-    each layer's spikes under the names of ``spike_outputs``; they cost nothing unless they are asked for.
+    ``spikes`` is (1, planes, frames, n_mfcc), ``scores`` (frames, classes), states are as in ``graph_state_shapes``
+    with a batch axis of 1. ``net`` must be finished (``models.network.csnn.finished``). With one frame, the graph
+    has each layer's spikes as outputs, too, named by ``spike_outputs``; onnxruntime computes them at no extra cost.
     """
     return _Builder(net, frames).build()
+
+
+def spike_outputs(net: SpikingConvNet) -> dict[str, str]:
+    """Return, by the layer's name, the output of the one-frame graph that holds the layer's spikes.
+
+    Where the next convolution reads one frame of the past, a layer's spikes are that convolution's new past.
+    """
+    outputs = {layer: LayerNames(layer).spikes for layer in names.spiking_layers(len(net.convs))}
+    for i, conv in enumerate(net.spec.convs[1:], 2):
+        if conv.past == 1:
+            outputs[names.conv(i - 1)] = names.after_step(LayerNames(names.conv(i)).past)
+    return outputs
+
+
+def graph_state_shapes(net: SpikingConvNet) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every state tensor by name, without the batch axis.
+
+    States of convolutions keep the frame axis and those of dense layers have no width, as their operators need.
+    """
+    shapes = {}
+    for name, shape in state_shapes(net.spec).items():
+        if not names.is_of_conv(name):
+            shapes[name] = shape[:1]
+        elif names.is_past(name):
+            shapes[name] = shape
+        else:
+            shapes[name] = (shape[0], 1, shape[1])
+    return shapes
 
 
 class _Builder:
@@ -35,86 +65,90 @@ class _Builder:
         self._net, self._frames = net, frames
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
-        self._spike_names = spike_outputs(net)
+        self._spike_outputs = spike_outputs(net)
         if THRESHOLD != 1:
-            raise ValueError("the reset below takes the spikes themselves away: it needs a threshold of 1")
+            raise ValueError("the reset below subtracts the spikes themselves, which needs a threshold of 1")
         self._constant("threshold", np.float32(THRESHOLD))
 
     def build(self) -> onnx.ModelProto:
         net, t = self._net, self._frames
-        x = self._node("MatMul", ["spikes", self._constant("to_bands", net.to_bands.numpy())], "bands")
+        x = self._node("MatMul", [names.SPIKES, self._constant(names.TO_BANDS, net.to_bands.numpy())], "bands")
         for i, (conv, unit) in enumerate(net.conv_layers, 1):
-            x = self._neurons(self._convolution(x, conv, f"conv{i}"), unit, f"conv{i}", axis=2)
+            layer = LayerNames(names.conv(i))
+            x = self._neurons(self._convolution(x, conv, layer), unit, layer, axis=2)
         if t > 1:
             x = self._node("Transpose", [x], "flat_planes", perm=[0, 2, 1, 3])
         x = self._node("Reshape", [x, self._indices("flat_shape", [t, -1])], "flat")
-        x = self._neurons(self._dense(x, net.dense, "dense"), net.dense_unit, "dense", axis=0)
-        self._readout(self._dense(x, net.readout, "readout"))
+        layer = LayerNames(names.DENSE)
+        x = self._neurons(self._dense(x, net.dense, layer), net.dense_unit, layer, axis=0)
+        self._readout(self._dense(x, net.readout, LayerNames(names.READOUT)))
         return self._model()
 
-    def _convolution(self, x: str, conv: Any, name: str) -> str:
+    def _convolution(self, x: str, conv: Any, layer: LayerNames) -> str:
         past = (conv.kernel_size[0] - 1) * conv.dilation[0]
-        if past:
-            new_past, x = x, self._node("Concat", [f"{name}_past", x], f"{name}_window", axis=2)
-            if new_past == f"new_{name}_past":
-                return self._convolve(x, conv, name)
+        if not past:
+            return self._convolve(x, conv, layer)
+        new_past = names.after_step(layer.past)
+        window = self._node("Concat", [layer.past, x], f"{layer.layer}_window", axis=2)
+        if x != new_past:  # else the layer before already writes its spikes there
             ends = [self._indices(f"last_{past}", [-past]), self._indices("end", [np.iinfo(np.int64).max])]
-            self._node("Slice", [x, *ends, self._indices("axis_2", [2])], f"new_{name}_past")
-        return self._convolve(x, conv, name)
+            self._node("Slice", [window, *ends, self._indices("axis_2", [2])], new_past)
+        return self._convolve(window, conv, layer)
 
-    def _convolve(self, x: str, conv: Any, name: str) -> str:
+    def _convolve(self, x: str, conv: Any, layer: LayerNames) -> str:
         half = conv.padding[1]
         return self._node(
             "Conv",
-            [x, *self._weight_and_bias(conv, name)],
-            f"{name}_current",
+            [x, *self._weight_and_bias(conv, layer)],
+            layer.current,
             kernel_shape=list(conv.kernel_size),
             strides=list(conv.stride),
             dilations=list(conv.dilation),
             pads=[0, half, 0, half],
         )
 
-    def _dense(self, x: str, layer: Any, name: str) -> str:
-        return self._node("Gemm", [x, *self._weight_and_bias(layer, name)], f"{name}_current", transB=1)
+    def _dense(self, x: str, dense: Any, layer: LayerNames) -> str:
+        return self._node("Gemm", [x, *self._weight_and_bias(dense, layer)], layer.current, transB=1)
 
-    def _weight_and_bias(self, layer: Any, name: str) -> list[str]:
+    def _weight_and_bias(self, module: Any, layer: LayerNames) -> list[str]:
         return [
-            self._constant(f"{name}_{kind}", _array(getattr(layer, kind)))
-            for kind in ("weight", "bias")
-            if getattr(layer, kind) is not None
+            self._constant(name, _array(values))
+            for name, values in ((layer.weight, module.weight), (layer.bias, module.bias))
+            if values is not None
         ]
 
-    def _neurons(self, current: str, unit: SpikingUnit, name: str, axis: int) -> str:
+    def _neurons(self, current: str, unit: SpikingUnit, layer: LayerNames, axis: int) -> str:
         """Add synapses and neurons, frame after frame, and return their spikes over all frames."""
-        beta = self._per_neuron(f"{name}_beta", unit.beta, name)
-        alpha = None if unit.alpha is None else self._per_neuron(f"{name}_alpha", unit.alpha, name)
-        bias = self._per_neuron(f"{name}_bias", unit.norm.bias, name) if isinstance(unit.norm, Bias) else None
-        synapse, mem, spikes = f"{name}_syn", f"{name}_mem", []
+        beta = self._per_neuron(layer.beta, unit.beta, layer)
+        alpha = None if unit.alpha is None else self._per_neuron(layer.alpha, unit.alpha, layer)
+        bias = self._per_neuron(layer.bias, unit.norm.bias, layer) if isinstance(unit.norm, Bias) else None
+        synapse, mem, spikes = layer.synapse, layer.membrane, []
         for t, value in enumerate(self._split(current, axis)):
             if alpha is not None:
-                synapse = self._leak(alpha, synapse, value, f"{name}_syn", t)
-                value = synapse if bias is None else self._node("Add", [synapse, bias], f"{name}_input_{t}")  # noqa: PLW2901 - the current
-            u = self._leak(beta, mem, value, f"{name}_u", t, state=False)
-            fired = self._node("Greater", [u, "threshold"], f"{name}_fired_{t}")
-            sent = self._spike_names[name] if self._frames == 1 else f"{name}_spikes_{t}"
+                synapse = self._leak(alpha, synapse, value, layer.synapse, t)
+                value = synapse if bias is None else self._node("Add", [synapse, bias], f"{layer.layer}_input_{t}")  # noqa: PLW2901 - the current
+            u = self._leak(beta, mem, value, f"{layer.layer}_u", t, state=False)
+            fired = self._node("Greater", [u, "threshold"], f"{layer.layer}_fired_{t}")
+            sent = self._spike_outputs[layer.layer] if self._frames == 1 else f"{layer.spikes}_{t}"
             spikes.append(self._node("Cast", [fired], sent, to=TensorProto.FLOAT))
-            # The threshold is 1, so that the spikes themselves are what the reset takes away.
-            mem = self._node("Sub", [u, spikes[-1]], self._name(f"{name}_mem", t, state=True))
-        return self._join(spikes, f"{name}_spikes", axis)
+            # The threshold is 1, so the reset subtracts the spikes themselves.
+            mem = self._node("Sub", [u, spikes[-1]], self._name(layer.membrane, t, state=True))
+        return self._join(spikes, layer.spikes, axis)
 
-    def _per_neuron(self, name: str, values: Any, layer: str) -> str:
-        """Write a value per channel as one per neuron: operators are quickest on equal shapes."""
-        channels, *rest = graph_state_shapes(self._net)[f"{layer}_mem"]
+    def _per_neuron(self, name: str, values: Any, layer: LayerNames) -> str:
+        """Store a value per channel as one per neuron: operators are fastest on equal shapes."""
+        channels, *rest = graph_state_shapes(self._net)[layer.membrane]
         column = _array(values).reshape(1, channels, *[1] * len(rest))
         return self._constant(name, np.ascontiguousarray(np.broadcast_to(column, (1, channels, *rest))))
 
     def _readout(self, current: str) -> None:
-        beta = self._constant("readout_beta", _array(self._net.readout_beta))
-        mem, scores = "readout_mem", []
+        layer = LayerNames(names.READOUT)
+        beta = self._constant(layer.beta, _array(self._net.readout_beta))
+        mem, scores = layer.membrane, []
         for t, value in enumerate(self._split(current, 0)):
-            mem = self._leak(beta, mem, value, "readout_mem", t)
-            scores.append(self._node("Sigmoid", [mem], self._name("scores", t)))
-        self._join(scores, "scores", 0)
+            mem = self._leak(beta, mem, value, layer.membrane, t)
+            scores.append(self._node("Sigmoid", [mem], self._name(names.SCORES, t)))
+        self._join(scores, names.SCORES, 0)
 
     def _leak(self, decay: str, before: str, value: str, name: str, t: int, *, state: bool = True) -> str:  # noqa: PLR0913
         decayed = self._node("Mul", [decay, before], f"{name}_decayed_{t}")
@@ -131,9 +165,9 @@ class _Builder:
         return parts[0] if self._frames == 1 else self._node("Concat", parts, name, axis=axis)
 
     def _name(self, name: str, t: int, *, state: bool = False) -> str:
-        """Name a frame's tensor: the last frame's state is the graph's output, a lone frame needs no number."""
+        """Name a frame's tensor: the last frame's state is the graph's output, a single frame needs no number."""
         if state and t == self._frames - 1:
-            return f"new_{name}"
+            return names.after_step(name)
         return name if self._frames == 1 else f"{name}_{t}"
 
     def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -150,10 +184,11 @@ class _Builder:
     def _model(self) -> onnx.ModelProto:
         spec, t = self._net.spec, self._frames
         shapes = {name: [1, *shape] for name, shape in graph_state_shapes(self._net).items()}
-        inputs = {"spikes": [1, spec.planes, t, spec.n_mfcc], **shapes}
-        outputs: dict[str, Any] = {"scores": [t, spec.classes], **{f"new_{k}": v for k, v in shapes.items()}}
+        inputs = {names.SPIKES: [1, spec.planes, t, spec.n_mfcc], **shapes}
+        outputs: dict[str, Any] = {names.SCORES: [t, spec.classes]}
+        outputs |= {names.after_step(name): shape for name, shape in shapes.items()}
         if t == 1:
-            outputs |= {output: shapes[f"{layer}_mem"] for layer, output in self._spike_names.items()}
+            outputs |= {output: shapes[LayerNames(layer).membrane] for layer, output in self._spike_outputs.items()}
         graph = helper.make_graph(
             self._nodes,
             "snn_detect",
@@ -166,32 +201,6 @@ class _Builder:
         )
         onnx.checker.check_model(model)
         return model
-
-
-def spike_outputs(net: SpikingConvNet) -> dict[str, str]:
-    """Name the one-frame graph's output that holds each layer's spikes.
-
-    Where the next convolution reaches back one frame, a layer's spikes are that convolution's new past.
-    """
-    names = {f"conv{i}": f"conv{i}_spikes" for i in range(1, len(net.convs) + 1)} | {"dense": "dense_spikes"}
-    for i, conv in enumerate(net.spec.convs[1:], 2):
-        if conv.past == 1:
-            names[f"conv{i - 1}"] = f"new_conv{i}_past"
-    return names
-
-
-def graph_state_shapes(net: SpikingConvNet) -> dict[str, tuple[int, ...]]:
-    """Name every state tensor of the graph and its shape without the batch axis.
-
-    Convolutions keep the frame axis, dense layers have no width: what their operators need.
-    """
-    shapes = {}
-    for name, shape in state_shapes(net.spec).items():
-        if name.startswith("conv"):
-            shapes[name] = shape if name.endswith("_past") else (shape[0], 1, shape[1])
-        else:
-            shapes[name] = shape[:1]
-    return shapes
 
 
 def _array(tensor: Any) -> NDArray[np.float32]:

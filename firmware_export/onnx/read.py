@@ -1,8 +1,8 @@
-"""The network of a model file as plain arrays: what every export but ONNX itself starts from."""
+"""The network of a model file as plain arrays: what the int8, C99 and NIR exports start from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,32 +15,35 @@ from onnx import helper, numpy_helper
 from detector.errors import ManifestError
 from detector.manifest import Manifest
 from detector.network import load_model
+from firmware_export.onnx import names
+from firmware_export.onnx.names import LayerNames
 
 Float32 = NDArray[np.float32]
-_KNOWN: Final = frozenset(
+_KNOWN_OPERATIONS: Final = frozenset(
     ("MatMul", "Concat", "Slice", "Conv", "Gemm", "Reshape", "Mul", "Add", "Greater", "Cast", "Sub", "Sigmoid")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Neurons:
-    """What turns a layer's sums into spikes; one value per channel each."""
+    """The constants that turn a layer's sums into spikes; (channels,) each."""
 
     beta: Float32
+    """Decay of the membrane per frame."""
     alpha: Float32 | None
-    """Decay of the synapse in front; None without one."""
+    """Decay of the synapse per frame; None without a synapse."""
     offset: Float32 | None
-    """Added behind the synapse; None without one."""
+    """Added to the output of the synapse; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A spiking convolution; a dense layer is one over the whole width, with one place."""
+    """A spiking convolution; a dense layer is a convolution over the whole width with one output position."""
 
     weight: Float32
     """(out channels, in channels, frames, bands)."""
     bias: Float32 | None
-    """(out channels,), part of the sum."""
+    """(out channels,), added to the sum; None without one."""
     neurons: Neurons
     dilation: int
     stride: int
@@ -50,12 +53,12 @@ class Layer:
 
     @property
     def frames(self) -> int:
-        """Frames that it reads."""
+        """The number of frames that the kernel reads."""
         return int(self.weight.shape[2])
 
     @property
     def past(self) -> int:
-        """How many frames before this one it reaches back."""
+        """The age of the oldest frame that the kernel reads, in frames."""
         return (self.frames - 1) * self.dilation
 
 
@@ -71,28 +74,32 @@ class Readout:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A streaming network, read from its file."""
+    """A streaming network, as read from a model file."""
 
     manifest: Manifest
     sha256: str
     to_bands: Float32
-    """(n_mfcc, n_mels), from cepstral spikes back to bands."""
+    """(n_mfcc, n_mels): maps cepstral spikes to mel bands."""
     layers: tuple[Layer, ...]
     """The convolutions, then the dense layer."""
     readout: Readout
 
+    def named_layers(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the spiking layers with their names in the graph."""
+        yield from zip(names.spiking_layers(len(self.layers) - 1), self.layers, strict=True)
+
 
 def read_network(path: Path) -> Network:
-    """Read a model file; weights that it stores as int8 are read as the floats that they stand for.
+    """Return the network of a model file; weights stored as int8 are returned as the floats that they represent.
 
-    Raises ManifestError where it is no model of this project, or its graph is one that cannot be
-    read back: an unknown operation, a weight that is missing, no convolution in front.
+    Raises ManifestError where the file is not a model of this project or its graph cannot be read back: an unknown
+    operation, a missing weight, no convolution.
     """
     model = load_model(path)
     graph = onnx.load(path).graph
-    unknown = sorted({node.op_type for node in graph.node} - _KNOWN)
+    unknown = sorted({node.op_type for node in graph.node} - _KNOWN_OPERATIONS)
     if unknown:
-        raise ManifestError(f"{path}: the operation {unknown[0]} is not one that can be exported; use snn-export onnx")
+        raise ManifestError(f"{path}: operation {unknown[0]} cannot be exported; make the model with snn-export onnx")
     return _Reader(path, model.manifest, model.sha256, graph).read()
 
 
@@ -105,22 +112,23 @@ class _Reader:
     def read(self) -> Network:
         layers: list[Layer] = []
         width = self._manifest.features.n_mels
-        while f"conv{len(layers) + 1}_current" in self._nodes:
-            layers.append(self._convolution(f"conv{len(layers) + 1}", width))
+        while (layer := LayerNames(names.conv(len(layers) + 1))).current in self._nodes:
+            layers.append(self._convolution(layer, width))
             width = layers[-1].out_width
         if not layers:
-            raise ManifestError(f"{self._path}: a network without convolutions cannot be exported in this form")
+            raise ManifestError(f"{self._path}: no convolution in this network; export it with snn-export onnx only")
         layers.append(self._dense(layers[-1]))
-        readout = Readout(self._weight("readout_weight"), self._weight("readout_bias"), self._weight("readout_beta"))
-        return Network(self._manifest, self._sha256, self._weight("to_bands"), tuple(layers), readout)
+        out = LayerNames(names.READOUT)
+        readout = Readout(self._weight(out.weight), self._weight(out.bias), self._weight(out.beta))
+        return Network(self._manifest, self._sha256, self._weight(names.TO_BANDS), tuple(layers), readout)
 
-    def _convolution(self, name: str, in_width: int) -> Layer:
-        found = {a.name: list(a.ints) for a in self._nodes[f"{name}_current"].attribute}
-        weight, neurons = self._weight(f"{name}_weight"), self._neurons(name)
+    def _convolution(self, layer: LayerNames, in_width: int) -> Layer:
+        found = {a.name: list(a.ints) for a in self._nodes[layer.current].attribute}
+        weight, neurons = self._weight(layer.weight), self._neurons(layer)
         padding, stride = found["pads"][1], found["strides"][1]
         return Layer(
             weight=weight,
-            bias=self._bias(name),
+            bias=self._bias(layer),
             neurons=neurons,
             dilation=found.get("dilations", [1, 1])[0],
             stride=stride,
@@ -131,25 +139,26 @@ class _Reader:
 
     def _dense(self, before: Layer) -> Layer:
         channels, width = before.weight.shape[0], before.out_width
-        weight = self._weight("dense_weight").reshape(-1, channels, 1, width)
-        return Layer(weight, self._bias("dense"), self._neurons("dense"), 1, 1, 0, width, 1)
+        layer = LayerNames(names.DENSE)
+        weight = self._weight(layer.weight).reshape(-1, channels, 1, width)
+        return Layer(weight, self._bias(layer), self._neurons(layer), 1, 1, 0, width, 1)
 
-    def _neurons(self, name: str) -> Neurons:
-        offset = self._weights.get(f"{name}_bias")
+    def _neurons(self, layer: LayerNames) -> Neurons:
+        offset = self._weights.get(layer.bias)
         has_offset = offset is not None and offset.ndim > 1
         return Neurons(
-            beta=self._by_channel(f"{name}_beta"),
-            alpha=self._by_channel(f"{name}_alpha") if f"{name}_alpha" in self._weights else None,
-            offset=self._by_channel(f"{name}_bias") if has_offset else None,
+            beta=self._per_channel(layer.beta),
+            alpha=self._per_channel(layer.alpha) if layer.alpha in self._weights else None,
+            offset=self._per_channel(layer.bias) if has_offset else None,
         )
 
-    def _bias(self, name: str) -> Float32 | None:
-        """Return the bias in a layer's sum; what is there per neuron lies behind the synapse."""
-        bias = self._weights.get(f"{name}_bias")
+    def _bias(self, layer: LayerNames) -> Float32 | None:
+        """Return the bias in a layer's sum; a bias per neuron is added after the synapse instead."""
+        bias = self._weights.get(layer.bias)
         return None if bias is None or bias.ndim > 1 else bias
 
-    def _by_channel(self, name: str) -> Float32:
-        """Take one value per channel out of one per neuron, (1, channels, ...)."""
+    def _per_channel(self, name: str) -> Float32:
+        """Return one value per channel, (channels,), of a constant with one per neuron, (1, channels, ...)."""
         values = self._weight(name)
         flat = values.reshape(values.shape[1] if values.ndim > 1 else values.size, -1)
         if (flat != flat[:, :1]).any():
@@ -163,14 +172,14 @@ class _Reader:
 
 
 def _constants(graph: Any) -> Mapping[str, Float32]:
-    """Return by name what is stored, and what Cast and Mul make of that alone: the floats of int8 weights."""
+    """Return the initializers by name, and what Cast and Mul compute from those alone: the floats of int8 weights."""
     values = {w.name: numpy_helper.to_array(w) for w in graph.initializer}
     for node in graph.node:
-        given = [values[name] for name in node.input if name in values]
-        if len(given) < len(node.input):
+        operands = [values[name] for name in node.input if name in values]
+        if len(operands) < len(node.input):
             continue
         if node.op_type == "Cast":
-            values[node.output[0]] = given[0].astype(helper.tensor_dtype_to_np_dtype(node.attribute[0].i))
+            values[node.output[0]] = operands[0].astype(helper.tensor_dtype_to_np_dtype(node.attribute[0].i))
         elif node.op_type == "Mul":
-            values[node.output[0]] = given[0] * given[1]
+            values[node.output[0]] = operands[0] * operands[1]
     return values

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from detector.cli.program import renamed_option
 from detector.errors import ConfigError
 from models import RECIPES, RESULTS
 from models.cli.train import PATH
@@ -87,7 +88,14 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
 @click.command("tune-events")
 @click.argument("model", type=PATH)
 @click.argument("folder", metavar="SCENES", type=PATH)
-@click.option("--rate", type=click.FloatRange(0), show_default="1", help="False alarms per hour and class.")
+@click.option(
+    "--max-false-alarms",
+    "rate",
+    type=click.FloatRange(0),
+    show_default="1",
+    help="Highest acceptable rate of false alarms, per hour and class.",
+)
+@renamed_option("--rate", "--max-false-alarms")
 @click.option(
     "--total", type=click.FloatRange(0), help="Instead: false alarms per hour of all classes, shared out for the most."
 )
@@ -107,7 +115,7 @@ def tune_events(  # noqa: PLR0913 - one option each
 ) -> None:
     """Choose MODEL's decoder values on SCENES by an open rule, and write a model file with them.
 
-    The rule: for each class the lowest miss rate at --rate false alarms per hour, or the lowest mean of
+    The rule: for each class the lowest miss rate at --max-false-alarms per hour, or the lowest mean of
     all classes at --total. It is written into the model's training record, with the scenes. Judge the
     result on other scenes.
     """
@@ -119,7 +127,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     from models.scenes.folder import read_scenes
 
     if rate is not None and total is not None:
-        raise click.UsageError("--rate and --total: name one of them.")
+        raise click.UsageError("--max-false-alarms and --total: name one of them.")
     goal = Goal(1.0 if rate is None else rate) if total is None else Goal(total, together=True)
     _check_folder(json_path, out)
     scenes = read_scenes(folder)

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.audio.files import is_sound_name
-from detector.audio.sources import FileSource, read_sound
+from detector.audio.files import SoundFileReader, is_sound_name
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import DataSource
 from models import RECIPES
@@ -42,7 +42,6 @@ _ESC10_IN_ESC50 = {
 """ESC-50 has other names for four classes of ESC-10; either is understood."""
 _TAKE = re.compile(r"[-_ ](?:\d+|[A-Za-z]|\(\d+\))$")
 """What tells one cut of a recording from the next: a number or a single letter at a name's end."""
-_CHECK_RATE_HZ = 16_000
 _FoldsOf = Callable[[Sequence[Path], Path], dict[Path, int | str]]
 """From the sounds in a class's folder, and the folder, to their folds."""
 
@@ -269,7 +268,7 @@ def _first_digits(paths: Sequence[Path], _: Path) -> dict[Path, int | str]:
 def _no_sound(path: Path) -> str:
     """Return why a file cannot be heard, by its header; "" if it can."""
     try:
-        FileSource(path, _CHECK_RATE_HZ).close()
+        SoundFileReader(path).close()
     except (SourceError, ValueError) as error:  # ValueError: a name that no file can have
         return str(error)
     return ""

@@ -37,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from detector.audio.sources import FileSource, read_sound
+from detector.audio.sources import read_chunks, read_sound
 from detector.bench import activity
 from detector.decoder import EventDecoder
 from detector.errors import ConfigError
@@ -153,7 +153,7 @@ def _load(model: Path) -> None:
 def _hear(clip: Clip) -> Heard:
     assert _detector is not None  # noqa: S101 - the pool's initialiser has run
     parts, events = [], []
-    with closing(FileSource(clip.path, _detector.sample_rate_hz)) as source:
+    with closing(read_chunks(clip.path, _detector.sample_rate_hz)) as source:
         for chunk in source:
             scores, found = _detector.process(chunk.samples)
             parts.append(scores)

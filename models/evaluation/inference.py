@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from detector.audio.sources import FileSource
+from detector.audio.sources import read_chunks
 from detector.decoder import EventDecoder
 from detector.errors import DetectorError
 from detector.manifest import ClassSpec, Manifest
@@ -88,7 +88,7 @@ def decode(classes: Sequence[ClassSpec], manifest: Manifest, scores: Scores) -> 
 def _hear(model: Path, path: Path, change: Change | None) -> tuple[Scores, list[Detection]]:
     detector = Detector.load(model)
     rate_hz, parts, events = detector.sample_rate_hz, list[NDArray[np.float32]](), list[Event]()
-    with closing(FileSource(path, rate_hz)) as source:
+    with closing(read_chunks(path, rate_hz)) as source:
         for chunk in change(source, rate_hz) if change else source:
             scores, found = detector.process(chunk.samples)
             parts.append(scores)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from detector.audio.resampling import Resampler
-from detector.audio.sources import FileSource
+from detector.audio.sources import read_chunks
 from detector.messages import AudioChunk, Samples
 from detector.statistics import Rate
 from models.evaluation.inference import Change, listen
@@ -126,7 +126,7 @@ def _levels(scenes: Scenes) -> tuple[float, float]:
     """Return the largest magnitude of a scene, and the one that ``_CLIPPED`` of its samples exceed."""
     counts, peak = np.zeros(_BINS, np.int64), 0.0
     for stream in scenes.streams:
-        with closing(FileSource(stream.path, scenes.manifest.rate_hz)) as source:
+        with closing(read_chunks(stream.path, scenes.manifest.rate_hz)) as source:
             for chunk in source:
                 size = np.abs(chunk.samples)
                 peak = max(peak, float(size.max()))

@@ -29,7 +29,7 @@ import torch
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from detector.audio.sources import FileSource
+from detector.audio.sources import read_chunks
 from detector.errors import ConfigError
 from detector.features import MfccExtractor
 from detector.manifest import EncoderParams
@@ -254,7 +254,7 @@ def _first(path: Path, seconds: float, rate_hz: int) -> Samples:
     """Read the first seconds of a file at a rate, second by second."""
     wanted = round(seconds * rate_hz)
     samples = np.empty(0, np.float32)
-    with closing(FileSource(path, rate_hz)) as source:
+    with closing(read_chunks(path, rate_hz)) as source:
         for chunk in source:
             samples = np.concatenate((samples, chunk.samples))
             if samples.size >= wanted:

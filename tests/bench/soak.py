@@ -31,15 +31,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.audio.live_source import drain
 from detector.audio.sources import read_sound
+from detector.config.paths import STDIN
 from detector.config.sections import Audio, Model
 from detector.config.settings import Settings
 from detector.messages import Samples
 from detector.pipeline import Detector
 from detector.service.engine import Counters
-from detector.service.health import descriptors, rss_bytes, threads
-from detector.service.runtime import STDIN, RunOptions, ServiceRuntime
-from detector.service.signals import Requests
+from detector.service.health import rss_bytes
+from detector.service.runtime import RunOptions, ServiceRuntime
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
 from detector.sinks.stdout import Stdout
@@ -68,6 +69,11 @@ class _Look:
     threads: int
 
 
+def _entries(name: str) -> int:
+    """Return how many descriptors (``fd``) or threads (``task``) this process has."""
+    return sum(1 for _ in Path("/proc/self", name).iterdir())
+
+
 class Soak:
     """One run."""
 
@@ -82,7 +88,7 @@ class Soak:
             database=Database(path=self._database),
         )
         self._counters = Counters()
-        self._work = ServiceRuntime(self._settings, RunOptions(), Requests(is_service=False), self._counters)
+        self._work = ServiceRuntime(self._settings, RunOptions(), self._counters)
         self._rate_hz = self._work.rate_hz
         scene = read_sound(str(resources.files("models") / "demo" / "scene.flac"), self._rate_hz)
         self._pcm = np.round(scene * 32767).astype("<i2")
@@ -101,11 +107,15 @@ class Soak:
         self._work.listen()
         # The last look comes while there is still sound: at its end threads and descriptors go.
         due = sorted({_FIRST_S, *range(3600, self._seconds, 3600), self._seconds - _COMPARED_S})
-        while self._work.turn(_TURN_S):
+
+        def goes_on() -> bool:
             self._remember()
             if due and self._counters.heard_s >= due[0]:
                 self._check()
                 del due[0]
+            return True
+
+        drain(self._work, self._work.handle, goes_on)
         wall_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
         if self._work.engine is not None:
             self._work.engine.close_events("end_of_stream")
@@ -136,7 +146,7 @@ class Soak:
 
     def _check(self) -> None:
         self._work.publish_health()
-        self._model_info.append(_Look(self._counters.heard_s, rss_bytes(), descriptors(), threads()))
+        self._model_info.append(_Look(self._counters.heard_s, rss_bytes(), _entries("fd"), _entries("task")))
 
     def _remember(self) -> None:
         if self._work.engine is not None and self._counters.heard_s >= self._seconds - _COMPARED_S:

@@ -1,4 +1,4 @@
-"""The names that Python programs use, as README gives them."""
+"""The names that Python programs use, as README and the model card give them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from tests.contracts.live import ROOT, SCENE, scene
 from tests.contracts.programs import clean_environment
 from tests.contracts.snapshots import check
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+DOCUMENTS = ("README.md", "models/pretrained/household.md")
+BLOCKS = [
+    block
+    for name in DOCUMENTS
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+]
 PREAMBLE = f"""
 import numpy as np, soundfile
 clip, _ = soundfile.read({str(SCENE)!r}, dtype="float32")
@@ -57,7 +62,7 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_what_readme_shows_runs(block: str, tmp_path: Path) -> None:
+def test_what_readme_and_the_card_show_runs(block: str, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(PREAMBLE + block)
     done = subprocess.run(

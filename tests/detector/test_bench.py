@@ -1,4 +1,4 @@
-"""The bench: it measures, and its figures are of the right kind (none is compared with a target here)."""
+"""The benchmark: it runs, and its figures are plausible (none is compared with a target here)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detector.errors import ManifestError
 def test_figures_and_table() -> None:
     figures = bench.run()
     assert figures["step_us"]["p50"] <= figures["step_us"]["p99"] <= figures["step_us"]["max"]
-    assert set(figures["rooms_us"]) == {"features", "encoder", "network", "decoder"}
+    assert set(figures["stages_us"]) == {"features", "encoder", "network", "decoder"}
     assert 0 < figures["effective_ops_per_s"] < figures["dense_ops_per_s"]
     assert set(figures["spikes_per_neuron_s"]) == {"encoder", "conv1", "conv2", "conv3", "dense"}
     text = io.StringIO()

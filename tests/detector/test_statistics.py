@@ -1,4 +1,4 @@
-"""Shares and rates: their bounds against the textbook's."""
+"""Proportions and rates: their bounds against those of textbooks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 import pytest
 from scipy import stats
 
-from detector.statistics import HourlyRate, Rate, most_expected
+from detector.statistics import HourlyRate, Rate, poisson_upper_bound
 
 
 @pytest.mark.parametrize("events", [0, 1, 2, 10, 400, 5000])
 def test_the_bound_of_a_count_is_the_exact_one(events: int) -> None:
-    assert most_expected(events) == pytest.approx(stats.chi2.ppf(0.95, 2 * (events + 1)) / 2, rel=1e-9)
+    assert poisson_upper_bound(events) == pytest.approx(stats.chi2.ppf(0.95, 2 * (events + 1)) / 2, rel=1e-9)
 
 
 def test_no_false_alarm_is_no_rate_of_nothing() -> None:
@@ -21,7 +21,7 @@ def test_no_false_alarm_is_no_rate_of_nothing() -> None:
     assert round(HourlyRate(2, 24).bound, 2) == 0.26
     assert HourlyRate(0, 0).bound == math.inf
     with pytest.raises(ValueError, match="-1"):
-        most_expected(-1)
+        poisson_upper_bound(-1)
 
 
 def test_a_share_has_wilsons_interval() -> None:

@@ -1,4 +1,4 @@
-"""What tests of the exported C share: programs besides Python, the model, and sound."""
+"""Shared by tests of the exported C: programs besides Python, the model, and sound."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRICT: Final = "-std=c99 -Wall -Wextra -Werror -Wconversion -Wdouble-promotion 
 
 
 def need(*programs: str, missing: tuple[str, ...] = ()) -> None:
-    """Skip where a program, or something else that is missing, is not there; in CI that is a failure."""
+    """Skip where a program or a named part is missing; in CI that is a failure."""
     packages = "make gcc clang libclang-rt-dev cmake gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
     require_programs(programs, f"{packages} libasound2-dev", missing)
 
@@ -33,13 +33,13 @@ def scene(from_s: float = 0, to_s: float = 60) -> NDArray[np.int16]:
     return to_pcm(sound[int(from_s * RATE_HZ) : int(to_s * RATE_HZ)])
 
 
-def rooms(folder: Path) -> list[Path]:
-    """Return the sources of an exported detector, without what only shows its events."""
+def detector_sources(folder: Path) -> list[Path]:
+    """Return the sources of an exported detector, without those that print its events."""
     return [p for p in sorted(folder.glob("snn_*.c")) if p.name not in {"snn_host.c", "snn_print.c"}]
 
 
-def run(*command: str | Path, given: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Run a program and return what it printed; what went wrong, it says itself."""
-    done = subprocess.run(command, input=given, capture_output=True, check=False, cwd=cwd, env=env)
+def run(*command: str | Path, stdin: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Run a program and return its standard output; fail with its messages where it fails."""
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr.decode(errors="replace") + done.stdout.decode(errors="replace")[-2000:]
     return done.stdout.decode()

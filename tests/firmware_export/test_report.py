@@ -1,4 +1,4 @@
-"""The table of all forms of a model: made from the model file, each of them run."""
+"""The table of all forms of a model, each made from the model file and run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_every_form_is_made_and_run(tmp_path: Path, data: Path, monkeypatch: pyt
     few = [c for c in list_clips(data) if c.source == "esc10" and c.fold == 5][::10]
     monkeypatch.setattr("models.data.datasets.list_clips", lambda *_: few)
     monkeypatch.setattr("firmware_export.report.SPEED_S", 20)
-    figures = tmp_path / "figures.json"
-    arguments = ["report", str(default_model_path()), "--data", str(data), "--json", str(figures)]
+    measurements = tmp_path / "measurements.json"
+    arguments = ["report", str(default_model_path()), "--data", str(data), "--json", str(measurements)]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    rows = {row["form"]: row for row in json.loads(figures.read_text())}
+    rows = {row["form"]: row for row in json.loads(measurements.read_text())}
     assert list(rows) == FORMS
     assert all(f"| {form} |" in done.output for form in FORMS)
     runtime, single, int8 = (rows[name] for name in (FORMS[0], FORMS[2], FORMS[4]))
@@ -40,10 +40,10 @@ def test_every_form_is_made_and_run(tmp_path: Path, data: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("none/figures.json", "there is no folder"), ("", "there is a folder of that name")]
+    ("name", "message"), [("none/measurements.json", "there is no folder"), ("", "a folder of that name exists")]
 )
-def test_a_report_that_cannot_be_written_is_not_begun(name: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_report_that_cannot_be_written_is_not_started(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         CliRunner().invoke(
             cli, ["report", str(default_model_path()), "--json", str(tmp_path / name)], catch_exceptions=False
         )

@@ -1,8 +1,8 @@
-/* A fuzz target: whatever is pushed in whatever pieces, events keep their promises, and pieces do not show.
+/* A fuzz target: events are consistent for any input, and do not depend on how it is divided into pushes.
  *
- * The first two bytes choose how pushes are cut up. Then come commands of a byte each: samples as they stand
- * in the input, sound made from three bytes (so that a short input reaches events), flush, reset or init.
- * A second detector hears the same samples a push at a time, uncut: it must tell the same.
+ * The first two bytes choose how pushes are divided. Then come commands of one byte each: samples taken from the
+ * input, sound generated from three bytes (so that a short input reaches events), flush, reset or init.
+ * A second detector receives the same samples undivided: its events must be the same.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,18 +10,18 @@
 
 #include "snn_detect.h"
 
-#define MOST_SAMPLES 32768 /* of an input, about: 2 s, in which noise brings about an onset */
-#define MOST_AT_ONCE 8192
+#define MAX_SAMPLES 32768 /* per input, about: 2 s, enough for an onset by noise */
+#define MAX_AT_ONCE 8192
 
-#define CHECK(is_so) \
+#define CHECK(condition) \
     do { \
-        if (!(is_so)) { \
-            fprintf(stderr, "line %d: not so: %s\n", __LINE__, #is_so); \
+        if (!(condition)) { \
+            fprintf(stderr, "line %d: check failed: %s\n", __LINE__, #condition); \
             abort(); \
         } \
     } while (0)
 
-/* A detector with what it has promised so far. */
+/* A detector and the events so far. */
 typedef struct {
     snn_detector detector;
     int64_t pushed, last_emitted;
@@ -29,8 +29,8 @@ typedef struct {
     int64_t open_since[SNN_CLASSES];
     uint8_t is_open[SNN_CLASSES];
     int is_flushing;
-    uint64_t told; /* a hash of all events */
-} watched;
+    uint64_t event_hash; /* of all events */
+} checked;
 
 typedef struct {
     const uint8_t *data;
@@ -45,20 +45,20 @@ static uint32_t take_byte(input *in)
     return *in->data++;
 }
 
-static void mix(watched *w, uint64_t value)
+static void mix(checked *w, uint64_t value)
 {
-    w->told = (w->told ^ value) * 0x100000001b3u;
+    w->event_hash = (w->event_hash ^ value) * 0x100000001b3u;
 }
 
-static void mix_score(watched *w, float score)
+static void mix_score(checked *w, float score)
 {
     uint32_t bits;
-    CHECK(score >= 0.0f && score <= 1.0f); /* and a number */
+    CHECK(score >= 0.0f && score <= 1.0f); /* and not NaN */
     memcpy(&bits, &score, sizeof bits);
     mix(w, bits);
 }
 
-static void check_onset(watched *w, const snn_event *e)
+static void check_onset(checked *w, const snn_event *e)
 {
     CHECK(!w->is_open[e->label]);
     CHECK(e->index == w->next_index);
@@ -68,7 +68,7 @@ static void check_onset(watched *w, const snn_event *e)
     w->open_since[e->label] = e->onset_sample;
 }
 
-static void check_offset(watched *w, const snn_event *e)
+static void check_offset(checked *w, const snn_event *e)
 {
     CHECK(w->is_open[e->label]);
     CHECK(e->index == w->open_index[e->label]);
@@ -82,10 +82,10 @@ static void check_offset(watched *w, const snn_event *e)
     mix_score(w, e->mean);
 }
 
-/* Nothing lies beyond what was pushed, but for the zeros that pad a flushed frame. */
+/* No position is beyond the pushed samples, except for the zeros that pad a flushed frame. */
 static void on_event(void *context, const snn_event *e)
 {
-    watched *w = context;
+    checked *w = context;
     CHECK(e->label < SNN_CLASSES);
     CHECK(e->onset_sample >= 0 && e->onset_sample < w->pushed && e->onset_sample <= e->emitted_sample);
     CHECK(e->emitted_sample < w->pushed + (w->is_flushing ? SNN_FRAME_LENGTH : 0));
@@ -102,7 +102,7 @@ static void on_event(void *context, const snn_event *e)
         check_offset(w, e);
 }
 
-static void forget(watched *w)
+static void forget(checked *w)
 {
     w->pushed = 0;
     w->last_emitted = 0;
@@ -110,18 +110,18 @@ static void forget(watched *w)
     memset(w->is_open, 0, sizeof w->is_open);
 }
 
-/* The event may be told in the middle of a push: all of it counts as pushed. */
-static void push(watched *w, const int16_t *samples, size_t n)
+/* Events are reported during a push: all of its samples count as pushed. */
+static void push(checked *w, const int16_t *samples, size_t n)
 {
     w->pushed += (int64_t)n;
     snn_push(&w->detector, samples, n);
 }
 
-static void push_cut(watched *w, const int16_t *samples, size_t n, uint32_t *cuts)
+static void push_cut(checked *w, const int16_t *samples, size_t n, uint32_t *cuts)
 {
     while (n > 0) {
         *cuts = *cuts * 1664525u + 1013904223u;
-        size_t piece = (*cuts >> 16) % (2 * SNN_HOP_LENGTH); /* pushing nothing is allowed */
+        size_t piece = (*cuts >> 16) % (2 * SNN_HOP_LENGTH); /* a push of 0 samples is allowed */
         piece = piece < n ? piece : n;
         push(w, samples, piece);
         samples += piece;
@@ -129,7 +129,7 @@ static void push_cut(watched *w, const int16_t *samples, size_t n, uint32_t *cut
     }
 }
 
-static void flush(watched *w)
+static void flush(checked *w)
 {
     w->is_flushing = 1;
     snn_flush(&w->detector);
@@ -139,11 +139,11 @@ static void flush(watched *w)
     forget(w);
 }
 
-static void init(watched *w)
+static void init(checked *w)
 {
-    memset(w, 0xa5, sizeof *w); /* init must not need zeros */
+    memset(w, 0xa5, sizeof *w); /* init must not depend on zeroed memory */
     w->is_flushing = 0;
-    w->told = 0;
+    w->event_hash = 0;
     snn_init(&w->detector, on_event, w);
     forget(w);
 }
@@ -158,7 +158,7 @@ static size_t take_samples(input *in, int16_t *samples)
     return n;
 }
 
-/* Noise or a square wave of some loudness, most often with full scale in it. */
+/* Noise or a square wave, most often at full scale. */
 static size_t make_samples(input *in, int16_t *samples)
 {
     size_t n = 32 * (1 + take_byte(in));
@@ -173,9 +173,9 @@ static size_t make_samples(input *in, int16_t *samples)
     return n;
 }
 
-static size_t command(input *in, watched *cut, watched *whole, uint32_t *cuts)
+static size_t command(input *in, checked *cut, checked *whole, uint32_t *cuts)
 {
-    static int16_t samples[MOST_AT_ONCE];
+    static int16_t samples[MAX_AT_ONCE];
     size_t n = 0;
     switch (take_byte(in) % 16) {
     case 0:
@@ -189,7 +189,7 @@ static size_t command(input *in, watched *cut, watched *whole, uint32_t *cuts)
         forget(whole);
         break;
     case 2:
-        CHECK(cut->told == whole->told);
+        CHECK(cut->event_hash == whole->event_hash);
         init(cut);
         init(whole);
         break;
@@ -203,23 +203,23 @@ static size_t command(input *in, watched *cut, watched *whole, uint32_t *cuts)
     }
     push_cut(cut, samples, n, cuts);
     push(whole, samples, n);
-    CHECK(cut->told == whole->told && cut->next_index == whole->next_index);
+    CHECK(cut->event_hash == whole->event_hash && cut->next_index == whole->next_index);
     return n;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static watched cut, whole;
+    static checked cut, whole;
     input in = {data, size};
     uint32_t cuts = take_byte(&in);
     cuts = cuts << 8 | take_byte(&in);
     init(&cut);
     init(&whole);
-    for (size_t samples = 0; in.size > 0 && samples < MOST_SAMPLES;)
+    for (size_t samples = 0; in.size > 0 && samples < MAX_SAMPLES;)
         samples += command(&in, &cut, &whole, &cuts);
     flush(&cut);
     flush(&whole);
-    CHECK(cut.told == whole.told);
+    CHECK(cut.event_hash == whole.event_hash);
     return 0;
 }

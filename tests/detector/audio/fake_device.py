@@ -92,7 +92,6 @@ class Ear:
         self.microphone = Microphone(Audio(device="fake", buffer_s=buffer_s), rate_hz, device)
         self.source_events: list[SourceEvent] = []
         self._next = 0
-        self._gap = False
 
     def until(self, holds: Callable[[], object]) -> None:
         """Take news until something holds."""
@@ -108,11 +107,9 @@ class Ear:
             if isinstance(item, AudioGap):
                 assert item.first_sample == self._next
                 self._next += item.samples
-                self._gap = True
             elif isinstance(item, AudioBlock):
                 assert item.chunk.first_sample == self._next
-                assert item.chunk.gap == self._gap
-                self._gap = False
+                assert not item.chunk.gap
                 self._next += item.chunk.samples.size
 
     def record(self, seconds: float) -> None:
@@ -130,6 +127,11 @@ class Ear:
         sounds = [n for n in self.source_events if isinstance(n, AudioBlock)]
         began = [s.received_at_s - (s.chunk.first_sample + s.chunk.samples.size) / RATE for s in sounds]
         return began[-1] - began[0]
+
+    def after(self, gap: AudioGap) -> AudioBlock:
+        """Return the first sound behind a gap."""
+        behind = self.source_events[self.source_events.index(gap) :]
+        return next(n for n in behind if isinstance(n, AudioBlock))
 
     @property
     def lost(self) -> list[AudioGap]:

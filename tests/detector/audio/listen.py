@@ -49,19 +49,23 @@ class Listener:
         self.source = Microphone(self._audio, self._rate_hz)
         self.parts: list[AudioBlock] = []
         self._loud = False
+        self._is_new = True
+        """Whether the next sound begins the stream or follows a gap."""
 
     def note(self, source_events: list[SourceEvent] | None) -> None:
         for item in source_events or []:
             match item:
                 case AudioBlock():
-                    if not self.parts or item.chunk.gap:
-                        tell("sound", first_sample=item.chunk.first_sample, gap=item.chunk.gap)
+                    if self._is_new:
+                        tell("sound", first_sample=item.chunk.first_sample, gap=bool(self.parts))
+                    self._is_new = False
                     delay_s = time.monotonic() - item.received_at_s
                     self.parts.append(item)
                     if not self._loud and item.chunk.samples.any():
                         self._loud = True
                         tell("loud", at_s=time.monotonic(), delay_s=delay_s)
                 case AudioGap():
+                    self._is_new = True
                     tell("lost", **dataclasses.asdict(item))
                 case SourceCondition():
                     tell("condition", **dataclasses.asdict(item))
@@ -83,7 +87,6 @@ class Listener:
             samples=np.concatenate([np.empty(0, np.float32), *(p.chunk.samples for p in self.parts)]),
             first=np.array([p.chunk.first_sample for p in self.parts], np.int64),
             length=np.array([p.chunk.samples.size for p in self.parts], np.int64),
-            gap=np.array([p.chunk.gap for p in self.parts], np.bool_),
             received_at_s=np.array([p.received_at_s for p in self.parts]),
         )
 

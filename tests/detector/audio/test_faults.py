@@ -78,7 +78,7 @@ def test_a_consumer_that_stalls_loses_the_oldest_sound() -> None:
     assert stats.lost_s == pytest.approx(lost_s, abs=1e-3)
     assert stats.overruns == 1
     # What follows the gap is what was said at its position: the ramp counts the device's frames.
-    after = next(n for n in ear.source_events if isinstance(n, AudioBlock) and n.chunk.gap)
+    after = ear.after(ear.lost[0])
     expected = FakeDevice().value(np.arange(after.chunk.first_sample, after.chunk.first_sample + 10))
     np.testing.assert_array_equal(after.chunk.samples[:10], expected.astype(np.float32))
 
@@ -133,7 +133,7 @@ def test_a_device_that_goes_and_comes_back() -> None:
     assert ear.skew_s == pytest.approx(0, abs=0.1)
     assert stats.reopens == 1
     kinds = [type(n).__name__ for n in ear.source_events]
-    assert kinds.index("Lost") == len(kinds) - 1 - kinds[::-1].index("Lost") > kinds.index("Condition")
+    assert kinds.index("AudioGap") == len(kinds) - 1 - kinds[::-1].index("AudioGap") > kinds.index("SourceCondition")
 
 
 def test_a_device_that_flaps_is_tried_more_and_more_seldom() -> None:

@@ -1,91 +1,141 @@
-"""Reading ahead: the same chunks in the same order, errors behind them, and no thread left over."""
+"""Reading ahead: the same items in the same order, errors behind them, and no thread left over."""
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from detector.audio.sources import read_ahead, read_sound
+from detector.audio.live_source import AudioBlock, SourceEvent, drain
+from detector.audio.sources import FileSource, Reader, read_chunks, read_sound
 from detector.errors import SourceError
-from detector.messages import AudioChunk
+from tests.service import wait_until
 
 
-def chunks(count: int, fault: str | None = None) -> Iterator[AudioChunk]:
-    for i in range(count):
-        yield AudioChunk(np.full(4, i, np.float32), 4 * i)
+def numbers(count: int, fault: str | None = None) -> Iterator[int]:
+    yield from range(count)
     if fault:
         raise SourceError(fault)
-
-
-def no_look() -> None:
-    """Nothing can end these but the chunks."""
 
 
 def readers() -> int:
     return sum(thread.name == "read-ahead" for thread in threading.enumerate())
 
 
-def test_chunks_come_in_order() -> None:
-    assert [c.first_sample for c in read_ahead(chunks(50), no_look)] == list(range(0, 200, 4))
-    assert readers() == 0
+def test_items_come_in_order() -> None:
+    reader = Reader(numbers(50), 2)
+    found: list[int] = []
+    assert drain(reader, found.append, lambda: True)
+    assert found == list(range(50))
+    assert reader.is_over
+    assert reader.take(1) is None
+    wait_until(lambda: readers() == 0, "the end of the thread")
 
 
-def test_an_error_comes_behind_the_chunks_before_it() -> None:
-    iterator = read_ahead(chunks(7, "cut off"), no_look)
-    assert [next(iterator).first_sample for _ in range(7)] == list(range(0, 28, 4))
+def test_an_error_comes_behind_the_items_before_it() -> None:
+    reader = Reader(numbers(7, "cut off"), 2)
+    found: list[int] = []
     with pytest.raises(SourceError, match="cut off"):
-        next(iterator)
-    assert readers() == 0
+        drain(reader, found.append, lambda: True)
+    assert found == list(range(7))
+    assert reader.take(1) is None
+    wait_until(lambda: readers() == 0, "the end of the thread")
 
 
-def test_closing_early_ends_the_thread() -> None:
-    iterator = read_ahead(chunks(1000), no_look)
-    next(iterator)
+def test_closing_early_ends_the_thread_and_what_it_reads() -> None:
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield from numbers(1000)
+        finally:
+            closed.set()
+
+    reader = Reader(items(), 2)
+    assert reader.take(5) == [0]
     assert readers() == 1
-    iterator.close()
+    reader.close()
+    assert closed.wait(5)
     assert readers() == 0
+    assert reader.take(1) is None
 
 
 def test_no_more_than_the_depth_is_read_ahead() -> None:
     taken = []
 
-    def counted() -> Iterator[AudioChunk]:
-        for chunk in chunks(100):
-            taken.append(chunk.first_sample)
-            yield chunk
+    def counted() -> Iterator[int]:
+        for number in numbers(100):
+            taken.append(number)
+            yield number
 
-    iterator = read_ahead(counted(), no_look, depth=2)
-    next(iterator)
-    threading.Event().wait(0.3)
-    # One was given, two are ready, one waits to be handed over.
-    assert len(taken) <= 4
-    iterator.close()
+    with closing(Reader(counted(), 2)) as reader:
+        assert reader.take(5) == [0]
+        time.sleep(0.3)
+        # One was given, two are ready, one waits to be handed over.
+        assert len(taken) <= 4
+        assert reader.filled == 1
 
 
-def test_what_a_look_raises_ends_it_also_while_no_chunk_comes() -> None:
+def test_the_loop_ends_where_it_is_told_to_also_while_nothing_comes() -> None:
     gate = threading.Event()
 
-    def stuck() -> Iterator[AudioChunk]:
-        yield from chunks(1)
-        gate.wait(timeout=5)  # so that a look that never comes ends in StopIteration
+    def stuck() -> Iterator[int]:
+        yield 0
+        gate.wait(timeout=30)
 
-    looks = iter(range(100))
+    found: list[int] = []
+    turns = iter([True, True, True, False])
+    with closing(Reader(stuck(), 2)) as reader:
+        assert not drain(reader, found.append, lambda: next(turns), 0.05)
+        gate.set()
+    assert found == [0]
 
-    def check() -> None:
-        if next(looks) == 3:
-            gate.set()
-            raise InterruptedError("enough")
 
-    iterator = read_ahead(stuck(), check)
-    assert next(iterator).first_sample == 0
-    with pytest.raises(InterruptedError, match="enough"):
-        next(iterator)
-    assert readers() == 0
+def test_a_file_that_blocks_holds_up_neither_the_loop_nor_the_end(tmp_path: Path) -> None:
+    """Nobody writes into the named pipe: to open it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    begin = time.monotonic()
+    with closing(FileSource(tmp_path / "pipe.wav", 16000)) as source:
+        assert source.take(0.05) == []
+        assert (source.seconds_read, source.frames_total) == (0, None)
+    assert time.monotonic() - begin < 5
+    descriptor = os.open(tmp_path / "pipe.wav", os.O_WRONLY)  # lets the thread go
+    os.close(descriptor)
+
+
+def test_a_repeated_file_is_one_stream(tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.1, 4000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    blocks: list[AudioBlock] = []
+
+    def keep(event: SourceEvent) -> None:
+        if isinstance(event, AudioBlock):
+            blocks.append(event)
+
+    with closing(FileSource(tmp_path / "a.wav", 16000, 1600, loop=True)) as source:
+        drain(source, keep, lambda: len(blocks) < 7)
+    assert [b.chunk.first_sample for b in blocks] == [0, 1600, 3200, 4000, 5600, 7200, 8000]
+    np.testing.assert_array_equal(np.concatenate([b.chunk.samples for b in blocks])[4000:8000], wave)
+
+
+def test_a_source_emits_the_chunks_of_the_file(tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.1, 40000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, 44100, subtype="FLOAT")
+    expected = list(read_chunks(tmp_path / "a.wav", 16000, 700))
+    found: list[SourceEvent] = []
+    with closing(FileSource(tmp_path / "a.wav", 16000, 700)) as source:
+        assert drain(source, found.append, lambda: True)
+    blocks = [event for event in found if isinstance(event, AudioBlock)]
+    assert [b.chunk.first_sample for b in blocks] == [c.first_sample for c in expected]
+    for block, chunk in zip(blocks, expected, strict=True):
+        np.testing.assert_array_equal(block.chunk.samples, chunk.samples)
 
 
 def test_a_whole_sound_is_what_the_file_holds(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import tomllib
 from collections import Counter
-from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from detector.calibration.measure import Measurement, ScoreStore
 from detector.cli.main import cli
 from detector.messages import Samples
 from detector.pipeline import Detector
-from detector.service.signals import StopOnSignal, Stopped
-from detector.statistics import most_expected
+from detector.service.signals import SignalHandler
+from detector.statistics import poisson_upper_bound
 from tests.service import Child, wait_until
 
 RATE = 16000
@@ -33,7 +32,7 @@ SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave nothing in the environment that a setting could come from but the model under test."""
+    """Remove settings from the environment, but for the model under test."""
     for variable in os.environ:
         if variable.startswith(("SNN_DETECT_", "XDG_")) or variable.endswith("_DIRECTORY"):
             monkeypatch.delenv(variable)
@@ -44,7 +43,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def backgrounds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Give two stretches of one kind of sound that the detector takes for this and that."""
+    """Give two recordings of one kind of sound that causes false alarms."""
     folder = tmp_path_factory.mktemp("backgrounds")
     paths = (folder / "first.flac", folder / "second.flac")
     for seed, path in enumerate(paths):
@@ -70,7 +69,7 @@ def calibrate(*arguments: str | Path) -> Result:
 
 
 def reported(path: Path, *arguments: str) -> Counter[str]:
-    """Return how many onsets of each label ``snn-detect replay`` tells."""
+    """Return how many onsets of each label ``snn-detect replay`` reports."""
     done = CliRunner().invoke(cli, ["replay", str(path), "--json", "-q", *arguments])
     assert done.exit_code == 0, done.output
     records = map(json.loads, done.stdout.splitlines())
@@ -82,19 +81,19 @@ def line_of(done: Result) -> str:
     return line
 
 
-def test_the_promise_holds_on_another_stretch_of_the_same_sound(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_promise_holds_on_a_second_recording(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = backgrounds
     out = tmp_path / "50-calibration.toml"
-    done = calibrate(first, "--out", out, "--json", "--rate", "30")
+    done = calibrate(first, "--out", out, "--json", "--max-false-alarms", "30")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     written = tomllib.loads(out.read_text(encoding="utf-8"))
     hours = SECONDS / 3600
     assert written["calibration"]["hours"] == pytest.approx(hours, abs=1e-4)
-    assert written["calibration"]["promise_per_hour"] == pytest.approx(most_expected(0) / hours, rel=1e-2)
+    assert written["calibration"]["promise_per_hour"] == pytest.approx(poisson_upper_bound(0) / hours, rel=1e-2)
     rows = {c["label"]: {r["threshold"]: r["false_alarms"] for r in c["rows"]} for c in found["classes"]}
     own = {c["label"]: rows[c["label"]][c["own_threshold"]] for c in found["classes"]}
-    # What the table says of the model's own thresholds is what the pipeline reports.
+    # What the table reports for the model's own thresholds is what the pipeline reports.
     assert {label: n for label, n in own.items() if n} == dict(reported(first))
     assert sum(own.values()) > 5
     thresholds = written["listening"]["thresholds"]
@@ -107,12 +106,12 @@ def test_the_promise_holds_on_another_stretch_of_the_same_sound(backgrounds: tup
         assert again[label] <= written["calibration"]["promise_per_hour"] * hours
 
 
-def test_scores_are_kept_and_files_are_heard_once(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
+def test_scores_are_kept_and_files_are_measured_once(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
     scores = tmp_path / "site.scores"
     first = calibrate(backgrounds[0], "--scores", scores, "--json", "--no-write")
     assert first.exit_code == 0, first.output
     size = scores.stat().st_size
-    assert size < SECONDS * RATE / 8  # there is no place for sound
+    assert size < SECONDS * RATE / 8  # too small for sound
     again = calibrate(backgrounds[0], "--scores", scores, "--json", "--no-write")
     assert json.loads(again.stdout)["classes"] == json.loads(first.stdout)["classes"]
     assert scores.stat().st_size == size
@@ -120,54 +119,54 @@ def test_scores_are_kept_and_files_are_heard_once(backgrounds: tuple[Path, Path]
     assert json.loads(both.stdout)["calibration"]["hours"] == pytest.approx(2 * SECONDS / 3600, abs=1e-4)
 
 
-class StopsAfter(StopOnSignal):
-    """A signal that comes behind so many chunks."""
+class StopsAfter(SignalHandler):
+    """A signal after so many chunks."""
 
     def __init__(self, chunks: int) -> None:
         super().__init__()
         self.left = chunks
 
     def advance(self, *_: float) -> None:
-        """Count a chunk that has been heard."""
+        """Count a chunk that was measured."""
         self.left -= 1
         self.number = self.number if self.left else signal.SIGINT
 
 
-def test_a_file_is_taken_up_where_it_was_left(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_file_is_continued_where_it_was_left(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
     detector = Detector.load(MODEL)
-    heard = []
+    measured = []
     for chunks in (40, 10**6):
         store = ScoreStore(tmp_path / "site.scores", detector)
-        with pytest.raises(Stopped) if chunks == 40 else nullcontext():
-            stop = StopsAfter(chunks)
-            Measurement(detector, store, stop).measure_file(backgrounds[0], None, stop.advance)
-        heard.append(store.background_hours * 3600)
-        assert Measurement(detector, store, StopOnSignal()).is_measured(backgrounds[0]) == (chunks > 40)
+        signals = StopsAfter(chunks)
+        Measurement(detector, store, signals).measure_file(backgrounds[0], None, signals.advance)
+        assert signals.goes_on() == (chunks > 40)
+        measured.append(store.background_hours * 3600)
+        assert Measurement(detector, store, SignalHandler()).is_measured(backgrounds[0]) == (chunks > 40)
         store.close()
-    assert heard == [pytest.approx(40, abs=1), pytest.approx(SECONDS, abs=0.2)]
+    assert measured == [pytest.approx(40, abs=1), pytest.approx(SECONDS, abs=0.2)]
 
 
-def test_live_sound_that_is_interrupted_goes_on_later(tmp_path: Path) -> None:
+def test_interrupted_live_sound_is_continued_later(tmp_path: Path) -> None:
     scores, sound = tmp_path / "site.scores", clatter(np.random.default_rng(2))[: 12 * RATE]
     command = ("calibrate", "--device", "-", "--scores", scores, "--no-write", "--json", "--hours", str(20 / 3600))
     with Child(*command) as child:
         child.play(sound)
         child.play(np.zeros(3 * RATE, np.float32))
-        wait_until(lambda: any("zeros" in line for line in child.errors), "word of the silence behind the sound")
+        wait_until(lambda: any("zeros" in line for line in child.errors), "the report of the silence after the sound")
         child.signal(signal.SIGINT)
         assert child.wait() == 130
-        assert "the same command goes on" in child.errors[-1]
-        heard = json.loads("\n".join(child.lines))["calibration"]["hours"] * 3600
+        assert "the same command continues" in child.errors[-1]
+        measured = json.loads("\n".join(child.lines))["calibration"]["hours"] * 3600
     with Child(*command) as child:
         child.play(np.tile(sound, 2))
         assert child.wait() == 0
         found = json.loads("\n".join(child.lines))["calibration"]
-    assert 12 < heard < 16
+    assert 12 < measured < 16
     assert found["hours"] * 3600 == pytest.approx(20, abs=1.5)  # a chunk, and four digits of an hour
     assert found["device"] == "stdin"
 
 
-def test_recordings_tell_what_a_threshold_finds(tmp_path: Path) -> None:
+def test_recordings_give_the_recall_of_a_threshold(tmp_path: Path) -> None:
     sound, _ = soundfile.read(SCENE, dtype="float32")
     folder = tmp_path / "guitars"
     folder.mkdir()
@@ -178,7 +177,7 @@ def test_recordings_tell_what_a_threshold_finds(tmp_path: Path) -> None:
     quiet = tmp_path / "quiet.wav"
     soundfile.write(quiet, 0.001 * np.random.default_rng(0).standard_normal(20 * RATE), RATE)
     done = calibrate(quiet, "--target", f"guitar={folder}", "--only", "guitar", "--json", "--no-write")
-    assert done.exit_code == 66  # one file could not be heard, and the others count
+    assert done.exit_code == 66  # one file could not be measured, and the others count
     assert "broken.flac" in line_of(done)
     (guitar,) = json.loads(done.stdout)["classes"]
     assert {r["recall"]["total"] for r in guitar["rows"]} == {2}
@@ -207,11 +206,11 @@ def test_the_fragment_lies_beside_the_configuration_and_is_replaced(tmp_path: Pa
     assert "is no calibration" in line_of(done)
 
 
-def test_what_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
+def test_errors_are_one_line(tmp_path: Path) -> None:
     empty, quiet, text = tmp_path / "empty", tmp_path / "quiet.wav", tmp_path / "text.scores"
     empty.mkdir()
     soundfile.write(quiet, np.zeros(RATE, np.float32), RATE)
-    text.write_text("these are no scores at all, though long enough to be some")
+    text.write_text("no scores, though long enough to be some")
     other = tmp_path / "other.scores"
     ScoreStore(other, Detector.load(MODEL)).close()
     with sqlite3.connect(other) as connection:
@@ -225,7 +224,7 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
         (2, "label=folder", quiet, "--target", "guitar"),
         (2, "--hours", quiet, "--hours", "1"),
         (2, "name their file with --scores", "--hours", "0"),
-        (2, "is no file of scores", quiet, "--scores", text),
+        (2, "is not a file of scores", quiet, "--scores", text),
         (2, "holds scores of the model", quiet, "--scores", other),
         (2, "there is no folder", quiet, "--out", tmp_path / "none/a.toml"),
     ):

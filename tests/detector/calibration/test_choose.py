@@ -18,7 +18,7 @@ def chosen(events: Sequence[int], hours: float = 10, own: float = 0.5, hits: Seq
     return choose("guitar", own, rows, promise(hours, 1.0))
 
 
-def test_few_hours_promise_no_less_than_three_in_their_time() -> None:
+def test_few_hours_promise_three_alarms_in_their_time_at_best() -> None:
     assert promise(1, 1) == pytest.approx(2.996, abs=1e-3)
     assert promise(8, 1) == 1
     assert hours_needed(0.5) == pytest.approx(5.99, abs=1e-2)
@@ -29,9 +29,9 @@ def test_few_hours_promise_no_less_than_three_in_their_time() -> None:
     [
         ((40, 30, 20, 4, 0), 0.5, 0.6),  # 4 in 10 h may be 0.92 an hour, 5 would be 1.05
         ((40, 30, 20, 5, 0), 0.5, 0.7),
-        ((0, 0, 0, 0, 0), 0.5, 0.5),  # an hour of silence says nothing of other sounds
+        ((0, 0, 0, 0, 0), 0.5, 0.5),  # an hour of silence says nothing about other sounds
         ((0, 0, 0, 0, 0), 0.3, 0.3),
-        ((1, 30, 20, 0, 0), 0.3, 0.6),  # one event that lasts all the time is no quiet class
+        ((1, 30, 20, 0, 0), 0.3, 0.6),  # one event that lasts all the time is not a quiet class
     ],
 )
 def test_the_lowest_that_holds_and_no_lower_than_the_models_own(
@@ -43,7 +43,7 @@ def test_the_lowest_that_holds_and_no_lower_than_the_models_own(
     assert choice.own.threshold == own
 
 
-def test_what_cannot_be_held_gets_the_highest_and_is_said() -> None:
+def test_a_promise_that_cannot_be_held_gives_the_highest_threshold() -> None:
     choice = chosen((90, 80, 70, 60, 50))
     assert not choice.is_held
     assert choice.chosen.threshold == 0.7
@@ -56,5 +56,5 @@ def test_what_cannot_be_held_gets_the_highest_and_is_said() -> None:
         ((9, 9, 9, 5, 2), 0.5, 0.5),  # the model's own finds as many
     ],
 )
-def test_recordings_let_a_threshold_sink(hits: Sequence[int], own: float, threshold: float) -> None:
+def test_recordings_lower_a_threshold(hits: Sequence[int], own: float, threshold: float) -> None:
     assert chosen((0, 0, 0, 0, 0), own=own, hits=hits).chosen.threshold == threshold

@@ -24,7 +24,7 @@ from detector.cli.main import cli
 from detector.cli.program import Program
 from detector.messages import Samples
 from detector.records import StreamInfo, as_dict, event_record
-from detector.service.signals import StopOnSignal
+from detector.service.signals import SignalHandler
 
 Record = dict[str, Any]
 MODEL = os.environ.get("SNN_DETECT_MODEL")
@@ -345,7 +345,7 @@ def test_start_time(scene: Path) -> None:
     assert replay(scene, scene, "--start-time", "2026-11-23T18:00:00Z").exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [[], ["scene", "--rate", "8000"], ["-", "-"], ["-", "--rate", "1"]])
+@pytest.mark.parametrize("arguments", [[], ["scene", "--sample-rate", "8000"], ["-", "-"], ["-", "--sample-rate", "1"]])
 def test_wrong_usage(scene: Path, arguments: list[str]) -> None:
     result = replay(*(str(scene) if a == "scene" else a for a in arguments), stdin=b"ab")
     assert result.exit_code == 2
@@ -428,7 +428,7 @@ def interrupt() -> None:
 
 @failing.command()
 def stopped_twice() -> None:
-    with StopOnSignal():
+    with SignalHandler():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal must end it")
@@ -451,10 +451,10 @@ def test_interrupt(command: str) -> None:
 def test_signals_are_given_back_and_an_ignored_one_stays_ignored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with StopOnSignal() as stop:
+        with SignalHandler() as signals:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.number is None
-            assert stop.exit_code == 0
+            assert signals.goes_on()
+            assert signals.exit_code == 0
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)

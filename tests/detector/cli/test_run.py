@@ -68,7 +68,7 @@ def test_raw_sound_gives_the_events_of_replay_and_the_tee_is_what_was_heard(
 
 def test_rate_format_and_channels_of_raw_sound(sound: Samples) -> None:  # noqa: F811
     stereo = np.stack([sound, sound], axis=1).astype("<f4").tobytes()
-    options = ("--device", "-", "--format", "f32le", "--channels", "2", "--rate", "16000", "--json")
+    options = ("--device", "-", "--format", "f32le", "--channels", "2", "--sample-rate", "16000", "--json")
     done = subprocess.run([*COMMAND, *options], input=stereo, capture_output=True, check=True)
     mono = subprocess.run(
         [*COMMAND, "replay", "-", "--format", "f32le"], input=sound.tobytes(), capture_output=True, check=True
@@ -142,7 +142,7 @@ def test_no_device_and_no_patience() -> None:
         (["--device", "-", "--only", "harp"], "harp"),
         (["--device", "-", "--threshold", "harp=0.5"], "harp"),
         (["--device", "-", "--model", "/nowhere.onnx"], "/nowhere.onnx"),
-        (["--device", "-", "--rate", "1"], "1 Hz"),
+        (["--device", "-", "--sample-rate", "1"], "1 Hz"),
         (["--device", "-", "--tee", "/nowhere/x.wav"], "/nowhere/x.wav"),
     ],
 )
@@ -162,7 +162,7 @@ def test_wishes_that_cannot_be(arguments: list[str], word: str) -> None:
         ["--json"],
         ["--device", "-", "replay", "x.wav"],
         ["--device", "x.wav", "--tee", "y.wav"],
-        ["--device", "mic", "--rate", "8000"],
+        ["--device", "mic", "--sample-rate", "8000"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:

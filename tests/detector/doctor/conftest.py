@@ -1,4 +1,4 @@
-"""What the tests of the doctor share: programs and file systems that say what a test wants them to say."""
+"""Programs and file systems with contents that a test chooses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def paths(tmp_path: Path) -> SystemPaths:
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Give what makes a program, found before all others, by its name and the shell's lines in it."""
+    """Give a function that writes a shell script of a name, which is found before all other programs."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -45,7 +45,7 @@ def detector() -> Detector:
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file, and make the folders above it."""
+    """Write a file, and create the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path

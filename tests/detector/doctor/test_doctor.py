@@ -1,4 +1,4 @@
-"""The command as users meet it: what it prints, its exit codes, and real microphones behind a real sound server."""
+"""The command: its output, its exit codes, and real microphones of a real sound server."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from detector.audio.portaudio import within
 from detector.audio.sources import read_sound
 from detector.cli.doctor import doctor
 from detector.doctor.audio import check_access
-from detector.doctor.checks import Examination
-from detector.doctor.result import CheckResult, SystemPaths, answer, exit_code, ok, problem, warning
+from detector.doctor.checks import CheckRunner
+from detector.doctor.result import CheckResult, SystemPaths, exit_code, ok, output_of, problem, warning
 from detector.errors import DeviceError
 from detector.messages import Samples
 from tests.detector.doctor.conftest import Program, write
 from tests.sound_server import SoundServer
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from detector.cli.doctor import doctor; doctor()"]
-NOBODY = 65534
+UNPRIVILEGED = 65534
 
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave nothing in the environment that a setting, or a place, could come from."""
+    """Remove settings and paths from the environment."""
     for variable in os.environ:
         if variable.startswith("SNN_DETECT_") and variable != "SNN_DETECT_MODEL":
             monkeypatch.delenv(variable)
@@ -42,7 +42,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def examined(sound_server: SoundServer, *arguments: str | Path) -> tuple[int, dict[str, dict[str, str]]]:
-    """Return exit code and findings, by name, of the doctor in the sound server's house."""
+    """Return exit code and results, by name, of the doctor in the environment of the sound server."""
     environment = sound_server.env | {k: v for k, v in os.environ.items() if k.endswith("_DIRECTORY")}
     done = subprocess.run(
         [*COMMAND, "--json", *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
@@ -90,7 +90,7 @@ def test_a_healthy_machine_with_everything(sound_server: SoundServer, music: Pat
     assert "2 channels" in found["microphone"]["found"]
     assert states["levels"] in {"ok", "warning"}, found["levels"]
     assert not (tmp_path / "events.db").exists()
-    assert "it is told once their mean over" in found["model"]["found"]
+    assert "an onset is reported once the mean score over" in found["model"]["found"]
 
 
 def test_a_silent_microphone_does_not_look_healthy(sound_server: SoundServer) -> None:
@@ -106,10 +106,10 @@ def test_a_device_that_is_not_there(sound_server: SoundServer) -> None:
     assert found["device"]["state"] == "problem"
     assert "usb-id:dead:beef" in found["device"]["found"]
     assert "microphone" not in found
-    assert found["speed"]["state"] in {"ok", "warning"}, "the rest is looked at all the same"
+    assert found["speed"]["state"] in {"ok", "warning"}, "the rest is checked nevertheless"
 
 
-def test_a_sound_server_that_hangs_keeps_nobody_waiting(sound_server: SoundServer) -> None:
+def test_a_sound_server_that_hangs_does_not_block(sound_server: SoundServer) -> None:
     sound_server.freeze()
     code, found = examined(sound_server)
     sound_server.thaw()
@@ -117,7 +117,7 @@ def test_a_sound_server_that_hangs_keeps_nobody_waiting(sound_server: SoundServe
     assert "does not answer" in " ".join(f["found"] for f in found.values() if f["state"] == "problem")
 
 
-def test_the_first_problem_decides(tmp_path: Path) -> None:
+def test_the_first_problem_decides_the_exit_code(tmp_path: Path) -> None:
     config = write(tmp_path / "config.toml", "nood = 1\n")
     done = CliRunner().invoke(doctor, ["--config", str(config), "--device", "usb-id:dead:beef", "--json"])
     assert done.exit_code == 2
@@ -129,12 +129,12 @@ def test_the_first_problem_decides(tmp_path: Path) -> None:
     assert (states["model"], states["speed"], states["selftest"]) == ("problem", "skipped", "problem")
 
 
-def test_people_get_lines_with_what_to_do(tmp_path: Path) -> None:
+def test_a_terminal_gets_lines_with_advice(tmp_path: Path) -> None:
     done = CliRunner().invoke(doctor, ["--model", str(tmp_path / "[none].onnx"), "--device", "-"])
     lines = done.stdout.splitlines()
     assert lines[0].startswith("ok       configuration ")
     assert any(line.startswith("problem  model") for line in lines)
-    assert "[none].onnx" in "".join(line.strip() for line in lines), "no markup is read out of names"
+    assert "[none].onnx" in "".join(line.strip() for line in lines), "names are not read as markup"
     assert any("-> " in line for line in lines)
     assert lines[-1].startswith("1 problem")
 
@@ -144,47 +144,47 @@ def test_exit_codes_are_those_of_problems_alone() -> None:
     assert exit_code([ok("a", "x"), problem("b", "x", "y", 69), problem("c", "x", "y", 2)]) == 69
 
 
-def test_a_look_that_fails_hides_no_other(paths: SystemPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_fails_hides_no_other(paths: SystemPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> CheckResult:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr("detector.doctor.checks.check_temperature", broken)
-    found = {f.name: f for f in Examination(overrides={"audio.device": "-"}, paths=paths).findings()}
+    monkeypatch.setattr("detector.doctor.machine.check_temperature", broken)
+    found = {f.name: f for f in CheckRunner(overrides={"audio.device": "-"}, paths=paths).results()}
     assert (found["temperature"].state, found["temperature"].exit_code) == ("problem", 70)
     assert "RuntimeError: out of order" in found["temperature"].found
     assert found["clock"].state in {"ok", "warning"}
 
 
 def test_a_device_that_the_detector_itself_has_open_is_no_problem(paths: SystemPaths) -> None:
-    """The sound system does not even list a card that somebody has open."""
+    """The sound system does not list a card that a program has open."""
     write(paths.proc / "asound/card1/id", "Device\n")
     write(paths.proc / "asound/card1/usbid", "0d8c:0014\n")
     status = write(paths.proc / "asound/card1/pcm0c/sub0/status", "state: RUNNING\nowner_pid   : 500\n")
     write(paths.proc / "500/comm", "snn-detect\n")
     arguments = write(paths.proc / "500/cmdline", "python3\0/usr/bin/snn-detect\0run\0")
-    examination = Examination(overrides={"audio.device": "usb-id:0d8c:0014"}, paths=paths)
-    found = {f.name: f for f in examination.findings()}
+    runner = CheckRunner(overrides={"audio.device": "usb-id:0d8c:0014"}, paths=paths)
+    found = {f.name: f for f in runner.results()}
     assert found["device"].state == "skipped"
     assert "the detector itself" in found["device"].found
     assert found["holders"].state == "ok"
     arguments.write_text("arecord\0", encoding="utf-8")
-    found = {f.name: f for f in examination.findings()}
+    found = {f.name: f for f in runner.results()}
     assert (found["device"].state, found["holders"].state) == ("problem", "problem")
     status.write_text("closed\n", encoding="ascii")
-    found = {f.name: f for f in examination.findings()}
+    found = {f.name: f for f in runner.results()}
     assert (found["device"].state, found["holders"].state) == ("problem", "ok")
 
 
-def test_programs_are_asked_with_patience_for_a_while(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.doctor.result._ANSWER_S", 0.3)
+def test_programs_have_a_time_limit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.doctor.result._TIMEOUT_S", 0.3)
     program("speaks", "echo $1")
     program("fails", "exit 3")
     program("hangs", "exec sleep 60")
-    assert answer("speaks", "yes") == "yes\n"
-    assert [answer(name) for name in ("fails", "hangs", "is-not-there")] == [None] * 3
+    assert output_of("speaks", "yes") == "yes\n"
+    assert [output_of(name) for name in ("fails", "hangs", "is-not-there")] == [None] * 3
 
 
-def test_calls_that_do_not_come_back_are_given_up() -> None:
+def test_calls_that_do_not_return_are_given_up() -> None:
     import threading
 
     ever = threading.Event()
@@ -198,7 +198,7 @@ def test_calls_that_do_not_come_back_are_given_up() -> None:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Give a folder that every user can look into."""
+    """Give a folder that every user can read."""
     with tempfile.TemporaryDirectory(prefix="snn-") as folder:
         path = Path(folder)
         path.chmod(0o755)
@@ -206,14 +206,14 @@ def open_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user without rights for a while, where this one is root."""
+def unprivileged() -> Iterator[None]:
+    """Become a user without rights if this one is root."""
     if os.geteuid() != 0:
         yield
         return
     groups = os.getgroups()
     os.setgroups([])
-    os.setresuid(NOBODY, NOBODY, 0)
+    os.setresuid(UNPRIVILEGED, UNPRIVILEGED, 0)
     try:
         yield
     finally:
@@ -221,13 +221,13 @@ def nobody() -> Iterator[None]:
         os.setgroups(groups)
 
 
-def test_who_may_not_open_the_cards_is_told_the_group(open_folder: Path) -> None:
+def test_a_user_who_may_not_open_the_cards_gets_the_group(open_folder: Path) -> None:
     device = write(open_folder / "dev/snd/pcmC1D0c", "")
     device.chmod(0o666)
-    with nobody():
+    with unprivileged():
         assert check_access(SystemPaths(open_folder), is_needed=True).state == "ok"
     device.chmod(0o000)
-    with nobody():
+    with unprivileged():
         found = check_access(SystemPaths(open_folder), is_needed=True)
         served = check_access(SystemPaths(open_folder), is_needed=False)
     assert (found.state, found.exit_code) == ("problem", 69)

@@ -32,14 +32,14 @@ from detector.sinks.json_file import JsonFile
 from tests.detector.doctor.conftest import Program, write
 
 NOW = datetime(2026, 11, 23, 18, 4, 5, tzinfo=UTC)
-STRANGER = User("stranger", 54321, frozenset({54321}))
+OTHER = User("other", 54321, frozenset({54321}))
 
 
 def raspberry(paths: SystemPaths) -> None:
     write(paths.proc / "device-tree/model", "Raspberry Pi 4 Model B Rev 1.4\0")
 
 
-def test_the_hottest_thermometer_counts(paths: SystemPaths) -> None:
+def test_the_highest_temperature_counts(paths: SystemPaths) -> None:
     assert check_temperature(paths).state == "skipped"
     write(paths.thermal / "thermal_zone0/temp", "52300\n")
     assert (check_temperature(paths).state, check_temperature(paths).found) == ("ok", "52 °C")
@@ -50,7 +50,7 @@ def test_the_hottest_thermometer_counts(paths: SystemPaths) -> None:
 @pytest.mark.parametrize(
     ("bits", "state", "words"),
     [
-        (0x0, "ok", "no lack of voltage"),
+        (0x0, "ok", "no under-voltage"),
         (0x50005, "problem", "too low now"),
         (0x50000, "warning", "was too low"),
         (0x4, "warning", "is slowed down"),
@@ -58,7 +58,7 @@ def test_the_hottest_thermometer_counts(paths: SystemPaths) -> None:
         (0x80000, "warning", "was slowed down"),
     ],
 )
-def test_the_firmware_tells_of_voltage_and_heat(
+def test_the_firmware_reports_voltage_and_heat(
     paths: SystemPaths, program: Program, bits: int, state: str, words: str
 ) -> None:
     raspberry(paths)
@@ -68,7 +68,7 @@ def test_the_firmware_tells_of_voltage_and_heat(
     assert bool(found.advice) == (state != "ok")
 
 
-def test_without_the_firmware_a_sensor_tells_of_the_voltage(paths: SystemPaths, program: Program) -> None:
+def test_without_the_firmware_a_sensor_reports_the_voltage(paths: SystemPaths, program: Program) -> None:
     raspberry(paths)
     program("vcgencmd", "echo 'VCHI initialization failed' >&2; exit 1")
     assert check_power(paths).state == "skipped"
@@ -80,12 +80,12 @@ def test_without_the_firmware_a_sensor_tells_of_the_voltage(paths: SystemPaths, 
     assert check_power(paths).state == "problem"
 
 
-def test_other_machines_are_not_asked_for_their_power(paths: SystemPaths, program: Program) -> None:
+def test_other_machines_skip_the_power_check(paths: SystemPaths, program: Program) -> None:
     program("vcgencmd", "echo throttled=0x50005")
     assert check_power(paths).state == "skipped"
 
 
-def test_the_clock_is_kept_right_or_not_or_cannot_be() -> None:
+def test_the_clock_is_synchronised_or_not_or_implausible() -> None:
     before = NOW - timedelta(days=30)
     assert check_clock(NOW, before, is_synced=True).state == "ok"
     unsynced = check_clock(NOW, before, is_synced=False)
@@ -98,7 +98,7 @@ def test_the_program_was_installed_in_the_past() -> None:
     assert datetime(2020, 1, 1, tzinfo=UTC) < install_time() < datetime.now(UTC) + timedelta(minutes=1)
 
 
-def test_all_that_is_written_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_is_written_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     settings = Settings(database=Database(), clips=Clips(), file=(JsonFile(path=tmp_path / "a.jsonl"),))
     assert [(p.what, p.path) for p in places(settings)] == [
@@ -107,28 +107,28 @@ def test_all_that_is_written_is_looked_at(tmp_path: Path, monkeypatch: pytest.Mo
         ("file", tmp_path / "a.jsonl"),
     ]
     assert [f.state for f in check_disks(settings, writer())] == ["ok"] * 3
-    assert not (tmp_path / "state").exists(), "a look makes nothing"
+    assert not (tmp_path / "state").exists(), "a check creates nothing"
     assert [f.state for f in check_disks(Settings(), writer())] == ["ok"]
 
 
-def test_a_folder_that_nobody_makes_is_a_problem(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "nowhere/events.db"
     found = check_place(Place("database", path, is_made=False), writer())
     assert (found.state, found.exit_code, str(path.parent) in found.found) == ("problem", 2, True)
     assert check_place(Place("database", path, is_made=True), writer()).state == "ok"
 
 
-def test_too_little_room_is_a_problem(tmp_path: Path) -> None:
-    found = check_place(Place("clips", tmp_path, is_made=False, least_bytes=10**18), writer())
+def test_too_little_space_is_a_problem(tmp_path: Path) -> None:
+    found = check_place(Place("clips", tmp_path, is_made=False, min_bytes=10**18), writer())
     assert (found.state, found.exit_code) == ("problem", 69)
 
 
-def test_whoever_may_not_write_is_told_so(tmp_path: Path) -> None:
+def test_a_user_who_may_not_write_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    found = check_place(Place("database", tmp_path / "events.db", is_made=False), STRANGER)
+    found = check_place(Place("database", tmp_path / "events.db", is_made=False), OTHER)
     assert (found.state, found.exit_code) == ("problem", 2)
-    assert "stranger may not write" in found.found
-    assert f"chown -R stranger {tmp_path}" in found.advice
+    assert "other may not write" in found.found
+    assert f"chown -R other {tmp_path}" in found.advice
 
 
 def test_rights_are_those_of_owner_group_and_others(tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_rights_are_those_of_owner_group_and_others(tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.parents):
         if path.stat().st_uid == os.geteuid() and path != Path("/") and "pytest" in str(path):
             path.chmod(0o755)
-    for mode, stranger, neighbours in ((0o644, False, False), (0o664, False, True), (0o646, True, False)):
+    for mode, others, neighbours in ((0o644, False, False), (0o664, False, True), (0o646, True, False)):
         file.chmod(mode)
-        assert (may_write(file, STRANGER), may_write(file, neighbour)) == (stranger, neighbours), oct(mode)
+        assert (may_write(file, OTHER), may_write(file, neighbour)) == (others, neighbours), oct(mode)
     file.chmod(0o666)
     tmp_path.chmod(0o700)
-    assert not may_write(file, STRANGER), "the way there is closed"
+    assert not may_write(file, OTHER), "the folder above is closed"
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def shows(program: Program, **changes: str) -> None:
         ({"LoadState": "not-found"}, "skipped", "no unit"),
     ],
 )
-def test_the_unit_is_looked_at(
+def test_the_unit_is_checked(
     systemd: SystemPaths, program: Program, changes: dict[str, str], state: str, words: str
 ) -> None:
     shows(program, **changes)
@@ -192,7 +192,7 @@ def test_without_systemd_there_is_no_unit(paths: SystemPaths, program: Program) 
     assert check_service(paths, {}).state == "skipped"
 
 
-def test_the_socket_of_systemd_is_tried_without_a_word(paths: SystemPaths, tmp_path: Path) -> None:
+def test_the_socket_of_systemd_is_tried_without_a_message(paths: SystemPaths, tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(path))

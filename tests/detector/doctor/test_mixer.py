@@ -1,4 +1,4 @@
-"""Capture volumes: muted, low, lost at the next start; texts are those of real cards."""
+"""Capture volumes: muted, low, not stored; the texts are those of real cards."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def test_only_the_capture_side_counts() -> None:
     assert list(controls("")) == []
 
 
-def test_a_volume_in_order_is_shown(paths: SystemPaths, program: Program) -> None:
+def test_a_normal_volume_is_shown(paths: SystemPaths, program: Program) -> None:
     write(paths.mixer_state, "state.Device {}\n")
     says(program, usb(62))
     found = check_mixer(paths, CARD)
     assert (found.state, found.found, found.advice) == ("ok", "Mic 62 %", "")
 
 
-def test_a_volume_that_was_never_stored_is_to_be(paths: SystemPaths, program: Program) -> None:
+def test_a_volume_that_was_never_stored_gets_advice(paths: SystemPaths, program: Program) -> None:
     says(program, usb(62))
     found = check_mixer(paths, CARD)
     assert found.state == "ok"
@@ -92,7 +92,7 @@ def test_a_volume_that_was_never_stored_is_to_be(paths: SystemPaths, program: Pr
         (hda(mic="off"), "Line is muted"),
     ],
 )
-def test_muted_and_low_are_told_with_what_to_do(paths: SystemPaths, program: Program, text: str, words: str) -> None:
+def test_muted_and_low_are_warnings_with_advice(paths: SystemPaths, program: Program, text: str, words: str) -> None:
     says(program, text)
     found = check_mixer(paths, CARD)
     assert found.state == "warning"

@@ -1,4 +1,4 @@
-"""What the settings ask for: where they come from, the model, the sinks, the addresses, the brokers."""
+"""Checks of the setup: configuration, model, sinks, addresses, brokers, calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from detector.audio.devices import Device
 from detector.config.settings import Settings
-from detector.doctor.machine import check_speed, evaluate
+from detector.doctor.machine import check_speed, speed_result
 from detector.doctor.result import Process, SystemPaths
 from detector.doctor.setup import (
     check_addresses,
@@ -30,7 +30,7 @@ from tests.detector.doctor.conftest import write
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave nothing in the environment that a setting, or a place, could come from."""
+    """Remove settings and paths from the environment."""
     for variable in os.environ:
         if variable.startswith(("SNN_DETECT_", "XDG_")) or variable.endswith("_DIRECTORY"):
             monkeypatch.delenv(variable)
@@ -41,7 +41,7 @@ def settings(**sections: Any) -> Settings:
     return Settings.model_validate(sections)
 
 
-def test_it_says_where_the_settings_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sources_of_the_settings_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "config.toml", '[audio]\ndevice = "hw:CARD=Device"\n')
     more = write(tmp_path / "config.d/10-node.toml", 'node = "kitchen"\n')
     monkeypatch.setenv("SNN_DETECT_AUDIO__CHANNEL", "left")
@@ -92,14 +92,14 @@ def test_a_threshold_for_an_unknown_sound_is_a_problem(detector: Detector) -> No
     assert (found, finding.exit_code, "guitarr" in finding.found) == (None, 2, True)
 
 
-def test_onnxruntime_has_one_thread_and_rests(detector: Detector) -> None:
+def test_onnxruntime_has_one_thread_and_is_idle_without_work(detector: Detector) -> None:
     assert check_threads(detector).state == "ok"
 
 
-def test_the_speed_is_measured_and_judged(detector: Detector) -> None:
+def test_the_speed_is_measured_and_rated(detector: Detector) -> None:
     assert "times real time" in check_speed(detector).found
-    assert [evaluate(busy, 0.1).state for busy in (0.02, 0.6, 1.2)] == ["ok", "warning", "problem"]
-    assert evaluate(1.2, 1.1).exit_code == 2
+    assert [speed_result(busy, 0.1).state for busy in (0.02, 0.6, 1.2)] == ["ok", "warning", "problem"]
+    assert speed_result(1.2, 1.1).exit_code == 2
 
 
 def test_sinks_that_can_be_made_are_listed(tmp_path: Path, detector: Detector) -> None:
@@ -115,7 +115,7 @@ def test_sinks_that_can_be_made_are_listed(tmp_path: Path, detector: Detector) -
     assert (found.state, found.found) == ("ok", "stdout, 2 times file, mqtt, webhook, command")
 
 
-def test_events_that_go_nowhere_are_told(detector: Detector) -> None:
+def test_events_without_a_sink_are_a_warning(detector: Detector) -> None:
     assert check_sinks(settings(stdout={"enabled": False}), detector).state == "warning"
 
 
@@ -125,7 +125,7 @@ def test_a_secret_that_is_not_there_is_a_problem(tmp_path: Path, detector: Detec
     assert (found.state, found.exit_code, str(tmp_path / "none") in found.found) == ("problem", 2, True)
 
 
-def test_a_secret_for_everybody_is_told_without_the_secret(tmp_path: Path, detector: Detector) -> None:
+def test_a_secret_that_all_can_read_is_a_warning_without_the_secret(tmp_path: Path, detector: Detector) -> None:
     token = write(tmp_path / "token", "squeamish\n")
     token.chmod(0o644)
     found = check_sinks(settings(webhook={"url": "http://127.0.0.1/hook", "token_file": str(token)}), detector)
@@ -138,8 +138,8 @@ def test_a_program_that_is_not_there_is_a_problem(detector: Detector) -> None:
     assert (found.state, found.exit_code, "/usr/local/bin/nothing-here" in found.found) == ("problem", 2, True)
 
 
-def test_nothing_listens_unless_asked_to() -> None:
-    assert check_addresses(settings(), ()).found == "nothing listens for connections"
+def test_there_is_no_server_by_default() -> None:
+    assert check_addresses(settings(), ()).found == "nothing accepts connections"
 
 
 def test_loopback_needs_no_token_and_others_do(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_loopback_needs_no_token_and_others_do(tmp_path: Path) -> None:
     assert (found.state, "with the token" in found.found) == ("ok", True)
 
 
-def test_a_port_that_is_taken_is_a_problem_unless_the_service_has_it() -> None:
+def test_a_port_in_use_is_a_problem_unless_the_service_uses_it() -> None:
     with socket.create_server((HOST, 0)) as server:
         wanted = settings(metrics={"address": f"{HOST}:{server.getsockname()[1]}"})
         found = check_addresses(wanted, ())
@@ -168,14 +168,14 @@ def test_an_address_of_another_machine_is_a_problem(tmp_path: Path) -> None:
     assert (found.state, found.exit_code) == ("problem", 69)
 
 
-def test_a_broker_that_works_is_told_stage_by_stage(tmp_path: Path, paths: SystemPaths) -> None:
+def test_a_broker_that_works_is_reported_stage_by_stage(tmp_path: Path, paths: SystemPaths) -> None:
     with Broker(tmp_path) as broker:
         (found,) = check_brokers(settings(mqtt={"host": HOST, "port": broker.port}), paths)
     assert found.state == "ok", found
     assert all(f"{stage}:" in found.found for stage in ("DNS", "TCP", "TLS", "auth", "publish"))
 
 
-def test_each_broker_that_does_not_work_says_at_which_stage(tmp_path: Path, paths: SystemPaths) -> None:
+def test_a_broker_that_does_not_work_is_reported_with_its_stage(tmp_path: Path, paths: SystemPaths) -> None:
     with Broker(tmp_path, users={"snn": "right"}) as broker:
         wanted = settings(
             mqtt=[
@@ -213,8 +213,8 @@ def test_a_calibration_is_compared_with_model_and_device(detector: Detector) -> 
     assert not list(check_calibration(settings(), detector, device))
     (same,) = check_calibration(settings(calibration=known), detector, device)
     assert (same.state, "from 8 h" in same.found) == ("ok", True)
-    (unheard,) = check_calibration(settings(calibration=known), detector, None)
-    assert "could not be compared" in unheard.found
+    (unknown,) = check_calibration(settings(calibration=known), detector, None)
+    assert "could not be compared" in unknown.found
     for change in ({"device": "hw:CARD=Other"}, {"model_sha256": 64 * "a"}):
         (other,) = check_calibration(settings(calibration=known | change), detector, device)
         assert other.state == "warning"

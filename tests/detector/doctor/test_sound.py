@@ -1,4 +1,4 @@
-"""What some seconds of listening tell, through the microphone's own threads and a device that a test makes up."""
+"""Checks of recorded sound, through the microphone's own threads and a synthetic device."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from detector.audio.capture import StreamFormat
 from detector.audio.devices import Device
 from detector.audio.microphone import Microphone
 from detector.config.sections import Audio
-from detector.doctor.audio import Heard, check_levels, check_microphone, listen
+from detector.doctor.audio import Recording, check_levels, check_microphone, listen
 from detector.errors import DeviceError
 
 RATE = 48000
-HURRY = 6
-"""How many times faster than real time the made-up device gives its sound; its pace is not looked at then."""
+SPEEDUP = 6
+"""How many times faster than real time the device gives its sound; its pace is not checked then."""
 DEVICE = Device(3, "USB Microphone", ("usb-id:1234:5678",), 2, RATE, is_default=False, is_hardware=True)
 Wave = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-class Made:
+class SyntheticDevice:
     """A device whose sound is a function of time."""
 
-    def __init__(self, wave: Wave, hurry: float = HURRY, overrun_at_s: float = -1.0) -> None:
+    def __init__(self, wave: Wave, speedup: float = SPEEDUP, overrun_at_s: float = -1.0) -> None:
         self.format = StreamFormat(DEVICE.id, RATE, 2, None)
-        self._wave, self._hurry, self._overrun_at = wave, hurry, overrun_at_s * RATE
+        self._wave, self._speedup, self._overrun_at = wave, speedup, overrun_at_s * RATE
         self._begin_s, self._read = time.monotonic(), 0
 
     def available(self) -> int:
-        return int((time.monotonic() - self._begin_s) * RATE * self._hurry) - self._read
+        return int((time.monotonic() - self._begin_s) * RATE * self._speedup) - self._read
 
     def read(self, frames: int) -> tuple[memoryview, bool]:
         at = np.arange(self._read, self._read + frames)
@@ -49,58 +49,58 @@ class Made:
         """Nothing is open."""
 
 
-def heard(wave: Wave, **options: float) -> Heard:
-    with closing(Microphone(Audio(), 16000, lambda: Made(wave, **options))) as source:
+def recorded(wave: Wave, **options: float) -> Recording:
+    with closing(Microphone(Audio(), 16000, lambda: SyntheticDevice(wave, **options))) as source:
         return listen(source, 16000)
 
 
-def room(at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return noise of a room with a voice in it."""
+def background(at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return faint noise with a tone."""
     return 0.05 * np.sin(2 * np.pi * 440 * at) + 0.001 * np.sin(12345.6 * at**2)
 
 
-def test_a_microphone_in_order() -> None:
-    found = heard(room, hurry=1)
+def test_a_working_microphone() -> None:
+    found = recorded(background, speedup=1)
     microphone = check_microphone(found, DEVICE)
     assert microphone.state == "ok", microphone
-    assert "opened at 48000 Hz, its own rate, 2 channels" in microphone.found
+    assert "opened at 48000 Hz, its native rate, 2 channels" in microphone.found
     levels = check_levels(found)
     assert levels.state == "ok", levels
     assert "rms -29 dBFS, peak -26 dBFS" in levels.found
 
 
-def test_another_rate_than_its_own_is_not_called_so() -> None:
-    found = heard(room)
+def test_another_rate_is_not_called_native() -> None:
+    found = recorded(background)
     other = Device(3, "x", ("x",), 2, 44100, is_default=False, is_hardware=True)
-    assert "its own" not in check_microphone(found, other).found
+    assert "native" not in check_microphone(found, other).found
 
 
-def test_sound_at_a_wrong_pace_is_told() -> None:
-    found = check_microphone(heard(room, hurry=2), DEVICE)
+def test_sound_at_a_wrong_pace_is_a_warning() -> None:
+    found = check_microphone(recorded(background, speedup=2), DEVICE)
     assert found.state == "warning"
     assert "audio.rate_hz" in found.advice
 
 
-def test_lost_sound_is_told() -> None:
-    found = check_microphone(heard(room, overrun_at_s=1.5), DEVICE)
+def test_lost_sound_is_a_warning() -> None:
+    found = check_microphone(recorded(background, overrun_at_s=1.5), DEVICE)
     assert found.state == "warning"
     assert "1 overruns" in found.found
 
 
-def test_a_device_that_cannot_be_opened_says_why_at_once() -> None:
-    def refuse() -> Made:
+def test_a_device_that_cannot_be_opened_is_reported_at_once() -> None:
+    def refuse() -> SyntheticDevice:
         raise DeviceError("usb-id:1234:5678 cannot be opened: Device or resource busy")
 
     with closing(Microphone(Audio(), 16000, refuse)) as source:
         begin = time.monotonic()
         found = check_microphone(listen(source, 16000), DEVICE)
-    assert time.monotonic() - begin < 10, "it does not wait as the service does"
+    assert time.monotonic() - begin < 10, "the service would wait longer"
     assert (found.state, found.exit_code) == ("problem", 69)
     assert found.found == "usb-id:1234:5678 cannot be opened: Device or resource busy"
 
 
 def test_nothing_but_zeros_is_a_problem() -> None:
-    found = check_levels(heard(np.zeros_like))
+    found = check_levels(recorded(np.zeros_like))
     assert (found.state, found.exit_code) == ("problem", 69)
     assert "alsactl store" in found.advice
 
@@ -111,15 +111,15 @@ def clipped(at: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def offset(at: NDArray[np.float64]) -> NDArray[np.float64]:
-    return room(at) + 0.1
+    return background(at) + 0.1
 
 
 def faint(at: NDArray[np.float64]) -> NDArray[np.float64]:
-    return room(at) * 1e-4
+    return background(at) * 1e-4
 
 
 def holed(at: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(at % 1.0 < 0.2, 0.0, room(at))
+    return np.where(at % 1.0 < 0.2, 0.0, background(at))
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def holed(at: NDArray[np.float64]) -> NDArray[np.float64]:
     [
         (clipped, "of the samples are clipped", "lower its volume"),
         (offset, "the mean is +0.100 of full scale", "power supply"),
-        (faint, "less than any room has", "raise its volume"),
+        (faint, "quieter than any real place", "raise its volume"),
         (holed, "zeros for 0.", "another port"),
     ],
 )
-def test_bad_sound_is_told_with_what_to_do(wave: Wave, words: str, advice: str) -> None:
-    found = check_levels(heard(wave))
+def test_bad_sound_is_a_warning_with_advice(wave: Wave, words: str, advice: str) -> None:
+    found = check_levels(recorded(wave))
     assert found.state == "warning"
     assert words in found.found
     assert advice in found.advice
 
 
 def test_a_peak_that_just_fits_is_not_clipped() -> None:
-    """Full scale is touched once in a while: less than a thousandth is no reason to complain."""
-    assert check_levels(heard(lambda at: np.where(at % 1.0 < 0.0005, 1.0, room(at)))).state == "ok"
+    """Full scale is touched once in a while: less than a thousandth is accepted."""
+    assert check_levels(recorded(lambda at: np.where(at % 1.0 < 0.0005, 1.0, background(at)))).state == "ok"

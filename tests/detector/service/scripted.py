@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
+from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats, drain
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 from detector.pipeline import Detector
@@ -42,13 +42,13 @@ class Script:
         self.is_closed = True
 
 
-def heard(samples: Samples, first: int = 0, length: int = 320, *, gap: bool = False) -> Iterator[AudioBlock]:
+def heard(samples: Samples, first: int = 0, length: int = 320) -> Iterator[AudioBlock]:
     """Yield sound in chunks, as heard one after another from now on."""
     begin = time.monotonic() - first / RATE
     for at in range(0, len(samples), length):
         piece = samples[at : at + length]
         end = first + at + len(piece)
-        yield AudioBlock(AudioChunk(piece, first + at, gap and at == 0), begin + end / RATE)
+        yield AudioBlock(AudioChunk(piece, first + at), begin + end / RATE)
 
 
 def silence(seconds: float) -> Samples:
@@ -69,9 +69,13 @@ class Bench:
 
     def run(self) -> list[Record]:
         """Work off the whole script."""
-        while self.engine.turn(0.1):
-            pass
+        drain(self.source, self.engine.handle, lambda: True)
         return self.records
+
+    def turn(self) -> None:
+        """Work off one item of the script."""
+        for event in self.source.take(0) or []:
+            self.engine.handle(event)
 
     def of(self, *kinds: str) -> list[Record]:
         return [r for r in self.records if r["type"] in kinds]

@@ -126,7 +126,7 @@ def test_a_gap_closes_events_and_the_detector_begins_anew_at_its_place(lively: L
     sound, thresholds = lively
     lost = AudioGap(len(sound), 8000, "overrun")
     behind = len(sound) + 8000
-    bench = Bench([*heard(sound), lost, *heard(sound, behind, gap=True)], detector)
+    bench = Bench([*heard(sound), lost, *heard(sound, behind)], detector)
     bench.run()
     (gap,) = bench.of("gap")
     assert (gap["at_s"], gap["lost_s"], gap["cause"]) == (len(sound) / RATE, 0.5, "overrun")
@@ -196,7 +196,7 @@ def test_a_state_that_is_no_number_is_mended_within_a_second(
     sound, _ = lively
     bench = Bench([*heard(silence(2)), *heard(silence(1), 32000), *heard(sound, 48000)], detector)
     for _ in range(100):
-        bench.engine.turn(0)
+        bench.turn()
     network = detector._front._network
     values = network._states[network._current]
     for value in values.values() if state == "all" else [next(iter(values.values()))[:1]]:
@@ -221,7 +221,7 @@ def test_a_clock_that_is_set_is_told_and_lengths_stay(lively: Lively, detector: 
     clock._read = read
     bench.engine.check_clock()
     while not bench.of("onset"):
-        bench.engine.turn(0)
+        bench.turn()
     step_s = 3600.0
     bench.engine.check_clock()
     bench.engine.check_clock()
@@ -240,7 +240,7 @@ def test_another_detector_goes_on_with_the_same_stream(lively: Lively, detector:
     sound, thresholds = lively
     bench = Bench([*heard(sound), *heard(sound, len(sound))], detector)
     while bench.counters.heard_s < len(sound) / RATE:
-        bench.engine.turn(0)
+        bench.turn()
     bench.engine.use(Detector.load(MODEL, thresholds))
     assert paired(bench.records)
     bench.run()

@@ -1,4 +1,4 @@
-/* In the place of libasound: a microphone that plays standard input, and overruns once, after OVERRUN samples. */
+/* A replacement of libasound: a microphone that plays standard input and overruns once, after OVERRUN samples. */
 #define _POSIX_C_SOURCE 200809L
 #include <alloca.h>
 #include <alsa/asoundlib.h>

@@ -1,4 +1,4 @@
-/* Samples of standard input in chunks of random lengths, each in a place of its own size; events to standard output. */
+/* Samples of standard input in chunks of random lengths, each in its own allocation; events to standard output. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ static void print_event(void *context, const snn_event *event)
 static size_t random_length(unsigned *seed)
 {
     *seed = *seed * 1664525u + 1013904223u;
-    return (*seed >> 28) ? (*seed >> 8) % 1500 : (*seed >> 8) % 3; /* now and then none, one or two */
+    return (*seed >> 28) ? (*seed >> 8) % 1500 : (*seed >> 8) % 3; /* sometimes 0, 1 or 2 */
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,4 @@
-/* Whether scores are printed as printf prints them: random ones, small ones, and halves between two decimals. */
+/* Check that scores are printed as printf prints them: random ones, small ones, and ties between two decimals. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""The exported folder builds wherever it says it does, without a word from the compiler, and keeps its promises."""
+"""The exported folder builds with every build file that it has, without warnings, and needs what it documents."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import pytest
 
 from firmware_export.c99.build import Host, build_host, stack_bound
 from firmware_export.c99.export import export_c
-from firmware_export.c99.formats import FLOAT, INT8, Form
-from tests.firmware_export.programs import MODEL, RATE_HZ, ROOT, SOURCES, STRICT, need, rooms, run, scene
+from firmware_export.c99.formats import FLOAT, INT8, NumberFormat
+from tests.firmware_export.programs import MODEL, RATE_HZ, ROOT, SOURCES, STRICT, detector_sources, need, run, scene
 
 LIBRARY = {"memcpy", "memmove", "memset"}
 MATHEMATICS = {"log", "logf", "expf"}
 
 
-@pytest.fixture(scope="module", params=[FLOAT, INT8], ids=lambda form: form.name)
-def form(request: pytest.FixtureRequest) -> Form:
-    chosen: Form = request.param
+@pytest.fixture(scope="module", params=[FLOAT, INT8], ids=lambda number_format: number_format.name)
+def number_format(request: pytest.FixtureRequest) -> NumberFormat:
+    chosen: NumberFormat = request.param
     return chosen
 
 
 @pytest.fixture(scope="module")
-def exported(form: Form, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(number_format: NumberFormat, tmp_path_factory: pytest.TempPathFactory) -> Path:
     need("make", "cc")
     out = tmp_path_factory.mktemp("c") / "household"
-    export_c(MODEL, out, form)
+    export_c(MODEL, out, number_format)
     return out
 
 
@@ -41,13 +41,13 @@ def folder(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wanted(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    events = build_host(shutil.copytree(exported, tmp_path_factory.mktemp("wanted") / "c")).events(scene())
+def expected(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    events = build_host(shutil.copytree(exported, tmp_path_factory.mktemp("expected") / "c")).events(scene())
     assert {"guitar", "speech"} <= {e["label"] for e in events}
     return events
 
 
-def test_the_folder_is_the_packages_and_the_models(exported: Path) -> None:
+def test_the_folder_holds_the_sources_of_the_package_and_the_model(exported: Path) -> None:
     package = ROOT / "firmware_export" / "c"
     files = {p.relative_to(package) for p in package.rglob("*") if p.is_file()}
     assert {p.relative_to(exported) for p in exported.rglob("*") if p.is_file()} == files | {
@@ -58,17 +58,17 @@ def test_the_folder_is_the_packages_and_the_models(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_both_compilers_are_silent_and_agree(compiler: str, folder: Path, wanted: list[dict[str, Any]]) -> None:
+def test_both_compilers_are_silent_and_agree(compiler: str, folder: Path, expected: list[dict[str, Any]]) -> None:
     need(compiler)
     built = build_host(folder, compiler, "-O2 -pedantic -Wvla -Wshadow -Wstrict-prototypes -Werror")
-    assert built.events(scene()) == wanted
+    assert built.events(scene()) == expected
 
 
-def test_cmake_builds_it(folder: Path, wanted: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_cmake_builds_it(folder: Path, expected: list[dict[str, Any]], tmp_path: Path) -> None:
     need("cmake")
     run("cmake", "-S", folder, "-B", tmp_path / "build", "-DSNN_WERROR=ON")
     run("cmake", "--build", tmp_path / "build", "--parallel", "2")
-    assert Host(tmp_path / "build" / "snn_host").events(scene()) == wanted
+    assert Host(tmp_path / "build" / "snn_host").events(scene()) == expected
 
 
 def test_it_is_a_part_of_another_cmake_project(folder: Path) -> None:
@@ -81,34 +81,36 @@ def test_it_is_a_part_of_another_cmake_project(folder: Path) -> None:
     )
     run("cmake", "-S", tmp_path, "-B", tmp_path / "build")
     run("cmake", "--build", tmp_path / "build", "--parallel", "2")
-    assert '"label":"guitar"' in run(tmp_path / "build" / "firmware", given=scene(4, 8).tobytes())
+    assert '"label":"guitar"' in run(tmp_path / "build" / "firmware", stdin=scene(4, 8).tobytes())
     assert not list((tmp_path / "build").rglob("snn_host"))
 
 
 def test_sanitizers_find_nothing_whatever_the_chunks(
-    folder: Path, wanted: list[dict[str, Any]], tmp_path: Path
+    folder: Path, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    watched = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-    assert build_host(folder, "cc", watched).events(scene()) == wanted
+    sanitized = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    assert build_host(folder, "cc", sanitized).events(scene()) == expected
     program = tmp_path / "chunkings"
-    sources = [SOURCES / "chunkings.c", folder / "snn_print.c", *rooms(folder)]
-    run("cc", *STRICT.split(), *watched.split(), f"-I{folder}", "-o", program, *sources, "-lm")
+    sources = [SOURCES / "chunkings.c", folder / "snn_print.c", *detector_sources(folder)]
+    run("cc", *STRICT.split(), *sanitized.split(), f"-I{folder}", "-o", program, *sources, "-lm")
     for seed in ("1", "2"):
-        assert [json.loads(x) for x in run(program, seed, given=scene().tobytes()).splitlines()] == wanted
+        assert [json.loads(x) for x in run(program, seed, stdin=scene().tobytes()).splitlines()] == expected
 
 
-def test_no_heap_no_variables_no_recursion(folder: Path, form: Form) -> None:
-    """What the objects ask for and hold, and what their call graph says: every stack fixed, nothing comes back."""
+def test_no_heap_no_variables_no_recursion(folder: Path, number_format: NumberFormat) -> None:
+    """The symbols and the call graph of the objects: no variables, every stack fixed, no recursion."""
     need("gcc", "nm")
     # Without position independence, tables of pointers are constants and not data that is relocated.
     flags = "-O2 -Wvla -fno-pie -fcallgraph-info=su"
-    run("gcc", *STRICT.split(), *flags.split(), "-c", *rooms(folder), cwd=folder)
-    objects = [folder / f"{p.stem}.o" for p in rooms(folder)]
+    run("gcc", *STRICT.split(), *flags.split(), "-c", *detector_sources(folder), cwd=folder)
+    objects = [folder / f"{p.stem}.o" for p in detector_sources(folder)]
     symbols = [line.split()[-2:] for line in run("nm", *objects).splitlines() if re.search(r" [A-Za-z] \w", line)]
     assert ["T", "snn_push"] in symbols
     assert [name for kind, name in symbols if kind in "bBdDcCgGsS"] == []
     own = {name for kind, name in symbols if kind in "TRt"}
-    assert {name for kind, name in symbols if kind == "U"} - own <= (LIBRARY if form.int8 else LIBRARY | MATHEMATICS)
+    assert {name for kind, name in symbols if kind == "U"} - own <= (
+        LIBRARY if number_format.int8 else LIBRARY | MATHEMATICS
+    )
     assert stack_bound("\n".join(p.read_text() for p in folder.glob("*.ci"))) < 4096
 
 
@@ -132,20 +134,20 @@ def test_alsa_builds(folder: Path) -> None:
 
 
 def test_alsa_is_left_out_where_its_headers_are_missing(folder: Path) -> None:
-    told = run("make", "--silent", "-C", folder / "examples" / "alsa", "CC=cc -nostdinc")
-    assert told == "ALSA's headers are not installed (Debian: libasound2-dev): snn_alsa is left out\n"
+    printed = run("make", "--silent", "-C", folder / "examples" / "alsa", "CC=cc -nostdinc")
+    assert printed == "ALSA's headers are not installed (Debian: libasound2-dev): snn_alsa is left out\n"
 
 
-def test_an_overrun_closes_what_is_open_and_listening_goes_on(folder: Path, tmp_path: Path) -> None:
-    """With a library of ours in the place of ALSA's: the microphone overruns in the middle of the guitar."""
+def test_an_overrun_closes_open_sounds_and_detection_goes_on(folder: Path, tmp_path: Path) -> None:
+    """With a replacement of ALSA's library: the microphone overruns in the middle of the guitar."""
     if not has_alsa(folder):
         need(missing=("ALSA's headers",))
     built, pcm = build_host(folder), scene(4, 11)
     gap = int(built.events(pcm)[0]["emitted_sample"]) + RATE_HZ // 8
     program = tmp_path / "snn_alsa"
     sources = [folder / "examples" / "alsa" / "snn_alsa.c", SOURCES / "alsa_stub.c", folder / "snn_print.c"]
-    run("cc", *STRICT.split(), "-O2", f"-I{folder}", "-o", program, *sources, *rooms(folder), "-lm")
-    told = run(program, given=pcm.tobytes(), env=os.environ | {"OVERRUN": str(gap)})
+    run("cc", *STRICT.split(), "-O2", f"-I{folder}", "-o", program, *sources, *detector_sources(folder), "-lm")
+    printed = run(program, stdin=pcm.tobytes(), env=os.environ | {"OVERRUN": str(gap)})
     before, after = built.events(pcm[:gap]), built.events(pcm[gap:])
     assert before[-1]["reason"] == "end_of_stream"
-    assert [json.loads(x) for x in told.splitlines()] == [*before, {"type": "gap", "samples_before": gap}, *after]
+    assert [json.loads(x) for x in printed.splitlines()] == [*before, {"type": "gap", "samples_before": gap}, *after]

@@ -1,4 +1,4 @@
-"""The C detector, room by room, on golden values of the room before it: the runtime's, or the integer reference's."""
+"""The C detector, stage by stage, on the runtime's values of the stage before, or the integer reference's."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from firmware_export.c99 import fixed_reference
 from firmware_export.c99.build import Host, build_host, from_pcm, to_pcm
 from firmware_export.c99.export import export_c
 from firmware_export.c99.fixed_point import CEPSTRUM_BITS, fixed_point
-from firmware_export.c99.formats import FLOAT, INT8, INT8_FLOAT_FRONT_END, Form
+from firmware_export.c99.formats import FLOAT, INT8, INT8_FLOAT_FRONT_END, NumberFormat
 from firmware_export.cli import cli
-from firmware_export.onnx.export import build_manifest, comparison_sound, export
+from firmware_export.onnx.export import build_manifest, export
 from firmware_export.onnx.int8 import to_int8
+from firmware_export.onnx.parity import comparison_sound
 from firmware_export.onnx.read import read_network
 from models import DEMO_SCENE
 from models.network.csnn import SpikingConvNet
@@ -74,7 +75,7 @@ def small_model(params: MfccParams, folder: Path, rule: str = "send_on_delta") -
 
 @pytest.fixture(scope="module")
 def pcm() -> NDArray[np.int16]:
-    """Give the demo scene, then silence, full scale noise, one loud tone and a last frame that is not whole."""
+    """Give the demo scene, then silence, noise at full scale, a loud tone and an incomplete last frame."""
     scene = to_pcm(read_sound(DEMO_SCENE, 16000))
     tone = to_pcm(0.9 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32))
     loud = NOISE.integers(-32768, 32767, 16000).astype(np.int16)
@@ -84,12 +85,12 @@ def pcm() -> NDArray[np.int16]:
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Host]:
-    """Give the shipped model in each form, compiled with every warning and checked as it runs."""
+    """Give the shipped model in each number format, compiled with every warning and sanitizer."""
     folder = tmp_path_factory.mktemp("c")
     made = {}
-    for form in (FLOAT, INT8, INT8_FLOAT_FRONT_END):
-        export_c(HOUSEHOLD, folder / form.name, form)
-        made[form.name] = build_host(folder / form.name, "gcc", STRICT)
+    for number_format in (FLOAT, INT8, INT8_FLOAT_FRONT_END):
+        export_c(HOUSEHOLD, folder / number_format.name, number_format)
+        made[number_format.name] = build_host(folder / number_format.name, "gcc", STRICT)
     return made
 
 
@@ -98,29 +99,29 @@ def frames_of(params: MfccParams, pcm: NDArray[np.int16]) -> Frames:
     return np.concatenate([features.push(from_pcm(pcm)), features.flush()])
 
 
-def told(events: list[Event]) -> list[tuple[object, ...]]:
+def event_keys(events: list[Event]) -> list[tuple[object, ...]]:
     return [(e.kind, e.label, e.onset_sample, e.emitted_sample, e.offset_sample, e.reason) for e in events]
 
 
-def told_by(host: Host, pcm: NDArray[np.int16]) -> list[tuple[object, ...]]:
+def host_event_keys(host: Host, pcm: NDArray[np.int16]) -> list[tuple[object, ...]]:
     keys = ("type", "label", "onset_sample", "emitted_sample", "offset_sample", "reason")
     return [tuple(e.get(key) for key in keys) for e in host.events(pcm)]
 
 
-def test_single_precision_room_by_room(hosts: dict[str, Host], pcm: NDArray[np.int16]) -> None:
+def test_single_precision_stage_by_stage(hosts: dict[str, Host], pcm: NDArray[np.int16]) -> None:
     model, host = load_model(HOUSEHOLD), hosts[FLOAT.name]
     frames = frames_of(model.manifest.features, pcm)
-    own = host.room("features", pcm, np.float32, frames.shape[1])
+    own = host.stage_output("features", pcm, np.float32, frames.shape[1])
     np.testing.assert_allclose(own, frames, rtol=1e-6, atol=1e-6)
     spikes = DeltaEncoder(model.manifest.encoder).push(frames)
-    encoded = host.room_of_frames("encoded", frames, np.uint8, spikes[0].size)
+    encoded = host.stage_output_of_frames("encoded", frames, np.uint8, spikes[0].size)
     np.testing.assert_array_equal(encoded, spikes.reshape(len(spikes), -1))
     steps = list(trace(model, spikes))
     fired = np.stack([np.concatenate([v for k, v in step.items() if k != "scores"]) for step in steps])
-    np.testing.assert_array_equal(host.room_of_frames("spikes", frames, np.uint8, fired.shape[1]), fired)
+    np.testing.assert_array_equal(host.stage_output_of_frames("spikes", frames, np.uint8, fired.shape[1]), fired)
     scores = np.stack([step["scores"] for step in steps])
     np.testing.assert_allclose(
-        host.room_of_frames("scores", frames, np.float32, scores.shape[1]), scores, rtol=0, atol=1e-6
+        host.stage_output_of_frames("scores", frames, np.float32, scores.shape[1]), scores, rtol=0, atol=1e-6
     )
     assert fired.sum() > 10_000
 
@@ -128,12 +129,12 @@ def test_single_precision_room_by_room(hosts: dict[str, Host], pcm: NDArray[np.i
 def test_single_precision_gives_the_runtimes_events(hosts: dict[str, Host], pcm: NDArray[np.int16]) -> None:
     detector, twice = Detector.load(HOUSEHOLD), np.concatenate([pcm, pcm])
     events = detector.push(from_pcm(twice)) + detector.flush()
-    assert told_by(hosts[FLOAT.name], twice) == told(events)
+    assert host_event_keys(hosts[FLOAT.name], twice) == event_keys(events)
     for one, other in zip(hosts[FLOAT.name].events(twice), events, strict=True):
         assert one["score"] == pytest.approx(other.score, abs=2e-6)
         if other.kind == "offset":
             assert one["peak"] == pytest.approx(other.peak, abs=2e-6)
-            assert one["mean"] == pytest.approx(other.mean, abs=1e-4)  # summed up in single precision
+            assert one["mean"] == pytest.approx(other.mean, abs=1e-4)  # summed in single precision
     assert len(events) > 6
 
 
@@ -141,11 +142,11 @@ def test_a_front_end_in_single_precision(pcm: NDArray[np.int16], tmp_path: Path)
     export_c(HOUSEHOLD, tmp_path / "c", FLOAT)
     host = build_host(tmp_path / "c", "gcc", f"{STRICT} -DSNN_SINGLE_FRONT_END=1")
     frames = frames_of(load_model(HOUSEHOLD).manifest.features, pcm)
-    own = host.room("features", pcm, np.float32, frames.shape[1])
+    own = host.stage_output("features", pcm, np.float32, frames.shape[1])
     np.testing.assert_allclose(own, frames, rtol=1e-4, atol=1e-4 * np.abs(frames).max(axis=0).min())
 
 
-def test_integers_room_by_room_to_the_bit(hosts: dict[str, Host], pcm: NDArray[np.int16]) -> None:
+def test_integers_stage_by_stage_to_the_bit(hosts: dict[str, Host], pcm: NDArray[np.int16]) -> None:
     model, host = fixed_point(read_network(HOUSEHOLD)), hosts[INT8.name]
     check_integers(host, model.network.manifest.features, pcm, HOUSEHOLD)
 
@@ -153,18 +154,20 @@ def test_integers_room_by_room_to_the_bit(hosts: dict[str, Host], pcm: NDArray[n
 def check_integers(host: Host, params: MfccParams, pcm: NDArray[np.int16], path: Path) -> None:
     model = fixed_point(read_network(path))
     mfcc = fixed_reference.cepstra(model, pcm)
-    np.testing.assert_array_equal(host.room("features", pcm, np.int32, params.n_mfcc), mfcc)
+    np.testing.assert_array_equal(host.stage_output("features", pcm, np.int32, params.n_mfcc), mfcc)
     spikes = fixed_reference.encoded(model, mfcc)
-    np.testing.assert_array_equal(host.room("encoded", pcm, np.uint8, spikes[0].size), spikes.reshape(len(spikes), -1))
-    heard = fixed_reference.hear(model, spikes)
-    fired = np.concatenate(heard.spikes, axis=1)
-    np.testing.assert_array_equal(host.room("spikes", pcm, np.uint8, fired.shape[1]), fired)
-    np.testing.assert_array_equal(host.room("scores", pcm, np.int32, heard.scores.shape[1]), heard.scores)
-    assert told_by(host, pcm) == told(decided(path, heard.scores))
+    np.testing.assert_array_equal(
+        host.stage_output("encoded", pcm, np.uint8, spikes[0].size), spikes.reshape(len(spikes), -1)
+    )
+    output = fixed_reference.run_network(model, spikes)
+    fired = np.concatenate(output.spikes, axis=1)
+    np.testing.assert_array_equal(host.stage_output("spikes", pcm, np.uint8, fired.shape[1]), fired)
+    np.testing.assert_array_equal(host.stage_output("scores", pcm, np.int32, output.scores.shape[1]), output.scores)
+    assert host_event_keys(host, pcm) == event_keys(decoded_events(path, output.scores))
 
 
-def decided(path: Path, scores: NDArray[np.int64]) -> list[Event]:
-    """Return what the runtime's decoder makes of fixed-point scores."""
+def decoded_events(path: Path, scores: NDArray[np.int64]) -> list[Event]:
+    """Return the events of the runtime's decoder for fixed-point scores."""
     model = fixed_point(read_network(path))
     params = model.network.manifest.features
     decoder = EventDecoder(fixed_reference.decoder_classes(model), params.hop_length, params.frame_length)
@@ -182,45 +185,48 @@ def test_integer_features_are_those_of_the_runtime(pcm: NDArray[np.int16]) -> No
 def test_integers_behind_a_front_end_in_single_precision(hosts: dict[str, Host], pcm: NDArray[np.int16]) -> None:
     model, host = fixed_point(read_network(HOUSEHOLD)), hosts[INT8_FLOAT_FRONT_END.name]
     frames = frames_of(model.network.manifest.features, pcm)
-    own = host.room("features", pcm, np.int32, frames.shape[1])
+    own = host.stage_output("features", pcm, np.int32, frames.shape[1])
     np.testing.assert_allclose(own * 2.0**-CEPSTRUM_BITS, frames, rtol=1e-4, atol=2e-4)
     spikes = fixed_reference.encoded(model, own.astype(np.int64))
-    scores = fixed_reference.hear(model, spikes).scores
-    np.testing.assert_array_equal(host.room_of_frames("scores", own, np.int32, scores.shape[1]), scores)
+    scores = fixed_reference.run_network(model, spikes).scores
+    np.testing.assert_array_equal(host.stage_output_of_frames("scores", own, np.int32, scores.shape[1]), scores)
 
 
-@pytest.mark.parametrize("form", [FLOAT, INT8], ids=lambda f: f.name)
-def test_counting_every_synapse_changes_nothing(form: Form, pcm: NDArray[np.int16], tmp_path: Path) -> None:
-    export_c(HOUSEHOLD, tmp_path / "c", form)
-    driven = build_host(tmp_path / "c", "gcc", "-O2")
+@pytest.mark.parametrize("number_format", [FLOAT, INT8], ids=lambda f: f.name)
+def test_all_synapses_computed_give_the_same_scores(
+    number_format: NumberFormat, pcm: NDArray[np.int16], tmp_path: Path
+) -> None:
+    export_c(HOUSEHOLD, tmp_path / "c", number_format)
+    event_driven = build_host(tmp_path / "c", "gcc", "-O2")
     dense = build_host(tmp_path / "c", "gcc", "-O2", "snn_host_dense")
     width = len(load_model(HOUSEHOLD).manifest.classes)
     some = pcm[: 16000 * 8]
     assert (
-        driven.room("scores", some, np.int32, width).tobytes() == dense.room("scores", some, np.int32, width).tobytes()
+        event_driven.stage_output("scores", some, np.int32, width).tobytes()
+        == dense.stage_output("scores", some, np.int32, width).tobytes()
     )
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
-@pytest.mark.parametrize("form", [FLOAT, INT8], ids=lambda f: f.name)
+@pytest.mark.parametrize("number_format", [FLOAT, INT8], ids=lambda f: f.name)
 def test_other_front_ends(
-    name: str, form: Form, model_params: MfccParams, pcm: NDArray[np.int16], tmp_path: Path
+    name: str, number_format: NumberFormat, model_params: MfccParams, pcm: NDArray[np.int16], tmp_path: Path
 ) -> None:
     params, pcm = dataclasses.replace(model_params, **FRONT_ENDS[name]), pcm[-16000 * 6 :]
     rule = "frame_difference" if params.log_floor == 0 else "send_on_delta"
     path = small_model(params, tmp_path, rule)
-    export_c(path, tmp_path / "c", form)
+    export_c(path, tmp_path / "c", number_format)
     host = build_host(tmp_path / "c", "gcc", STRICT)
-    if form.int8:
+    if number_format.int8:
         check_integers(host, params, pcm, path)
         return
     frames = frames_of(params, pcm)
     loud = np.abs(frames).max()
     np.testing.assert_allclose(
-        host.room("features", pcm, np.float32, params.n_mfcc), frames, rtol=1e-4, atol=1e-5 * loud
+        host.stage_output("features", pcm, np.float32, params.n_mfcc), frames, rtol=1e-4, atol=1e-5 * loud
     )
     spikes = DeltaEncoder(load_model(path).manifest.encoder).push(frames)
-    encoded = host.room_of_frames("encoded", frames, np.uint8, spikes[0].size)
+    encoded = host.stage_output_of_frames("encoded", frames, np.uint8, spikes[0].size)
     np.testing.assert_array_equal(encoded, spikes.reshape(len(spikes), -1))
 
 
@@ -241,7 +247,7 @@ def test_int8_keeps_the_finest_grid_that_fits() -> None:
         (["c", "text.onnx", "--out", "c"], "onnxruntime cannot load this as a model"),
         (["c", str(HOUSEHOLD), "--out", "full"], "was not made by this command"),
         (["c", str(HOUSEHOLD), "--out", "text.onnx/c"], "cannot be written"),
-        (["c", str(HOUSEHOLD), "--out", "c", "--float", "--int8"], "choose one of them"),
+        (["c", str(HOUSEHOLD), "--out", "c", "--float", "--int8"], "exclude each other"),
     ],
 )
 def test_what_cannot_be_exported_leaves_nothing(
@@ -266,13 +272,14 @@ def test_exporting_again_replaces_the_folder(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
-@pytest.mark.parametrize(("form", "name"), [("c", "c"), ("int8", "m.onnx"), ("nir", "m.nir")])
-def test_a_disk_that_is_full_is_told_in_a_line_and_nothing_stays(form: str, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "name"), [("c", "c"), ("int8", "m.onnx"), ("nir", "m.nir")])
+def test_a_full_disk_is_reported_in_a_line_and_nothing_stays(command: str, name: str, tmp_path: Path) -> None:
     """By a limit on how long a file may become, which a write fails at as it does on a full disk."""
-    command = [sys.executable, "-m", "firmware_export.cli", form, str(HOUSEHOLD), "--out", str(tmp_path / name)]
+    program = [sys.executable, "-m", "firmware_export.cli", command, str(HOUSEHOLD), "--out", str(tmp_path / name)]
     done = subprocess.run(
-        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command], capture_output=True, text=True, check=False
+        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == f"snn-export: error: {tmp_path / name}: cannot be written (File too large)\n"
+    line = f"snn-export: error: {tmp_path / name}: cannot be written (File too large); name another path\n"
+    assert done.stderr == line
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A bounded run of the fuzz target: nothing is found in what ships, and a planted fault is."""
+"""A bounded run of the fuzz target: it finds nothing in the sources, and finds a planted fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 6
 
 
 def seeds() -> dict[str, bytes]:
-    """Return inputs that reach onsets: two bytes for the cuts, then a second of next to nothing and one of a tone.
+    """Return inputs that reach onsets: two bytes for the division, then a second of near silence and one of a tone.
 
     The tones are square waves of 151 and 195 Hz, half a second a command.
     """
@@ -29,7 +29,7 @@ def seeds() -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module", params=[FLOAT, INT8], ids=lambda form: form.name)
+@pytest.fixture(scope="module", params=[FLOAT, INT8], ids=lambda number_format: number_format.name)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     need("make", "clang")
     probe = tmp_path_factory.mktemp("probe") / "probe.c"
@@ -57,7 +57,7 @@ def test_nothing_is_found(folder: Path) -> None:
 
 
 def test_a_planted_fault_is_found(folder: Path, tmp_path: Path) -> None:
-    """The decoder gives a number away once the stream is a second old."""
+    """The decoder skips an index once the stream is a second old."""
     copy = tmp_path / "planted"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("fuzz_push", "corpus"))
     decoder = copy / "snn_decoder.c"
@@ -65,5 +65,5 @@ def test_a_planted_fault_is_found(folder: Path, tmp_path: Path) -> None:
     assert planted != decoder.read_text()
     decoder.write_text(planted)
     run("make", "--silent", "-C", copy / "fuzz")
-    with pytest.raises(AssertionError, match="not so: e->index == w->next_index"):
+    with pytest.raises(AssertionError, match="check failed: e->index == w->next_index"):
         fuzz(copy, "-runs=50")

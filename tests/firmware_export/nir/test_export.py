@@ -1,4 +1,4 @@
-"""``snn-export nir``: a file that spikes as its model does, with a text beside it, or one line and no file."""
+"""``snn-export nir``: a graph that spikes as its model does with a text beside it, or one line and no file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from firmware_export.cli import main
 from firmware_export.nir import export as nir_export
 from firmware_export.nir.export import check_graph, export_nir
 from firmware_export.nir.graph import build_graph
-from firmware_export.onnx.export import ParityError, build_manifest, comparison_sound, encoded, export
+from firmware_export.onnx.export import build_manifest, export
+from firmware_export.onnx.parity import ParityError, comparison_sound, encoded
 from firmware_export.onnx.read import read_network
 from models import DEMO_SCENE
 from models.network.csnn import SpikingConvNet
@@ -52,7 +53,7 @@ def spikes(model: Path) -> Spikes:
 
 @pytest.fixture
 def graph(model: Path, tmp_path: Path) -> Path:
-    """Give the small model's file as it is before the check."""
+    """Give the small model's graph as a file, unchecked."""
     nir.write(tmp_path / "small.nir", build_graph(read_network(model)))
     return tmp_path / "small.nir"
 
@@ -79,19 +80,19 @@ def test_a_model_with_a_bias_behind_its_synapse_spikes_the_same(
 ) -> None:
     assert read_network(model).layers[0].neurons.offset is not None
     assert command(monkeypatch, model, "--out", tmp_path / "small.nir") == 0
-    told = capsys.readouterr().out
-    assert told.count("\n") == 1
-    assert "the same spikes in 3 layers over 2399 frames" in told
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "the same spikes in 3 layers over 2399 frames" in printed
     first = (tmp_path / "small.nir").read_bytes()
-    assert command(monkeypatch, model, "--out", tmp_path / "small.nir") == 0  # what it made it may make anew
+    assert command(monkeypatch, model, "--out", tmp_path / "small.nir") == 0  # an earlier export may be replaced
     assert (tmp_path / "small.nir").read_bytes() == first
 
 
 def test_the_file_gives_back_the_graph(model: Path, graph: Path) -> None:
-    wanted, found = build_graph(read_network(model)), nir.read(graph)
-    assert sorted(found.edges) == sorted(wanted.edges)
-    assert found.nodes.keys() == wanted.nodes.keys()
-    for name, node in wanted.nodes.items():
+    expected, found = build_graph(read_network(model)), nir.read(graph)
+    assert sorted(found.edges) == sorted(expected.edges)
+    assert found.nodes.keys() == expected.nodes.keys()
+    for name, node in expected.nodes.items():
         read = found.nodes[name]
         assert type(read) is type(node)
         assert read.metadata == node.metadata
@@ -115,25 +116,25 @@ def change(path: Path, node: str, field: str, by: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "field", "by", "told"),
+    ("node", "field", "by", "error"),
     [
-        ("conv1_weights_2", "weight", 0.5, "conv1 spikes otherwise"),
-        ("conv1_weights_0", "bias", 0.5, "conv1 spikes otherwise"),
-        ("conv1_delay_4", "delay", -0.025, "conv1 spikes otherwise"),
-        ("conv1", "tau_syn", 0.01, "conv1 spikes otherwise"),
-        ("conv1", "v_leak", 0.1, "conv1 spikes otherwise"),
-        ("conv2", "tau", 0.01, "conv2 spikes otherwise"),
-        ("dense", "v_threshold", 0.01, "dense spikes otherwise"),
-        ("dense_weights", "weight", np.nan, "dense spikes otherwise"),
+        ("conv1_weights_2", "weight", 0.5, "spikes of conv1 differ"),
+        ("conv1_weights_0", "bias", 0.5, "spikes of conv1 differ"),
+        ("conv1_delay_4", "delay", -0.025, "spikes of conv1 differ"),
+        ("conv1", "tau_syn", 0.01, "spikes of conv1 differ"),
+        ("conv1", "v_leak", 0.1, "spikes of conv1 differ"),
+        ("conv2", "tau", 0.01, "spikes of conv2 differ"),
+        ("dense", "v_threshold", 0.01, "spikes of dense differ"),
+        ("dense_weights", "weight", np.nan, "spikes of dense differ"),
         ("readout_weights", "weight", 0.01, "a score differs by"),
         ("readout", "tau", 0.01, "a score differs by"),
     ],
 )
 def test_a_number_changed_in_the_file_is_found(  # noqa: PLR0913 - what is changed, and where
-    model: Path, graph: Path, spikes: Spikes, node: str, field: str, by: float, told: str
+    model: Path, graph: Path, spikes: Spikes, node: str, field: str, by: float, error: str
 ) -> None:
     change(graph, node, field, by)
-    with pytest.raises(ParityError, match=told):
+    with pytest.raises(ParityError, match=error):
         check_graph(graph, load_model(model), spikes)
 
 
@@ -144,22 +145,22 @@ def test_spikes_that_differ_at_the_threshold_are_counted(tmp_path: Path) -> None
     change(path, "conv2", "v_leak", 9e-5)  # every potential is higher by at most that
     parity = check_graph(path, model, spikes)
     assert 0 < parity.near < 100
-    assert parity.largest_score_difference < 1e-6  # the layers behind were given the runtime's spikes
+    assert parity.largest_score_difference < 1e-6  # later layers received the runtime's spikes
 
 
-def test_another_models_layers_are_told_apart(graph: Path, spikes: Spikes) -> None:
+def test_a_graph_of_another_model_is_refused(graph: Path, spikes: Spikes) -> None:
     with pytest.raises(ParityError, match="its layers are not those of household"):
         check_graph(graph, load_model(), encoded(load_model().manifest, scene())[: len(spikes)])
 
 
-def test_the_text_says_what_the_graph_cannot(model: Path, tmp_path: Path) -> None:
+def test_the_text_has_the_parameters_that_the_graph_lacks(model: Path, tmp_path: Path) -> None:
     export_nir(model, tmp_path / "small.nir")
     text = (tmp_path / "small.md").read_text(encoding="utf-8")
     manifest = load_model(model).manifest
     (numbers,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    told = json.loads(numbers)
+    parameters = json.loads(numbers)
     for part in ("features", "encoder"):
-        assert told[part] == json.loads(json.dumps(dataclasses.asdict(getattr(manifest, part))))
+        assert parameters[part] == json.loads(json.dumps(dataclasses.asdict(getattr(manifest, part))))
     assert re.search(r"\| guitar \| music \| 4 \| 0.5 \| 0.35 \| 2 \| 8 \| 4 \|", text)
     for word in (
         "v -= v_threshold",
@@ -176,51 +177,53 @@ def test_the_text_says_what_the_graph_cannot(model: Path, tmp_path: Path) -> Non
 def without_manifest(model: Path, folder: Path) -> Path:
     graph = onnx.load(model)
     del graph.metadata_props[:]
-    onnx.save(graph, folder / "bare.onnx")
-    return folder / "bare.onnx"
+    onnx.save(graph, folder / "no-manifest.onnx")
+    return folder / "no-manifest.onnx"
 
 
-def refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, out: Path) -> str:
+def refusal_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, out: Path) -> str:
     """Run the command, which must end with 2, one line and no new file; return the line."""
     before = sorted(out.parent.parent.rglob("*"))
     assert command(monkeypatch, model, "--out", out) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("snn-export: error: ")
-    assert told.err.count("\n") == 1
+    error = capsys.readouterr()
+    assert error.out == ""
+    assert error.err.startswith("snn-export: error: ")
+    assert error.err.count("\n") == 1
     assert sorted(out.parent.parent.rglob("*")) == before
-    return told.err
+    return error.err
 
 
-def test_what_is_no_model_is_refused_in_one_line(
+def test_a_file_that_is_no_model_is_refused_in_one_line(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out" / "small.nir"
     (tmp_path / "text.onnx").write_text("guitar")
-    assert "no manifest" in refuses(monkeypatch, capsys, without_manifest(model, tmp_path), out)
-    assert "cannot load this as a model" in refuses(monkeypatch, capsys, tmp_path / "text.onnx", out)
-    assert "cannot be read" in refuses(monkeypatch, capsys, tmp_path / "none.onnx", out)
-    assert "cannot be read" in refuses(monkeypatch, capsys, tmp_path, out)
+    assert "no manifest" in refusal_line(monkeypatch, capsys, without_manifest(model, tmp_path), out)
+    assert "cannot load this as a model" in refusal_line(monkeypatch, capsys, tmp_path / "text.onnx", out)
+    assert "cannot be read" in refusal_line(monkeypatch, capsys, tmp_path / "none.onnx", out)
+    assert "cannot be read" in refusal_line(monkeypatch, capsys, tmp_path, out)
 
 
-def test_places_that_cannot_be_written_are_refused_in_one_line(
+def test_paths_that_cannot_be_written_are_refused_in_one_line(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("here")
     (tmp_path / "card.md").write_text("# A model card")
     (tmp_path / "folder.nir").mkdir()
-    for name, told in [
+    for name, error in [
         ("file/small.nir", "cannot be written"),
         (f"{'x' * 300}.nir", "cannot be written"),
         ("card.nir", "was not made by this command"),
         ("folder.nir", "a folder of that name"),
         ("small.onnx", "must end in .nir"),
     ]:
-        assert told in refuses(monkeypatch, capsys, model, tmp_path / name)
+        assert error in refusal_line(monkeypatch, capsys, model, tmp_path / name)
     assert (tmp_path / "card.md").read_text() == "# A model card"
 
 
-def test_a_decay_that_nir_cannot_say_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decay_that_nir_cannot_express_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = read_network(model)
     dense = network.layers[-1]
     neurons = dataclasses.replace(dense.neurons, beta=np.ones_like(dense.neurons.beta))
@@ -245,9 +248,9 @@ def test_a_failed_check_leaves_the_old_files(
     write = nir.write
     monkeypatch.setattr(nir, "write", broken)
     assert command(monkeypatch, model, "--out", tmp_path / "small.nir") == 70
-    told = capsys.readouterr().err
-    assert "conv2 spikes otherwise than the model at frame" in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "spikes of conv2 differ from the model's at frame" in error
+    assert error.count("\n") == 1
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 

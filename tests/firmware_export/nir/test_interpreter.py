@@ -1,4 +1,4 @@
-"""The NIR interpreter: neurons computed by hand, delays, refusals, and snnTorch as an independent reader."""
+"""The NIR interpreter: neurons computed by hand, delays, errors, and snnTorch as an independent reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.errors import ConfigError
 from detector.network import default_model_path, load_model, trace
 from firmware_export.nir.graph import affine_node, build_graph, leak_step, neuron_node, time_constants
 from firmware_export.nir.interpreter import Interpreter, Reset
-from firmware_export.onnx.export import comparison_sound, encoded
+from firmware_export.onnx.parity import comparison_sound, encoded
 from firmware_export.onnx.read import Neurons, read_network
 from models import DEMO_SCENE
 
@@ -35,7 +35,7 @@ def single(*values: float) -> Float32:
 
 
 def chain(*nodes: Any, shape: tuple[int, ...], dt_s: float = DT_S) -> Any:
-    """Return a graph of nodes one behind the other, named n0, n1..."""
+    """Return a graph of nodes in a chain, named n0, n1..."""
     named = {f"n{i}": node for i, node in enumerate(nodes)}
     ends = {"input": nir.Input(np.array(shape)), "output": nir.Output(nodes[-1].output_type)}
     names = ["input", *named, "output"]
@@ -43,7 +43,7 @@ def chain(*nodes: Any, shape: tuple[int, ...], dt_s: float = DT_S) -> Any:
 
 
 def run(graph: Any, inputs: Float32, reset: Reset) -> list[float]:
-    """Return what a graph of one neuron gives, step by step."""
+    """Return the output of a graph of one neuron, step by step."""
     runner = Interpreter(graph, reset)
     return [float(runner.step(x)["output"][0]) for x in inputs[:, None]]
 
@@ -81,7 +81,7 @@ def test_no_subtraction_of_snntorch_is_the_projects(is_late: bool) -> None:
     assert (sent, run(graph, single(2.5, 0.5), "subtract")) == ([1, 0], [1, 1])
 
 
-def test_a_neuron_with_a_synapse_and_a_bias_behind_it_by_hand() -> None:
+def test_a_neuron_with_a_synapse_and_a_bias_by_hand() -> None:
     graph = chain(neuron_node(Neurons(single(0.5), single(0.5), single(0.25)), (1,), 1.0, DT_S, "n0"), shape=(1,))
     runner, seen = Interpreter(graph, "subtract"), []
     for x in (1.0, 0.0, 0.0, 0.0):
@@ -104,7 +104,7 @@ def test_a_delay_is_counted_in_steps() -> None:
 
 
 def test_spikes_may_be_given_instead() -> None:
-    """They reset their senders and go on to the next nodes, while the node tells its own."""
+    """They reset their senders and reach the next nodes, while the output is the node's own."""
     neurons = Neurons(single(0.5), None, None)
     graph = chain(*(neuron_node(neurons, (1,), 1.0, DT_S, "n") for _ in range(2)), shape=(1,))
     runner = Interpreter(graph, "subtract")
@@ -143,9 +143,11 @@ def test_a_decay_that_does_not_leak_is_refused(beta: float) -> None:
 def test_graphs_that_it_cannot_run_are_refused() -> None:
     with pytest.raises(ConfigError, match="'n0' is a Scale"):
         Interpreter(chain(nir.Scale(np.ones(1)), shape=(1,)))
-    bare = nir.NIRGraph({"input": nir.Input(np.array([1])), "output": nir.Output(np.array([1]))}, [("input", "output")])
+    without_step = nir.NIRGraph(
+        {"input": nir.Input(np.array([1])), "output": nir.Output(np.array([1]))}, [("input", "output")]
+    )
     with pytest.raises(ConfigError, match="time step"):
-        Interpreter(bare)
+        Interpreter(without_step)
     loop = chain(nir.Linear(np.ones((1, 1), np.float32)), nir.Linear(np.ones((1, 1), np.float32)), shape=(1,))
     loop.edges.append(("n1", "n0"))
     with pytest.raises(ConfigError, match="loop"):
@@ -169,16 +171,16 @@ def test_snntorch_reads_a_file_and_spikes_the_same(tmp_path: Path) -> None:
     state, total = None, 0
     for x in (rng.random((300, 5)) < 0.3).astype(np.float32):
         spikes, state = witness(torch.from_numpy(x)[None], state)
-        wanted = runner.step(x)["output"]
-        np.testing.assert_array_equal(spikes.detach().numpy()[0], wanted)
-        total += int(wanted.sum())
+        expected = runner.step(x)["output"]
+        np.testing.assert_array_equal(spikes.detach().numpy()[0], expected)
+        total += int(expected.sum())
     assert total > 200
 
 
-def test_snntorch_takes_the_shipped_models_neurons_for_what_the_runtime_runs() -> None:
-    """Its reading of tau, its equation; the threshold is subtracted by hand, since no reset of its own is ours.
+def test_snntorch_runs_the_shipped_models_neurons_as_the_runtime_does() -> None:
+    """With its reading of tau and its equation; the threshold is subtracted by hand, since none of its resets is ours.
 
-    It reads no potential that neurons leak to, which is what a bias behind a synapse is: those are left out.
+    It does not read ``v_leak``, which a bias after a synapse becomes: those layers are left out.
     """
     model = load_model()
     graph = build_graph(read_network(default_model_path()), SNNTORCH_DT_S)
@@ -193,14 +195,14 @@ def test_snntorch_takes_the_shipped_models_neurons_for_what_the_runtime_runs() -
     neurons = {name: _without_reset(layer.n0) for name, layer in layers.items()}
     state: dict[str, Any] = dict.fromkeys(neurons)
     total = 0
-    for x, wanted in zip(spikes, trace(model, spikes), strict=True):
+    for x, expected in zip(spikes, trace(model, spikes), strict=True):
         given = runner.step(x)
         for name, neuron in neurons.items():
-            arrived = torch.from_numpy(np.sum([given[a] for a, b in graph.edges if b == name], axis=0))[None]
-            fired, *kept = neuron(arrived, *(state[name] or ()))
+            inputs = torch.from_numpy(np.sum([given[a] for a, b in graph.edges if b == name], axis=0))[None]
+            fired, *kept = neuron(inputs, *(state[name] or ()))
             state[name] = (*kept[:-1], kept[-1] - fired * neuron.threshold)
-            np.testing.assert_array_equal(fired.detach().numpy().ravel(), wanted[name])
-            total += int(wanted[name].sum())
+            np.testing.assert_array_equal(fired.detach().numpy().ravel(), expected[name])
+            total += int(expected[name].sum())
     assert total > 10_000
 
 

@@ -1,4 +1,4 @@
-"""The exported file: the same spikes as torch over a minute of real sound, and nothing written otherwise."""
+"""The exported file: the same spikes as torch over a minute of real sound, or no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from detector.errors import ConfigError, ManifestError
 from detector.manifest import BLOCK_KEY, METADATA_KEY, EncoderParams, Manifest, MfccParams, TrainingRecord
 from detector.messages import Samples
 from detector.network import load_model, verify
-from firmware_export.onnx.export import ParityError, build_manifest, check_parity, comparison_sound, export
+from firmware_export.onnx.export import build_manifest, check_parity, export
+from firmware_export.onnx.parity import ParityError, comparison_sound
 from models import DEMO_SCENE
 from models.data.household import list_clips
 from models.network.csnn import ConvSpec, NetworkSpec, SpikingConvNet, finished
@@ -69,7 +70,7 @@ def recipe(model_params: MfccParams) -> Recipe:
 
 @pytest.fixture
 def trained(recipe: Recipe) -> SpikingConvNet:
-    """Give a network whose batch norms have seen spikes of the right kind."""
+    """Give a network whose batch norms have statistics of real spikes."""
     torch.manual_seed(0)
     net = SpikingConvNet(recipe.network, recipe.encoder).train()
     rng = np.random.default_rng(0)
@@ -101,9 +102,9 @@ def test_shipped_form_of_a_minute_of_recordings(
 
 
 def test_manifest_comes_back_as_it_was_written(recipe: Recipe, trained: SpikingConvNet, model: Path) -> None:
-    wanted = build_manifest(recipe, finished(trained), RECORD, {})
-    assert load_model(model).manifest == wanted
-    assert Manifest.from_json(wanted.to_json(), "here") == wanted
+    expected = build_manifest(recipe, finished(trained), RECORD, {})
+    assert load_model(model).manifest == expected
+    assert Manifest.from_json(expected.to_json(), "here") == expected
 
 
 def test_verify_accepts_it(model: Path) -> None:
@@ -113,7 +114,9 @@ def test_verify_accepts_it(model: Path) -> None:
 def test_another_network_is_refused_and_nothing_written(recipe: Recipe, model: Path) -> None:
     torch.manual_seed(5)
     other = finished(SpikingConvNet(recipe.network, recipe.encoder).eval())
-    with pytest.raises(ParityError, match="differs from torch stepping at frame"):
+    with pytest.raises(
+        ParityError, match=r"conv1 of torch and onnxruntime differ from frame \d+ on; nothing was written"
+    ):
         check_parity(other, model, scene())
 
 
@@ -140,7 +143,9 @@ def test_failed_export_leaves_the_old_file(trained: SpikingConvNet, model: Path)
     assert [p.name for p in model.parent.iterdir()] == [model.name]
 
 
-def test_a_place_that_cannot_be_written_is_told_in_a_line(recipe: Recipe, trained: SpikingConvNet, model: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported_in_a_line(
+    recipe: Recipe, trained: SpikingConvNet, model: Path
+) -> None:
     before = sorted(model.parent.iterdir())
     with pytest.raises(ConfigError, match="cannot be written"):
         export(trained, lambda net: build_manifest(recipe, net, RECORD, {}), scene(), model / "m.onnx")
@@ -172,7 +177,7 @@ def with_manifest(model: Path, old: str, new: str) -> Path:
         ('{"schema"', '["schema"', "not JSON"),
     ],
 )
-def test_a_wrong_manifest_is_told_by_its_key(model: Path, old: str, new: str, text: str) -> None:
+def test_a_wrong_manifest_is_reported_with_its_key(model: Path, old: str, new: str, text: str) -> None:
     with pytest.raises(ManifestError, match=text):
         load_model(with_manifest(model, old, new))
 
@@ -185,9 +190,9 @@ def test_files_that_are_no_model(tmp_path: Path, model: Path) -> None:
         load_model(tmp_path / "text.onnx")
     graph = onnx.load(model)
     del graph.metadata_props[:]
-    onnx.save(graph, tmp_path / "bare.onnx")
+    onnx.save(graph, tmp_path / "no-manifest.onnx")
     with pytest.raises(ManifestError, match="no manifest"):
-        load_model(tmp_path / "bare.onnx")
+        load_model(tmp_path / "no-manifest.onnx")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +204,7 @@ def test_files_that_are_no_model(tmp_path: Path, model: Path) -> None:
         (b"CAkSCnNubi1kZXRlY3Q6", b"CAkSCnNubi1kZXRlY3Q*", "is damaged"),
     ],
 )
-def test_damaged_metadata_is_told_in_a_line(model: Path, old: bytes, new: bytes, text: str) -> None:
+def test_damaged_metadata_is_reported_in_a_line(model: Path, old: bytes, new: bytes, text: str) -> None:
     data = model.read_bytes()
     assert data.count(old) == 1
     assert len(old) == len(new)

@@ -1,4 +1,4 @@
-"""A model with int8 weights: the same contract in a third of the bytes, the spikes that numpy says, or nothing."""
+"""A model with int8 weights: the same contract in a third of the bytes and the spikes of the reference, or no file."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from detector.network import default_model_path, load_model, trace, verify
 from detector.pipeline import Detector
 from firmware_export import cli
 from firmware_export.c99.export import export_c
-from firmware_export.c99.formats import Form
+from firmware_export.c99.formats import NumberFormat
 from firmware_export.onnx import int8 as int8_onnx
-from firmware_export.onnx.export import ParityError, build_manifest, comparison_sound, encoded, export
-from firmware_export.onnx.int8 import export_int8, rounded
+from firmware_export.onnx.export import build_manifest, export
+from firmware_export.onnx.int8 import export_int8, quantised
+from firmware_export.onnx.parity import ParityError, comparison_sound, encoded
 from firmware_export.onnx.read import Network, read_network
 from firmware_export.onnx.reference import check_exact, evaluate
 from models import DEMO_SCENE
@@ -39,7 +40,7 @@ WEIGHTS = ("conv1_weight", "conv2_weight", "dense_weight", "readout_weight")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a small float model, with figures of its own, whose layers all spike."""
+    """Give a small float model with metrics, whose layers all spike."""
     torch.manual_seed(0)
     recipe, rng = small_recipe(load_model().manifest.features), np.random.default_rng(0)
     net, out = SpikingConvNet(recipe.network, recipe.encoder).train(), tmp_path_factory.mktemp("made") / "small.onnx"
@@ -52,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(made: Path, tmp_path: Path) -> Path:
-    """Give a test its own copy, alone in its folder."""
+    """Give a test its own copy in a folder of its own."""
     return Path(shutil.copy(made, tmp_path / "small.onnx"))
 
 
@@ -84,13 +85,13 @@ def test_numpy_and_onnxruntime_spike_alike_before_and_after(model: Path, tmp_pat
     model = default_model_path() if shipped else model
     export_int8(model, tmp_path / "int8.onnx")
     spikes = demo_spikes(model)
-    for path, network in ((model, read_network(model)), (tmp_path / "int8.onnx", rounded(read_network(model)))):
+    for path, network in ((model, read_network(model)), (tmp_path / "int8.onnx", quantised(read_network(model)))):
         check_exact(network)
-        oracle, rows = evaluate(network, spikes), list(trace(load_model(path), spikes))
-        for name in oracle.keys() - {"scores"}:
-            np.testing.assert_array_equal(oracle[name], [row[name] for row in rows], err_msg=name)
-            assert 0.001 < oracle[name].mean() < 0.6, name
-        np.testing.assert_allclose(oracle["scores"], [row["scores"] for row in rows], atol=1e-6)
+        reference, rows = evaluate(network, spikes), list(trace(load_model(path), spikes))
+        for name in reference.keys() - {"scores"}:
+            np.testing.assert_array_equal(reference[name], [row[name] for row in rows], err_msg=name)
+            assert 0.001 < reference[name].mean() < 0.6, name
+        np.testing.assert_allclose(reference["scores"], [row["scores"] for row in rows], atol=1e-6)
 
 
 def test_the_contract_is_that_of_the_float_model(model: Path, tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_weights_are_int8_in_both_graphs_and_the_rest_is_untouched(model: Path, 
 
 
 def test_onnxruntime_makes_the_floats_at_load(tmp_path: Path) -> None:
-    """A third of the shipped file, and a step that runs the operators that it ran."""
+    """A third of the shipped file's size, and the same operators in a step."""
     float_model = default_model_path()
     export_int8(float_model, tmp_path / "int8.onnx")
     assert 3 * (tmp_path / "int8.onnx").stat().st_size < float_model.stat().st_size
@@ -143,15 +144,15 @@ def test_onnxruntime_makes_the_floats_at_load(tmp_path: Path) -> None:
 
 def test_other_exports_read_it_as_its_floats(model: Path, tmp_path: Path) -> None:
     export_int8(model, tmp_path / "int8.onnx")
-    wanted, found = rounded(read_network(model)), read_network(tmp_path / "int8.onnx")
-    again = rounded(found)  # on its own grid nothing moves
-    for a, b, c in zip(weights(wanted), weights(found), weights(again), strict=True):
+    expected, found = quantised(read_network(model)), read_network(tmp_path / "int8.onnx")
+    again = quantised(found)  # on its own grid nothing moves
+    for a, b, c in zip(weights(expected), weights(found), weights(again), strict=True):
         assert b.dtype == np.float32
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(b, c)
     tables = []
     for source in (model, tmp_path / "int8.onnx"):
-        export_c(source, tmp_path / "c", Form(int8=True, fixed_front_end=True))
+        export_c(source, tmp_path / "c", NumberFormat(int8=True, fixed_front_end=True))
         tables.append((tmp_path / "c" / "snn_model.c").read_text().partition("\nstatic ")[2])
     assert "weight" in tables[0]
     assert tables[0] == tables[1]  # C with int8 weights is the same network, whichever file it is made of
@@ -165,19 +166,19 @@ def test_an_int8_model_is_not_rounded_again(model: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_a_file_that_is_another_network_is_not_kept(
+def test_a_file_of_another_network_is_not_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: int
 ) -> None:
-    monkeypatch.setattr(int8_onnx, "rounded", lambda network: with_map(rounded(network), layer, 0.5))
+    monkeypatch.setattr(int8_onnx, "quantised", lambda network: with_map(quantised(network), layer, 0.5))
     (tmp_path / "int8.onnx").write_text("old")
-    with pytest.raises(ParityError, match="are not numpy's from frame"):
+    with pytest.raises(ParityError, match="of numpy and onnxruntime differ from frame"):
         export_int8(model, tmp_path / "int8.onnx")
     assert (tmp_path / "int8.onnx").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["int8.onnx", "small.onnx"]
 
 
 def test_sums_that_need_rounding_are_refused(model: Path) -> None:
-    with pytest.raises(ParityError, match=r"^conv2: sums of its weights can leave the 24 bits"):
+    with pytest.raises(ParityError, match=r"^conv2: its sums can exceed the 24 bits"):
         check_exact(with_map(read_network(model), 1, 2.0**4))
 
 
@@ -202,28 +203,28 @@ def spoilt(model: Path, what: str) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "text"),
-    [("manifest", "no manifest"), ("operation", "the operation Identity"), ("block", "other bits than single frames")],
+    [("manifest", "no manifest"), ("operation", "operation Identity"), ("block", "other bits than single frames")],
 )
-def test_what_is_wrong_with_a_model_is_one_line(
+def test_a_wrong_model_is_reported_in_one_line(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, text: str
 ) -> None:
     assert run(spoilt(model, what), tmp_path / "out" / "int8.onnx") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert text in said
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert text in error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("out", ["small.onnx", "small.onnx/int8.onnx", "folder", "x" * 300])
-def test_where_it_cannot_be_written_is_one_line(
+def test_a_path_that_cannot_be_written_is_reported_in_one_line(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     before = model.read_bytes()
     assert run(model, tmp_path / out) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert out in said
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert out in error
     assert model.read_bytes() == before
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "small.onnx"]
 

@@ -14,7 +14,7 @@ from detector.audio.sources import read_sound
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.network import default_model_path, load_model, verify
 from detector.pipeline import Detector
-from firmware_export.onnx.export import encoded
+from firmware_export.onnx.parity import encoded
 from firmware_export.onnx.read import read_network
 from firmware_export.onnx.reference import check_exact, evaluate
 from models.adapting.adapt import Wish, adapt, card

@@ -287,7 +287,7 @@ def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "THRESHOLDS", (0.3, 0.6, 0.9))
         patch.setattr(tuning, "SMOOTHINGS", (4,))
-        arguments = ["tune-events", str(MODEL), str(scene), "--rate", "2", "--out", str(out)]
+        arguments = ["tune-events", str(MODEL), str(scene), "--max-false-alarms", "2", "--out", str(out)]
         done = CliRunner().invoke(cli, [*arguments, "--json", str(record), "--processes", "1"])
     assert done.exit_code == 0, done.output
     before, after = load_model().manifest, load_model(out).manifest
@@ -310,10 +310,15 @@ def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_
 
 
 def test_tune_events_takes_one_goal(tmp_path: Path) -> None:
-    goals = ["--rate", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
+    goals = ["--max-false-alarms", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
     done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *goals])
     assert done.exit_code == 2
-    assert "--rate and --total: name one of them." in done.output
+    assert "--max-false-alarms and --total: name one of them." in done.output
+    old = ["--rate", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
+    done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *old], prog_name="snn-train")
+    assert "--max-false-alarms and --total: name one of them." in done.output
+    warning = "snn-train: warning: --rate is now --max-false-alarms; the old name goes with the next release\n"
+    assert done.output.count(warning) == 1
 
 
 def test_evaluate_channels_compares_with_the_clean_scene(scene: Path, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
  *
  *     ./snn_alsa [DEVICE]      as arecord -L names it; "default" without one; ends on SIGINT or SIGTERM
  *
- * Where sound was lost, what is open is closed, a line says so, and positions begin anew behind the gap.
+ * After lost samples, open sounds get their offsets, a line of type gap is printed, and positions restart at 0.
  */
-#define _POSIX_C_SOURCE 200809L /* sigaction, and the times that ALSA's header speaks of */
+#define _POSIX_C_SOURCE 200809L /* sigaction, and the time types in ALSA's header */
 #include <alloca.h>
 #include <alsa/asoundlib.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include "snn_print.h"
 
 #define BLOCK (SNN_SAMPLE_RATE_HZ / 50) /* 20 ms */
-#define BUFFER_US 500000                /* how long this process may be kept from reading */
+#define BUFFER_US 500000                /* longest time without a read */
 
 static volatile sig_atomic_t has_to_end;
 
@@ -39,13 +39,13 @@ static void on_event(void *context, const snn_event *event)
     print_line(&line);
 }
 
-static int complain(const char *what, int error)
+static int report_error(const char *what, int error)
 {
     fprintf(stderr, "snn_alsa: %s: %s\n", what, snd_strerror(error));
     return 1;
 }
 
-/* Reads are cut short by these two: no SA_RESTART. */
+/* Both signals interrupt reads: no SA_RESTART. */
 static void catch_signals(void)
 {
     struct sigaction action;
@@ -56,7 +56,7 @@ static void catch_signals(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
-/* Make the device ready again after an overrun or a sleep; return 0, or what is wrong with it for good. */
+/* Restart the device after an overrun or a suspend; return 0, or an error that cannot be recovered from. */
 static int recover(snd_pcm_t *pcm, int error)
 {
     static const struct timespec wait = {0, 100 * 1000 * 1000};
@@ -72,7 +72,7 @@ static int recover(snd_pcm_t *pcm, int error)
     return error < 0 ? error : snd_pcm_start(pcm);
 }
 
-/* Close what is open: what comes next does not join on to what was heard. */
+/* Report offsets of open sounds: the next samples do not follow the last ones. */
 static void pass_gap(snn_detector *detector, int64_t *samples)
 {
     snn_line line = {0};
@@ -83,7 +83,7 @@ static void pass_gap(snn_detector *detector, int64_t *samples)
     *samples = 0;
 }
 
-static int listen(snd_pcm_t *pcm, snn_detector *detector)
+static int capture(snd_pcm_t *pcm, snn_detector *detector)
 {
     int16_t block[BLOCK];
     int64_t samples = 0;
@@ -95,7 +95,7 @@ static int listen(snd_pcm_t *pcm, snn_detector *detector)
         } else if (n != -EINTR && n != -EAGAIN) {
             int error = recover(pcm, (int)n);
             if (error < 0)
-                return complain("the device is gone", error);
+                return report_error("the device is gone", error);
             pass_gap(detector, &samples);
         }
     }
@@ -113,14 +113,14 @@ int main(int argc, char **argv)
     }
     int error = snd_pcm_open(&pcm, device, SND_PCM_STREAM_CAPTURE, 0);
     if (error < 0)
-        return complain(device, error);
+        return report_error(device, error);
     error = snd_pcm_set_params(pcm, SND_PCM_FORMAT_S16, SND_PCM_ACCESS_RW_INTERLEAVED, 1, SNN_SAMPLE_RATE_HZ, 1,
                                BUFFER_US);
     if (error < 0)
-        return complain(device, error);
+        return report_error(device, error);
     catch_signals();
     snn_init(&detector, on_event, NULL);
-    int status = listen(pcm, &detector);
+    int status = capture(pcm, &detector);
     snn_flush(&detector);
     snd_pcm_close(pcm);
     return status || ferror(stdout);

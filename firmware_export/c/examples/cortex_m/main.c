@@ -1,8 +1,8 @@
-/* The detector on a bare core: raw 16-bit samples from a file of the host in small blocks, events as lines
- * of JSON to standard output, and to standard error, at the end, one line with what it took.
+/* The detector without an operating system: raw 16-bit samples from a file of the host in small blocks, events as
+ * lines of JSON to standard output and, at the end, one line with the resources used to standard error.
  *
- * The command line names the file; without one, samples come from standard input. On a board of your own,
- * replace the semihosting by its microphone and radio; detector, queue and loop stay.
+ * The command line names the file; without one, samples come from standard input. On your own board, replace
+ * semihosting by its microphone and radio; detector, queue and loop stay.
  */
 #include <string.h>
 
@@ -11,14 +11,14 @@
 #include "stack.h"
 #include "ticks.h"
 
-#define BLOCK 160 /* 10 ms at 16 kHz: as a DMA buffer would come */
+#define BLOCK 160 /* 10 ms at 16 kHz, as from a DMA buffer */
 
-/* A block no longer than a hop completes one frame; a flush one more, and closes every class. */
-#define MOST_EVENTS (3 * SNN_CLASSES)
+/* A block no longer than a hop completes at most one frame; a flush adds one and an offset per class. */
+#define MAX_EVENTS (3 * SNN_CLASSES)
 typedef char block_is_short_enough[BLOCK <= SNN_HOP_LENGTH ? 1 : -1];
 
 typedef struct {
-    snn_event events[MOST_EVENTS];
+    snn_event events[MAX_EVENTS];
     size_t count;
 } event_queue;
 
@@ -31,11 +31,11 @@ typedef struct {
 static snn_detector detector;
 static event_queue queue;
 
-/* Called in the middle of a push: what takes time waits until that is over. */
+/* Called during a push: slow work waits until the push is over. */
 static void on_event(void *context, const snn_event *event)
 {
     event_queue *q = context;
-    if (q->count < MOST_EVENTS)
+    if (q->count < MAX_EVENTS)
         q->events[q->count++] = *event;
 }
 
@@ -56,8 +56,7 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* The detector's share, and nothing else, lies between the two looks at the timer, and between the two at
- * the stack. */
+/* Only the detector runs between the two readings of the timer, and of the stack. */
 static void push_counted(const int16_t *samples, size_t n, usage *used)
 {
     used->program_stack = larger(used->program_stack, stack_depth(stack_top));

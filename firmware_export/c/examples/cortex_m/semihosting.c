@@ -1,4 +1,4 @@
-/* A call is a breakpoint with the number 0xab: which call in r0, its arguments in memory at r1. */
+/* A call is a breakpoint with the number 0xab: r0 is the call, r1 points to its arguments. */
 #include "semihosting.h"
 
 #include <string.h>

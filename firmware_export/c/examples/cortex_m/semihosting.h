@@ -1,4 +1,4 @@
-/* Files of the machine that debugs or emulates this one, by Arm's semihosting calls. */
+/* Files of the host that debugs or emulates this core, by Arm's semihosting calls. */
 #ifndef SEMIHOSTING_H
 #define SEMIHOSTING_H
 
@@ -19,7 +19,7 @@ size_t host_read(int32_t file, void *data, size_t size);
 /* Return whether all was written. */
 int host_write(int32_t file, const void *data, size_t size);
 
-/* The words of the command line; return whether there are any and they fit. */
+/* Copy the command line; return whether there is one and it fits. */
 int host_command_line(char *text, size_t size);
 
 void host_exit(int status) __attribute__((noreturn));

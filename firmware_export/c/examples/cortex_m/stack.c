@@ -4,7 +4,7 @@
 
 void stack_paint(void)
 {
-    /* As volatile: the compiler must not take these for writes to nowhere. */
+    /* Volatile, so that the compiler keeps the writes. */
     for (volatile uint32_t *word = stack_limit; word < (volatile uint32_t *)stack_pointer(); word++)
         *word = PAINT;
 }

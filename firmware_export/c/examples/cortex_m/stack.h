@@ -1,4 +1,4 @@
-/* How deep the stack has been: painted beforehand, looked at afterwards. */
+/* The deepest use of the stack: painted beforehand, searched afterwards. */
 #ifndef STACK_H
 #define STACK_H
 
@@ -7,13 +7,13 @@
 
 extern uint32_t stack_limit[], stack_top[]; /* the linker's; it grows down from the top */
 
-/* Paint what lies below the caller's part. */
+/* Paint the stack below the caller's frame. */
 void stack_paint(void);
 
-/* Bytes between a place and the deepest word that lost its paint. */
+/* Return the bytes from an address down to the deepest overwritten word. */
 size_t stack_depth(const uint32_t *from);
 
-/* The caller's stack pointer. */
+/* Return the caller's stack pointer. */
 static inline uint32_t *stack_pointer(void)
 {
     uint32_t *pointer;

@@ -1,16 +1,16 @@
-/* From reset to main: the vector table, the floating-point unit, memory, and what happens on a fault. */
+/* From reset to main: the vector table, the floating-point unit, memory and the fault handler. */
 #include <stdint.h>
 
 #include "semihosting.h"
 #include "stack.h"
 
-#define CPACR (*(volatile uint32_t *)0xE000ED88u) /* which coprocessors may be used */
+#define CPACR (*(volatile uint32_t *)0xE000ED88u) /* access to coprocessors */
 #define FPU_FULL (0xFu << 20)
 
 int main(void);
 void reset_handler(void) __attribute__((noreturn));
 
-/* The linker's: where things begin and end. */
+/* Section boundaries from the linker script. */
 extern uint32_t data_load[], data_start[], data_end[], bss_start[], bss_end[];
 
 static void prepare_memory(void)
@@ -22,7 +22,7 @@ static void prepare_memory(void)
         *to = 0;
 }
 
-/* Nothing above this may touch a floating-point register. */
+/* No floating-point register may be used before this. */
 void reset_handler(void)
 {
     CPACR |= FPU_FULL;
@@ -32,7 +32,7 @@ void reset_handler(void)
     host_exit(main());
 }
 
-/* There is nothing to go on with; say so, and end with a status of its own. */
+/* Print a line and end with a status of its own. */
 static void fault_handler(void)
 {
     static const char words[] = "fault: the core stopped the program\n";

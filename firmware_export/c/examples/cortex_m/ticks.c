@@ -5,23 +5,23 @@
 #define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
 #define ENABLE 1u
 #define CORE_CLOCK 4u
-#define MOST 0xFFFFFFu /* it has 24 bits */
+#define MAX_TICKS 0xFFFFFFu /* it has 24 bits */
 
 void ticks_start(void)
 {
-    SYST_RVR = MOST;
+    SYST_RVR = MAX_TICKS;
     SYST_CVR = 0;
     SYST_CSR = ENABLE | CORE_CLOCK;
 }
 
 uint32_t ticks_now(void)
 {
-    return MOST - SYST_CVR; /* it counts down */
+    return MAX_TICKS - SYST_CVR; /* it counts down */
 }
 
 uint32_t ticks_between(uint32_t from, uint32_t to)
 {
-    return (to - from) & MOST;
+    return (to - from) & MAX_TICKS;
 }
 
 uint32_t ticks_of_loop(uint32_t instructions)

@@ -1,7 +1,7 @@
 /* Time in ticks of SysTick, which every Cortex-M has.
  *
  * On a board a tick is a cycle of the core. Under QEMU with -icount shift=0 an instruction takes 1 ns and
- * the timer counts 25 MHz, so that a tick is 40 instructions; ticks_of_loop shows whether that holds.
+ * the timer runs at 25 MHz, so that a tick is 40 instructions; ticks_of_loop checks that.
  */
 #ifndef TICKS_H
 #define TICKS_H
@@ -11,10 +11,10 @@
 void ticks_start(void);
 uint32_t ticks_now(void);
 
-/* Ticks between two moments that lie less than 2^24 of them apart. */
+/* Return the ticks between two readings less than 2^24 ticks apart. */
 uint32_t ticks_between(uint32_t from, uint32_t to);
 
-/* Ticks that a loop of so many instructions (an even number) takes. */
+/* Return the ticks of a loop of so many instructions, an even number. */
 uint32_t ticks_of_loop(uint32_t instructions);
 
 #endif
