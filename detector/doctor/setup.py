@@ -98,6 +98,8 @@ def check_configuration(path: Path | None, overrides: Mapping[str, object]) -> t
     if path is None and (unreadable := _unreadable_file(found)):
         advice = f"sudo snn-detect doctor, or sudo -u snn-detect snn-detect doctor, reads {unreadable}"
         return found, warning(CONFIGURATION, f"this user may not read {unreadable}; used instead: {text}", advice)
+    if former := found.layers.warnings:
+        return found, warning(CONFIGURATION, former[0], "use the present names of keys; the next release refuses these")
     return found, ok(CONFIGURATION, text)
 
 

@@ -64,6 +64,14 @@ def test_a_wrong_setting_is_a_problem_that_names_it(tmp_path: Path) -> None:
     assert str(path) in finding.advice
 
 
+def test_a_former_name_of_a_key_is_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.toml", "[clips]\nmost_days = 3\n")
+    found, finding = check_configuration(path, {})
+    assert found is not None
+    assert (finding.state, finding.exit_code) == ("warning", 0)
+    assert "clips.most_days is now called clips.max_days" in finding.found
+
+
 def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     found, finding = check_configuration(tmp_path / "none.toml", {})
     assert (found, finding.state, finding.exit_code) == (None, "problem", 2)
