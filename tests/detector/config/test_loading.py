@@ -471,7 +471,8 @@ def test_init_writes_the_example_and_touches_nothing_that_is_there(tmp_path: Pat
 
 def test_the_packages_file_is_the_example() -> None:
     """The Makefile installs this copy, since it needs no Python that has the dependencies."""
-    assert (ROOT / "systemd" / "config.toml").read_text(encoding="utf-8") == run("init", "-").stdout
+    found = (ROOT / "systemd" / "config.toml").read_text(encoding="utf-8")
+    assert found == run("init", "-").stdout, "run: snn-detect config init - > systemd/config.toml"
 
 
 def test_every_key_has_a_description_and_what_has_no_default_an_example() -> None:
