@@ -19,12 +19,7 @@ _CHANGE_S: Final = 1.5
 
 def specs(settings: Settings, context: SinkContext) -> Iterator[tuple[str, SinkSpec]]:
     """Yield kind and specification of each sink; raises ConfigError for a secret that cannot be read."""
-    database, clips = settings.database, settings.clips
-    context = replace(
-        context,
-        database=None if database is None else database.file,
-        clips=None if clips is None else clips.folder,
-    )
+    context = replace(context, sections=tuple(section for _, section in settings.sections()))
     for (kind, *_), section in settings.sections():
         if isinstance(section, SinkSection) and (spec := section.build(context)) is not None:
             yield kind, spec

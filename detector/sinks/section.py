@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from detector.config.sections import Section, ServerSection
 
 if TYPE_CHECKING:
     from detector.pipeline import Detector
     from detector.sinks.base import LiveSink, NodeInfo, SavedClip
+
+_SectionT = TypeVar("_SectionT", bound=Section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,12 @@ class SinkContext:
     """Called for each clip that has been written."""
     detector: Detector
     """The detector in use, for sinks that show its inner state."""
-    database: Path | None = None
-    """The database that another sink writes; None: there is none."""
-    clips: Path | None = None
-    """The folder of clips that another sink writes; None: there is none."""
+    sections: tuple[Section, ...] = ()
+    """All sections of the settings."""
+
+    def find(self, kind: type[_SectionT]) -> _SectionT | None:
+        """Return the first section of a kind, for sinks that depend on another one; None without."""
+        return next((section for section in self.sections if isinstance(section, kind)), None)
 
 
 @dataclass(frozen=True, slots=True)

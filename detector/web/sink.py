@@ -15,6 +15,8 @@ from detector.config.sections import SecretFile
 from detector.errors import ConfigError
 from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
+from detector.sinks.clips import Clips
+from detector.sinks.database import Database
 from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
 if TYPE_CHECKING:  # imported with the page
@@ -46,7 +48,9 @@ class Web(ServerSinkSection):
         """Return the sink; raises ConfigError for a token that cannot be read."""
         from detector.web.events import Archive
 
-        archive, token = Archive(context.database, context.clips), read_optional_secret(self.token_file)
+        database, clips = context.find(Database), context.find(Clips)
+        archive = Archive(None if database is None else database.file, None if clips is None else clips.folder)
+        token = read_optional_secret(self.token_file)
         identity = (self, archive, context.node_info, context.detector.classes, token)
         return SinkSpec(identity, lambda: WebSink(self, archive, context.node_info, context.detector, token))
 
