@@ -1,11 +1,13 @@
-"""The page as one more place where events go."""
+"""The page as a sink of the service, and the thread that serves it."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Mapping
+import threading
 from typing import Any, Final
 
 from detector.config.secrets import split_address, token_required
@@ -13,19 +15,24 @@ from detector.config.settings import Web
 from detector.errors import ConfigError
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
-from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record
+from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record, ServiceState
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
-from detector.web.events import Archive, Events, Pictures
-from detector.web.schema import ModelInfo
+from detector.web.events import Archive, Events, ModelInfo, Pictures
 from detector.web.stream import Broadcaster, FrameEncoder
 
 __all__ = ["Archive", "WebSink"]
 _log = logging.getLogger(__name__)
-_EXTRA: Final = "the page needs starlette and uvicorn: pip install 'snn-detect[web]'"
+_EXTRA: Final = "the page needs fastapi and uvicorn: pip install 'snn-detect[web]'"
+_STOP_S: Final = 0.5
+_USER_TIMEOUT_MS: Final = 30_000
+"""A connection whose client acknowledges nothing for so long is closed."""
+_SEND_BYTES: Final = 65_536
+_BACKLOG: Final = 64
+_MAX_CONNECTIONS: Final = 200
 
 
 class WebSink(LiveSink):
-    """Serves the page and its API, and takes for it what the detector does, hears and says."""
+    """Serves the page and its API, and receives for them records, traces, levels and states."""
 
     def __init__(
         self, settings: Web, archive: Archive, node_info: NodeInfo, detector: Detector, token: str | None
@@ -41,54 +48,52 @@ class WebSink(LiveSink):
         self._events = Events(archive)
         self._pictures = Pictures(frame_encoder, features.sample_rate_hz, features.hop_length)
         self._model_info = ModelInfo(detector, node_info, self._pictures)
-        self._server: Any = None
+        self._server: WebServer | None = None
 
     @property
     def port(self) -> int:
         """The port in use; 0 while there is none."""
-        return int(self._server.address[1]) if self._server else 0
+        return self._server.address[1] if self._server else 0
 
     @property
     def stats(self) -> dict[str, float]:
-        """How many look, and the messages that they were too slow for."""
+        """Number of viewers, and of the messages dropped because they were too slow."""
         return {"viewers": self._broadcaster.viewers, "dropped_messages": self._broadcaster.dropped}
 
     @property
     def wants_layers(self) -> bool:
-        """Whether anybody looks."""
+        """Whether there is a viewer."""
         return self._broadcaster.viewers > 0
 
     @property
     def wants_state(self) -> bool:
-        """Whether anybody has asked how the service is."""
+        """Whether the state of the service has been requested."""
         return self._broadcaster.wants_state
 
     def on_chunk(self, chunk: AudioChunk) -> None:
-        """Take the level of the sound."""
+        """Add a chunk to the level."""
         self._broadcaster.on_chunk(chunk)
 
     def on_trace(self, trace: Trace) -> None:
-        """Take what the sound brought about."""
+        """Keep a trace for pictures, and send it to viewers."""
         self._pictures.on_trace(trace)
         self._broadcaster.on_trace(trace)
 
-    def show(self, state: Mapping[str, Any]) -> None:
-        """Take how the service is."""
+    def show(self, state: ServiceState) -> None:
+        """Set the state of the service."""
         self._broadcaster.show(state)
 
     def open(self) -> None:
-        """Begin to serve; raises RetryableError while the address is taken or not there yet."""
+        """Start to serve; raises RetryableError while the address is in use or does not exist yet."""
         from detector.web.app import Api
-        from detector.web.server import WebServer
 
-        application = Api(self._broadcaster, self._events, self._pictures, self._model_info).application(
-            self._token, self._settings.hosts
-        )
+        api = Api(self._broadcaster, self._events, self._pictures, self._model_info)
+        application = api.application(self._token, self._settings.hosts)
         try:
             server = WebServer(application, self._host, self._port)
         except OSError as error:
             raise RetryableError(f"web cannot listen on {self._settings.address}: {error.strerror}") from error
-        # A name means what the resolver says.
+        # What a name stands for is up to the resolver.
         if self._token is None and not ipaddress.ip_address(server.address[0]).is_loopback:
             server.stop()
             raise ConfigError(f"web address {self._settings.address} is not loopback here: use 127.0.0.1")
@@ -96,22 +101,97 @@ class WebSink(LiveSink):
         _log.info("the page is at http://%s/", _url(*server.address))
 
     def write(self, record: Record) -> None:
-        """Take a record."""
+        """Pass a record to all parts that show it."""
         if isinstance(record, OnsetRecord | OffsetRecord):
-            self._pictures.note(record)
+            self._pictures.on_record(record)
         if isinstance(record, OnsetRecord | OffsetRecord | ClipRecord):
-            self._events.note(record)
-        self._broadcaster.note(record)
+            self._events.on_record(record)
+        self._broadcaster.on_record(record)
 
     def tick(self) -> None:
-        """Take the pictures of sounds that are over."""
+        """Take the pictures of sounds that have ended."""
         self._pictures.take()
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+
+class WebServer:
+    """Runs an ASGI application with uvicorn, in a thread with its own event loop, until ``stop``."""
+
+    def __init__(self, application: Any, host: str, port: int) -> None:
+        """Listen and start the thread; raises OSError where the address cannot be had."""
+        import uvicorn
+
+        # Clients' mistakes are not logged; errors of ours are logged by the worker of the sink.
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        self._socket = _listen(host, port)
+        self.address: Final[tuple[str, int]] = self._socket.getsockname()[:2]
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            ws="none",
+            http="h11",
+            loop="asyncio",
+            lifespan="on",
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=0,
+        )
+        self._server = uvicorn.Server(config)
+        # uvicorn's own loop wakes up ten times a second to see whether it is to end.
+        self._server.main_loop = self._wait  # type: ignore[method-assign]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+        serve = self._server.serve
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve([self._socket])), name="web", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close all connections, and wait for the thread for at most half a second."""
+        self._server.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(_STOP_S)
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    async def _wait(self) -> None:
+        """Sleep until ``stop``."""
+        self._loop = asyncio.get_running_loop()
+        if not self._server.should_exit:
+            await self._stopped.wait()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; an empty host is every address of this machine."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # Of all addresses, that of IPv6 accepts connections over IPv4, too.
+    chosen = found[0] if host else min(found, key=lambda f: f[0] != socket.AF_INET6)
+    family, kind, protocol, _, address = chosen
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit both: what waits for a browser is bounded in the system, too.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _url(host: str, port: int) -> str:
@@ -122,8 +202,8 @@ def _url(host: str, port: int) -> str:
 
 def _require_extra() -> None:
     try:
-        import starlette
+        import fastapi
         import uvicorn
     except ModuleNotFoundError as error:
         raise ConfigError(_EXTRA) from error
-    del starlette, uvicorn
+    del fastapi, uvicorn
