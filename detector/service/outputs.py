@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from detector.config.paths import clips_directory, database_file
-from detector.config.secrets import broker_password, read_secret
+from detector.config.secrets import broker_password, read_secret, split_address
 from detector.config.settings import Clips, Command, Database, JsonFile, Metrics, Mqtt, Settings, Stdout, Web, Webhook
+from detector.errors import ConfigError
 from detector.pipeline import Detector
 from detector.records import Record
 from detector.sinks.base import LiveSink, NodeInfo, SavedClip, SinkWorker
@@ -57,7 +58,7 @@ def specs(settings: Settings, wiring: SinkContext) -> Iterator[SinkSpec]:
         yield _database(settings.database)
     for broker in settings.mqtt:
         yield _mqtt(broker, wiring)
-    if settings.metrics is not None:
+    if settings.metrics is not None and not _is_shared(settings):
         yield _metrics(settings.metrics, wiring)
     if settings.web is not None:
         yield _web(settings.web, settings, wiring)
@@ -110,8 +111,21 @@ def _web(web: Web, settings: Settings, wiring: SinkContext) -> SinkSpec:
         database=None if database is None else database.path or database_file(),
         clips=None if clips is None else clips.directory or clips_directory(),
     )
-    identity = (web, archive, wiring.node_info, wiring.detector.classes, _secret(web.token_file))
-    return SinkSpec("web", identity, lambda: WebSink(web, archive, wiring.node_info, wiring.detector, identity[-1]))
+    metrics = settings.metrics if _is_shared(settings) else None
+    token = _secret(web.token_file)
+    if metrics is not None and metrics.token_file is not None and _secret(metrics.token_file) != token:
+        raise ConfigError(
+            f"metrics.token_file: the page at {web.address} serves the metrics, too, with one token for both: "
+            "leave it out, name that of the page, or choose another metrics.address"
+        )
+    identity = (web, archive, wiring.node_info, wiring.detector.classes, token, metrics)
+    return SinkSpec("web", identity, lambda: WebSink(web, archive, wiring.node_info, wiring.detector, token, metrics))
+
+
+def _is_shared(settings: Settings) -> bool:
+    """Return whether the page serves the metrics, since both have one address."""
+    web, metrics = settings.web, settings.metrics
+    return web is not None and metrics is not None and split_address(web.address) == split_address(metrics.address)
 
 
 def _webhook(settings: Webhook) -> SinkSpec:

@@ -41,6 +41,8 @@ from detector.web.schema import Error, Event, EventList, Health, Model, Picture
 from detector.web.stream import Broadcaster, Viewer
 
 MAX_EVENTS: Final = 5000
+Exposition = Callable[[str], tuple[bytes, str]]
+"""Takes what a client accepts and returns the metrics and their content type."""
 _DEFAULT_EVENTS: Final = 500
 _MAX_LABEL: Final = 64
 _STATE_TIMEOUT_S: Final = 1.5
@@ -131,8 +133,8 @@ class Api:
         """Keep what the answers come from."""
         self._broadcaster, self._events, self._pictures, self._model_info = broadcaster, events, pictures, model_info
 
-    def application(self, token: str | None, hosts: tuple[str, ...]) -> FastAPI:
-        """Return the application."""
+    def application(self, token: str | None, hosts: tuple[str, ...], metrics: Exposition | None = None) -> FastAPI:
+        """Return the application; with ``metrics`` it serves those, too, on ``/metrics``."""
         handlers: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
             HTTPException: _failed,
             RequestValidationError: _invalid,
@@ -154,6 +156,8 @@ class Api:
         self._add_routes(app)
         for path, serve in _pages().items():
             app.add_route(path, serve)
+        if metrics is not None:
+            app.add_route("/metrics", _exposition(metrics))
         return app
 
     def _add_routes(self, app: FastAPI) -> None:
@@ -332,6 +336,14 @@ def _page(content: bytes, media_type: str) -> Callable[[Request], Response]:
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=media_type, headers=headers)
+
+    return serve
+
+
+def _exposition(metrics: Exposition) -> Callable[[Request], Response]:
+    def serve(request: Request) -> Response:
+        content, media_type = metrics(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": media_type})
 
     return serve
 

@@ -8,10 +8,10 @@ import ipaddress
 import logging
 import socket
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from detector.config.secrets import split_address, token_required
-from detector.config.settings import Web
+from detector.config.settings import Metrics, Web
 from detector.errors import ConfigError
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
@@ -19,6 +19,9 @@ from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record, Serv
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.web.events import Archive, Events, ModelInfo, Pictures
 from detector.web.stream import Broadcaster, FrameEncoder
+
+if TYPE_CHECKING:
+    from detector.sinks.prometheus import EventMetrics
 
 __all__ = ["Archive", "WebSink"]
 _log = logging.getLogger(__name__)
@@ -34,15 +37,25 @@ _MAX_CONNECTIONS: Final = 200
 class WebSink(LiveSink):
     """Serves the page and its API, and receives for them records, traces, levels and states."""
 
-    def __init__(
-        self, settings: Web, archive: Archive, node_info: NodeInfo, detector: Detector, token: str | None
+    def __init__(  # noqa: PLR0913 - all that the page shows
+        self,
+        settings: Web,
+        archive: Archive,
+        node_info: NodeInfo,
+        detector: Detector,
+        token: str | None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """Prepare; raises ConfigError for an address beyond loopback without a token, or without the extra."""
+        """Prepare; with ``metrics`` it serves those, too, on ``/metrics``.
+
+        Raises ConfigError for an address beyond loopback without a token, or without the extra that it needs.
+        """
         self._host, self._port = split_address(settings.address)
         if token is None and token_required(settings.address):
             raise ConfigError(f"web address {settings.address} is open to others: set token_file, or use 127.0.0.1")
         _require_extra()
         self._settings, self._token = settings, token
+        self._metrics = None if metrics is None else _event_metrics(metrics, node_info)
         frame_encoder, features = FrameEncoder(detector), detector.manifest.features
         self._broadcaster = Broadcaster(frame_encoder)
         self._events = Events(archive)
@@ -88,7 +101,8 @@ class WebSink(LiveSink):
         from detector.web.app import Api
 
         api = Api(self._broadcaster, self._events, self._pictures, self._model_info)
-        application = api.application(self._token, self._settings.hosts)
+        metrics = None if self._metrics is None else self._metrics.exposition
+        application = api.application(self._token, self._settings.hosts, metrics)
         try:
             server = WebServer(application, self._host, self._port)
         except OSError as error:
@@ -106,6 +120,8 @@ class WebSink(LiveSink):
             self._pictures.on_record(record)
         if isinstance(record, OnsetRecord | OffsetRecord | ClipRecord):
             self._events.on_record(record)
+        if self._metrics is not None:
+            self._metrics.on_record(record)
         self._broadcaster.on_record(record)
 
     def tick(self) -> None:
@@ -198,6 +214,12 @@ def _url(host: str, port: int) -> str:
     if ipaddress.ip_address(host).is_unspecified:
         host = socket.gethostname()
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _event_metrics(settings: Metrics, node_info: NodeInfo) -> EventMetrics:
+    from detector.sinks.prometheus import EventMetrics
+
+    return EventMetrics(node_info, scores=settings.scores)
 
 
 def _require_extra() -> None:

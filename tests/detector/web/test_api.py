@@ -25,7 +25,7 @@ from detector.web.app import Api
 from detector.web.auth import HEADERS
 from detector.web.events import Archive, Events
 from detector.web.schema import Event
-from tests.service import Child, wait_until
+from tests.service import Child, service, wait_until
 from tests.web_service import play_scene, scene, url_of, web_service
 
 TOKEN = "correct horse battery staple"  # noqa: S105 - of these tests
@@ -426,3 +426,39 @@ def test_a_clip_elsewhere_is_not_served(tmp_path: Path) -> None:
     assert events.clip(event(clip=None)) is None
     assert Events(Archive(None, None)).clip(event(clip="own.flac")) is None
     assert events.get(str(uuid.uuid4())) is None
+
+
+def test_metrics_with_the_address_of_the_page_are_served_by_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").chmod(0o600)
+    web = f'token_file = "{tmp_path / "token"}"\n[metrics]\naddress = "127.0.0.1:0"\nscores = true'
+    with web_service(tmp_path, web) as (child, client):
+        child.play(scene())
+        child.wait_for_records(lambda rs: any(r["type"] == "onset" for r in rs), "an onset")
+        assert client.get("/metrics").status_code == 401
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        label = child.of("onset")[0]["label"]
+        wait_until(
+            lambda: f'snn_detect_events_total{{class="{label}",source="pipe"}} 1.0' in client.get("/metrics").text,
+            "the count",
+        )
+        assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=")
+        accepts = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        assert client.get("/metrics", headers=accepts).text.endswith("# EOF\n")
+        assert set(client.post("/metrics").headers["allow"].split(", ")) == {"GET", "HEAD"}
+        assert not any("metrics" in line for line in child.errors)
+
+
+def test_the_page_and_its_metrics_have_one_token(tmp_path: Path) -> None:
+    for name in ("web", "metrics"):
+        (tmp_path / name).write_text(f"{name}\n")
+        (tmp_path / name).chmod(0o600)
+    config = tmp_path / "config.toml"
+    config.write_text(f"""
+        audio.device = "-"
+        web = {{ address = "127.0.0.1:0", token_file = "{tmp_path / "web"}" }}
+        metrics = {{ address = "127.0.0.1:0", token_file = "{tmp_path / "metrics"}" }}
+    """)
+    with service(config) as child:
+        assert child.wait() == 2
+        assert "metrics.token_file: the page at 127.0.0.1:0 serves the metrics, too" in child.errors[-1]
