@@ -6,6 +6,8 @@ import asyncio
 import base64
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -243,9 +245,24 @@ def test_an_open_address_needs_a_token(detector: Detector) -> None:
 
 
 def test_without_the_extra_it_is_named(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install 'snn-detect\[web\]'"):
         WebSink(Web(), Archive(None, None), NODE_INFO, detector, None)
+
+
+def test_the_web_framework_is_imported_only_to_serve_the_page() -> None:
+    found = """
+import sys
+import detector.cli.replay, detector.cli.run, detector.cli.terminal, detector.service.runtime, detector.web.sink
+from detector.config.settings import Web
+from detector.pipeline import Detector
+from detector.sinks.base import NodeInfo
+from detector.web.events import Archive
+detector.web.sink.WebSink(Web(), Archive(None, None), NodeInfo("n", "s", "d", (), "m", "a", "1"), Detector.load(), None)
+print({"fastapi", "starlette", "uvicorn", "prometheus_client"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("set()", "")
 
 
 def test_the_page_is_light() -> None:
