@@ -91,6 +91,7 @@ _FAMILIES: Final = {
     "config_last_reload_successful": _Family("gauge", (), "Whether the last reload of the configuration succeeded."),
 }
 _FROM_HEALTH: Final = {
+    "audio_frames_total": "frames",
     "audio_overruns_total": "overruns",
     "audio_lost_seconds_total": "lost_s",
     "audio_silent": "silent",
@@ -237,10 +238,11 @@ class EventMetrics:
         self._set("audio_level_dbfs", health.peak_dbfs, self._source, "peak")
         if health.heard_s != self._heard_s:
             self._heard_s = health.heard_s
-            self._set("audio_last_frame_timestamp_seconds", _moment(record.time), self._source)
+            self._set(
+                "audio_last_frame_timestamp_seconds", datetime.fromisoformat(record.time).timestamp(), self._source
+            )
         self._resets(health.resets)
         self._sinks(health.sinks)
-        self._set("audio_frames_total", health.frames, self._source)
         if health.temperature_c is not None:
             self._set("temperature_celsius", health.temperature_c)
         if health.under_voltage is not None:
@@ -297,10 +299,6 @@ def _histogram(name: str, text: str, found: Histogram | None) -> Metric:
     bounds = [*map(str, found.le_s), "+Inf"]
     buckets = [(bound, float(n)) for bound, n in zip(bounds, found.counts, strict=True)]
     return HistogramMetricFamily(f"snn_detect_{name}", text, buckets, found.sum_s)
-
-
-def _moment(text: str | None) -> float:
-    return time.time() if text is None else datetime.fromisoformat(text).timestamp()
 
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
