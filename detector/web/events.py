@@ -13,7 +13,7 @@ import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
@@ -125,11 +125,12 @@ def _is_wanted(event: Event, wanted: Wanted) -> bool:
 
 
 def _began(event: Event) -> datetime:
-    return datetime.fromisoformat(event.onset_time or "")
+    """Return the time of the onset; where it is unknown, one before all others."""
+    return datetime.fromisoformat(event.onset_time) if event.onset_time else datetime.min.replace(tzinfo=UTC)
 
 
 def _is_old(event: Event) -> bool:
-    return _began(event) < datetime.now().astimezone() - _KEPT
+    return event.onset_time is not None and _began(event) < datetime.now().astimezone() - _KEPT
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import pytest
 
 from detector.config.settings import Web
 from detector.errors import ConfigError
+from detector.events_db import Wanted
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
 from detector.records import OffsetRecord, OnsetRecord
 from detector.sinks.base import NodeInfo
 from detector.web import events as pictures_module
-from detector.web.events import Archive, Pictures
+from detector.web.events import Archive, Events, Pictures
 from detector.web.schema import MEMBRANE_STEP
 from detector.web.sink import WebSink
 from detector.web.stream import Broadcaster, FrameEncoder
@@ -175,6 +177,14 @@ def test_the_ring_holds_seconds_and_is_cleared_by_another_stream(detector: Detec
     assert sum(len(i.scores) for i in pictures._ring) <= 40 * 40
     pictures.on_trace(seen[0])
     assert list(pictures._ring) == [seen[0]]
+
+
+def test_an_event_without_a_time_is_listed_last() -> None:
+    events = Events(Archive(None, None))
+    for number, time in enumerate((None, datetime.now().astimezone().isoformat(), None)):
+        events.on_record(live_records.onset(id=str(number), time=time))
+    assert [e.id for e in events.find(Wanted())] == ["1", "0", "2"]
+    assert [e.id for e in events.find(Wanted(since=datetime.now().astimezone() - timedelta(hours=1)))] == ["1"]
 
 
 NAMES = ("frames", "spikes", "layers", "membranes", "scores", "means")
