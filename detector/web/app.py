@@ -53,6 +53,8 @@ _MEDIA_TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_NO_TELEMETRY: Final[Any] = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
+"""FastAPI would send traces and metrics where an environment variable says so; versions that cannot ignore this."""
 _FAILURES: Final = {
     400: "A parameter is unknown or out of range.",
     401: "The token is missing or wrong.",
@@ -66,23 +68,24 @@ _STREAM: Final = (
 )
 
 
-def _word(text: object) -> object:
-    if not (isinstance(text, str) and 0 < len(text) <= _MAX_LABEL):
+def _word(text: str) -> str:
+    if not 0 < len(text) <= _MAX_LABEL:
         raise ValueError(f"label and category have 1 to {_MAX_LABEL} characters")
     return text
 
 
-def _number(text: object) -> object:
-    is_number = isinstance(text, str) and text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_EVENTS
-    if not is_number:
+def _number(text: str | int) -> str | int:
+    if isinstance(text, str) and not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_EVENTS):
         raise ValueError(f"limit is a number from 1 to {MAX_EVENTS}")
-    return text
+    return text  # of some versions of FastAPI also the default
 
 
-def _moment(text: object, info: ValidationInfo) -> datetime:
+def _moment(text: str | None, info: ValidationInfo) -> datetime | None:
+    if text is None:  # as above
+        return None
     with suppress(ValueError, OverflowError):
-        moment = datetime.fromisoformat(str(text))
-        if moment.tzinfo is not None and "T" in str(text).upper():
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None and "T" in text.upper():
             moment.astimezone()  # fails at the ends of time
             return moment
     raise ValueError(f"{info.field_name} is a time such as 2026-11-23T18:04:05+01:00, with + written as %2B")
@@ -152,6 +155,7 @@ class Api:
             middleware=[Middleware(AuthMiddleware, token=token, hosts=hosts)],
             exception_handlers=handlers,
             lifespan=self._lifespan,
+            telemetry=_NO_TELEMETRY,
         )
         self._add_routes(app)
         for path, serve in _pages().items():

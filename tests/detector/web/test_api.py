@@ -242,6 +242,17 @@ def test_the_description_names_every_route_and_no_page_of_documentation_is_serve
     assert not {r for r in routes if "docs" in r or r in {"/openapi.json", "/redoc"}}
 
 
+def test_the_web_framework_sends_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    api: Any = Api.__new__(Api)
+    settings = vars(api.application(None, ())).get("_telemetry")
+    if settings is None:
+        pytest.skip("this version of FastAPI has no telemetry")
+    switches = {name: on for name, on in settings.items() if isinstance(on, bool)}
+    assert {name for name, is_on in switches.items() if is_on} <= {"operation_spans"}  # spans are part of tracing
+    assert {"auto_configure", "tracing", "metrics", "logs"} <= switches.keys()
+
+
 @pytest.mark.parametrize("path", ["/", "/main.js", "/api/events", "/api/health", "/nothing", "/api/events/x/clip"])
 def test_every_answer_has_the_headers_for_security(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
