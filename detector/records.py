@@ -203,6 +203,29 @@ class HealthRecord:
     clock_synced: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class ActiveCondition:
+    """A condition of the source that lasts."""
+
+    name: str
+    detail: str
+    """One line for people: what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """How the service is at a moment: what viewers are shown besides records."""
+
+    time: str
+    """Time of day by RFC 3339."""
+    clock_synced: bool
+    device: str
+    device_rate_hz: int
+    paused: bool
+    conditions: tuple[ActiveCondition, ...]
+    health: HealthState
+
+
 EventRecord: TypeAlias = OnsetRecord | OffsetRecord
 Record: TypeAlias = OnsetRecord | OffsetRecord | GapRecord | StatusRecord | ClipRecord | HealthRecord
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from detector.sinks.metrics_figures import _FAMILIES
+from detector.sinks.prometheus import _FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMD = ROOT / "systemd"

@@ -1,4 +1,4 @@
-"""The service with its page, for tests: as a process of its own, on a port of its own."""
+"""The service with its page as a process on a free port, for tests."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def scene() -> Samples:
 
 
 def url_of(child: Child) -> str:
-    """Return the address of the page, when it is there."""
+    """Wait for the address of the page and return it."""
     found: list[str] = []
 
-    def told() -> bool:
+    def is_logged() -> bool:
         assert child.process.poll() is None, child.errors
         found.extend(m[1] for line in list(child.errors) if (m := re.search(r"the page is at (http://\S+?)/$", line)))
         return bool(found)
 
-    wait_until(told, "the page's address")
+    wait_until(is_logged, "the page's address")
     return found[0]
 
 
 @contextlib.contextmanager
 def web_service(folder: Path, web: str = "", **options: Any) -> Iterator[tuple[Child, httpx.Client]]:
-    """Run the service with its page, a database and clips on raw sound, and give a client of it."""
+    """Run the service with its page, a database and clips on raw samples, and yield it with a client."""
     config = folder / "config.toml"
     config.write_text(f"""
         node = "test"
@@ -63,7 +63,7 @@ def web_service(folder: Path, web: str = "", **options: Any) -> Iterator[tuple[C
         yield child, client
 
 
-def heard(child: Child) -> None:
-    """Play the scene as fast as it is taken, and wait until its second guitar is over and its clip is written."""
-    child.play(np.concatenate([scene(), np.zeros(RATE, np.float32)]))  # a second in which it can be over
+def play_scene(child: Child) -> None:
+    """Play the scene as fast as it is processed, and wait for the offset of its second guitar."""
+    child.play(np.concatenate([scene(), np.zeros(RATE, np.float32)]))  # a second in which it can end
     child.wait_for_records(lambda rs: [r["label"] for r in rs if r["type"] == "offset"].count("guitar") >= 2, "guitars")

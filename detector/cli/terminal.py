@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +40,7 @@ from detector.service.runtime import RunOptions, make_detector, node_info_of, op
 from detector.service.signals import SignalHandler
 from detector.sinks.base import NodeInfo
 from detector.web.client import Message, WebClient
-from detector.web.schema import card
+from detector.web.schema import describe_model
 from detector.web.stream import FrameEncoder
 
 _STOPS: Final = (
@@ -357,7 +358,7 @@ def _watch_device(
     run_options = RunOptions(plays_file=is_file(device), loop=loop)
     with (
         closing(open_source(settings.audio, detector.sample_rate_hz, run_options)) as source,
-        _drawing(console, card(detector, node_info), goes_on) as (screen, turn),
+        _drawing(console, asdict(describe_model(detector, node_info)), goes_on) as (screen, turn),
     ):
         watcher = _Watcher(source, detector, node_info, screen)
         drain(source, watcher.handle, lambda: watcher.update() and turn(), _TURN_S)
@@ -425,7 +426,7 @@ class _Watcher:
             self._screen.handle(("state", self._state()))
         traces, self._traces = self._traces, []
         for frames in self._frame_encoder.messages(traces):
-            self._screen.handle(("frames", frames))
+            self._screen.handle(("frames", asdict(frames)))
         return True
 
     def _state(self) -> dict[str, Any]:

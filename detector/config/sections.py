@@ -74,6 +74,8 @@ class Section(BaseModel):
 class ServerSection(Section):
     """A section of a sink that listens for connections."""
 
+    serves_metrics: ClassVar[bool] = False
+    """Whether the sink serves the metrics, too, where they have the same address."""
     address: str
     token_file: SecretFile | None = None
 

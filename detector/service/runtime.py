@@ -8,10 +8,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -25,7 +25,7 @@ from detector.config.settings import Settings
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
-from detector.records import State
+from detector.records import ActiveCondition, ServiceState, State
 from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
@@ -144,7 +144,7 @@ class LiveViewer(Protocol):
     def wants_state(self) -> bool:
         """Whether the state has been asked for since it was last shown."""
 
-    def show(self, state: Mapping[str, Any]) -> None:
+    def show(self, state: ServiceState) -> None:
         """Process the state of the service, without blocking."""
 
 
@@ -314,18 +314,18 @@ class ServiceRuntime:
         if self._tee is not None:
             self._tee.close()
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> ServiceState:
         conditions = self.engine.conditions if self.engine is not None else ()
         stats = self.stats
-        return {
-            "time": rfc3339(local_now()),
-            "clock_synced": clock_is_synced(),
-            "device": self.publisher.device,
-            "device_rate_hz": stats.device_rate_hz,
-            "paused": self.is_paused,
-            "conditions": [{"name": c.name, "detail": c.detail} for c in conditions],
-            **self.health.state(stats, self.outputs.stats, self.node_info).as_dict(),
-        }
+        return ServiceState(
+            time=rfc3339(local_now()),
+            clock_synced=clock_is_synced(),
+            device=self.publisher.device,
+            device_rate_hz=stats.device_rate_hz,
+            paused=self.is_paused,
+            conditions=tuple(ActiveCondition(c.name, c.detail) for c in conditions),
+            health=self.health.state(stats, self.outputs.stats, self.node_info),
+        )
 
     def check_calibration(self) -> None:
         """Publish a status where the thresholds begin or cease to be those of another device or model."""

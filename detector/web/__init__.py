@@ -1,1 +1,1 @@
-"""A page that shows what the detector hears, and its JSON API; the extra ``web``."""
+"""The page that shows what is detected as it happens, and its JSON API; the extra ``web``."""

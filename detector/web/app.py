@@ -1,131 +1,235 @@
-"""The page and its JSON API as an ASGI application."""
+"""The page and its JSON API as an ASGI application.
+
+FastAPI checks requests and describes the API by the dataclasses of ``detector.web.schema``. Its own pages of
+documentation are off: they would load scripts from another server.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import gzip
 import hashlib
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from importlib import resources
-from typing import Any, Final
+from typing import Annotated, Any, Final
+from uuid import UUID
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from fastapi import Path as PathParameter
+from fastapi import Query as QueryParameters
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
+from detector import __version__
 from detector.errors import ConfigError, DetectorError
 from detector.events_db import Wanted
-from detector.web.auth import AuthMiddleware
-from detector.web.events import Event, Events, Pictures
-from detector.web.schema import DESCRIPTION, ModelInfo
+from detector.web.auth import COOKIE, AuthMiddleware
+from detector.web.events import Events, ModelInfo, Pictures, as_json
+from detector.web.schema import Error, Event, EventList, Health, Model, Picture
 from detector.web.stream import Broadcaster, Viewer
 
-MOST_EVENTS: Final = 5000
-_USUAL_EVENTS: Final = 500
-_LONGEST_LABEL: Final = 64
-_STATE_S: Final = 1.5
-_BEAT_S: Final = 15.0
-_TYPES: Final = {
+MAX_EVENTS: Final = 5000
+Exposition = Callable[[str], tuple[bytes, str]]
+"""Takes what a client accepts and returns the metrics and their content type."""
+_DEFAULT_EVENTS: Final = 500
+_MAX_LABEL: Final = 64
+_STATE_TIMEOUT_S: Final = 1.5
+_KEEP_ALIVE_S: Final = 15.0
+_MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_NO_TELEMETRY: Final[Any] = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
+"""FastAPI would send traces and metrics where an environment variable says so; versions that cannot ignore this."""
+_FAILURES: Final = {
+    400: "A parameter is unknown or out of range.",
+    401: "The token is missing or wrong.",
+    404: "There is no such thing.",
+    503: "Not available now.",
+}
+_STREAM: Final = (
+    "Events of the kinds `frames` (a Frames object with `rms_dbfs`, `peak_dbfs` and `clipped`), `record` (a record as "
+    "on standard output) and `state` (a Health object, once a second). Messages that a client is too slow for are "
+    "dropped, the oldest first."
+)
+
+
+def _word(text: str) -> str:
+    if not 0 < len(text) <= _MAX_LABEL:
+        raise ValueError(f"label and category have 1 to {_MAX_LABEL} characters")
+    return text
+
+
+def _number(text: str | int) -> str | int:
+    if isinstance(text, str) and not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_EVENTS):
+        raise ValueError(f"limit is a number from 1 to {MAX_EVENTS}")
+    return text  # of some versions of FastAPI also the default
+
+
+def _moment(text: str | None, info: ValidationInfo) -> datetime | None:
+    if text is None:  # as above
+        return None
+    with suppress(ValueError, OverflowError):
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None and "T" in text.upper():
+            moment.astimezone()  # fails at the ends of time
+            return moment
+    raise ValueError(f"{info.field_name} is a time such as 2026-11-23T18:04:05+01:00, with + written as %2B")
+
+
+_Word = Annotated[str, Field(min_length=1, max_length=_MAX_LABEL), BeforeValidator(_word)]
+_Moment = Annotated[datetime | SkipJsonSchema[None], BeforeValidator(_moment)]
+
+
+class NoQuery(BaseModel):
+    """No parameters; unknown ones are refused, since a misspelt one would go unnoticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in values:
+            if name not in cls.model_fields:
+                raise ValueError(f"unknown parameter {name!r}; there are {', '.join(cls.model_fields) or 'none'}")
+        return values
+
+
+class EventQuery(NoQuery):
+    """Which events to list."""
+
+    label: list[_Word] = Field([], description="Only events with these labels; may be repeated.")
+    category: list[_Word] = Field([], description="Only events of these categories; may be repeated.")
+    since: _Moment = Field(None, description="Only events that began then or later.")
+    until: _Moment = Field(None, description="Only events that began before.")
+    limit: Annotated[int, BeforeValidator(_number)] = Field(
+        _DEFAULT_EVENTS, ge=1, le=MAX_EVENTS, description="Largest number of events, the newest first."
+    )
+
+    def wanted(self) -> Wanted:
+        """Return the query as the database takes it."""
+        return Wanted(tuple(self.label), tuple(self.category), self.since, self.until, self.limit)
+
+
+NoParameters = Annotated[NoQuery, QueryParameters()]
+EventId = Annotated[UUID, PathParameter(alias="id")]
 
 
 class Api:
-    """Answers requests from what the hub, the events and the pictures know."""
+    """Answers requests from the stream, the events and the pictures."""
 
-    def __init__(self, broadcaster: Broadcaster, events: Events, pictures: Pictures, looks: ModelInfo) -> None:
-        self._broadcaster, self._events, self._pictures, self._model_info = broadcaster, events, pictures, looks
+    def __init__(self, broadcaster: Broadcaster, events: Events, pictures: Pictures, model_info: ModelInfo) -> None:
+        """Keep what the answers come from."""
+        self._broadcaster, self._events, self._pictures, self._model_info = broadcaster, events, pictures, model_info
 
-    def application(self, token: str | None, hosts: tuple[str, ...]) -> Starlette:
-        """Return the application."""
-        routes = [
-            Route("/api/health", self.health),
-            Route("/api/model", self.model),
-            Route("/api/events", self.events),
-            Route("/api/events/{id}", self.event),
-            Route("/api/events/{id}/picture", self.picture),
-            Route("/api/events/{id}/clip", self.clip),
-            Route("/api/stream", self.stream),
-            Route("/api/openapi.json", self.description),
-            *(Route(path, serve) for path, serve in _pages().items()),
-        ]
-        guard = Middleware(AuthMiddleware, token=token, hosts=hosts)
-        handlers: dict[Any, Callable[..., Response]] = {HTTPException: _error, ConfigError: _unreadable}
-        return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers, lifespan=self._living)
+    def application(self, token: str | None, hosts: tuple[str, ...], metrics: Exposition | None = None) -> FastAPI:
+        """Return the application; with ``metrics`` it serves those, too, on ``/metrics``."""
+        handlers: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+            HTTPException: _failed,
+            RequestValidationError: _invalid,
+            ConfigError: _unreadable,
+        }
+        app = FastAPI(
+            title="snn-detect",
+            version=__version__,
+            description="What is detected, as it is detected.",
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            openapi_url=None,
+            docs_url=None,
+            redoc_url=None,
+            generate_unique_id_function=lambda route: route.name,
+            middleware=[Middleware(AuthMiddleware, token=token, hosts=hosts)],
+            exception_handlers=handlers,
+            lifespan=self._lifespan,
+            telemetry=_NO_TELEMETRY,
+        )
+        self._add_routes(app)
+        for path, serve in _pages().items():
+            app.add_route(path, serve)
+        if metrics is not None:
+            app.add_route("/metrics", _exposition(metrics))
+        return app
 
-    async def health(self, request: Request) -> Response:
-        """Tell how the service is."""
-        _only(request)
-        if await self._broadcaster.fresh_state(_STATE_S) is None:
+    def _add_routes(self, app: FastAPI) -> None:
+        flac = {200: {"content": {"audio/flac": {"schema": {"type": "string", "format": "binary"}}}}}
+        sse = {200: {"description": _STREAM, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+        _add(app, "/api/health", self.health, 503)
+        _add(app, "/api/model", self.model)
+        _add(app, "/api/events", self.events, 503)
+        _add(app, "/api/events/{id}", self.event, 404, 503)
+        _add(app, "/api/events/{id}/picture", self.picture, 404, 503, response_model=Picture)
+        _add(app, "/api/events/{id}/clip", self.clip, 404, 503, response_class=FileResponse, responses=flac)
+        _add(app, "/api/stream", self.stream, 503, response_class=StreamingResponse, responses=sse)
+        _add(app, "/api/openapi.json", self.description)
+
+    async def health(self, _query: NoParameters) -> Health:
+        """Return how the service is."""
+        health = await self._broadcaster.health(_STATE_TIMEOUT_S)
+        if health is None:
             raise HTTPException(503, "the service is still starting")
-        return JSONResponse(self._broadcaster.described())
+        return health
 
-    async def model(self, request: Request) -> Response:
-        """Tell what the model is."""
-        _only(request)
-        return JSONResponse(self._model_info.card)
+    async def model(self, _query: NoParameters) -> Model:
+        """Return what the model is."""
+        return self._model_info.model
 
-    async def events(self, request: Request) -> Response:
+    def events(self, query: Annotated[EventQuery, QueryParameters()]) -> EventList:
         """List events, the newest first."""
-        wanted = _wanted(request)
-        found = await run_in_threadpool(self._events.find, wanted)
-        return JSONResponse({"events": [self._shown(e) for e in found]})
+        return EventList([self._shown(e) for e in self._events.find(query.wanted())])
 
-    async def event(self, request: Request) -> Response:
-        """Give one event."""
-        _only(request)
-        return JSONResponse(self._shown(await self._known(request)))
+    def event(self, event_id: EventId, _query: NoParameters) -> Event:
+        """Return one event."""
+        return self._shown(self._known(event_id))
 
-    async def picture(self, request: Request) -> Response:
-        """Give what was going on around an event: from memory, else heard again from its clip."""
-        _only(request)
-        event = await self._known(request)
-        packed = await run_in_threadpool(self._pictures.get, event["id"])
+    def picture(self, event_id: EventId, _query: NoParameters, request: Request) -> Response:
+        """Return features, spikes and scores around an event: from memory, else computed from its clip."""
+        event = self._known(event_id)
+        packed = self._pictures.get(event.id)
         if packed is not None:
-            return await run_in_threadpool(_compressed, packed, request)
+            return _compressed(packed, request)
         path = self._events.clip(event)
         if path is None:
-            raise HTTPException(404, "there is no picture of this event any more, and no clip")
+            raise HTTPException(404, "the picture of this event is no longer kept, and there is no clip")
         try:
-            again = await run_in_threadpool(self._model_info.again, path)
+            return _compressed(as_json(self._model_info.picture(path)), request)
         except DetectorError as error:
-            raise HTTPException(404, f"the clip of this event cannot be heard: {error}") from error
-        return await run_in_threadpool(_compressed, JSONResponse(again).body, request)
+            raise HTTPException(404, f"the clip of this event cannot be read: {error}") from error
 
-    async def clip(self, request: Request) -> Response:
-        """Give the sound of an event."""
-        _only(request)
-        path = self._events.clip(await self._known(request))
+    def clip(self, event_id: EventId, _query: NoParameters) -> Response:
+        """Return the sound of an event as a FLAC file; ranges work."""
+        path = self._events.clip(self._known(event_id))
         if path is None:
             raise HTTPException(404, "no clip of this event is kept")
         return FileResponse(path, media_type="audio/flac", content_disposition_type="inline", filename=path.name)
 
-    async def stream(self, request: Request) -> Response:
-        """Send all that happens as it happens, as server-sent events."""
-        _only(request)
+    async def stream(self, _query: NoParameters) -> Response:
+        """Send all that happens as server-sent events."""
         viewer = self._broadcaster.join()
         if viewer is None:
-            raise HTTPException(503, "too many are looking already")
+            raise HTTPException(503, "too many viewers are connected")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return _Stream(self._broadcaster, viewer, headers=headers, media_type="text/event-stream")
 
-    async def description(self, request: Request) -> Response:
-        """Describe this API."""
-        _only(request)
-        return JSONResponse(DESCRIPTION)
+    async def description(self, _query: NoParameters, request: Request) -> dict[str, Any]:
+        """Return this description of the API."""
+        return await run_in_threadpool(_description, request.app)
 
     @asynccontextmanager
-    async def _living(self, _app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(self._broadcaster.run())
         try:
             yield
@@ -134,28 +238,24 @@ class Api:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def _known(self, request: Request) -> Event:
-        event_id = request.path_params["id"]
-        with suppress(ValueError):
-            if str(uuid.UUID(event_id)) == event_id:
-                event = await run_in_threadpool(self._events.get, event_id)
-                if event is not None:
-                    return event
-        raise HTTPException(404, "there is no such event")
+    def _known(self, event_id: UUID) -> Event:
+        event = self._events.get(str(event_id))
+        if event is None:
+            raise HTTPException(404, "there is no such event")
+        return event
 
-    def _shown(self, event: Event) -> dict[str, Any]:
-        where = f"/api/events/{event['id']}"
+    def _shown(self, event: Event) -> Event:
+        """Return an event with paths of the API in place of those of files."""
+        path = f"/api/events/{event.id}"
         has_clip = self._events.clip(event) is not None
-        has_picture = has_clip or self._pictures.has(event["id"])
-        return {
-            **event,
-            "clip": f"{where}/clip" if has_clip else None,
-            "picture": f"{where}/picture" if has_picture else None,
-        }
+        has_picture = has_clip or self._pictures.has(event.id)
+        return replace(
+            event, clip=f"{path}/clip" if has_clip else None, picture=f"{path}/picture" if has_picture else None
+        )
 
 
 class _Stream(StreamingResponse):
-    """A viewer's stream; however it ends, the hub forgets the viewer."""
+    """The stream of a viewer, who is removed from the broadcaster however it ends."""
 
     def __init__(self, broadcaster: Broadcaster, viewer: Viewer, **options: Any) -> None:
         super().__init__(self._messages(viewer), **options)
@@ -172,13 +272,49 @@ class _Stream(StreamingResponse):
         yield b"retry: 2000\n\n"
         while True:
             try:
-                yield await asyncio.wait_for(viewer.take(), _BEAT_S)
+                yield await asyncio.wait_for(viewer.take(), _KEEP_ALIVE_S)
             except TimeoutError:
-                yield b": still there\n\n"  # a connection that is dead is noticed by writing to it
+                yield b": keep-alive\n\n"  # a dead connection is noticed by writing to it
 
 
-def _compressed(content: bytes | memoryview, request: Request) -> Response:
-    """Return JSON, compressed for who takes that: spikes are few, and a picture shrinks to a fraction."""
+def _add(app: FastAPI, path: str, endpoint: Callable[..., Any], *failures: int, **options: Any) -> None:
+    """Add a route for GET and HEAD that may also answer with these codes."""
+    responses: dict[int | str, dict[str, Any]] = {
+        code: {"model": Error, "description": _FAILURES[code]} for code in (400, 401, *failures)
+    }
+    responses |= options.pop("responses", {})
+    app.add_api_route(path, endpoint, methods=["GET", "HEAD"], responses=responses, **options)
+
+
+def _description(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description: HEAD is left out, and invalid parameters are answered as all failures are."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    routes = [copy.copy(route) for route in app.routes if isinstance(route, APIRoute)]
+    for route in routes:
+        route.methods = {"GET"}
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        license_info=app.license_info,
+        routes=routes,
+    )
+    for operations in document["paths"].values():
+        operations["get"]["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    document["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"},
+        "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+    }
+    document["security"] = [{}, {"token": []}, {"cookie": []}]
+    app.openapi_schema = document
+    return document
+
+
+def _compressed(content: bytes, request: Request) -> Response:
+    """Return JSON, compressed where the client accepts it: spikes are sparse, so that little is left of a picture."""
     headers = {"Vary": "Accept-Encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         content, headers["Content-Encoding"] = gzip.compress(content, compresslevel=6), "gzip"
@@ -190,9 +326,9 @@ def _pages() -> dict[str, Callable[[Request], Response]]:
     pages = {}
     for file in resources.files("detector.web").joinpath("static").iterdir():
         suffix = "." + file.name.rpartition(".")[2]
-        if suffix in _TYPES:
+        if suffix in _MEDIA_TYPES:
             names = {"index.html": "/", "login.html": "/login"}
-            pages[names.get(file.name, f"/{file.name}")] = _page(file.read_bytes(), _TYPES[suffix])
+            pages[names.get(file.name, f"/{file.name}")] = _page(file.read_bytes(), _MEDIA_TYPES[suffix])
     return pages
 
 
@@ -208,41 +344,26 @@ def _page(content: bytes, media_type: str) -> Callable[[Request], Response]:
     return serve
 
 
-def _wanted(request: Request) -> Wanted:
-    """Return which events a request asks for; raises HTTPException 400 for what cannot be."""
-    _only(request, "label", "category", "since", "until", "limit")
-    query = request.query_params
-    labels, categories = query.getlist("label"), query.getlist("category")
-    if not all(0 < len(word) <= _LONGEST_LABEL for word in (*labels, *categories)):
-        raise HTTPException(400, f"label and category have 1 to {_LONGEST_LABEL} characters")
-    limit = query.get("limit", str(_USUAL_EVENTS))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MOST_EVENTS):
-        raise HTTPException(400, f"limit is a number from 1 to {MOST_EVENTS}")
-    since, until = (_moment(query.get(name), name) for name in ("since", "until"))
-    return Wanted(tuple(labels), tuple(categories), since, until, int(limit))
+def _exposition(metrics: Exposition) -> Callable[[Request], Response]:
+    def serve(request: Request) -> Response:
+        content, media_type = metrics(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": media_type})
+
+    return serve
 
 
-def _moment(text: str | None, name: str) -> datetime | None:
-    if text is None:
-        return None
-    with suppress(ValueError, OverflowError):
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None and "T" in text.upper():
-            moment.astimezone()  # fails at the ends of time
-            return moment
-    raise HTTPException(400, f"{name} is a time such as 2026-11-23T18:04:05+01:00, with + written as %2B")
-
-
-def _only(request: Request, *names: str) -> None:
-    """Refuse parameters that mean nothing: whoever misspells one would not notice."""
-    for name in request.query_params:
-        if name not in names:
-            raise HTTPException(400, f"unknown parameter {name!r}; there are {', '.join(names) or 'none'}")
-
-
-def _error(_request: Request, error: HTTPException) -> Response:
+async def _failed(_request: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-def _unreadable(_request: Request, error: ConfigError) -> Response:
+async def _invalid(_request: Request, error: RequestValidationError) -> Response:
+    """Answer a request whose parameters are wrong; an id that is none is that of no event."""
+    errors = error.errors()
+    if any(e["loc"][0] == "path" for e in errors):
+        return JSONResponse({"error": "there is no such event"}, 404)
+    reasons = (str(e.get("ctx", {}).get("error") or e["msg"]) for e in errors)
+    return JSONResponse({"error": "; ".join(dict.fromkeys(reasons))}, 400)
+
+
+async def _unreadable(_request: Request, error: ConfigError) -> Response:
     return JSONResponse({"error": str(error)}, 503)

@@ -1,10 +1,10 @@
-"""Measure what the page costs the detector: without it, with nobody looking, with one viewer.
+"""Measure what the page costs the detector: without it, without viewers, with one viewer.
 
     python -m tests.bench.web_cost
 
-The demo scene is written to the detector's standard input at the pace of a microphone, in three processes that run at
-the same time, so that whatever else the machine does falls on all of them alike. What is measured is their CPU time,
-once they have settled. ``--json`` prints the figures for programs.
+The demo scene is written to standard input of three detectors in real time. They run at the same time, so that other
+load on the machine affects all of them alike; their CPU time is measured once they have settled. ``--json`` prints
+the results for programs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from detector.errors import DetectorError
 from detector.pipeline import Detector
 from detector.web.client import Message, WebClient
 
-CASES: Final = ("without the page", "page, nobody looks", "page, one viewer")
-_PIECE_S: Final = 0.04
+CASES: Final = ("without the page", "page, no viewer", "page, one viewer")
+_CHUNK_S: Final = 0.04
 _SETTLE_S: Final = 8.0
 _TICKS_HZ: Final = os.sysconf("SC_CLK_TCK")
 
@@ -45,7 +45,7 @@ class _Run:
     """That of its page; 0 without."""
 
     def cpu_s(self) -> float:
-        """Return the CPU time that the process has taken, in all its threads."""
+        """Return the CPU time of the process, in all its threads."""
         stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(stat[11]) + int(stat[12])) / _TICKS_HZ
 
@@ -56,7 +56,7 @@ class _Run:
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """Return CPU per second of sound and memory of each case, and how much a viewer is sent.
+    """Return CPU time per second of sound and memory of each case, and the frames that a viewer is sent.
 
     Raises DetectorError where a detector does not start.
     """
@@ -64,9 +64,9 @@ def measure(seconds: float) -> dict[str, Any]:
         runs = [stack.enter_context(_running(name)) for name in CASES]
         stack.enter_context(_playing([run.process for run in runs]))
         stream = WebClient("127.0.0.1", runs[2].port, None).stream()
-        _check(stream, _SETTLE_S)
+        _count_frames(stream, _SETTLE_S)
         before, begin = [run.cpu_s() for run in runs], time.monotonic()
-        frames = _check(stream, seconds)
+        frames = _count_frames(stream, seconds)
         passed = time.monotonic() - begin
         shares = [(run.cpu_s() - cpu_s) / passed for run, cpu_s in zip(runs, before, strict=True)]
         memory = [run.rss_bytes() for run in runs]
@@ -77,7 +77,7 @@ def measure(seconds: float) -> dict[str, Any]:
     return {
         "seconds": passed,
         "cases": cases,
-        "nobody_points": 100 * (shares[1] - shares[0]),
+        "no_viewer_points": 100 * (shares[1] - shares[0]),
         "viewer_points": 100 * (shares[2] - shares[0]),
         "frames_per_s": frames / passed,
         "page_bytes": sum(f.stat().st_size for f in _static_files()),
@@ -102,26 +102,26 @@ def _port(process: subprocess.Popen[bytes]) -> int:
         lines.append(line.decode().strip())
         if found := re.search(r"the page is at http://127\.0\.0\.1:(\d+)/", lines[-1]):
             return int(found[1])
-    raise DetectorError(f"the detector does not start: {' '.join(lines) or 'it says nothing'}")
+    raise DetectorError(f"the detector does not start: {' '.join(lines) or 'no message'}")
 
 
 @contextlib.contextmanager
 def _playing(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Write the scene to all of them, again and again, piece by piece when each piece is due."""
+    """Write the scene to all of them in a loop, chunk by chunk in real time."""
     rate_hz = Detector.load().sample_rate_hz
     wave = read_sound(str(resources.files("models") / "demo" / "scene.flac"), rate_hz)
     pcm = (np.clip(wave, -1, 1) * 32767).astype("<i2")
-    length, stopped = round(_PIECE_S * rate_hz), threading.Event()
+    length, stopped = round(_CHUNK_S * rate_hz), threading.Event()
 
     def play() -> None:
-        begin, piece = time.monotonic(), 0
+        begin, chunk = time.monotonic(), 0
         while not stopped.is_set():
-            data = pcm.take(np.arange(piece * length, (piece + 1) * length), mode="wrap").tobytes()
+            data = pcm.take(np.arange(chunk * length, (chunk + 1) * length), mode="wrap").tobytes()
             for process in processes:
                 with contextlib.suppress(OSError):
                     os.write(process.stdin.fileno(), data)  # type: ignore[union-attr]
-            piece += 1
-            stopped.wait(max(0.0, begin + piece * _PIECE_S - time.monotonic()))
+            chunk += 1
+            stopped.wait(max(0.0, begin + chunk * _CHUNK_S - time.monotonic()))
 
     thread = threading.Thread(target=play, name="play", daemon=True)
     thread.start()
@@ -132,8 +132,8 @@ def _playing(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
         thread.join()
 
 
-def _check(stream: Iterator[Message], seconds: float) -> int:
-    """Look on for that long, and return how many frames came."""
+def _count_frames(stream: Iterator[Message], seconds: float) -> int:
+    """Read the stream for that long, and return the number of frames."""
     until, frames = time.monotonic() + seconds, 0
     while time.monotonic() < until:
         kind, message = next(stream)
@@ -163,10 +163,10 @@ def main(*, seconds: float, as_json: bool) -> None:
     table = Table("case", "CPU of one core", "memory", title=f"{stats['seconds']:.0f} s of sound")
     for name, case in stats["cases"].items():
         table.add_row(name, f"{case['cpu_percent']:.2f} %", f"{case['rss_mb']:.0f} MB")
-    table.add_row("nobody looks: more", f"{stats['nobody_points']:+.2f} points", "")
-    table.add_row("one viewer: more", f"{stats['viewer_points']:+.2f} points", "")
-    table.add_row("frames sent a second", f"{stats['frames_per_s']:.1f}", "")
-    table.add_row("the page's files", "", f"{stats['page_bytes'] / 1000:.0f} kB")
+    table.add_row("no viewer: difference", f"{stats['no_viewer_points']:+.2f} points", "")
+    table.add_row("one viewer: difference", f"{stats['viewer_points']:+.2f} points", "")
+    table.add_row("frames sent per second", f"{stats['frames_per_s']:.1f}", "")
+    table.add_row("files of the page", "", f"{stats['page_bytes'] / 1000:.0f} kB")
     Console().print(table)
 
 

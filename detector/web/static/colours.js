@@ -1,4 +1,4 @@
-// Colours of both themes, from the stylesheet; maps from values to colours, made once a theme.
+// Colours of both themes, from the stylesheet, and colour maps, computed once per theme.
 
 const STOPS = {
   dark: [[9, 11, 16], [38, 22, 74], [105, 28, 107], [178, 49, 88], [235, 101, 52], [252, 180, 60], [252, 253, 191]],
@@ -37,7 +37,7 @@ export function palette() {
   return cache;
 }
 
-// Categories in their order: hue and lightness both differ, and a label always stands beside.
+// Colours of the categories in their order: hue and lightness both differ, and a label is always shown, too.
 export function categoryColour(index) {
   const hues = theme() === "dark" ? ["#f2a65a", "#6cb6ff", "#7bd88f", "#d8a1ff", "#4fd1c5", "#ff8fa3"]
     : ["#a34a00", "#0b5cad", "#1d7a34", "#7a3bb0", "#0b6e78", "#b3123f"];

@@ -1,4 +1,4 @@
-// One sound in a dialogue: its record, its picture, and its clip where there is one.
+// Dialogue of one sound: its record, its picture, and its clip where there is one.
 
 import { showPicture } from "./picture.js";
 import { day, decibels, element, named, score, span } from "./words.js";
@@ -36,7 +36,7 @@ export class Detail {
     const event = (this.#event = await answer.json());
     this.#picture = null;
     byId("title").textContent = named(event.label);
-    byId("line").textContent = [event.onset_time && day(event.onset_time), event.reason ? span(event.duration_s) : "going on", event.category].filter(Boolean).join(" · ");
+    byId("line").textContent = [event.onset_time && day(event.onset_time), event.reason ? span(event.duration_s) : "in progress", event.category].filter(Boolean).join(" · ");
     byId("clip").hidden = !event.clip;
     if (event.clip) byId("clip").src = event.clip;
     else byId("clip").removeAttribute("src");
@@ -44,7 +44,7 @@ export class Detail {
     const [before, after] = this.neighbours(id);
     byId("previous").disabled = !before;
     byId("next").disabled = !after;
-    byId("picture").replaceChildren(element("p", { className: "quiet", textContent: "drawing…" }));
+    byId("picture").replaceChildren(element("p", { className: "quiet", textContent: "loading…" }));
     if (!dialog.open) dialog.showModal();
     await this.#fetchPicture(event);
   }
@@ -57,7 +57,7 @@ export class Detail {
       this.#draw();
     }
     if (!this.#picture?.parts.length) {
-      byId("picture").replaceChildren(element("p", { className: "quiet", textContent: "There is no picture of this sound any more: only those of the last sounds are kept in memory, and those with a clip." }));
+      byId("picture").replaceChildren(element("p", { className: "quiet", textContent: "The picture of this sound is no longer available: pictures are kept in memory for recent sounds, and can be computed for sounds with a clip." }));
     }
   }
 
@@ -67,12 +67,12 @@ export class Detail {
 
   #record(event) {
     const facts = [
-      ["Began", event.onset_time && `${day(event.onset_time)}${event.clock_synced === false ? " (clock not set by a time server)" : ""}`],
-      ["Lasted", event.reason ? span(event.duration_s) : "going on"],
+      ["Onset", event.onset_time && `${day(event.onset_time)}${event.clock_synced === false ? " (clock not synchronised)" : ""}`],
+      ["Duration", event.reason ? span(event.duration_s) : "in progress"],
       ["Score at the onset", `${score(event.score)}, threshold ${score(event.threshold)}`],
       ["Peak, mean", event.peak === null ? "–" : `${score(event.peak)}, ${score(event.mean)}`],
       ["Level", decibels(event.level_dbfs)],
-      ["Over because", event.reason ? named(event.reason) : "–"],
+      ["Reason of the offset", event.reason ? named(event.reason) : "–"],
       ["Source", `${event.source}${event.device ? ` (${event.device})` : ""}`],
       ["Position", `${event.onset_s.toFixed(3)} s in the stream`],
       ["Model", event.model ?? "–"],

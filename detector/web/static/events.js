@@ -1,13 +1,13 @@
-// The sounds of a span of time: timeline, filters, table.
+// Sounds of a time span: timeline, filters, table.
 
 import { palette } from "./colours.js";
 import { fit, line } from "./paint.js";
 import { clock, day, decibels, element, named, score, span } from "./words.js";
 
 const ROWS_SHOWN = 200;
-const MOST = 5000;
-const SHORTEST_S = 60;
-const LONGEST_S = 7 * 86400;
+const MAX_EVENTS = 5000;
+const MIN_S = 60;
+const MAX_S = 7 * 86400;
 const STEPS_S = [10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800];
 
 export class Events {
@@ -28,7 +28,7 @@ export class Events {
     for (const button of document.querySelectorAll("[data-span]")) button.onclick = () => this.#show(Number(button.dataset.span), this.#end);
     const press = { earlier: () => this.move(-0.5), later: () => this.move(0.5), "zoom-in": () => this.zoom(0.5), "zoom-out": () => this.zoom(2), "to-now": () => this.toNow() };
     for (const [id, act] of Object.entries(press)) document.getElementById(id).onclick = act;
-    this.#listen();
+    this.#addPointerHandlers();
     addEventListener("recolour", () => this.draw());
     addEventListener("resize", () => this.draw());
     setInterval(() => this.#end === null && this.draw(), 5000);
@@ -36,14 +36,14 @@ export class Events {
 
   async load() {
     const since = new Date((this.#until - this.#span) * 1000).toISOString();
-    const answer = await fetch(`/api/events?${new URLSearchParams({ since, limit: MOST })}`);
+    const answer = await fetch(`/api/events?${new URLSearchParams({ since, limit: MAX_EVENTS })}`);
     if (!answer.ok) return;
     this.#loaded = this.#until - this.#span;
     for (const event of (await answer.json()).events) this.#events.set(event.id, event);
     this.draw();
   }
 
-  note(record) {
+  update(record) {
     const known = this.#events.get(record.id) ?? { id: record.id, reason: null, duration_s: null, offset_s: null, peak: null };
     const times = record.type === "onset" ? { onset_time: record.time } : { offset_time: record.time };
     if (!known.onset_time && record.type === "offset") times.onset_time = new Date(new Date(record.time) - record.duration_s * 1000).toISOString();
@@ -64,7 +64,7 @@ export class Events {
   };
 
   zoom(factor) {
-    this.#show(Math.min(LONGEST_S, Math.max(SHORTEST_S, this.#span * factor)), this.#end === null ? null : this.#end + (this.#span * (factor - 1)) / 2);
+    this.#show(Math.min(MAX_S, Math.max(MIN_S, this.#span * factor)), this.#end === null ? null : this.#end + (this.#span * (factor - 1)) / 2);
   }
 
   move(share) {
@@ -116,12 +116,12 @@ export class Events {
     document.getElementById("none").hidden = shown.length > 0;
     const more = document.getElementById("more");
     more.hidden = shown.length <= ROWS_SHOWN;
-    more.textContent = `The newest ${ROWS_SHOWN} are listed; zoom in for the others.`;
+    more.textContent = `The newest ${ROWS_SHOWN} are listed; zoom in to see the others.`;
     const rows = shown.slice(0, ROWS_SHOWN).map((e) => {
       const kept = [e.picture && "picture", e.clip && "sound"].filter(Boolean).join(", ");
       const cell = (text, className) => element("td", { textContent: text, className });
       const button = element("button", { type: "button", textContent: named(e.label), onclick: () => this.open(e.id) });
-      const row = element("tr", { dataset: { id: e.id, label: e.label } }, cell(day(e.onset_time)), element("td", {}, button), cell(e.reason ? span(e.duration_s) : "going on", "number"), cell(score(e.peak ?? e.score), "number"), cell(decibels(e.level_dbfs), "number wide"), cell(kept || "–", "wide"));
+      const row = element("tr", { dataset: { id: e.id, label: e.label } }, cell(day(e.onset_time)), element("td", {}, button), cell(e.reason ? span(e.duration_s) : "in progress", "number"), cell(score(e.peak ?? e.score), "number"), cell(decibels(e.level_dbfs), "number wide"), cell(kept || "–", "wide"));
       return row;
     });
     document.getElementById("rows").replaceChildren(...rows);
@@ -163,7 +163,7 @@ export class Events {
     });
     if (!labels.length) {
       context.fillStyle = colours.quiet;
-      context.fillText("no sounds in this span", left + 8 * ratio, bottom / 2);
+      context.fillText("no sounds in this time span", left + 8 * ratio, bottom / 2);
     }
   }
 
@@ -200,7 +200,7 @@ export class Events {
     this.draw();
   }
 
-  #listen() {
+  #addPointerHandlers() {
     const canvas = this.#canvas;
     const hit = (e) => this.#boxes.find((b) => e.offsetX >= b.x - 3 && e.offsetX <= b.x + b.width + 3 && e.offsetY >= b.y - 2 && e.offsetY <= b.y + b.height + 4);
     canvas.onpointerdown = (e) => {

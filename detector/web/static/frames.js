@@ -1,4 +1,4 @@
-// What the server packs: base64 of rows, one a frame. See the description of the API.
+// Decodes the packed arrays of the server: base64 of rows, one row a frame. See the description of the API.
 
 export function decode(part, model) {
   const n = part.frames;
@@ -27,7 +27,7 @@ export function bytes(text) {
   return found;
 }
 
-// Rows of bits: `get(frame, neuron)` by arithmetic, without unpacking them all.
+// Rows of bits, packed into bytes.
 function bits(text, frames, neurons) {
   const data = bytes(text);
   const stride = Math.ceil(neurons / 8);

@@ -1,2 +1,2 @@
-// Tell whoever comes back with a wrong token.
+// Show the message after a wrong token.
 document.getElementById("wrong").hidden = !new URLSearchParams(location.search).has("wrong");

@@ -1,4 +1,4 @@
-// The page: fetches what the model is, listens to the stream, and shows one view at a time.
+// The page: fetches the description of the model, follows the stream, and shows one view at a time.
 
 import { setTheme, theme } from "./colours.js";
 import { Detail } from "./detail.js";
@@ -14,7 +14,7 @@ const stream = new Stream();
 let parts = null;
 let model = null;
 let state = null;
-let early = []; // records that came while what was before them was still being fetched
+let early = []; // records that arrived while earlier events were still being fetched
 
 async function begin() {
   const chosen = localStorage.getItem("theme");
@@ -22,7 +22,7 @@ async function begin() {
   document.addEventListener("keydown", onKey);
   addEventListener("hashchange", route);
   byId("theme").onclick = otherTheme;
-  byId("pause").onclick = () => parts?.now.hold();
+  byId("pause").onclick = () => parts?.now.togglePause();
   stream.addEventListener("opened", refresh);
   stream.addEventListener("connection", showStatus);
   stream.addEventListener("frames", (e) => parts?.now.frames(e.detail));
@@ -36,7 +36,7 @@ async function begin() {
   stream.start();
 }
 
-// After each connection: the service may be another one than before.
+// After each connection: the service may have been restarted with another configuration.
 async function refresh() {
   early ??= [];
   const answer = await fetch("/api/model");
@@ -73,10 +73,10 @@ function onRecord(record) {
   }
   if (record.type === "onset" || record.type === "offset") {
     parts.now.sound(record);
-    parts.events.note(record);
+    parts.events.update(record);
   }
   if (record.type === "clip") parts.events.clip(record);
-  parts.health.note(record);
+  parts.health.log(record);
 }
 
 function route() {
@@ -97,12 +97,12 @@ function showStatus() {
   const others = state?.conditions.filter((c) => c.name !== "waiting") ?? [];
   let [name, text] = ["ok", "listening"];
   if (!stream.isOpen) [name, text] = state ? ["bad", "no connection"] : ["connecting", "connecting"];
-  else if (state?.paused) [name, text] = ["off", "switched off"];
+  else if (state?.paused) [name, text] = ["off", "paused"];
   else if (waiting) [name, text] = ["bad", "source lost"];
   else if (others.length) [name, text] = ["warn", others.map((c) => c.name.replaceAll("_", " ")).join(", ")];
   if (pill.dataset.state !== name) pill.dataset.state = name;
   if (pill.textContent !== text) pill.textContent = text;
-  const lost = !stream.isOpen && state ? ["The page has no connection to the detector; it tries again and again."] : [];
+  const lost = !stream.isOpen && state ? ["The page has no connection to the detector; it keeps trying to reconnect."] : [];
   const lines = lost.length ? lost : (state?.conditions ?? []).map((c) => c.detail);
   const trouble = byId("trouble");
   trouble.hidden = !lines.length;
@@ -124,7 +124,7 @@ function onKey(event) {
     2: () => (location.hash = "#events"),
     3: () => (location.hash = "#health"),
     t: otherTheme,
-    " ": () => !section("now").hidden && !event.target.matches("button, a") && (parts?.now.hold(), event.preventDefault()),
+    " ": () => !section("now").hidden && !event.target.matches("button, a") && (parts?.now.togglePause(), event.preventDefault()),
     ArrowLeft: () => inEvents && parts?.events.move(-0.25),
     ArrowRight: () => inEvents && parts?.events.move(0.25),
     "+": () => inEvents && parts?.events.zoom(0.5),

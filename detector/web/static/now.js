@@ -1,4 +1,4 @@
-// What is heard at this moment: level, strips, scores, sounds that go on.
+// The present: level, strips, scores, sounds in progress.
 
 import { categoryColour } from "./colours.js";
 import { decode } from "./frames.js";
@@ -13,7 +13,7 @@ export class Now {
   #model;
   #strips;
   #bars = [];
-  #going = new Map();
+  #active = new Map();
   #latest = [];
   #lampUntil = 0;
   #held = 0;
@@ -28,7 +28,7 @@ export class Now {
     this.#strips = new Strips(document.getElementById("strips"), model, this.colourOf);
     this.#buildScores();
     addEventListener("recolour", () => this.#recolour());
-    setInterval(() => this.#showGoing(), 500);
+    setInterval(() => this.#showActive(), 500);
   }
 
   frames(part) {
@@ -44,39 +44,39 @@ export class Now {
       bar.item.classList.toggle("over", value >= this.#model.classes[i].threshold);
     });
     this.#frames += frame.n;
-    // For those who check that the page lives.
+    // For tests.
     document.getElementById("strips").dataset.frames = String(this.#frames);
     document.getElementById("strips").dataset.position = String(this.#strips.position);
   }
 
   sound(record) {
     this.#strips.sound(record);
-    if (record.type === "onset") this.#going.set(record.id, record);
-    else this.#going.delete(record.id);
-    this.#note({ ...record, onset_time: record.type === "onset" ? record.time : undefined });
-    this.#showGoing();
+    if (record.type === "onset") this.#active.set(record.id, record);
+    else this.#active.delete(record.id);
+    this.#update({ ...record, onset_time: record.type === "onset" ? record.time : undefined });
+    this.#showActive();
   }
 
-  // Begin with the events that the server knows.
+  // Start with the events that the server knows.
   known(events) {
     this.#latest = events.slice(0, LATEST);
-    this.#going = new Map(events.filter((e) => e.reason === null).map((e) => [e.id, e]));
+    this.#active = new Map(events.filter((e) => e.reason === null).map((e) => [e.id, e]));
     this.#showLatest();
-    this.#showGoing();
+    this.#showActive();
   }
 
-  hold() {
+  togglePause() {
     const button = document.getElementById("pause");
     this.#strips.held = !this.#strips.held;
     button.setAttribute("aria-pressed", String(this.#strips.held));
-    button.textContent = this.#strips.held ? "Go on" : "Hold";
+    button.textContent = this.#strips.held ? "Resume" : "Pause";
   }
 
-  #note(record) {
+  #update(record) {
     const known = this.#latest.find((e) => e.id === record.id);
-    const news = Object.fromEntries(Object.entries(record).filter(([, value]) => value !== undefined));
-    if (known) Object.assign(known, news);
-    else this.#latest.unshift({ onset_time: new Date(new Date(record.time) - 1000 * (record.duration_s ?? 0)), ...news });
+    const given = Object.fromEntries(Object.entries(record).filter(([, value]) => value !== undefined));
+    if (known) Object.assign(known, given);
+    else this.#latest.unshift({ onset_time: new Date(new Date(record.time) - 1000 * (record.duration_s ?? 0)), ...given });
     this.#latest = this.#latest.slice(0, LATEST);
     this.#showLatest();
   }
@@ -86,31 +86,31 @@ export class Now {
     if (!this.#latest.length) return;
     list.replaceChildren(
       ...this.#latest.map((e) => {
-        const lasted = e.duration_s === null || e.duration_s === undefined ? "going on" : span(e.duration_s);
+        const duration = e.duration_s === null || e.duration_s === undefined ? "in progress" : span(e.duration_s);
         const button = element(
           "button",
           { type: "button", onclick: () => this.open(e.id) },
           element("time", { textContent: e.onset_time ? clock(e.onset_time) : "" }),
           element("b", { textContent: named(e.label) }),
-          element("span", { className: "quiet", textContent: lasted }),
+          element("span", { className: "quiet", textContent: duration }),
         );
         return element("li", { dataset: { id: e.id, label: e.label } }, button);
       }),
     );
   }
 
-  #showGoing() {
-    const place = document.getElementById("heard");
-    const ids = [...this.#going.keys()].join();
+  #showActive() {
+    const place = document.getElementById("active");
+    const ids = [...this.#active.keys()].join();
     if (place.dataset.ids !== ids) {
       place.dataset.ids = ids;
-      const chips = [...this.#going.values()].map((e) =>
+      const chips = [...this.#active.values()].map((e) =>
         element("button", { type: "button", className: "chip", dataset: { label: e.label }, onclick: () => this.open(e.id) }, element("b", { textContent: named(e.label) }), element("span", { className: "since", "aria-hidden": "true" })),
       );
-      place.replaceChildren(...(chips.length ? chips : [element("p", { className: "quiet", textContent: "nothing it knows" })]));
+      place.replaceChildren(...(chips.length ? chips : [element("p", { className: "quiet", textContent: "none" })]));
       this.#recolour();
     }
-    [...this.#going.values()].forEach((e, i) => {
+    [...this.#active.values()].forEach((e, i) => {
       const began = e.onset_time ?? e.time;
       const since = place.querySelectorAll(".since")[i];
       if (since && began) since.textContent = span(Math.max(0, (Date.now() - new Date(began)) / 1000));
@@ -147,7 +147,7 @@ export class Now {
 
   #recolour() {
     this.#bars.forEach((bar, i) => (bar.fill.style.backgroundColor = this.colourOf(i)));
-    for (const chip of document.querySelectorAll("#heard .chip")) {
+    for (const chip of document.querySelectorAll("#active .chip")) {
       chip.style.borderColor = this.colourOf(this.#model.classes.findIndex((c) => c.label === chip.dataset.label));
     }
   }

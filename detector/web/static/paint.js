@@ -1,4 +1,4 @@
-// Painters: each turns one frame of something into a column of pixels. Live strips and pictures of events share them.
+// Painters: each turns one frame into a column of pixels, for live strips and for pictures of events.
 
 import { palette } from "./colours.js";
 
@@ -20,7 +20,7 @@ export function melPainter(model) {
   };
 }
 
-// The encoder: up spikes above the middle, down spikes below it, the finest threshold next to the middle.
+// The encoder: up spikes above the middle, down spikes below it, the smallest threshold next to the middle.
 export function encoderPainter(model, most) {
   const { planes, width } = model.encoder;
   const levels = planes / 2;
@@ -35,7 +35,7 @@ export function layerPainter(name, neurons, most) {
   return rasterPainter((frame) => frame.layers[name], order, most);
 }
 
-// Neurons share a row where there are more of them than pixels: it is the brighter, the more of them spike.
+// Where there are more neurons than pixels, several share a row, which is brighter the more of them spike.
 function rasterPainter(find, order, most) {
   const rows = Math.min(order.length, Math.max(16, most));
   const sums = [new Uint16Array(rows), new Uint16Array(rows), new Uint16Array(rows)];
@@ -81,7 +81,7 @@ function hertz(context, canvas, ratio, bands) {
   }
 }
 
-// Membranes of the read-out, one row a class, the brighter the higher; nought is a score of one half.
+// Membrane potentials of the output layer, one row per class, brighter for higher; 0 is a score of one half.
 export function membranePainter(model) {
   const rows = model.classes.length;
   return {
@@ -145,7 +145,7 @@ export function drawCurves(context, box, series, options) {
   }
 }
 
-// Write a curve's name at its highest point, out of the way of the names before.
+// Write the label of a curve at its highest point, clear of the labels before it.
 function label(context, box, series, c, highest, y, text, ratio, taken) {
   context.font = `600 ${11 * ratio}px system-ui, sans-serif`;
   const width = context.measureText(text).width;

@@ -53,7 +53,7 @@ export function showPicture(place, picture, event, model, colourOf) {
   for (const layer of model.layers.filter((l) => parts.some((part) => part.layers[l.name]))) {
     draws.push(strip(`layer ${layer.kind}`, `${layer.name}, ${rate(parts, layer.name)} Hz`, painted(layerPainter(layer.name, layer.neurons, 80 * ratio))));
   }
-  if (parts.some((part) => part.membranes.length)) draws.push(strip("membrane", "Membranes of the read-out", painted(membranePainter(model))));
+  if (parts.some((part) => part.membranes.length)) draws.push(strip("membrane", "Membranes of the output layer", painted(membranePainter(model))));
   draws.push(
     strip("curves", "Scores (means), thresholds dashed", (context, canvas) => {
       const series = { values: [], x: [], breaks: new Set() };
@@ -75,7 +75,7 @@ export function showPicture(place, picture, event, model, colourOf) {
 }
 
 function legend(picture, seconds) {
-  const where = picture.origin === "memory" ? "lines stand where it began and ended" : "heard again from its clip";
+  const where = picture.origin === "memory" ? "lines mark the onset and the offset" : "computed from its clip";
   return `${seconds.toFixed(1)} s; ${where}.`;
 }
 

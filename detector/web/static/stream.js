@@ -1,26 +1,26 @@
-// The live stream: one connection, closed while nobody can see the page.
+// The live stream: one connection, closed while the page is hidden.
 
 const HIDDEN_MS = 20000;
 const SILENT_MS = 4000;
 
 export class Stream extends EventTarget {
   #source = null;
-  #heard = 0;
+  #receivedAt = 0;
   #timer = null;
-  #isTold = null;
+  #reported = null;
 
   start() {
-    document.addEventListener("visibilitychange", () => this.#look());
-    addEventListener("pageshow", () => this.#look());
-    setInterval(() => this.#tell(), 1000);
+    document.addEventListener("visibilitychange", () => this.#onVisibility());
+    addEventListener("pageshow", () => this.#onVisibility());
+    setInterval(() => this.#report(), 1000);
     this.#open();
   }
 
   get isOpen() {
-    return this.#source?.readyState === EventSource.OPEN && performance.now() - this.#heard < SILENT_MS;
+    return this.#source?.readyState === EventSource.OPEN && performance.now() - this.#receivedAt < SILENT_MS;
   }
 
-  #look() {
+  #onVisibility() {
     clearTimeout(this.#timer);
     if (!document.hidden) this.#open();
     else this.#timer = setTimeout(() => this.#close(), HIDDEN_MS);
@@ -31,15 +31,15 @@ export class Stream extends EventTarget {
     const source = (this.#source = new EventSource("/api/stream"));
     for (const kind of ["frames", "record", "state"]) {
       source.addEventListener(kind, (event) => {
-        this.#heard = performance.now();
+        this.#receivedAt = performance.now();
         this.dispatchEvent(new CustomEvent(kind, { detail: JSON.parse(event.data) }));
-        this.#tell();
+        this.#report();
       });
     }
     source.addEventListener("open", () => this.dispatchEvent(new Event("opened")));
     source.addEventListener("error", () => {
-      this.#tell();
-      // A refusal (too many, no token) ends an EventSource for good; a lost connection it mends itself.
+      this.#report();
+      // A refusal (too many viewers, no token) ends an EventSource for good; it reconnects by itself otherwise.
       if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || this.#open(), 3000);
     });
   }
@@ -49,9 +49,9 @@ export class Stream extends EventTarget {
     this.#source = null;
   }
 
-  #tell() {
-    if (this.isOpen === this.#isTold) return;
-    this.#isTold = this.isOpen;
+  #report() {
+    if (this.isOpen === this.#reported) return;
+    this.#reported = this.isOpen;
     this.dispatchEvent(new Event("connection"));
   }
 }

@@ -1,4 +1,4 @@
-// Rolling pictures of the last seconds: a ring of columns off the screen, drawn with the newest at the right edge.
+// Rolling plots of the last seconds: an off-screen ring of columns, drawn with the newest at the right edge.
 
 import { palette } from "./colours.js";
 import { spikes } from "./frames.js";
@@ -35,7 +35,7 @@ export class Strips {
     requestAnimationFrame((now) => this.#turn(now));
   }
 
-  // Whether anything is drawn; for those who check the page.
+  // Newest frame that is drawn, for tests.
   get position() {
     return this.#newest ?? 0;
   }
@@ -66,14 +66,14 @@ export class Strips {
     const ratio = Math.min(devicePixelRatio || 1, 2);
     const { layers } = this.#model;
     const add = (name, title, painter, hint) => this.#add(name, title, hint, painter);
-    add("mel", "Log mel", melPainter(this.#model), "the sound's bands, high tones above");
-    add("encoder", "Encoder", encoderPainter(this.#model, 140 * ratio), "up spikes above, down spikes below", (f) => f.encoder);
+    add("mel", "Log mel", melPainter(this.#model), "mel bands, high frequencies on top");
+    add("encoder", "Encoder", encoderPainter(this.#model, 140 * ratio), "up spikes on top, down spikes below", (f) => f.encoder);
     for (const layer of layers.filter((l) => l.spikes)) add(`layer ${layer.kind}`, layer.name, layerPainter(layer.name, layer.neurons, 80 * ratio), `${layer.neurons} neurons`);
     this.#strips[1].rows = (frame) => frame.encoder;
     layers.filter((l) => l.spikes).forEach((layer, i) => (this.#strips[2 + i].rows = (frame) => frame.layers[layer.name]));
-    add("membrane", "Membranes", membranePainter(this.#model), "of the read-out, a row for each sound");
-    this.#add("curves", "Scores", "means; thresholds are dashed", null, (canvas, ratio) => this.#drawScores(canvas, ratio));
-    this.#add("sounds", "Heard", "in the last 10 seconds", null, (canvas, ratio) => this.#drawSounds(canvas, ratio));
+    add("membrane", "Membranes", membranePainter(this.#model), "of the output layer, one row per class");
+    this.#add("curves", "Scores", "moving means; thresholds dashed", null, (canvas, ratio) => this.#drawScores(canvas, ratio));
+    this.#add("sounds", "Sounds", "of the last 10 seconds", null, (canvas, ratio) => this.#drawSounds(canvas, ratio));
   }
 
   #add(name, title, hint, painter, draw) {
@@ -148,7 +148,7 @@ export class Strips {
     const right = Math.floor(this.#right);
     const scale = canvas.width / n;
     const shift = (this.#right - right) * scale;
-    const cut = ((right % n) + n) % n; // the oldest column's place in the ring
+    const cut = ((right % n) + n) % n; // position of the oldest column in the ring
     const rows = strip.ring.height;
     if (n - cut) context.drawImage(strip.ring, cut, 0, n - cut, rows, -shift, 0, (n - cut) * scale, canvas.height);
     if (cut) context.drawImage(strip.ring, 0, 0, cut, rows, (n - cut) * scale - shift, 0, cut * scale, canvas.height);

@@ -1,4 +1,4 @@
-// Words and numbers for people.
+// Texts and numbers as they are shown.
 
 export const named = (label) => label.replaceAll("_", " ");
 

@@ -29,9 +29,9 @@ from tests.web_service import SCENE, url_of
 
 WIDTH, HEIGHT = 120, 40
 REASONS = (
-    "wants a token",
-    "no detector's page answers",
-    "not as a detector's page",
+    "a token is required",
+    "no page of snn-detect answers",
+    "is not that of snn-detect's page",
     "cannot be opened",
     "is a pipe",
     "name one of them",
@@ -136,13 +136,13 @@ def test_a_service_is_watched_through_its_page_also_when_it_has_gone(tmp_path: P
     options = ("--web", "127.0.0.1:0", "--web-token-file", tmp_path / "token")
     with Child("--device", SCENE, "--loop", *options) as child:
         address = url_of(child)
-        assert run("--connect", address) == (69, "wants a token")
+        assert run("--connect", address) == (69, "a token is required")
         with Terminal("--connect", address, "--token-file", tmp_path / "token") as terminal:
             terminal.wait_for(lambda t: braille(t) > 100 and "dBFS" in t, "spikes")
             child.process.kill()
             terminal.wait_for(lambda t: "no connection" in t, "the loss")
             assert terminal.end(signal.SIGINT) == 130
-    assert run("--connect", address) == (69, "no detector's page answers")
+    assert run("--connect", address) == (69, "no page of snn-detect answers")
 
 
 def test_a_signal_ends_the_asking_of_one_who_never_answers() -> None:
@@ -168,7 +168,7 @@ def test_a_page_that_is_no_detectors_is_told() -> None:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page))
 
         threading.Thread(target=answer, daemon=True).start()
-        assert run("--connect", f"127.0.0.1:{server.getsockname()[1]}") == (69, "not as a detector's page")
+        assert run("--connect", f"127.0.0.1:{server.getsockname()[1]}") == (69, "is not that of snn-detect's page")
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:

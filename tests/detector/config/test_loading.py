@@ -361,7 +361,18 @@ def test_a_former_name_with_a_wrong_value_is_reported_by_the_present_name(file: 
 
 
 def test_settings_import_no_library_that_only_some_sinks_need() -> None:
-    libraries = {"numpy", "paho", "prometheus_client", "soundfile", "sqlite3", "ssl", "starlette", "urllib.request"}
+    libraries = {
+        "asyncio",
+        "http.server",
+        "numpy",
+        "paho",
+        "prometheus_client",
+        "soundfile",
+        "sqlite3",
+        "ssl",
+        "starlette",
+        "urllib.request",
+    }
     program = (
         "import sys; from detector.config.loading import load_settings; load_settings(None, {'mqtt.host': 'a'})\n"
         f"print({libraries} & set(sys.modules))"

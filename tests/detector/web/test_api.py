@@ -1,4 +1,4 @@
-"""The page's API as a client meets it: what it tells, to whom, and what it does not care about."""
+"""The page's API as clients use it: answers, authentication, bounds, and clients that misbehave."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
 
+from detector.events_db import FIELDS
 from detector.web.app import Api
 from detector.web.auth import HEADERS
-from tests.service import Child, wait_until
-from tests.web_service import heard, scene, url_of, web_service
+from detector.web.events import Archive, Events
+from detector.web.schema import Event
+from tests.service import Child, service, wait_until
+from tests.web_service import play_scene, scene, url_of, web_service
 
 TOKEN = "correct horse battery staple"  # noqa: S105 - of these tests
 Running = tuple[Child, httpx.Client]
@@ -31,11 +34,11 @@ Running = tuple[Child, httpx.Client]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Give the service when it has heard the scene and kept its clips."""
+    """Give the service after the scene, with its clips."""
     with web_service(tmp_path_factory.mktemp("web")) as (child, client):
-        heard(child)
+        play_scene(child)
         wait_until(
-            # A sound that goes on at the end of what is played has none.
+            # A sound that goes on at the end has none.
             lambda: all(e["clip"] or e["reason"] is None for e in client.get("/api/events").json()["events"]),
             "the clips",
         )
@@ -57,7 +60,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 def guitar(client: httpx.Client) -> dict[str, Any]:
-    """Return the scene's first guitar as the API has it."""
+    """Return the first guitar of the scene, from the API."""
     found: dict[str, Any] = client.get("/api/events", params={"label": "guitar"}).json()["events"][-1]
     return found
 
@@ -75,7 +78,7 @@ def sse(client: httpx.Client, **options: Any) -> Iterator[tuple[str, dict[str, A
 
 
 def raw(client: httpx.Client, request: bytes) -> bytes:
-    """Send bytes as they are, and return the answer's."""
+    """Send bytes as they are, and return those of the answer."""
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as sock:
         sock.sendall(request)
         answer = b""
@@ -133,13 +136,13 @@ def test_events_are_chosen_by_label_category_time_and_number(client: httpx.Clien
         ("label=", "1 to 64 characters"),
     ],
 )
-def test_what_cannot_be_asked_is_told(client: httpx.Client, query: str, reason: str) -> None:
+def test_a_wrong_parameter_is_named(client: httpx.Client, query: str, reason: str) -> None:
     answer = client.get(f"/api/events?{query}")
     assert answer.status_code == 400
     assert reason in answer.json()["error"]
 
 
-def test_a_picture_shows_what_was_heard_and_a_clip_is_its_sound(client: httpx.Client) -> None:
+def test_a_picture_and_a_clip_cover_the_event(client: httpx.Client) -> None:
     event = guitar(client)
     picture = client.get(event["picture"]).json()
     assert picture["origin"] == "memory"
@@ -154,7 +157,7 @@ def test_a_picture_shows_what_was_heard_and_a_clip_is_its_sound(client: httpx.Cl
 
 def test_events_of_an_earlier_run_have_their_picture_from_their_clip(tmp_path: Path) -> None:
     with web_service(tmp_path) as (child, client):
-        heard(child)
+        play_scene(child)
         wait_until(lambda: guitar(client)["clip"], "the clip")
         child.end_sound()
         assert child.wait() == 0
@@ -168,7 +171,7 @@ def test_events_of_an_earlier_run_have_their_picture_from_their_clip(tmp_path: P
         assert client.get(event["picture"]).status_code == client.get(event["clip"]).status_code == 404
 
 
-def test_the_stream_tells_frames_states_and_records(running: Running) -> None:
+def test_the_stream_has_frames_states_and_records(running: Running) -> None:
     child, client = running
     first: float | None = None
     frames = 0
@@ -179,31 +182,31 @@ def test_the_stream_tells_frames_states_and_records(running: Running) -> None:
         kinds.add(kind)
         if kind == "frames":
             first = message["end_s"] if first is None else first
-            # Nothing is missing between the batches.
+            # No frame is missing between batches.
             assert message["end_s"] == pytest.approx(first + 0.025 * frames, abs=1e-3)
             frames += message["frames"]
-            layers = layers or set(message["layers"])  # a frame that was on its way as the viewer came has none
+            layers = layers or set(message["layers"])  # frames from before the viewer joined have none
             assert set(message["layers"]) == layers
         if kinds == {"frames", "state", "record"} and frames > 200:
             break
     assert layers == {"conv1", "conv2", "conv3", "dense"}
-    wait_until(lambda: client.get("/api/health").json()["viewers"] == 0, "the viewer's leaving")
+    wait_until(lambda: client.get("/api/health").json()["viewers"] == 0, "the end of the stream")
 
 
-def test_health_and_model_tell_what_is_so(running: Running) -> None:
+def test_health_and_model(running: Running) -> None:
     child, client = running
     wait_until(lambda: client.get("/api/health").json()["sinks"]["stdout"]["written"] == len(child.lines), "the count")
     health = client.get("/api/health").json()
     assert health["device"] == "stdin"
     assert health["rss_bytes"] > 1e7
-    assert health["operations"] is None  # nobody looks, so nobody counts
+    assert health["operations"] is None  # there are no viewers
     model = client.get("/api/model").json()
     assert (model["node"], model["source"]) == ("test", "pipe")
     assert len(model["features"]["mel_hz"]) == 40
 
 
 def test_the_api_is_as_it_is_described(client: httpx.Client) -> None:
-    """Ask each operation with sound parameters and with unsound ones, and hold the answers against the description."""
+    """Call each operation with valid and invalid parameters, and validate the answers by the description."""
     description = client.get("/api/openapi.json").json()
     event_id = guitar(client)["id"]
     stream = description["paths"].pop("/api/stream")
@@ -213,8 +216,8 @@ def test_the_api_is_as_it_is_described(client: httpx.Client) -> None:
     for found in schema.get_all_operations():
         operation: Any = found.ok()  # type: ignore[union-attr]  # an Err would fail here
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            if mode == GenerationMode.NEGATIVE and not description["paths"][operation.path]["get"]["parameters"]:
-                continue  # there is nothing to ask wrongly
+            if mode == GenerationMode.NEGATIVE and "parameters" not in description["paths"][operation.path]["get"]:
+                continue  # there is nothing to get wrong
 
             @settings(max_examples=8, suppress_health_check=list(HealthCheck), derandomize=True)
             @given(case=operation.as_strategy(generation_mode=mode))
@@ -232,14 +235,22 @@ def test_the_api_is_as_it_is_described(client: httpx.Client) -> None:
     assert 404 in tried["/api/events/{id}"]
 
 
-def test_the_description_names_every_route() -> None:
-    api = Api.__new__(Api)
-    described = Api.description.__module__
-    assert described == "detector.web.app"
-    routes = {r.path for r in api.application(None, ()).routes if r.path.startswith("/api/")}  # type: ignore[attr-defined]
-    from detector.web.schema import DESCRIPTION
+def test_the_description_names_every_route_and_no_page_of_documentation_is_served(client: httpx.Client) -> None:
+    api: Any = Api.__new__(Api)
+    routes = {r.path for r in api.application(None, ()).routes}
+    assert {r for r in routes if r.startswith("/api/")} == set(client.get("/api/openapi.json").json()["paths"])
+    assert not {r for r in routes if "docs" in r or r in {"/openapi.json", "/redoc"}}
 
-    assert routes == set(DESCRIPTION["paths"])
+
+def test_the_web_framework_sends_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    api: Any = Api.__new__(Api)
+    settings = vars(api.application(None, ())).get("_telemetry")
+    if settings is None:
+        pytest.skip("this version of FastAPI has no telemetry")
+    switches = {name: on for name, on in settings.items() if isinstance(on, bool)}
+    assert {name for name, is_on in switches.items() if is_on} <= {"operation_spans"}  # spans are part of tracing
+    assert {"auto_configure", "tracing", "metrics", "logs"} <= switches.keys()
 
 
 @pytest.mark.parametrize("path", ["/", "/main.js", "/api/events", "/api/health", "/nothing", "/api/events/x/clip"])
@@ -253,7 +264,7 @@ def test_every_answer_has_the_headers_for_security(client: httpx.Client, path: s
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[::1", "localhost.evil"]
 )
-def test_a_name_that_is_not_ours_gets_nothing(client: httpx.Client, host: str) -> None:
+def test_another_host_name_is_refused(client: httpx.Client, host: str) -> None:
     answer = raw(client, f"GET /api/events HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 421")
     assert b"guitar" not in answer
@@ -262,12 +273,12 @@ def test_a_name_that_is_not_ours_gets_nothing(client: httpx.Client, host: str) -
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:1", "127.0.0.1", "[::1]:80", "192.168.1.5:8765", socket.gethostname()]
 )
-def test_our_own_names_are_answered(client: httpx.Client, host: str) -> None:
+def test_own_host_names_are_answered(client: httpx.Client, host: str) -> None:
     answer = raw(client, f"GET /api/events HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_pages_of_other_sites_get_nothing(client: httpx.Client) -> None:
+def test_requests_from_other_sites_are_refused(client: httpx.Client) -> None:
     foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
     assert client.get("/api/events", headers=foreign).status_code == 403
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
@@ -300,7 +311,7 @@ def test_methods_that_change_things_are_refused(client: httpx.Client) -> None:
         assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
-def test_without_the_token_there_is_only_the_question_for_it(guarded: httpx.Client) -> None:
+def test_without_the_token_only_the_login_page_is_served(guarded: httpx.Client) -> None:
     for path in ("/api/events", "/api/health", "/api/stream", "/api/openapi.json", "/main.js", "/?x=1#", "/nothing"):
         answer = guarded.get(path)
         assert answer.status_code in {401, 303}, path
@@ -350,7 +361,7 @@ def read_frames(client: httpx.Client, frames: int, counts: list[int], at: int) -
                 return
 
 
-def test_fifty_viewers_see_all_and_one_more_than_there_may_be_sees_nothing(running: Running) -> None:
+def test_fifty_viewers_receive_all_and_one_beyond_the_bound_is_refused(running: Running) -> None:
     child, client = running
     counts = [0] * 50
     url = str(client.base_url)
@@ -363,7 +374,7 @@ def test_fifty_viewers_see_all_and_one_more_than_there_may_be_sees_nothing(runni
         silent = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(14)]
         for sock in silent:
             sock.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_until(lambda: client.get("/api/health").json()["viewers"] == 64, "as many as there may be")
+        wait_until(lambda: client.get("/api/health").json()["viewers"] == 64, "the largest number of viewers")
         assert client.get("/api/stream").status_code == 503
         child.play(scene())
         for thread in threads:
@@ -371,15 +382,15 @@ def test_fifty_viewers_see_all_and_one_more_than_there_may_be_sees_nothing(runni
         for sock in silent:
             sock.close()
     assert min(counts) >= 100
-    wait_until(lambda: client.get("/api/health").json()["viewers"] == 0, "the viewers' leaving")
+    wait_until(lambda: client.get("/api/health").json()["viewers"] == 0, "the end of the streams")
 
 
-def test_a_viewer_that_stops_reading_holds_up_nobody(running: Running) -> None:
+def test_a_viewer_that_stops_reading_does_not_delay_others(running: Running) -> None:
     child, client = running
-    with socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.connect((client.base_url.host, client.base_url.port))
-        deaf.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect((client.base_url.host, client.base_url.port))
+        stalled.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until(lambda: client.get("/api/health").json()["viewers"] == 1, "the viewer")
         before = len(child.of("offset"))
         until = time.monotonic() + 200
@@ -392,10 +403,10 @@ def test_a_viewer_that_stops_reading_holds_up_nobody(running: Running) -> None:
         read_frames(client, 60, counts, 0)
         assert counts[0] >= 60
         assert len(child.of("offset")) > before
-    wait_until(lambda: client.get("/api/health").json()["viewers"] == 0, "the viewer's leaving")
+    wait_until(lambda: client.get("/api/health").json()["viewers"] == 0, "the end of the stream")
 
 
-def test_the_bare_command_makes_a_token_for_other_machines(tmp_path: Path) -> None:
+def test_the_command_without_a_configuration_makes_a_token_for_other_machines(tmp_path: Path) -> None:
     environment = {"STATE_DIRECTORY": str(tmp_path / "state")}
     with Child("--device", "-", "--web", "0.0.0.0:0", environment=environment) as child:
         port = url_of(child).rpartition(":")[2]
@@ -407,9 +418,12 @@ def test_the_bare_command_makes_a_token_for_other_machines(tmp_path: Path) -> No
         assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
-def test_a_clip_elsewhere_is_not_given(tmp_path: Path) -> None:
-    from detector.web.events import Archive, Events
+def event(**values: Any) -> Event:
+    everything: dict[str, Any] = dict.fromkeys((*FIELDS, "picture")) | values
+    return Event(**everything)
 
+
+def test_a_clip_elsewhere_is_not_served(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
     secret = tmp_path / "secret.flac"
@@ -418,8 +432,44 @@ def test_a_clip_elsewhere_is_not_given(tmp_path: Path) -> None:
     (folder / "own.flac").write_bytes(secret.read_bytes())
     events = Events(Archive(None, folder))
     for name in (str(secret), "../secret.flac", str(folder / ".." / "secret.flac"), "link.flac", "/etc/passwd", ""):
-        assert events.clip({"clip": name}) is None, name
-    assert events.clip({"clip": "/elsewhere/own.flac"}) == folder / "own.flac"
-    assert events.clip({"clip": None}) is None
-    assert Events(Archive(None, None)).clip({"clip": "own.flac"}) is None
+        assert events.clip(event(clip=name)) is None, name
+    assert events.clip(event(clip="/elsewhere/own.flac")) == folder / "own.flac"
+    assert events.clip(event(clip=None)) is None
+    assert Events(Archive(None, None)).clip(event(clip="own.flac")) is None
     assert events.get(str(uuid.uuid4())) is None
+
+
+def test_metrics_with_the_address_of_the_page_are_served_by_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").chmod(0o600)
+    web = f'token_file = "{tmp_path / "token"}"\n[metrics]\naddress = "127.0.0.1:0"\nscores = true'
+    with web_service(tmp_path, web) as (child, client):
+        child.play(scene())
+        child.wait_for_records(lambda rs: any(r["type"] == "onset" for r in rs), "an onset")
+        assert client.get("/metrics").status_code == 401
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        label = child.of("onset")[0]["label"]
+        wait_until(
+            lambda: f'snn_detect_events_total{{class="{label}",source="pipe"}} 1.0' in client.get("/metrics").text,
+            "the count",
+        )
+        assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=")
+        accepts = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        assert client.get("/metrics", headers=accepts).text.endswith("# EOF\n")
+        assert set(client.post("/metrics").headers["allow"].split(", ")) == {"GET", "HEAD"}
+        assert not any("metrics" in line for line in child.errors)
+
+
+def test_the_page_and_its_metrics_have_one_token(tmp_path: Path) -> None:
+    for name in ("web", "metrics"):
+        (tmp_path / name).write_text(f"{name}\n")
+        (tmp_path / name).chmod(0o600)
+    config = tmp_path / "config.toml"
+    config.write_text(f"""
+        audio.device = "-"
+        web = {{ address = "127.0.0.1:0", token_file = "{tmp_path / "web"}" }}
+        metrics = {{ address = "127.0.0.1:0", token_file = "{tmp_path / "metrics"}" }}
+    """)
+    with service(config) as child:
+        assert child.wait() == 2
+        assert "metrics.token_file: the page at 127.0.0.1:0 serves the metrics, too" in child.errors[-1]

@@ -1,6 +1,6 @@
-"""The page in a real browser, with the scene playing: what moves, what appears, what is told when it goes wrong.
+"""The page in a real browser while the scene plays: plots, events, messages when something fails.
 
-Screenshots are kept in ``build/web-screenshots``, for people to look at.
+Screenshots are kept in ``build/web-screenshots``, for review by eye.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.web_service import SCENE, url_of
 
 PICTURES: Final = Path(__file__).resolve().parents[3] / "build" / "web-screenshots"
 SIZES: Final = {"phone": (390, 844), "desktop": (1440, 900)}
-MOST_BYTES: Final = 300_000
+MAX_BYTES: Final = 300_000
 SOON_S: Final = 1.0
 TIMEOUT_MS: Final = 120_000
 NAMELESS: Final = """() => [...document.querySelectorAll('button, a[href], input, audio, canvas, nav, dialog')]
@@ -68,7 +68,7 @@ class Visit:
         self.page.wait_for_selector("#strips[data-frames]")
 
     def until(self, holds: Callable[[], object], what: str) -> None:
-        """Wait until something holds; the page goes on meanwhile."""
+        """Wait until something holds, while the page keeps running."""
         until = time.monotonic() + DEADLINE_S
         while not holds():
             assert time.monotonic() < until, f"{what} did not come; {self.complaints}"
@@ -97,12 +97,12 @@ def test_the_rasters_move_and_a_guitar_appears_within_a_second(visit: Visit, pla
     frames = int(visit.page.get_attribute("#strips", "data-frames") or 0)
     visit.until(lambda: int(visit.page.get_attribute("#strips", "data-frames") or 0) > frames + 80, "two seconds")
     visit.until(lambda: all(before[name] != visit.page.evaluate(HASH, name) for name in strips), "every strip to move")
-    late = [told_late_s(visit, child) for _ in range(2)]  # a busy machine may be late once
+    late = [delay_s(visit, child) for _ in range(2)]  # a busy machine may be late once
     assert min(late) <= SOON_S, late
 
 
-def told_late_s(visit: Visit, child: Child) -> float:
-    """Return by how many seconds the page is behind the line that tells of the next guitar."""
+def delay_s(visit: Visit, child: Child) -> float:
+    """Return the seconds from the line of the next guitar on standard output to its appearance on the page."""
     known = {r["id"] for r in child.of("onset")}
 
     def line() -> str | None:
@@ -144,7 +144,7 @@ def test_filters_zoom_and_a_sound_s_picture_work(visit: Visit) -> None:
     assert not visit.complaints
 
 
-def test_keys_change_the_view_hold_the_pictures_and_the_theme(visit: Visit) -> None:
+def test_keys_change_the_view_pause_the_plots_and_change_the_theme(visit: Visit) -> None:
     page = visit.page
     for key, view in (("2", "events"), ("3", "health"), ("1", "now")):
         page.keyboard.press(key)
@@ -157,7 +157,7 @@ def test_keys_change_the_view_hold_the_pictures_and_the_theme(visit: Visit) -> N
     page.wait_for_timeout(700)
     assert page.evaluate(HASH, "encoder") == held
     page.keyboard.press("Space")
-    visit.until(lambda: page.evaluate(HASH, "encoder") != held, "the pictures to go on")
+    visit.until(lambda: page.evaluate(HASH, "encoder") != held, "the plots to resume")
     colour = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(colour)
     page.keyboard.press("t")
@@ -165,7 +165,9 @@ def test_keys_change_the_view_hold_the_pictures_and_the_theme(visit: Visit) -> N
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_is_light_silent_named_and_self_contained(browser: Browser, playing: tuple[Child, str], size: str) -> None:
+def test_it_is_small_without_complaints_accessible_and_self_contained(
+    browser: Browser, playing: tuple[Child, str], size: str
+) -> None:
     child, url = playing
     wait_until(lambda: any(r["label"] == "guitar" for r in child.of("offset")), "a guitar")
     visit = Visit(browser, url, size, scheme="light" if size == "phone" else "dark")
@@ -187,11 +189,11 @@ def test_it_is_light_silent_named_and_self_contained(browser: Browser, playing: 
     entries = page.evaluate("performance.getEntriesByType('resource').map(e => e.encodedBodySize)")
     assert len(entries) > 8
     page_bytes = page.evaluate("performance.getEntriesByType('navigation')[0].encodedBodySize") + sum(entries)
-    assert page_bytes < MOST_BYTES, page_bytes
+    assert page_bytes < MAX_BYTES, page_bytes
     visit.context.close()
 
 
-def test_a_lost_source_and_a_lost_detector_are_told(browser: Browser, sound_server: SoundServer) -> None:  # noqa: F811
+def test_a_lost_source_and_a_lost_detector_are_reported(browser: Browser, sound_server: SoundServer) -> None:  # noqa: F811
     with Child("--device", "mic", "--web", "127.0.0.1:0", environment=sound_server.env) as child:
         url = url_of(child)
         visit = Visit(browser, url)

@@ -1,4 +1,4 @@
-"""The page's parts by themselves: packing, pictures, the hub; what they cost without viewers, and their bounds."""
+"""Parts of the page: packing, pictures, the broadcaster; what they keep without viewers, and their bounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import asyncio
 import base64
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +18,31 @@ import numpy as np
 import pytest
 
 from detector.errors import ConfigError
+from detector.events_db import Wanted
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
 from detector.records import OffsetRecord, OnsetRecord
 from detector.sinks.base import NodeInfo
 from detector.web import events as pictures_module
-from detector.web.events import Archive, Pictures
+from detector.web.events import Archive, Events, Pictures
+from detector.web.schema import MEMBRANE_STEP
 from detector.web.sink import Web, WebSink
-from detector.web.stream import MEMBRANE_STEP, Broadcaster, FrameEncoder
+from detector.web.stream import Broadcaster, FrameEncoder
 from tests.detector.sinks import live_records
 from tests.web_service import scene
 
-STATION = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
+NODE_INFO = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
 
 
-class Album:
-    """Keeps what it sees."""
+class TraceRecorder:
+    """Keeps the traces that it is given."""
 
     def __init__(self, *, layers: bool = True) -> None:
         self.wants_layers = layers
-        self.seen: list[Trace] = []
+        self.traces: list[Trace] = []
 
     def on_trace(self, trace: Trace) -> None:
-        self.seen.append(trace)
+        self.traces.append(trace)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +52,20 @@ def detector() -> Detector:
 
 @pytest.fixture(scope="module")
 def seen(detector: Detector) -> list[Trace]:
-    return check(detector, seconds=9, layers=True)
+    return trace(detector, seconds=9, layers=True)
 
 
-def check(detector: Detector, *, seconds: int, layers: bool) -> list[Trace]:
-    fresh, album = detector.fresh(), Album(layers=layers)
-    fresh.observer = album
+def trace(detector: Detector, *, seconds: int, layers: bool) -> list[Trace]:
+    fresh, recorder = detector.fresh(), TraceRecorder(layers=layers)
+    fresh.observer = recorder
     sound = scene()
     for at in range(0, seconds * 16000, 640):
         fresh.push(sound[at : at + 640])
-    return album.seen
+    return recorder.traces
+
+
+def messages(detector: Detector, traces: list[Trace]) -> list[dict[str, Any]]:
+    return [asdict(m) for m in FrameEncoder(detector).messages(traces)]
 
 
 def unpacked(text: str) -> np.ndarray[Any, Any]:
@@ -63,7 +73,7 @@ def unpacked(text: str) -> np.ndarray[Any, Any]:
 
 
 def test_what_is_packed_can_be_unpacked(detector: Detector, seen: list[Trace]) -> None:
-    (message,) = FrameEncoder(detector).messages(seen)
+    (message,) = messages(detector, seen)
     frames = message["frames"]
     assert frames == sum(len(i.scores) for i in seen)
     assert message["end_s"] == 0.05
@@ -81,11 +91,11 @@ def test_what_is_packed_can_be_unpacked(detector: Detector, seen: list[Trace]) -
 
 
 def test_a_sine_at_full_scale_is_the_brightest_there_is(detector: Detector) -> None:
-    fresh, album = detector.fresh(), Album()
-    fresh.observer = album
+    fresh, recorder = detector.fresh(), TraceRecorder()
+    fresh.observer = recorder
     t = np.arange(16000) / 16000
     fresh.push(np.sin(2 * np.pi * 1000 * t).astype(np.float32))
-    (message,) = FrameEncoder(detector).messages(album.seen)
+    (message,) = messages(detector, recorder.traces)
     bands = unpacked(message["mel"]).reshape(-1, 40)
     hz = detector.manifest.features.f_max_hz
     assert hz == 8000
@@ -93,15 +103,15 @@ def test_a_sine_at_full_scale_is_the_brightest_there_is(detector: Detector) -> N
     assert np.median(bands) < 160
 
 
-def test_gaps_part_the_messages(detector: Detector, seen: list[Trace]) -> None:
-    messages = list(FrameEncoder(detector).messages([*seen[:10], *seen[20:30]]))
-    assert [m["end_s"] for m in messages] == pytest.approx([0.05, 0.05 + seen[20].first_sample / 16000])
+def test_gaps_separate_the_messages(detector: Detector, seen: list[Trace]) -> None:
+    found = messages(detector, [*seen[:10], *seen[20:30]])
+    assert [m["end_s"] for m in found] == pytest.approx([0.05, 0.05 + seen[20].first_sample / 16000])
 
 
-def test_means_that_nobody_looked_at_are_those_of_the_decoder(detector: Detector, seen: list[Trace]) -> None:
-    unseen = check(detector, seconds=9, layers=False)
+def test_means_without_a_trace_of_them_are_those_of_the_decoder(detector: Detector, seen: list[Trace]) -> None:
+    unseen = trace(detector, seconds=9, layers=False)
     assert all(i.means.size == 0 and not i.layers for i in unseen)
-    (plain,), (full,) = (list(FrameEncoder(detector).messages(run)) for run in (unseen, seen))
+    (plain,), (full,) = (messages(detector, run) for run in (unseen, seen))
     assert plain["means"] == full["means"]
     assert plain["layers"] == {}
 
@@ -121,16 +131,16 @@ def shot(pictures: Pictures, event_id: str) -> dict[str, Any]:
     return found
 
 
-def test_a_picture_is_taken_when_its_sound_is_over(detector: Detector, seen: list[Trace]) -> None:
+def test_a_picture_is_taken_when_its_sound_has_ended(detector: Detector, seen: list[Trace]) -> None:
     pictures = Pictures(FrameEncoder(detector), 16000, 400)
     for one in seen[:149]:  # the first chunk of the six seconds was no frame yet
         pictures.on_trace(one)
-    pictures.note(onset("a", 4.0))
+    pictures.on_record(onset("a", 4.0))
     pictures.take()
     assert pictures.has("a")
     going = shot(pictures, "a")["parts"][0]
     assert (going["end_s"], going["frames"]) == (1.05, (6 - 1) * 40 - 1)
-    pictures.note(offset("a", 4.0, 5.5))
+    pictures.on_record(offset("a", 4.0, 5.5))
     pictures.take()  # the second behind it is not there yet
     for one in seen[149:]:
         pictures.on_trace(one)
@@ -145,20 +155,20 @@ def test_pictures_are_bounded(detector: Detector, seen: list[Trace], monkeypatch
     pictures = Pictures(FrameEncoder(detector), 16000, 400)
     for one in seen:
         pictures.on_trace(one)
-    pictures.note(onset("one", 4.0))
-    pictures.note(offset("one", 4.0, 7.0))
+    pictures.on_record(onset("one", 4.0))
+    pictures.on_record(offset("one", 4.0, 7.0))
     pictures.take()
-    monkeypatch.setattr(pictures_module, "MOST_BYTES", round(3.5 * len(pictures._taken["one"])))
+    monkeypatch.setattr(pictures_module, "MAX_BYTES", round(3.5 * len(pictures._taken["one"])))
     for number in range(6):
-        pictures.note(onset(str(number), 4.0))
-        pictures.note(offset(str(number), 4.0, 7.0))
+        pictures.on_record(onset(str(number), 4.0))
+        pictures.on_record(offset(str(number), 4.0, 7.0))
     pictures.take()
     kept = [number for number in range(6) if pictures.has(str(number))]
     assert kept == [3, 4, 5]
     assert not pictures.has("one")
 
 
-def test_the_ring_holds_seconds_and_forgets_another_stream(detector: Detector, seen: list[Trace]) -> None:
+def test_the_ring_holds_seconds_and_is_cleared_by_another_stream(detector: Detector, seen: list[Trace]) -> None:
     pictures = Pictures(FrameEncoder(detector), 16000, 400)
     for number in range(20):
         for one in seen:
@@ -168,10 +178,18 @@ def test_the_ring_holds_seconds_and_forgets_another_stream(detector: Detector, s
     assert list(pictures._ring) == [seen[0]]
 
 
+def test_an_event_without_a_time_is_listed_last() -> None:
+    events = Events(Archive(None, None))
+    for number, time in enumerate((None, datetime.now().astimezone().isoformat(), None)):
+        events.on_record(live_records.onset(id=str(number), time=time))
+    assert [e.id for e in events.find(Wanted())] == ["1", "0", "2"]
+    assert [e.id for e in events.find(Wanted(since=datetime.now().astimezone() - timedelta(hours=1)))] == ["1"]
+
+
 NAMES = ("frames", "spikes", "layers", "membranes", "scores", "means")
 
 
-async def with_hub(detector: Detector, act: Callable[[Broadcaster], Any]) -> Any:
+async def with_broadcaster(detector: Detector, act: Callable[[Broadcaster], Any]) -> Any:
     broadcaster = Broadcaster(FrameEncoder(detector))
     task = asyncio.create_task(broadcaster.run())
     try:
@@ -182,11 +200,11 @@ async def with_hub(detector: Detector, act: Callable[[Broadcaster], Any]) -> Any
             await task
 
 
-def test_without_viewers_the_hub_takes_nothing(detector: Detector, seen: list[Trace]) -> None:
+def test_without_viewers_the_broadcaster_keeps_nothing(detector: Detector, seen: list[Trace]) -> None:
     async def act(broadcaster: Broadcaster) -> None:
         broadcaster.on_trace(seen[0])
         broadcaster.on_chunk(AudioChunk(np.ones(400, np.float32), 0))
-        broadcaster.note(live_records.gap())
+        broadcaster.on_record(live_records.gap())
         viewer = broadcaster.join()
         assert viewer is not None
         broadcaster.on_trace(seen[1])
@@ -196,7 +214,7 @@ def test_without_viewers_the_hub_takes_nothing(detector: Detector, seen: list[Tr
         broadcaster.on_trace(seen[2])
         assert not broadcaster._arrived
 
-    asyncio.run(with_hub(detector, act))
+    asyncio.run(with_broadcaster(detector, act))
 
 
 def test_a_slow_viewer_loses_the_oldest_and_is_counted_and_the_others_lose_nothing(
@@ -208,15 +226,15 @@ def test_a_slow_viewer_loses_the_oldest_and_is_counted_and_the_others_lose_nothi
         assert quick is not None
         got: list[bytes] = []
         for number in range(70):
-            broadcaster.note(live_records.gap(seq=number))
-            broadcaster._pass_on()
+            broadcaster.on_record(live_records.gap(seq=number))
+            broadcaster._send_arrived()
             got.append(await quick.take())
         assert len(got) == 70
         left = (await slow.take()).decode().split("\n\n")[:-1]
         assert [json.loads(m.partition("data: ")[2])["seq"] for m in left] == list(range(20, 70))
         assert (slow.dropped, quick.dropped, broadcaster.dropped) == (20, 0, 20)
 
-    asyncio.run(with_hub(detector, act))
+    asyncio.run(with_broadcaster(detector, act))
 
 
 def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Trace]) -> None:
@@ -227,18 +245,33 @@ def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Tra
                 broadcaster.on_trace(one)
         assert len(broadcaster._arrived) == 600
 
-    asyncio.run(with_hub(detector, act))
+    asyncio.run(with_broadcaster(detector, act))
 
 
 def test_an_open_address_needs_a_token(detector: Detector) -> None:
     with pytest.raises(ConfigError, match="set token_file"):
-        WebSink(Web(address="0.0.0.0:0"), Archive(None, None), STATION, detector, None)
+        WebSink(Web(address="0.0.0.0:0"), Archive(None, None), NODE_INFO, detector, None)
 
 
 def test_without_the_extra_it_is_named(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install 'snn-detect\[web\]'"):
-        WebSink(Web(), Archive(None, None), STATION, detector, None)
+        WebSink(Web(), Archive(None, None), NODE_INFO, detector, None)
+
+
+def test_the_web_framework_is_imported_only_to_serve_the_page() -> None:
+    found = """
+import sys
+import detector.cli.replay, detector.cli.run, detector.cli.terminal, detector.service.runtime, detector.web.sink
+from detector.web.sink import Web
+from detector.pipeline import Detector
+from detector.sinks.base import NodeInfo
+from detector.web.events import Archive
+detector.web.sink.WebSink(Web(), Archive(None, None), NodeInfo("n", "s", "d", (), "m", "a", "1"), Detector.load(), None)
+print({"fastapi", "starlette", "uvicorn", "prometheus_client"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("set()", "")
 
 
 def test_the_page_is_light() -> None:
