@@ -9,6 +9,6 @@ from typing import Final
 RECIPES: Final = Path(__file__).parent / "recipes"
 """Folder of the recipes that ship."""
 RESULTS: Final = Path(__file__).parent / "results"
-"""Folder of kept figures, from which RESULTS.md is written."""
+"""Folder of kept results, from which RESULTS.md is written."""
 DEMO_SCENE: Final = Path(__file__).parent / "demo" / "scene.flac"
 """The rendered scene that ships."""

@@ -1,4 +1,4 @@
-"""Lines for people: what is wrong with single clips, not all of thousands."""
+"""Problems with single clips on standard error, of thousands only the first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 SHOWN = 20
 
 
-def tell(lines: Sequence[str]) -> None:
-    """Print the first lines to stderr, and how many more there are."""
+def report_problems(lines: Sequence[str]) -> None:
+    """Print the first ``SHOWN`` lines to stderr, and the number of further ones."""
     for line in lines[:SHOWN]:
         click.echo(f"snn-train: {line}", err=True)
     if len(lines) > SHOWN:

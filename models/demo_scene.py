@@ -1,14 +1,14 @@
-"""Render the demonstration scene: 34 s of a room in which a guitar is played, twice, among other sounds.
+"""Render the demonstration scene: 34 s in a quiet room with a guitar, twice, among other sounds.
 
     4 s   nylon-string guitar, fingerpicked, then one chord that rings
     15 s  a sentence by a synthetic voice
     20 s  clarinet
     26 s  steel-string guitar, strummed
 
-Nothing of it is in the training material of ``models.rendering``: the phrases are written here by
-hand, with a picking pattern, a strumming rhythm, a sentence and a voice that the composers there
-cannot draw, and in a room of their own. The soundfont and the speech synthesiser are the same, so
-the scene shows what the detector does, not how well it hears real guitars.
+Nothing of it is in the training material of ``models.rendering``: the phrases are written by hand, with a picking
+pattern, a strumming rhythm, a sentence and a voice that the composers there cannot draw, and in a room of their own.
+Sound font and speech synthesiser are the same, so the scene demonstrates the detector's function, not its accuracy on
+real guitars.
 
 The command ``python -m models.demo_scene [OUT]`` writes the sound and, beside it, the reference
 annotation as a tab-separated table (filename, onset, offset, event_label; seconds).
@@ -28,20 +28,20 @@ import scipy.signal
 import soundfile
 
 from detector.errors import DetectorError
+from detector.messages import Samples
 from models import DEMO_SCENE
 from models.rendering.instruments import Shape, fret, strum
 from models.rendering.midi import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase
-from models.rendering.synthesis import RATE_HZ, Wave, coloured, hum, play, set_peak, speak
+from models.rendering.synthesis import RATE_HZ, coloured, hum, play, set_peak, speak
 
 LENGTH_S = 34.0
 NOISE_DB, HUM_DB = -50.0, -62.0
 """Background levels (RMS, full scale 1)."""
 AUDIBLE_DB = -28.0
-"""A part is heard where its 20 ms level is above this, relative to its loudest 20 ms."""
+"""A part is active where its 20 ms level is above this, relative to its loudest 20 ms."""
 _BLOCK = RATE_HZ // 50
 _SEED = 34
 _ROOM_S, _ROOM_SHARE = 0.3, 0.25
-
 _A_MINOR: Shape = (None, 0, 2, 2, 1, 0)
 _C: Shape = (None, 3, 2, 0, 1, 0)
 _D: Shape = (None, None, 0, 2, 3, 2)
@@ -55,14 +55,14 @@ SENTENCE = "Somebody is practising in the room next door, listen."
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing heard in the scene."""
+    """One sound of the scene."""
 
     label: str
     start_s: float
-    """Where the wave begins in the scene."""
-    wave: Wave
+    """Start of the wave in the scene."""
+    wave: Samples
 
-    def heard_s(self) -> tuple[float, float]:
+    def active_s(self) -> tuple[float, float]:
         """Return onset and offset in the scene, in seconds, from the level of the part alone."""
         size = self.wave.size // _BLOCK * _BLOCK
         level = np.sqrt(np.mean(self.wave[:size].reshape(-1, _BLOCK) ** 2, axis=1))
@@ -71,7 +71,7 @@ class Part:
 
 
 def render_parts() -> list[Part]:
-    """Render what is heard, in the order of time, with the room's echo but without its noise.
+    """Render the sounds in order of time, reverberated but without background noise.
 
     Raises RenderError where a synthesiser is missing.
     """
@@ -86,8 +86,8 @@ def render_parts() -> list[Part]:
     return [Part(label, start_s, set_peak(_in_room(wave, echo), peak)) for start_s, label, wave, peak in dry]
 
 
-def mix(parts: list[Part]) -> Wave:
-    """Lay the parts over the noise of a quiet room; return the whole scene."""
+def mix(parts: list[Part]) -> Samples:
+    """Mix the parts with the noise of a quiet room; return the whole scene."""
     rng, size = np.random.default_rng([_SEED, 1]), round(LENGTH_S * RATE_HZ)
     scene = _at_level(coloured(rng, size, 0.5), NOISE_DB)
     scene += _at_level(hum(rng, size, 50.0), HUM_DB)
@@ -103,7 +103,7 @@ def write_scene(out: Path = DEMO_SCENE) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(out, mix(parts), RATE_HZ, subtype="PCM_16", compression_level=1.0)
     rows = [
-        (out.name, f"{onset:.2f}", f"{offset:.2f}", part.label) for part in parts for onset, offset in [part.heard_s()]
+        (out.name, f"{onset:.2f}", f"{offset:.2f}", part.label) for part in parts for onset, offset in [part.active_s()]
     ]
     with out.with_suffix(".tsv").open("w", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
@@ -123,7 +123,7 @@ def main() -> int:
 
 
 def _fingerpicked() -> Phrase:
-    """Four bars picked with the third fret capoed, then the first chord once more, damped after 7.8 s."""
+    """Return four bars of picking with a capo at the third fret, then the first chord, damped after 7.8 s."""
     pattern, step_s, end_s = (0, 4, 2, 4, 1, 4, 3, 2), 0.17, 7.8
     notes = []
     for bar, shape in enumerate((_A_MINOR, _F, _C, _G)):
@@ -137,7 +137,7 @@ def _fingerpicked() -> Phrase:
 
 
 def _strummed() -> Phrase:
-    """Three bars of strokes with the fourth fret capoed, then a chord that rings, damped after 6.3 s."""
+    """Return three bars of strumming with a capo at the fourth fret, then a chord, damped after 6.3 s."""
     step_s, end_s = 0.205, 6.3
     strokes = ((0, 96), (2, 88), (3, 66), (4, 92), (5, 62), (7, 70))
     places = [(bar * 8 + k, shape, loud) for bar, shape in enumerate((_D, _E_MINOR, _G)) for k, loud in strokes]
@@ -147,7 +147,7 @@ def _strummed() -> Phrase:
         start_s = 0.05 + place * step_s
         after_s = 0.05 + places[i + 1][0] * step_s if i + 1 < len(places) else end_s
         strings = fret(shape, 4)
-        # Odd places fall between the beats: the hand comes back up over the high strings.
+        # Odd positions are up-strokes over the high strings.
         stroke = strings if place % 2 == 0 else strings[:-4:-1]
         notes += strum(stroke, start_s, after_s - start_s, 0.028, loud)
     return Phrase(end_s + 0.5, tuple(notes), (Control(0.0, REVERBERATION, 20),))
@@ -168,8 +168,8 @@ def _crescendo(length_s: float) -> Iterator[tuple[float, int]]:
         yield float(place * length_s), int(np.interp(place, [0, 0.45, 0.8, 1], [80, 120, 110, 60]))
 
 
-def _room(rng: np.random.Generator) -> Wave:
-    """Return a small room's impulse response: the direct sound, then noise that dies away within ``_ROOM_S``."""
+def _room(rng: np.random.Generator) -> Samples:
+    """Return the impulse response of a small room: direct sound and noise that decays within ``_ROOM_S``."""
     t = np.arange(round(_ROOM_S * RATE_HZ)) / RATE_HZ
     echo = rng.standard_normal(t.size) * np.exp(-6.9 * t / _ROOM_S)
     echo[: RATE_HZ // 250] = 0
@@ -178,11 +178,11 @@ def _room(rng: np.random.Generator) -> Wave:
     return np.asarray(echo, np.float32)
 
 
-def _in_room(wave: Wave, echo: Wave) -> Wave:
+def _in_room(wave: Samples, echo: Samples) -> Samples:
     return np.asarray(scipy.signal.fftconvolve(wave, echo), np.float32)
 
 
-def _at_level(wave: Wave, level_db: float) -> Wave:
+def _at_level(wave: Samples, level_db: float) -> Samples:
     return np.asarray(wave * 10 ** (level_db / 20) / np.sqrt(np.mean(wave**2)), np.float32)
 
 

@@ -1,28 +1,28 @@
-"""A folder that is made whole or not at all.
-
-A model file with another manifest: the same network, other decoder values.
-"""
+"""Atomic writes: a new folder, a JSON document, a model file with another manifest."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from detector.errors import ConfigError
 from detector.manifest import METADATA_KEY, Manifest
 from detector.network import load_model
+from detector.system.files import replace_file, write_text
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write to, which becomes ``out`` at the end; nothing is left of it where that fails.
+    """Provide a folder to write to, which is renamed to ``out`` at the end and removed on failure.
 
-    Raises ConfigError where ``out`` is there already or cannot be made.
+    Raises ConfigError where ``out`` exists or cannot be created.
     """
     if out.exists():
-        raise ConfigError(f"{out}: is there already; name a new folder")
+        raise ConfigError(f"{out}: exists already; name a new folder")
     part = out.with_name(out.name + ".part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -35,11 +35,18 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_with_manifest(model: Path, manifest: Manifest, out: Path) -> None:
-    """Write a model's network with another manifest; the file is there whole or not at all.
+def write_json(path: Path, document: Any) -> None:
+    """Write a document atomically; raises ConfigError where it cannot be written."""
+    try:
+        write_text(path, json.dumps(document, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); name another file") from error
 
-    Raises ManifestError where the result is no model that the runtime takes, ConfigError where it
-    cannot be written.
+
+def write_with_manifest(model: Path, manifest: Manifest, out: Path) -> None:
+    """Write a model's network with another manifest, atomically.
+
+    Raises ManifestError where the runtime does not accept the result, ConfigError where it cannot be written.
     """
     import onnx
 
@@ -47,12 +54,9 @@ def write_with_manifest(model: Path, manifest: Manifest, out: Path) -> None:
     metadata = {p.key: p.value for p in graph.metadata_props} | {METADATA_KEY: manifest.to_json()}
     del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, metadata)
-    part = out.with_name(out.name + ".part")
     try:
-        part.write_bytes(graph.SerializeToString())
-        load_model(part)
-        part.replace(out)
+        with replace_file(out) as part:
+            part.write_bytes(graph.SerializeToString())
+            load_model(part)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); name another file") from error
-    finally:
-        part.unlink(missing_ok=True)

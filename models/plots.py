@@ -1,4 +1,4 @@
-"""What all pictures share: a figure without a screen, rasters, curves, confusion matrices."""
+"""Plots without a display: figures, rasters, training curves, confusion matrices."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 DPI = 120
 _DARK = 0.5
-"""Share of a row from which the blue of a cell wants white figures."""
+"""Share of a row above which a cell is dark enough for white text."""
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of that size in inches, drawn without a screen."""
+    """Return an empty figure of a size in inches, without a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the picture as PNG, making its folder where it is missing."""
+    """Write the figure as PNG, creating its folder where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
 
@@ -61,11 +61,11 @@ def draw_confusion(  # noqa: PLR0913 - one picture
     *,
     title: str,
     columns: Sequence[str] | None = None,
-    axis_names: tuple[str, str] = ("true class", "class found"),
+    axis_names: tuple[str, str] = ("true class", "predicted class"),
 ) -> None:
-    """Draw counts (true class, found class) as a matrix whose colour is the share of its row.
+    """Draw counts (true class, predicted class) as a matrix, coloured by the share of its row.
 
-    ``columns`` names the columns where they are not the labels; ``axis_names`` says what goes down and right.
+    ``columns`` names the columns where they are not the labels; ``axis_names`` are those of rows and columns.
     """
     down, right = ([name.replace("_", " ") for name in names] for names in (labels, columns or labels))
     figure = new_figure(3.1 + 0.4 * len(right), 2.5 + 0.4 * len(down))

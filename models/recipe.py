@@ -1,109 +1,130 @@
-"""A recipe: every choice of a training run, as a TOML file whose keys are all required."""
+"""A recipe: every choice of a training run, as a TOML file in which all keys are required.
+
+A recipe may train in stages: each ``[[stages]]`` entry is the recipe with some keys of its tables ``examples``,
+``loss`` and ``schedule`` replaced, and starts from the weights of the stage before.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams, MfccParams
 from detector.strict import parse_strictly
-from models.network.csnn import NetworkSpec
+from models.network.spec import NetworkSpec
+
+_STAGE_TABLES: Final = ("examples", "loss", "schedule")
+"""What a stage may change; everything else is shared by all stages."""
+_RENAMED: Final = {
+    "examples": {
+        "ended": "truncated",
+        "bare": "background_only",
+        "crowded": "polyphonic",
+        "narrow": "band_limited",
+        "backwards": "time_reversed",
+    },
+    "network": {"drive": "initial_gain"},
+    "loss": {"deep": "deep_supervision", "idle": "background_operations", "least_rate": "min_rate"},
+}
+"""Earlier names of keys, by table, with their present names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Which recordings; see ``models.data.datasets``."""
+    """Which recordings are used; see ``models.data.datasets``."""
 
     layout: Literal["household", "esc", "folders", "manifest"]
     path: str
-    """The folder inside the data folder, or the manifest beside the recipe; the household needs none."""
+    """Folder below the data folder, or CSV manifest beside the recipe; not used by the household layout."""
     licence: str
-    """Of recordings that are not the household's, for the manifest of the model."""
+    """Licence of recordings that are not the household's, for the manifest of the model."""
     test_folds: tuple[int, ...]
-    """Never trained on; ``--leave-out`` adds one."""
+    """Folds that are never trained on; ``--leave-out`` adds one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scenes:
-    """Examples for a detector: sounds that begin and end in a room, with a target for every frame."""
+class SceneExamples:
+    """Training examples for a detector: short scenes with onsets and offsets, and a target for every frame."""
 
     kind: Literal["scenes"]
     frames: int
     source_weights: dict[str, float]
-    """Within a class, draws from a source against 1.0 for a source not named; n clips of fewer than 16 count n / 16."""
+    """Sampling weight of a source within its class (default 1.0); a source of n < 16 clips is weighted by n / 16."""
     class_weights: dict[str, float]
-    """Draws against 1.0 for a class not named; "none" is sound of no class."""
+    """Sampling weight of a class (default 1.0); "none" stands for out-of-class sounds."""
     rumbling: float
-    """Chance of low rumble, as loud as the sound or louder: wind and hands at a microphone."""
-    ended: float
-    """Chance that all sounds are cut off within the example: what is left of it is silence or the place's noise."""
-    bare: float
-    """Chance that no sound begins: there is the place's noise, down to a microphone's last bits, or what goes on."""
-    crowded: float
-    """Chance of one to three sounds more than the one or two of the other examples: several voices, a band."""
+    """Probability of low-frequency rumble at the level of the sound or above: wind and handling noise."""
+    truncated: float
+    """Probability that all sounds are cut off within the example; silence or ambient noise follows."""
+    background_only: float
+    """Probability of an example without foreground sounds: ambient noise, down to the last bit, or a backdrop."""
+    polyphonic: float
+    """Probability of one to three more simultaneous sounds than the usual one or two."""
     backgrounds: float
-    """Chance that several sounds of one category go on behind, in doubt themselves: a band, a room full of voices."""
+    """Probability of a continuous backdrop of several sounds of one category, whose classes are ignore-masked."""
     brief: float
-    """Chance that the sounds, one more than otherwise, are cut short and come one after another or overlap."""
-    narrow: float
-    """Chance that the microphone hears nothing above some 4 kHz, as a telephone's."""
-    backwards: float
-    """Chance that a sound of no class is played backwards: it is another sound then, and of no class still."""
+    """Probability of short sounds (one more than usual) that follow each other or overlap."""
+    band_limited: float
+    """Probability of a microphone with a cut-off near 4 kHz, as in telephony."""
+    time_reversed: float
+    """Probability that an out-of-class sound is played in reverse, which leaves it out of class."""
     early_weight: int
-    """What frames in the first moments of a sound count, against 1: a detector should know soon."""
+    """Loss weight of the first frames of a sound against 1, for a low detection latency."""
     level_db: tuple[float, float]
-    """Lowest and highest peak, in dB of full scale."""
+    """Lowest and highest peak level, in dBFS."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mixtures:
-    """Examples for whole clips: one clip or two of different classes, and the share of each as the target."""
+class MixtureExamples:
+    """Training examples for clip classification: one clip or a mixture of two, with the class shares as target."""
 
     kind: Literal["mixtures"]
     frames: int
     mixed: float
-    """Chance that a second clip is mixed in."""
+    """Probability of mixing in a second clip."""
     speed: float
-    """Largest change of speed, as a natural logarithm."""
+    """Largest change of speed, as the natural logarithm of the factor."""
     equalised: float
-    """Chance of a random equaliser."""
+    """Probability of a random equaliser."""
     reverberated: float
-    """Chance that an equalised sound is put into a room."""
+    """Probability of reverberation, for an equalised sound."""
     noisy: float
-    """Chance of background noise."""
+    """Probability of background noise."""
     rumbling: float
-    """Chance of low rumble, as loud as the sound or louder: wind and hands at a microphone."""
+    """Probability of low-frequency rumble at the level of the sound or above: wind and handling noise."""
     level_db: tuple[float, ...]
-    """Lowest and highest peak level."""
+    """Lowest and highest peak level, in dBFS."""
     remembered: bool
-    """A sound counts from where it begins to the end of the example: what has been heard, not what is being heard."""
+    """Whether a sound stays in the target from its onset to the end of the example."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What the training makes small: weighted terms; zero leaves one out. See ``models.training.losses``."""
+    """Weights of the loss terms; zero leaves a term out. See ``models.training.losses``."""
 
     frame: float
     clip: float
     score: float
-    deep: float
-    """The frame term of read-outs of the hidden convolutions; see ``models.training.losses``."""
+    deep_supervision: float
+    """Weight of the auxiliary heads' frame loss (deep supervision)."""
     operations: float
-    idle: float
-    """As ``operations``, in frames alone in which nothing is to be heard, of a class or of none."""
+    background_operations: float
+    """As ``operations``, over background frames alone: those without any sound, in class or out of class."""
     silence: float
-    least_rate: float
-    """Spikes per frame below which a neuron is pushed by the silence term."""
+    min_rate: float
+    """Spikes per frame below which the silence term penalises a neuron."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to learn."""
+    """Duration of training and learning rate."""
 
     epochs: int
     examples_per_epoch: int
@@ -111,9 +132,9 @@ class Schedule:
     learning_rate: float
     weight_decay: float
     muon: bool
-    """Whether the weights of convolutions and of the dense layer learn by Muon, not by AdamW as everything else.
+    """Whether the weights of the convolutions and of the dense layer are trained by Muon, and the rest by AdamW.
 
-    The first convolution is one of them: what it reads are spikes, through a fixed matrix of its own.
+    The first convolution is one of them: its input are spikes, through a fixed matrix of its own.
     """
 
 
@@ -132,7 +153,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides a training run but the data and the seed."""
+    """Everything that determines a training run except the data and the seed."""
 
     kind: Literal["stream"]
     name: str
@@ -143,27 +164,47 @@ class Recipe:
     features: MfccParams
     encoder: EncoderParams
     network: NetworkSpec
-    examples: Scenes | Mixtures
+    examples: SceneExamples | MixtureExamples
     loss: Loss
     schedule: Schedule
     decoding: Decoding
-    """What an exported network begins with, until it is tuned; it takes no part in training."""
+    """Initial decoder values of an exported network, until it is tuned; not used in training."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes' labels, in the order of the scores."""
+        """The class labels, in the order of the scores."""
         return tuple(self.classes)
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of training, with its own examples, loss and schedule."""
+
+    recipe: Recipe
+    seed_offset: int
+    """Added to the seed of the run, so that stages draw different examples."""
+
+
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe of a streaming network; raises ConfigError that names the file and the key."""
-    recipe: Recipe = parse_strictly(Recipe, read_toml(path), str(path), "recipe", ConfigError)
-    _check(recipe, str(path))
-    return recipe
+    """Read a recipe of a streaming network: of several stages, the last; raises ConfigError with file and key."""
+    return load_stages(path)[-1].recipe
+
+
+def load_stages(path: Path) -> list[Stage]:
+    """Read a recipe's training stages in order; a recipe without ``[[stages]]`` has one.
+
+    Raises ConfigError that names the file and the key.
+    """
+    data, where = read_toml(path), str(path)
+    _refuse_renamed_keys(data, where)
+    entries = data.pop("stages", [{"seed_offset": 0}])
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{where}: stages must be one or more tables [[stages]]")
+    return [_stage(data, entry, f"stages[{i}]", where) for i, entry in enumerate(entries)]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a recipe's keys; raises ConfigError where the file cannot be read or is no TOML."""
+    """Read a TOML file; raises ConfigError where it cannot be read or parsed."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -172,17 +213,32 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
 
 
-def _check(recipe: Recipe, where: str) -> None:
-    """Refuse tables that do not fit each other; raises ConfigError that names the key."""
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain values, for run folders."""
+    return dataclasses.asdict(recipe)
+
+
+def with_current_keys(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored recipe (plain values) with keys of earlier versions replaced by their present names."""
+    renamed = {
+        table: {names.get(key, key): value for key, value in data[table].items()}
+        for table, names in _RENAMED.items()
+        if isinstance(data.get(table), dict)
+    }
+    return {**data, **renamed}
+
+
+def check_recipe(recipe: Recipe, where: str) -> None:
+    """Raise ConfigError, naming the key, where tables contradict each other or a value is out of range."""
     features, network = recipe.features, recipe.network
-    wanted = {
+    expected = {
         "planes": 2 * len(recipe.encoder.thresholds),
         "n_mfcc": features.n_mfcc,
         "n_mels": features.n_mels,
         "classes": len(recipe.classes),
         "frame_rate_hz": features.sample_rate_hz / features.hop_length,
     }
-    for key, value in wanted.items():
+    for key, value in expected.items():
         found = getattr(network, key)
         if found != value:
             raise ConfigError(f"{where}: network.{key} is {found}, but the rest of the recipe needs {value}")
@@ -191,21 +247,43 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: decoding.on_thresholds lacks {', '.join(missing)}")
 
 
+def _stage(data: Mapping[str, Any], entry: Mapping[str, Any], key: str, where: str) -> Stage:
+    """Apply one ``[[stages]]`` entry to the recipe's tables."""
+    merged = copy.deepcopy(dict(data))
+    seed_offset = entry.get("seed_offset")
+    if type(seed_offset) is not int:
+        raise ConfigError(f"{where}: {key}.seed_offset must be an integer")
+    for table, changes in entry.items():
+        if table == "seed_offset":
+            continue
+        if table not in _STAGE_TABLES or not isinstance(changes, dict):
+            raise ConfigError(f"{where}: {key}.{table}: a stage has seed_offset and tables {', '.join(_STAGE_TABLES)}")
+        if unknown := [name for name in changes if name not in merged.get(table, {})]:
+            raise ConfigError(f"{where}: {key}.{table}.{unknown[0]}: the recipe's table {table} has no such key")
+        merged[table] |= changes
+    recipe: Recipe = parse_strictly(Recipe, merged, where, "recipe", ConfigError)
+    check_recipe(recipe, where)
+    return Stage(recipe, seed_offset)
+
+
+def _refuse_renamed_keys(data: Mapping[str, Any], where: str) -> None:
+    for table, names in _RENAMED.items():
+        for old, new in names.items():
+            if isinstance(data.get(table), dict) and old in data[table]:
+                raise ConfigError(f"{where}: {table}.{old} is now {table}.{new}; rename the key")
+
+
 def _check_training(recipe: Recipe, where: str) -> None:
-    """Refuse what a network cannot be trained by; raises ConfigError that names the key."""
+    """Raise ConfigError, naming the key, for values that a network cannot be trained with."""
     for key in ("membrane_tau_s", "dense_tau_s"):
         match getattr(recipe.network, key):
             case (shortest, longest) if 0 < shortest <= longest < math.inf:
                 pass
             case found:
-                wanted = "it takes a shortest and a longest, above 0"
-                raise ConfigError(f"{where}: network.{key} is {list(found)}; {wanted}")
-    if recipe.loss.deep < 0:
-        raise ConfigError(f"{where}: loss.deep is {recipe.loss.deep}; it takes a weight, 0 or above")
-    if recipe.loss.deep and not recipe.network.convs[1:]:
-        raise ConfigError(f"{where}: loss.deep needs two convolutions or more; set it to 0")
-
-
-def as_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain values, for run folders."""
-    return dataclasses.asdict(recipe)
+                expected = "it takes a shortest and a longest, above 0"
+                raise ConfigError(f"{where}: network.{key} is {list(found)}; {expected}")
+    weight = recipe.loss.deep_supervision
+    if weight < 0:
+        raise ConfigError(f"{where}: loss.deep_supervision is {weight}; it takes a weight, 0 or above")
+    if weight and not recipe.network.convs[1:]:
+        raise ConfigError(f"{where}: loss.deep_supervision needs two convolutions or more; set it to 0")

@@ -186,7 +186,7 @@ def _cell(dbfs: float) -> int:
 def devices(*, as_json: bool) -> None:
     """List the microphones, with ids that do not depend on the order of cards.
 
-    --device and audio.device should name the first id of each. A device that another program
+    Use the first id of each for --device and audio.device. A device that another program
     uses may be missing.
     """
     from detector.audio import portaudio

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from detector.errors import DetectorError
 
@@ -88,21 +89,61 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]
     return add
 
 
-def renamed_option(old: str, new: str) -> Callable[[_Command], _Command]:
+_RAW: Final = ("rate", "sample_format", "channels")
+
+
+def raw_options(command: _Command) -> _Command:
+    """Add the options for the format of raw samples: ``rate``, ``sample_format`` and ``channels``."""
+    return options(
+        click.option(
+            "--sample-rate",
+            "rate",
+            type=int,
+            default=16000,
+            show_default=True,
+            help="Samples per second of raw samples (-).",
+        ),
+        renamed_option("--rate", "--sample-rate"),
+        click.option(
+            "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le, f32le, for -."
+        ),
+        click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -."),
+    )(command)
+
+
+def check_raw_options(ctx: click.Context, *, reads_stdin: bool) -> None:
+    """Raise click.UsageError where the format of raw samples is given for something else."""
+    if not reads_stdin and any(ctx.get_parameter_source(name) is not ParameterSource.DEFAULT for name in _RAW):
+        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
+
+
+def renamed_option(old: str, new: str, *, nargs: int = 1, multiple: bool = False) -> Callable[[_Command], _Command]:
     """Accept the old name of an option for one more release, hidden, with one line of warning.
 
     Its value becomes the default of ``new``, which keeps its type and limits and has precedence where both are given.
+    ``nargs`` and ``multiple`` are those of ``new``.
     """
 
-    def use(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-        if value is None or ctx.resilient_parsing:
+    def use(ctx: click.Context, _param: click.Parameter, value: str | tuple[Any, ...] | None) -> None:
+        if value is None or value == () or ctx.resilient_parsing:
             return
         program = ctx.find_root().info_name
         print_status(f"{program}: warning: {old} is now {new}; the old name goes with the next release")
         renamed = next(p for p in ctx.command.params if new in p.opts)
         ctx.default_map = {**(ctx.default_map or {}), str(renamed.name): value}
 
-    return click.option(old, type=str, hidden=True, expose_value=False, is_eager=True, callback=use)
+    own = f"{old.strip('-').replace('-', '_')}_renamed"  # another parameter may have the name that click would derive
+    return click.option(
+        old,
+        own,
+        type=str,
+        nargs=nargs,
+        multiple=multiple,
+        hidden=True,
+        expose_value=False,
+        is_eager=True,
+        callback=use,
+    )
 
 
 class LazyCommand(NamedTuple):

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
-from click.core import ParameterSource
 
 from detector.cli.program import (
     Gauge,
+    check_raw_options,
     model_option,
     only_option,
     print_error,
     print_status,
-    renamed_option,
+    raw_options,
     threshold_option,
 )
 from detector.config.paths import STDIN
@@ -45,7 +45,6 @@ else:
     # Not generic in older releases of click.
     _Type = click.ParamType
 
-_RAW_OPTIONS: Final = ("rate", "sample_format", "channels")
 TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
 """Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
 
@@ -71,14 +70,7 @@ class _Moment(_Type):
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
 @click.option("--realtime", is_flag=True, help="Read the sound in real time, as from a microphone.")
-@click.option(
-    "--sample-rate", "rate", type=int, default=16000, show_default=True, help="Samples per second of raw samples (-)."
-)
-@renamed_option("--rate", "--sample-rate")
-@click.option(
-    "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le or f32le, for -."
-)
-@click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -.")
+@raw_options
 @click.option("--scores", type=click.Path(path_type=Path), help="Write the scores of every frame to this .npz file.")
 @click.option(
     "--picture",
@@ -102,9 +94,7 @@ def replay(ctx: click.Context, /, **options: Any) -> None:
     With several files, the scores of a.wav are written to NAME-a.npz, pictures and label tracks likewise.
     """
     files: tuple[str, ...] = options["files"]
-    given = [name for name in _RAW_OPTIONS if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if given and STDIN not in files:
-        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
+    check_raw_options(ctx, reads_stdin=STDIN in files)
     if files.count(STDIN) > 1:
         raise click.UsageError("Standard input (-) can be read only once.")
     if options["start_time"] and len(files) > 1:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from detector.cli.program import (
+    check_raw_options,
     model_option,
     only_option,
     print_error,
     print_status,
-    renamed_option,
+    raw_options,
     threshold_option,
 )
 from detector.config.paths import STDIN, web_token_file
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
 _WEB: Final = "127.0.0.1:8765"
-_RAW: Final = ("rate", "sample_format", "channels")
 
 
 def live_options(command: _Command) -> _Command:
@@ -70,14 +69,7 @@ def bare_options(command: _Command) -> _Command:
     """Add the options of the bare command."""
     options = (
         click.option("--no-wait", is_flag=True, help="End with exit code 69 where the device is absent."),
-        click.option(
-            "--sample-rate", "rate", type=int, help="Samples per second of raw samples (-).  [default: 16000]"
-        ),
-        renamed_option("--rate", "--sample-rate"),
-        click.option(
-            "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le, f32le."
-        ),
-        click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -."),
+        raw_options,
         click.option("--loop", is_flag=True, help="Repeat a sound file, with --web."),
         click.option("--tee", type=click.Path(path_type=Path), help="Record the sound in this WAV file."),
     )
@@ -117,9 +109,7 @@ def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
     The device is a microphone, raw samples, or a file; a file without a page is replayed in real time.
     """
     device, plays_file = options["device"], is_file(options["device"])
-    given = [name for name in _RAW if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if given and device != STDIN:
-        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
+    check_raw_options(ctx, reads_stdin=device == STDIN)
     if options["loop"] and not (options["web"] and plays_file):
         raise click.UsageError("--loop is for sound files, with --web.")
     if plays_file and options["web"] is None:
@@ -178,9 +168,8 @@ def _run_options(options: Mapping[str, Any]) -> RunOptions:
     from detector.audio.sources import RawFormat
     from detector.service.runtime import RunOptions
 
-    rate_hz = 16000 if options["rate"] is None else options["rate"]
     return RunOptions(
-        raw=RawFormat(rate_hz, options["sample_format"], options["channels"]),
+        raw=RawFormat(options["rate"], options["sample_format"], options["channels"]),
         wait=not options["no_wait"],
         tee=options["tee"],
         plays_file=is_file(options["device"]),

@@ -1,6 +1,5 @@
-"""New classes for a finished model from a handful of recordings: the network's body stays as it is, to the bit.
+"""New classes for a trained model from a few recordings, on a frozen backbone.
 
-What is learnt is a head: a few spiking neurons beside the dense layer's, that read the last
-convolution as those do, and one row of the read-out per class. The other rows are not touched, so
-that every old score stays what it was.
+Only a head is trained: some spiking neurons beside the dense layer, which read the last convolution like it, and
+one read-out row per new class. The other read-out rows are unchanged, so that all old scores stay bit-identical.
 """

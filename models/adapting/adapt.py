@@ -1,7 +1,4 @@
-"""From recordings to a model file: heads that leave a fold out to choose and judge, one of all to ship.
-
-The card of an adapted model: what was added, how well it is told apart, and what that rests on.
-"""
+"""From recordings to a model file: heads for cross-validation, a final one of all examples, and the model card."""
 
 from __future__ import annotations
 
@@ -20,32 +17,38 @@ from tqdm import tqdm
 
 from detector.errors import ConfigError
 from detector.manifest import ClassSpec, DataSource, Manifest
+from detector.messages import Samples
 from detector.network import load_model
 from detector.pipeline import Detector, with_threshold
 from detector.statistics import Rate
-from models.adapting.extension import body_of, extend
-from models.adapting.head import Lessons, batches_of, learn, make_lessons
-from models.adapting.sounds import Sounds, check_labels, other_sounds, own_sounds
+from models.adapting.extension import backbone_of, extend
+from models.adapting.head import HeadExamples, batches_of, make_examples, train_head
+from models.adapting.sounds import SoundSet, check_labels, negative_sounds, positive_sounds
 from models.data.datasets import FOLDS
 from models.data.household import Clip
-from models.evaluation.clips import Choice, Heard, choose
-from models.network.csnn import NetworkSpec
-from models.recipe import Data, Decoding, Loss, Recipe, Scenes, Schedule
-from models.training.augment import Wave
+from models.evaluation.clips import ClipPrediction, ThresholdChoice, choose_thresholds
+from models.network.spec import NetworkSpec
+from models.recipe import Data, Decoding, Loss, Recipe, SceneExamples, Schedule
 
 HIDDEN: Final = 32
-"""New neurons beside the dense layer's."""
-_FALSE_RATE: Final = 0.02
-"""Largest share of any source's other clips with an event of a new class."""
-_SHARES: Final = {"computed noises": 0.3, "demo scene": 0.2, "guitar_notes": 0.2}
-"""Draws against 1.0 for other sources: what is all alike, or little, need not be heard often."""
-_PRIOR: Final = 0.6
-"""On-threshold of heads before one is chosen: what is kept of them are scores."""
+"""Neurons of the head."""
+_MAX_FALSE_RATE: Final = 0.02
+"""Largest share of clips of other classes, in any source, with an event of a new class."""
+_SOURCE_WEIGHTS: Final = {"computed noises": 0.3, "demo scene": 0.2, "guitar_notes": 0.2}
+"""Sampling weights of sources with few or similar sounds; others have 1.0."""
+_INITIAL_THRESHOLD: Final = 0.6
+"""On-threshold before one is chosen, for which only scores are used."""
+_HEAD: Final = "| class | clips with its event | other clips with its event | threshold |"
+_METHOD: Final = f"""Recordings were divided into {len(FOLDS)} folds; cuts of one recording, by their names, share one.
+Each fold was evaluated by a network not trained on it, through the runtime's pipeline, with thresholds chosen without
+it. The final head was trained on all of them. Intervals are 95 % (Wilson)."""
+_ADVICE: Final = """Other kinds of sounds may be taken for a new class. `--background` with recordings of the place,
+`--material` and `--data` add negatives, and `snn-detect calibrate` measures the false alarms at that place."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the user asks for."""
+class AdaptOptions:
+    """Input of an adaptation."""
 
     model: Path
     classes: Sequence[tuple[str, Path]]
@@ -53,16 +56,16 @@ class Wish:
     out: Path
     category: str
     replace: bool
-    """Whether the old classes go."""
+    """Whether the old classes are removed."""
     background: Path | None
     material: Path | None
     data: Path | None
     seed: int
     processes: int
-    """How many make examples."""
+    """Number of processes that make examples."""
     examples: int
+    """Number of examples to draw."""
     epochs: int
-    """Examples that are drawn, and how often each is learnt from."""
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -71,98 +74,140 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class NewClass:
-    """A new class as it was judged on recordings that its judges had not heard."""
+class AddedClass:
+    """A new class, evaluated by cross-validation."""
 
-    choice: Choice
+    choice: ThresholdChoice
     recall: Rate
-    """With thresholds that were chosen without the fold that is judged."""
+    """With thresholds that were chosen without the evaluated fold."""
     false: dict[str, Rate]
-    """Other clips with an event of it, by source."""
+    """Share of other clips with an event of it, by source."""
     clips: int
 
 
 @dataclass(frozen=True, slots=True)
-class Adapted:
-    """What came of it."""
+class AdaptResult:
+    """Result of an adaptation."""
 
     manifest: Manifest
-    classes: tuple[NewClass, ...]
+    classes: tuple[AddedClass, ...]
     problems: tuple[str, ...]
     sources: dict[str, int]
-    """Clips of no new class that were learnt from, by source."""
+    """Number of negative clips in training, by source."""
     old_scores_equal: bool
 
 
-def adapt(wish: Wish) -> Adapted:
-    """Add classes to a model, or replace its classes; the file appears whole or not at all.
+def adapt(options: AdaptOptions) -> AdaptResult:
+    """Add classes to a model, or replace its classes; the file is written atomically.
 
-    Raises ConfigError, SourceError or ManifestError for what cannot be.
+    Raises ConfigError, SourceError or ManifestError for unusable input.
     """
-    manifest, body = load_model(wish.model).manifest, body_of(wish.model)
-    check_labels([label for label, _ in wish.classes], () if wish.replace else manifest.labels)
-    if not wish.out.absolute().parent.is_dir():
-        raise ConfigError(f"{wish.out}: there is no folder {wish.out.parent}; make it first")
+    manifest, backbone = load_model(options.model).manifest, backbone_of(options.model)
+    check_labels([label for label, _ in options.classes], () if options.replace else manifest.labels)
+    if not options.out.absolute().parent.is_dir():
+        raise ConfigError(f"{options.out}: there is no folder {options.out.parent}; make it first")
     rate_hz = manifest.features.sample_rate_hz
-    own = own_sounds(wish.folders, rate_hz)
-    others = other_sounds(rate_hz, wish.seed, wish.background, wish.material, wish.data)
-    recipe = _recipe(manifest, wish)
-    lessons = _lessons(wish, own, others, recipe)
-    with tempfile.TemporaryDirectory(dir=wish.out.absolute().parent) as folder:
-        part = Path(folder) / wish.out.name
-        heard: list[tuple[int, Heard]] = []
-        batches = sum(batches_of(int((lessons.fold != fold).sum()), recipe) for fold in (*FOLDS, None))
-        with tqdm(total=batches, unit="batch", desc="learning", leave=False) as bar:
+    positives = positive_sounds(options.folders, rate_hz)
+    negatives = negative_sounds(rate_hz, options.seed, options.background, options.material, options.data)
+    recipe = _recipe(manifest, options)
+    examples = _make_examples(options, positives, negatives, recipe)
+    with tempfile.TemporaryDirectory(dir=options.out.absolute().parent) as folder:
+        part = Path(folder) / options.out.name
+        predictions: list[tuple[int, ClipPrediction]] = []
+        batches = sum(batches_of(int((examples.fold != fold).sum()), recipe) for fold in (*FOLDS, None))
+        with tqdm(total=batches, unit="batch", desc="training", leave=False) as bar:
             for fold in FOLDS:
-                head = learn(lessons.without(fold), body, recipe, wish.seed, bar.update)
-                extend(wish.model, part, head.extension(), _with_classes(manifest, wish, {}), replace=wish.replace)
-                heard += [(fold, h) for h in _hear(part, own.of_fold(fold), others.of_fold(fold))]
-            head = learn(lessons, body, recipe, wish.seed, bar.update)
-        classes = _judge(heard, Detector.load(part).manifest, wish)
-        final = _described(manifest, wish, classes, own)
-        extend(wish.model, part, head.extension(), final, replace=wish.replace)
-        equal = wish.replace or _same_scores(wish.model, part, own.waves + others.waves)
-        found = Adapted(
+                head = train_head(examples.without(fold), backbone, recipe, options.seed, bar.update)
+                extend(
+                    options.model, part, head.extension(), _with_classes(manifest, options, {}), replace=options.replace
+                )
+                predictions += [(fold, p) for p in _predict(part, positives.of_fold(fold), negatives.of_fold(fold))]
+            head = train_head(examples, backbone, recipe, options.seed, bar.update)
+        classes = _cross_validate(predictions, Detector.load(part).manifest, options)
+        final = _final_manifest(manifest, options, classes, positives)
+        extend(options.model, part, head.extension(), final, replace=options.replace)
+        equal = options.replace or _same_scores(options.model, part, positives.waves + negatives.waves)
+        found = AdaptResult(
             manifest=load_model(part).manifest,
             classes=classes,
-            problems=tuple(own.problems + others.problems),
+            problems=tuple(positives.problems + negatives.problems),
             sources={
-                s: sum(c.source == s for c in others.clips) for s in dict.fromkeys(c.source for c in others.clips)
+                s: sum(c.source == s for c in negatives.clips) for s in dict.fromkeys(c.source for c in negatives.clips)
             },
             old_scores_equal=equal,
         )
-        part.replace(wish.out)
+        part.replace(options.out)
     return found
 
 
-def _lessons(wish: Wish, own: Sounds, others: Sounds, recipe: Recipe) -> Lessons:
+def evaluation_table(result: AdaptResult) -> Iterator[str]:
+    """Yield the lines of the evaluation as a Markdown table."""
+    yield _HEAD
+    yield "|---|---|---|---|"
+    for c in result.classes:
+        false = "; ".join(f"{source} {rate}" for source, rate in c.false.items())
+        yield f"| {c.choice.label} | {c.recall} | {false} | {c.choice.threshold:g} |"
+
+
+def card(options: AdaptOptions, result: AdaptResult) -> str:
+    """Return the model card as Markdown."""
+    manifest = result.manifest
+    added = ", ".join(f"{c.choice.label} ({c.clips} recordings)" for c in result.classes)
+    made = f"{options.model.name} with {'other' if options.replace else 'more'} classes: {added}."
+    predictions = "\n".join(f"- {source}: {count} negative clips" for source, count in result.sources.items())
+    parts = [
+        f"# {manifest.name} {manifest.version}",
+        f"{made} Made by `{manifest.training.command.rpartition('; ')[2]}`.",
+        "## Evaluation of the new classes",
+        _METHOD,
+        "\n".join(evaluation_table(result)),
+        _warnings(result.classes),
+        "## The other classes",
+        _old_classes(options, result),
+        "## Further training data",
+        predictions,
+        _ADVICE,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _make_examples(options: AdaptOptions, positives: SoundSet, negatives: SoundSet, recipe: Recipe) -> HeadExamples:
     total = recipe.schedule.examples_per_epoch // len(FOLDS) * len(FOLDS)
-    with tqdm(total=total, unit="example", desc="hearing", leave=False) as bar:
-        return make_lessons(wish.model, own, others, recipe, wish.seed, wish.processes, bar.update)
+    with tqdm(total=total, unit="example", desc="examples", leave=False) as bar:
+        return make_examples(options.model, positives, negatives, recipe, options.seed, options.processes, bar.update)
 
 
-def _recipe(manifest: Manifest, wish: Wish) -> Recipe:
-    """Return how the head is trained: as a small network of its own on the model's front end."""
+def _recipe(manifest: Manifest, options: AdaptOptions) -> Recipe:
+    """Return the recipe of the head: a small network of its own on the model's front end."""
     decoder = manifest.classes[0].decoder
     return Recipe(
         kind="stream",
         name=manifest.name,
         version=manifest.version,
         data=Data("folders", "", "the user's own", ()),
-        classes=dict.fromkeys(wish.folders, wish.category),
+        classes=dict.fromkeys(options.folders, options.category),
         features=manifest.features,
         encoder=manifest.encoder,
-        network=_network(manifest, len(wish.folders)),
-        examples=_examples(len(wish.folders)),
-        loss=Loss(frame=1.0, clip=0.0, score=0.0, deep=0.0, operations=0.0, idle=0.0, silence=0.0, least_rate=0.0),
-        schedule=Schedule(wish.epochs, wish.examples, 32, 0.003, 0.01, muon=False),
+        network=_network(manifest, len(options.folders)),
+        examples=_examples(len(options.folders)),
+        loss=Loss(
+            frame=1.0,
+            clip=0.0,
+            score=0.0,
+            deep_supervision=0.0,
+            operations=0.0,
+            background_operations=0.0,
+            silence=0.0,
+            min_rate=0.0,
+        ),
+        schedule=Schedule(options.epochs, options.examples, 32, 0.003, 0.01, muon=False),
         decoding=Decoding(
             decoder.smoothing_frames,
             decoder.min_on_frames,
             decoder.min_off_frames,
             decoder.refractory_frames,
             decoder.off_threshold / decoder.on_threshold,
-            dict.fromkeys(wish.folders, _PRIOR),
+            dict.fromkeys(options.folders, _INITIAL_THRESHOLD),
         ),
     )
 
@@ -179,76 +224,80 @@ def _network(manifest: Manifest, classes: int) -> NetworkSpec:
         convs=(),
         hidden=HIDDEN,
         frame_rate_hz=features.sample_rate_hz / features.hop_length,
-        membrane_tau_s=(0.02, 0.4),  # of convolutions, of which it has none
+        membrane_tau_s=(0.02, 0.4),  # not used: no convolutions
         dense_tau_s=(0.05, 0.8),
         readout_tau_s=0.3,
         surrogate="fast_sigmoid",
         slope=10.0,
-        drive=math.inf,
+        initial_gain=math.inf,
         dropout=0.25,
     )
 
 
-def _examples(classes: int) -> Scenes:
-    return Scenes(
+def _examples(classes: int) -> SceneExamples:
+    return SceneExamples(
         kind="scenes",
         frames=160,
-        source_weights=_SHARES,
+        source_weights=_SOURCE_WEIGHTS,
         class_weights={"none": 2.0 * classes},
         rumbling=0.3,
-        ended=0.0,
-        bare=0.0,
-        crowded=0.0,
+        truncated=0.0,
+        background_only=0.0,
+        polyphonic=0.0,
         backgrounds=0.0,
         brief=0.0,
-        narrow=0.0,
-        backwards=0.0,
+        band_limited=0.0,
+        time_reversed=0.0,
         early_weight=1,
         level_db=(-55.0, -1.0),
     )
 
 
-def _with_classes(manifest: Manifest, wish: Wish, thresholds: Mapping[str, float]) -> Manifest:
-    """Return a manifest with the new classes behind the old ones; they decide as the first of those."""
+def _with_classes(manifest: Manifest, options: AdaptOptions, thresholds: Mapping[str, float]) -> Manifest:
+    """Return a manifest with the new classes after the old ones, with the decoder values of the first."""
     first = manifest.classes[0]
     new = tuple(
-        with_threshold(ClassSpec(label, wish.category, first.decoder), thresholds.get(label, _PRIOR))
-        for label in wish.folders
+        with_threshold(ClassSpec(label, options.category, first.decoder), thresholds.get(label, _INITIAL_THRESHOLD))
+        for label in options.folders
     )
-    return dataclasses.replace(manifest, classes=new if wish.replace else manifest.classes + new)
+    return dataclasses.replace(manifest, classes=new if options.replace else manifest.classes + new)
 
 
-def _hear(model: Path, own: Sounds, others: Sounds) -> list[Heard]:
-    """Run clips through the detector as it ships, each as a stream of its own."""
+def _predict(model: Path, positives: SoundSet, negatives: SoundSet) -> list[ClipPrediction]:
+    """Run clips through the detector, each as a stream of its own."""
     detector = Detector.load(model)
-    pairs = zip(own.clips + others.clips, own.waves + others.waves, strict=True)
-    return [_hear_one(detector, clip, wave) for clip, wave in pairs]
+    pairs = zip(positives.clips + negatives.clips, positives.waves + negatives.waves, strict=True)
+    return [_predict_one(detector, clip, wave) for clip, wave in pairs]
 
 
-def _hear_one(detector: Detector, clip: Clip, wave: Wave) -> Heard:
+def _predict_one(detector: Detector, clip: Clip, wave: Samples) -> ClipPrediction:
     scores, events = detector.process(wave)
     last, more = detector.finish()
     onsets = tuple(e.label for e in [*events, *more] if e.kind == "onset")
-    return Heard(clip, np.concatenate([scores, last]), onsets, detector.labels)
+    return ClipPrediction(clip, np.concatenate([scores, last]), onsets, detector.labels)
 
 
-def _judge(heard: Sequence[tuple[int, Heard]], manifest: Manifest, wish: Wish) -> tuple[NewClass, ...]:
-    """Choose thresholds by the rule of ``models.evaluation.clips``, and judge each fold by those of the other folds."""
-    new = dataclasses.replace(manifest, classes=tuple(c for c in manifest.classes if c.label in wish.folders))
+def _cross_validate(
+    predictions: Sequence[tuple[int, ClipPrediction]], manifest: Manifest, options: AdaptOptions
+) -> tuple[AddedClass, ...]:
+    """Choose thresholds by the rule of ``models.evaluation.clips``; evaluate each fold with those of the others."""
+    new = dataclasses.replace(manifest, classes=tuple(c for c in manifest.classes if c.label in options.folders))
     columns = [manifest.labels.index(label) for label in new.labels]
-    only_new = [(fold, dataclasses.replace(h, scores=h.scores[:, columns], labels=new.labels)) for fold, h in heard]
-    chosen = {c.label: c for c in choose([h for _, h in only_new], new, _FALSE_RATE)}
+    only_new = [
+        (fold, dataclasses.replace(p, scores=p.scores[:, columns], labels=new.labels)) for fold, p in predictions
+    ]
+    chosen = {c.label: c for c in choose_thresholds([p for _, p in only_new], new, _MAX_FALSE_RATE)}
     hits = {label: [0, 0] for label in new.labels}
     false: dict[str, dict[str, list[int]]] = {label: {} for label in new.labels}
     for fold in FOLDS:
-        rest = choose([h for f, h in only_new if f != fold], new, _FALSE_RATE)
-        judged = _choices_on([h for f, h in only_new if f == fold], new, rest)
-        for label, h, is_found in judged:
-            count = hits[label] if h.clip.label == label else false[label].setdefault(h.clip.source, [0, 0])
+        other_folds = choose_thresholds([p for f, p in only_new if f != fold], new, _MAX_FALSE_RATE)
+        results = _found_with([p for f, p in only_new if f == fold], new, other_folds)
+        for label, p, is_found in results:
+            count = hits[label] if p.clip.label == label else false[label].setdefault(p.clip.source, [0, 0])
             count[0] += is_found
             count[1] += 1
     return tuple(
-        NewClass(
+        AddedClass(
             choice=chosen[label],
             recall=Rate(*hits[label]),
             false={source: Rate(*count) for source, count in false[label].items()},
@@ -258,108 +307,74 @@ def _judge(heard: Sequence[tuple[int, Heard]], manifest: Manifest, wish: Wish) -
     )
 
 
-def _choices_on(heard: Sequence[Heard], manifest: Manifest, choices: Sequence[Choice]) -> list[tuple[str, Heard, bool]]:
+def _found_with(
+    predictions: Sequence[ClipPrediction], manifest: Manifest, choices: Sequence[ThresholdChoice]
+) -> list[tuple[str, ClipPrediction, bool]]:
     """Return of each class and clip whether there is an event of it, with the thresholds that were chosen elsewhere."""
     from detector.decoder import EventDecoder
 
     classes = [with_threshold(c, choice.threshold) for c, choice in zip(manifest.classes, choices, strict=True)]
     features, found = manifest.features, []
-    for h in heard:
+    for p in predictions:
         decoder = EventDecoder(classes, features.hop_length, features.frame_length)
-        labels = {e.label for e in decoder.push(h.scores) if e.kind == "onset"}
-        found += [(c.label, h, c.label in labels) for c in classes]
+        labels = {e.label for e in decoder.push(p.scores) if e.kind == "onset"}
+        found += [(c.label, p, c.label in labels) for c in classes]
     return found
 
 
-def _described(manifest: Manifest, wish: Wish, classes: Sequence[NewClass], own: Sounds) -> Manifest:
-    """Return the manifest of the model that ships: thresholds, figures, and where its sounds came from."""
-    named = _with_classes(manifest, wish, {c.choice.label: c.choice.threshold for c in classes})
+def _final_manifest(
+    manifest: Manifest, options: AdaptOptions, classes: Sequence[AddedClass], positives: SoundSet
+) -> Manifest:
+    """Return the manifest of the final model: thresholds, metrics, and sources of its training data."""
+    named = _with_classes(manifest, options, {c.choice.label: c.choice.threshold for c in classes})
     training = manifest.training
     new_sources = tuple(
-        DataSource(label, "the user's own", f"{sum(c.label == label for c in own.clips)} recordings of {label}")
-        for label in wish.folders
+        DataSource(label, "the user's own", f"{sum(c.label == label for c in positives.clips)} recordings of {label}")
+        for label in options.folders
     )
-    metrics = {} if wish.replace else dict(manifest.metrics)
+    metrics = {} if options.replace else dict(manifest.metrics)
     for c in classes:
         label, count = c.choice.label, sum(r.total for r in c.false.values())
         metrics[f"{label}_recall"] = round(c.recall.value, 4)
         metrics[f"{label}_false_rate"] = round(sum(r.hits for r in c.false.values()) / max(1, count), 4)
     return dataclasses.replace(
         named,
-        name=f"{manifest.name}-{'-'.join(wish.folders)}",
+        name=f"{manifest.name}-{'-'.join(options.folders)}",
         training=dataclasses.replace(
             training,
             command=f"{training.command}; {shlex.join(['snn-train', *sys.argv[1:]])}",
-            clips=training.clips + len(own.clips),
+            clips=training.clips + len(positives.clips),
             sources=training.sources + new_sources,
         ),
         metrics=metrics,
     )
 
 
-def _same_scores(before: Path, after: Path, waves: Sequence[Wave]) -> bool:
-    """Tell whether the old classes' scores are what they were, to the bit, over all the sounds of the run."""
+def _same_scores(before: Path, after: Path, waves: Sequence[Samples]) -> bool:
+    """Return whether the old classes' scores are bit-identical over all the sounds of the run."""
     old, new = Detector.load(before), Detector.load(after)
     count = len(old.labels)
     return all(np.array_equal(old.score(wave), new.score(wave)[:, :count]) for wave in waves)
 
 
-_HEAD: Final = "| class | clips with its event | other clips with its event | threshold |"
-_HOW: Final = f"""Recordings were put into {len(FOLDS)} parts; cuts of one recording, as far as names tell, share one.
-Each part was judged by a network that had not learnt from it, through the pipeline that ships, with thresholds chosen
-without it. What ships has learnt from all of them. Intervals are 95 % (Wilson)."""
-_MORE: Final = """Sounds of a kind that is not among these may be taken for a new class. `--background` with recordings
-of the place, `--material` and `--data` give it more to be told apart from, and `snn-detect calibrate` says how often it
-is mistaken there."""
-
-
-def evaluation(adapted: Adapted) -> Iterator[str]:
-    """Yield the lines of the evaluation, as Markdown."""
-    yield _HEAD
-    yield "|---|---|---|---|"
-    for c in adapted.classes:
-        false = "; ".join(f"{source} {rate}" for source, rate in c.false.items())
-        yield f"| {c.choice.label} | {c.recall} | {false} | {c.choice.threshold:g} |"
-
-
-def card(wish: Wish, adapted: Adapted) -> str:
-    """Return the card as Markdown."""
-    manifest = adapted.manifest
-    added = ", ".join(f"{c.choice.label} ({c.clips} recordings)" for c in adapted.classes)
-    made = f"{wish.model.name} with {'other' if wish.replace else 'more'} classes: {added}."
-    heard = "\n".join(f"- {source}: {count} clips of no new class" for source, count in adapted.sources.items())
-    parts = [
-        f"# {manifest.name} {manifest.version}",
-        f"{made} Made by `{manifest.training.command.rpartition('; ')[2]}`.",
-        "## How well it hears the new classes",
-        _HOW,
-        "\n".join(evaluation(adapted)),
-        _warnings(adapted.classes),
-        "## The other classes",
-        _old(wish, adapted),
-        "## What it learnt from besides",
-        heard,
-        _MORE,
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _old(wish: Wish, adapted: Adapted) -> str:
-    if wish.replace:
-        return "There are none: they were left out."
-    if adapted.old_scores_equal:
+def _old_classes(options: AdaptOptions, result: AdaptResult) -> str:
+    if options.replace:
+        return "There are none: they were removed."
+    if result.old_scores_equal:
         return (
-            "Their scores are what they were, to the bit (compared over all the sounds of this run): the body of the "
-            "network and their read-out are untouched. The card of the model that was adapted holds for them."
+            "Their scores are unchanged, to the bit (compared over all the sounds of this run): backbone and read-out "
+            "are the same. The card of the adapted model applies to them."
         )
-    return "Their weights are untouched; scores differ in the last bits, which this machine's sigmoid rounds otherwise."
+    return (
+        "Their weights are unchanged; scores differ in the last bits, which this machine's sigmoid rounds differently."
+    )
 
 
-def _warnings(classes: tuple[NewClass, ...]) -> str:
+def _warnings(classes: tuple[AddedClass, ...]) -> str:
     lines = []
     for c in classes:
-        if c.recall.value < 0.8:  # noqa: PLR2004 - what is asked for in the README
-            lines.append(f"- {c.choice.label} is missed often: record more, and more various, examples.")
+        if c.recall.value < 0.8:  # noqa: PLR2004 - the recall that the README asks for
+            lines.append(f"- {c.choice.label} is missed often: record more, and more varied, examples.")
         if c.choice.worst.value > 0.05:  # noqa: PLR2004 - one in twenty
-            lines.append(f"- Other sounds are often taken for {c.choice.label}: give it some of them as --background.")
+            lines.append(f"- Other sounds are often taken for {c.choice.label}: add some of them by --background.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A model file with more classes: the same graph, with longer arrays at its end."""
+"""A model file with more classes: the same graph, with larger arrays in its last two layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CLASS_TENSORS: Final = frozenset({"readout_mem", "new_readout_mem", "scores"})
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What is put behind a model's own arrays; all weights lie on the grid of exact sums (``models.network.csnn``)."""
+    """Rows appended to a model's arrays; all weights lie on the grid of exact sums (``models.network.csnn``)."""
 
     hidden_weight: Float32
     """(hidden, inputs of the dense layer)."""
@@ -40,8 +40,8 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """Sizes of what a head reads."""
+class BackboneShape:
+    """Sizes of the input of a head."""
 
     inputs: int
     """Spikes of the last convolution."""
@@ -49,21 +49,20 @@ class Body:
     """Spikes of the dense layer."""
 
 
-def body_of(path: Path) -> Body:
-    """Return what a head on a model reads; raises ManifestError where it has another form than the shipped ones."""
-    return _body(_arrays(_read(path)[0], path), path)
+def backbone_of(path: Path) -> BackboneShape:
+    """Return the input sizes of a head on a model; raises ManifestError for another architecture."""
+    return _backbone(_arrays(_read(path)[0], path), path)
 
 
 def extend(path: Path, out: Path, extension: Extension, manifest: Manifest, *, replace: bool) -> None:
-    """Write the model ``out``: that of ``path`` with an extension; ``replace`` leaves the old classes out.
+    """Write the model of ``path`` with an extension to ``out``, atomically; ``replace`` removes the old classes.
 
-    ``manifest`` holds the wanted classes, in the order of the scores, and training record; what it
-    says of the network is brought up to date here. The file appears whole or not at all. Raises ManifestError where
-    the model cannot be extended, or the result is not good.
+    ``manifest`` has the classes in the order of the scores, and the training record; its network section is updated
+    here. Raises ManifestError where the model cannot be extended, or the result fails verification.
     """
     graphs = _read(path)
     before = _arrays(graphs[0], path)
-    after = _extended(before, _body(before, path), extension, replace=replace)
+    after = _extended(before, _backbone(before, path), extension, replace=replace)
     for graph in graphs:
         _rewrite(graph, after)
     step, block = graphs
@@ -83,7 +82,7 @@ def extend(path: Path, out: Path, extension: Extension, manifest: Manifest, *, r
 
 def _read(path: Path) -> tuple[Any, Any]:
     """Return a model's graphs over one frame and over a block."""
-    load_model(path)  # says what is wrong where the file is no model
+    load_model(path)  # raises an error where the file is no model
     step = onnx.load(path)
     metadata = {p.key: p.value for p in step.metadata_props}
     return step, onnx.load_from_string(base64.b64decode(metadata[BLOCK_KEY]))
@@ -93,20 +92,22 @@ def _arrays(model: Any, path: Path) -> dict[str, Float32]:
     found = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer if w.name in _CHANGED}
     if missing := [name for name in _CHANGED if name not in found]:
         raise ManifestError(
-            f"{path}: its graph lacks {missing[0]!r}, so it has no room for more classes; adapt a model with "
+            f"{path}: its graph lacks {missing[0]!r}, so it cannot be extended; adapt a model with "
             "convolutions and float weights (snn-export int8 makes the small form of the result)"
         )
     return found
 
 
-def _body(arrays: dict[str, Float32], path: Path) -> Body:
+def _backbone(arrays: dict[str, Float32], path: Path) -> BackboneShape:
     dense, inputs = arrays["dense_weight"].shape
     if arrays["readout_weight"].shape[1] != dense:
         raise ManifestError(f"{path}: its read-out does not read its dense layer; export the model again")
-    return Body(inputs, dense)
+    return BackboneShape(inputs, dense)
 
 
-def _extended(arrays: dict[str, Float32], body: Body, extension: Extension, *, replace: bool) -> dict[str, Float32]:
+def _extended(
+    arrays: dict[str, Float32], backbone: BackboneShape, extension: Extension, *, replace: bool
+) -> dict[str, Float32]:
     hidden = len(extension.hidden_bias)
     kept = 0 if replace else len(arrays["readout_bias"])
     old_rows = np.pad(arrays["readout_weight"][:kept], ((0, 0), (0, hidden)))
@@ -114,7 +115,7 @@ def _extended(arrays: dict[str, Float32], body: Body, extension: Extension, *, r
     return {
         "dense_weight": np.concatenate([arrays["dense_weight"], extension.hidden_weight]),
         "dense_bias": np.concatenate([arrays["dense_bias"], extension.hidden_bias]),
-        "dense_beta": np.concatenate([arrays["dense_beta"].reshape(1, body.dense), beta], axis=1),
+        "dense_beta": np.concatenate([arrays["dense_beta"].reshape(1, backbone.dense), beta], axis=1),
         "readout_weight": np.concatenate([old_rows, extension.readout_weight]),
         "readout_bias": np.concatenate([arrays["readout_bias"][:kept], extension.readout_bias]),
         "readout_beta": np.concatenate([arrays["readout_beta"][:kept], extension.readout_beta]),
@@ -122,7 +123,7 @@ def _extended(arrays: dict[str, Float32], body: Body, extension: Extension, *, r
 
 
 def _rewrite(model: Any, arrays: dict[str, Float32]) -> None:
-    """Put longer arrays into a graph, and say so where it names the shapes of its inputs and outputs."""
+    """Replace arrays in a graph, and the shapes of its inputs and outputs."""
     for weight in model.graph.initializer:
         if weight.name in arrays:
             weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(arrays[weight.name]), weight.name))
@@ -134,7 +135,7 @@ def _rewrite(model: Any, arrays: dict[str, Float32]) -> None:
 
 
 def _manifest(manifest: Manifest, arrays: dict[str, Float32], more_parameters: int) -> Manifest:
-    """Return a manifest that describes the longer arrays."""
+    """Return a manifest that describes the larger arrays."""
     sizes = {"dense_mem": len(arrays["dense_bias"]), "readout_mem": len(arrays["readout_bias"])}
     network = manifest.network
     states = tuple(TensorSpec(s.name, (*s.shape[:-1], sizes.get(s.name, s.shape[-1]))) for s in network.states)

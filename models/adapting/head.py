@@ -1,6 +1,6 @@
-"""What is learnt of new classes: a few spiking neurons and a read-out, on the spikes of a network that stays.
+"""The head of new classes: spiking neurons and a read-out on the spikes of a frozen backbone, and its training.
 
-Examples to learn from, made in two processes: scenes as for training, as the spikes that a head reads.
+Examples are scenes as in training, stored as the backbone's spikes and made in several processes.
 """
 
 from __future__ import annotations
@@ -21,26 +21,31 @@ from torch import Tensor, nn
 
 from detector.messages import Spikes
 from detector.network import Model, load_model, trace
-from models.adapting.extension import Body, Extension
-from models.adapting.sounds import Sounds
+from models.adapting.extension import BackboneShape, Extension
+from models.adapting.sounds import SoundSet
 from models.data.datasets import FOLDS
 from models.network.csnn import SpikingUnit, fold_norm, initial_readout, round_to_grid
 from models.network.scan import leaky_readout
-from models.recipe import Recipe, Scenes
+from models.recipe import Recipe, SceneExamples
 from models.training.examples import ExampleMaker
 from models.training.losses import frame_loss
 from models.training.optimiser import Optimiser, clip_gradient, rate_at
 
+_HeadExample = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+_makers: dict[int, ExampleMaker] = {}
+_backbone: BackboneSpikes | None = None
+"""One of each per worker process."""
+
 
 class Head(nn.Module):
-    """Spikes of the last convolution and of the dense layer in, one logit per class out, frame by frame."""
+    """Maps spikes of the last convolution and of the dense layer to one logit per new class and frame."""
 
-    def __init__(self, body: Body, recipe: Recipe) -> None:
+    def __init__(self, backbone: BackboneShape, recipe: Recipe) -> None:
         super().__init__()
         spec = recipe.network
-        self.dense = nn.Linear(body.inputs, spec.hidden)
+        self.dense = nn.Linear(backbone.inputs, spec.hidden)
         self.unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=spec.dense_tau_s)
-        self.readout = nn.Linear(body.dense + spec.hidden, spec.classes)
+        self.readout = nn.Linear(backbone.dense + spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(initial_readout(spec))
         self.drop = nn.Dropout(spec.dropout)
 
@@ -69,8 +74,8 @@ class Head(nn.Module):
         )
 
 
-class BodySpikes:
-    """What a model's last convolution and dense layer fire, packed into bits: there are hours of it."""
+class BackboneSpikes:
+    """Spikes of a model's last convolution and dense layer, packed into bits to save memory."""
 
     def __init__(self, model: Model) -> None:
         spiking = [layer for layer in model.manifest.network.layers if layer.spikes]
@@ -83,36 +88,38 @@ class BodySpikes:
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
-    """Examples to learn from, each of one fold."""
+class HeadExamples:
+    """Training examples, each of one fold."""
 
     fired: NDArray[np.uint8]
-    """(examples, frames, bytes), as ``BodySpikes`` gives them."""
+    """(examples, frames, bytes), as ``BackboneSpikes`` gives them."""
     target: NDArray[np.uint8]
     """(examples, frames, classes)."""
     weight: NDArray[np.uint8]
     fold: NDArray[np.int64]
 
-    def without(self, fold: int | None) -> Lessons:
+    def without(self, fold: int | None) -> HeadExamples:
         """Return the examples of all other folds; None: all."""
         kept = self.fold != (-1 if fold is None else fold)
-        return Lessons(self.fired[kept], self.target[kept], self.weight[kept], self.fold[kept])
+        return HeadExamples(self.fired[kept], self.target[kept], self.weight[kept], self.fold[kept])
 
 
-def learn(lessons: Lessons, body: Body, recipe: Recipe, seed: int, advance: Callable[[], Any]) -> Head:
-    """Return a head that has learnt from examples; ``advance`` is called after each batch."""
+def train_head(
+    examples: HeadExamples, backbone: BackboneShape, recipe: Recipe, seed: int, advance: Callable[[], Any]
+) -> Head:
+    """Train a head on examples; ``advance`` is called after each batch."""
     torch.manual_seed(seed)
-    head, schedule = Head(body, recipe), recipe.schedule
+    head, schedule = Head(backbone, recipe), recipe.schedule
     optimiser = Optimiser(head, schedule.learning_rate, schedule.weight_decay)
-    batches = list(_batches(len(lessons.fired), schedule.batch, schedule.epochs, np.random.default_rng(seed)))
+    batches = list(_batches(len(examples.fired), schedule.batch, schedule.epochs, np.random.default_rng(seed)))
     head.train()
     with _one_thread():
         for number, chosen in enumerate(batches):
             optimiser.set_rate(rate_at(number / len(batches), schedule.learning_rate, warm_up=0.05, floor=0.005))
-            bits = np.unpackbits(lessons.fired[chosen], axis=2, count=body.inputs + body.dense)
+            bits = np.unpackbits(examples.fired[chosen], axis=2, count=backbone.inputs + backbone.dense)
             fired = torch.from_numpy(bits).float()
-            target, weight = (torch.from_numpy(part[chosen]).float() for part in (lessons.target, lessons.weight))
-            logits = head(fired[..., : body.inputs], fired[..., body.inputs :])
+            target, weight = (torch.from_numpy(part[chosen]).float() for part in (examples.target, examples.weight))
+            logits = head(fired[..., : backbone.inputs], fired[..., backbone.inputs :])
             loss = frame_loss(logits, target, weight)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -122,9 +129,37 @@ def learn(lessons: Lessons, body: Body, recipe: Recipe, seed: int, advance: Call
     return head.eval()
 
 
+def batches_of(examples: int, recipe: Recipe) -> int:
+    """Return the number of batches of ``train_head``."""
+    return (examples // recipe.schedule.batch) * recipe.schedule.epochs
+
+
+def make_examples(  # noqa: PLR0913 - one argument per source
+    model: Path,
+    positives: SoundSet,
+    negatives: SoundSet,
+    recipe: Recipe,
+    seed: int,
+    processes: int,
+    advance: Callable[[], Any],
+) -> HeadExamples:
+    """Draw examples of each fold's clips only; ``advance`` is called after each."""
+    per_fold = recipe.schedule.examples_per_epoch // len(FOLDS)
+    orders = [(fold, seed, number) for fold in FOLDS for number in range(per_fold)]
+    with ProcessPoolExecutor(
+        processes, initializer=_initialise_worker, initargs=(model, positives, negatives, recipe)
+    ) as pool:
+        found: list[_HeadExample] = []
+        for example in pool.map(_make, orders, chunksize=8):
+            found.append(example)
+            advance()
+    fired, target, weight = (np.stack(parts) for parts in zip(*found, strict=True))
+    return HeadExamples(fired, target, weight, np.array([fold for fold, _, _ in orders]))
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in one thread: for so small a network several take longer to meet than to compute."""
+    """Compute in one thread: for so small a network, synchronisation costs more than it saves."""
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
     numba.set_num_threads(1)
@@ -135,54 +170,26 @@ def _one_thread() -> Iterator[None]:
         numba.set_num_threads(before[1])
 
 
-def batches_of(examples: int, recipe: Recipe) -> int:
-    """Return how many batches ``learn`` takes."""
-    return (examples // recipe.schedule.batch) * recipe.schedule.epochs
-
-
 def _batches(examples: int, size: int, epochs: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     for _ in range(epochs):
         order = rng.permutation(examples)
         yield from (order[at : at + size] for at in range(0, examples - size + 1, size))
 
 
-_Lesson = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
-
-
-def make_lessons(  # noqa: PLR0913 - what they are made of
-    model: Path, own: Sounds, others: Sounds, recipe: Recipe, seed: int, processes: int, advance: Callable[[], Any]
-) -> Lessons:
-    """Draw examples fold by fold, each of nothing but that fold's clips; ``advance`` is called after each."""
-    per_fold = recipe.schedule.examples_per_epoch // len(FOLDS)
-    orders = [(fold, seed, number) for fold in FOLDS for number in range(per_fold)]
-    with ProcessPoolExecutor(processes, initializer=_begin, initargs=(model, own, others, recipe)) as pool:
-        found: list[_Lesson] = []
-        for lesson in pool.map(_make, orders, chunksize=8):
-            found.append(lesson)
-            advance()
-    fired, target, weight = (np.stack(parts) for parts in zip(*found, strict=True))
-    return Lessons(fired, target, weight, np.array([fold for fold, _, _ in orders]))
-
-
-_makers: dict[int, ExampleMaker] = {}
-_body: BodySpikes | None = None
-"""One of each per worker process."""
-
-
-def _begin(model: Path, own: Sounds, others: Sounds, recipe: Recipe) -> None:
-    global _body  # noqa: PLW0603 - set once when the worker process starts
-    _body = BodySpikes(load_model(model))
-    assert isinstance(recipe.examples, Scenes)  # noqa: S101 - for mypy
-    places = None
+def _initialise_worker(model: Path, positives: SoundSet, negatives: SoundSet, recipe: Recipe) -> None:
+    global _backbone  # noqa: PLW0603 - set once when the worker process starts
+    _backbone = BackboneSpikes(load_model(model))
+    assert isinstance(recipe.examples, SceneExamples)  # noqa: S101 - for mypy
+    conditions = None
     for fold in FOLDS:
-        mine, theirs = own.of_fold(fold), others.of_fold(fold)
+        mine, theirs = positives.of_fold(fold), negatives.of_fold(fold)
         clips, waves = mine.clips + theirs.clips, mine.waves + theirs.waves
-        _makers[fold] = ExampleMaker(clips, waves, recipe, recipe.examples, places)
-        places = _makers[fold].places
+        _makers[fold] = ExampleMaker(clips, waves, recipe, recipe.examples, conditions)
+        conditions = _makers[fold].conditions
 
 
-def _make(order: tuple[int, int, int]) -> _Lesson:
-    assert _body is not None  # noqa: S101 - the pool's initialiser has run
+def _make(order: tuple[int, int, int]) -> _HeadExample:
+    assert _backbone is not None  # noqa: S101 - the pool's initialiser has run
     fold, seed, number = order
     example = _makers[fold].draw(np.random.default_rng([seed, fold, number]))
-    return _body.of(example.spikes.astype(np.float32)), example.target.astype(np.uint8), example.weight
+    return _backbone.of(example.spikes.astype(np.float32)), example.target.astype(np.uint8), example.weight

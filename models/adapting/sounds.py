@@ -1,4 +1,4 @@
-"""The sounds to adapt with: the user's recordings of new classes, and sounds of none."""
+"""Training data of an adaptation: the user's recordings of new classes, and negatives."""
 
 from __future__ import annotations
 
@@ -15,77 +15,79 @@ import soxr
 from detector.audio.files import sounds_below
 from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
+from detector.messages import Samples
 from models import DEMO_SCENE
 from models.data.datasets import FOLDS, load_good_clips, read_class
 from models.data.household import TEST_FOLD, Clip, list_clips
 from models.rendering.synthesis import NOISES, RATE_HZ, compose_noise
-from models.training.augment import Wave
 
-LEAST_CLIPS: Final = 20
+MIN_CLIPS: Final = 20
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _PIECE_S: Final = 5.0
-_MOST_BACKGROUND_S: Final = 1800.0
-_NOISES_OF_A_KIND: Final = 6
-_MOST_OF_A_CLASS: Final = 40
-"""Clips of one folder of data or material: what a head learns from more is little, and takes memory."""
+_MAX_BACKGROUND_S: Final = 1800.0
+_NOISES_PER_KIND: Final = 6
+_MAX_CLIPS_PER_CLASS: Final = 40
+"""Limit per class of data or material: more takes memory and improves little."""
 
 
 @dataclass(slots=True)
-class Sounds:
+class SoundSet:
     """Clips with their samples at one rate."""
 
     clips: list[Clip] = field(default_factory=list)
-    waves: list[Wave] = field(default_factory=list)
+    waves: list[Samples] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """One line each: what was left out and why."""
 
-    def add(self, clips: Sequence[Clip], waves: Sequence[Wave]) -> None:
-        """Put clips behind those that are there."""
+    def add(self, clips: Sequence[Clip], waves: Sequence[Samples]) -> None:
+        """Append clips."""
         self.clips += clips
         self.waves += waves
 
-    def of_fold(self, fold: int) -> Sounds:
+    def of_fold(self, fold: int) -> SoundSet:
         """Return the clips of one fold."""
         pairs = [(c, w) for c, w in zip(self.clips, self.waves, strict=True) if c.fold == fold]
-        return Sounds([c for c, _ in pairs], [w for _, w in pairs])
+        return SoundSet([c for c, _ in pairs], [w for _, w in pairs])
 
 
 def check_labels(wanted: Sequence[str], taken: Sequence[str]) -> None:
-    """Raise ConfigError for a label that cannot be one, or that is there already."""
+    """Raise ConfigError for a label that is invalid or taken."""
     for label in wanted:
         if not _LABEL.fullmatch(label):
-            raise ConfigError(f"label {label!r}: write it in small letters, digits, _ and -, at most 40 of them")
+            raise ConfigError(f"label {label!r}: use small letters, digits, _ and -, at most 40 of them")
         if label in taken or wanted.count(label) > 1:
             raise ConfigError(f"label {label!r}: the model has that class already; choose another name")
 
 
-def own_sounds(folders: Mapping[str, Path], rate_hz: int) -> Sounds:
+def positive_sounds(folders: Mapping[str, Path], rate_hz: int) -> SoundSet:
     """Read the recordings of each new class, with folds that keep cuts of one recording together.
 
-    A recording that cannot be used is told in a line and left out. Raises SourceError for a folder that
-    is missing or holds no sound, ConfigError where fewer than 20 recordings can be used.
+    Recordings that cannot be used are left out, with a line each. Raises SourceError for a folder that is missing or
+    has no sound, ConfigError where fewer than 20 recordings can be used.
     """
-    found = Sounds()
+    found = SoundSet()
     for label, folder in folders.items():
         listing = read_class(folder, label)
         clips, waves, problems = load_good_clips(listing.clips, rate_hz)
         problems = [*listing.problems, *problems]
-        if len(clips) < LEAST_CLIPS:
+        if len(clips) < MIN_CLIPS:
             first = f"; the first problem: {problems[0]}" if problems else ""
             raise ConfigError(
-                f"{folder}: {len(clips)} recordings of {label!r} can be used, and it takes {LEAST_CLIPS}{first}"
+                f"{folder}: {len(clips)} recordings of {label!r} can be used, and it takes {MIN_CLIPS}{first}"
             )
         found.add(clips, waves)
         found.problems += problems
     return found
 
 
-def other_sounds(rate_hz: int, seed: int, background: Path | None, material: Path | None, data: Path | None) -> Sounds:
-    """Gather sounds of no new class: computed noises and the demo scene always, and what else there is.
+def negative_sounds(
+    rate_hz: int, seed: int, background: Path | None, material: Path | None, data: Path | None
+) -> SoundSet:
+    """Collect negatives: computed noises, the demo scene, and the given background, material and data.
 
-    Raises SourceError for a place that is missing or holds no sound.
+    Raises SourceError for a path that is missing or has no sound.
     """
-    found = Sounds()
+    found = SoundSet()
     found.add(*_pieces(_noises(rate_hz, seed), "computed noises"))
     found.add(*_pieces(_cut(read_sound(DEMO_SCENE, rate_hz), rate_hz), "demo scene"))
     if background is not None:
@@ -99,40 +101,40 @@ def other_sounds(rate_hz: int, seed: int, background: Path | None, material: Pat
     return found
 
 
-def _pieces(waves: Iterator[Wave], source: str) -> tuple[list[Clip], list[Wave]]:
-    """Return waves as clips: neighbours share a fold, since they may be of one recording."""
+def _pieces(waves: Iterator[Samples], source: str) -> tuple[list[Clip], list[Samples]]:
+    """Return waves as clips; neighbours share a fold, since they may be of one recording."""
     found = [wave for wave in waves if wave.size]
     folds = [FOLDS[i * len(FOLDS) // len(found)] for i in range(len(found))]
     return [Clip(Path(source) / f"{i}", None, source, fold) for i, fold in enumerate(folds)], found
 
 
-def _noises(rate_hz: int, seed: int) -> Iterator[Wave]:
-    """Yield noises, hums, tones and knocks, kinds in turn, so that every fold has some of each."""
-    for number in range(_NOISES_OF_A_KIND):
+def _noises(rate_hz: int, seed: int) -> Iterator[Samples]:
+    """Yield noises, hums, tones and knocks, alternating in kind, so that every fold has some of each."""
+    for number in range(_NOISES_PER_KIND):
         for i, kind in enumerate(NOISES):
             wave = compose_noise(np.random.default_rng([seed, i, number]), kind)
             yield np.asarray(soxr.resample(wave, RATE_HZ, rate_hz), np.float32)
 
 
-def _cut(wave: Wave, rate_hz: int) -> Iterator[Wave]:
+def _cut(wave: Samples, rate_hz: int) -> Iterator[Samples]:
     size = round(_PIECE_S * rate_hz)
     yield from (wave[at : at + size] for at in range(0, max(1, wave.size - size // 2), size))
 
 
-def _background(place: Path, rate_hz: int) -> Iterator[Wave]:
-    """Yield pieces of the recordings at a place, half an hour of them at most, evenly from all of it."""
+def _background(place: Path, rate_hz: int) -> Iterator[Samples]:
+    """Yield pieces of the recordings of a file or folder, at most half an hour, evenly over all of them."""
     files = list(sounds_below(place)) if place.is_dir() else [place]
     if not files:
         raise SourceError(f"{place}: no sound files in this folder; name one with WAV, FLAC, OGG or MP3 files")
-    most = int(_MOST_BACKGROUND_S / _PIECE_S)
-    share = max(1, most // len(files))
-    for path in files[:: max(1, -(-len(files) // most))]:
+    limit = int(_MAX_BACKGROUND_S / _PIECE_S)
+    share = max(1, limit // len(files))
+    for path in files[:: max(1, -(-len(files) // limit))]:
         pieces = list(_cut(read_sound(path, rate_hz), rate_hz))
         yield from pieces[:: max(1, -(-len(pieces) // share))]
 
 
 def _of_material(folder: Path) -> list[Clip]:
-    """List rendered material (``python -m models.rendering``), its classes evenly, with folds in turn."""
+    """List rendered material (``python -m models.rendering``), evenly by class, with alternating folds."""
     try:
         with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -145,13 +147,13 @@ def _of_material(folder: Path) -> list[Clip]:
 
 
 def _of_data(data: Path) -> list[Clip]:
-    """List recordings as ``snn-train fit`` takes them, without those that are for judging alone."""
+    """List recordings in the layout of ``snn-train fit``, without the test fold."""
     return _evenly([clip for clip in list_clips(data) if clip.fold != TEST_FOLD])
 
 
 def _evenly(clips: Sequence[Clip]) -> list[Clip]:
-    """Return at most so many clips of each class, from all over it."""
+    """Return at most ``_MAX_CLIPS_PER_CLASS`` clips of each class, evenly spread."""
     by_class: dict[str | None, list[Clip]] = {}
     for clip in clips:
         by_class.setdefault(clip.label, []).append(clip)
-    return [c for group in by_class.values() for c in group[:: -(-len(group) // _MOST_OF_A_CLASS)]]
+    return [c for group in by_class.values() for c in group[:: -(-len(group) // _MAX_CLIPS_PER_CLASS)]]

@@ -12,12 +12,12 @@ from models.cli.evaluate import evaluate_channels, evaluate_events, keep, make_s
 from models.cli.images import compare, convert, show_encoding, show_neuron
 from models.cli.train import adapt, cross_evaluate, evaluate, fit, folds, tune
 
-_FOR_SCENES = {"dcase_util", "onnx", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
+_SCENES_EXTRA = {"dcase_util", "onnx", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
 
 
 @click.group()
 def cli() -> None:
-    """Train, judge and look into spiking networks that hear."""
+    """Train, evaluate and inspect spiking networks for sound event detection."""
 
 
 for command in (
@@ -46,11 +46,11 @@ for command in (
 
 
 def main() -> None:
-    """Run the command; what a user can mend becomes one line and an exit code."""
+    """Run the command; errors that a user can fix are reported in one line, with an exit code."""
     try:
         cli(standalone_mode=True)
     except ModuleNotFoundError as error:
-        extra = "scenes" if (error.name or "").partition(".")[0] in _FOR_SCENES else "train"
+        extra = "scenes" if (error.name or "").partition(".")[0] in _SCENES_EXTRA else "train"
         click.echo(f"snn-train: error: {error.name} is not installed; pip install 'snn-detect[{extra}]'", err=True)
         sys.exit(2)
     except DetectorError as error:

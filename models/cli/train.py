@@ -1,7 +1,4 @@
-"""Commands that train, judge and tune: fit, folds, evaluate, cross-evaluate, tune.
-
-The command ``snn-train adapt``: a model for sounds of one's own.
-"""
+"""Commands that train and evaluate on clips: fit, folds, evaluate, cross-evaluate, tune, adapt."""
 
 from __future__ import annotations
 
@@ -12,33 +9,35 @@ from typing import Final
 
 import click
 
+from detector.cli.program import renamed_option
 from detector.errors import ConfigError
 from models import RECIPES
-from models.console import tell
+from models.cli.options import (
+    PATH,
+    check_folders,
+    data_option,
+    integers,
+    material_option,
+    threads_option,
+    use_threads,
+)
+from models.console import report_problems
 
-PATH = click.Path(path_type=Path)
-data_option = click.option(
-    "--data",
-    type=PATH,
-    envvar="SNN_DETECT_DATA",
-    required=True,
-    help="Folder of recordings: esc10, instruments, guitar_notes, speech_digits, mnist; or SNN_DETECT_DATA.",
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="Threads of torch and of the scan; default: all cores."
-)
-material_option = click.option("--material", type=PATH, help="Rendered material (python -m models.rendering).")
+_EXAMPLES: Final = 2400
+_EPOCHS: Final = 8
+"""Training of the head of new classes."""
 
 
 @click.command()
-@click.argument("recipe", type=PATH, default=RECIPES / "household-first.toml")
+@click.argument("recipe", type=PATH, default=RECIPES / "household.toml")
 @data_option
 @material_option
-@click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; resumes.")
+@click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; an interrupted run is resumed.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--leave-out", type=click.IntRange(1, 5), help="Leave out this fold too.")
-@click.option("--begin", type=PATH, help="Begin with the weights of this ended run of the same network.")
-@click.option("--workers", default=1, show_default=True, help="Processes that make examples; 0: none beside training.")
+@click.option("--leave-out", type=click.IntRange(1, 5), help="Hold out this fold, too.")
+@click.option("--warm-start", type=PATH, help="Start from the weights of this finished run of the same network.")
+@renamed_option("--begin", "--warm-start")
+@click.option("--workers", default=1, show_default=True, help="Processes that make examples; 0: the training process.")
 @threads_option
 def fit(  # noqa: PLR0913 - one option each
     recipe: Path,
@@ -47,35 +46,35 @@ def fit(  # noqa: PLR0913 - one option each
     folder: Path,
     seed: int,
     leave_out: int | None,
-    begin: Path | None,
+    warm_start: Path | None,
     workers: int,
     threads: int | None,
 ) -> None:
-    """Train by RECIPE, or go on where the run folder's checkpoint stands."""
-    from models.recipe import load_recipe, read_toml
+    """Train by RECIPE, stage by stage, or resume from the checkpoint in the run folder."""
+    from models.recipe import load_stages, read_toml
 
     use_threads(threads)
     if read_toml(recipe).get("kind") == "image":
         from models.images import train as image_train
 
-        if material is not None or begin is not None:
-            raise ConfigError(f"{recipe}: networks that see pictures take no rendered material and begin anew")
+        if material is not None or warm_start is not None:
+            raise ConfigError(f"{recipe}: image networks take neither --material nor --warm-start")
         image_train.fit(recipe, data, folder, seed, leave_out)
         return
-    from models.training.loop import Run, train
+    from models.training.loop import Run, train_stages
 
-    train(load_recipe(recipe), Run(data, material, folder, seed, leave_out, workers, begin))
+    train_stages(load_stages(recipe), Run(data, material, folder, seed, leave_out, workers, warm_start))
     click.echo(f"trained: {folder}; next: snn-export onnx {folder} --out MODEL.onnx", err=True)
 
 
 @click.command()
 @click.argument("model", type=PATH)
 @data_option
-@click.option("--recipe", type=PATH, help="Whose recordings to judge on; default: the recipe that the model names.")
-@click.option("--fold", default=5, show_default=True, type=click.IntRange(1, 5), help="Recordings to judge on.")
-@click.option("--json", "json_path", type=PATH, help="Write the figures here.")
+@click.option("--recipe", type=PATH, help="Recipe whose recordings are used; default: the one that the model names.")
+@click.option("--fold", default=5, show_default=True, type=click.IntRange(1, 5), help="Fold to evaluate on.")
+@click.option("--json", "json_path", type=PATH, help="Write the metrics here.")
 @click.option("--picture", type=PATH, help="Draw the confusion matrix here (PNG).")
-@click.option("--out", type=PATH, help="Write the model here, with the figures in its manifest.")
+@click.option("--out", type=PATH, help="Write the model here, with the metrics in its manifest.")
 def evaluate(  # noqa: PLR0913 - one option each
     model: Path,
     data: Path,
@@ -85,28 +84,26 @@ def evaluate(  # noqa: PLR0913 - one option each
     picture: Path | None,
     out: Path | None,
 ) -> None:
-    """Judge MODEL on a fold's recordings through the pipeline that ships."""
+    """Evaluate MODEL on a fold's recordings through the streaming pipeline."""
     from models.data.datasets import recordings
-    from models.evaluation import clips as judge
-    from models.files import write_with_manifest
+    from models.evaluation.clips import check_unseen, confusion, metrics, predict_clips, table
+    from models.files import write_json, write_with_manifest
     from models.plots import draw_confusion
     from models.recipe import load_recipe
 
-    manifest = judge.check_unseen(model, fold)
-    for path in (json_path, picture, out):
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+    manifest = check_unseen(model, fold)
+    check_folders(json_path, picture, out)
     listing = recordings(load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), data)
-    tell(listing.problems)
-    heard = judge.listen(model, [c for c in listing.clips if c.fold == fold])
-    click.echo(judge.table(heard))
+    report_problems(listing.problems)
+    predictions = predict_clips(model, [c for c in listing.clips if c.fold == fold])
+    click.echo(table(predictions))
     if json_path:
-        json_path.write_text(json.dumps(judge.figures(heard), indent=1) + "\n", encoding="utf-8")
+        write_json(json_path, metrics(predictions))
     if picture:
-        counts = judge.confusion(heard)
-        draw_confusion(counts, manifest.labels, picture, title=f"{counts.sum()} clips that the model never saw")
+        counts = confusion(predictions)
+        draw_confusion(counts, manifest.labels, picture, title=f"{counts.sum()} held-out clips")
     if out:
-        write_with_manifest(model, replace(manifest, metrics=judge.figures(heard)), out)
+        write_with_manifest(model, replace(manifest, metrics=metrics(predictions)), out)
 
 
 @click.command()
@@ -115,15 +112,15 @@ def evaluate(  # noqa: PLR0913 - one option each
 @click.option("--runs", type=PATH, required=True, help="Folder of the runs: fold1-seed0, fold2-seed0, ...; resumes.")
 @click.option("--folds", default="1,2,3,4,5", show_default=True, help="Folds to leave out, one run each.")
 @click.option("--seeds", default="0,1", show_default=True)
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="Runs at once, one core each.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="Parallel runs, one core each.")
 def folds(recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: int) -> None:  # noqa: PLR0913 - options
-    """Train RECIPE once for each fold and seed, leaving that fold out."""
-    from models.recipe import load_recipe
-    from models.training import folds as fold_runs
+    """Cross-validation: train RECIPE once per fold and seed, leaving that fold out."""
+    from models.recipe import load_stages
+    from models.training.folds import plan, train_all
 
-    epochs = load_recipe(recipe).schedule.epochs
-    wanted = fold_runs.plan(runs, _numbers(folds, "--folds"), _numbers(seeds, "--seeds"))
-    fold_runs.train_all(recipe, epochs, data, wanted, jobs)
+    epochs = sum(stage.recipe.schedule.epochs for stage in load_stages(recipe))
+    wanted = plan(runs, integers(folds, "--folds"), integers(seeds, "--seeds"))
+    train_all(recipe, epochs, data, wanted, jobs)
     click.echo(
         f"trained: {len(wanted)} runs below {runs}; next: snn-export onnx for each, then cross-evaluate", err=True
     )
@@ -131,99 +128,77 @@ def folds(recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: in
 
 @click.command()
 @click.argument("models", type=PATH, nargs=-1, required=True)
-@click.option("--recipe", type=PATH, default=RECIPES / "esc10.toml", help="Whose recordings to judge on.")
+@click.option("--recipe", type=PATH, default=RECIPES / "esc10.toml", help="Recipe whose recordings are used.")
 @data_option
-@click.option("--runs", type=PATH, help="Folder of the runs that the models are of, for their training time.")
+@click.option("--runs", type=PATH, help="Folder of the runs of the models, for their training time.")
 @click.option("--json", "json_path", type=PATH, help="Write rows and summary here.")
 @click.option("--picture", type=PATH, help="Draw the confusion matrix of all folds here (PNG).")
 def cross_evaluate(  # noqa: PLR0913 - one option each
     models: tuple[Path, ...], recipe: Path, data: Path, runs: Path | None, json_path: Path | None, picture: Path | None
 ) -> None:
-    """Judge MODELS, each on the fold it left out: model files, or run folders of a CNN twin."""
+    """Evaluate MODELS, each on the fold it left out: model files, or run folders of a CNN twin."""
     from tqdm import tqdm
 
-    from models.evaluation import clips as cross
-    from models.evaluation.clips import confusion
+    from models.evaluation.clips import confusion, evaluate_fold, folds_table, mean_training_seconds, summary
     from models.plots import draw_confusion
     from models.recipe import load_recipe
 
     wanted = load_recipe(recipe)
-    judged = [cross.evaluate_fold(model, wanted, data) for model in tqdm(models, unit="model")]
-    result = cross.summary(judged)
+    results = [evaluate_fold(model, wanted, data) for model in tqdm(models, unit="model")]
+    document = summary(results)
     if runs:
-        result["training_seconds"] = cross.mean_training_seconds(runs)
-    click.echo(cross.folds_table(result))
+        document["training_seconds"] = mean_training_seconds(runs)
+    click.echo(folds_table(document))
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if picture:
-        counts = sum((confusion(j.heard) for j in judged[1:]), confusion(judged[0].heard))
-        title = f"{len(judged)} models, each on the fold that it never saw: {counts.sum()} clips"
+        counts = sum((confusion(r.predictions) for r in results[1:]), confusion(results[0].predictions))
+        title = f"{len(results)} models, each on its held-out fold: {counts.sum()} clips"
         draw_confusion(counts, wanted.labels, picture, title=title)
 
 
 @click.command()
 @click.option(
-    "--judge",
-    "judged",
+    "--evaluate",
+    "held_out",
     type=(PATH, click.IntRange(1, 4)),
     multiple=True,
     required=True,
     metavar="MODEL FOLD",
-    help="A model, and the fold that its training left out; repeat for more evidence.",
+    help="A model and the fold that its training left out; repeat for more data.",
 )
+@renamed_option("--judge", "--evaluate", nargs=2, multiple=True)
 @data_option
 @click.option(
     "--false-rate",
     default=0.05,
     show_default=True,
-    help="Largest share of any source's other clips with an event.",
+    help="Largest share of clips of other classes, in any source, with an event.",
 )
-@click.option("--smoothing", default="4,8,12", show_default=True, help="Lengths of the average to try, in frames.")
-def tune(judged: tuple[tuple[Path, int], ...], data: Path, false_rate: float, smoothing: str) -> None:
-    """Choose the average's length and each class's on-threshold on folds that the models never saw, as TOML."""
+@click.option("--smoothing", default="4,8,12", show_default=True, help="Smoothing lengths to try, in frames.")
+def tune(held_out: tuple[tuple[Path, int], ...], data: Path, false_rate: float, smoothing: str) -> None:
+    """Choose the smoothing length and the on-thresholds on held-out folds, as TOML for a recipe."""
     from models.data.datasets import recordings
-    from models.data.segments import beginnings
-    from models.evaluation import clips as judge
-    from models.evaluation import clips as tuning
+    from models.data.segments import onset_samples_of
+    from models.evaluation.clips import check_unseen, evaluate_settings, predict_clips, select_setting, toml
     from models.recipe import load_recipe
 
-    smoothings = _numbers(smoothing, "--smoothing")
+    smoothings = integers(smoothing, "--smoothing")
     if min(smoothings) < 1:
-        raise ConfigError(f"--smoothing {smoothing}: an average is over one frame at least")
-    manifests = [judge.check_unseen(model, fold) for model, fold in judged]
+        raise ConfigError(f"--smoothing {smoothing}: smoothing takes one frame at least")
+    manifests = [check_unseen(model, fold) for model, fold in held_out]
     clips = recordings(load_recipe(RECIPES / f"{manifests[0].name}.toml"), data).clips
-    heard = [h for model, fold in judged for h in judge.listen(model, [c for c in clips if c.fold == fold])]
-    begins = beginnings([h.clip for h in heard], manifests[0].features.sample_rate_hz)
-    settings = tuning.settle(heard, begins, manifests[0], false_rate, smoothings)
+    predictions = [p for model, fold in held_out for p in predict_clips(model, [c for c in clips if c.fold == fold])]
+    onset_samples = onset_samples_of([p.clip for p in predictions], manifests[0].features.sample_rate_hz)
+    settings = evaluate_settings(predictions, onset_samples, manifests[0], false_rate, smoothings)
     for s in settings:
         click.echo(str(s), err=True)
-    chosen = tuning.pick(settings)
+    chosen = select_setting(settings)
     for c in chosen.choices:
         rates = f"own clips {c.recall}, others {c.false}, worst source {c.worst}"
         click.echo(f"{c.label:15} {c.threshold:.2f}  {rates}", err=True)
-    click.echo(f"[decoding]\nsmoothing_frames = {chosen.smoothing_frames}\n{tuning.toml(chosen.choices)}")
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: wanted whole numbers with commas between them, such as 0,1") from error
-
-
-def use_threads(threads: int | None) -> None:
-    """Limit torch and the scan to so many threads."""
-    if threads:
-        import numba
-        import torch
-
-        torch.set_num_threads(threads)
-        numba.set_num_threads(threads)
-
-
-_EXAMPLES: Final = 2400
-_EPOCHS: Final = 8
+    click.echo(f"[decoding]\nsmoothing_frames = {chosen.smoothing_frames}\n{toml(chosen.choices)}")
 
 
 @click.command()
@@ -235,14 +210,14 @@ _EPOCHS: Final = 8
     multiple=True,
     required=True,
     metavar="LABEL FOLDER",
-    help="A new class and the folder of its recordings, 20 or more. Repeat for more.",
+    help="A new class and the folder of its recordings, 20 or more; repeat for more.",
 )
-@click.option("--replace", is_flag=True, help="Leave the old classes out.")
-@click.option("--out", type=PATH, help="Model file to write; default: MODEL's name with the labels behind it, here.")
-@click.option("--category", default="things", show_default=True, help="Of the new classes, for records and topics.")
+@click.option("--replace", is_flag=True, help="Remove the old classes.")
+@click.option("--out", type=PATH, help="Model file to write; default: MODEL's name followed by the labels, here.")
+@click.option("--category", default="things", show_default=True, help="Category of the new classes.")
 @click.option("--background", type=PATH, help="Recordings of the place without the new sounds: a file or a folder.")
 @material_option
-@click.option("--data", type=PATH, help="Folder of recordings as snn-train fit takes it, if you have one.")
+@click.option("--data", type=PATH, help="Folder of recordings in the layout of snn-train fit, as negatives.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Processes that make examples.")
 def adapt(  # noqa: PLR0913 - one option each
@@ -257,18 +232,18 @@ def adapt(  # noqa: PLR0913 - one option each
     seed: int,
     workers: int,
 ) -> None:
-    """Add classes to MODEL from recordings of your own, on a processor in minutes; the old classes stay as they are.
+    """Add classes to MODEL from your own recordings, on a CPU in minutes; scores of the old classes do not change.
 
-    The recordings are put into five parts, and the figures that are printed, and stand in the card
-    beside the new model, are of parts that the judging network had not learnt from. Cuts of one
-    recording should share a name up to their number (bell-1.wav, bell-2.wav): they are kept together.
-    Sounds that are often around, given as --background, are what it learns to tell the new ones from.
+    The recordings are divided into five folds for cross-validation; the metrics that are printed, and
+    written to the card beside the new model, are those of held-out folds. Cuts of one recording should
+    share a name up to their number (bell-1.wav, bell-2.wav): they are kept in one fold. Sounds that are
+    frequent at the place of use, given as --background, serve as negatives.
     """
-    from models.adapting.adapt import Wish, adapt, card, evaluation
+    from models.adapting.adapt import AdaptOptions, adapt, card, evaluation_table
 
     labels = [label for label, _ in classes]
     target = out or Path(f"{model.stem}-{'-'.join(labels)}.onnx")
-    wish = Wish(
+    options = AdaptOptions(
         model=model,
         classes=classes,
         out=target,
@@ -282,10 +257,10 @@ def adapt(  # noqa: PLR0913 - one option each
         examples=_EXAMPLES,
         epochs=_EPOCHS,
     )
-    found = adapt(wish)
-    tell(found.problems)
-    for line in evaluation(found):
+    result = adapt(options)
+    report_problems(result.problems)
+    for line in evaluation_table(result):
         click.echo(line)
     page = target.with_suffix(".md")
-    page.write_text(card(wish, found), encoding="utf-8")
+    page.write_text(card(options, result), encoding="utf-8")
     click.echo(f"{target}, {page}: written; next: snn-detect replay --model {target} RECORDING", err=True)

@@ -1,1 +1,1 @@
-"""Recordings to train and to evaluate with: data sets, their layouts, and clips collected from packages."""
+"""Recordings for training and evaluation: data sets and their layouts, AudioSet, clips collected from packages."""

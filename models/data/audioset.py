@@ -1,14 +1,11 @@
-"""AudioSet's own files to a manifest of themes: which ten seconds of which video belong to which class.
+"""AudioSet: a manifest of clips for a few themes from its label files, and the download of their sounds.
 
-AudioSet is labels without sounds: segment files (CSV) name the video, start and end, and the classes
-heard, and ``ontology.json`` says which class lies below which, where a class can lie below several.
-``models.data.audioset`` fetches the sounds of a manifest.
+AudioSet is published as labels without sound: segment files (CSV) give video, start, end and classes, and
+``ontology.json`` gives the class hierarchy, in which a class can have several parents.
 
-Fetch the sounds of an AudioSet manifest through the programs yt-dlp and ffmpeg.
-
-yt-dlp says where a video's sound is, and ffmpeg fetches the wanted seconds alone. (yt-dlp's own
---download-sections copies packets, and so begins up to ten seconds early.) A file appears whole or
-not at all: it is written as .part and renamed. Which videos still exist changes from day to day.
+Sounds are fetched by the programs yt-dlp, which finds a video's audio stream, and ffmpeg, which decodes the wanted
+seconds only. (yt-dlp's own --download-sections copies packets, and therefore starts up to ten seconds early.) Files are
+written as .part and renamed when complete. Which videos still exist changes from day to day.
 """
 
 from __future__ import annotations
@@ -40,14 +37,23 @@ from models.data.datasets import FOLDS, read_rows
 COLUMNS = ("ytid", "start_s", "end_s", "path", "label", "fold", "labels")
 """Of a manifest; ``labels`` are the names of AudioSet's classes, with ";" between them."""
 YTID = re.compile(r"[A-Za-z0-9_-]{11}")
-"""What a video's name looks like."""
+"""A video's id."""
+PACKAGES = {"yt-dlp": "pip install yt-dlp", "ffmpeg": "apt install ffmpeg"}
+"""The external programs and how to install them."""
+FAILURES = "failures.csv"
 _FIELDS = 4
 _SHOWN = 5
+_FIND_TIMEOUT_S = 120
+_FETCH_TIMEOUT_S = 300
+_PREFIX = re.compile(r"ERROR: (\[[^]]*\] )?([A-Za-z0-9_-]{11}: )?")
+"""Prefix of yt-dlp's error messages; without the video's id, equal reasons can be counted."""
+_SLACK_S = 1.0
+"""Tolerated shortfall at the end, in seconds: some videos were trimmed after they were labelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a video and the ids of the classes heard in it."""
+    """A part of a video with the ids of its classes."""
 
     ytid: str
     start_s: float
@@ -56,32 +62,32 @@ class Segment:
 
     @property
     def path(self) -> str:
-        """Where the download puts it, relative to its folder."""
+        """File name in the download folder."""
         return f"{self.ytid}_{round(1000 * self.start_s)}.flac"
 
     @property
     def fold(self) -> int:
-        """1 to 5, by the video's name alone: pieces of one video never part."""
+        """1 to 5, from the video's id alone, so that parts of one video share a fold."""
         return FOLDS[_hash(self.ytid) % len(FOLDS)]
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a manifest is made of."""
+    """The clips of a manifest."""
 
     clips: dict[str, list[Segment]]
     """By theme; each theme's in the order of their paths."""
     notes: list[str]
-    """One line each: what was dropped, how much of it, and why."""
+    """One line each: what was dropped, how many, and why."""
 
 
 class Ontology:
-    """AudioSet's classes: their names, and what lies below them."""
+    """AudioSet's classes: their names and descendants."""
 
     def __init__(self, path: Path, labels: Path | None = None) -> None:
         """Read ontology.json and, if given, the names in class_labels_indices.csv.
 
-        Raises SourceError where a file is missing or something else.
+        Raises SourceError where a file is missing or of another format.
         """
         self._path = path
         self._children: dict[str, list[str]] = {}
@@ -104,7 +110,7 @@ class Ontology:
         raise ConfigError(f"{self._path}: no class {name!r}{hint}")
 
     def below(self, class_id: str) -> set[str]:
-        """Return the ids of a class and all that lies below it."""
+        """Return the ids of a class and its descendants."""
         found: set[str] = set()
         open_ids = [class_id]
         while open_ids:
@@ -120,7 +126,7 @@ class Ontology:
 
 
 def themes_of_classes(ontology: Ontology, themes: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
-    """Return the themes of each class's id; a class below two themes has both.
+    """Return the themes of each class id; a class below two themes has both.
 
     ``themes`` are names or ids of AudioSet's classes by theme. Raises ConfigError for an unknown
     name, and for a theme without a class of its own.
@@ -144,12 +150,11 @@ def select(
     per_class: int | None = None,
     seed: int = 0,
 ) -> Selection:
-    """Choose the segments of exactly one theme, as many of each theme as of every other.
+    """Choose the segments of exactly one theme, equally many of each theme.
 
-    At most ``per_class`` of each theme, by default as many as the smallest theme has. The choice
-    depends on the seed and on each segment's own name: other files added, the order stays. Raises
-    ConfigError for a theme that cannot be, SourceError for a file that is none of AudioSet's or a
-    theme without segments.
+    At most ``per_class`` of each theme, by default as many as the smallest theme has. The choice depends on the
+    seed and each segment's name only, not on other files. Raises ConfigError for an impossible theme,
+    SourceError for a file of another format or a theme without segments.
     """
     owners = themes_of_classes(ontology, themes)
     notes = _shared(ontology, owners)
@@ -179,6 +184,82 @@ def rows(selection: Selection, ontology: Ontology) -> Iterator[tuple[str | int |
             yield (s.ytid, s.start_s, s.end_s, s.path, theme, s.fold, names)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A part of a video, and its file relative to the download folder."""
+
+    path: str
+    ytid: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The outcome of a download."""
+
+    fetched: int
+    there: int
+    """Files that existed before."""
+    failures: dict[str, str]
+    """The reason by path."""
+
+    def summary(self) -> str:
+        """Return one line: how many were fetched, and the most frequent reason for failure."""
+        text = f"{self.fetched} fetched, {self.there} there before, {len(self.failures)} failed"
+        if self.failures:
+            reason, count = Counter(self.failures.values()).most_common(1)[0]
+            text += f"; most often ({count}): {reason}; all in {FAILURES}; run it again to try them again"
+        return text
+
+
+def read_wanted(manifest: Path) -> tuple[list[Wanted], list[str]]:
+    """Return the clips of a manifest of ``snn-train audioset-manifest``, and a line for each row left out.
+
+    Raises SourceError where the manifest is missing, lacks a column, or asks for nothing.
+    """
+    wanted: dict[str, Wanted] = {}
+    problems = []
+    for line, row in read_rows(manifest, ("ytid", "start_s", "end_s", "path")):
+        if (found := _wanted(row)) is None:
+            problems.append(f"{manifest}: line {line}: no video, times and file name that can be used; left out")
+        elif wanted.setdefault(found.path, found) is not found:
+            problems.append(f"{manifest}: line {line}: {found.path} is listed before; fetched once")
+    if not wanted:
+        raise SourceError(f"{manifest}: no row to fetch; write it with snn-train audioset-manifest")
+    return list(wanted.values()), problems
+
+
+def download(wanted: Sequence[Wanted], out: Path, rate_hz: int, jobs: int) -> Outcome:
+    """Fetch missing clips as mono FLAC files at the rate; failures are written to failures.csv.
+
+    Raises ConfigError where a program or the folder cannot be used. An interruption stops the programs and
+    leaves complete files only.
+    """
+    programs = _Programs()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be made ({error.strerror}); name another folder") from error
+    missing = [w for w in wanted if not (out / w.path).is_file()]
+    outcome = Outcome(0, len(wanted) - len(missing), {})
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(missing), unit="clip") as bar:
+        try:
+            futures = {pool.submit(_fetch, programs, w, out, rate_hz): w for w in missing}
+            for future in as_completed(futures):
+                if reason := future.result():
+                    outcome.failures[futures[future].path] = reason
+                else:
+                    outcome.fetched += 1
+                bar.set_postfix(failed=len(outcome.failures))
+                bar.update()
+        finally:
+            programs.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            _write_failures(out / FAILURES, outcome.failures)
+    return outcome
+
+
 def _balanced(clips: Mapping[str, list[Segment]], per_class: int | None, seed: int, notes: list[str]) -> Selection:
     for theme, segments in clips.items():
         if not segments:
@@ -197,7 +278,7 @@ def _balanced(clips: Mapping[str, list[Segment]], per_class: int | None, seed: i
 
 
 def _shared(ontology: Ontology, owners: Mapping[str, frozenset[str]]) -> list[str]:
-    """Tell of classes that lie below two themes: whatever carries one is dropped."""
+    """Return notes on classes below two themes: segments with them are dropped."""
     between: dict[frozenset[str], list[str]] = defaultdict(list)
     for class_id, themes in owners.items():
         if len(themes) > 1:
@@ -211,7 +292,7 @@ def _shared(ontology: Ontology, owners: Mapping[str, frozenset[str]]) -> list[st
 
 
 def _read_segments(table: Path, notes: list[str]) -> Iterator[Segment]:
-    """Yield a segment file's segments; count the lines that are none in the notes."""
+    """Yield a segment file's segments; add a note on invalid lines."""
     good, bad = 0, []
     try:
         with table.open(newline="", encoding="utf-8") as file:
@@ -268,110 +349,23 @@ def _read_nodes(path: Path) -> list[_Node]:
 
 
 def _hash(text: str) -> int:
-    """Return a number that is the same on every machine."""
+    """Return a hash that is the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-PACKAGES = {"yt-dlp": "pip install yt-dlp", "ffmpeg": "apt install ffmpeg"}
-"""The programs, and how to get them."""
-FAILURES = "failures.csv"
-_FIND_TIMEOUT_S = 120
-_FETCH_TIMEOUT_S = 300
-_PREFIX = re.compile(r"ERROR: (\[[^]]*\] )?([A-Za-z0-9_-]{11}: )?")
-"""Before yt-dlp's reason: without the video's name, equal reasons can be counted."""
-_SLACK_S = 1.0
-"""Sound that may be missing at the end: the video was cut a little after it was labelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A piece of a video, and the file it becomes, relative to the folder."""
-
-    path: str
-    ytid: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a download ended."""
-
-    fetched: int
-    there: int
-    """Files that were there before."""
-    failures: dict[str, str]
-    """The reason by path."""
-
-    def summary(self) -> str:
-        """Return one line: how many came, and why the others did not."""
-        text = f"{self.fetched} fetched, {self.there} there before, {len(self.failures)} failed"
-        if self.failures:
-            reason, count = Counter(self.failures.values()).most_common(1)[0]
-            text += f"; most often ({count}): {reason}; all in {FAILURES}; run it again to try them again"
-        return text
 
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
     url: str
     headers: dict[str, str]
-    """To ask with, as yt-dlp does."""
+    """HTTP headers, as yt-dlp sends them."""
 
 
 class _FetchError(Exception):
-    """Why one file did not come, in a line."""
-
-
-def read_wanted(manifest: Path) -> tuple[list[Wanted], list[str]]:
-    """Return what a manifest of ``snn-train audioset-manifest`` asks for, and a line for each row left out.
-
-    Raises SourceError where the manifest is missing, lacks a column, or asks for nothing.
-    """
-    wanted: dict[str, Wanted] = {}
-    problems = []
-    for line, row in read_rows(manifest, ("ytid", "start_s", "end_s", "path")):
-        if (found := _wanted(row)) is None:
-            problems.append(f"{manifest}: line {line}: no video, times and file name that can be used; left out")
-        elif wanted.setdefault(found.path, found) is not found:
-            problems.append(f"{manifest}: line {line}: {found.path} is listed before; fetched once")
-    if not wanted:
-        raise SourceError(f"{manifest}: no row to fetch; write it with snn-train audioset-manifest")
-    return list(wanted.values()), problems
-
-
-def download(wanted: Sequence[Wanted], out: Path, rate_hz: int, jobs: int) -> Outcome:
-    """Fetch what is not there yet as mono FLAC files at the rate; failures go to failures.csv.
-
-    Raises ConfigError where a program or the folder cannot be used. Where it is interrupted, the
-    programs are stopped and every file there is whole.
-    """
-    programs = _Programs()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be made ({error.strerror}); name another folder") from error
-    missing = [w for w in wanted if not (out / w.path).is_file()]
-    outcome = Outcome(0, len(wanted) - len(missing), {})
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(missing), unit="clip") as bar:
-        try:
-            futures = {pool.submit(_fetch, programs, w, out, rate_hz): w for w in missing}
-            for future in as_completed(futures):
-                if reason := future.result():
-                    outcome.failures[futures[future].path] = reason
-                else:
-                    outcome.fetched += 1
-                bar.set_postfix(failed=len(outcome.failures))
-                bar.update()
-        finally:
-            programs.stop()
-            pool.shutdown(wait=True, cancel_futures=True)
-            _write_failures(out / FAILURES, outcome.failures)
-    return outcome
+    """The reason why one file could not be fetched, in one line."""
 
 
 class _Programs:
-    """The programs that run at the moment, so that they can be stopped."""
+    """Runs external programs, and stops those that are running."""
 
     def __init__(self) -> None:
         """Find the programs; raises ConfigError that says how to get one that is missing."""
@@ -383,11 +377,11 @@ class _Programs:
         self._stopped = False
 
     def run(self, command: Sequence[str], timeout_s: float) -> str:
-        """Return what a program printed; raises _FetchError with its last line where it fails."""
+        """Return a program's output; raises _FetchError with its last line of error output where it fails."""
         with self._lock:
             if self._stopped:
                 raise _FetchError("stopped")
-            # A session of its own: Ctrl-C reaches this program alone, which then stops the others.
+            # In a session of its own: Ctrl-C reaches this program only, which then stops the others.
             process = subprocess.Popen(  # noqa: S603 - programs of the user
                 command,
                 stdin=subprocess.DEVNULL,
@@ -412,7 +406,7 @@ class _Programs:
         return printed
 
     def stop(self) -> None:
-        """Stop what runs, and start nothing more."""
+        """Stop all running programs, and start no more."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -420,8 +414,8 @@ class _Programs:
 
 
 def _fetch(programs: _Programs, wanted: Wanted, out: Path, rate_hz: int) -> str:
-    """Fetch one file; return why it did not come, or ""."""
-    # Absolute, since a video's name may begin with "-", which would make it an option.
+    """Fetch one file; return the reason for failure, or ""."""
+    # Absolute: a video's id may begin with "-", which would make it an option.
     target = out.resolve() / wanted.path
     part = target.with_name(f"{target.name}.part")
     try:
@@ -447,32 +441,32 @@ def _find(programs: _Programs, wanted: Wanted) -> _Stream:
         stream = _Stream(str(found["url"]), headers)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _FetchError("yt-dlp names no sound for this video") from error
-    if wanted.start_s >= duration_s:  # ffmpeg would give what is near the end instead
+    if wanted.start_s >= duration_s:  # ffmpeg would return the end of the video instead
         raise _FetchError(f"the video has only {duration_s:g} s")
     return stream
 
 
 def _ffmpeg(wanted: Wanted, stream: _Stream, part: Path, rate_hz: int) -> list[str]:
-    """Return the command that decodes from the very start asked for: -ss before -i seeks, then drops."""
+    """Return the command that decodes from the exact start: -ss before -i seeks, then discards."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in stream.headers.items())
-    asked = ["-headers", lines] if lines else []
-    command = ["ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *asked]
+    headers = ["-headers", lines] if lines else []
+    command = ["ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", "-y", *headers]
     command += ["-ss", f"{wanted.start_s:.3f}", "-i", stream.url, "-t", f"{wanted.end_s - wanted.start_s:.3f}"]
     return [*command, "-vn", "-ac", "1", "-ar", str(rate_hz), "-f", "flac", f"file:{part}"]
 
 
 def _check(part: Path, rate_hz: int, wanted: Wanted) -> None:
-    """Raise _FetchError or SourceError where ffmpeg reports success but the sound is short.
+    """Raise _FetchError or SourceError where ffmpeg reports success but the sound is too short.
 
-    Where a connection breaks, or behind the end of a video, it writes what there is.
+    ffmpeg writes a shorter file where the connection breaks or the video ends.
     """
-    came_s, asked_s = read_sound(part, rate_hz).size / rate_hz, wanted.end_s - wanted.start_s
-    if came_s < asked_s - _SLACK_S:
-        raise _FetchError(f"only {came_s:.1f} s of {asked_s:.1f} s came")
+    fetched_s, wanted_s = read_sound(part, rate_hz).size / rate_hz, wanted.end_s - wanted.start_s
+    if fetched_s < wanted_s - _SLACK_S:
+        raise _FetchError(f"only {fetched_s:.1f} s of {wanted_s:.1f} s were received")
 
 
 def _wanted(row: dict[str, str]) -> Wanted | None:
-    """Return what a row asks for; None where a field is wrong, or the file would lie outside the folder."""
+    """Return a row's clip; None where a field is invalid or the file would lie outside the folder."""
     path = PurePosixPath(row["path"])
     try:
         start_s, end_s = float(row["start_s"]), float(row["end_s"])
@@ -494,7 +488,7 @@ def _write_failures(path: Path, failures: dict[str, str]) -> None:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it may have ended by itself meanwhile
+    with contextlib.suppress(ProcessLookupError):  # it may have exited meanwhile
         os.killpg(process.pid, signal.SIGKILL)
 
 

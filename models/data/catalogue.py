@@ -1,7 +1,4 @@
-"""The catalogue of recordings: which files of which package are of which class.
-
-The index of gathered recordings: of each clip what it is, and where it is from.
-"""
+"""The catalogue of recordings in Debian and npm packages, and the index of clips collected from them."""
 
 from __future__ import annotations
 
@@ -16,38 +13,40 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from detector.audio.files import is_sound_name
 from detector.errors import SourceError
 
-Use = Literal["train", "judge"]
+INDEX: Final = "gathered.csv"
+COLUMNS: Final = ("path", "class", "package", "file", "licence")
+Use = Literal["train", "evaluate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One folder of one package, and what of it is of a class."""
+    """One folder of a package, and which of its files belong to a class."""
 
     package: str
     folder: str
-    """Below the root that packages are unpacked to, or in the archive."""
+    """Below the root to which packages are unpacked, or in the archive."""
     label: str
     """A class, or "none"."""
     licence: str
     excepted: tuple[str, ...] = ()
     """Patterns of paths below the folder that are left out."""
     only: tuple[str, ...] = ("*",)
-    """Patterns of which one has to fit."""
-    most: int | None = None
-    """How many at most, evenly over the sorted names."""
+    """Patterns of which one has to match."""
+    limit: int | None = None
+    """Largest number of files, evenly over the sorted names."""
     archive: str | None = None
-    """A zip file below the root, in which the folder is."""
+    """A zip file below the root that contains the folder."""
 
     @contextmanager
     def opened(self, root: Path) -> Iterator[Path]:
-        """Give the folder below which the entry's own is: the root, or one with the archive's sounds for a while.
+        """Provide the folder that contains the entry's own: the root, or a temporary one with the archive's sounds.
 
-        Without its archive a package counts as missing: nothing is in that folder.
+        Where the archive is missing, that folder is empty.
         """
         if self.archive is None:
             yield root
@@ -58,16 +57,16 @@ class Entry:
             yield Path(unpacked)
 
     def paths(self, root: Path) -> list[Path]:
-        """Return the sound files of the entry below where it is ``opened``, sorted; none where that is empty."""
+        """Return the entry's sound files, sorted, below the folder that ``opened`` provides."""
         folder = root / self.folder
         found = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and is_sound_name(p))
         kept = [p for p in found if self._takes(p.relative_to(folder).as_posix())]
-        if self.most is None or len(kept) <= self.most:
+        if self.limit is None or len(kept) <= self.limit:
             return kept
-        return [kept[i * len(kept) // self.most] for i in range(self.most)]
+        return [kept[i * len(kept) // self.limit] for i in range(self.limit)]
 
     def origin(self, path: Path, root: Path) -> str:
-        """Return where a file of the opened entry is from: a path below the root, behind that of its archive."""
+        """Return the origin of a file of the opened entry: its path below the root, or in its archive."""
         name = path.relative_to(root).as_posix()
         return name if self.archive is None else f"{self.archive}/{name}"
 
@@ -87,7 +86,7 @@ class Entry:
 
 
 def read_catalogue(use: Use) -> list[Entry]:
-    """Return the catalogue's entries that are there to train, or to judge with; no package is in both."""
+    """Return the entries for training or for evaluation; no package is in both."""
     return [
         Entry(
             package=row["package"],
@@ -96,7 +95,7 @@ def read_catalogue(use: Use) -> list[Entry]:
             licence=row["licence"],
             excepted=tuple(row.get("except", ())),
             only=tuple(row.get("only", ("*",))),
-            most=row.get("most"),
+            limit=row.get("limit"),
             archive=row.get("archive"),
         )
         for row in rows("sounds")
@@ -105,19 +104,15 @@ def read_catalogue(use: Use) -> list[Entry]:
 
 
 def rows(table: str) -> list[dict[str, Any]]:
-    """Return the rows of one of the catalogue's tables: sounds or instruments."""
+    """Return the rows of a table of the catalogue: sounds or instruments."""
     text = resources.files("models.data").joinpath("catalogue.toml").read_text(encoding="utf-8")
     found: list[dict[str, Any]] = tomllib.loads(text)[table]
     return found
 
 
-INDEX = "gathered.csv"
-COLUMNS = ("path", "class", "package", "file", "licence")
-
-
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """One clip of the folder."""
+    """One clip of the folder, with its origin and licence."""
 
     path: str
     label: str
@@ -133,7 +128,7 @@ def write_index(folder: Path, clips: Iterable[Gathered]) -> None:
 
 
 def read_index(folder: Path) -> Iterator[Gathered]:
-    """Yield the clips of a folder that ``gather`` made; raises SourceError where it is none."""
+    """Yield the clips of a folder that ``snn-train gather`` made; raises SourceError for another folder."""
     try:
         with (folder / INDEX).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):

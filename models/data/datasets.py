@@ -1,10 +1,9 @@
-"""Data sets in other layouts than the household's: a manifest (CSV), a folder per class, ESC's own.
+"""Data sets as lists of clips with class, source and fold: the recordings of a recipe, in any of four layouts.
 
-Whatever is wrong with single clips is told in one line each and the good ones are kept; only where
-nothing can go on is there an error. A plain folder's files are spread over the folds class by class:
-files of one origin, as far as names tell, share a fold, and the folds of a class stay level.
-
-The recordings of a recipe: its layout, its labels, what to leave out.
+Layouts are the household's folders, a manifest (CSV), a folder per class, and ESC-10 or ESC-50. Problems with single
+clips are reported in one line each and the others are kept; an error is raised only where no clip is left. Files of
+a plain folder are distributed over the folds class by class: files of one origin, as far as their names show, share a
+fold, and the folds of a class have equal sizes.
 """
 
 from __future__ import annotations
@@ -39,20 +38,49 @@ _ESC10_IN_ESC50 = {
     "fire_crackling": "crackling_fire",
     "person_sneeze": "sneezing",
 }
-"""ESC-50 has other names for four classes of ESC-10; either is understood."""
+"""ESC-50 has other names for four classes of ESC-10; both are accepted."""
 _TAKE = re.compile(r"[-_ ](?:\d+|[A-Za-z]|\(\d+\))$")
-"""What tells one cut of a recording from the next: a number or a single letter at a name's end."""
+"""The part of a name that numbers the cuts of one recording: a number or a single letter at its end."""
 _FoldsOf = Callable[[Sequence[Path], Path], dict[Path, int | str]]
-"""From the sounds in a class's folder, and the folder, to their folds."""
+"""Assigns folds to the sound files in a class's folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a data set holds."""
+    """The clips of a data set."""
 
     clips: list[Clip]
     problems: list[str]
     """One line each: what was left out and why."""
+
+
+def recordings(recipe: Recipe, data: Path, material: Path | None = None) -> Listing:
+    """List the clips for a recipe's training and evaluation, and a line for each clip that was left out.
+
+    Raises SourceError where the recordings are missing, ConfigError where the recipe takes no
+    rendered material but some was given.
+    """
+    layout, labels = recipe.data.layout, recipe.labels
+    if layout == "household":
+        return _household(recipe, data, material)
+    if material is not None:
+        raise ConfigError(f"{recipe.name}: rendered material belongs to the layout household, not to {layout}")
+    if layout == "manifest":
+        return read_manifest(RECIPES / recipe.data.path, data, labels)
+    return (read_esc if layout == "esc" else read_folders)(data / recipe.data.path, labels)
+
+
+def folds_left_out(recipe: Recipe, leave_out: int | None) -> tuple[int, ...]:
+    """Return the folds that a run must not be trained on, sorted."""
+    return tuple(sorted({*recipe.data.test_folds, *([] if leave_out is None else [leave_out])}))
+
+
+def sources_of(recipe: Recipe, clips: list[Clip]) -> tuple[DataSource, ...]:
+    """Return the sources of a run's recordings with their licences."""
+    names = {clip.source for clip in clips}
+    known = tuple(source for source in SOURCES if source.name in names)
+    others = sorted(names - {source.name for source in known})
+    return known + tuple(DataSource(name, recipe.data.licence, f"recordings of {recipe.name}") for name in others)
 
 
 def read_manifest(manifest: Path, data: Path, labels: Sequence[str]) -> Listing:
@@ -63,12 +91,12 @@ def read_manifest(manifest: Path, data: Path, labels: Sequence[str]) -> Listing:
     missing, a column is missing, or no clip is left.
     """
     _need_folder(data)
-    sieve = _Sieve(labels)
+    clips_found = _ClipFilter(labels)
     for line, row in read_rows(manifest, ("path", "label", "fold")):
         parts = Path(row["path"]).parts
         source = parts[0] if len(parts) > 1 and not Path(row["path"]).is_absolute() else manifest.stem
-        sieve.take(f"{manifest}: line {line}", data / row["path"], row["label"], source, row["fold"])
-    return sieve.listing(manifest)
+        clips_found.take(f"{manifest}: line {line}", data / row["path"], row["label"], source, row["fold"])
+    return clips_found.listing(manifest)
 
 
 def read_folders(root: Path, labels: Sequence[str]) -> Listing:
@@ -76,10 +104,10 @@ def read_folders(root: Path, labels: Sequence[str]) -> Listing:
 
     Folds are those of ``spread``. Raises SourceError where the folder is missing or no clip is left.
     """
-    sieve = _Sieve(labels)
+    clips_found = _ClipFilter(labels)
     for folder in _subfolders(root):
-        _take_folder(sieve, folder, folder.name, root.name, spread)
-    return sieve.listing(root)
+        _take_folder(clips_found, folder, folder.name, root.name, spread)
+    return clips_found.listing(root)
 
 
 def read_esc(root: Path, labels: Sequence[str]) -> Listing:
@@ -89,7 +117,7 @@ def read_esc(root: Path, labels: Sequence[str]) -> Listing:
     ("dog_bark" or "001 - Dog bark") with files whose names begin with the fold. Raises SourceError
     where the folder is missing, the CSV lacks a column, or no clip is left.
     """
-    sieve = _Sieve(labels)
+    clips_found = _ClipFilter(labels)
     names = _esc_names(labels)
     tables = sorted((root / "meta").glob("*.csv"))
     for table in tables:
@@ -97,10 +125,10 @@ def read_esc(root: Path, labels: Sequence[str]) -> Listing:
             # An early edition has numbers there, and the names in category_name.
             name = row.get("category_name", row["category"])
             label = names.get(_plain(name), name)
-            sieve.take(f"{table}: line {line}", root / "audio" / row["filename"], label, root.name, row["fold"])
+            clips_found.take(f"{table}: line {line}", root / "audio" / row["filename"], label, root.name, row["fold"])
     for folder in () if tables else _subfolders(root):
-        _take_folder(sieve, folder, names.get(_plain(folder.name), folder.name), root.name, _first_digits)
-    return sieve.listing(root)
+        _take_folder(clips_found, folder, names.get(_plain(folder.name), folder.name), root.name, _first_digits)
+    return clips_found.listing(root)
 
 
 def read_class(folder: Path, label: str) -> Listing:
@@ -109,9 +137,9 @@ def read_class(folder: Path, label: str) -> Listing:
     Raises SourceError where the folder is missing or no clip is left.
     """
     _need_folder(folder)
-    sieve = _Sieve([label])
-    _take_folder(sieve, folder, label, folder.resolve().name, spread)
-    return sieve.listing(folder)
+    clips_found = _ClipFilter([label])
+    _take_folder(clips_found, folder, label, folder.resolve().name, spread)
+    return clips_found.listing(folder)
 
 
 def read_classes(data: Path, classes: Sequence[tuple[str, str]]) -> Listing:
@@ -121,20 +149,20 @@ def read_classes(data: Path, classes: Sequence[tuple[str, str]]) -> Listing:
     where the data folder is missing or no clip is left; a pattern without folders is a problem.
     """
     _need_folder(data)
-    sieve = _Sieve(list(dict.fromkeys(label for label, _ in classes)))
+    clips_found = _ClipFilter(list(dict.fromkeys(label for label, _ in classes)))
     for label, pattern in classes:
         folders = sorted(p for p in data.glob(pattern) if p.is_dir())
         if not folders:
-            sieve.tell(f"{data / pattern}: no such folder; {label!r} is without it")
+            clips_found.note(f"{data / pattern}: no such folder; {label!r} is without it")
         for folder in folders:
-            _take_folder(sieve, folder, label, folder.relative_to(data).parts[0], spread)
-    return sieve.listing(data)
+            _take_folder(clips_found, folder, label, folder.relative_to(data).parts[0], spread)
+    return clips_found.listing(data)
 
 
 def load_good_clips(
     clips: list[Clip], rate_hz: int, processes: int = 2
 ) -> tuple[list[Clip], list[NDArray[np.float32]], list[str]]:
-    """Decode clips in parallel; give those that can be used, their samples, and a line for each other.
+    """Decode clips in parallel; return the usable ones, their samples, and a line for each other.
 
     The samples are mono at the rate, (samples,) each, in [-1, 1). Raises SourceError where no clip
     can be used.
@@ -150,13 +178,13 @@ def load_good_clips(
 
 
 def spread(paths: Sequence[Path], folder: Path) -> dict[Path, int | str]:
-    """Give each file of a class its fold, the same on every machine and whatever the order.
+    """Assign a fold to each file of a class, independent of machine and order.
 
-    Where all names are ESC's ("1-100032-A"), the first digit is the fold. Else files whose names
-    differ only in a number or a letter behind the last "-", "_" or space ("bark_1", "bark_2") are
-    cuts of one recording and share a fold, unless more than half of the class is called so: then
-    the name is a series, and says nothing. The larger groups choose first, each the fold with the
-    fewest files; single files follow in the order of their names, in turn.
+    Where all names are ESC's ("1-100032-A"), the first digit is the fold. Otherwise files whose names
+    differ only in a number or a letter after the last "-", "_" or space ("bark_1", "bark_2") are
+    cuts of one recording and share a fold, unless more than half of the class has such a name, which
+    then is a mere series. Larger groups are assigned first, each to the fold with the fewest files,
+    then single files in the order of their names.
     """
     if paths and all(_ESC_NAME.fullmatch(path.stem) for path in paths):
         return _first_digits(paths, folder)
@@ -176,9 +204,9 @@ def spread(paths: Sequence[Path], folder: Path) -> dict[Path, int | str]:
 
 
 def read_rows(table: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number of the line and the row, by column, of a CSV file; a field not there is "".
+    """Yield the line number and the row, by column, of a CSV file; missing fields are "".
 
-    Raises SourceError where the file is missing, no text, or lacks a column.
+    Raises SourceError where the file is missing, not text, or lacks a column.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -198,8 +226,26 @@ def read_rows(table: Path, columns: Sequence[str], delimiter: str = ",") -> Iter
         raise SourceError(f"{table}: no CSV file in UTF-8 ({error}); save it again as such") from error
 
 
-class _Sieve:
-    """Keeps good clips and tells of the others."""
+def read_or_reason(path: Path, rate_hz: int) -> NDArray[np.float32] | str:
+    """Return a recording as mono samples at a rate, or the reason why it cannot be used."""
+    try:
+        wave = read_sound(path, rate_hz)
+    except SourceError as error:
+        return str(error)
+    except ValueError:  # no chunk: shorter than one sample at the rate
+        wave = np.zeros(0, np.float32)
+    return wave if wave.size else f"{path}: holds no sound at {rate_hz} samples per second"
+
+
+def _household(recipe: Recipe, data: Path, material: Path | None) -> Listing:
+    clips = list_clips(data, material)
+    unknown = sorted({c.label for c in clips if c.label is not None} - set(recipe.labels))
+    problems = [f"{data}: label {label!r} is none of the recipe's; its clips are left out" for label in unknown]
+    return Listing([c for c in clips if c.label is None or c.label in recipe.classes], problems)
+
+
+class _ClipFilter:
+    """Keeps valid clips and notes why others are left out."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._problems: list[str] = []
@@ -208,46 +254,46 @@ class _Sieve:
         self._seen: set[Path] = set()
         self._unknown: Counter[str] = Counter()
 
-    def tell(self, problem: str) -> None:
-        """Note what was left out and why, in one line whatever a name holds."""
+    def note(self, problem: str) -> None:
+        """Add a problem, in one line even where a name contains line breaks."""
         self._problems.append(" ".join(problem.splitlines()))
 
     def take(self, where: str, path: Path, label: str, source: str, fold: str | int) -> None:
-        """Keep a clip, or tell why not; ``where`` names the line or folder that lists it."""
+        """Keep a clip or note why not; ``where`` names the line or folder that lists it."""
         if label not in self._labels:
             self._unknown[label] += 1
         elif str(fold) not in _FOLD_NAMES:
-            self.tell(f"{where}: {path}: fold {fold!r} is not 1 to 5; left out")
-        elif reason := _no_sound(path):
-            self.tell(f"{where}: {reason}; left out")
+            self.note(f"{where}: {path}: fold {fold!r} is not 1 to 5; left out")
+        elif reason := _why_unreadable(path):
+            self.note(f"{where}: {reason}; left out")
         elif (real := path.resolve()) in self._seen:
-            self.tell(f"{where}: {path}: listed before; kept once")
+            self.note(f"{where}: {path}: listed before; kept once")
         else:
             self._seen.add(real)
             self._clips.append(Clip(path, label, source, int(fold)))
 
     def listing(self, where: Path) -> Listing:
-        """Return what was kept; raises SourceError if that is nothing."""
+        """Return the kept clips; raises SourceError where there is none."""
         classes = ", ".join(self._labels)
         for label, count in self._unknown.items():
-            self.tell(f"{where}: label {label!r} ({count} clips) is none of {classes}; left out")
+            self.note(f"{where}: label {label!r} ({count} clips) is none of {classes}; left out")
         if not self._clips:
             first = f" ({self._problems[0]})" if self._problems else ""
             raise SourceError(f"{where}: no clip for {classes}{first}; check the folder and the labels")
         filled = {clip.label for clip in self._clips}
         for label in self._labels:
             if label not in filled:
-                self.tell(f"{where}: no clip for {label!r}: an empty class")
+                self.note(f"{where}: no clip for {label!r}: an empty class")
         return Listing(self._clips, self._problems)
 
 
-def _take_folder(sieve: _Sieve, folder: Path, label: str, source: str, folds_of: _FoldsOf) -> None:
+def _take_folder(clips_found: _ClipFilter, folder: Path, label: str, source: str, folds_of: _FoldsOf) -> None:
     files = sorted(p for p in folder.rglob("[!.]*") if p.is_file())
     sounds = [p for p in files if is_sound_name(p)]
     if others := [p.name for p in files if not is_sound_name(p)]:
-        sieve.tell(f"{folder}: {len(others)} files are no sound by their names ({others[0]}, ...); left out")
+        clips_found.note(f"{folder}: {len(others)} files are no sound by their names ({others[0]}, ...); left out")
     for path, fold in sorted(folds_of(sounds, folder).items()):
-        sieve.take(str(folder), path, label, source, fold)
+        clips_found.take(str(folder), path, label, source, fold)
 
 
 def _subfolders(root: Path) -> list[Path]:
@@ -261,32 +307,21 @@ def _need_folder(folder: Path) -> None:
 
 
 def _first_digits(paths: Sequence[Path], _: Path) -> dict[Path, int | str]:
-    """Give each file the fold at the beginning of its name; where there is none, what stands there."""
+    """Return the first digit of each name as its fold; where it is no fold, the first character."""
     return {path: int(found[1]) if (found := _FOLD_FIRST.match(path.name)) else path.name[:1] for path in paths}
 
 
-def _no_sound(path: Path) -> str:
-    """Return why a file cannot be heard, by its header; "" if it can."""
+def _why_unreadable(path: Path) -> str:
+    """Return why a file cannot be decoded, by its header; "" if it can."""
     try:
         SoundFileReader(path).close()
-    except (SourceError, ValueError) as error:  # ValueError: a name that no file can have
+    except (SourceError, ValueError) as error:  # ValueError: an impossible file name
         return str(error)
     return ""
 
 
-def read_or_reason(path: Path, rate_hz: int) -> NDArray[np.float32] | str:
-    """Return a recording as mono samples at a rate, or why it cannot be used."""
-    try:
-        wave = read_sound(path, rate_hz)
-    except SourceError as error:
-        return str(error)
-    except ValueError:  # not one chunk: shorter than a sample at the rate
-        wave = np.zeros(0, np.float32)
-    return wave if wave.size else f"{path}: holds no sound at {rate_hz} samples per second"
-
-
 def _esc_names(labels: Sequence[str]) -> dict[str, str]:
-    """Return the label for each name that ESC may give a class."""
+    """Return the label for each name that a class may have in ESC."""
     pairs = [*_ESC10_IN_ESC50.items(), *((b, a) for a, b in _ESC10_IN_ESC50.items())]
     known = {_plain(label): label for label in labels}
     return {name: known[other] for name, other in pairs if other in known} | known
@@ -295,39 +330,3 @@ def _esc_names(labels: Sequence[str]) -> dict[str, str]:
 def _plain(name: str) -> str:
     """Return "001 - Dog bark" as "dog_bark"."""
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"^\d+ *- *", "", name).lower()).strip("_")
-
-
-def recordings(recipe: Recipe, data: Path, material: Path | None = None) -> Listing:
-    """List what a recipe can be trained and judged with, and a line for each clip that was left out.
-
-    Raises SourceError where the recordings are missing, ConfigError where the recipe takes no
-    rendered material but some was given.
-    """
-    layout, labels = recipe.data.layout, recipe.labels
-    if layout == "household":
-        return _household(recipe, data, material)
-    if material is not None:
-        raise ConfigError(f"{recipe.name}: rendered material belongs to the layout household, not to {layout}")
-    if layout == "manifest":
-        return read_manifest(RECIPES / recipe.data.path, data, labels)
-    return (read_esc if layout == "esc" else read_folders)(data / recipe.data.path, labels)
-
-
-def _household(recipe: Recipe, data: Path, material: Path | None) -> Listing:
-    clips = list_clips(data, material)
-    unknown = sorted({c.label for c in clips if c.label is not None} - set(recipe.labels))
-    problems = [f"{data}: label {label!r} is none of the recipe's; its clips are left out" for label in unknown]
-    return Listing([c for c in clips if c.label is None or c.label in recipe.classes], problems)
-
-
-def folds_left_out(recipe: Recipe, leave_out: int | None) -> tuple[int, ...]:
-    """Return the folds that a run must not train on, in order."""
-    return tuple(sorted({*recipe.data.test_folds, *([] if leave_out is None else [leave_out])}))
-
-
-def sources_of(recipe: Recipe, clips: list[Clip]) -> tuple[DataSource, ...]:
-    """Say where a run's recordings came from and under which licence they are."""
-    names = {clip.source for clip in clips}
-    known = tuple(source for source in SOURCES if source.name in names)
-    others = sorted(names - {source.name for source in known})
-    return known + tuple(DataSource(name, recipe.data.licence, f"recordings of {recipe.name}") for name in others)

@@ -1,8 +1,8 @@
-"""The sounds to train and test with: which clip belongs to which class and which part of the data.
+"""The household data: class, source and fold of each clip.
 
-Every recording has a fold, 1 to 5: ESC-10 its own, the spoken digits by speaker, the other folders
-clip by clip in turn. Fold 5 is never trained on; folds 1 to 4 can be left out one at a time to
-choose settings. Rendered and gathered material has fold 0 and is only for training.
+Folds are 1 to 5: those of ESC-10, by speaker for the spoken digits, and in turn for the other folders.
+Fold 5 is never trained on; folds 1 to 4 can be left out one at a time to choose settings. Rendered and
+gathered material has fold 0 and is for training only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ INSTRUMENTS = {
     "hi_hat": "drums",
 }
 GATHERED = "gathered"
-"""Folder of the material that snn-train gather makes."""
+"""Folder below the material with the clips of snn-train gather."""
 RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
 SOURCES = (
     DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
@@ -59,10 +59,10 @@ SOURCES = (
     DataSource(
         "gathered",
         "GPL-2+, GPL-3+, CC0, CC BY 3.0 and others, per clip in its index",
-        "sounds of no class, voices and instruments of Debian's and npm's packages (models/gathering/catalogue.toml)",
+        "out-of-class sounds, voices and instruments of Debian and npm packages (models/data/catalogue.toml)",
     ),
 )
-"""What the trained models are made of."""
+"""Sources of the training data, with licences, for manifests."""
 SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
 
 
@@ -72,17 +72,17 @@ class Clip:
 
     path: Path
     label: str | None
-    """None is sound of no class."""
+    """None: out of class."""
     source: str
-    """Where it came from: esc10, instruments, guitar_notes, speech_digits, rendered, gathered."""
+    """esc10, instruments, guitar_notes, speech_digits, rendered or gathered; or the name of another data set."""
     fold: int
     """1 to 5; 0 for rendered and gathered material."""
 
 
 def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
-    """List every clip under the data folder and, if given, the rendered material with what was gathered into it.
+    """List all clips below the data folder and, if given, of the rendered and gathered material.
 
-    Raises SourceError where a folder is missing or holds nothing.
+    Raises SourceError where a folder is missing or empty.
     """
     found = [*_esc10(data / "esc10"), *_instruments(data / "instruments")]
     found += [*_notes(data / "guitar_notes"), *_speech(data / "speech_digits")]

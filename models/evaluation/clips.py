@@ -1,23 +1,18 @@
-"""Judge a model file on recordings that it never saw, through the pipeline that ships.
+"""Evaluation on clips through the streaming pipeline: of one model, of the folds together, and of thresholds.
 
-Judge one model per fold, each on the fold that its training left out, and put the folds together.
+A model is evaluated on recordings it was not trained on. Model files run through the runtime's pipeline; a CNN twin is
+the folder of its run and reads the runtime's features. Both are scored alike: the predicted class of a clip is the one
+with the highest mean score.
 
-Spiking models are model files and run through the pipeline that ships; a twin is the folder of its
-run and is heard over the runtime's features. Both are judged alike: the class with the highest mean
-score over the clip.
+On-thresholds are chosen by a fixed rule, on folds that the models were not trained on. For each class: find the lowest
+threshold of the grid at which, in no source of recordings, more than a given share of the clips of other classes has an
+event of the class. From there up, the recall stays constant over a range of the grid; take the middle of that range,
+which keeps a margin to false events and to misses. Sources are counted separately because the difficult ones are small:
+for the guitar, other instruments.
 
-Choose on-thresholds by an open rule, on folds that the judged models were not trained on.
-
-The rule, for each class: find the lowest threshold of the grid at which, in no source of recordings,
-more than a stated share of the clips of other classes has an event of it. From there up, as many of
-the class's own clips are found over some stretch of the grid; take the middle of that stretch, which
-keeps its distance from false events and from missed ones. The sources count one by one because the
-hard ones are small: other instruments for the guitar, say. The events are those of the decoder that
-ships.
-
-How long the scores are averaged is chosen by a second rule: the shortest time with which, each with
-its thresholds, hardly fewer clips are found than with the best. Averaging costs time before an
-event is known, and pays only where it keeps apart what single scores do not.
+The smoothing length is chosen by a second rule: the shortest one with which, each with its own thresholds, the recall
+is within ``RECALL_TOLERANCE`` of the best. Smoothing costs latency, and pays off only where it separates what single
+scores do not.
 """
 
 from __future__ import annotations
@@ -51,10 +46,21 @@ from models.recipe import Recipe
 from models.training.frontend import FrontEnd
 from models.training.runs import load_run
 
+_detector: Detector | None = None
+"""One per worker process: loading takes longer than a clip."""
+ELAPSED_S = (0.5, 1.0, 2.0, 5.0)
+"""Durations of sound after which accuracy is measured, in seconds."""
+ACTIVITY_CLIPS = 20
+"""Clips of each fold over which spikes are counted, which is slow: all layers are read step by step."""
+RECALL_TOLERANCE = 0.01
+"""Loss of recall allowed for a shorter smoothing."""
+THRESHOLD_GRID = tuple(round(0.30 + 0.02 * i, 2) for i in range(33))
+"""Candidate on-thresholds, 0.30 to 0.94."""
+
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What the detector made of one clip."""
+class ClipPrediction:
+    """Scores and onset events of one clip."""
 
     clip: Clip
     scores: NDArray[np.float32]
@@ -62,7 +68,7 @@ class Heard:
     onsets: tuple[str, ...]
     """Labels of the onset events, in order."""
     labels: tuple[str, ...]
-    """Of the classes, in the order of the scores."""
+    """Class labels, in the order of the scores."""
 
     def mean_scores(self, frames: int | None = None) -> NDArray[np.float32]:
         """Return each class's score, averaged over the clip's frames or its first ``frames``, (classes,)."""
@@ -70,183 +76,123 @@ class Heard:
 
 
 def check_unseen(model: Path, fold: int) -> Manifest:
-    """Return a model's manifest; raises ManifestError where it is no model, ConfigError where it has seen the fold."""
+    """Return a model's manifest; raises ManifestError for other files, ConfigError where it was trained on the fold."""
     manifest = load_model(model).manifest
     left_out = manifest.training.folds_left_out
     if fold not in left_out:
-        raise ConfigError(f"{model}: was trained on fold {fold}; judge it on {' or '.join(map(str, left_out))}")
+        raise ConfigError(f"{model}: was trained on fold {fold}; evaluate it on {' or '.join(map(str, left_out))}")
     return manifest
 
 
-def listen(model: Path, clips: Sequence[Clip], processes: int = 2) -> list[Heard]:
-    """Run every clip through the detector as one stream of its own."""
+def predict_clips(model: Path, clips: Sequence[Clip], processes: int = 2) -> list[ClipPrediction]:
+    """Run every clip through the detector, each as a stream of its own."""
     with ProcessPoolExecutor(processes, initializer=_load, initargs=(model,)) as pool:
-        return list(tqdm(pool.map(_hear, clips, chunksize=8), total=len(clips), unit="clip", leave=False))
+        return list(tqdm(pool.map(_predict, clips, chunksize=8), total=len(clips), unit="clip", leave=False))
 
 
-def accuracy(heard: Sequence[Heard], frames: int | None = None) -> Rate:
+def accuracy(predictions: Sequence[ClipPrediction], frames: int | None = None) -> Rate:
     """Count clips whose class has the highest mean score, over their first ``frames`` if that is given."""
-    return Rate(sum(_best(h, h.labels, frames) == h.clip.label for h in heard), len(heard))
+    return Rate(sum(_best(p, p.labels, frames) == p.clip.label for p in predictions), len(predictions))
 
 
-def esc10_accuracy(heard: Sequence[Heard]) -> Rate:
+def esc10_accuracy(predictions: Sequence[ClipPrediction]) -> Rate:
     """Count ESC-10 clips whose class has the highest mean score among the ten."""
-    clips = [h for h in heard if h.clip.source == "esc10"]
-    return Rate(sum(_best(h, ESC10) == h.clip.label for h in clips), len(clips))
+    clips = [p for p in predictions if p.clip.source == "esc10"]
+    return Rate(sum(_best(p, ESC10) == p.clip.label for p in clips), len(clips))
 
 
-def _best(heard: Heard, labels: Sequence[str], frames: int | None = None) -> str:
-    means = heard.mean_scores(frames)
-    return max(labels, key=lambda label: means[heard.labels.index(label)])
-
-
-def event_rates(heard: Sequence[Heard], label: str) -> tuple[Rate, Rate]:
+def event_rates(predictions: Sequence[ClipPrediction], label: str) -> tuple[Rate, Rate]:
     """Return (recall, false rate): clips of the class, and clips of others, with an event of the class."""
-    own = [label in h.onsets for h in heard if h.clip.label == label]
-    others = [label in h.onsets for h in heard if h.clip.label != label]
+    own = [label in p.onsets for p in predictions if p.clip.label == label]
+    others = [label in p.onsets for p in predictions if p.clip.label != label]
     return Rate(sum(own), len(own)), Rate(sum(others), len(others))
 
 
-def confusion(heard: Sequence[Heard]) -> NDArray[np.int64]:
+def confusion(predictions: Sequence[ClipPrediction]) -> NDArray[np.int64]:
     """Return counts (true class, class of the highest mean score) over the model's classes."""
-    labels = heard[0].labels
+    labels = predictions[0].labels
     table = np.zeros((len(labels), len(labels)), np.int64)
-    for h in heard:
-        if h.clip.label is not None:
-            table[labels.index(h.clip.label), int(np.argmax(h.mean_scores()))] += 1
+    for p in predictions:
+        if p.clip.label is not None:
+            table[labels.index(p.clip.label), int(np.argmax(p.mean_scores()))] += 1
     return table
 
 
-def figures(heard: Sequence[Heard]) -> dict[str, float]:
-    """Return the figures that stand in a manifest: shares of clips in [0, 1], and counts."""
-    ten, every = esc10_accuracy(heard), accuracy([h for h in heard if h.clip.label is not None])
-    result = {"accuracy": every.value, "clips": float(len(heard))}
+def metrics(predictions: Sequence[ClipPrediction]) -> dict[str, float]:
+    """Return the metrics for a manifest: shares of clips in [0, 1], and counts."""
+    ten, every = esc10_accuracy(predictions), accuracy([p for p in predictions if p.clip.label is not None])
+    result = {"accuracy": every.value, "clips": float(len(predictions))}
     result |= {"esc10_accuracy": ten.value, "esc10_clips": float(ten.total)} if ten.total else {}
-    for label in heard[0].labels:
-        recall, false = event_rates(heard, label)
+    for label in predictions[0].labels:
+        recall, false = event_rates(predictions, label)
         result |= {f"{label}_recall": recall.value, f"{label}_false_rate": false.value}
     return {name: round(value, 4) for name, value in result.items() if not math.isnan(value)}
 
 
-def table(heard: Sequence[Heard]) -> str:
-    """Return the figures as a Markdown table, with the number of clips and the interval."""
-    ten, labelled = esc10_accuracy(heard), [h for h in heard if h.clip.label is not None]
+def table(predictions: Sequence[ClipPrediction]) -> str:
+    """Return the metrics as a Markdown table, with counts and intervals."""
+    ten, labelled = esc10_accuracy(predictions), [p for p in predictions if p.clip.label is not None]
     rows = [f"accuracy (argmax of the mean score): {accuracy(labelled)}"]
     if ten.total:
         rows.append(f"ESC-10 accuracy (argmax of the mean score over ten classes): {ten}")
     rows += ["", "| class | clips with its event | other clips with its event |", "|---|---|---|"]
-    for label in heard[0].labels:
-        recall, false = event_rates(heard, label)
+    for label in predictions[0].labels:
+        recall, false = event_rates(predictions, label)
         rows.append(f"| {label} | {recall} | {false} |")
     return "\n".join(rows)
 
 
-_detector: Detector | None = None
-"""One per worker process: loading costs more than a clip."""
-
-
-def _load(model: Path) -> None:
-    global _detector  # noqa: PLW0603 - set once when the worker process starts
-    _detector = Detector.load(model)
-
-
-def _hear(clip: Clip) -> Heard:
-    assert _detector is not None  # noqa: S101 - the pool's initialiser has run
-    parts, events = [], []
-    with closing(read_chunks(clip.path, _detector.sample_rate_hz)) as source:
-        for chunk in source:
-            scores, found = _detector.process(chunk.samples)
-            parts.append(scores)
-            events += found
-    last, found = _detector.finish()
-    onsets = tuple(e.label for e in [*events, *found] if e.kind == "onset")
-    return Heard(clip, np.concatenate([*parts, last]), onsets, _detector.manifest.labels)
-
-
-ELAPSED_S = (0.5, 1.0, 2.0, 5.0)
-"""Lengths of sound after which the class is asked for."""
-ACTIVITY_CLIPS = 20
-"""Clips of each fold over which spikes are counted: every layer's are read out step by step, which takes time."""
-
-
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What one model made of the fold that it never saw."""
+class FoldResult:
+    """Predictions of one model on its held-out fold."""
 
     name: str
     fold: int
     seed: int
-    heard: tuple[Heard, ...]
+    predictions: tuple[ClipPrediction, ...]
     activity: dict[str, Any]
     """Spikes per neuron and second, synaptic operations per second of sound; empty for a twin."""
 
     def row(self) -> dict[str, Any]:
-        """Return what the results page needs of it."""
-        rate = accuracy(self.heard)
-        elapsed = {str(s): accuracy(self.heard, self._frames(s)).value for s in ELAPSED_S}
+        """Return the row for the results page, as JSON values."""
+        rate = accuracy(self.predictions)
+        elapsed = {str(s): accuracy(self.predictions, self._frames(s)).value for s in ELAPSED_S}
         key = {"model": self.name, "fold": self.fold, "seed": self.seed}
         return key | {"hits": rate.hits, "clips": rate.total, "elapsed": elapsed, "activity": self.activity}
 
     def _frames(self, seconds: float) -> int:
-        longest = max(len(h.scores) for h in self.heard)
+        longest = max(len(p.scores) for p in self.predictions)
         return max(1, math.floor(seconds / ELAPSED_S[-1] * longest))
 
 
-def evaluate_fold(model: Path, recipe: Recipe, data: Path) -> Judged:
-    """Judge a model file, or the run folder of a twin, on the one fold that it left out.
+def evaluate_fold(model: Path, recipe: Recipe, data: Path) -> FoldResult:
+    """Evaluate a model file, or the run folder of a twin, on the one fold that it left out.
 
-    Raises ConfigError where it left out none or several, or a run has not ended.
+    Raises ConfigError where it left out none or several, or a run is not finished.
     """
     if model.is_dir():
-        return _judge_run(model, recipe, data)
+        return _evaluate_run(model, recipe, data)
     manifest = load_model(model).manifest
     fold = _only_fold(model, manifest.training.folds_left_out)
     clips = [c for c in recordings(recipe, data).clips if c.fold == fold]
-    heard = listen(model, clips)
-    waves = [read_sound(c.path, manifest.features.sample_rate_hz) for c in _some(clips)]
+    predictions = predict_clips(model, clips)
+    waves = [read_sound(c.path, manifest.features.sample_rate_hz) for c in _activity_clips(clips)]
     found = activity(Detector.load(model), np.concatenate(waves))
-    return Judged(model.name, fold, manifest.training.seed, tuple(heard), found)
+    return FoldResult(model.name, fold, manifest.training.seed, tuple(predictions), found)
 
 
-def _judge_run(folder: Path, recipe: Recipe, data: Path) -> Judged:
-    net, own, record = load_run(folder)
-    fold = _only_fold(folder, record.folds_left_out)
-    front, net = FrontEnd(own), net.eval()
-    clips = [c for c in recordings(recipe, data).clips if c.fold == fold]
-    heard = tuple(_score_run(net, front, own, clip) for clip in clips)
-    return Judged(folder.name, fold, record.seed, heard, {})
+def summary(results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Return the rows and their summary: mean over folds by seed, over seeds, and a 95 % interval.
 
-
-def _score_run(net: torch.nn.Module, front: FrontEnd, recipe: Recipe, clip: Clip) -> Heard:
-    given = front.encode_clip(read_sound(clip.path, recipe.features.sample_rate_hz))
-    with torch.no_grad():
-        logits, _ = net(torch.from_numpy(given).float()[None])
-    return Heard(clip, torch.sigmoid(logits[0]).numpy(), (), recipe.labels)
-
-
-def _only_fold(model: Path, folds: Sequence[int]) -> int:
-    if len(folds) != 1:
-        raise ConfigError(f"{model}: left out folds {folds}; a model of a cross-evaluation leaves out one")
-    return folds[0]
-
-
-def _some(clips: Sequence[Clip]) -> list[Clip]:
-    """Take clips evenly from all classes."""
-    return list(clips[:: max(1, len(clips) // ACTIVITY_CLIPS)])
-
-
-def summary(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Return rows and what they say together: mean over folds for each seed, over seeds, 95 % interval.
-
-    The interval is Wilson's over the clips of one seed: every clip is counted once, whoever trained
-    twice. Raises ConfigError where a seed lacks a fold that another one has.
+    The interval is Wilson's over the clips of one seed, so that every clip counts once however many seeds there are.
+    Raises ConfigError where a seed lacks a fold that another one has.
     """
-    rows = [j.row() for j in sorted(judged, key=lambda j: (j.seed, j.fold))]
+    rows = [j.row() for j in sorted(results, key=lambda j: (j.seed, j.fold))]
     folds = sorted({row["fold"] for row in rows})
     seeds = {seed: [r for r in rows if r["seed"] == seed] for seed in sorted({r["seed"] for r in rows})}
     for seed, own in seeds.items():
         if sorted(r["fold"] for r in own) != folds:
-            raise ConfigError(f"seed {seed}: has not one model for each of the folds {folds}")
+            raise ConfigError(f"seed {seed}: lacks a model for some of the folds {folds}")
     means = {str(seed): statistics.mean(r["hits"] / r["clips"] for r in own) for seed, own in seeds.items()}
     clips = sum(r["clips"] for r in next(iter(seeds.values())))
     mean = statistics.mean(means.values())
@@ -265,21 +211,12 @@ def summary(judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def _mean_activity(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    if not found:
-        return {}
-    layers = found[0]["spikes_per_neuron_s"]
-    spikes = {name: statistics.mean(f["spikes_per_neuron_s"][name] for f in found) for name in layers}
-    operations = {key: statistics.mean(f[key] for f in found) for key in ("dense_ops_per_s", "effective_ops_per_s")}
-    return {"spikes_per_neuron_s": spikes, **operations}
-
-
 def mean_training_seconds(runs: Path) -> float:
-    """Return how long the runs below a folder trained, on average; raises ConfigError where none has ended."""
-    ended = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(runs.glob("*/metrics.json"))]
-    if not ended:
-        raise ConfigError(f"{runs}: no ended run below it; name the folder of snn-train folds")
-    return statistics.mean(float(metrics["training_seconds"]) for metrics in ended)
+    """Return the mean training time of the runs below a folder; raises ConfigError where none is finished."""
+    finished = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(runs.glob("*/metrics.json"))]
+    if not finished:
+        raise ConfigError(f"{runs}: no finished run below it; name the folder of snn-train folds")
+    return statistics.mean(float(metrics["training_seconds"]) for metrics in finished)
 
 
 def folds_table(result: dict[str, Any]) -> str:
@@ -298,45 +235,39 @@ def folds_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-SPARED = 0.01
-"""Share of the clips that a shorter average may lose."""
-GRID = tuple(round(0.30 + 0.02 * i, 2) for i in range(33))
-"""Thresholds that are tried, 0.30 to 0.94."""
-
-
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A class's threshold, and what it does on the folds it was chosen on."""
+class ThresholdChoice:
+    """The threshold of a class, with recall and false events on the folds it was chosen on."""
 
     label: str
     threshold: float
     recall: Rate
     false: Rate
-    """Of all clips of other classes."""
+    """Share of the clips of other classes with an event of this one."""
     worst: Rate
-    """Of those of the source in which the most have an event."""
+    """The same in the source where it is highest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A length of the average, the thresholds that go with it, and what they do together."""
+    """A smoothing length with the thresholds chosen for it, and their results."""
 
     smoothing_frames: int
-    choices: list[Choice]
+    choices: list[ThresholdChoice]
     delays_s: NDArray[np.float64]
-    """Of each clip that is found: from the beginning of its sound until the event was known."""
+    """Of each detected clip: from the onset of its sound to the emission of the event."""
 
     @property
     def recall(self) -> Rate:
-        """Clips in which the event of their class is found."""
+        """Share of the clips with an event of their class."""
         return Rate(sum(c.recall.hits for c in self.choices), sum(c.recall.total for c in self.choices))
 
     def __str__(self) -> str:
-        text = f"average of {self.smoothing_frames:3} frames: own clips {self.recall}, others {self.false}"
+        text = f"smoothing over {self.smoothing_frames:3} frames: own clips {self.recall}, others {self.false}"
         if not self.delays_s.size:
             return text
-        half, most = np.quantile(self.delays_s, [0.5, 0.95])
-        return f"{text}, known after {half:.2f} s (half of them) to {most:.2f} s (95 %)"
+        median, p95 = np.quantile(self.delays_s, [0.5, 0.95])
+        return f"{text}, latency {median:.2f} s (median) to {p95:.2f} s (95 %)"
 
     @property
     def false(self) -> Rate:
@@ -344,75 +275,147 @@ class Setting:
         return Rate(sum(c.false.hits for c in self.choices), sum(c.false.total for c in self.choices))
 
 
-def settle(
-    heard: Sequence[Heard], begins: Sequence[int], manifest: Manifest, false_rate: float, smoothings: Sequence[int]
+def evaluate_settings(
+    predictions: Sequence[ClipPrediction],
+    onset_samples: Sequence[int],
+    manifest: Manifest,
+    false_rate: float,
+    smoothings: Sequence[int],
 ) -> list[Setting]:
-    """Return a setting for each length of the average; ``begins``: sample at which each clip's sound begins."""
+    """Return a setting for each smoothing length; ``onset_samples`` has the onset of each clip's sound."""
     found = []
     for frames in sorted(smoothings):
         smoothed = with_smoothing(manifest, frames)
-        choices = choose(heard, smoothed, false_rate)
-        found.append(Setting(frames, choices, _delays_s(heard, begins, smoothed, choices)))
+        choices = choose_thresholds(predictions, smoothed, false_rate)
+        found.append(Setting(frames, choices, _delays_s(predictions, onset_samples, smoothed, choices)))
     return found
 
 
-def pick(settings: Sequence[Setting]) -> Setting:
-    """Return the setting with the shortest average that finds all but ``SPARED`` of what the best finds."""
-    most = max(s.recall.value for s in settings)
-    return min((s for s in settings if s.recall.value >= most - SPARED), key=lambda s: s.smoothing_frames)
+def select_setting(settings: Sequence[Setting]) -> Setting:
+    """Return the setting with the shortest smoothing whose recall is within ``RECALL_TOLERANCE`` of the best."""
+    best = max(s.recall.value for s in settings)
+    return min((s for s in settings if s.recall.value >= best - RECALL_TOLERANCE), key=lambda s: s.smoothing_frames)
 
 
 def with_smoothing(manifest: Manifest, frames: int) -> Manifest:
-    """Return a manifest whose classes average their scores over so many frames."""
+    """Return a manifest whose classes smooth their scores over ``frames`` frames."""
     classes = (replace(c, decoder=replace(c.decoder, smoothing_frames=frames)) for c in manifest.classes)
     return replace(manifest, classes=tuple(classes))
 
 
-def choose(heard: Sequence[Heard], manifest: Manifest, false_rate: float) -> list[Choice]:
-    """Return a threshold for each class by the rule above; the grid's highest where none is high enough."""
-    found = {threshold: [_labels(h, manifest, threshold) for h in heard] for threshold in GRID}
+def choose_thresholds(
+    predictions: Sequence[ClipPrediction], manifest: Manifest, false_rate: float
+) -> list[ThresholdChoice]:
+    """Return a threshold for each class by the rule above; where none satisfies it, the highest of the grid."""
+    found = {threshold: [_labels(p, manifest, threshold) for p in predictions] for threshold in THRESHOLD_GRID}
     choices = []
     for label in manifest.labels:
-        judged = [_judge(heard, found[threshold], label, threshold) for threshold in GRID]
-        quiet = [c for c in judged if c.worst.hits <= false_rate * c.worst.total] or judged[-1:]
-        alike = [c for c in judged[judged.index(quiet[0]) :] if c.recall.hits == quiet[0].recall.hits]
-        choices.append(alike[len(alike) // 2])
+        candidates = [
+            _evaluate_threshold(predictions, found[threshold], label, threshold) for threshold in THRESHOLD_GRID
+        ]
+        allowed = [c for c in candidates if c.worst.hits <= false_rate * c.worst.total] or candidates[-1:]
+        equivalent = [c for c in candidates[candidates.index(allowed[0]) :] if c.recall.hits == allowed[0].recall.hits]
+        choices.append(equivalent[len(equivalent) // 2])
     return choices
 
 
-def toml(choices: Sequence[Choice]) -> str:
+def toml(choices: Sequence[ThresholdChoice]) -> str:
     """Return the choices as the recipe's table of on-thresholds."""
     return "\n".join(["[decoding.on_thresholds]", *(f"{c.label} = {c.threshold}" for c in choices)])
 
 
-def _judge(heard: Sequence[Heard], labels: Sequence[set[str]], label: str, threshold: float) -> Choice:
-    own = [label in found for h, found in zip(heard, labels, strict=True) if h.clip.label == label]
+def _best(predictions: ClipPrediction, labels: Sequence[str], frames: int | None = None) -> str:
+    means = predictions.mean_scores(frames)
+    return max(labels, key=lambda label: means[predictions.labels.index(label)])
+
+
+def _load(model: Path) -> None:
+    global _detector  # noqa: PLW0603 - set once when the worker process starts
+    _detector = Detector.load(model)
+
+
+def _predict(clip: Clip) -> ClipPrediction:
+    assert _detector is not None  # noqa: S101 - the pool's initialiser has run
+    parts, events = [], []
+    with closing(read_chunks(clip.path, _detector.sample_rate_hz)) as source:
+        for chunk in source:
+            scores, found = _detector.process(chunk.samples)
+            parts.append(scores)
+            events += found
+    last, found = _detector.finish()
+    onsets = tuple(e.label for e in [*events, *found] if e.kind == "onset")
+    return ClipPrediction(clip, np.concatenate([*parts, last]), onsets, _detector.manifest.labels)
+
+
+def _evaluate_run(folder: Path, recipe: Recipe, data: Path) -> FoldResult:
+    net, own, record = load_run(folder)
+    fold = _only_fold(folder, record.folds_left_out)
+    front, net = FrontEnd(own), net.eval()
+    clips = [c for c in recordings(recipe, data).clips if c.fold == fold]
+    predictions = tuple(_score_run(net, front, own, clip) for clip in clips)
+    return FoldResult(folder.name, fold, record.seed, predictions, {})
+
+
+def _score_run(net: torch.nn.Module, front: FrontEnd, recipe: Recipe, clip: Clip) -> ClipPrediction:
+    given = front.encode_clip(read_sound(clip.path, recipe.features.sample_rate_hz))
+    with torch.no_grad():
+        logits, _ = net(torch.from_numpy(given).float()[None])
+    return ClipPrediction(clip, torch.sigmoid(logits[0]).numpy(), (), recipe.labels)
+
+
+def _only_fold(model: Path, folds: Sequence[int]) -> int:
+    if len(folds) != 1:
+        raise ConfigError(f"{model}: left out folds {folds}; a model of a cross-evaluation leaves out one")
+    return folds[0]
+
+
+def _activity_clips(clips: Sequence[Clip]) -> list[Clip]:
+    """Select clips evenly from all classes."""
+    return list(clips[:: max(1, len(clips) // ACTIVITY_CLIPS)])
+
+
+def _mean_activity(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if not found:
+        return {}
+    layers = found[0]["spikes_per_neuron_s"]
+    spikes = {name: statistics.mean(f["spikes_per_neuron_s"][name] for f in found) for name in layers}
+    operations = {key: statistics.mean(f[key] for f in found) for key in ("dense_ops_per_s", "effective_ops_per_s")}
+    return {"spikes_per_neuron_s": spikes, **operations}
+
+
+def _evaluate_threshold(
+    predictions: Sequence[ClipPrediction], labels: Sequence[set[str]], label: str, threshold: float
+) -> ThresholdChoice:
+    own = [label in found for p, found in zip(predictions, labels, strict=True) if p.clip.label == label]
     others: dict[str, list[bool]] = {}
-    for h, found in zip(heard, labels, strict=True):
-        if h.clip.label != label:
-            others.setdefault(h.clip.source, []).append(label in found)
+    for p, found in zip(predictions, labels, strict=True):
+        if p.clip.label != label:
+            others.setdefault(p.clip.source, []).append(label in found)
     rates = [Rate(sum(hits), len(hits)) for hits in others.values()]
     false = Rate(sum(r.hits for r in rates), sum(r.total for r in rates))
-    return Choice(
+    return ThresholdChoice(
         label, threshold, Rate(sum(own), len(own)), false, max(rates, key=lambda r: r.value, default=Rate(0, 0))
     )
 
 
 def _delays_s(
-    heard: Sequence[Heard], begins: Sequence[int], manifest: Manifest, choices: Sequence[Choice]
+    predictions: Sequence[ClipPrediction],
+    onset_samples: Sequence[int],
+    manifest: Manifest,
+    choices: Sequence[ThresholdChoice],
 ) -> NDArray[np.float64]:
     features = manifest.features
     classes = [with_threshold(c, choice.threshold) for c, choice in zip(manifest.classes, choices, strict=True)]
     delays = []
-    for h, begin in zip(heard, begins, strict=True):
+    for p, onset_sample in zip(predictions, onset_samples, strict=True):
         decoder = EventDecoder(classes, features.hop_length, features.frame_length)
-        known = [e.emitted_sample + 1 for e in decoder.push(h.scores) if e.kind == "onset" and e.label == h.clip.label]
-        delays += [(known[0] - begin) / features.sample_rate_hz] if known else []
+        known = [e.emitted_sample + 1 for e in decoder.push(p.scores) if e.kind == "onset" and e.label == p.clip.label]
+        delays += [(known[0] - onset_sample) / features.sample_rate_hz] if known else []
     return np.array(delays)
 
 
-def _labels(heard: Heard, manifest: Manifest, threshold: float) -> set[str]:
-    """Return the labels with an event in a clip, were every on-threshold this one."""
+def _labels(predictions: ClipPrediction, manifest: Manifest, threshold: float) -> set[str]:
+    """Return the labels with an event in a clip, with one on-threshold for all classes."""
     classes = [with_threshold(c, threshold) for c in manifest.classes]
     decoder = EventDecoder(classes, manifest.features.hop_length, manifest.features.frame_length)
-    return {e.label for e in decoder.push(heard.scores) if e.kind == "onset"}
+    return {e.label for e in decoder.push(predictions.scores) if e.kind == "onset"}

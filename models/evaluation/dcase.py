@@ -1,4 +1,4 @@
-"""The field's own measures of sound events: sed_scores_eval computes them, sed_eval checks one of them."""
+"""Standard metrics of sound event detection: computed by sed_scores_eval, one of them also by sed_eval."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from models.evaluation.inference import Detection
 from models.scenes.folder import Scenes, Stream
 
 ONSET_COLLAR_S = 0.5
-"""Of the measure that asks for onsets alone: DCASE 2017, task 2."""
+"""For the onset-only F1 of DCASE 2017, task 2."""
 STRICT_COLLAR_S, STRICT_SHARE = 0.2, 0.2
-"""Of the one that asks for offsets, too: DESED."""
+"""For the F1 of onset and offset, as in DESED."""
 _DECIMALS = 6
 _AVERAGES = ("macro_average", "micro_average")
 Truth = dict[str, list[tuple[float, float, str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standard:
-    """Figures that others' systems can be compared by: each by class, with their macro and micro average."""
+class StandardMetrics:
+    """Metrics for the comparison with other systems, by class, with macro and micro average."""
 
     onset_f1: dict[str, float]
     """F1 of events whose onset lies within 500 ms."""
@@ -34,7 +34,7 @@ class Standard:
     """F1 of segments of 1 s."""
     psds1: float
     psds2: float
-    """Polyphonic sound detection scores by the criteria of DCASE's task 4, up to 100 false alarms an hour."""
+    """Polyphonic sound detection scores by the criteria of DCASE task 4, up to 100 false alarms per hour."""
     sed_eval_onset_f1: dict[str, float]
     """``onset_f1`` again, by sed_eval."""
 
@@ -44,30 +44,30 @@ def measure(
     swept: Sequence[Sequence[Sequence[Detection]]],
     thresholds: Sequence[float],
     scenes: Scenes,
-) -> Standard | None:
-    """Measure a model's events by its own decoder values, and by those of a sweep; None without reference events.
+) -> StandardMetrics | None:
+    """Return the metrics of a model's events with its own decoder values and with those of a sweep.
 
-    For the PSDS, which wants scores, a frame's score is the highest threshold at which an event
-    of the decoder covers it: what is measured is the detector with its smoothing and hysteresis.
+    None without reference events. For the PSDS, which needs scores, the score of a frame is the highest threshold at
+    which an event of the decoder covers it, so that smoothing and hysteresis are part of the measurement.
     """
     labels = sorted({e.label for stream in scenes.streams for e in stream.events})
     if not labels:
         return None
-    field = sed_scores()
+    library = sed_scores()
     truth: Truth = {s.path.name: [(e.onset_s, e.offset_s, e.label) for e in s.events] for s in scenes.streams}
     durations = {s.path.name: s.seconds for s in scenes.streams}
     at_own = score_tables([own], [1.0], scenes.streams, labels)
     at_all = score_tables(swept, thresholds, scenes.streams, labels)
-    onset = field.collar_based.fscore(at_own, truth, 0.5, onset_collar=ONSET_COLLAR_S, offset_collar=math.inf)
+    onset = library.collar_based.fscore(at_own, truth, 0.5, onset_collar=ONSET_COLLAR_S, offset_collar=math.inf)
     collars = {"onset_collar": STRICT_COLLAR_S, "offset_collar": STRICT_COLLAR_S, "offset_collar_rate": STRICT_SHARE}
-    strict = field.collar_based.fscore(at_own, truth, 0.5, **collars)
-    segment = field.segment_based.fscore(at_own, truth, durations, 0.5, segment_length=1.0)
-    psds = field.intersection_based.psds
+    strict = library.collar_based.fscore(at_own, truth, 0.5, **collars)
+    segment = library.segment_based.fscore(at_own, truth, durations, 0.5, segment_length=1.0)
+    psds = library.intersection_based.psds
     first = psds(at_all, truth, durations, dtc_threshold=0.7, gtc_threshold=0.7, alpha_st=1.0)
-    # Events of one class set off no other class, and the library does not ask for that.
+    # Cross triggers need two classes; the library does not check.
     cross = {"cttc_threshold": 0.3, "alpha_ct": 0.5} if len(labels) > 1 else {}
     second = psds(at_all, truth, durations, dtc_threshold=0.1, gtc_threshold=0.1, alpha_st=1.0, **cross)
-    return Standard(
+    return StandardMetrics(
         onset_f1=_plain(onset[0]),
         strict_f1=_plain(strict[0]),
         segment_f1=_plain(segment[0]),
@@ -83,7 +83,7 @@ def score_tables(
     streams: Sequence[Stream],
     labels: Sequence[str],
 ) -> dict[str, Any]:
-    """Return each stream's scores as sed_scores_eval wants them: a row from each change to the next.
+    """Return each stream's scores in the format of sed_scores_eval: a row from each change to the next.
 
     ``swept`` holds, for each threshold in ascending order, the events of each stream.
     """
@@ -103,18 +103,18 @@ def score_tables(
     return tables
 
 
-def _clipped(seconds: float, stream: Stream) -> float:
-    """Return a time inside the stream: an event's last frame may be padded."""
-    return round(min(seconds, stream.seconds), _DECIMALS)
-
-
 def sed_scores() -> Any:
-    """Return sed_scores_eval; imported where it is needed, for it brings pandas."""
+    """Import sed_scores_eval on use, since it imports pandas."""
     with warnings.catch_warnings():
-        # dcase_util imports pkg_resources, which says that it is old.
+        # dcase_util imports pkg_resources, which is deprecated.
         warnings.simplefilter("ignore")
         import sed_scores_eval
     return sed_scores_eval
+
+
+def _clipped(seconds: float, stream: Stream) -> float:
+    """Return a time clipped to the stream: an event's last frame may be padded."""
+    return round(min(seconds, stream.seconds), _DECIMALS)
 
 
 def _by_sed_eval(own: Sequence[Sequence[Detection]], scenes: Scenes, labels: Sequence[str]) -> dict[str, float]:
@@ -142,6 +142,6 @@ def _row(name: str, label: str, onset_s: float, offset_s: float) -> dict[str, An
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float]:
-    """Return figures as JSON takes them, averages last."""
+    """Return values as plain floats, averages last."""
     names = [n for n in values if n not in _AVERAGES] + [n for n in _AVERAGES if n in values]
     return {name: round(float(values[name]), 4) for name in names}

@@ -1,4 +1,4 @@
-"""Scenes through the pipeline that ships; stored scores through its decoder again, with other settings."""
+"""Scenes through the streaming pipeline, and stored scores through its decoder with other settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.data.segments import JOIN_S
 from models.scenes.folder import Scenes, Span
 
 Change = Callable[[Iterable[AudioChunk], int], Iterable[AudioChunk]]
-"""What happens to a stream's chunks (and their rate in Hz) on their way to the detector."""
+"""A transformation of a stream's chunks (and their rate in Hz) in front of the detector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,59 +33,64 @@ class Detection:
     label: str
     onset_s: float
     offset_s: float
-    known_s: float
-    """How much sound had passed when the onset was told."""
+    emitted_s: float
+    """Position in the stream when the onset was emitted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What a model made of a scene."""
+class ScenePredictions:
+    """Scores and events of a model on a scene."""
 
     manifest: Manifest
     sha256: str
-    """Of the model."""
+    """Of the model file."""
     scores: tuple[Scores, ...]
-    """Of each stream (frames, classes); 0 where a class is not judged."""
+    """Of each stream, (frames, classes); 0 where a class is not evaluated."""
     detections: tuple[tuple[Detection, ...], ...]
-    """Of each stream, by the model's own decoder values."""
+    """Of each stream, with the model's own decoder values."""
 
 
-def listen(model: Path, scenes: Scenes, processes: int = 2, change: Change | None = None) -> Heard:
+def predict_scenes(model: Path, scenes: Scenes, processes: int = 2, change: Change | None = None) -> ScenePredictions:
     """Run each stream of a scene through the detector, as ``snn-detect replay`` does.
 
-    Where a background contains a class, the class is not judged: its scores are set to 0 and what
-    the decoder makes of the others counts. Raises ManifestError for what is no model, SourceError
-    for a stream that cannot be read, DetectorError where the stored scores give other events than
-    the pipeline gave.
+    Where a background contains a class, the class is not evaluated: its scores are set to 0 before decoding.
+    Raises ManifestError where the file is no model, SourceError for a stream that cannot be read, DetectorError
+    where decoding the stored scores does not reproduce the pipeline's events.
     """
     detector = Detector.load(model)
     tasks = [(model, stream.path, change) for stream in scenes.streams]
     with ProcessPoolExecutor(max(1, min(processes, len(tasks)))) as pool:
-        results = pool.map(_hear, *zip(*tasks, strict=True))
-        heard = list(tqdm(results, total=len(tasks), unit="stream", desc="listening", leave=False, disable=None))
+        results = pool.map(_predict_stream, *zip(*tasks, strict=True))
+        predictions = list(tqdm(results, total=len(tasks), unit="stream", desc="predicting", leave=False, disable=None))
     scores = []
-    for (found, events), stream in zip(heard, scenes.streams, strict=True):
+    for (found, events), stream in zip(predictions, scenes.streams, strict=True):
         if decode(detector.manifest.classes, detector.manifest, found) != events:
-            raise DetectorError(f"{stream.path}: the decoder gives other events from stored scores; please report it")
+            raise DetectorError(f"{stream.path}: decoding the stored scores gives other events; please report this bug")
         scores.append(_masked(found, detector.manifest, stream.spans))
     detections = tuple(tuple(decode(detector.manifest.classes, detector.manifest, s)) for s in scores)
-    return Heard(detector.manifest, detector.sha256, tuple(scores), detections)
+    return ScenePredictions(detector.manifest, detector.sha256, tuple(scores), detections)
 
 
 def model_of(path: Path) -> dict[str, str]:
-    """Return which model a file holds, for JSON: name, version and SHA-256."""
+    """Return a model's name, version and SHA-256, for JSON."""
     model = load_model(path)
     return {"name": model.manifest.name, "version": model.manifest.version, "sha256": model.sha256}
 
 
 def decode(classes: Sequence[ClassSpec], manifest: Manifest, scores: Scores) -> list[Detection]:
-    """Return what the decoder that ships makes of a stream's scores with these classes' values."""
+    """Decode a stream's scores by the runtime's decoder, with these classes' values."""
     features = manifest.features
     decoder = EventDecoder(classes, features.hop_length, features.frame_length)
     return _paired([*decoder.push(scores), *decoder.flush()], features.sample_rate_hz)
 
 
-def _hear(model: Path, path: Path, change: Change | None) -> tuple[Scores, list[Detection]]:
+def evaluated_hours(scenes: Scenes, label: str) -> float:
+    """Return the hours of a scene in which a class is evaluated."""
+    seconds = sum(s.offset_s - s.onset_s for stream in scenes.streams for s in stream.spans if label not in s.contains)
+    return seconds / 3600
+
+
+def _predict_stream(model: Path, path: Path, change: Change | None) -> tuple[Scores, list[Detection]]:
     detector = Detector.load(model)
     rate_hz, parts, events = detector.sample_rate_hz, list[NDArray[np.float32]](), list[Event]()
     with closing(read_chunks(path, rate_hz)) as source:
@@ -109,13 +114,13 @@ def _paired(events: Iterable[Event], rate_hz: int) -> list[Detection]:
             label=event.label,
             onset_s=onset.onset_sample / rate_hz,
             offset_s=event.offset_sample / rate_hz,
-            known_s=(onset.emitted_sample + 1) / rate_hz,
+            emitted_s=(onset.emitted_sample + 1) / rate_hz,
         )
     return [found[index] for index in sorted(found)]
 
 
 def _masked(scores: Scores, manifest: Manifest, spans: Sequence[Span]) -> Scores:
-    """Return scores that are 0 where a background contains the class, and for a pause's length behind."""
+    """Return scores set to 0 where a background contains the class, and for ``JOIN_S`` after it."""
     result = scores.copy()
     hop_s = manifest.features.hop_length / manifest.features.sample_rate_hz
     length_s = manifest.features.frame_length / manifest.features.sample_rate_hz
@@ -124,9 +129,3 @@ def _masked(scores: Scores, manifest: Manifest, spans: Sequence[Span]) -> Scores
         first = max(0, int((span.onset_s - length_s) / hop_s))
         result[first : int((span.offset_s + JOIN_S) / hop_s), columns] = 0
     return result
-
-
-def judged_hours(scenes: Scenes, label: str) -> float:
-    """Return the hours of a scene in which a class is judged."""
-    seconds = sum(s.offset_s - s.onset_s for stream in scenes.streams for s in stream.spans if label not in s.contains)
-    return seconds / 3600

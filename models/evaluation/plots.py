@@ -1,4 +1,4 @@
-"""Pictures of events: DET, precision and recall, confusion, and a timeline of reference against detection."""
+"""Plots of events: DET curve, precision and recall, confusion, and a timeline of references and events."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from models.plots import draw_confusion, new_figure, save
 from models.scenes.folder import EventReference, Stream
 
 TIMELINE_S = 300.0
-_LEAST_MISS = 0.005
+_MIN_MISS_RATE = 0.005
 
 
 def draw_det(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
-    """Draw the lowest miss rate at no more false alarms per hour, both on logarithmic axes; 0 stands at the edge."""
+    """Draw the detection error trade-off: miss rate against false alarms per hour, on logarithmic axes."""
     figure = new_figure(8, 6)
     axes = figure.subplots()
     for i, (label, curve) in enumerate(curves.items()):
         alarms, lowest = _envelope(curve)
-        # Half an alarm in the hours that there are: zero has no place on a logarithmic axis.
-        rates, missed = np.maximum(alarms, 0.5) / curve.hours, np.maximum(lowest, _LEAST_MISS)
+        # Zero is drawn as half an alarm in the hours that there are: the axis is logarithmic.
+        rates, missed = np.maximum(alarms, 0.5) / curve.hours, np.maximum(lowest, _MIN_MISS_RATE)
         axes.step(rates, missed, _style(i), where="post", label=label.replace("_", " "), markersize=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(_LEAST_MISS, 1.05)
+    axes.set_ylim(_MIN_MISS_RATE, 1.05)
     axes.set_xlabel("false alarms per hour (none: half of one in these hours)")
     axes.set_ylabel("miss rate")
     _finish(figure, axes, path, title)
 
 
 def draw_precision_recall(curves: Mapping[str, Curve], path: Path, *, title: str) -> None:
-    """Draw precision against recall: found references of found and false ones, and of all."""
+    """Draw precision against recall, with one point per threshold."""
     figure = new_figure(8, 6)
     axes = figure.subplots()
     for i, (label, curve) in enumerate(curves.items()):
         found = (curve.reports > 0).sum(axis=1)
-        told = found + curve.false_alarms
-        recall, precision = found[told > 0] / curve.reports.shape[1], found[told > 0] / told[told > 0]
+        reported = found + curve.false_alarms
+        recall, precision = found[reported > 0] / curve.reports.shape[1], found[reported > 0] / reported[reported > 0]
         axes.plot(recall, precision, _style(i), label=label.replace("_", " "), markersize=3)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
@@ -52,19 +52,19 @@ def draw_precision_recall(curves: Mapping[str, Curve], path: Path, *, title: str
 
 
 def draw_event_confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw what was heard (down) against the events that were told (right), as ``conditions.confusion`` counts."""
+    """Draw references (rows) against events (columns), as counted by ``matching.confusion``."""
     draw_confusion(
         counts,
         [*labels, UNKNOWN, NOTHING],
         path,
         title=title,
         columns=[*labels, "missed"],
-        axis_names=("heard", "event"),
+        axis_names=("reference", "event"),
     )
 
 
 def draw_timeline(stream: Stream, detections: Sequence[Detection], labels: Sequence[str], path: Path) -> None:
-    """Draw the first minutes of a stream: reference above and events below in each class's row, backgrounds on top."""
+    """Draw the first minutes of a stream: references and events in a row per class, backgrounds on top."""
     end_s = min(TIMELINE_S, stream.seconds)
     rows = [*labels, UNKNOWN]
     figure = new_figure(15, 1.5 + 0.42 * len(rows))
@@ -76,7 +76,7 @@ def draw_timeline(stream: Stream, detections: Sequence[Detection], labels: Seque
         if d.onset_s < end_s:
             length = min(d.offset_s, end_s) - d.onset_s
             axes.broken_barh([(d.onset_s, length)], (rows.index(d.label) + 0.05, 0.3), color="tab:orange")
-            axes.plot(d.known_s, rows.index(d.label) + 0.2, "k|", markersize=6)
+            axes.plot(d.emitted_s, rows.index(d.label) + 0.2, "k|", markersize=6)
     for span in stream.spans:
         if span.onset_s < end_s:
             axes.axvline(span.onset_s, color="grey", linewidth=0.6)
@@ -85,7 +85,7 @@ def draw_timeline(stream: Stream, detections: Sequence[Detection], labels: Seque
     axes.set_ylim(len(rows) - 0.4, -1.1)
     axes.set_xlim(0, end_s)
     axes.set_xlabel("seconds")
-    axes.set_title(f"{stream.path.name}: reference (blue, upper), events (orange, lower; told at the stroke)")
+    axes.set_title(f"{stream.path.name}: reference (blue, upper), events (orange, lower; emitted at the stroke)")
     axes.grid(axis="x", alpha=0.3)
     save(figure, path)
 

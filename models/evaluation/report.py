@@ -1,7 +1,4 @@
-"""What a scene says of a model, as one document of figures.
-
-The figures of a scene as people read them: Markdown tables.
-"""
+"""The evaluation of a model on a scene, as one JSON document and as Markdown tables."""
 
 from __future__ import annotations
 
@@ -15,43 +12,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.statistics import HourlyRate, Rate
-from models.evaluation.dcase import Standard
-from models.evaluation.inference import Heard
+from models.evaluation.dcase import StandardMetrics
+from models.evaluation.inference import ScenePredictions
 from models.evaluation.matching import (
     CONDITIONS,
     NOTHING,
     UNKNOWN,
     Curve,
-    Judged,
+    MatchedReference,
     Outcome,
     background_hours,
+    condition_order,
     found_rate,
     latencies_s,
-    order,
     reports_per_event,
-    split,
+    split_by_condition,
 )
 from models.scenes.folder import Scenes
 
 RATES = (0.1, 1.0, 10.0)
-"""False alarms per hour at which miss rates are given."""
+"""False alarms per hour at which miss rates are reported."""
 
 
-def figures(  # noqa: PLR0913 - all that was measured
-    command: str, heard: Heard, scenes: Scenes, outcome: Outcome, curves: Mapping[str, Curve], standard: Standard | None
+def as_document(  # noqa: PLR0913 - all that was measured
+    command: str,
+    predictions: ScenePredictions,
+    scenes: Scenes,
+    outcome: Outcome,
+    curves: Mapping[str, Curve],
+    standard: StandardMetrics | None,
 ) -> dict[str, Any]:
-    """Return everything as one JSON document."""
-    manifest = heard.manifest
+    """Return all results as one JSON document."""
+    manifest = predictions.manifest
     labels = [label for label in manifest.labels if outcome.of(label)]
     return {
         "command": command,
-        "model": {"name": manifest.name, "version": manifest.version, "sha256": heard.sha256},
+        "model": {"name": manifest.name, "version": manifest.version, "sha256": predictions.sha256},
         "scenes": {"sha256": scenes.sha256, "command": scenes.manifest.command, "hours": scenes.manifest.hours},
-        "events": len(outcome.judged),
+        "events": len(outcome.matched),
         "unknown": scenes.manifest.unknown,
-        "all": _setting(outcome.judged) | {"false_alarms": _hourly(_any_class(outcome, scenes))},
+        "all": _setting(outcome.matched) | {"false_alarms": _hourly(_any_class(outcome, scenes))},
         "by_class": {label: _class(label, outcome, curves[label]) for label in labels},
-        "by_condition": by_condition(outcome.judged),
+        "by_condition": by_condition(outcome.matched),
         "false_alarms_by_background": _by_background(outcome, scenes),
         "false_alarms_by_class": {label: _hourly(outcome.false_alarms(label)) for label in manifest.labels},
         "false_alarms_over": dict(sorted(Counter(f.over for f in outcome.false).items())),
@@ -59,50 +61,62 @@ def figures(  # noqa: PLR0913 - all that was measured
     }
 
 
-def by_condition(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
-    """Return found shares, latencies and reports by each condition's values."""
+def by_condition(matched: Sequence[MatchedReference]) -> dict[str, dict[str, Any]]:
+    """Return recall, latency and reports for each value of each condition."""
     result: dict[str, dict[str, Any]] = {name: {} for name in CONDITIONS}
-    for name, value, under in split(judged):
+    for name, value, under in split_by_condition(matched):
         result[name][value] = _setting(under)
     return result
 
 
-def at_rate(curve: Curve, outcome: Outcome, most_per_hour: float) -> dict[str, Any] | None:
-    """Return what a class's best threshold at a rate gives, with miss rates by condition; None: there is none."""
-    place = curve.point(most_per_hour)
-    if place is None:
+def at_rate(curve: Curve, outcome: Outcome, max_per_hour: float) -> dict[str, Any] | None:
+    """Return the results of a class at its operating point for a rate; None where there is none."""
+    index = curve.operating_point(max_per_hour)
+    if index is None:
         return None
-    missed = curve.reports[place] == 0
-    references = [j.reference for j in outcome.of(curve.label)]
+    missed = curve.reports[index] == 0
+    references = [m.reference for m in outcome.of(curve.label)]
     shares = {}
     for name in ("snr", "source"):
         values = np.array([CONDITIONS[name](r) for r in references])
         shares[f"miss_rate_by_{name}"] = {v: _missed(missed[values == v]) for v in sorted(set(values.tolist()))}
     return {
-        "threshold": float(curve.thresholds[place]),
+        "threshold": float(curve.thresholds[index]),
         "miss_rate": _missed(missed),
-        "false_alarms": _hourly(curve.rate(place)),
+        "false_alarms": _hourly(curve.rate(index)),
         **shares,
-        "latency_s": _quantiles(curve.latency_s[place][~missed]),
-        "reports_per_event": _number(float(curve.reports[place][~missed].mean()) if (~missed).any() else math.nan),
+        "latency_s": _quantiles(curve.latency_s[index][~missed]),
+        "reports_per_event": _number(float(curve.reports[index][~missed].mean()) if (~missed).any() else math.nan),
     }
 
 
+def as_markdown(document: Mapping[str, Any]) -> str:
+    """Return a document of ``as_document`` as Markdown tables."""
+    return "\n".join(_lines(document))
+
+
+def hourly(rate: Mapping[str, Any]) -> str:
+    """Return false alarms per hour as text, always with the upper bound."""
+    if rate["per_hour"] is None:
+        return "not evaluated"
+    return f"{rate['events']} in {rate['hours']:.2f} h = {rate['per_hour']:.2f}/h (at most {rate['bound']:.2f}/h)"
+
+
 def _class(label: str, outcome: Outcome, curve: Curve) -> dict[str, Any]:
-    judged = outcome.of(label)
-    own = _setting(judged) | {
+    matched = outcome.of(label)
+    own = _setting(matched) | {
         "false_alarms": _hourly(outcome.false_alarms(label)),
         "false_alarms_without_other_classes": _hourly(outcome.false_alarms(label, (NOTHING, UNKNOWN))),
     }
     rates = {f"{rate:g}": at_rate(curve, outcome, rate) for rate in RATES}
-    return {"own": own, "at_false_alarms_per_hour": rates, "by_condition": by_condition(judged)}
+    return {"own": own, "at_false_alarms_per_hour": rates, "by_condition": by_condition(matched)}
 
 
-def _setting(judged: Sequence[Judged]) -> dict[str, Any]:
+def _setting(matched: Sequence[MatchedReference]) -> dict[str, Any]:
     return {
-        "found": _share(found_rate(judged)),
-        "latency_s": _quantiles(latencies_s(judged)),
-        "reports_per_event": _number(reports_per_event(judged)),
+        "found": _share(found_rate(matched)),
+        "latency_s": _quantiles(latencies_s(matched)),
+        "reports_per_event": _number(reports_per_event(matched)),
     }
 
 
@@ -140,24 +154,19 @@ def _hourly(rate: HourlyRate) -> dict[str, Any]:
 def _quantiles(values: Any) -> dict[str, float] | None:
     if not values.size:
         return None
-    half, most = np.quantile(values, [0.5, 0.95])
-    return {"p50": round(float(half), 3), "p95": round(float(most), 3)}
+    median, p95 = np.quantile(values, [0.5, 0.95])
+    return {"p50": round(float(median), 3), "p95": round(float(p95), 3)}
 
 
 def _number(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
 
-def tables(document: Mapping[str, Any]) -> str:
-    """Return the figures as Markdown."""
-    return "\n".join(_lines(document))
-
-
 def _lines(d: Mapping[str, Any]) -> Iterator[str]:
     model, scenes, every = d["model"], d["scenes"], d["all"]
     name = f"{model['name']} {model['version']} ({model['sha256'][:12]})"
     yield f"{name} on {scenes['hours']:g} h of scenes ({scenes['sha256'][:12]})"
-    yield f"{d['events']} events, {d['unknown']} sounds of no class"
+    yield f"{d['events']} events, {d['unknown']} out-of-class sounds"
     yield ""
     yield f"found {_text(every['found'])}; {_latency(every)}; {_cell(every['reports_per_event'])} reports per event"
     yield f"false events of any class: {hourly(every['false_alarms'])}; over {_counts(d['false_alarms_over'])}"
@@ -184,10 +193,10 @@ def _lines(d: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _by_snr(classes: Mapping[str, Any]) -> Iterator[str]:
-    """Say how misses at one false alarm an hour depend on what lies behind, and how late what is found is told."""
+    """Yield miss rates by signal-to-noise ratio and latencies, at one false alarm per hour."""
     points = {label: row["at_false_alarms_per_hour"]["1"] for label, row in classes.items()}
     found = {label: point for label, point in points.items() if point}
-    ratios = sorted({snr for point in found.values() for snr in point["miss_rate_by_snr"]}, key=order)
+    ratios = sorted({snr for point in found.values() for snr in point["miss_rate_by_snr"]}, key=condition_order)
     yield from ("", f"| missed at 1 per h | {' | '.join(ratios)} | latency p50, p95 |")
     yield "|---" * (2 + len(ratios)) + "|"
     for label, point in found.items():
@@ -203,13 +212,6 @@ def _standard(s: Mapping[str, Any]) -> Iterator[str]:
     yield f"| PSDS1 | {s['psds1']:.3f} | |"
     yield f"| PSDS2 | {s['psds2']:.3f} | |"
     yield f"| F1, onset within 500 ms, by sed_eval | | {100 * s['sed_eval_onset_f1']['micro_average']:.1f} % |"
-
-
-def hourly(rate: Mapping[str, Any]) -> str:
-    """Return false alarms per hour as text: never a rate without how much the hours allow."""
-    if rate["per_hour"] is None:
-        return "not judged"
-    return f"{rate['events']} in {rate['hours']:.2f} h = {rate['per_hour']:.2f}/h (at most {rate['bound']:.2f}/h)"
 
 
 def _text(share: Mapping[str, Any]) -> str:

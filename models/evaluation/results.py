@@ -1,9 +1,7 @@
-"""The results page: every kept figure in a table, with its interval and the command that made it.
+"""Kept results and the page RESULTS.md: one JSON file per question, with its plots, and a table for each.
 
-The figures that are kept with the code: one JSON file for each question, and its pictures.
-
-A kept file says which command made its figures and holds one entry per run: what it was (recipe,
-seed, fold left out), what code made it, and its metrics. Weights stay in the run folders.
+A kept file names the command that made it and has one entry per run: recipe, seed and left-out fold, the code's
+version, and the metrics. Weights stay in the run folders.
 """
 
 from __future__ import annotations
@@ -11,18 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detector.errors import ConfigError
 from detector.statistics import Rate
 from models import RESULTS
-from models.images.train import Outcome
-from models.images.train import table as compare_table
 
 Results = dict[str, Any]
-
 PUBLISHED = (
     ("people", 95.7, "listening test, K. J. Piczak, ESC: Dataset for Environmental Sound Classification, 2015"),
     ("EnvNet", 87.2, "CNN on the wave, 10 crops; repository mil-tokyo/bc_learning_sound"),
@@ -30,46 +25,69 @@ PUBLISHED = (
     ("random forest", 72.7, "K. J. Piczak, ESC: Dataset for Environmental Sound Classification, 2015"),
     ("spiking network", 69.0, "the best spiking result on ESC-10 that we found in print (Larroza et al.)"),
 )
-"""Accuracies in percent on ESC-10's five folds, with their sources."""
-
+"""Published accuracies in percent on ESC-10's five folds, with their sources."""
 OPENING = """# Results
 
 Written by `snn-train report` from the figures in [`results/`](results); change those, not this page. Intervals are
-95 % (Wilson's). Every accuracy is of the last epoch's weights on recordings or pictures that they never saw; nothing
-was chosen on them unless it is said. Operations are synaptic operations as NeuroBench counts them: *dense* is every
-multiply-add, *effective* only those whose input spikes. On a CPU silence is no cheaper: there the dense count is what
-is paid.
+95 % (Wilson's). Every accuracy is of the last epoch's weights on recordings or images not used in training; nothing
+was chosen on them unless stated. Operations are synaptic operations as NeuroBench counts them: *dense* is every
+multiply-add, *effective* only those whose input spikes. On a CPU silence is no cheaper: the dense count applies.
 """
-ABOUT_ESC10 = """Official folds; each model is judged on the one that its training left out, by `Detector.score`: the
+ABOUT_ESC10 = """Official folds; each model is evaluated on the one that its training left out, by `Detector.score`: the
 class with the highest mean score over the clip. The twin is the CNN of the same topology on the same features, trained
 with the same examples and schedule. The five models that ship are those of seed 0.
 """
 ABOUT_THEMES = """The task of the project report (60 % there, 72 % with augmentation), on the 420 recordings of
-[`recipes/themes.csv`](recipes/themes.csv), five folds, one seed. The report's network sees a clip as one picture of 20
-cepstra for 50 steps and counts spikes; ours hears it frame by frame. "Ours", augmented, was trained before its recipe
-had rumble and targets that remember a sound to the end of an example, "ours, not augmented" after: the two rows differ
-in more than augmentation.
+[`recipes/themes.csv`](recipes/themes.csv), five folds, one seed. The report's network sees a clip as one image of 20
+cepstra for 50 steps and counts spikes; ours processes it frame by frame. "Ours", augmented, was trained before its
+recipe had rumble and targets that extend a sound to the end of an example, "ours, not augmented" after: the two rows
+differ in more than augmentation.
 """
 ABOUT_CONVERSION = """Weights of the trained CNN, balanced by the statistics of its activations, in integrate-and-fire
 neurons.
 """
 ABOUT_LOSSES = """Cross entropy on the spike counts of the output, or on the mean membrane of an output that does not
-spike; each with a cost on squared rates, of growing weight: what silence costs in accuracy, and what it saves."""
+spike; each with a penalty on squared rates, of increasing weight: the accuracy it costs and the operations it saves."""
 ABOUT_DEAD = """Without batch norm: at a threshold of 1 many neurons never fire, at 8 none does and nothing is learnt.
 Two remedies: `start_rate` scales each layer's currents on the first batch until that share of neurons fires in a step,
-and `rate_term` is a cost on rates away from a target. The cost wakes neurons that are near enough to firing for the
-surrogate to see them, and accuracy follows; scaling wakes a network that is wholly silent, but it learns slowly from
-there. What does both at once is batch norm, as in the tables above: hardly a neuron of those networks is dead."""
+and `rate_term` penalises rates away from a target. The penalty revives neurons close enough to firing for a surrogate
+gradient, and accuracy follows; scaling revives a network that is entirely silent, but it learns slowly from there.
+Batch norm, as in the tables above, does both: hardly a neuron of those networks is dead."""
+ESC10_COMMANDS = (
+    "snn-train folds models/recipes/esc10.toml --runs runs/esc10 --seeds 0,1",
+    "for f in 1 2 3 4 5; do",
+    "  snn-export onnx runs/esc10/fold$f-seed0 --out models/pretrained/esc10-fold$f.onnx",
+    "  snn-export onnx runs/esc10/fold$f-seed1 --out runs/esc10/esc10-fold$f-seed1.onnx",
+    "done",
+    "snn-train cross-evaluate models/pretrained/esc10-fold*.onnx runs/esc10/*.onnx --json models/results/esc10.json",
+    "snn-train folds models/recipes/esc10-twin.toml --runs runs/twin --seeds 0",
+    "snn-train cross-evaluate runs/twin/* --recipe models/recipes/esc10-twin.toml \\",
+    "  --json models/results/esc10-twin.json",
+)
+THEMES_COMMANDS = (
+    "for f in 1 2 3 4 5; do                                              # and themes-report-augmented",
+    "  snn-train fit models/recipes/themes-report.toml --leave-out $f --run runs/themes-report/fold$f",
+    "done",
+    "snn-train keep themes-report runs/themes-report/fold* --no-pictures --command 'snn-train fit ... as above'",
+    "snn-train folds models/recipes/themes.toml --runs runs/themes --seeds 0            # and themes-plain",
+    "for f in 1 2 3 4 5; do snn-export onnx runs/themes/fold$f-seed0 --out runs/themes/fold$f.onnx; done",
+    "snn-train cross-evaluate runs/themes/*.onnx --recipe models/recipes/themes.toml --runs runs/themes",
+)
+COMPARED = (
+    ("surrogates", "Surrogate gradients", "One recipe, one seed, three derivatives in the step's place."),
+    ("losses", "Losses and sparsity", ABOUT_LOSSES),
+    ("dead", "Dead neurons", ABOUT_DEAD),
+)
 
 
 def write_report(results: Results, path: Path) -> None:
-    """Write the page; a section without figures says which are missing."""
+    """Write the page; a section without results names the missing ones."""
     sections = [OPENING, *(section(results) for section in SECTIONS)]
     path.write_text("\n".join(s.rstrip() + "\n" for s in sections), encoding="utf-8")
 
 
 def esc10(results: Results) -> str:
-    """Return the section on ESC-10: ours, the twin's, what is in print, and the cost."""
+    """Return the section on ESC-10: this network, the twin, published results, and operations."""
     parts = [
         "## ESC-10, five folds\n",
         ABOUT_ESC10,
@@ -88,33 +106,9 @@ def esc10(results: Results) -> str:
         parts.append(_folds("the twin", twin))
     elapsed = [[name, *(_percent(r["elapsed"][s]) for s in ours["elapsed"])] for name, r in _both(ours, twin)]
     head = ["after", *(f"{s} s" for s in ours["elapsed"])]
-    parts += ["Accuracy by the sound heard so far:\n", _table(head, elapsed), "", _activity(ours["activity"])]
+    parts += ["Accuracy by the duration of sound so far:\n", _table(head, elapsed), "", _activity(ours["activity"])]
     parts += ["![confusion matrix](results/esc10-confusion.png)\n", _commands(ESC10_COMMANDS)]
     return "\n".join(parts)
-
-
-ESC10_COMMANDS = (
-    "snn-train folds models/recipes/esc10.toml --runs runs/esc10 --seeds 0,1",
-    "for f in 1 2 3 4 5; do",
-    "  snn-export onnx runs/esc10/fold$f-seed0 --out models/pretrained/esc10-fold$f.onnx",
-    "  snn-export onnx runs/esc10/fold$f-seed1 --out runs/esc10/esc10-fold$f-seed1.onnx",
-    "done",
-    "snn-train cross-evaluate models/pretrained/esc10-fold*.onnx runs/esc10/*.onnx --json models/results/esc10.json",
-    "snn-train folds models/recipes/esc10-twin.toml --runs runs/twin --seeds 0",
-    "snn-train cross-evaluate runs/twin/* --recipe models/recipes/esc10-twin.toml \\",
-    "  --json models/results/esc10-twin.json",
-)
-
-
-THEMES_COMMANDS = (
-    "for f in 1 2 3 4 5; do                                              # and themes-report-augmented",
-    "  snn-train fit models/recipes/themes-report.toml --leave-out $f --run runs/themes-report/fold$f",
-    "done",
-    "snn-train keep themes-report runs/themes-report/fold* --no-pictures --command 'snn-train fit ... as above'",
-    "snn-train folds models/recipes/themes.toml --runs runs/themes --seeds 0            # and themes-plain",
-    "for f in 1 2 3 4 5; do snn-export onnx runs/themes/fold$f-seed0 --out runs/themes/fold$f.onnx; done",
-    "snn-train cross-evaluate runs/themes/*.onnx --recipe models/recipes/themes.toml --runs runs/themes",
-)
 
 
 def themes(results: Results) -> str:
@@ -141,24 +135,9 @@ def themes(results: Results) -> str:
     return "\n".join([*parts, _commands(THEMES_COMMANDS)])
 
 
-def _theme_row(result: Any) -> list[str]:
-    if "runs" not in result:
-        cost = result["activity"]
-        folds = ", ".join(_percent(v) for v in result["by_fold"].values())
-        operations = f"{_count(cost['dense_ops_per_s'])} / {_count(cost['effective_ops_per_s'])}"
-        return [_mean(result), folds, _seconds(result.get("training_seconds")), operations]
-    runs = [run["metrics"] for run in sorted(result["runs"], key=lambda run: run["leave_out"])]
-    total = sum(m["n"] for m in runs)
-    rate = Rate(round(sum(m["accuracy"] * m["n"] for m in runs)), total)
-    dense, effective = (statistics.mean(m[f"{k}_operations_per_second"] for m in runs) for k in ("dense", "effective"))
-    seconds = statistics.mean(m["training_seconds"] for m in runs)
-    folds = ", ".join(_percent(m["accuracy"]) for m in runs)
-    return [_rate(rate.value, rate.interval), folds, _seconds(seconds), f"{_count(dense)} / {_count(effective)}"]
-
-
 def mnist(results: Results) -> str:
     """Return the section on MNIST."""
-    parts = ["## MNIST\n", "The 10,000 test images, judged once.\n"]
+    parts = ["## MNIST\n", "The 10,000 test images, evaluated once.\n"]
     found = {n: r for n, r in results.items() if n.startswith("mnist-") and "n" in r["runs"][0]["metrics"]}
     if not found:
         return "\n".join([*parts, _missing(results, "mnist-direct")])
@@ -176,7 +155,7 @@ def mnist(results: Results) -> str:
 
 
 def conversion(results: Results) -> str:
-    """Return the section on shadow training."""
+    """Return the section on shadow training (ANN-to-SNN conversion)."""
     parts = [
         "## Shadow training: the CNN converted\n",
         ABOUT_CONVERSION,
@@ -184,37 +163,75 @@ def conversion(results: Results) -> str:
     if missing := _missing(results, "conversion"):
         return "\n".join([*parts, missing])
     m = results["conversion"]["runs"][0]["metrics"]
-    courses = {name: value["by_steps"] for name, value in m.items() if isinstance(value, dict) and "by_steps" in value}
-    steps = list(next(iter(courses.values())))
-    rows = [[name, *(f"{100 * by[s]['accuracy']:.2f} %" for s in steps)] for name, by in courses.items()]
+    curves = {name: value["by_steps"] for name, value in m.items() if isinstance(value, dict) and "by_steps" in value}
+    steps = list(next(iter(curves.values())))
+    rows = [[name, *(f"{100 * by[s]['accuracy']:.2f} %" for s in steps)] for name, by in curves.items()]
     parts += [f"The CNN itself: {100 * m['twin']:.2f} % of {m['n']:,}.\n", _table(["steps", *steps], rows), ""]
     parts += ["![accuracy against steps](results/conversion-accuracy-vs-steps.png)\n"]
     return "\n".join([*parts, _commands([results["conversion"]["command"]])])
 
 
 def comparisons(results: Results) -> str:
-    """Return the sections on what was varied, one recipe each time."""
+    """Return the sections on variations of one recipe each."""
     return "\n".join(_comparison(results, name, title, text) for name, title, text in COMPARED)
 
 
-COMPARED = (
-    ("surrogates", "Surrogate gradients", "One recipe, one seed, three derivatives in the step's place."),
-    ("losses", "Losses and sparsity", ABOUT_LOSSES),
-    ("dead", "Dead neurons", ABOUT_DEAD),
-)
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the metrics of variations of a recipe, each with its ``name``, as a Markdown table."""
+    head = ["variation", "accuracy (95 %)", "operations, dense", "effective", "never fire, by layer", "training"]
+    lines = []
+    for m in rows:
+        low, high = (100 * v for v in m["interval"])
+        dead = ", ".join(f"{name} {100 * share:.1f} %" for name, share in m["dead"].items())
+        accuracy = f"{100 * m['accuracy']:.2f} % ({low:.2f} to {high:.2f} %)"
+        operations = [f"{m['dense_operations']:,}", f"{m['effective_operations']:,}"]
+        lines.append([m["name"], accuracy, *operations, dead, f"{m['training_seconds']:.0f} s"])
+    return _table(head, lines)
+
+
+def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS, *, pictures: bool = True) -> Path:
+    """Write the metrics of runs to ``name``.json and optionally copy the first one's plots as ``name``-*.png.
+
+    ``runs`` are folders with a metrics.json: of ``fit``, ``compare`` or ``convert``. Raises
+    ConfigError where one has none.
+    """
+    rows = [_read_run(run) for run in runs]
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{name}.json"
+    path.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n", encoding="utf-8")
+    for picture in sorted(runs[0].glob("*.png")) if pictures else ():
+        shutil.copyfile(picture, results / f"{name}-{picture.name}")
+    return path
+
+
+def load(results: Path = RESULTS) -> dict[str, Any]:
+    """Return every kept file by its name without the suffix."""
+    return {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
+
+
+def _theme_row(result: Any) -> list[str]:
+    if "runs" not in result:
+        cost = result["activity"]
+        folds = ", ".join(_percent(v) for v in result["by_fold"].values())
+        operations = f"{_count(cost['dense_ops_per_s'])} / {_count(cost['effective_ops_per_s'])}"
+        return [_mean(result), folds, _seconds(result.get("training_seconds")), operations]
+    runs = [run["metrics"] for run in sorted(result["runs"], key=lambda run: run["leave_out"])]
+    total = sum(m["n"] for m in runs)
+    rate = Rate(round(sum(m["accuracy"] * m["n"] for m in runs)), total)
+    dense, effective = (statistics.mean(m[f"{k}_operations_per_second"] for m in runs) for k in ("dense", "effective"))
+    seconds = statistics.mean(m["training_seconds"] for m in runs)
+    folds = ", ".join(_percent(m["accuracy"]) for m in runs)
+    return [_rate(rate.value, rate.interval), folds, _seconds(seconds), f"{_count(dense)} / {_count(effective)}"]
 
 
 def _comparison(results: Results, name: str, title: str, text: str) -> str:
-    parts = [f"## {title}\n", f"{text}\nJudged on digits held back from the training set, not on the test set.\n"]
+    parts = [f"## {title}\n", f"{text}\nEvaluated on digits held out of the training set, not on the test set.\n"]
     if missing := _missing(results, name):
         return "\n".join([*parts, missing])
     rows = results[name]["runs"][0]["metrics"]
-    parts += [compare_table([Outcome(row["name"], row, []) for row in rows]), ""]
+    parts += [comparison_table(rows), ""]
     parts += [f"![{name}](results/{name}-comparison.png)\n", _commands([results[name]["command"]])]
     return "\n".join(parts)
-
-
-SECTIONS: tuple[Callable[[Results], str], ...] = (esc10, themes, mnist, conversion, comparisons)
 
 
 def _both(ours: Any, twin: Any) -> list[tuple[str, Any]]:
@@ -243,7 +260,7 @@ def _activity(activity: Any) -> str:
 
 
 def _missing(results: Results, name: str) -> str:
-    return "" if name in results else f"*No figures kept yet: `results/{name}.json` is not there.*\n"
+    return "" if name in results else f"*No results kept yet: `results/{name}.json` is missing.*\n"
 
 
 def _mean(result: Any) -> str:
@@ -275,21 +292,6 @@ def _commands(commands: Iterable[str]) -> str:
     return "\n".join(["```sh", *commands, "```\n"])
 
 
-def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS, *, pictures: bool = True) -> Path:
-    """Write the metrics of runs to ``name``.json and copy the first one's pictures, if wanted, as ``name``-*.png.
-
-    ``runs`` are folders with a metrics.json: of ``fit``, ``compare`` or ``convert``. Raises
-    ConfigError where one has none.
-    """
-    rows = [_read_run(run) for run in runs]
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / f"{name}.json"
-    path.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n", encoding="utf-8")
-    for picture in sorted(runs[0].glob("*.png")) if pictures else ():
-        shutil.copyfile(picture, results / f"{name}-{picture.name}")
-    return path
-
-
 def _read_run(run: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"metrics": _read(run / "metrics.json")}
     if (run / "plan.json").is_file():
@@ -300,13 +302,11 @@ def _read_run(run: Path) -> dict[str, Any]:
     return row
 
 
-def load(results: Path = RESULTS) -> dict[str, Any]:
-    """Return every kept file by its name without the ending."""
-    return {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
-
-
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no figures there ({error}); end the run first") from error
+        raise ConfigError(f"{path}: no metrics there ({error}); finish the run first") from error
+
+
+SECTIONS: tuple[Callable[[Results], str], ...] = (esc10, themes, mnist, conversion, comparisons)

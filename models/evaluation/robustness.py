@@ -1,4 +1,4 @@
-"""The same scene by other microphones: levels, bandwidth, offset, clipping, resampling; what is still found."""
+"""Robustness to the channel: level, bandwidth, DC offset, clipping and resampling of a scene."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from detector.audio.resampling import Resampler
 from detector.audio.sources import read_chunks
 from detector.messages import AudioChunk, Samples
 from detector.statistics import Rate
-from models.evaluation.inference import Change, listen
-from models.evaluation.matching import Outcome, judge, latencies_s
+from models.evaluation.inference import Change, predict_scenes
+from models.evaluation.matching import Outcome, evaluate_detections, latencies_s
 from models.scenes.folder import Scenes
 
-WANTED = 0.05
-"""Events found may differ from those of the clean scene by this share."""
+TOLERANCE = 0.05
+"""Largest relative change in the number of found events that counts as robust."""
 CLEAN = "clean"
 _OFFSET = 0.05
-"""Of full scale: a cheap microphone's direct current."""
+"""DC offset of a cheap microphone, relative to full scale."""
 _CLIPPED = 0.01
 _TELEPHONE_HZ = 8_000
 _STEPS = 32_768
@@ -32,41 +32,41 @@ _BINS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What one channel does to what is found."""
+    """Results through one channel."""
 
     name: str
     found: Rate
     false_events: int
     latency_p50_s: float | None
     kept: Rate
-    """Of the references that are found in the clean scene, those found here, too."""
+    """Of the references found in the clean scene, the share also found here."""
     change: float
-    """Of the number found, as a share of the clean scene's."""
+    """Relative change of the number found, against the clean scene."""
 
     @property
     def holds(self) -> bool:
-        """Whether the number found is within ``WANTED`` of the clean scene's."""
-        return abs(self.change) <= WANTED
+        """Whether the number found is within ``TOLERANCE`` of the clean scene's."""
+        return abs(self.change) <= TOLERANCE
 
 
-def compare(model: Path, scenes: Scenes, processes: int, told: Callable[[str], None]) -> list[Channel]:
-    """Judge a model on a scene as it is and through each channel; ``told`` hears the name of each.
+def compare(model: Path, scenes: Scenes, processes: int, progress: Callable[[str], None]) -> list[Channel]:
+    """Evaluate a model on a scene as it is and through each channel; ``progress`` receives the name of each.
 
-    Raises what ``hearing.listen`` raises.
+    Raises what ``predict_scenes`` raises.
     """
     result: list[Channel] = []
     clean: Outcome | None = None
     for name, change in channels(scenes).items():
-        told(name)
-        heard = listen(model, scenes, processes, change)
-        outcome = judge(heard.detections, scenes, heard.manifest.labels)
+        progress(name)
+        predictions = predict_scenes(model, scenes, processes, change)
+        outcome = evaluate_detections(predictions.detections, scenes, predictions.manifest.labels)
         clean = clean or outcome
         result.append(_channel(name, outcome, clean))
     return result
 
 
 def channels(scenes: Scenes) -> dict[str, Change | None]:
-    """Return the channels by name; gains are the same for the whole scene, as one microphone's are."""
+    """Return the channels by name; each applies one gain to the whole scene."""
     peak, limit = _levels(scenes)
     to_db = {f"loudest at {db} dBFS": partial(_scaled, gain=10 ** (db / 20) / peak) for db in (-50, -6)}
     return {
@@ -84,13 +84,13 @@ def table(found: list[Channel]) -> str:
     """Return the comparison as Markdown."""
     lines = ["| channel | found | against clean | same events kept | false events |", "|---|---|---|---|---|"]
     for c in found:
-        verdict = "" if c.holds else f", more than {100 * WANTED:g} % off"
+        verdict = "" if c.holds else f", more than {100 * TOLERANCE:g} % off"
         lines.append(f"| {c.name} | {c.found} | {100 * c.change:+.1f} %{verdict} | {c.kept} | {c.false_events} |")
     return "\n".join(lines)
 
 
 def as_json(found: list[Channel]) -> list[dict[str, Any]]:
-    """Return the comparison as JSON takes it."""
+    """Return the comparison as JSON values."""
     return [
         {
             "channel": c.name,
@@ -108,10 +108,10 @@ def as_json(found: list[Channel]) -> list[dict[str, Any]]:
 
 
 def _channel(name: str, outcome: Outcome, clean: Outcome) -> Channel:
-    found = Rate(sum(j.reports > 0 for j in outcome.judged), len(outcome.judged))
-    before = [j.reports > 0 for j in clean.judged]
-    kept = sum(j.reports > 0 and was for j, was in zip(outcome.judged, before, strict=True))
-    late = latencies_s(outcome.judged)
+    found = Rate(sum(m.reports > 0 for m in outcome.matched), len(outcome.matched))
+    before = [m.reports > 0 for m in clean.matched]
+    kept = sum(m.reports > 0 and was for m, was in zip(outcome.matched, before, strict=True))
+    late = latencies_s(outcome.matched)
     return Channel(
         name=name,
         found=found,
@@ -123,7 +123,7 @@ def _channel(name: str, outcome: Outcome, clean: Outcome) -> Channel:
 
 
 def _levels(scenes: Scenes) -> tuple[float, float]:
-    """Return the largest magnitude of a scene, and the one that ``_CLIPPED`` of its samples exceed."""
+    """Return a scene's largest magnitude, and the one that a share of ``_CLIPPED`` of its samples exceeds."""
     counts, peak = np.zeros(_BINS, np.int64), 0.0
     for stream in scenes.streams:
         with closing(read_chunks(stream.path, scenes.manifest.rate_hz)) as source:
@@ -150,7 +150,7 @@ def _each(chunks: Iterable[AudioChunk], change: Callable[[Samples], Samples]) ->
 
 
 def _through(chunks: Iterable[AudioChunk], own_hz: int, rate_hz: int) -> Iterator[AudioChunk]:
-    """Capture at another rate, and resample as the detector does what is of another rate."""
+    """Capture at another rate, and resample back as the detector does."""
     there, back = Resampler(own_hz, rate_hz), Resampler(rate_hz, own_hz)
     first = 0
     for part in _resampled(chunks, there, back):
@@ -167,6 +167,6 @@ def _resampled(chunks: Iterable[AudioChunk], there: Resampler, back: Resampler) 
 
 
 def _captured(samples: Samples) -> Samples:
-    """Return samples as 16 bits hold them, clipped at full scale."""
+    """Quantise samples to 16 bits, clipped at full scale."""
     steps = np.clip(np.round(samples * _STEPS), -_STEPS, _STEPS - 1)
     return np.asarray(steps / _STEPS, np.float32)

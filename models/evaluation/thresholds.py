@@ -1,20 +1,18 @@
-"""Decoder values by an open rule, from the scores of a tuning scene.
+"""Decoder values by a fixed rule, from the scores of a tuning scene.
 
-For each class, over a grid of lengths of the average, of shortest durations and of on-thresholds:
+For each class, over a grid of smoothing lengths, minimum durations and on-thresholds:
 
-1. Only what brings no more than the stated false alarms per hour, counted on the scene, is looked at.
-   Where nothing does, the value with the fewest. A number stated for all classes together is
-   shared out first (``budget.shares``).
-2. Of these, the average and the shortest duration with the fewest missed events; then with the
-   fewest events per found reference, the shortest median latency, the shorter average.
-3. With these, of the thresholds that miss as few, the middle one: it keeps its distance from false
-   events and from missed ones.
-4. Then the shortest silence that ends an event, of a grid, with which no more events are missed and
-   no more false ones come than before, and with which no longer silence has fewer reports.
+1. Only values within the limit of false alarms per hour, counted on the scene, are considered; where there are none,
+   those with the fewest false alarms. A limit for all classes together is first divided among them
+   (``allocate_budget``).
+2. Of these, the smoothing and minimum duration with the fewest missed events; then with the fewest events per found
+   reference, the shortest median latency, the shorter smoothing.
+3. With these, the middle one of the thresholds with equally few misses, which keeps a margin to false events and to
+   misses.
+4. Then the shortest silence that ends an event, of a grid, that adds neither misses nor false alarms and for which no
+   longer one has fewer reports.
 
-Off-thresholds keep their proportion; the refractory time stays as it is.
-
-How many false alarms each class may bring: the same for all, or what together is most worth a number of them.
+Off-thresholds keep their ratio to on-thresholds; the refractory time is not changed.
 """
 
 from __future__ import annotations
@@ -32,78 +30,55 @@ from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.statistics import HourlyRate, Rate
-from models.evaluation.inference import Heard, decode, judged_hours
+from models.evaluation.inference import ScenePredictions, decode, evaluated_hours
 from models.evaluation.matching import match, of_label
 from models.scenes.folder import EventReference, Scenes
 
 Point = tuple[int, int]
-"""False alarms and missed events of one set of values."""
+"""False alarms and misses of one set of decoder values."""
+RULE_MODULE = "models/evaluation/thresholds.py"
+"""The module that documents the rule, for a model's training record."""
+THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
+SMOOTHINGS, MIN_ON_FRAMES, MIN_OFF_FRAMES = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
+"""In frames."""
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """What may be borne, in false alarms per hour."""
+class FalseAlarmBudget:
+    """The limit of false alarms per hour."""
 
     per_hour: float
-    together: bool = False
-    """Of all classes together; else of each."""
+    all_classes: bool = False
+    """Whether the limit is for all classes together instead of each."""
 
     @property
     def rule(self) -> str:
-        """Say what is chosen, for the model's record."""
-        if self.together:
+        """The rule in words, for the model's training record."""
+        if self.all_classes:
             return (
                 f"lowest mean miss rate at no more than {self.per_hour:g} false alarms per hour of all classes together"
             )
         return f"lowest miss rate at no more than {self.per_hour:g} false alarms per hour"
 
 
-def shares(points: Sequence[Sequence[Point]], references: Sequence[int], most: float) -> list[int]:
-    """Return how many false alarms each class may bring, so that all together bring at most ``most``.
+def allocate_budget(points: Sequence[Sequence[Point]], references: Sequence[int], limit: float) -> list[int]:
+    """Divide a total of ``limit`` false alarms among the classes.
 
-    ``points`` holds for each class what can be had. Each class begins with its fewest; then, as long as
-    alarms are left, that class gets more whose miss rate falls most for each of them. A class without
-    references stays where it began. The beginnings alone may be more than ``most``.
+    ``points`` are the operating points of each class. Each class starts at its fewest false alarms; then, as long as
+    alarms are left, the class whose miss rate falls most per alarm gets more. A class without references stays at
+    its start. The starting points alone may exceed ``limit``. Returns the limit of each class.
     """
     fronts = [_front(own) for own in points]
-    places = [0] * len(fronts)
-    while steps := list(_steps(fronts, places, references, most)):
-        _, c, place = max(steps)
-        places[c] = place
-    return [front[place][0] for front, place in zip(fronts, places, strict=True)]
-
-
-def _steps(
-    fronts: Sequence[Sequence[Point]], places: Sequence[int], references: Sequence[int], most: float
-) -> Iterator[tuple[float, int, int]]:
-    """Yield what one alarm more is worth, the class, and the place on its front, of every step that can be borne."""
-    left = most - sum(front[place][0] for front, place in zip(fronts, places, strict=True))
-    for c, (front, here) in enumerate(zip(fronts, places, strict=True)):
-        for place in range(here + 1, len(front)):
-            more, fewer = front[place][0] - front[here][0], front[here][1] - front[place][1]
-            if references[c] and more <= left:
-                yield fewer / references[c] / more, c, place
-
-
-def _front(points: Sequence[Point]) -> list[Point]:
-    """Return the points that nothing beats in both, by rising false alarms."""
-    front: list[Point] = []
-    for point in sorted(set(points)):
-        if not front or point[1] < front[-1][1]:
-            front.append(point)
-    return front
-
-
-PLACE = "models/evaluation/thresholds.py"
-"""Where the rule is to be read, for a model's record."""
-THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
-SMOOTHINGS, LEAST_ON, LEAST_OFF = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
-"""In frames."""
+    indices = [0] * len(fronts)
+    while upgrades := list(_upgrades(fronts, indices, references, limit)):
+        _, c, index = max(upgrades)
+        indices[c] = index
+    return [front[index][0] for front, index in zip(fronts, indices, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """One class with one set of values on the tuning scene."""
+class Candidate:
+    """Results of one class with one set of decoder values on the tuning scene."""
 
     spec: ClassSpec
     missed: int
@@ -111,41 +86,46 @@ class Try:
     false_alarms: int
     hours: float
     reports: float
-    """Per found reference; infinite where none is found."""
+    """Per found reference; infinite where none was found."""
     latency_s: float
-    """Median; infinite where none is found."""
+    """Median; infinite where none was found."""
 
     def __str__(self) -> str:
         d, found = self.spec.decoder, Rate(self.references - self.missed, self.references)
         alarms = HourlyRate(self.false_alarms, self.hours)
-        values = f"threshold {d.on_threshold:.3f}, average {d.smoothing_frames}, on {d.min_on_frames}"
+        values = f"threshold {d.on_threshold:.3f}, smoothing {d.smoothing_frames}, on {d.min_on_frames}"
         return (
             f"{self.spec.label:15} {values}, off {d.min_off_frames}: found {found}, "
             f"{alarms.events} false in {alarms.hours:.2f} h (at most {alarms.bound:.2f}/h)"
         )
 
 
-def tune(heard: Heard, scenes: Scenes, goal: Goal, processes: int) -> list[Try]:
-    """Return for each class what the rule chooses; a class without reference events keeps its values."""
-    manifest = heard.manifest
-    settings = list(product(SMOOTHINGS, LEAST_ON, THRESHOLDS))
+def tune(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget, processes: int) -> list[Candidate]:
+    """Return each class's choice by the rule; a class without reference events keeps its values."""
+    manifest = predictions.manifest
+    settings = list(product(SMOOTHINGS, MIN_ON_FRAMES, THRESHOLDS))
     first = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
-    tried = _try_all(heard, scenes, first, processes, "thresholds")
-    by_class = list(zip(*tried, strict=True))
-    chosen = [_first_choice(list(tries), most) for tries, most in zip(by_class, _most(by_class, goal), strict=True)]
-    second = [[_with_off(t.spec, frames) for t in chosen] for frames in LEAST_OFF]
-    by_off = list(zip(*_try_all(heard, scenes, second, processes, "durations"), strict=True))
-    chosen = [_second_choice(t, list(tries)) for t, tries in zip(chosen, by_off, strict=True)]
+    evaluated = _evaluate_settings(predictions, scenes, first, processes, "thresholds")
+    by_class = list(zip(*evaluated, strict=True))
+    chosen = [
+        _choose_threshold(list(candidates), limit)
+        for candidates, limit in zip(by_class, _limits(by_class, budget), strict=True)
+    ]
+    second = [[_with_off(t.spec, frames) for t in chosen] for frames in MIN_OFF_FRAMES]
+    by_off = list(zip(*_evaluate_settings(predictions, scenes, second, processes, "durations"), strict=True))
+    chosen = [_choose_min_off(t, list(candidates)) for t, candidates in zip(chosen, by_off, strict=True)]
     own = dict(zip(manifest.labels, manifest.classes, strict=True))
     return [t if t.references else replace(t, spec=own[t.spec.label]) for t in chosen]
 
 
-def tuned_manifest(manifest: Manifest, chosen: Sequence[Try], scenes: Scenes, goal: Goal, command: str) -> Manifest:
-    """Return a manifest with the chosen values, and with rule and set in its training record."""
+def tuned_manifest(
+    manifest: Manifest, chosen: Sequence[Candidate], scenes: Scenes, budget: FalseAlarmBudget, command: str
+) -> Manifest:
+    """Return a manifest with the chosen values, and the rule and scenes in its training record."""
     record = manifest.training
     made = scenes.manifest
     kept = [s for s in record.sources if not s.name.startswith("scenes ")]
-    use = f"decoder values: {goal.rule} ({PLACE}); {made.hours:g} h, seed {made.seed}"
+    use = f"decoder values: {budget.rule} ({RULE_MODULE}); {made.hours:g} h, seed {made.seed}"
     if made.fold:
         use += f", fold {made.fold}" + (f", {made.half} half" if made.half else "")
     source = DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
@@ -154,8 +134,8 @@ def tuned_manifest(manifest: Manifest, chosen: Sequence[Try], scenes: Scenes, go
     return replace(manifest, classes=tuple(t.spec for t in chosen), training=training, metrics={})
 
 
-def as_json(chosen: Sequence[Try]) -> dict[str, dict[str, float]]:
-    """Return the choices by class, as JSON takes them."""
+def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, float]]:
+    """Return the choices by class, as JSON values."""
     result = {}
     for t in chosen:
         counts = {"references": t.references, "missed": t.missed, "false_alarms": t.false_alarms, "hours": t.hours}
@@ -164,30 +144,51 @@ def as_json(chosen: Sequence[Try]) -> dict[str, dict[str, float]]:
 
 
 def tuned_on(manifest: Manifest) -> list[str]:
-    """Return the beginnings of the hashes of the scenes that a model's decoder values were chosen on."""
+    """Return the hash prefixes of the scenes that a model's decoder values were chosen on."""
     return [s.name.removeprefix("scenes ") for s in manifest.training.sources if s.name.startswith("scenes ")]
 
 
-def _try_all(
-    heard: Heard, scenes: Scenes, settings: Sequence[Sequence[ClassSpec]], processes: int, what: str
-) -> list[list[Try]]:
+def _upgrades(
+    fronts: Sequence[Sequence[Point]], indices: Sequence[int], references: Sequence[int], limit: float
+) -> Iterator[tuple[float, int, int]]:
+    """Yield gain per false alarm, class and index on its front, of every affordable change."""
+    left = limit - sum(front[index][0] for front, index in zip(fronts, indices, strict=True))
+    for c, (front, current) in enumerate(zip(fronts, indices, strict=True)):
+        for index in range(current + 1, len(front)):
+            more, fewer = front[index][0] - front[current][0], front[current][1] - front[index][1]
+            if references[c] and more <= left:
+                yield fewer / references[c] / more, c, index
+
+
+def _front(points: Sequence[Point]) -> list[Point]:
+    """Return the Pareto front, by increasing false alarms."""
+    front: list[Point] = []
+    for point in sorted(set(points)):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def _evaluate_settings(
+    predictions: ScenePredictions, scenes: Scenes, settings: Sequence[Sequence[ClassSpec]], processes: int, what: str
+) -> list[list[Candidate]]:
     references = [stream.events for stream in scenes.streams]
-    hours = {label: judged_hours(scenes, label) for label in heard.manifest.labels}
-    work = partial(_try, heard.manifest, heard.scores, references, hours)
+    hours = {label: evaluated_hours(scenes, label) for label in predictions.manifest.labels}
+    work = partial(_evaluate_setting, predictions.manifest, predictions.scores, references, hours)
     with ProcessPoolExecutor(processes) as pool:
         results = pool.map(work, settings, chunksize=4)
         return list(tqdm(results, total=len(settings), unit="setting", desc=what, leave=False, disable=None))
 
 
-def _try(
+def _evaluate_setting(
     manifest: Manifest,
     scores: Sequence[Scores],
     references: Sequence[Sequence[EventReference]],
     hours: dict[str, float],
     classes: Sequence[ClassSpec],
-) -> list[Try]:
+) -> list[Candidate]:
     found = [decode(classes, manifest, s) for s in scores]
-    tries = []
+    candidates = []
     for spec in classes:
         matches = [
             match(of_label(refs, spec.label), [d for d in events if d.label == spec.label])
@@ -195,52 +196,55 @@ def _try(
         ]
         reports = np.concatenate([m.reports for m in matches])
         late = np.concatenate([m.latency_s for m in matches])[reports > 0]
-        told = reports[reports > 0]
-        tries.append(
-            Try(
+        reports_found = reports[reports > 0]
+        candidates.append(
+            Candidate(
                 spec=spec,
                 missed=int((reports == 0).sum()),
                 references=reports.size,
                 false_alarms=sum(int(m.is_false.sum()) for m in matches),
                 hours=hours[spec.label],
-                reports=float(told.mean()) if told.size else float("inf"),
+                reports=float(reports_found.mean()) if reports_found.size else float("inf"),
                 latency_s=float(np.median(late)) if late.size else float("inf"),
             )
         )
-    return tries
+    return candidates
 
 
-def _most(by_class: Sequence[Sequence[Try]], goal: Goal) -> list[float]:
-    """Return how many false alarms each class may bring on the scene."""
-    if not goal.together:
-        return [goal.per_hour * tries[0].hours for tries in by_class]
-    points = [[(t.false_alarms, t.missed) for t in tries] for tries in by_class]
-    hours = max(tries[0].hours for tries in by_class)
-    return [float(n) for n in shares(points, [tries[0].references for tries in by_class], goal.per_hour * hours)]
+def _limits(by_class: Sequence[Sequence[Candidate]], budget: FalseAlarmBudget) -> list[float]:
+    """Return the limit of false alarms of each class on the scene."""
+    if not budget.all_classes:
+        return [budget.per_hour * candidates[0].hours for candidates in by_class]
+    points = [[(t.false_alarms, t.missed) for t in candidates] for candidates in by_class]
+    hours = max(candidates[0].hours for candidates in by_class)
+    return [
+        float(n)
+        for n in allocate_budget(points, [candidates[0].references for candidates in by_class], budget.per_hour * hours)
+    ]
 
 
-def _first_choice(tries: Sequence[Try], most: float) -> Try:
-    """Choose average, shortest duration and threshold: steps 1 to 3 of the rule."""
-    allowed = [t for t in tries if t.false_alarms <= most] or [
-        t for t in tries if t.false_alarms == min(u.false_alarms for u in tries)
+def _choose_threshold(candidates: Sequence[Candidate], limit: float) -> Candidate:
+    """Choose smoothing, minimum duration and threshold: steps 1 to 3 of the rule."""
+    allowed = [t for t in candidates if t.false_alarms <= limit] or [
+        t for t in candidates if t.false_alarms == min(u.false_alarms for u in candidates)
     ]
     best = min(allowed, key=lambda t: (t.missed, t.reports, t.latency_s, t.spec.decoder.smoothing_frames))
-    alike = [t for t in allowed if _durations(t) == _durations(best) and t.missed == best.missed]
-    return sorted(alike, key=lambda t: t.spec.decoder.on_threshold)[len(alike) // 2]
+    equivalent = [t for t in allowed if _durations(t) == _durations(best) and t.missed == best.missed]
+    return sorted(equivalent, key=lambda t: t.spec.decoder.on_threshold)[len(equivalent) // 2]
 
 
-def _second_choice(before: Try, tries: Sequence[Try]) -> Try:
+def _choose_min_off(before: Candidate, candidates: Sequence[Candidate]) -> Candidate:
     """Choose the silence that ends an event: step 4 of the rule."""
-    as_good = [t for t in tries if t.missed <= before.missed and t.false_alarms <= before.false_alarms]
+    as_good = [t for t in candidates if t.missed <= before.missed and t.false_alarms <= before.false_alarms]
     return min([*as_good, before], key=lambda t: (t.missed, t.reports, t.spec.decoder.min_off_frames))
 
 
-def _durations(t: Try) -> tuple[int, int]:
+def _durations(t: Candidate) -> tuple[int, int]:
     return t.spec.decoder.smoothing_frames, t.spec.decoder.min_on_frames
 
 
-def _with(spec: ClassSpec, smoothing: int, least_on: int, threshold: float) -> ClassSpec:
-    decoder = replace(spec.decoder, smoothing_frames=smoothing, min_on_frames=least_on)
+def _with(spec: ClassSpec, smoothing: int, min_on_frames: int, threshold: float) -> ClassSpec:
+    decoder = replace(spec.decoder, smoothing_frames=smoothing, min_on_frames=min_on_frames)
     return with_threshold(replace(spec, decoder=decoder), threshold)
 
 

@@ -1,1 +1,1 @@
-"""The report's own experiments: digits and clips as still pictures, encodings, and the neuron."""
+"""The project report's own experiments: digits and clips as still images, spike encodings, and the neuron."""

@@ -1,20 +1,20 @@
-"""Ways to encode values as spikes, each with its decoder and the error of both.
+"""Spike encodings of values, each with its decoder, and reconstruction errors.
 
 ===================  =========================================  ==================================
-encoding             a value is                                 read back by
+encoding             a value is                                 decoded by
 ===================  =========================================  ==================================
-rate                 the chance of a spike in each step         the share of steps with a spike
-latency              how early the one spike comes              the time of the spike
-frame difference     (its change) a spike where it is large     adding the spikes up
-send-on-delta        (its change) spikes until it is told       adding the spikes up, with the leak
+rate                 the probability of a spike in each step    the share of steps with a spike
+latency              the time of one spike                      the time of the spike
+frame difference     (its change) a spike where it is large     summing the spikes
+send-on-delta        (its change) spikes until it is encoded    summing the spikes, with the leak
 ===================  =========================================  ==================================
 
-Rate and latency hold a value still for ``ENCODING_STEPS`` steps and need values in [0, 1] (``Scale``); the
-other two take one step per frame, in the features' own unit. Time is always the first axis.
+Rate and latency hold a value for ``ENCODING_STEPS`` steps and need values in [0, 1] (``Scale``); the other two take
+one step per frame, in the features' own unit. Time is always the first axis.
 
 Encoders are snnTorch's where it has them (J. Eshraghian et al., "Training spiking neural networks
 using lessons from deep learning", Proceedings of the IEEE 111(9), 2023) and ``detector.encoder``'s
-send-on-delta where it has not. snnTorch decodes none of them: the ways back are here.
+send-on-delta otherwise. snnTorch decodes none of them: the decoders are here.
 """
 
 from __future__ import annotations
@@ -36,19 +36,18 @@ from models.network.scan import leak_scan
 ENCODING_STEPS = 50
 """Steps for which rate and latency hold a value."""
 LOG_THRESHOLD = 0.2
-"""Where the charging neuron of the logarithmic latency fires; smaller values never reach it."""
+"""Threshold of the charging neuron of the logarithmic latency; smaller values never reach it."""
 LOG_TAU = 20.0
 """Time constant of that neuron, in steps: the largest value fires after 4 of them, half of it after 10."""
 LINEAR_THRESHOLD = 0.01
 """Values below it send no spike in the linear latency."""
-
 Values: TypeAlias = NDArray[np.float32]
 """Of any shape, values in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where [0, 1] lies in the features' unit: one low and one high end for each coefficient, (n,)."""
+    """The range that is mapped to [0, 1], in the features' unit: low and high end of each coefficient, (n,)."""
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -65,13 +64,13 @@ class Scale:
         return np.clip(values, 0, 1).astype(np.float32)
 
     def from_unit(self, values: Values) -> Frames:
-        """Return values in [0, 1] in the features' unit again."""
+        """Return values in [0, 1] converted back to the features' unit."""
         return (self.low + values * (self.high - self.low)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One way of encoding the same frames (frames, n), and the frames read back from it."""
+    """The spikes of one encoding of frames (frames, n), and the decoded frames."""
 
     name: str
     spikes: NDArray[np.float32]
@@ -81,14 +80,14 @@ class Encoding:
 
     @property
     def spikes_per_value(self) -> float:
-        """Return how many spikes one value of one frame takes on average."""
+        """Return the mean number of spikes per value of a frame."""
         return float(np.count_nonzero(self.spikes) / self.decoded.size)
 
 
 def encode_rate(values: Values, *, steps: int = ENCODING_STEPS, seed: int = 0) -> NDArray[np.float32]:
-    """Return spikes (steps, ...) that come in each step with the value as their chance, by ``spikegen.rate``.
+    """Return spikes (steps, ...) drawn in each step with the value as probability, by ``spikegen.rate``.
 
-    The same seed gives the same spikes; torch's own dice are left as they were. Raises ValueError
+    The same seed gives the same spikes; torch's global RNG state is not changed. Raises ValueError
     for values outside [0, 1] and fewer than one step.
     """
     _check(values, steps, fewest=1)
@@ -100,7 +99,7 @@ def encode_rate(values: Values, *, steps: int = ENCODING_STEPS, seed: int = 0) -
 def decode_rate(spikes: NDArray[np.float32]) -> Values:
     """Return values (...) of spikes (steps, ...): the share of steps with a spike.
 
-    A value p is met with a standard deviation of sqrt(p * (1 - p) / steps).
+    The estimate of a value p has a standard deviation of sqrt(p * (1 - p) / steps).
     """
     share: Values = spikes.mean(axis=0, dtype=np.float64).astype(np.float32)
     return share
@@ -113,7 +112,7 @@ def encode_latency(values: Values, *, linear: bool, steps: int = ENCODING_STEPS)
     reaches ``LOG_THRESHOLD``, that is in step tau * ln(x / (x - threshold)). Linear: in step (steps - 1) *
     (1 - x). Both are rounded to whole steps. Values below the threshold, and those that would fire
     after the last step, send nothing. (snnTorch's ``normalize`` would stretch the logarithmic time
-    by the data's own smallest value: then nobody could read it back.)
+    by the data's own smallest value, which makes it undecodable.)
 
     Raises ValueError for values outside [0, 1] and fewer than two steps.
     """
@@ -130,7 +129,7 @@ def decode_latency(spikes: NDArray[np.float32], *, linear: bool) -> Values:
     """Return values (...) of spikes (steps, ...): the value whose spike comes exactly then; 0 without a spike.
 
     Rounding to steps moves a spike by half a step at most. Linear, that is 0.5 / (steps - 1) of the
-    value; logarithmic, little for small values and much for large ones, whose spikes crowd together.
+    value; logarithmic, little for small values and much for large ones, whose spikes lie close together.
     """
     steps = spikes.shape[0]
     time = spikes.argmax(axis=0).astype(np.float64)
@@ -155,8 +154,8 @@ def decode_frame_difference(
 ) -> Frames:
     """Return frames (frames, n): from the known first frame (n,) on, a threshold for each spike.
 
-    There is no bound: the encoder remembers no more than the last frame, so what a large change has
-    above the threshold, and every change below it, is lost for good. The sum drifts away.
+    The error is unbounded: the encoder stores only the last frame, so the part of a large change above the
+    threshold, and every change below it, is lost, and the sum drifts.
     """
     return (first + np.cumsum(spikes * threshold, axis=0, dtype=np.float64)).astype(np.float32)
 
@@ -167,15 +166,15 @@ def encode_send_on_delta(frames: Frames, params: EncoderParams) -> Spikes:
 
 
 def decode_send_on_delta(spikes: Spikes, params: EncoderParams) -> Frames:
-    """Return the baseline (frames, n) of ``DeltaEncoder``, from its spikes alone: their leaky sum, from the rest on.
+    """Return the baseline (frames, n) of ``DeltaEncoder`` from its spikes alone: their leaky sum, starting at the rest.
 
-    How close it comes is said there; with thresholds that halve from one to the next, and no leak, it is
+    Its error is documented there; with thresholds that halve from one to the next, and no leak, it is
     within the finest while no change is larger than twice the coarsest. A synapse with the encoder's
-    leak, such as the network's first layer has, computes just this sum.
-    Raises ValueError where the parameters have no rest, so that the spikes do not tell the beginning.
+    leak, as in the network's first layer, computes the same sum.
+    Raises ValueError where the parameters have no rest, so that the initial baseline is unknown.
     """
     if not params.rest:
-        raise ValueError("encoder: without a rest the spikes do not tell where the baseline began")
+        raise ValueError("encoder: without a rest the initial baseline is unknown")
     d = np.array(params.thresholds, np.float32)
     moves = ((spikes[:, 0::2] - spikes[:, 1::2]) * d).sum(axis=1)
     keep = torch.tensor([1 - params.leak], dtype=torch.float32)
@@ -185,9 +184,9 @@ def decode_send_on_delta(spikes: Spikes, params: EncoderParams) -> Frames:
 
 
 def encode_all(frames: Frames, scale: Scale, params: EncoderParams, *, seed: int = 0) -> tuple[Encoding, ...]:
-    """Encode frames (frames, n) in every way, and read each back.
+    """Encode frames (frames, n) in all encodings, and decode them.
 
-    The frame difference takes that one of the encoder's thresholds with which it does best here.
+    The frame difference uses the one of the encoder's thresholds with the smallest error.
     """
     values = scale.to_unit(frames)
 
@@ -204,16 +203,6 @@ def encode_all(frames: Frames, scale: Scale, params: EncoderParams, *, seed: int
     )
 
 
-def _best_difference(frames: Frames, params: EncoderParams) -> Encoding:
-    levels = np.array(params.thresholds, np.float32)
-    found = []
-    for level in levels:
-        spikes = encode_frame_difference(frames, level)
-        found.append(Encoding("frame difference", spikes, decode_frame_difference(spikes, level, frames[0]), 1))
-    # In units of the coarsest threshold every coefficient counts alike.
-    return min(found, key=lambda e: rms_error(e.decoded / levels[0], frames / levels[0]))
-
-
 def rms_error(decoded: Frames, frames: Frames) -> float:
     """Return the root of the mean squared error over all frames and coefficients, in the features' unit."""
     return float(np.sqrt(np.mean((decoded.astype(np.float64) - frames) ** 2)))
@@ -222,13 +211,23 @@ def rms_error(decoded: Frames, frames: Frames) -> float:
 def relative_error(decoded: Frames, frames: Frames, deviation: NDArray[np.float32]) -> float:
     """Return the RMS error with each coefficient in its standard deviation (n,).
 
-    0 is a perfect copy; 1 is as wrong as always saying the mean. Coefficients that never change
+    0 is perfect; 1 is the error of always predicting the mean. Coefficients that never change
     are left out; NaN where there is no other.
     """
     varies = deviation > 0
     if not varies.any():
         return float("nan")
     return rms_error(decoded[:, varies] / deviation[varies], frames[:, varies] / deviation[varies])
+
+
+def _best_difference(frames: Frames, params: EncoderParams) -> Encoding:
+    levels = np.array(params.thresholds, np.float32)
+    found = []
+    for level in levels:
+        spikes = encode_frame_difference(frames, level)
+        found.append(Encoding("frame difference", spikes, decode_frame_difference(spikes, level, frames[0]), 1))
+    # In units of the coarsest threshold all coefficients have equal weight.
+    return min(found, key=lambda e: rms_error(e.decoded / levels[0], frames / levels[0]))
 
 
 def _check(values: Values, steps: int, *, fewest: int) -> None:

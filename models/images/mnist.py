@@ -19,9 +19,9 @@ _UNSIGNED_BYTES = 0x08
 
 
 def load_mnist(data: Path, *, train: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return (images, labels) of ``data/mnist``: (n, 28, 28) and (n,), 60,000 to train or 10,000 to test.
+    """Return (images, labels) of ``data/mnist``: (n, 28, 28) and (n,), 60,000 for training or 10,000 for testing.
 
-    Raises SourceError where a file is missing, cut off, or no IDX file of that shape.
+    Raises SourceError where a file is missing, truncated, or not an IDX file of that shape.
     """
     name = "train" if train else "t10k"
     images = _read_idx(data / "mnist" / f"{name}-images-idx3-ubyte.gz", 3)

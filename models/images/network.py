@@ -1,10 +1,9 @@
-"""Networks that see one still picture for some steps: spiking convolutions, spiking dense layers, and a ReLU twin.
+"""Networks for still images shown for some steps: spiking convolutions, spiking dense layers, and a ReLU twin.
 
-The neuron is that of ``models.network.csnn``, run over all steps by ``models.network.scan.lif_scan``. Its layers
-are a linear map, pooling and batch norm of the currents, then the neurons: Conv - pool - LIF, as in
-J. Eshraghian et al., "Training spiking neural networks using lessons from deep learning",
-Proc. IEEE 111(9), 2023. A layer has one decay, fixed or learned. Where the input is the same at every
-step, the first layer's currents are computed once.
+The neuron is that of ``models.network.csnn``, run over all steps by ``models.network.scan.lif_scan``. A layer is a
+linear map, pooling and batch norm of the currents, then the neurons: Conv - pool - LIF, as in J. Eshraghian et al.,
+"Training spiking neural networks using lessons from deep learning", Proc. IEEE 111(9), 2023. A layer has one decay,
+fixed or learned. Where the input is constant over the steps, the first layer's currents are computed once.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from models.images.recipe import Conv, ImageNetworkSpec, ImageRecipe, layer_shap
 from models.network.scan import SurrogateStep, leak_scan, lif_scan
 
 _GAIN_RANGE, _GAIN_HALVINGS = 10.0, 20
-"""Gains of the start lie in 2**-10 to 2**10, found to a millionth of that."""
+"""Search range (exponents of 2) and bisection steps for initial gains."""
 
 
 class Layer(nn.Module):
-    """A linear map, then pooling and batch norm: pictures (n, planes, rows, columns) to currents (n, ...)."""
+    """A linear map, then pooling and batch norm: images (n, planes, rows, columns) to currents (n, ...)."""
 
     beta: Tensor
 
@@ -39,7 +38,7 @@ class Layer(nn.Module):
             self.beta_logit = nn.Parameter(torch.logit(torch.tensor([spec.beta])))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the currents that neurons get."""
+        """Return the input currents of the neurons."""
         if isinstance(self.linear, nn.Linear):
             x = x.flatten(1)
         current: Tensor = self.norm(self.pool(self.linear(x)))
@@ -47,7 +46,7 @@ class Layer(nn.Module):
 
     @property
     def decay(self) -> Tensor:
-        """Share of the potential that is left after a step, (1,)."""
+        """Membrane decay per step, (1,)."""
         return self.beta if self.beta_logit is None else torch.sigmoid(self.beta_logit)
 
     def scale(self, gain: float) -> None:
@@ -60,19 +59,19 @@ class Layer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a network made of a batch."""
+    """Scores, potentials and spikes for a batch."""
 
     scores: Tensor
-    """(batch, classes): output spikes, or the output's potential averaged or summed over the steps."""
+    """(batch, classes): output spike counts, or the output potential averaged or summed over the steps."""
     levels: Tensor
-    """(batch, steps, classes): spikes of the output so far, or its potential, after each step."""
+    """(batch, steps, classes): cumulated output spikes, or the output potential, after each step."""
     rest: Tensor | None
-    """(batch, classes): potential of spiking output neurons after the last step."""
+    """(batch, classes): membrane potential of spiking output neurons after the last step."""
     spikes: dict[str, Tensor]
-    """Of each layer with neurons, (batch, steps, ...); in a cnn the activations."""
+    """By layer, (batch, steps, ...); in a cnn the activations."""
 
     def decide(self) -> Tensor:
-        """Return the class of each picture, (batch,): the largest score, among equal counts the highest potential."""
+        """Return the class of each image, (batch,): the highest score, ties resolved by the potential."""
         tie_break = 0.0 if self.rest is None else 0.5 * torch.sigmoid(self.rest)
         return (self.scores + tie_break).argmax(1)
 
@@ -85,7 +84,7 @@ class ImageNetwork(nn.Module):
         spec = self.spec = recipe.network
         self.surrogate = SurrogateStep(spec.surrogate, spec.slope)
         self.start_membrane = 0.0
-        """Potential of every spiking neuron before the first step."""
+        """Membrane potential of every spiking neuron before the first step."""
         self.layers = nn.ModuleDict()
         planes, rows, columns = recipe.input_shape
         for i, (conv, shape) in enumerate(zip(spec.convs, layer_shapes(recipe), strict=True), 1):
@@ -95,7 +94,7 @@ class ImageNetwork(nn.Module):
         for i, neurons in enumerate(spec.hidden, 1):
             self.layers[f"dense{i}"] = Layer(nn.Linear(size, neurons), nn.Identity(), spec, norm=spec.batch_norm)
             size = neurons
-        output = nn.Linear(size, len(recipe.pictures.labels))
+        output = nn.Linear(size, len(recipe.images.labels))
         self.layers["output"] = Layer(output, nn.Identity(), spec, norm=spec.batch_norm and spec.readout == "count")
         self.drop = nn.Dropout(spec.dropout)
 
@@ -105,7 +104,7 @@ class ImageNetwork(nn.Module):
         return list(self.layers.items())  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Response:
-        """Show a batch (batch, steps, planes, rows, columns); one step stands for an input that stays the same."""
+        """Process a batch (batch, steps, planes, rows, columns); one step stands for a constant input."""
         spikes: dict[str, Tensor] = {}
         for name, layer in self.named_layers[:-1]:
             x = spikes[name] = self.fire(layer, self._current(layer, x))[0]
@@ -135,7 +134,7 @@ class ImageNetwork(nn.Module):
         return spikes.view(len(over), -1, *current.shape[2:]), rest.squeeze(1)
 
     def _current(self, layer: Layer, x: Tensor) -> Tensor:
-        """Return currents (batch, steps, ...) of inputs (batch, steps, ...), dropping out before dense layers."""
+        """Return currents (batch, steps, ...) of inputs (batch, steps, ...), with dropout before dense layers."""
         flat = x.flatten(0, 1)
         if isinstance(layer.linear, nn.Linear):
             flat = self.drop(flat)
@@ -143,17 +142,17 @@ class ImageNetwork(nn.Module):
         return current.view(*x.shape[:2], *current.shape[1:])
 
     def _over_steps(self, current: Tensor) -> Tensor:
-        """Lay currents (batch, steps or 1, ...) out as the scan wants them: (batch, 1, steps, neurons)."""
+        """Return currents (batch, steps or 1, ...) in the layout of the scan: (batch, 1, steps, neurons)."""
         steps = self.spec.steps if current.shape[1] == 1 else current.shape[1]
         return current.flatten(2).unsqueeze(1).expand(-1, -1, steps, -1)
 
     @torch.no_grad()
-    def wake(self, x: Tensor, rate: float) -> dict[str, float]:
-        """Scale each layer's weights so that on this batch its neurons fire ``rate`` spikes a step; return the gains.
+    def scale_to_rate(self, x: Tensor, rate: float) -> dict[str, float]:
+        """Scale each layer's weights so that its neurons fire at ``rate`` spikes per step on this batch; return gains.
 
-        The remedy against layers that start dead: one batch is enough, and nothing is trained. After
-        the idea of D. Mishkin and J. Matas, "All you need is a good init", ICLR 2016, with the firing rate in
-        place of the variance. The rate does not fall as the gain grows, so halving an interval finds it.
+        A remedy for layers that are dead initially, without training: D. Mishkin and J. Matas, "All you need is a
+        good init", ICLR 2016, with the firing rate in place of the variance. The rate is monotonic in the gain, so
+        bisection finds it.
         """
         gains = {}
         for name, layer in self.named_layers:

@@ -1,12 +1,13 @@
-"""A recipe for a network that sees one still picture for some steps: every choice, as TOML whose keys are all required.
+"""A recipe of a network for still images: every choice, as TOML in which all keys are required.
 
-``kind = "image"`` at the top tells it from a recipe for the streaming network (``models.recipe``).
+``kind = "image"`` at the top distinguishes it from a recipe for the streaming network (``models.recipe``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from detector.errors import ConfigError
 from detector.manifest import MfccParams
 from detector.strict import parse_strictly
 from models.images import mnist
-from models.network.scan import SurrogateName
+from models.network.spec import SurrogateName
 from models.recipe import read_toml
 
 DELTA_PLANES = 2
@@ -23,58 +24,58 @@ DELTA_PLANES = 2
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """One convolution with what pools its currents."""
+    """One convolution with the pooling of its currents."""
 
     channels: int
     size: int
     """Rows and columns of the kernel."""
     padding: int
     pool: int
-    """Rows and columns that are pooled to one; 1 is no pooling."""
+    """Rows and columns of the pooling window; 1 is no pooling."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageNetworkSpec:
-    """The topology, the neurons and the code of the input."""
+    """Topology, neurons and input encoding."""
 
     kind: Literal["csnn", "fcsnn", "cnn"]
     """Spiking convolutions, spiking dense layers only, or the twin: the topology of a csnn with ReLU."""
     encoding: Literal["direct", "rate", "latency", "delta"]
     steps: int
-    """How long the picture is seen; with "delta" its rows (a sound's frames), 1 for a cnn."""
+    """Number of steps; with "delta" the number of rows (a sound's frames), 1 for a cnn."""
     delta_threshold: float
-    """Least change between neighbouring rows that is a spike; only "delta" uses it."""
+    """Smallest change between neighbouring rows that sends a spike; used by "delta" only."""
     convs: tuple[Conv, ...]
     pooling: Literal["max", "average"]
     hidden: tuple[int, ...]
     """Neurons of the dense layers before the output."""
     readout: Literal["count", "membrane_mean", "membrane_sum"]
-    """What the cross entropy sees over the steps: output spikes, or the potential of outputs that never fire."""
+    """Input of the cross entropy: output spike counts, or the potential of non-spiking outputs."""
     batch_norm: bool
     beta: float
     learn_beta: bool
     threshold: float
     surrogate: SurrogateName
     slope: float
-    """Of the surrogate; snntorch calls atan's "alpha"."""
+    """Slope of the surrogate (alpha, for the arctangent)."""
     dropout: float
     start_rate: float
-    """Spikes per neuron and step to which the first batch scales each layer's weights; 0 leaves them alone."""
+    """Spikes per neuron and step to which each layer is scaled on the first batch; 0: no scaling."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateTerm:
-    """A cost of firing rates next to the cross entropy."""
+    """A penalty on firing rates, in addition to the cross entropy."""
 
     target: float
-    """Spikes per neuron and step that cost nothing."""
+    """Spikes per neuron and step without penalty."""
     weight: float
-    """0 is no such cost."""
+    """0: no penalty."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSchedule:
-    """How long and how fast to learn."""
+    """Duration of training and learning rate."""
 
     epochs: int
     batch: int
@@ -83,18 +84,18 @@ class ImageSchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class MnistPictures:
-    """Handwritten digits, and how training moves them."""
+class MnistImages:
+    """Handwritten digits, with their augmentation."""
 
     kind: Literal["mnist"]
     examples: int
-    """Pictures to train on, from the first; 0 is all."""
-    judge_on: Literal["test", "validation"]
-    """The 10,000 test pictures, or the last 10,000 of the training file, which are then not trained on."""
+    """Number of training images, from the first; 0: all."""
+    evaluate_on: Literal["test", "validation"]
+    """The 10,000 test images, or the last 10,000 of the training file, which are then held out."""
     shift_pixels: float
     rotation_degrees: float
     stretch: float
-    """Largest share by which a digit gets larger or smaller."""
+    """Largest relative change of a digit's size."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -103,17 +104,17 @@ class MnistPictures:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns; the rows are what the delta code reads as time."""
+        """Rows and columns; the delta code reads rows as time."""
         return (mnist.SIDE, mnist.SIDE)
 
 
 @dataclass(frozen=True, slots=True)
-class SoundPictures:
-    """Clips as pictures of cepstra over time, and how training alters them."""
+class SoundImages:
+    """Clips as images of cepstra over time, with their augmentation."""
 
     kind: Literal["mfcc"]
     manifest: str
-    """CSV of clips (path,label,fold) in models/recipes, or any absolute path."""
+    """CSV of clips (path,label,fold) in models/recipes, or an absolute path."""
     labels: tuple[str, ...]
     seconds: float
     """Longer clips are cut."""
@@ -125,7 +126,7 @@ class SoundPictures:
     noise_chance: float
     """Share of examples with coloured noise, 5 to 30 dB below the sound."""
     mask_frames: int
-    """Longest stretch of frames set to the mean; 0 is none."""
+    """Largest number of consecutive frames set to the mean; 0: none."""
     mask_coefficients: int
 
     @property
@@ -138,22 +139,22 @@ class SoundPictures:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecipe:
-    """Everything that decides a training run but the data and the seed."""
+    """Everything that determines a training run except the data and the seed."""
 
     kind: Literal["image"]
     name: str
-    pictures: MnistPictures | SoundPictures
+    images: MnistImages | SoundImages
     network: ImageNetworkSpec
     rate_term: RateTerm
     schedule: ImageSchedule
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Planes, rows and columns of what the network sees at one step."""
-        rows, columns = self.pictures.shape
+        """Planes, rows and columns of the network's input at one step."""
+        rows, columns = self.images.shape
         if self.network.encoding != "delta":
             return (1, rows, columns)
-        return (DELTA_PLANES, 1, rows if isinstance(self.pictures, SoundPictures) else columns)
+        return (DELTA_PLANES, 1, rows if isinstance(self.images, SoundImages) else columns)
 
 
 def load_image_recipe(path: Path) -> ImageRecipe:
@@ -164,7 +165,9 @@ def load_image_recipe(path: Path) -> ImageRecipe:
 def parse_image_recipe(data: dict[str, Any], where: str) -> ImageRecipe:
     """Turn parsed TOML into a recipe and check it against itself; ``where`` names the file in errors."""
     if data.get("kind") != "image":
-        raise ConfigError(f"{where}: kind must be 'image', not {data.get('kind')!r}: name a recipe for still pictures")
+        raise ConfigError(f"{where}: kind must be 'image', not {data.get('kind')!r}: name a recipe for still images")
+    if old := [f"{name} is now {new}" for name, new in _renamed_keys(data)]:
+        raise ConfigError(f"{where}: {old[0]}; rename it")
     recipe: ImageRecipe = parse_strictly(ImageRecipe, data, where, "recipe", ConfigError)
     for is_wrong, text in _contradictions(recipe):
         if is_wrong:
@@ -180,7 +183,7 @@ def as_dict(recipe: ImageRecipe) -> dict[str, Any]:
 
 
 def layer_shapes(recipe: ImageRecipe, where: str = "recipe") -> list[tuple[int, int, int]]:
-    """Return each convolution's pooled output as (channels, rows, columns); raises ConfigError where nothing is left.
+    """Return each convolution's pooled output shape (channels, rows, columns); raises ConfigError where it is empty.
 
     Where the input is a single row, kernels and pools are one row high and rows are not padded.
     """
@@ -195,11 +198,19 @@ def layer_shapes(recipe: ImageRecipe, where: str = "recipe") -> list[tuple[int, 
     return shapes
 
 
+def _renamed_keys(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield earlier names of keys in the recipe, with their present names."""
+    if "pictures" in data:
+        yield "[pictures]", "[images]"
+    if isinstance(images := data.get("images"), dict) and "judge_on" in images:
+        yield "images.judge_on", "images.evaluate_on"
+
+
 def _contradictions(recipe: ImageRecipe) -> list[tuple[bool, str]]:
     n, s, cnn = recipe.network, recipe.schedule, recipe.network.kind == "cnn"
     sizes = [v for c in n.convs for v in (c.channels, c.size, c.pool)]
-    height, width = recipe.pictures.shape
-    frames = width if isinstance(recipe.pictures, SoundPictures) else height
+    height, width = recipe.images.shape
+    frames = width if isinstance(recipe.images, SoundImages) else height
     return [
         (min(s.epochs, s.batch, n.steps, *sizes, *n.hidden) < 1, "epochs, batch, steps and sizes must be at least 1"),
         (any(c.padding < 0 for c in n.convs), "network.convs: padding must not be negative"),

@@ -1,8 +1,7 @@
-"""Train a network that sees still pictures: one loop, resumable to the bit, last weights kept, judged once.
+"""Training and evaluation of networks for still images, and comparison of variations of a recipe.
 
-Judge a network that sees still pictures: accuracy with its interval, dead neurons, operations, pictures.
-
-Vary keys of a recipe for still pictures, train each variation, and lay the outcomes side by side.
+Training is resumable, bit-identical, and keeps the last weights; these are evaluated once: accuracy with its interval,
+dead neurons, synaptic operations, plots.
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ from tqdm import tqdm
 
 from detector.errors import ConfigError
 from detector.statistics import Rate
-from models.images.data import PictureSet, encode, open_pictures
+from models.evaluation.results import comparison_table
+from models.images.data import ImageSet, encode, open_images
 from models.images.network import ImageNetwork, Response
-from models.images.recipe import ImageRecipe, SoundPictures, as_dict, load_image_recipe, parse_image_recipe
+from models.images.recipe import ImageRecipe, SoundImages, as_dict, load_image_recipe, parse_image_recipe
 from models.network.activity import Activity
 from models.network.device import training_device
 from models.plots import draw_confusion, draw_curves, new_figure, raster, save
@@ -40,57 +40,57 @@ _DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of judging."""
+class Evaluation:
+    """Results on the evaluation set."""
 
     confusion: NDArray[np.int64]
     """Counts (true class, class found)."""
     activity: Activity
     operations: dict[str, tuple[float, float]]
-    """Per layer and picture: (dense, effective) synaptic operations."""
+    """By layer, per image: (dense, effective) synaptic operations."""
     example: tuple[Tensor, Tensor, Response, int]
-    """The first picture (1, rows, columns), its coded input, the response to it, its class."""
+    """The first image (1, rows, columns), its encoded input, the response, and its class."""
 
     @property
     def accuracy(self) -> Rate:
-        """Pictures whose class was found."""
+        """Share of images classified correctly."""
         return Rate(int(np.trace(self.confusion)), int(self.confusion.sum()))
 
 
 def layered(response: Response) -> dict[str, Tensor]:
-    """Return a response's spikes as (batch, 1, steps, neurons), the shape that ``Activity`` counts."""
+    """Return a response's spikes as (batch, 1, steps, neurons), the shape for ``Activity``."""
     return {name: s.detach().flatten(2).unsqueeze(1) for name, s in response.spikes.items()}
 
 
 @torch.no_grad()
-def judge(net: ImageNetwork, recipe: ImageRecipe, pictures: PictureSet) -> Verdict:
-    """Show every picture once, unaltered, and count."""
+def evaluate(net: ImageNetwork, recipe: ImageRecipe, images: ImageSet) -> Evaluation:
+    """Classify every image once, without augmentation."""
     net.eval()
-    classes = len(recipe.pictures.labels)
+    classes = len(recipe.images.labels)
     confusion = np.zeros((classes, classes), np.int64)
     activity = Activity()
     counts: dict[str, tuple[float, float]] = {}
-    for index in tqdm(torch.split(torch.arange(len(pictures.labels)), BATCH), unit="batch", leave=False):
-        x = encode(pictures.draw(index, alter=False), recipe)
+    for index in tqdm(torch.split(torch.arange(len(images.labels)), BATCH), unit="batch", leave=False):
+        x = encode(images.draw(index, augment=False), recipe)
         response = net(x)
-        np.add.at(confusion, (pictures.labels[index].numpy(), response.decide().numpy()), 1)
+        np.add.at(confusion, (images.labels[index].numpy(), response.decide().numpy()), 1)
         activity.add(layered(response))
         for name, (dense, effective) in operations(net, x, response).items():
             before = counts.get(name, (0.0, 0.0))
             counts[name] = (before[0] + dense, before[1] + effective)
-    total = len(pictures.labels)
+    total = len(images.labels)
     mean = {name: (dense / total, effective / total) for name, (dense, effective) in counts.items()}
-    first = pictures.draw(torch.tensor([0]), alter=False)
+    first = images.draw(torch.tensor([0]), augment=False)
     x = encode(first, recipe)
-    return Verdict(confusion, activity, mean, (first[0], x[0], net(x), int(pictures.labels[0])))
+    return Evaluation(confusion, activity, mean, (first[0], x[0], net(x), int(images.labels[0])))
 
 
 def operations(net: ImageNetwork, x: Tensor, response: Response) -> dict[str, tuple[float, float]]:
     """Return each layer's (dense, effective) synaptic operations for a batch, and their sum as "total".
 
-    Dense is every multiply-add of every step. Effective counts, for each input that is not zero, the
-    synapses that it reaches: what an event-driven machine would do. An input that stays the same is
-    worked out once, as here. Biases, neurons and pooling are not counted.
+    Dense is every multiply-add of every step. Effective counts the synapses of each non-zero input, which is the work
+    of an event-driven machine. A constant input is computed once, as here. Biases, neurons and pooling are not
+    counted.
     """
     inputs = [x, *response.spikes.values()]
     found = {}
@@ -103,66 +103,54 @@ def operations(net: ImageNetwork, x: Tensor, response: Response) -> dict[str, tu
     return found
 
 
-def _reach(linear: nn.Conv2d | nn.Linear, events: Tensor) -> Tensor:
-    """Return how many synapses each input value has, in the shape of ``events`` (planes, rows, columns) or (n,)."""
-    if isinstance(linear, nn.Conv2d):
-        planes, rows, columns = events.shape
-        ones = torch.zeros(1, 1, rows, columns)
-        with torch.enable_grad():
-            ones.requires_grad_()
-            kernel = torch.ones(1, 1, *linear.kernel_size)
-            out = functional.conv2d(ones, kernel, padding=linear.padding)
-            (reach,) = torch.autograd.grad(out.sum(), ones)
-        return reach[0].expand(planes, -1, -1) * linear.out_channels
-    return torch.full_like(events, float(linear.out_features))
-
-
-def metrics(net: ImageNetwork, recipe: ImageRecipe, verdict: Verdict, seconds: float) -> dict[str, Any]:
-    """Return what metrics.json says; operations are per picture."""
-    low, high = verdict.accuracy.interval
-    dense, effective = verdict.operations["total"]
+def metrics(net: ImageNetwork, recipe: ImageRecipe, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    """Return the content of metrics.json; operations are per image."""
+    low, high = evaluation.accuracy.interval
+    dense, effective = evaluation.operations["total"]
     result: dict[str, Any] = {
-        "accuracy": verdict.accuracy.value,
-        "n": verdict.accuracy.total,
+        "accuracy": evaluation.accuracy.value,
+        "n": evaluation.accuracy.total,
         "interval": [round(low, _DIGITS), round(high, _DIGITS)],
         "training_seconds": seconds,
         "parameters": sum(p.numel() for p in net.parameters()),
         "dense_operations": round(dense),
         "effective_operations": round(effective),
-        "operations_by_layer": {k: [round(v) for v in pair] for k, pair in verdict.operations.items() if k != "total"},
-        "dead": _rounded(verdict.activity.dead_shares()),
-        "rates": _rounded(verdict.activity.rates()),
+        "operations_by_layer": {
+            k: [round(v) for v in pair] for k, pair in evaluation.operations.items() if k != "total"
+        },
+        "dead": _rounded(evaluation.activity.dead_shares()),
+        "rates": _rounded(evaluation.activity.rates()),
     }
-    if isinstance(recipe.pictures, SoundPictures):
-        result["dense_operations_per_second"] = round(dense / recipe.pictures.seconds)
-        result["effective_operations_per_second"] = round(effective / recipe.pictures.seconds)
+    if isinstance(recipe.images, SoundImages):
+        result["dense_operations_per_second"] = round(dense / recipe.images.seconds)
+        result["effective_operations_per_second"] = round(effective / recipe.images.seconds)
     return result
 
 
 def write_results(
-    folder: Path, net: ImageNetwork, recipe: ImageRecipe, verdict: Verdict, seconds: float
+    folder: Path, net: ImageNetwork, recipe: ImageRecipe, evaluation: Evaluation, seconds: float
 ) -> dict[str, Any]:
-    """Write metrics.json and the pictures of a run; return the metrics."""
-    result = metrics(net, recipe, verdict, seconds)
+    """Write metrics.json and the plots of a run; return the metrics."""
+    result = metrics(net, recipe, evaluation, seconds)
     run = RunFolder(folder)
     rows = run.curves()
     curves = {key: [float(row[key]) for row in rows] for key in ("loss", "training_accuracy")}
     curves |= {f"never fired: {name}": [row["dead"][name] for row in rows] for name in rows[-1]["dead"]}
     draw_curves(curves, folder / "curves.png", title=recipe.name)
-    title = f"{recipe.name}: {verdict.accuracy}"
-    draw_confusion(verdict.confusion, recipe.pictures.labels, folder / "confusion.png", title=title)
-    draw_prediction(verdict, recipe, folder / "raster.png")
+    title = f"{recipe.name}: {evaluation.accuracy}"
+    draw_confusion(evaluation.confusion, recipe.images.labels, folder / "confusion.png", title=title)
+    draw_prediction(evaluation, recipe, folder / "raster.png")
     run.write("metrics.json", result)
     return result
 
 
-def draw_prediction(verdict: Verdict, recipe: ImageRecipe, path: Path) -> None:
-    """Draw one picture, its spikes, those of the output over the steps (or its potentials), and the scores."""
-    picture, x, response, label = verdict.example
-    names = recipe.pictures.labels
+def draw_prediction(evaluation: Evaluation, recipe: ImageRecipe, path: Path) -> None:
+    """Draw one image, its spikes, output spikes (or potentials) over the steps, and the scores."""
+    image, x, response, label = evaluation.example
+    names = recipe.images.labels
     figure = new_figure(15, 3.6)
     seen, coded, output, scores = figure.subplots(1, 4)
-    seen.imshow(picture[0].numpy(), cmap="gray_r", aspect="auto")
+    seen.imshow(image[0].numpy(), cmap="gray_r", aspect="auto")
     seen.set_title(f"seen: {names[label]}")
     if len(x) == 1:
         name, spikes = next(iter(response.spikes.items()))
@@ -187,10 +175,6 @@ def draw_prediction(verdict: Verdict, recipe: ImageRecipe, path: Path) -> None:
     save(figure, path)
 
 
-def _rounded(shares: dict[str, float]) -> dict[str, float]:
-    return {name: round(share, _DIGITS) for name, share in shares.items()}
-
-
 @dataclass(frozen=True, slots=True)
 class ImageRun:
     """Where a run reads and writes, and what it leaves out."""
@@ -199,20 +183,20 @@ class ImageRun:
     folder: Path
     seed: int
     leave_out: int | None
-    """The fold of sounds to judge by; None is the test fold. MNIST has none."""
+    """The held-out fold of sounds; None: the test fold. MNIST has no folds."""
 
 
 def fit(recipe_path: Path, data: Path, folder: Path, seed: int, leave_out: int | None) -> None:
-    """Train by a recipe, or go on where the run folder's checkpoint stands, and judge the last weights.
+    """Train by a recipe, or resume from the run folder's checkpoint, and evaluate the last weights.
 
-    Raises ConfigError for a wrong recipe or a folder of another run, SourceError where data is missing.
+    Raises ConfigError for an invalid recipe or a folder of another run, SourceError where data is missing.
     """
     fit_recipe(load_image_recipe(recipe_path), ImageRun(data, folder, seed, leave_out))
 
 
 def fit_recipe(recipe: ImageRecipe, run: ImageRun) -> dict[str, Any]:
-    """Do what ``fit`` does with a recipe in memory; return what is written to metrics.json."""
-    train, judged = open_pictures(recipe, run.data, run.leave_out)
+    """Do the same for a recipe in memory; return the content of metrics.json."""
+    train, held_out = open_images(recipe, run.data, run.leave_out)
     RunFolder(run.folder).claim({"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out})
     torch.manual_seed(run.seed)
     trainer = _Trainer(ImageNetwork(recipe).to(training_device()), recipe, run, train)
@@ -220,21 +204,21 @@ def fit_recipe(recipe: ImageRecipe, run: ImageRun) -> dict[str, Any]:
     trainer.train()
     trainer.net.cpu()
     torch.manual_seed(run.seed)
-    verdict = judge(trainer.net, recipe, judged)
-    return write_results(run.folder, trainer.net, recipe, verdict, round(trainer.seconds, 1))
+    evaluation = evaluate(trainer.net, recipe, held_out)
+    return write_results(run.folder, trainer.net, recipe, evaluation, round(trainer.seconds, 1))
 
 
 def load_image_run(folder: Path) -> tuple[ImageNetwork, ImageRecipe, dict[str, Any]]:
-    """Return (network, recipe, plan) of an ended run; raises ConfigError where the folder holds none."""
+    """Return (network, recipe, plan) of a finished run; raises ConfigError where the folder holds none."""
     try:
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         saved = torch.load(folder / "checkpoint.pt", weights_only=True)
         recipe = parse_image_recipe(plan["recipe"], str(folder / "plan.json"))
     except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise ConfigError(f"{folder}: not the folder of an ended run on pictures ({error})") from error
+        raise ConfigError(f"{folder}: not the folder of a finished run on images ({error})") from error
     if saved["epoch"] < recipe.schedule.epochs:
         raise ConfigError(
-            f"{folder}: the run stands at epoch {saved['epoch']} of {recipe.schedule.epochs}; end it first"
+            f"{folder}: the run is at epoch {saved['epoch']} of {recipe.schedule.epochs}; finish it first"
         )
     net = ImageNetwork(recipe)
     net.load_state_dict(saved["net"])
@@ -242,10 +226,10 @@ def load_image_run(folder: Path) -> tuple[ImageNetwork, ImageRecipe, dict[str, A
 
 
 def total_loss(response: Response, labels: Tensor, recipe: ImageRecipe) -> Tensor:
-    """Return the cross entropy of the scores, and the cost of rates away from the target.
+    """Return the cross entropy of the scores plus the penalty on firing rates.
 
-    The cost is the squared distance of each neuron's rate in the batch from the target, averaged over
-    a layer's neurons, then over layers. With a target above zero it also wakes neurons that never fire.
+    The penalty is the squared distance of each neuron's rate in the batch from the target, averaged over
+    a layer's neurons, then over layers. With a target above zero it also revives neurons that never fire.
     """
     loss = functional.cross_entropy(response.scores, labels)
     term = recipe.rate_term
@@ -255,14 +239,112 @@ def total_loss(response: Response, labels: Tensor, recipe: ImageRecipe) -> Tenso
     return loss
 
 
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """A recipe with one combination of values."""
+
+    name: str
+    recipe: ImageRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class VariationResult:
+    """Metrics and losses of a variation."""
+
+    name: str
+    metrics: dict[str, Any]
+    losses: list[float]
+    """By epoch."""
+
+
+def parse_axis(text: str) -> tuple[str, list[Any]]:
+    """Read "network.surrogate=atan,sigmoid" as a key and its values; "a.b=1;2" where values hold commas.
+
+    Raises ConfigError for other text.
+    """
+    key, equals, values = text.partition("=")
+    if not equals or not key or not values:
+        raise ConfigError(f"--vary {text}: write KEY=VALUE,VALUE such as network.surrogate=atan,sigmoid")
+    return key.strip(), [_value(v.strip()) for v in values.split(";" if ";" in values else ",")]
+
+
+def variations(base: dict[str, Any], axes: Sequence[str], where: str) -> list[Variation]:
+    """Return every combination of the axes' values as a recipe; keys joined by "&" vary together.
+
+    "network.surrogate&network.slope=atan&2;sigmoid&25" has two values, each for both keys. Raises
+    ConfigError that names a wrong key or value.
+    """
+    parsed = [parse_axis(axis) for axis in axes]
+    return list(_combinations(base, parsed, where))
+
+
+def compare(found: Sequence[Variation], run: ImageRun) -> list[VariationResult]:
+    """Train each variation in its own folder below the run's; write table.md, metrics.json and comparison.png."""
+    results = []
+    for number, variation in enumerate(found, 1):
+        folder = run.folder / f"{number:02d}"
+        metrics = fit_recipe(variation.recipe, ImageRun(run.data, folder, run.seed, run.leave_out))
+        losses = [float(row["loss"]) for row in RunFolder(folder).curves()]
+        results.append(VariationResult(variation.name, metrics, losses))
+    written = [{"name": r.name, "folder": f"{i:02d}", **r.metrics} for i, r in enumerate(results, 1)]
+    (run.folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    (run.folder / "table.md").write_text(table(results) + "\n", encoding="utf-8")
+    draw(results, run.folder / "comparison.png")
+    return results
+
+
+def table(results: Sequence[VariationResult]) -> str:
+    """Return the results as a Markdown table."""
+    return comparison_table([{"name": r.name, **r.metrics} for r in results])
+
+
+def draw(results: Sequence[VariationResult], path: Path) -> None:
+    """Draw each variation's loss over the epochs, and its accuracy against its effective operations."""
+    figure = new_figure(12, 4.5)
+    curves, plane = figure.subplots(1, 2)
+    for r in results:
+        curves.plot(range(1, len(r.losses) + 1), r.losses, label=r.name)
+        low, high = (100 * v for v in r.metrics["interval"])
+        value = 100 * r.metrics["accuracy"]
+        bar = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        plane.errorbar([r.metrics["effective_operations"]], [value], yerr=bar, marker="o", capsize=3, label=r.name)
+    curves.set_xlabel("epoch")
+    curves.set_title("training loss")
+    curves.set_yscale("log")
+    plane.set_xlabel("effective synaptic operations per image")
+    plane.set_title("accuracy in %, with its 95 % interval")
+    for axes in (curves, plane):
+        axes.grid(alpha=0.3)
+    curves.legend(fontsize=8)
+    save(figure, path)
+
+
+def _reach(linear: nn.Conv2d | nn.Linear, events: Tensor) -> Tensor:
+    """Return the number of synapses of each input, in the shape of ``events``: (planes, rows, columns) or (n,)."""
+    if isinstance(linear, nn.Conv2d):
+        planes, rows, columns = events.shape
+        ones = torch.zeros(1, 1, rows, columns)
+        with torch.enable_grad():
+            ones.requires_grad_()
+            kernel = torch.ones(1, 1, *linear.kernel_size)
+            out = functional.conv2d(ones, kernel, padding=linear.padding)
+            (reach,) = torch.autograd.grad(out.sum(), ones)
+        return reach[0].expand(planes, -1, -1) * linear.out_channels
+    return torch.full_like(events, float(linear.out_features))
+
+
+def _rounded(shares: dict[str, float]) -> dict[str, float]:
+    return {name: round(share, _DIGITS) for name, share in shares.items()}
+
+
 class _Trainer:
-    def __init__(self, net: ImageNetwork, recipe: ImageRecipe, run: ImageRun, pictures: PictureSet) -> None:
-        self.net, self._recipe, self._run, self._pictures = net, recipe, run, pictures
+    def __init__(self, net: ImageNetwork, recipe: ImageRecipe, run: ImageRun, images: ImageSet) -> None:
+        self.net, self._recipe, self._run, self._images = net, recipe, run, images
         self._folder, self._device = RunFolder(run.folder), training_device()
         s = recipe.schedule
         self._optimiser = Optimiser(net, s.learning_rate, s.weight_decay)
-        # A last batch that is not whole would disturb the batch norm; other pictures are left out in each epoch.
-        self._batches = max(1, len(pictures.labels) // s.batch)
+        # An incomplete last batch would disturb the batch norm; each epoch leaves out other images.
+        self._batches = max(1, len(images.labels) // s.batch)
         self._epoch = 0
         self.seconds = 0.0
         """Training time, over all resumptions."""
@@ -287,15 +369,15 @@ class _Trainer:
                 self._folder.save(saved | {"epoch": self._epoch, "seconds": self.seconds})
 
     def _one_epoch(self, bar: Any) -> dict[str, Any]:
-        """Show every picture once; return the epoch's row of curves.jsonl."""
-        # Each epoch's dice are its own, so a resumed run ends with the same weights.
+        """Run one epoch; return its row of curves.jsonl."""
+        # Each epoch seeds the generator, so that a resumed run ends with the same weights.
         torch.manual_seed(self._run.seed * 100_003 + self._epoch)
         self.net.train()
         activity = Activity()
         losses, right = 0.0, 0
         for i, (x, labels) in enumerate(self._drawn_batches()):
             if self._epoch == i == 0 and self._recipe.network.start_rate > 0:
-                self.net.wake(x, self._recipe.network.start_rate)
+                self.net.scale_to_rate(x, self._recipe.network.start_rate)
             progress = (self._epoch + i / self._batches) / self._recipe.schedule.epochs
             self._optimiser.set_rate(rate_at(progress, self._recipe.schedule.learning_rate, warm_up=0.03, floor=0.01))
             response = self.net(x)
@@ -310,7 +392,7 @@ class _Trainer:
             bar.update()
             bar.set_postfix(epoch=self._epoch + 1, loss=f"{losses / (i + 1):.4f}", refresh=False)
         self._epoch += 1
-        seen = self._batches * min(self._recipe.schedule.batch, len(self._pictures.labels))
+        seen = self._batches * min(self._recipe.schedule.batch, len(self._images.labels))
         return {
             "epoch": self._epoch,
             "loss": losses / self._batches,
@@ -320,51 +402,12 @@ class _Trainer:
         }
 
     def _drawn_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self._pictures.labels))
+        order = torch.randperm(len(self._images.labels))
         size = self._recipe.schedule.batch
         for i in range(self._batches):
             index = order[i * size : (i + 1) * size]
-            x = encode(self._pictures.draw(index, alter=True), self._recipe)
-            yield x.to(self._device), self._pictures.labels[index].to(self._device)
-
-
-@dataclass(frozen=True, slots=True)
-class Variation:
-    """One choice of values."""
-
-    name: str
-    recipe: ImageRecipe
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it."""
-
-    name: str
-    metrics: dict[str, Any]
-    losses: list[float]
-    """By epoch."""
-
-
-def parse_axis(text: str) -> tuple[str, list[Any]]:
-    """Read "network.surrogate=atan,sigmoid" as a key and its values; "a.b=1;2" where values hold commas.
-
-    Raises ConfigError where it is no such thing.
-    """
-    key, equals, values = text.partition("=")
-    if not equals or not key or not values:
-        raise ConfigError(f"--vary {text}: write KEY=VALUE,VALUE such as network.surrogate=atan,sigmoid")
-    return key.strip(), [_value(v.strip()) for v in values.split(";" if ";" in values else ",")]
-
-
-def variations(base: dict[str, Any], axes: Sequence[str], where: str) -> list[Variation]:
-    """Return every combination of the axes' values as a recipe; keys joined by "&" change together.
-
-    "network.surrogate&network.slope=atan&2;sigmoid&25" has two values, each for both keys. Raises
-    ConfigError that names a wrong key or value.
-    """
-    parsed = [parse_axis(axis) for axis in axes]
-    return list(_combinations(base, parsed, where))
+            x = encode(self._images.draw(index, augment=True), self._recipe)
+            yield x.to(self._device), self._images.labels[index].to(self._device)
 
 
 def _combinations(base: dict[str, Any], axes: list[tuple[str, list[Any]]], where: str) -> Iterator[Variation]:
@@ -379,59 +422,8 @@ def _combinations(base: dict[str, Any], axes: list[tuple[str, list[Any]]], where
         yield Variation("; ".join(parts), parse_image_recipe(data, where))
 
 
-def compare(found: Sequence[Variation], run: ImageRun) -> list[Outcome]:
-    """Train each variation in a folder of its own below the run's, and write table.md, metrics.json, comparison.png."""
-    outcomes = []
-    for number, variation in enumerate(found, 1):
-        folder = run.folder / f"{number:02d}"
-        metrics = fit_recipe(variation.recipe, ImageRun(run.data, folder, run.seed, run.leave_out))
-        losses = [float(row["loss"]) for row in RunFolder(folder).curves()]
-        outcomes.append(Outcome(variation.name, metrics, losses))
-    written = [{"name": o.name, "folder": f"{i:02d}", **o.metrics} for i, o in enumerate(outcomes, 1)]
-    (run.folder / "metrics.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    (run.folder / "table.md").write_text(table(outcomes) + "\n", encoding="utf-8")
-    draw(outcomes, run.folder / "comparison.png")
-    return outcomes
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as a Markdown table."""
-    rows = ["| variation | accuracy (95 %) | operations, dense | effective | never fire, by layer | training |"]
-    rows += ["|---|---|---|---|---|---|"]
-    for o in outcomes:
-        m = o.metrics
-        low, high = (100 * v for v in m["interval"])
-        dead = ", ".join(f"{name} {100 * share:.1f} %" for name, share in m["dead"].items())
-        rows.append(
-            f"| {o.name} | {100 * m['accuracy']:.2f} % ({low:.2f} to {high:.2f} %) | {m['dense_operations']:,} "
-            f"| {m['effective_operations']:,} | {dead} | {m['training_seconds']:.0f} s |"
-        )
-    return "\n".join(rows)
-
-
-def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw each variation's loss over the epochs, and its accuracy against its effective operations."""
-    figure = new_figure(12, 4.5)
-    curves, plane = figure.subplots(1, 2)
-    for o in outcomes:
-        curves.plot(range(1, len(o.losses) + 1), o.losses, label=o.name)
-        low, high = (100 * v for v in o.metrics["interval"])
-        value = 100 * o.metrics["accuracy"]
-        bar = [[max(0.0, value - low)], [max(0.0, high - value)]]
-        plane.errorbar([o.metrics["effective_operations"]], [value], yerr=bar, marker="o", capsize=3, label=o.name)
-    curves.set_xlabel("epoch")
-    curves.set_title("training loss")
-    curves.set_yscale("log")
-    plane.set_xlabel("effective synaptic operations per picture")
-    plane.set_title("accuracy in %, with its 95 % interval")
-    for axes in (curves, plane):
-        axes.grid(alpha=0.3)
-    curves.legend(fontsize=8)
-    save(figure, path)
-
-
 def _value(text: str) -> Any:
-    """Read a number, a truth value or a list as TOML does; anything else is a text."""
+    """Parse a number, boolean or list as TOML; anything else is text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""How much the neurons of a network fire: rates, neurons that never do, operations that spikes cause."""
+"""Spiking activity of a network: firing rates, dead neurons, synaptic operations."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.network.csnn import NetworkSpec
+from models.network.spec import NetworkSpec
 
 
 class Activity:
-    """Sums up the spikes of layers, batch after batch; shapes (batch, channels, frames, width)."""
+    """Accumulates the spikes of layers over batches; shapes (batch, channels, frames, width)."""
 
     def __init__(self) -> None:
         self._spikes: dict[str, Tensor] = {}
@@ -20,7 +20,7 @@ class Activity:
 
     @torch.no_grad()
     def add(self, spikes: Mapping[str, Tensor]) -> None:
-        """Count one batch."""
+        """Count the spikes of one batch."""
         for name, value in spikes.items():
             total = (value > 0).sum((0, 2))
             self._spikes[name] = self._spikes[name] + total if name in self._spikes else total
@@ -29,16 +29,16 @@ class Activity:
             self._frames += batch * frames
 
     def dead_shares(self) -> dict[str, float]:
-        """Return for each layer the share of its neurons that never fired."""
+        """Return the share of dead neurons (never fired) of each layer."""
         return {name: float((total == 0).float().mean()) for name, total in self._spikes.items()}
 
     def rates(self) -> dict[str, float]:
-        """Return for each layer the spikes per neuron and frame."""
+        """Return the spikes per neuron and frame of each layer."""
         return {name: float(total.float().mean()) / max(1, self._frames) for name, total in self._spikes.items()}
 
 
 def reading_macs(spec: NetworkSpec) -> dict[str, float]:
-    """Return for each spiking layer the dense multiply-adds per frame of the layer that reads its spikes."""
+    """Return, by spiking layer, the dense multiply-adds per frame of the layer that reads its spikes."""
     macs: dict[str, float] = {}
     channels, width = spec.planes, spec.n_mels
     for i, conv in enumerate(spec.convs, 1):

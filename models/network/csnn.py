@@ -1,6 +1,6 @@
 """The convolutional spiking network, as a step for streaming and as a sequence for training.
 
-The neuron, written here once and meant everywhere else (leaky integrate-and-fire with soft reset):
+The neuron (leaky integrate-and-fire with soft reset), which every other implementation reproduces:
 
     U[t] = beta * V[t-1] + I[t]
     S[t] = 1 if U[t] > threshold else 0
@@ -11,24 +11,23 @@ front of the neuron (the second-order neuron that snnTorch calls ``Synaptic``):
 
     syn[t] = alpha * syn[t-1] + (W X)[t],   I[t] = syn[t] + bias
 
-The first layer has one: its input spikes say how the spectrum *changes*, and a synapse that decays
-as the encoder's baseline does adds them up again to how it *is*. Batch norm comes behind the
-synapse, so that neurons start with currents of one variance however much the synapse adds up
-(in front of it, a network learns half as fast); how large, ``drive`` says. ``alpha = 0`` would be the plain neuron.
+The first layer has one: its input spikes encode *changes* of the spectrum, and a synapse that decays
+like the encoder's baseline integrates them to the spectrum itself. Batch norm follows the synapse, so
+that all neurons start with currents of one variance whatever the synapse's gain (in front of it, a
+network learns half as fast); ``initial_gain`` sets that variance. ``alpha = 0`` is the plain neuron.
 
 Exact sums. Spikes are 0 or 1 and, in a finished network, the weights and the bias of each neuron's
-map are multiples of one power of two, chosen so that no sum leaves float32's 24 bits. A synaptic sum W X then
-has no rounding, whatever order or blocks the machine adds it in; what remains are elementwise operations
-in a stated order. So stepping, sequences of any length, torch, onnxruntime and C agree on every
-spike by construction, not by luck. ``finished`` makes such a network of a trained one.
+map are multiples of one power of two, chosen so that no sum exceeds float32's 24 bits. A synaptic sum W X
+is then exact in any order or blocking; what remains are elementwise operations in a defined order. So
+stepping, sequences of any length, torch, onnxruntime and C agree on every spike by construction.
+``finished`` makes such a network of a trained one.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +36,12 @@ from torch import Tensor, nn
 from detector.errors import ConfigError
 from detector.manifest import EncoderParams
 from models.network.device import quick_half_precision
-from models.network.scan import SurrogateName, SurrogateStep, leak_scan, leaky_readout, lif_scan
+from models.network.scan import SurrogateStep, leak_scan, leaky_readout, lif_scan
+from models.network.spec import NetworkSpec
 
 THRESHOLD = 1.0
 FEWEST_STEPS = 64
-"""Steps of its grid that the largest weight of a map must have at least: fewer would be another network."""
+"""Smallest number of grid steps for the largest weight of a map: fewer would change the network."""
 BAND_BITS = 7
 """The fixed cepstrum-to-bands matrix is rounded to multiples of 2**-7: its outputs stay on that grid."""
 
@@ -49,71 +49,8 @@ State = dict[str, Tensor]
 """Named tensors with a leading batch axis; zeros after a reset."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConvSpec:
-    """One spiking convolution: ``channels`` maps, over ``frames`` frames up to now and ``bands`` bands."""
-
-    channels: int
-    frames: int
-    dilation: int
-    """How many frames lie between one of its frames and the next: synapses with delays 0, dilation, 2 dilation..."""
-    bands: int
-    stride: int
-    synapse: bool
-
-    @property
-    def past(self) -> int:
-        """How many frames before this one it reaches back."""
-        return (self.frames - 1) * self.dilation
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSpec:
-    """The topology; of one description both a spiking network and its twin are made."""
-
-    kind: Literal["csnn", "fcsnn", "cnn"]
-    """Spiking convolutions, a fully connected spiking network (no convolutions), or ReLU instead of spikes."""
-    planes: int
-    n_mfcc: int
-    n_mels: int
-    level_gain: float
-    """Gain of the zeroth coefficient on its way into the bands: below 1, the shape of the spectrum outweighs its level.
-
-    How loud a sound arrives says little of what it is, but varies more than all else: at 1, neurons begin by telling
-    levels, and take long to learn better.
-    """
-    classes: int
-    convs: tuple[ConvSpec, ...]
-    hidden: int
-    """Neurons of the dense layer."""
-    frame_rate_hz: float
-    """For the decays at the start of training, which are given as time constants."""
-    membrane_tau_s: tuple[float, ...]
-    """Shortest and longest time constant of the convolutions' membranes at the start of training.
-
-    Long memories blur what the layers behind them learn from: with short ones a network learns faster, and neurons
-    that need a longer memory learn one. A network without spikes has none of these.
-    """
-    dense_tau_s: tuple[float, ...]
-    """The same of the dense layer's."""
-    readout_tau_s: float
-    """Time constant of the read-out at the start of training: how long a score remembers."""
-    surrogate: SurrogateName
-    """The function of ``snntorch.surrogate`` whose derivative stands for the step's."""
-    slope: float
-    """Its slope (alpha, for the arctangent)."""
-    drive: float
-    """How many thresholds high a steady current of one standard deviation can lift a membrane at the start.
-
-    A membrane adds up what it is given 1 / (1 - beta) times over. With currents of unit variance for
-    all (``inf``), those that remember long begin many thresholds above or below theirs, where a
-    surrogate's derivative is next to nothing, and learn late or never.
-    """
-    dropout: float
-
-
 class SpikingUnit(nn.Module):
-    """The neurons of one layer: optional synaptic decay, batch norm on the current, membrane, spikes.
+    """The neurons of one layer: optional synapse, batch norm of the current, membrane, spikes.
 
     In a finished network ``norm`` is the identity, or the bias behind the synapse.
     """
@@ -124,7 +61,7 @@ class SpikingUnit(nn.Module):
         self.beta_logit = nn.Parameter(torch.logit(torch.exp(-1 / (taus * spec.frame_rate_hz))))
         self.norm: nn.Module = nn.BatchNorm1d(channels)
         with torch.no_grad():
-            self.norm.weight.copy_((spec.drive * (1 - self.beta)).clamp(max=1.0))
+            self.norm.weight.copy_((spec.initial_gain * (1 - self.beta)).clamp(max=1.0))
         self.alpha_logit: nn.Parameter | None = None
         if synapse:
             slow = torch.logspace(math.log10(0.02), math.log10(2.0), channels)
@@ -166,7 +103,7 @@ class SpikingUnit(nn.Module):
 
 
 class Bias(nn.Module):
-    """Add a value per channel to currents (batch, channels, ...): what is left of a batch norm behind a synapse."""
+    """Adds a value per channel to currents (batch, channels, ...): a folded batch norm behind a synapse."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
@@ -178,7 +115,7 @@ class Bias(nn.Module):
 
 
 class SpikingConvNet(nn.Module):
-    """Delta spikes in, one score per class out, frame by frame."""
+    """Maps delta spikes to one score per class and frame."""
 
     to_bands: Tensor
 
@@ -214,7 +151,7 @@ class SpikingConvNet(nn.Module):
         self._begin_as_decoder(encoder)
 
     def _begin_as_decoder(self, encoder: EncoderParams) -> None:
-        """Let the first layer begin by weighing each plane as its threshold: down against up, fine below coarse."""
+        """Initialise the first layer to decode: each plane is weighted by its threshold, down spikes negatively."""
         levels = np.array(encoder.thresholds).mean(axis=1)
         gains = torch.tensor(np.repeat(levels / levels[0], 2), dtype=torch.float32)
         gains[1::2] *= -1
@@ -278,10 +215,10 @@ class SpikingConvNet(nn.Module):
 
 
 def convolved_spikes(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
-    """Return the currents that spikes cause; while training in bfloat16, where the CPU multiplies that natively.
+    """Return the currents that spikes cause; in training computed in bfloat16 where the CPU supports it.
 
-    Spikes are exact in it and sums are kept in float32; what is lost are the last bits of the weights, of
-    which a step of the optimiser is larger. Inference never comes here without float32.
+    Spikes are exact in bfloat16 and sums are float32; only the last bits of the weights are lost, which are
+    smaller than a step of the optimiser. Inference always uses float32.
     """
     is_quick = conv.training and spikes.device.type == "cpu" and quick_half_precision()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_quick):
@@ -315,8 +252,8 @@ def state_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
 def band_matrix(thresholds: tuple[float, ...], n_mels: int, level_gain: float = 1.0) -> Any:
     """Return the inverse DCT of spikes that are worth ``thresholds``, (n_mfcc, n_mels) float32, on the grid.
 
-    It leads cepstral spikes back to a layout in which neighbours are neighbouring bands; the mean of
-    the bands, which is the level, by ``level_gain``.
+    It maps cepstral spikes to neighbouring mel bands; the mean of the bands, which is the level, is scaled by
+    ``level_gain``.
     """
     k, n = np.arange(len(thresholds))[:, None], np.arange(n_mels)[None, :]
     inverse = np.sqrt(2 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
@@ -326,7 +263,7 @@ def band_matrix(thresholds: tuple[float, ...], n_mels: int, level_gain: float = 
 
 
 def _with_past(x: Tensor, name: str, frames: int, state: State, new: State) -> Tensor:
-    """Put the last ``frames`` frames of the past before x (batch, channels, frames, width), and keep the new last."""
+    """Prepend the last ``frames`` frames to x (batch, channels, frames, width), and store the new last ones."""
     if frames == 0:
         return x
     batch, channels, _, width = x.shape
@@ -339,7 +276,7 @@ def _with_past(x: Tensor, name: str, frames: int, state: State, new: State) -> T
 def finished(trained: SpikingConvNet) -> SpikingConvNet:
     """Return a copy for inference: batch norm folded, weights on the grid of exact sums.
 
-    Raises ConfigError where a layer's weights are so large that a sum could leave 24 bits.
+    Raises ConfigError where a layer's weights are so large that sums in 24 bits leave too few steps for them.
     """
     net = copy.deepcopy(trained).eval()
     pairs: list[tuple[nn.Conv2d | nn.Linear, SpikingUnit]] = [*net.conv_layers, (net.dense, net.dense_unit)]
@@ -352,7 +289,7 @@ def finished(trained: SpikingConvNet) -> SpikingConvNet:
 
 
 def fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
-    """Put a unit's batch norm into the weights in front of it, and its offset where the bias is."""
+    """Fold a unit's batch norm into the weights in front of it, and its offset into the bias."""
     norm = unit.norm
     if not isinstance(norm, nn.BatchNorm1d):
         return
@@ -371,8 +308,8 @@ def fold_norm(layer: nn.Conv2d | nn.Linear, unit: SpikingUnit) -> None:
 def round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
     """Round each output's weights and bias to the finest grid whose sums are exact.
 
-    ``largest_input`` is in units of the input's own grid. Each output has a grid of its own: behind a
-    slow synapse weights are a hundredth of those behind a fast one.
+    ``largest_input`` is in units of the input's own grid. Each output has its own grid: weights behind a slow
+    synapse are a hundredth of those behind a fast one.
     """
     units = _largest_sums(layer, largest_input)
     steps = torch.exp2(24 - torch.ceil(torch.log2(units.clamp(min=2.0**-40))))
@@ -381,7 +318,7 @@ def round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
         layer.weight.copy_(torch.round(weight * _like(steps, weight)) / _like(steps, weight))
         if bias is not None and layer.bias is not None:
             layer.bias.copy_(torch.round(bias * steps) / steps)
-        # Rounding may have added the little that was left.
+        # Rounding up may exceed the bound.
         too_large = _largest_sums(layer, largest_input) * steps > 2**24
         if not bool(too_large.any()):
             break
@@ -392,7 +329,7 @@ def round_to_grid(layer: nn.Conv2d | nn.Linear, largest_input: float) -> None:
 
 
 def _largest_sums(layer: nn.Conv2d | nn.Linear, largest_input: float) -> Tensor:
-    """Return the largest sum that each output can come to, in units of the input's grid."""
+    """Return the largest possible sum of each output, in units of the input's grid."""
     units = layer.weight.abs().flatten(1).double().sum(1) * largest_input
     if layer.bias is not None:
         units = units + layer.bias.abs() * (2**BAND_BITS if largest_input > 1 else 1)

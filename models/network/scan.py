@@ -1,28 +1,23 @@
 """Leaky integrate-and-fire over a whole sequence, fused: one pass over time forward, one backward.
 
-The forward pass is the neuron equation of ``models.network.csnn`` in its own order of rounding, so its
+The forward pass is the neuron equation of ``models.network.csnn`` in the same order of rounding, so its
 spikes equal those of stepping. The backward pass is the linear recurrence that backpropagation
 through time gives when the reset is held constant (F. Zenke and T. Vogels, "The remarkable
 robustness of surrogate gradient learning", Neural Computation 33(4), 2021):
 
     dU[t] = g(U[t] - threshold) * dS[t] + beta * dU[t+1],   dI[t] = dU[t]
 
-with g the surrogate's derivative (``models.network.scan``).
-
-Surrogate gradients by name: the step forward, a smooth function's derivative backward.
-
-The functions are snnTorch's. Their derivatives are found by asking its autograd, once per value; for
-the fast sigmoid, F. Zenke and S. Ganguli, "SuperSpike", Neural Computation 30(6), 2018,
+with g the surrogate's derivative. Surrogates are snnTorch's; their derivatives are computed by its autograd,
+once per value. For the fast sigmoid (F. Zenke and S. Ganguli, "SuperSpike", Neural Computation 30(6), 2018),
 
     g(x) = 1 / (slope * |x| + 1)**2
 
-is written out and compiled as well, since a fifth of the training time went there. A test holds the
-two together.
+is also compiled here, since it took a fifth of the training time; a test checks that both agree.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numba
 import numpy as np
@@ -30,11 +25,11 @@ import torch
 from snntorch import surrogate
 from torch import Tensor
 
-SurrogateName = Literal["fast_sigmoid", "sigmoid", "atan"]
+from models.network.spec import SurrogateName
 
 
 class SurrogateStep:
-    """The step function 1[x > 0] with the surrogate gradient of ``name`` and ``slope`` (atan: alpha)."""
+    """The step function 1[x > 0], with the surrogate gradient ``name`` of slope ``slope`` (atan: alpha)."""
 
     def __init__(self, name: SurrogateName, slope: float) -> None:
         self.name, self.slope = name, slope
@@ -61,7 +56,7 @@ class SurrogateStep:
     def derivative(self, x: Tensor) -> Tensor:
         """Return g(x) as snnTorch gives it.
 
-        All three are even; asked at |x|, the sigmoid's exponential cannot overflow as it does below -88 / slope.
+        All three are even; evaluated at |x|, the sigmoid's exponential does not overflow as it does below -88 / slope.
         """
         with torch.enable_grad():
             x = x.detach().abs().requires_grad_()
@@ -193,8 +188,8 @@ def lif_scan(
 ) -> tuple[Tensor, Tensor]:
     """Return the spikes (batch, channels, frames, width) of a sequence of currents, and the last mem.
 
-    ``beta`` is (channels,), ``mem`` (batch, channels, width); float32. On the CPU it is fused, elsewhere
-    it is ``lif_loop``.
+    ``beta`` is (channels,), ``mem`` (batch, channels, width); float32. Fused on the CPU, ``lif_loop`` on
+    other devices.
     """
     if current.device.type != "cpu":
         return lif_loop(current, beta, mem, threshold, surrogate)
@@ -213,7 +208,7 @@ def leak_scan(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tenso
 def leaky_readout(current: Tensor, beta: Tensor, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return logits (batch, frames, classes) of currents of that shape, and the membranes after the last frame.
 
-    ``beta`` is (classes,), ``mem`` (batch, classes, 1); None is after a reset.
+    ``beta`` is (classes,), ``mem`` (batch, classes, 1); None is the state after a reset.
     """
     x = current.transpose(1, 2).unsqueeze(-1)
     logits, mem = leak_scan(x, beta, x.new_zeros(*x.shape[:2], 1) if mem is None else mem)
@@ -223,7 +218,7 @@ def leaky_readout(current: Tensor, beta: Tensor, mem: Tensor | None = None) -> t
 def lif_loop(
     current: Tensor, beta: Tensor, mem: Tensor, threshold: float, surrogate: SurrogateStep
 ) -> tuple[Tensor, Tensor]:
-    """Do what ``lif_scan`` does frame by frame, its gradients by autograd; on any device."""
+    """Compute ``lif_scan`` frame by frame with autograd; on any device."""
     spikes = []
     for now in current.unbind(2):
         u = beta[:, None] * mem + now
@@ -233,7 +228,7 @@ def lif_loop(
 
 
 def leak_loop(current: Tensor, beta: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
-    """Do what ``leak_scan`` does frame by frame, its gradients by autograd; on any device."""
+    """Compute ``leak_scan`` frame by frame with autograd; on any device."""
     levels = []
     for now in current.unbind(2):
         mem = beta[:, None] * mem + now

@@ -1,10 +1,7 @@
-"""The CNN of the same topology: ReLU in the neurons' place, the features themselves in the spikes'.
+"""The CNN twin: a baseline of the same topology, with ReLU in place of neurons and features in place of spikes.
 
-It is what the spiking network is measured against: as many maps, the same windows in time and
-frequency, the same dense layer, the same leaky read-out, the same examples, loss and epochs; causal, one
-score per frame.
-
-The network of a recipe before training, spiking or its twin.
+It has the same maps, kernels, dense layer and leaky read-out as the spiking network, and is trained with the same
+examples, loss and schedule; it is causal and gives one score per frame.
 """
 
 from __future__ import annotations
@@ -15,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.network.csnn import NetworkSpec, SpikingConvNet, band_matrix, initial_readout
+from detector.manifest import EncoderParams
+from models.network.csnn import SpikingConvNet, band_matrix, initial_readout
 from models.network.scan import leaky_readout
-from models.recipe import Recipe
+from models.network.spec import NetworkSpec
 
 
 class ConvNet(nn.Module):
-    """Features in, one logit per class out, frame by frame."""
+    """Maps features to one logit per class and frame."""
 
     to_bands: Tensor
 
@@ -52,7 +50,7 @@ class ConvNet(nn.Module):
     def forward(self, features: Tensor, _: None = None, probe: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
         """Run a sequence: features (batch, frames, n_mfcc) to logits (batch, frames, classes); no state.
 
-        A ``probe`` receives what each layer sends on, (batch, channels, frames, width), by the layer's name.
+        A ``probe`` receives the activations of each layer, (batch, channels, frames, width), by the layer's name.
         """
         probe = {} if probe is None else probe
         x = self.scale((features @ self.to_bands).unsqueeze(1))
@@ -68,7 +66,6 @@ class ConvNet(nn.Module):
 Network = SpikingConvNet | ConvNet
 
 
-def make_network(recipe: Recipe) -> Network:
-    """Return the untrained network of a recipe."""
-    spec = recipe.network
-    return ConvNet(spec) if spec.kind == "cnn" else SpikingConvNet(spec, recipe.encoder)
+def make_network(spec: NetworkSpec, encoder: EncoderParams) -> Network:
+    """Return an untrained network: spiking, or the twin where ``spec.kind`` is "cnn"."""
+    return ConvNet(spec) if spec.kind == "cnn" else SpikingConvNet(spec, encoder)

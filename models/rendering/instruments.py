@@ -1,8 +1,6 @@
-"""Guitar phrases: what fingers do on six strings tuned E A D G B E.
+"""Composers of random phrases: guitar (six strings, E A D G B E), melodic and keyboard instruments, and drum kits.
 
-Phrases for instruments that sing (bowed strings, winds, organs) or are struck (keys, bells).
-
-Drum-kit phrases on the General MIDI percussion map.
+Drums use the General MIDI percussion map.
 """
 
 from __future__ import annotations
@@ -30,8 +28,7 @@ from models.rendering.midi import (
 )
 
 Shape = tuple[int | None, ...]
-"""Frets of a chord from the lowest string up; None is a string that is not played."""
-
+"""Frets of a chord from the lowest string up; None: not played."""
 _FASTEST_GUITAR = 180
 STRINGS = (40, 45, 50, 55, 59, 64)
 OPEN_CHORDS: tuple[Shape, ...] = (
@@ -58,12 +55,21 @@ _GUITAR_SCALES = (
     (0, 1, 4, 5, 7, 8, 10),
 )
 _PICKING = ((0, 3, 4, 5, 4, 3), (0, 2, 3, 4), (0, 3, 1, 4, 2, 5), (0, 5, 4, 3, 2, 3), (0, 2, 4, 3, 5, 4, 3, 2))
+_Style = Callable[[Rng, float, float], list[Note]]
+_MELODY_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 2, 3, 5, 7, 8, 11))
+_FASTEST_MELODY = 170
+_STEADY = 100
+"""Expression without swells."""
+KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46)
+TOMS, CYMBALS, RIDES = (41, 43, 45, 47, 48, 50), (49, 52, 55, 57), (51, 53, 59)
+_HIT_S = 0.1
+ORCHESTRA_KIT = 48
 
 
 def compose_guitar(rng: Rng, program: int) -> Phrase:
-    """Write a guitar phrase of 4 to 6 s in one of the styles that suit the program."""
+    """Compose a guitar phrase of 4 to 6 s in one of the program's styles."""
     length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
-    # Some players stop early and let the strings ring; the others are cut while playing.
+    # Some phrases end early with ringing strings; the others are cut while playing.
     last_s = length_s - (rng.uniform(0.8, 2.0) if rng.random() < 0.5 else 0.1)
     styles = _STYLES_OF.get(program, _ACOUSTIC)
     notes = begin_at(styles[rng.integers(len(styles))](rng, first_s, last_s), first_s)
@@ -76,16 +82,52 @@ def compose_guitar(rng: Rng, program: int) -> Phrase:
 
 
 def fret(shape: Shape, up: int = 0) -> list[int]:
-    """Return the pitches of a chord from the lowest string up, moved by ``up`` frets."""
+    """Return the pitches of a chord from the lowest string up, shifted by ``up`` frets."""
     return [string + place + up for string, place in zip(STRINGS, shape, strict=True) if place is not None]
 
 
 def strum(pitches: list[int], start_s: float, length_s: float, spread_s: float, loud: int) -> list[Note]:
-    """Brush over the strings within ``spread_s``, in the order given."""
+    """Return a strum over the strings within ``spread_s``, in the given order."""
     step_s = spread_s / max(1, len(pitches) - 1)
     return [
         Note(start_s + i * step_s, max(0.03, length_s - i * step_s), pitch, loud) for i, pitch in enumerate(pitches)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """An instrument's range and styles."""
+
+    low: int
+    high: int
+    styles: tuple[str, ...]
+    swells: bool = True
+    """Whether a held note can change in level."""
+
+
+def compose_melody(rng: Rng, player: Player) -> Phrase:
+    """Compose a phrase of 4 to 6 s for an instrument."""
+    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
+    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.4 else 0.1)
+    style = player.styles[rng.integers(len(player.styles))]
+    notes = begin_at(_STYLES[style](rng, player, first_s, last_s), first_s)
+    if rng.random() < 0.2:
+        notes = with_rest(rng, notes, (1.0, 2.5), (0.6, 1.5))
+    controls = [Control(0.0, REVERBERATION, int(rng.integers(0, 90))), Control(0.0, EXPRESSION, _STEADY)]
+    if player.swells:
+        controls.append(Control(0.0, VIBRATO, int(rng.choice([0, 20, 50, 90]))))
+        controls += _swells(rng, notes) if rng.random() < 0.6 else []
+    return Phrase(length_s, tuple(notes), tuple(controls))
+
+
+def compose_drums(rng: Rng, kit: int) -> Phrase:
+    """Compose a drum phrase of 4 to 6 s."""
+    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
+    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.3 else 0.05)
+    # The orchestra kit has timpani in place of hats and toms.
+    styles = (_roll, _kicks) if kit == ORCHESTRA_KIT else _ALL
+    notes = styles[rng.integers(len(styles))](rng, first_s, last_s)
+    return Phrase(length_s, tuple(begin_at(notes, first_s)), (Control(0.0, REVERBERATION, int(rng.integers(0, 90))),))
 
 
 def _slow_notes(rng: Rng, first_s: float, last_s: float) -> list[Note]:
@@ -189,7 +231,7 @@ def _palm_muted(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _bends(rng: Rng, notes: list[Note]) -> list[Control]:
-    """Push a string up and back after some of the notes began, within 0.25 s, and shake it a little throughout."""
+    """Return pitch bends of 0.25 s in some of the notes, and a slight vibrato throughout."""
     controls = []
     for note in notes[:: int(rng.integers(2, 5))]:
         depth = int(rng.choice([1500, 4096, 8000]))
@@ -203,50 +245,6 @@ def _chord(rng: Rng) -> list[int]:
     if rng.random() < 0.6:
         return fret(OPEN_CHORDS[rng.integers(len(OPEN_CHORDS))], int(rng.choice([0, 0, 0, 2, 5])))
     return fret(_BARRE[rng.integers(len(_BARRE))], int(rng.integers(1, 10)))
-
-
-_Style = Callable[[Rng, float, float], list[Note]]
-_ACOUSTIC: tuple[_Style, ...] = (_slow_notes, _melody, _fingerpicked, _fingerpicked)
-_ACOUSTIC = (*_ACOUSTIC, _strummed, _strummed, _slow_chords, _riff)
-_DRIVEN: tuple[_Style, ...] = (_power_chords, _power_chords, _melody, _riff, _slow_notes)
-_STYLES_OF: dict[int, tuple[_Style, ...]] = {
-    28: (_palm_muted, _palm_muted, _power_chords, _riff, _melody),
-    29: _DRIVEN,
-    30: _DRIVEN,
-    31: (_slow_notes, _fingerpicked),
-}
-
-
-_MELODY_SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 2, 3, 5, 7, 8, 11))
-_FASTEST_MELODY = 170
-_STEADY = 100
-"""Expression where nothing swells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Player:
-    """What an instrument can do: its pitches, and the styles it plays in."""
-
-    low: int
-    high: int
-    styles: tuple[str, ...]
-    swells: bool = True
-    """Whether a sounding note can grow and fade."""
-
-
-def compose_melody(rng: Rng, player: Player) -> Phrase:
-    """Write a phrase of 4 to 6 s for the player."""
-    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
-    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.4 else 0.1)
-    style = player.styles[rng.integers(len(player.styles))]
-    notes = begin_at(_STYLES[style](rng, player, first_s, last_s), first_s)
-    if rng.random() < 0.2:
-        notes = with_rest(rng, notes, (1.0, 2.5), (0.6, 1.5))
-    controls = [Control(0.0, REVERBERATION, int(rng.integers(0, 90))), Control(0.0, EXPRESSION, _STEADY)]
-    if player.swells:
-        controls.append(Control(0.0, VIBRATO, int(rng.choice([0, 20, 50, 90]))))
-        controls += _swells(rng, notes) if rng.random() < 0.6 else []
-    return Phrase(length_s, tuple(notes), tuple(controls))
 
 
 def _long(rng: Rng, player: Player, first_s: float, last_s: float) -> list[Note]:
@@ -269,7 +267,7 @@ def _detached(rng: Rng, player: Player, first_s: float, last_s: float) -> list[N
 
 
 def _line(rng: Rng, player: Player, span_s: tuple[float, float], held: tuple[float, float]) -> list[Note]:
-    """Walk along a scale; ``held`` is the share of its step that a note sounds, from and to."""
+    """Return a random walk on a scale; ``held`` is the range of a note's length relative to its step."""
     now_s, notes, pitches = span_s[0], [], scale(rng, _MELODY_SCALES, player.low, player.high)
     place, loud = int(rng.integers(len(pitches))), velocity(rng)
     beat = beat_s(rng, _FASTEST_MELODY)
@@ -313,7 +311,7 @@ def _chords(rng: Rng, player: Player, first_s: float, last_s: float) -> list[Not
 
 
 def _swells(rng: Rng, notes: list[Note]) -> list[Control]:
-    """Let each note of half a second or more grow and fade."""
+    """Return a crescendo and decrescendo for each note of at least half a second."""
     controls = []
     for note in notes:
         if note.length_s < 0.5:
@@ -327,34 +325,8 @@ def _swells(rng: Rng, notes: list[Note]) -> list[Control]:
     return controls
 
 
-def _walk(rng: Rng, place: int, most: int, size: int) -> int:
-    return int(np.clip(place + rng.integers(-most, most + 1), 0, size - 1))
-
-
-_STYLES: dict[str, Callable[[Rng, Player, float, float], list[Note]]] = {
-    "long": _long,
-    "legato": _legato,
-    "detached": _detached,
-    "double": _double,
-    "trill": _trill,
-    "chords": _chords,
-}
-
-
-KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46)
-TOMS, CYMBALS, RIDES = (41, 43, 45, 47, 48, 50), (49, 52, 55, 57), (51, 53, 59)
-_HIT_S = 0.1
-ORCHESTRA_KIT = 48
-
-
-def compose_drums(rng: Rng, kit: int) -> Phrase:
-    """Write a drum phrase of 4 to 6 s."""
-    length_s, first_s = rng.uniform(4, 6), rng.uniform(0.0, 0.2)
-    last_s = length_s - (rng.uniform(0.5, 1.5) if rng.random() < 0.3 else 0.05)
-    # An orchestra's kit has timpani where the others have hats and toms.
-    styles = (_roll, _kicks) if kit == ORCHESTRA_KIT else _ALL
-    notes = styles[rng.integers(len(styles))](rng, first_s, last_s)
-    return Phrase(length_s, tuple(begin_at(notes, first_s)), (Control(0.0, REVERBERATION, int(rng.integers(0, 90))),))
+def _walk(rng: Rng, place: int, limit: int, size: int) -> int:
+    return int(np.clip(place + rng.integers(-limit, limit + 1), 0, size - 1))
 
 
 def _groove(rng: Rng, first_s: float, last_s: float) -> list[Note]:
@@ -405,7 +377,7 @@ def _hats(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 
 
 def _roll(rng: Rng, first_s: float, last_s: float) -> list[Note]:
-    """Roll on the snare, swelling and falling, in one or several bursts."""
+    """Return a snare roll of varying level, in one or several bursts."""
     step_s, snare = rng.uniform(0.045, 0.09), int(rng.choice(SNARES[1:]))
     times = np.arange(first_s, last_s, step_s)
     swell = 70 + 35 * np.sin(2 * np.pi * rng.uniform(0.15, 0.6) * (times - first_s))
@@ -425,6 +397,33 @@ def _kicks(rng: Rng, first_s: float, last_s: float) -> list[Note]:
 def _hit(rng: Rng, time_s: float, pitch: int, velocity: float) -> Note:
     start_s = max(0.0, time_s + rng.normal(0, 0.004))
     return Note(float(start_s), _HIT_S, int(pitch), int(np.clip(velocity + rng.normal(0, 9), 15, 127)))
+
+
+_ACOUSTIC: tuple[_Style, ...] = (_slow_notes, _melody, _fingerpicked, _fingerpicked)
+
+
+_ACOUSTIC = (*_ACOUSTIC, _strummed, _strummed, _slow_chords, _riff)
+
+
+_DRIVEN: tuple[_Style, ...] = (_power_chords, _power_chords, _melody, _riff, _slow_notes)
+
+
+_STYLES_OF: dict[int, tuple[_Style, ...]] = {
+    28: (_palm_muted, _palm_muted, _power_chords, _riff, _melody),
+    29: _DRIVEN,
+    30: _DRIVEN,
+    31: (_slow_notes, _fingerpicked),
+}
+
+
+_STYLES: dict[str, Callable[[Rng, Player, float, float], list[Note]]] = {
+    "long": _long,
+    "legato": _legato,
+    "detached": _detached,
+    "double": _double,
+    "trill": _trill,
+    "chords": _chords,
+}
 
 
 _ALL: tuple[_Style, ...] = (_groove, _groove, _groove, _fill, _fill, _single, _single, _hats, _roll, _kicks)

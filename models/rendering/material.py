@@ -1,4 +1,4 @@
-"""The training material: which programs make which class, how many clips of each, and the files."""
+"""The rendered training material: programs and number of clips of each class, and the files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from detector.messages import Samples
 from models.rendering.instruments import Player, compose_drums, compose_guitar, compose_melody
 from models.rendering.midi import Phrase, Rng
 from models.rendering.speech import compose_utterance
@@ -19,7 +20,6 @@ from models.rendering.synthesis import (
     NOISES,
     RATE_HZ,
     SOUNDFONT,
-    Wave,
     compose_noise,
     cut,
     play,
@@ -29,7 +29,6 @@ from models.rendering.synthesis import (
 )
 
 Progress = Callable[[str], None]
-
 _GUITARS = {24: 45, 25: 45, 26: 15, 27: 15, 28: 15, 29: 15, 30: 15, 31: 5}
 """General MIDI program (from 0) and number of clips."""
 _KITS = {0: 20, 8: 10, 16: 10, 24: 10, 25: 8, 32: 10, 40: 8, 48: 4}
@@ -37,13 +36,11 @@ _SPEECH_CLIPS = 160
 _NOISE_CLIPS = 200
 _PLUCKED_CLIPS = 160
 _FURTHER_SHARE = 2
-"""Of the clips that the first sound font plays, one in so many is composed anew for each of the others."""
-
+"""The further sound fonts have one in so many of the first one's clips, with new phrases."""
 BOW = ("long", "long", "legato", "legato", "detached", "double", "trill")
 BLOWN = ("long", "legato", "legato", "detached", "detached", "trill")
 KEYS = ("legato", "detached", "chords", "chords", "long")
 _SUNG = ("long", "chords", "legato")
-
 _BOWED = {
     40: (20, Player(55, 96, BOW)),
     41: (20, Player(48, 84, BOW)),
@@ -75,7 +72,7 @@ class Batch:
 
     @property
     def name(self) -> str:
-        """Return what its clips are called, before their number."""
+        """Name of its clips, without the number."""
         return f"{self.program}" if self.soundfont == SOUNDFONT else f"{self.soundfont.stem}-{self.program}"
 
 
@@ -85,14 +82,14 @@ class Rendered:
 
     label: str
     name: str
-    wave: Wave
+    wave: Samples
 
 
 def render_material(out: Path, seed: int = 0, progress: Progress | None = None) -> None:
     """Write the material as 16-bit FLAC to ``out/<class>/<program>-<n>.flac`` and list it in ``out/index.csv``.
 
-    The columns are path and class; the classes ``other`` and ``noise`` are sounds of no class. Every
-    batch draws from its own generator, so adding one leaves the others' notes as they were.
+    The columns are path and class; the classes ``other`` and ``noise`` are out of class. Every batch has its own
+    generator, so adding one does not change the others.
     Raises RenderError where a synthesiser is missing.
     """
     rows: list[tuple[str, str]] = []
@@ -107,10 +104,10 @@ def render_material(out: Path, seed: int = 0, progress: Progress | None = None) 
 
 
 def batches() -> list[Batch]:
-    """List what is played from notes by sound fonts: by the first, then by the others.
+    """List the batches played by sound fonts: by the first, then by the others.
 
-    Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are in no class: they are too
-    near to the guitar to be called either.
+    Bass guitars (32 to 39) and sitar, banjo and shamisen (104 to 106) are left out: they are too similar to the
+    guitar to be labelled.
     """
     found = [Batch("guitar", p, n, partial(compose_guitar, program=p)) for p, n in _GUITARS.items()]
     for label, programs in (("bowed", _BOWED), ("winds", _winds()), ("other", _others())):

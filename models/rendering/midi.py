@@ -1,7 +1,4 @@
-"""Notes on a clock in seconds, and the MIDI file that plays phrases one after another.
-
-The random choices that composers share: scales, tempo, loudness, rests.
-"""
+"""Phrases of notes in seconds, the random choices that composers share, and a MIDI file of several phrases."""
 
 from __future__ import annotations
 
@@ -20,11 +17,13 @@ TICKS_PER_S = 2000
 _TAIL_S = 2.0
 _SHORTEST_S = 0.01
 _ALL_SOUND_OFF, _RESET_CONTROLLERS = 120, 121
+Rng = np.random.Generator
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One key: pressed at ``start_s`` for ``length_s``; pitch and velocity as in MIDI, 0 to 127."""
+    """A note from ``start_s`` of ``length_s`` seconds; pitch and velocity as in MIDI, 0 to 127."""
 
     start_s: float
     length_s: float
@@ -34,7 +33,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A controller (its MIDI number, or PITCH_BEND) that takes a value at a time."""
+    """A value of a controller (its MIDI number, or PITCH_BEND) at a time."""
 
     time_s: float
     number: int
@@ -43,7 +42,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """What is played in one clip; times count from the clip's beginning."""
+    """The notes and controls of one clip; times are relative to its start."""
 
     length_s: float
     notes: tuple[Note, ...]
@@ -57,19 +56,19 @@ def begin_at(notes: Sequence[Note], first_s: float) -> list[Note]:
 
 
 def one_key_at_a_time(notes: Sequence[Note]) -> list[Note]:
-    """End each note where its own key is pressed again: otherwise its release would stop the later note."""
-    again_s: dict[int, float] = {}
+    """End each note where its key is pressed again: otherwise its release would stop the later note."""
+    next_s: dict[int, float] = {}
     kept = []
     for note in sorted(notes, key=lambda n: (n.start_s, n.pitch), reverse=True):
-        end_s = min(note.start_s + note.length_s, again_s.get(note.pitch, float("inf")))
+        end_s = min(note.start_s + note.length_s, next_s.get(note.pitch, float("inf")))
         if end_s - note.start_s >= _SHORTEST_S:
             kept.append(replace(note, length_s=end_s - note.start_s))
-            again_s[note.pitch] = note.start_s
+            next_s[note.pitch] = note.start_s
     return kept[::-1]
 
 
 def slot_starts(phrases: Sequence[Phrase]) -> list[float]:
-    """Return where each phrase begins in the MIDI file, in seconds: each is followed by a pause of silence."""
+    """Return the start of each phrase in the MIDI file, in seconds; a pause follows each."""
     starts, now_s = [], 0.0
     for phrase in phrases:
         starts.append(now_s)
@@ -93,6 +92,38 @@ def build_midi(phrases: Sequence[Phrase], program: int, *, drums: bool = False) 
     return mido.MidiFile(type=0, ticks_per_beat=TICKS_PER_S // 2, tracks=[track])
 
 
+def beat_s(rng: Rng, fastest: float) -> float:
+    """Draw the length of a beat: 50 to ``fastest`` beats per minute, log-uniform."""
+    return float(60 / np.exp(rng.uniform(np.log(50), np.log(fastest))))
+
+
+def velocity(rng: Rng) -> int:
+    """Draw the velocity of a phrase."""
+    return int(rng.integers(45, 121))
+
+
+def near(rng: Rng, loud: int) -> int:
+    """Draw the velocity of one note in a phrase of velocity ``loud``."""
+    return int(np.clip(loud + rng.normal(0, 8), 20, 127))
+
+
+def scale(rng: Rng, scales: tuple[tuple[int, ...], ...], low: int, high: int) -> list[int]:
+    """Return the pitches from low to high of one of the scales (semitones above the key), in a random key."""
+    steps, key = scales[rng.integers(len(scales))], int(rng.integers(12))
+    return [pitch for pitch in range(low, high + 1) if (pitch - key) % 12 in steps]
+
+
+def with_rest(rng: Rng, notes: Sequence[Note], begin_s: Span, length_s: Span) -> list[Note]:
+    """Insert a rest: remove notes that start in it, and stop those that still sound."""
+    begin = rng.uniform(*begin_s)
+    end = begin + rng.uniform(*length_s)
+    return [
+        note if note.start_s >= end else replace(note, length_s=min(note.length_s, begin - note.start_s))
+        for note in notes
+        if not begin <= note.start_s < end
+    ]
+
+
 def _messages(phrase: Phrase, channel: int) -> Iterator[tuple[float, int, mido.Message]]:
     """Yield (time, order among equal times, message): controls, then releases, then presses."""
 
@@ -103,7 +134,7 @@ def _messages(phrase: Phrase, channel: int) -> Iterator[tuple[float, int, mido.M
 
     silent_s = phrase.length_s + _TAIL_S / 4
     yield 0.0, 0, change(_RESET_CONTROLLERS, 0)
-    # What lasts beyond the phrase must not reach into the next one, not even as a release.
+    # Notes and controls must not extend into the next phrase, not even as a release.
     for control in phrase.controls:
         if control.time_s < silent_s:
             yield control.time_s, 1, change(control.number, control.value)
@@ -118,39 +149,3 @@ def _messages(phrase: Phrase, channel: int) -> Iterator[tuple[float, int, mido.M
 
 def _ticks(time_s: float) -> int:
     return round(time_s * TICKS_PER_S)
-
-
-Rng = np.random.Generator
-Span = tuple[float, float]
-
-
-def beat_s(rng: Rng, fastest: float) -> float:
-    """Return the length of a beat: 50 to ``fastest`` beats a minute, slow and fast alike."""
-    return float(60 / np.exp(rng.uniform(np.log(50), np.log(fastest))))
-
-
-def velocity(rng: Rng) -> int:
-    """Return how hard a phrase is played."""
-    return int(rng.integers(45, 121))
-
-
-def near(rng: Rng, loud: int) -> int:
-    """Return one note's velocity in a phrase of velocity ``loud``: nobody plays evenly."""
-    return int(np.clip(loud + rng.normal(0, 8), 20, 127))
-
-
-def scale(rng: Rng, scales: tuple[tuple[int, ...], ...], low: int, high: int) -> list[int]:
-    """Return the pitches from low to high of one of the scales (semitones above the key), in a random key."""
-    steps, key = scales[rng.integers(len(scales))], int(rng.integers(12))
-    return [pitch for pitch in range(low, high + 1) if (pitch - key) % 12 in steps]
-
-
-def with_rest(rng: Rng, notes: Sequence[Note], begin_s: Span, length_s: Span) -> list[Note]:
-    """Fall silent once: leave out what starts in the rest and stop what still sounds."""
-    begin = rng.uniform(*begin_s)
-    end = begin + rng.uniform(*length_s)
-    return [
-        note if note.start_s >= end else replace(note, length_s=min(note.length_s, begin - note.start_s))
-        for note in notes
-        if not begin <= note.start_s < end
-    ]

@@ -87,7 +87,7 @@ _SENTENCES_A_CLIP = 6
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """What is said, and how; ``pitch`` is espeak-ng's, 0 to 99."""
+    """A text with its voice; ``pitch`` is espeak-ng's, 0 to 99."""
 
     text: str
     voice: str
@@ -97,7 +97,7 @@ class Utterance:
 
 
 def compose_utterance(rng: Rng) -> Utterance:
-    """Draw a voice and some sentences of its language: three of five speak English."""
+    """Draw a voice and some sentences of its language; three in five are English."""
     language = "en" if rng.random() < 0.6 else str(rng.choice([k for k in SENTENCES if k != "en"]))
     accent = str(rng.choice(_ENGLISH)) if language == "en" else language
     order = rng.permutation(len(SENTENCES[language]))[:_SENTENCES_A_CLIP]

@@ -1,4 +1,4 @@
-"""The folder of a scene, read back: the reference as tables, and scenes.json that says what it all is."""
+"""The folder of a scene: the reference as tables, and scenes.json that describes how it was made."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ class StreamFile:
 
 @dataclass(frozen=True, slots=True)
 class ScenesManifest:
-    """What a scene is and how it was made."""
+    """Contents and provenance of a scene."""
 
     schema: int
     version: str
-    """Of the program that made it."""
+    """Version of the program that made it."""
     command: str
     seed: int
     rate_hz: int
     held_out_from: tuple[str, ...]
-    """Name, version and SHA-256 of the model that was not trained on its sounds; empty: nobody checked."""
+    """Name, version and SHA-256 of the model that was not trained on its sounds; empty: not checked."""
     fold: int
-    """Of the recordings; 0 where there are none of a data set."""
+    """Fold of the recordings; 0 where there are none of a data set."""
     half: str
-    """Of that fold's clips: first, second, or empty for all."""
+    """Half of that fold's clips: first, second, or empty for all."""
     sources: dict[str, int]
-    """Where the sounds came from, and how many of the stock are from there."""
+    """Number of available sounds by source."""
     hours: float
     hours_by_background: dict[str, float]
     events: dict[str, int]
-    """Of each class."""
+    """Number of reference events of each class."""
     unknown: int
-    """Sounds of no class."""
+    """Number of out-of-class sounds."""
     streams: tuple[StreamFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A background's stretch of a stream, in seconds."""
+    """A segment of a stream with one background, in seconds."""
 
     onset_s: float
     offset_s: float
     background: str
     level_db: float
     contains: tuple[str, ...]
-    """Classes that are heard in it, and therefore not judged there."""
+    """Classes that the background contains, which are not evaluated there."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventReference:
-    """A reference event, in seconds, with its conditions; label is empty for a sound of no class."""
+    """A reference event in seconds, with its conditions; the label of an out-of-class sound is empty."""
 
     onset_s: float
     offset_s: float
@@ -93,17 +93,17 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
-    """A scene that was read back."""
+    """A scene, read from its folder."""
 
     folder: Path
     manifest: ScenesManifest
     sha256: str
-    """Of scenes.json, which holds those of the sound files."""
+    """Hash of scenes.json, which contains those of the sound files."""
     streams: tuple[Stream, ...]
 
 
 def read_scenes(folder: Path) -> Scenes:
-    """Read a scene's tables, not its sound; raises SourceError where something is missing or was changed."""
+    """Read a scene's tables, not its audio; raises SourceError where files are missing or invalid."""
     path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,7 +1,4 @@
-"""A plan's stretches as samples, each with the reference of what is heard in it.
-
-Write a scene: a plan's stretches one after the other into sound files, then tables and scenes.json.
-"""
+"""Rendering of a scene: segments of a plan as audio with references, and the folder of audio, tables and manifest."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ import soundfile
 from tqdm import tqdm
 
 from detector import __version__
+from detector.messages import Samples
 from models.data.segments import JOIN_S
 from models.files import new_folder
 from models.scenes.folder import (
@@ -34,31 +32,30 @@ from models.scenes.folder import (
     ScenesManifest,
     StreamFile,
 )
-from models.scenes.plan import KINDS, Placed, Stretch, compose
-from models.scenes.sounds import Heard, Sound, arrive
+from models.scenes.plan import KINDS, Placement, Segment, compose
+from models.scenes.sounds import RenderedSound, Sound, render
 from models.training import augment
-from models.training.augment import Wave
 
 _FADE_S = 0.05
-"""Of the background at the ends of a stretch."""
+"""Fade of the background at the ends of a segment."""
 _QUIET_DB = -35.0
-"""A background's RMS below the level of a stretch on which nothing is placed."""
+"""RMS of the background relative to the level of a segment without sounds."""
 _FULL = 1 - 2.0**-15
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A sound of a scene: what a detector should, or of no class should not, tell of."""
+    """The reference of one sound of a scene; positions are samples of the stream."""
 
     label: str | None
     onset: int
-    """Sample of the stream at which it is first heard."""
+    """First active sample."""
     offset: int
-    """The one behind the last."""
+    """One past the last active sample."""
     snr_db: float | None
     """None over silence."""
     level_db: float
-    """Its peak, of full scale."""
+    """Peak level in dBFS."""
     background: str
     source: str
     clip: str
@@ -66,57 +63,40 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Mixed:
-    """A stretch as it sounds."""
+class MixedSegment:
+    """The audio and references of a segment."""
 
-    wave: Wave
+    wave: Samples
     references: list[Reference]
 
 
-def mix(stretch: Stretch, stock: Sequence[Sound], rate_hz: int) -> Mixed:
-    """Render a stretch; the same plan and stock give the same samples."""
-    heard = [(p, h) for p in stretch.placed if (h := arrive(stock[p.sound], p.room_seed, rate_hz)) is not None]
-    wave = compose(stretch.background, np.random.default_rng([*stretch.seed, 1]), stretch.size, rate_hz, stock)
+def mix(segment: Segment, bank: Sequence[Sound], rate_hz: int) -> MixedSegment:
+    """Render a segment; the same plan and sounds give the same samples."""
+    rendered = [(p, r) for p in segment.placements if (r := render(bank[p.sound], p.room_seed, rate_hz)) is not None]
+    wave = compose(segment.background, np.random.default_rng([*segment.seed, 1]), segment.size, rate_hz, bank)
     is_silent = not wave.any()
-    top = 10 ** (stretch.level_db / 20)
-    peaks = [h.peak / h.rms * 10 ** (p.snr_db / 20) for p, h in heard]
-    ground = top / max(peaks) if peaks else top * 10 ** (_QUIET_DB / 20)
-    wave = augment.faded(np.asarray(ground * wave, np.float32), round(_FADE_S * rate_hz))
+    top = 10 ** (segment.level_db / 20)
+    peaks = [r.peak / r.rms * 10 ** (p.snr_db / 20) for p, r in rendered]
+    background_gain = top / max(peaks) if peaks else top * 10 ** (_QUIET_DB / 20)
+    wave = augment.faded(np.asarray(background_gain * wave, np.float32), round(_FADE_S * rate_hz))
     references = []
-    for placed, h in heard:
-        gain = ground * 10 ** (placed.snr_db / 20) / h.rms
-        room = wave[placed.at : placed.at + h.wave.size]
-        room += np.float32(gain) * h.wave[: room.size]
-        references.append(_reference(stretch, placed, h, stock[placed.sound], gain, is_silent=is_silent))
-    return Mixed(np.clip(wave, -1, _FULL), references)
-
-
-def _reference(  # noqa: PLR0913 - all that a reference tells
-    stretch: Stretch, placed: Placed, heard: Heard, sound: Sound, gain: float, *, is_silent: bool
-) -> Reference:
-    at = stretch.first + placed.at
-    return Reference(
-        label=sound.label,
-        onset=at + heard.onset,
-        offset=min(at + heard.offset, stretch.first + stretch.size),
-        snr_db=None if is_silent else placed.snr_db,
-        level_db=round(20 * float(np.log10(gain * heard.peak)), 1),
-        background=stretch.background,
-        source=sound.source,
-        clip=sound.clip,
-        reverberant=placed.room_seed is not None,
-    )
+    for placement, r in rendered:
+        gain = background_gain * 10 ** (placement.snr_db / 20) / r.rms
+        target = wave[placement.at : placement.at + r.wave.size]
+        target += np.float32(gain) * r.wave[: target.size]
+        references.append(_reference(segment, placement, r, bank[placement.sound], gain, is_silent=is_silent))
+    return MixedSegment(np.clip(wave, -1, _FULL), references)
 
 
 def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
-    """Return the references in the order of time; of one class, what only a short pause parts is one event."""
+    """Return the references in order of time, with events of one class joined over pauses of up to ``JOIN_S``."""
     result: list[Reference] = []
     last: dict[str, int] = {}
     for ref in sorted(references, key=lambda r: (r.onset, r.label or "")):
-        place = last.get(ref.label) if ref.label is not None else None
-        if place is not None and ref.onset - result[place].offset <= JOIN_S * rate_hz:
-            earlier = result[place]
-            result[place] = replace(earlier, offset=max(earlier.offset, ref.offset), clip=f"{earlier.clip} {ref.clip}")
+        index = last.get(ref.label) if ref.label is not None else None
+        if index is not None and ref.onset - result[index].offset <= JOIN_S * rate_hz:
+            earlier = result[index]
+            result[index] = replace(earlier, offset=max(earlier.offset, ref.offset), clip=f"{earlier.clip} {ref.clip}")
             continue
         if ref.label is not None:
             last[ref.label] = len(result)
@@ -125,8 +105,8 @@ def joined(references: Sequence[Reference], rate_hz: int) -> list[Reference]:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """What a scene's manifest says of how it was made."""
+class SceneMetadata:
+    """Provenance of a scene, for its manifest."""
 
     command: str
     seed: int
@@ -138,60 +118,79 @@ class Making:
     """flac or wav."""
 
 
-def write_scenes(out: Path, stretches: Sequence[Stretch], stock: Sequence[Sound], making: Making) -> ScenesManifest:
-    """Render a plan into a new folder, a stretch at a time; nothing is left of it where that fails.
+def write_scenes(
+    out: Path, segments: Sequence[Segment], bank: Sequence[Sound], metadata: SceneMetadata
+) -> ScenesManifest:
+    """Render a plan into a new folder, segment by segment; the folder is removed on failure.
 
-    Raises ConfigError where the folder is there already or cannot be made.
+    Raises ConfigError where the folder exists or cannot be created.
     """
     with new_folder(out) as part:
-        return _write(part, stretches, stock, making)
+        return _write(part, segments, bank, metadata)
 
 
-def _write(part: Path, stretches: Sequence[Stretch], stock: Sequence[Sound], making: Making) -> ScenesManifest:
+def _reference(  # noqa: PLR0913 - all that a reference contains
+    segment: Segment, placement: Placement, rendered: RenderedSound, sound: Sound, gain: float, *, is_silent: bool
+) -> Reference:
+    at = segment.first + placement.at
+    return Reference(
+        label=sound.label,
+        onset=at + rendered.onset,
+        offset=min(at + rendered.offset, segment.first + segment.size),
+        snr_db=None if is_silent else placement.snr_db,
+        level_db=round(20 * float(np.log10(gain * rendered.peak)), 1),
+        background=segment.background,
+        source=sound.source,
+        clip=sound.clip,
+        reverberant=placement.room_seed is not None,
+    )
+
+
+def _write(part: Path, segments: Sequence[Segment], bank: Sequence[Sound], metadata: SceneMetadata) -> ScenesManifest:
     rows: list[tuple[str, Reference]] = []
     files = []
-    with tqdm(total=len(stretches), unit="stretch", desc="scenes", disable=None) as bar:
-        for number, group in groupby(stretches, key=lambda s: s.stream):
-            name = f"scene-{number + 1:02d}.{making.format}"
+    with tqdm(total=len(segments), unit="segment", desc="scenes", disable=None) as bar:
+        for number, group in groupby(segments, key=lambda s: s.stream):
+            name = f"scene-{number + 1:02d}.{metadata.format}"
             references: list[Reference] = []
-            with soundfile.SoundFile(part / name, "w", making.rate_hz, 1, "PCM_16") as file:
-                for stretch in group:
-                    mixed = mix(stretch, stock, making.rate_hz)
+            with soundfile.SoundFile(part / name, "w", metadata.rate_hz, 1, "PCM_16") as file:
+                for segment in group:
+                    mixed = mix(segment, bank, metadata.rate_hz)
                     file.write(mixed.wave)
                     references += mixed.references
                     bar.update()
                 samples = file.frames
-            rows += [(name, ref) for ref in joined(references, making.rate_hz)]
+            rows += [(name, ref) for ref in joined(references, metadata.rate_hz)]
             files.append(StreamFile(name, samples, _digest(part / name)))
-    _write_events(part / EVENTS, [(n, r) for n, r in rows if r.label is not None], making.rate_hz)
-    _write_events(part / UNKNOWN, [(n, r) for n, r in rows if r.label is None], making.rate_hz)
-    _write_spans(part / BACKGROUNDS, stretches, [f.filename for f in files], making.rate_hz)
-    manifest = _manifest(stretches, stock, making, [ref for _, ref in rows], files)
+    _write_events(part / EVENTS, [(n, r) for n, r in rows if r.label is not None], metadata.rate_hz)
+    _write_events(part / UNKNOWN, [(n, r) for n, r in rows if r.label is None], metadata.rate_hz)
+    _write_spans(part / BACKGROUNDS, segments, [f.filename for f in files], metadata.rate_hz)
+    manifest = _manifest(segments, bank, metadata, [ref for _, ref in rows], files)
     (part / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
     return manifest
 
 
 def _manifest(
-    stretches: Sequence[Stretch],
-    stock: Sequence[Sound],
-    making: Making,
+    segments: Sequence[Segment],
+    bank: Sequence[Sound],
+    metadata: SceneMetadata,
     references: Sequence[Reference],
     files: Sequence[StreamFile],
 ) -> ScenesManifest:
     samples: Counter[str] = Counter()
-    for s in stretches:
+    for s in segments:
         samples[s.background] += s.size
-    hours = {name: count / making.rate_hz / 3600 for name, count in samples.items()}
+    hours = {name: count / metadata.rate_hz / 3600 for name, count in samples.items()}
     return ScenesManifest(
         schema=SCHEMA,
         version=__version__,
-        command=making.command,
-        seed=making.seed,
-        rate_hz=making.rate_hz,
-        held_out_from=making.held_out_from,
-        fold=making.fold,
-        half=making.half,
-        sources=dict(sorted(Counter(sound.source for sound in stock).items())),
+        command=metadata.command,
+        seed=metadata.seed,
+        rate_hz=metadata.rate_hz,
+        held_out_from=metadata.held_out_from,
+        fold=metadata.fold,
+        half=metadata.half,
+        sources=dict(sorted(Counter(sound.source for sound in bank).items())),
         hours=round(sum(hours.values()), 4),
         hours_by_background={name: round(value, 4) for name, value in sorted(hours.items())},
         events=dict(sorted(Counter(ref.label for ref in references if ref.label is not None).items())),
@@ -210,7 +209,7 @@ def _write_events(path: Path, rows: Iterable[tuple[str, Reference]], rate_hz: in
     _write_table(path, (*EVENT_COLUMNS, *CONDITIONS), lines)
 
 
-def _write_spans(path: Path, stretches: Sequence[Stretch], names: Sequence[str], rate_hz: int) -> None:
+def _write_spans(path: Path, segments: Sequence[Segment], names: Sequence[str], rate_hz: int) -> None:
     lines = [
         (
             names[s.stream],
@@ -220,7 +219,7 @@ def _write_spans(path: Path, stretches: Sequence[Stretch], names: Sequence[str],
             f"{s.level_db:.1f}",
             ",".join(KINDS[s.background].contains),
         )
-        for s in stretches
+        for s in segments
     ]
     _write_table(path, BACKGROUND_COLUMNS, lines)
 

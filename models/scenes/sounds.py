@@ -1,6 +1,6 @@
-"""One sound of a scene: cut to where it is heard, so that its onset and offset are known.
+"""The sounds of scenes, cut to their active part so that onset and offset are known.
 
-The sounds that scenes are made of: none that the judged model was trained on, as far as its record tells.
+None of them was in the training data of the evaluated model, as far as its training record shows.
 """
 
 from __future__ import annotations
@@ -17,53 +17,58 @@ from detector.audio.files import is_sound_name
 from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
+from detector.messages import Samples
 from models.data.catalogue import INDEX, read_catalogue, read_index
 from models.data.datasets import load_good_clips, recordings
 from models.data.household import Clip
-from models.data.segments import WINDOW_S, heard_spans, loud_windows
+from models.data.segments import WINDOW_S, active_spans, active_windows
 from models.recipe import Recipe
-from models.training.augment import Wave, room
+from models.training.augment import room
 
-LONGEST_S = 8.0
-"""Longer sounds are cut: a scene should hold many."""
+MAX_SOUND_S = 8.0
+"""Longer sounds are cut, so that a scene contains many."""
 _BEFORE_S, _BEHIND_S = 0.03, 0.15
-"""What is kept around the span that is heard, faded."""
+"""Margins around the active span, faded."""
 _ROOM_TAIL_S = 0.5
+OUT_OF_CLASS = "none"
+"""Name of out-of-class sounds on the command line and in tables."""
+HALVES = ("first", "second")
+"""Halves of a fold: every other clip, the first for tuning, the second for evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """A sound that is heard throughout, but for short pauses."""
+    """A sound that is active throughout, except for short pauses."""
 
     label: str | None
-    """None is a sound of no class."""
+    """None: out of class."""
     source: str
-    """The folder of recordings or the synthesiser that it came from."""
+    """Its folder of recordings, or synthesiser."""
     clip: str
-    """The recording's name in its source."""
-    wave: Wave
-    """(samples,) mono, from just before the sound is heard to just after."""
+    """Name of the recording in its source."""
+    wave: Samples
+    """(samples,) mono, with margins around the active part."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A sound as it arrives: through a room or not."""
+class RenderedSound:
+    """A sound at the microphone, reverberated or dry."""
 
-    wave: Wave
+    wave: Samples
     onset: int
-    """Sample at which it is first heard."""
+    """First active sample."""
     offset: int
-    """The one behind the last at which it is."""
+    """One past the last active sample."""
     rms: float
-    """Over the windows in which it is loud: what signal-to-noise ratios are counted from."""
+    """RMS over active windows, the reference for signal-to-noise ratios."""
     peak: float
 
 
-def cut_sounds(label: str | None, source: str, clip: str, wave: Wave, rate_hz: int) -> Iterator[Sound]:
-    """Yield each stretch of a clip in which a sound is heard as a sound of its own; a silent clip has none."""
+def cut_sounds(label: str | None, source: str, clip: str, wave: Samples, rate_hz: int) -> Iterator[Sound]:
+    """Yield each active span of a clip as a sound; a silent clip has none."""
     before, behind = round(_BEFORE_S * rate_hz), round(_BEHIND_S * rate_hz)
-    for first, last in heard_spans(wave, rate_hz):
-        end = min(last, first + round(LONGEST_S * rate_hz))
+    for first, last in active_spans(wave, rate_hz):
+        end = min(last, first + round(MAX_SOUND_S * rate_hz))
         piece = np.array(wave[max(0, first - before) : end + behind], np.float32)
         rise = min(first, before)
         fall = max(1, piece.size - rise - (end - first)) if end == last else behind
@@ -72,32 +77,26 @@ def cut_sounds(label: str | None, source: str, clip: str, wave: Wave, rate_hz: i
         yield Sound(label, source, clip, piece)
 
 
-def arrive(sound: Sound, room_seed: int | None, rate_hz: int) -> Heard | None:
-    """Return a sound as it arrives, in the room of that seed if one is given; None where nothing is left to hear."""
+def render(sound: Sound, room_seed: int | None, rate_hz: int) -> RenderedSound | None:
+    """Return a sound at the microphone, through the room of a seed if given; None where it is not active."""
     wave = sound.wave
     if room_seed is not None:
         response = room(np.random.default_rng(room_seed), rate_hz)
         size = wave.size + min(response.size, round(_ROOM_TAIL_S * rate_hz))
         spectrum = np.fft.rfft(wave, 2 * size) * np.fft.rfft(response, 2 * size)
         wave = np.asarray(np.fft.irfft(spectrum, 2 * size)[:size], np.float32)
-    spans = heard_spans(wave, rate_hz)
+    spans = active_spans(wave, rate_hz)
     if not spans:
         return None
     window = round(WINDOW_S * rate_hz)
-    loud = np.repeat(loud_windows(wave, rate_hz), window)
+    loud = np.repeat(active_windows(wave, rate_hz), window)
     rms = float(np.sqrt(np.mean(np.square(wave[: loud.size][loud], dtype=np.float64))))
-    return Heard(wave, spans[0][0], spans[-1][1], rms, float(np.abs(wave).max()))
-
-
-NO_CLASS = "none"
-"""What a sound of no class is called on the command line and in tables."""
-HALVES = ("first", "second")
-"""A fold's clips in turn: the first half to tune with, the second to judge with."""
+    return RenderedSound(wave, spans[0][0], spans[-1][1], rms, float(np.abs(wave).max()))
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Which recordings: a fold that the model was not trained on, all of it or half."""
+    """Recordings of a fold that the model was not trained on, all of them or half."""
 
     data: Path
     recipe: Recipe
@@ -106,7 +105,7 @@ class HeldOut:
 
 
 def held_out_sounds(manifest: Manifest, wanted: HeldOut, rate_hz: int) -> tuple[list[Sound], list[str]]:
-    """Return a fold's sounds, and a line for each clip that cannot be used.
+    """Return the sounds of a fold, and a line for each clip that cannot be used.
 
     Raises ConfigError where the model was trained on the fold, SourceError where there are no recordings.
     """
@@ -139,26 +138,26 @@ def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[S
             continue
         sounds += cut_sounds(label, folder.name, path.relative_to(folder).as_posix(), wave, rate_hz)
     if not sounds:
-        raise SourceError(f"{folder}: no sound in it; name a folder of recordings")
+        raise SourceError(f"{folder}: contains no sound; name a folder of recordings")
     return sounds, problems
 
 
-def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldOut | None) -> None:
-    """Raise ConfigError where a folder holds what the model was trained on.
+def check_not_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldOut | None) -> None:
+    """Raise ConfigError where a folder contains training data of the model.
 
-    That is rendered or gathered material, if the record names it, and every recording of the folds
-    that were not left out: told by content, whatever a copy is called.
+    These are rendered or gathered material, if the record names it, and the recordings of all folds that were not
+    left out, identified by content.
     """
     sources = {source.name for source in manifest.training.sources}
     for folder in folders:
         if found := sources & {kind for p in (folder, *folder.parents[:2]) for kind in _material(p)}:
             raise ConfigError(
-                f"{folder}: is {found.pop()} training material, and {manifest.name} was trained on such; "
+                f"{folder}: is {found.pop()} training material, and {manifest.name} was trained on such material; "
                 "name other sounds"
             )
     if wanted is None or not folders:
         return
-    seen = [c for c in recordings(wanted.recipe, wanted.data).clips if _was_heard(c, manifest)]
+    seen = [c for c in recordings(wanted.recipe, wanted.data).clips if _was_trained_on(c, manifest)]
     digests = {_digest(clip.path): clip.path for clip in seen}
     for folder in folders:
         for path in sorted(p for p in folder.rglob("[!.]*") if p.is_file()):
@@ -167,7 +166,7 @@ def refuse_trained_on(manifest: Manifest, folders: Sequence[Path], wanted: HeldO
 
 
 def _material(folder: Path) -> Iterator[str]:
-    """Yield the sources of training that a folder is the material of."""
+    """Yield the kinds of training material that a folder contains."""
     if (folder / "index.csv").is_file():
         yield "rendered"
     if (folder / INDEX).is_file():
@@ -176,12 +175,12 @@ def _material(folder: Path) -> Iterator[str]:
             yield "gathered"
 
 
-def _was_heard(clip: Clip, manifest: Manifest) -> bool:
+def _was_trained_on(clip: Clip, manifest: Manifest) -> bool:
     return clip.fold not in manifest.training.folds_left_out
 
 
 def _halved(clips: list[Clip], half: str | None) -> list[Clip]:
-    """Return every second clip of each class and source, so that both halves have their share."""
+    """Return every other clip of each class and source, so that both halves have equal shares."""
     if half is None:
         return clips
     counts: dict[tuple[str | None, str], int] = {}

@@ -1,6 +1,6 @@
-"""Instruments and voices that training did not have: another sound font, other dice, other speakers and texts.
+"""Synthetic sounds not used in training: another sound font, other seeds, speakers and texts, computed negatives.
 
-Animals and machines of no class, computed: what a household detector must not take for anything it knows.
+Computed negatives are animals and machines out of class, which a detector must not take for a class.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import scipy.signal
 from tqdm import tqdm
 
 from detector.errors import ConfigError
+from detector.messages import Samples
 from models.data.household import RENDERED
 from models.rendering.instruments import Player, compose_melody
 from models.rendering.material import Batch, batches
 from models.rendering.midi import Rng
 from models.rendering.synthesis import FURTHER_SOUNDFONTS, OTHER_SOUNDFONT, RATE_HZ, SOUNDFONT, coloured, play, speak
 from models.scenes.sounds import Sound, cut_sounds
-from models.training.augment import Wave
 
 CLIPS_A_PROGRAM = {"guitar": 6, "bowed": 4, "winds": 2, "drums": 4, "other": 1}
-"""Phrases for each General MIDI program of a class."""
+"""Phrases per General MIDI program of a class."""
 _EFFECTS = (55, *range(96, 104), 112, 113, 115, 119, 121, 123, 124, 126, 127)
-"""Programs of no class that training never rendered: pads and effects, a bell, a bird, a telephone, applause, a shot.
+"""Out-of-class programs that training never rendered: pads and effects, bell, bird, telephone, applause, shot.
 
-Left out with those of ``material.batches``: sea shore and helicopter, which are classes, and guitar frets."""
+Excluded are sea shore and helicopter, which are classes, and guitar frets."""
 _SPEECH_CLIPS = 40
 _VOICES = (
     "adam",
@@ -68,17 +68,20 @@ _TEXTS: dict[str, tuple[str, ...]] = {
     "ro": ("Mâine mergem la munte cu trenul.", "Poți să închizi fereastra, te rog?", "Am uitat cheile acasă."),
     "fi": ("Juna lähtee laiturilta kolme.", "Voisitko avata oven?", "Huomenna sataa koko päivän."),
 }
+_SOUNDS_PER_KIND = 4
+"""Sounds of each kind."""
+_LENGTH_S = (1.0, 6.0)
 
 
-def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_only: bool = False) -> list[Sound]:
-    """Return phrases of every class that can be rendered, and of instruments of none.
+def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, negatives_only: bool = False) -> list[Sound]:
+    """Return phrases of every class that can be rendered, and of out-of-class instruments.
 
     Raises RenderError where a synthesiser is missing, ConfigError for the sound font of training.
     """
     if soundfont.resolve().name in {font.name for font in (SOUNDFONT, *FURTHER_SOUNDFONTS)}:
         raise ConfigError(f"{soundfont}: is a sound font of the training material; name another")
     sounds = list[Sound]()
-    wanted = [b for b in _batches() if b.label not in RENDERED or not unclassed_only]
+    wanted = [b for b in _batches() if b.label not in RENDERED or not negatives_only]
     for batch in tqdm(wanted, unit="program", desc="instruments", leave=False, disable=None):
         rng = _generator(seed, f"scene {batch.label}", batch.program)
         phrases = [batch.compose(rng) for _ in range(batch.count)]
@@ -90,7 +93,7 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, unclassed_o
 
 
 def spoken_sounds(seed: int) -> list[Sound]:
-    """Return sentences by voices that training did not have; raises RenderError where espeak-ng is missing."""
+    """Return sentences by voices not used in training; raises RenderError where espeak-ng is missing."""
     rng, sounds = _generator(seed, "scene speech", 0), list[Sound]()
     for n in tqdm(range(_SPEECH_CLIPS), unit="clip", desc="voices", leave=False, disable=None):
         language, voice = str(rng.choice(list(_TEXTS))), str(rng.choice(_VOICES))
@@ -98,6 +101,11 @@ def spoken_sounds(seed: int) -> list[Sound]:
         wave = speak(" ".join(texts), f"{language}+{voice}", int(rng.integers(120, 200)), int(rng.integers(25, 75)))
         sounds += cut_sounds("speech", "espeak-ng", f"{language}+{voice}-{n}", wave, RATE_HZ)
     return sounds
+
+
+def computed_negatives(seed: int) -> list[Sound]:
+    """Return computed out-of-class sounds of every kind, each with its own generator."""
+    return list(_sounds(seed))
 
 
 def _batches() -> list[Batch]:
@@ -113,34 +121,24 @@ def _generator(seed: int, label: str, program: int) -> Rng:
     return np.random.default_rng([seed, program, *label.encode()])
 
 
-_EACH = 4
-"""Sounds of each kind."""
-_LENGTH_S = (1.0, 6.0)
-
-
-def unclassed_sounds(seed: int) -> list[Sound]:
-    """Return sounds of every kind here, each with its own dice."""
-    return list(_sounds(seed))
-
-
 def _sounds(seed: int) -> Iterator[Sound]:
     for name, compose in KINDS.items():
         rng = np.random.default_rng([seed, *name.encode()])
-        for n in range(_EACH):
+        for n in range(_SOUNDS_PER_KIND):
             wave = np.asarray(compose(rng, round(rng.uniform(*_LENGTH_S) * RATE_HZ)), np.float32)
             yield from cut_sounds(None, "computed", f"{name}-{n}", wave / np.abs(wave).max(), RATE_HZ)
 
 
-def _crickets(rng: Rng, size: int) -> Wave:
-    """Chirps of a few pulses of a high tone."""
+def _crickets(rng: Rng, size: int) -> Samples:
+    """Return chirps: groups of pulses of a high tone."""
     t, hz = np.arange(size) / RATE_HZ, rng.uniform(3800, 5200)
     pulses, chirps = rng.uniform(25, 45), rng.uniform(1.5, 3.5)
     gate = np.maximum(0, np.sin(2 * np.pi * pulses * t)) * ((t * chirps) % 1 < rng.uniform(0.3, 0.6))
     return np.asarray(np.sin(2 * np.pi * hz * t) * gate, np.float32)
 
 
-def _songbird(rng: Rng, size: int) -> Wave:
-    """Short notes that glide between 2 and 6 kHz."""
+def _songbird(rng: Rng, size: int) -> Samples:
+    """Return short notes that glide between 2 and 6 kHz."""
     wave = np.zeros(size)
     at = 0
     while at < size:
@@ -153,16 +151,16 @@ def _songbird(rng: Rng, size: int) -> Wave:
     return np.asarray(wave, np.float32)
 
 
-def _frogs(rng: Rng, size: int) -> Wave:
-    """Croaks: a band of noise gated some thirty times a second, in calls."""
+def _frogs(rng: Rng, size: int) -> Samples:
+    """Return croaks: band noise gated some thirty times a second, in calls."""
     t, low_hz = np.arange(size) / RATE_HZ, rng.uniform(500, 1500)
     band = _band(rng.standard_normal(size), low_hz, low_hz * 1.6)
     gate = np.maximum(0, np.sin(2 * np.pi * rng.uniform(20, 45) * t)) ** 2
     return np.asarray(band * gate * ((t * rng.uniform(0.8, 2)) % 1 < 0.5), np.float32)
 
 
-def _cat(rng: Rng, size: int) -> Wave:
-    """Meows: a gliding harmonic tone through a moving resonance."""
+def _cat(rng: Rng, size: int) -> Samples:
+    """Return meows: a gliding harmonic tone through a moving resonance."""
     wave, at = np.zeros(size), 0
     while at < size:
         length = int(rng.uniform(0.5, 1.1) * RATE_HZ)
@@ -175,8 +173,8 @@ def _cat(rng: Rng, size: int) -> Wave:
     return np.asarray(wave, np.float32)
 
 
-def _vacuum_cleaner(rng: Rng, size: int) -> Wave:
-    """Rushing air with the whine of a motor that runs up."""
+def _vacuum_cleaner(rng: Rng, size: int) -> Samples:
+    """Return air noise with the whine of a motor that speeds up."""
     t = np.arange(size) / RATE_HZ
     turns = rng.uniform(180, 320) * (1 - np.exp(-t / 0.3))
     phase = 2 * np.pi * np.cumsum(turns) / RATE_HZ
@@ -184,16 +182,16 @@ def _vacuum_cleaner(rng: Rng, size: int) -> Wave:
     return np.asarray(_band(rng.standard_normal(size), 300, 5000) * 2 + rng.uniform(0.2, 0.6) * whine, np.float32)
 
 
-def _washing_machine(rng: Rng, size: int) -> Wave:
-    """Turn a drum: low rumble and sloshing, once a second."""
+def _washing_machine(rng: Rng, size: int) -> Samples:
+    """Return the turning of a drum: low rumble and sloshing, about once a second."""
     t = np.arange(size) / RATE_HZ
     turning = 1 + 0.7 * np.sin(2 * np.pi * rng.uniform(0.6, 1.4) * t)
     slosh = _band(rng.standard_normal(size), 200, 1200) * np.maximum(0, turning - 0.8)
     return np.asarray(coloured(rng, size, 1.0) * turning + 3 * slosh, np.float32)
 
 
-def _keyboard(rng: Rng, size: int) -> Wave:
-    """Typing: clicks of a few milliseconds with a resonance, press and release."""
+def _keyboard(rng: Rng, size: int) -> Samples:
+    """Return typing: clicks of a few milliseconds for press and release."""
     wave = np.zeros(size + RATE_HZ)
     at = 0
     while at < size:
@@ -205,8 +203,8 @@ def _keyboard(rng: Rng, size: int) -> Wave:
     return np.asarray(_band(wave[:size], 400, 6000), np.float32)
 
 
-def _alarm(rng: Rng, size: int) -> Wave:
-    """Beeps of an appliance: square-like tones in groups."""
+def _alarm(rng: Rng, size: int) -> Samples:
+    """Return beeps of an appliance: square-like tones in groups."""
     t, hz = np.arange(size) / RATE_HZ, rng.uniform(900, 3200)
     tone = np.sin(2 * np.pi * hz * t) + np.sin(6 * np.pi * hz * t) / 3
     period_s, beeps = rng.uniform(0.8, 1.6), int(rng.integers(1, 5))
@@ -214,15 +212,15 @@ def _alarm(rng: Rng, size: int) -> Wave:
     return np.asarray(tone * ((inside < beeps) & (inside % 1 < 0.5)), np.float32)
 
 
-def _kettle(rng: Rng, size: int) -> Wave:
-    """Water that comes to the boil: noise that rises, with bubbling."""
+def _kettle(rng: Rng, size: int) -> Samples:
+    """Return boiling water: rising noise with bubbling."""
     t = np.linspace(0, 1, size)
     bubbling = 1 + 0.5 * scipy.signal.sawtooth(2 * np.pi * np.cumsum(rng.uniform(5, 25, size)) / RATE_HZ)
     return np.asarray(_band(rng.standard_normal(size), 150, 2500) * bubbling * (0.2 + t), np.float32)
 
 
-def _footsteps(rng: Rng, size: int) -> Wave:
-    """Thuds at a walking pace, each a low knock and a scrape."""
+def _footsteps(rng: Rng, size: int) -> Samples:
+    """Return footsteps: thuds at a walking pace, each a low knock and a scrape."""
     wave, step_s = np.zeros(size + RATE_HZ), rng.uniform(0.45, 0.65)
     for at in np.arange(0, size, step_s * RATE_HZ).astype(int):
         length = int(rng.uniform(0.05, 0.12) * RATE_HZ)
@@ -237,7 +235,7 @@ def _band(wave: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
     return np.asarray(scipy.signal.sosfilt(sections, wave))
 
 
-KINDS: dict[str, Callable[[Rng, int], Wave]] = {
+KINDS: dict[str, Callable[[Rng, int], Samples]] = {
     "crickets": _crickets,
     "songbird": _songbird,
     "frogs": _frogs,

@@ -1,4 +1,4 @@
-"""Waveform augmentation: what rooms, microphones and neighbours do to a sound, before the features."""
+"""Waveform augmentation: reverberation, noise, microphones and speed, before the features."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 import soxr
-from numpy.typing import NDArray
 
-Wave = NDArray[np.float32]
+from detector.messages import Samples
+
 _EQUALISER_POINTS = 2048
 
 
-def change_speed(wave: Wave, rng: np.random.Generator, rate_hz: int, most: float) -> Wave:
-    """Play faster or slower by up to ``most``, a natural logarithm (pitch and tempo together)."""
-    factor = float(np.exp(rng.uniform(-most, most)))
+def change_speed(wave: Samples, rng: np.random.Generator, rate_hz: int, limit: float) -> Samples:
+    """Resample by a random factor whose natural logarithm is at most ``limit`` (pitch and tempo together)."""
+    factor = float(np.exp(rng.uniform(-limit, limit)))
     return np.asarray(soxr.resample(wave, rate_hz, rate_hz / factor, quality="LQ"), np.float32)
 
 
-class Places:
-    """A stock of rooms and noises for waves of one length: making them anew each time would take most of the time."""
+class AcousticConditions:
+    """Precomputed room impulse responses and noises for waves of one length, which are expensive to draw."""
 
     def __init__(self, samples: int, rate_hz: int, rng: np.random.Generator, rooms: int = 96, noises: int = 96) -> None:
         self._samples, self._rate_hz = samples, rate_hz
@@ -28,29 +28,29 @@ class Places:
         self._noises = [noise(4 * samples, rng) for _ in range(noises)]
         self._rumbles = [rumble(4 * samples, rng, rate_hz) for _ in range(max(1, noises // 4))]
 
-    def filter_and_reverberate(self, wave: Wave, rng: np.random.Generator, *, reverberation: float) -> Wave:
-        """Apply a random equaliser, sometimes a band limit and (with that probability) a room, in one transform."""
+    def filter_and_reverberate(self, wave: Samples, rng: np.random.Generator, *, reverberation: float) -> Samples:
+        """Apply a random equaliser, sometimes a band limit and (with that probability) a room, in one FFT."""
         spectrum = scipy.fft.rfft(wave, self._size)
         spectrum *= _equaliser(spectrum.size, rng, self._rate_hz)
         if rng.random() < reverberation:
             spectrum *= self._rooms[rng.integers(len(self._rooms))]
         return np.asarray(scipy.fft.irfft(spectrum, self._size)[: wave.size], np.float32)
 
-    def noise(self, rng: np.random.Generator) -> Wave:
-        """Return a stretch of noise of about unit RMS."""
-        return self._stretch(self._noises, rng)
+    def noise(self, rng: np.random.Generator) -> Samples:
+        """Return a segment of noise of about unit RMS."""
+        return self._segment(self._noises, rng)
 
-    def rumble(self, rng: np.random.Generator) -> Wave:
-        """Return a stretch of low rumble of about unit RMS."""
-        return self._stretch(self._rumbles, rng)
+    def rumble(self, rng: np.random.Generator) -> Samples:
+        """Return a segment of low rumble of about unit RMS."""
+        return self._segment(self._rumbles, rng)
 
-    def _stretch(self, stocks: list[Wave], rng: np.random.Generator) -> Wave:
-        stock = stocks[rng.integers(len(stocks))]
-        start = rng.integers(stock.size - self._samples)
-        return stock[start : start + self._samples]
+    def _segment(self, waves: list[Samples], rng: np.random.Generator) -> Samples:
+        wave = waves[rng.integers(len(waves))]
+        start = rng.integers(wave.size - self._samples)
+        return wave[start : start + self._samples]
 
 
-def cut_off(wave: Wave, end: int, rate_hz: int) -> Wave:
+def cut_off(wave: Samples, end: int, rate_hz: int) -> Samples:
     """Return a wave that is silent from the sample ``end`` on, after a fade of 10 ms."""
     if end >= wave.size:
         return wave
@@ -61,7 +61,7 @@ def cut_off(wave: Wave, end: int, rate_hz: int) -> Wave:
     return out
 
 
-def faded(wave: Wave, fade: int) -> Wave:
+def faded(wave: Samples, fade: int) -> Samples:
     """Return a wave that rises over its first ``fade`` samples and falls over its last."""
     out = wave.copy()
     ramp = np.linspace(0, 1, min(fade, wave.size // 2), dtype=np.float32)
@@ -70,8 +70,8 @@ def faded(wave: Wave, fade: int) -> Wave:
     return out
 
 
-def noise(size: int, rng: np.random.Generator) -> Wave:
-    """Return coloured noise of unit RMS: from white to brown, its level wandering slowly."""
+def noise(size: int, rng: np.random.Generator) -> Samples:
+    """Return coloured noise of unit RMS: white to brown, sometimes with a slowly varying level."""
     spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
     bins = np.maximum(np.arange(spectrum.size), size / 400.0)
     wave = scipy.fft.irfft(spectrum * bins ** -rng.uniform(0.0, 1.2), size)
@@ -81,8 +81,8 @@ def noise(size: int, rng: np.random.Generator) -> Wave:
     return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
 
 
-def rumble(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
-    """Return rumble of unit RMS, as of wind and hands at a microphone: below 50 to 300 Hz, in slow gusts."""
+def rumble(size: int, rng: np.random.Generator, rate_hz: int) -> Samples:
+    """Return rumble of unit RMS, as wind and handling noise: below 50 to 300 Hz, in slow gusts."""
     spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
     hz = np.arange(spectrum.size) * rate_hz / size
     corner_hz = float(np.exp(rng.uniform(np.log(50), np.log(300))))
@@ -93,7 +93,7 @@ def rumble(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
     return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
 
 
-def hum(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
+def hum(size: int, rng: np.random.Generator, rate_hz: int) -> Samples:
     """Return mains hum of unit RMS: 50 or 60 Hz with harmonics."""
     t = np.arange(size) / rate_hz
     f0 = rng.choice([50.0, 60.0])
@@ -101,8 +101,8 @@ def hum(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
     return np.asarray(wave / (np.sqrt(np.mean(np.square(wave))) + 1e-12), np.float32)
 
 
-def drone(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
-    """Return a machine's steady tone of unit RMS: mains or a motor, with up to 30 harmonics that waver a little."""
+def drone(size: int, rng: np.random.Generator, rate_hz: int) -> Samples:
+    """Return a machine's steady tone of unit RMS: mains or a motor, with up to 30 slightly wavering harmonics."""
     f0 = float(rng.choice([50.0, 60.0]) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(35), np.log(220))))
     drift = 1 + 0.003 * np.interp(np.linspace(0, 7, size), np.arange(8), rng.uniform(-1, 1, 8)) * (rng.random() < 0.5)
     phase = np.cumsum(2 * np.pi * f0 / rate_hz * drift)
@@ -114,23 +114,23 @@ def drone(size: int, rng: np.random.Generator, rate_hz: int) -> Wave:
     return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
 
 
-def clip_hard(wave: Wave, rng: np.random.Generator) -> Wave:
-    """Overdrive the converter: flatten the loudest one in a thousand to one in ten samples."""
+def clip_hard(wave: Samples, rng: np.random.Generator) -> Samples:
+    """Clip the loudest samples: one in a thousand to one in ten."""
     limit = float(np.quantile(np.abs(wave), 1 - 10 ** rng.uniform(-3, -1)))
     return np.clip(wave, -limit, limit) if limit > 0 else wave
 
 
-def narrow(wave: Wave, cut_hz: float, rate_hz: int) -> Wave:
-    """Return what is left by a microphone that was sampled at twice ``cut_hz``: nothing above that."""
+def band_limit(wave: Samples, cut_hz: float, rate_hz: int) -> Samples:
+    """Remove everything above ``cut_hz``, as a microphone sampled at twice that rate does."""
     size = scipy.fft.next_fast_len(wave.size, real=True)
     spectrum = scipy.fft.rfft(wave, size)
     spectrum[int(cut_hz / rate_hz * size) :] = 0
     return np.asarray(scipy.fft.irfft(spectrum, size)[: wave.size], np.float32)
 
 
-def _equaliser(bins: int, rng: np.random.Generator, rate_hz: int) -> Wave:
+def _equaliser(bins: int, rng: np.random.Generator, rate_hz: int) -> Samples:
     """Return a smooth random gain over frequency: a few decibels a band, sometimes a band limit."""
-    # A coarse grid is smooth enough, and quick.
+    # A coarse grid is smooth enough, and fast.
     hz = np.linspace(0, rate_hz / 2, _EQUALISER_POINTS)
     knots_hz = np.array([0, 100, 250, 600, 1500, 3500, 8000])
     gain_db = np.interp(np.log(hz + 50), np.log(knots_hz + 50), rng.normal(0, 4.0, knots_hz.size))
@@ -144,7 +144,7 @@ def _equaliser(bins: int, rng: np.random.Generator, rate_hz: int) -> Wave:
     return np.repeat(gain.astype(np.float32), -(-bins // _EQUALISER_POINTS))[:bins]
 
 
-def room(rng: np.random.Generator, rate_hz: int) -> Wave:
+def room(rng: np.random.Generator, rate_hz: int) -> Samples:
     """Return an impulse response: the direct sound and a tail of noise that decays by 60 dB in 0.1 to 0.9 s."""
     rt60 = float(np.exp(rng.uniform(np.log(0.1), np.log(0.9))))
     size = min(int(rt60 * rate_hz), rate_hz // 2)

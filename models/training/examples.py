@@ -1,10 +1,9 @@
-"""Training examples: a few seconds of mixed, augmented sound as spikes, with targets frame by frame.
+"""Training examples: a few seconds of mixed, augmented sound as spikes, with frame-wise targets.
 
-Examples that mix whole clips of two classes: the network learns how much of each it hears.
-
-Between-class learning (Y. Tokozume, Y. Ushiku and T. Harada, "Learning from between-class examples
-for deep sound recognition", ICLR 2018): the ratio is drawn evenly, and the gains are such that the
-clips are heard in that ratio although one was recorded louder than the other.
+``ExampleMaker`` composes scenes for a detector. ``MixtureMaker`` mixes whole clips of two classes (between-class
+learning: Y. Tokozume, Y. Ushiku and T. Harada, "Learning from between-class examples for deep sound recognition",
+ICLR 2018): the ratio is uniform, and the gains compensate for the recordings' levels, so that both are perceived in
+that ratio.
 """
 
 from __future__ import annotations
@@ -12,85 +11,84 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.messages import Samples
 from models.data.household import Clip
-from models.recipe import Mixtures, Recipe, Scenes
+from models.data.segments import ACTIVE_DB, HOLD_S, IGNORE_S, frame_rms, held
+from models.recipe import MixtureExamples, Recipe, SceneExamples
 from models.training import augment
-from models.training.augment import Wave
 from models.training.frontend import FrontEnd
 
-HOLD_S = 0.5
-"""A sound counts as going on for this long after its last loud frame: between two barks or ticks."""
-DOUBT_S = 1.5
-"""For so long after that, silence and sound are both right."""
-END_HOLD_S, END_DOUBT_S = 0.2, 0.5
-"""The same two where a sound is cut off for good: no next bark is waited for."""
-EARLY_S = 0.4
-"""The first part of a sound, in which a detector has to make up its mind."""
-_BARE_DB = (-105.0, -6.0)
-"""RMS of all that is heard there; below some -90 dB nothing is left of it in 16 bits."""
-_DRONING, _BEHIND_BARE_DB = 0.6, (-12.0, 30.0)
-"""Chance that a machine hums there, and how far above the noise it or what else goes on is."""
+END_HOLD_S, END_IGNORE_S = 0.2, 0.5
+"""``HOLD_S`` and ``IGNORE_S`` where a sound is cut off for good: no next bark is to be expected."""
+EARLY_S: Final = 0.4
+"""Length of the onset part of a sound, which ``early_weight`` weighs."""
+SILENT: Final = 1e-4
+"""Samples below this magnitude at a clip's ends are padding of the data set."""
+_BACKGROUND_ONLY_DB: Final = (-105.0, -6.0)
+"""RMS of background-only examples, in dBFS; below some -90 dB quantisation to 16 bits leaves nothing."""
+_DRONE_CHANCE, _BACKDROP_DB = 0.6, (-12.0, 30.0)
+"""Probability of a machine hum in background-only examples; level of hum or backdrop above the noise, in dB."""
 _LATEST_START, _BRIEF_S = 0.75, (0.4, 2.5)
-"""Where a brief sound begins, as a share of the example, and how long it lasts."""
-_MOST_BEHIND = (3, 6)
-"""Classes, and sounds."""
-_SPEED, _STRANGER_SPEED = 0.18, 0.35
-"""Largest change of speed, as a natural logarithm; sounds of no class need not stay what they are."""
-_NARROW_HZ = (3000.0, 5000.0)
-_BACKGROUND_DB = (-3.0, 25.0)
-"""How far below the loud frames of what lies upon it."""
+"""Latest onset of a brief sound, as a share of the example, and its length in seconds."""
+_MAX_BACKGROUND: Final = (3, 6)
+"""Classes and sounds in a backdrop."""
+_SPEED, _NEGATIVE_SPEED = 0.18, 0.35
+"""Largest change of speed, as a natural logarithm: of sounds of a class, and of out-of-class sounds."""
+_BAND_LIMIT_HZ: Final = (3000.0, 5000.0)
+_BACKGROUND_DB: Final = (-3.0, 25.0)
+"""Level of the foreground's loud frames above the backdrop, in dB."""
 _MASKING, _MASKING_NOISE = 6.0, 4.0
-"""A sound is in doubt where other sounds, or noise of all pitches, are so many times louder."""
-_LEAST_PEAK = 1e-3
-"""Of a mixture whose own peak was 1."""
-_FEW = 16
-"""A source with n clips of a class, fewer than so many, is drawn n / so many times as often."""
-_STEP = np.float32(2.0**-15)
-ACTIVE_DB = -28.0
-"""Frames quieter than this, against the clip's loud frames, are not the sound."""
+"""A sound is ignore-masked where other sounds, or broadband noise, have so many times its RMS."""
+_MIN_PEAK: Final = 1e-3
+"""Smallest peak that the level is set by, for a mixture normalised to a peak of 1 before band limiting."""
+_FEW: Final = 16
+"""A source with n < 16 clips of a class is drawn n / 16 times as often as a larger one."""
+_STEP: Final = np.float32(2.0**-15)
+_LOUDNESS_WINDOW, _LOUDNESS_STRIDE = 400, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the network sees and what it should say."""
+    """Input and target of one training example."""
 
     spikes: NDArray[Any]
     """(frames, planes, n_mfcc); features (frames, n_mfcc) for a network without spikes."""
     target: NDArray[Any]
-    """(frames, classes): 1 where the class is heard, or its share of a mixture."""
+    """(frames, classes): 1 where the class is present, or its share of a mixture."""
     weight: NDArray[np.uint8]
-    """(frames, classes): 0 where the target is in doubt."""
-    idle: NDArray[np.uint8]
-    """(frames,): 1 where nothing sounds, neither a class nor a stranger, but the noise of the place."""
+    """(frames, classes): 0 where the target is ignore-masked."""
+    background_frames: NDArray[np.uint8]
+    """(frames,): 1 in background frames: those without any sound, in class or out of class."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedSound:
-    """One source placed in the segment: its wave and where it is heard."""
+    """One source placed in the example, with the frames in which it is present."""
 
-    wave: Wave
+    wave: Samples
     label: int | None
     active: NDArray[np.bool_]
-    doubt: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    """Frames that are ignore-masked: after the sound, or where too little of it is left."""
 
 
 class ExampleMaker:
-    """Draw examples: a class by its weight, a source, a clip, then what happens to it on the way."""
+    """Draws scenes: a class by its weight, a source, a clip, then augmentation, mixing and capture."""
 
     def __init__(
         self,
         clips: Sequence[Clip],
-        waves: Sequence[Wave],
+        waves: Sequence[Samples],
         recipe: Recipe,
-        params: Scenes,
-        places: augment.Places | None = None,
+        params: SceneExamples,
+        conditions: augment.AcousticConditions | None = None,
     ) -> None:
-        """Take clips with their samples; ``places`` of another maker for scenes of one length save making them anew."""
+        """Take clips and their samples; ``conditions`` of another maker for scenes of this length are reused."""
         features, self._params = recipe.features, params
         self._waves, self._classes = waves, len(recipe.classes)
         self._rate = features.sample_rate_hz
@@ -116,77 +114,77 @@ class ExampleMaker:
         groups = [[i for i, c in enumerate(recipe.classes.values()) if c == category] for category in categories]
         filled = [[kind for kind in group if self._pools[kind]] for group in [*groups, [self._classes]]]
         self._groups = [group for group in filled if group]
-        """Kinds of sound by category; those of no class are one."""
-        self.places = places or augment.Places(self._samples, self._rate, np.random.default_rng(0))
+        """Class indices by category; out-of-class sounds are a category of their own."""
+        self.conditions = conditions or augment.AcousticConditions(self._samples, self._rate, np.random.default_rng(0))
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
-        if rng.random() < self._params.bare:
-            return self._bare(rng)
+        if rng.random() < self._params.background_only:
+            return self._background_only(rng)
         end = self._end(rng)
         sounds = self._sounds(rng, end)
         mixture = np.sum([sound.wave for sound in sounds], axis=0)
         cut_hz = self._cut_hz(rng)
         if cut_hz is not None:
-            sounds = [self._below(cut_hz, sound) for sound in sounds]
+            sounds = [self._limited_to(cut_hz, sound) for sound in sounds]
         background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
         captured, noise = self._capture(mixture, rng, end, background, cut_hz)
         target, weight = self._targets(sounds, noise)
         weight[:, inside] = 0
-        idle = self._idle(sounds) if background is None else np.zeros(self._frames, np.uint8)
-        return Example(self._front.encode(captured), target, weight, idle)
+        background_frames = self._background_frames(sounds) if background is None else np.zeros(self._frames, np.uint8)
+        return Example(self._front.encode(captured), target, weight, background_frames)
 
     def _sounds(self, rng: np.random.Generator, end: int) -> list[PlacedSound]:
-        """Return one sound or several, the others somewhat louder or quieter than the first."""
+        """Return one sound or several, with the others at a random ratio to the first."""
         brief = rng.random() < self._params.brief
         sounds = [self._placed_sound(rng, end, brief=brief)]
-        more = int(rng.random() < 0.5) + int(brief)
-        if rng.random() < self._params.crowded:
-            more += int(rng.integers(1, 4))
-        for _ in range(more):
+        extra = int(rng.random() < 0.5) + int(brief)
+        if rng.random() < self._params.polyphonic:
+            extra += int(rng.integers(1, 4))
+        for _ in range(extra):
             other = self._placed_sound(rng, end, brief=brief)
             gain = _gain_for_ratio(sounds[0].wave, other.wave, rng.uniform(-8, 12))
             sounds.append(replace(other, wave=other.wave * gain))
         return sounds
 
     def _cut_hz(self, rng: np.random.Generator) -> float | None:
-        """Return the frequency above which the microphone hears nothing, if it is one of those."""
-        return float(rng.uniform(*_NARROW_HZ)) if rng.random() < self._params.narrow else None
+        """Return the cut-off frequency of the microphone in Hz; None where it is not band-limited."""
+        return float(rng.uniform(*_BAND_LIMIT_HZ)) if rng.random() < self._params.band_limited else None
 
-    def _below(self, cut_hz: float, sound: PlacedSound) -> PlacedSound:
-        """Return what such a microphone hears of a sound; where next to nothing is left, the sound is in doubt."""
-        wave = augment.narrow(sound.wave, cut_hz, self._rate)
+    def _limited_to(self, cut_hz: float, sound: PlacedSound) -> PlacedSound:
+        """Band-limit a sound; frames in which next to nothing of it is left are ignore-masked."""
+        wave = augment.band_limit(sound.wave, cut_hz, self._rate)
         before, after = (frame_rms(w, self._hop, self._length) for w in (sound.wave, wave))
         left = held(after > np.quantile(before, 0.95) * 10 ** (ACTIVE_DB / 20), self._seconds(HOLD_S))
-        return PlacedSound(wave, sound.label, sound.active & left, sound.doubt | (sound.active & ~left))
+        return PlacedSound(wave, sound.label, sound.active & left, sound.ignored | (sound.active & ~left))
 
-    def _bare(self, rng: np.random.Generator) -> Example:
-        """Return a place in which nothing begins: its noise, often a hum or what goes on behind, loud to silent."""
-        wave = self.places.filter_and_reverberate(self.places.noise(rng), rng, reverberation=0.0)
+    def _background_only(self, rng: np.random.Generator) -> Example:
+        """Return a background-only example: ambient noise, often with a hum or a backdrop, at any level."""
+        wave = self.conditions.filter_and_reverberate(self.conditions.noise(rng), rng, reverberation=0.0)
         wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
         if rng.random() < self._params.rumbling:
-            wave = wave + rng.uniform(0, 3) * self.places.rumble(rng)
-        if rng.random() < _DRONING:
-            wave = wave + 10 ** (rng.uniform(*_BEHIND_BARE_DB) / 20) * augment.drone(wave.size, rng, self._rate)
+            wave = wave + rng.uniform(0, 3) * self.conditions.rumble(rng)
+        if rng.random() < _DRONE_CHANCE:
+            wave = wave + 10 ** (rng.uniform(*_BACKDROP_DB) / 20) * augment.drone(wave.size, rng, self._rate)
         background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
         if background is not None:
-            wave = wave + 10 ** (rng.uniform(*_BEHIND_BARE_DB) / 20) * background
+            wave = wave + 10 ** (rng.uniform(*_BACKDROP_DB) / 20) * background
         wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
-        level_db = rng.uniform(*_BARE_DB)
+        level_db = rng.uniform(*_BACKGROUND_ONLY_DB)
         wave = wave * 10 ** (level_db / 20)
         cut_hz = self._cut_hz(rng)
         if cut_hz is not None:
-            wave = augment.narrow(wave, cut_hz, self._rate)
+            wave = augment.band_limit(wave, cut_hz, self._rate)
         wave = _quantised(np.asarray(wave, np.float32))
         weight = np.ones((self._frames, self._classes), np.uint8)
         weight[:, inside] = 0
-        idle = np.full(self._frames, background is None, np.uint8)
-        return Example(self._front.encode(wave), np.zeros_like(weight), weight, idle)
+        background_frames = np.full(self._frames, background is None, np.uint8)
+        return Example(self._front.encode(wave), np.zeros_like(weight), weight, background_frames)
 
     def _end(self, rng: np.random.Generator) -> int:
-        """Return the sample at which every sound is cut off: silence after a sound has to be learned, too."""
-        ended = rng.random() < self._params.ended
-        return int(rng.uniform(0.3, 0.8) * self._samples) if ended else self._samples
+        """Return the sample at which all sounds are cut off: silence after a sound has to be learnt, too."""
+        truncated = rng.random() < self._params.truncated
+        return int(rng.uniform(0.3, 0.8) * self._samples) if truncated else self._samples
 
     def _placed_sound(self, rng: np.random.Generator, end: int, *, brief: bool) -> PlacedSound:
         label, clip = self._pick(rng)
@@ -194,24 +192,24 @@ class ExampleMaker:
         if brief:
             end = min(end, start + int(rng.uniform(*_BRIEF_S) * self._rate))
         wave, loudness = self._waves[clip], self._loudness[clip]
-        if label is None and rng.random() < self._params.backwards:
+        if label is None and rng.random() < self._params.time_reversed:
             wave = wave[::-1].copy()
         reference = float(np.quantile(loudness, 0.95)) if loudness.size else 0.0
-        most = _SPEED if label is not None else _STRANGER_SPEED
+        most = _SPEED if label is not None else _NEGATIVE_SPEED
         placed = self._place(wave, rng, math.ceil(self._samples * math.exp(most)), late=not brief)
         placed = augment.change_speed(placed, rng, self._rate, most)[: self._samples - start]
         placed = np.pad(placed, (start, self._samples - start - placed.size))
         placed = augment.cut_off(placed, end, self._rate)
         rms = frame_rms(placed, self._hop, self._length)
         loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), 1e-5)
-        active, doubt = held(loud, self._seconds(HOLD_S)), held(loud, self._seconds(HOLD_S + DOUBT_S))
+        active, ignored = held(loud, self._seconds(HOLD_S)), held(loud, self._seconds(HOLD_S + IGNORE_S))
         over = end // self._hop + self._seconds(END_HOLD_S)
-        active[over:], doubt[over + self._seconds(END_DOUBT_S) :] = False, False
-        placed = self.places.filter_and_reverberate(placed, rng, reverberation=0.5)
-        return PlacedSound(placed / (np.abs(placed).max() + 1e-9), label, active, doubt & ~active)
+        active[over:], ignored[over + self._seconds(END_IGNORE_S) :] = False, False
+        placed = self.conditions.filter_and_reverberate(placed, rng, reverberation=0.5)
+        return PlacedSound(placed / (np.abs(placed).max() + 1e-9), label, active, ignored & ~active)
 
     def _pick(self, rng: np.random.Generator) -> tuple[int | None, int]:
-        """Choose a class, one of its sources, and one of that source's clips."""
+        """Draw a class, one of its sources, and a clip of that source; returns (label or None, clip index)."""
         kind = int(rng.choice(self._class_p.size, p=self._class_p))
         return (kind if kind < self._classes else None), self._clip_of(kind, rng)
 
@@ -219,29 +217,29 @@ class ExampleMaker:
         pools = self._pools[kind]
         return int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
 
-    def _background(self, rng: np.random.Generator) -> tuple[Wave, list[int]]:
-        """Return what goes on behind the sounds, of unit RMS, and its classes: several sounds of one category.
+    def _background(self, rng: np.random.Generator) -> tuple[Samples, list[int]]:
+        """Return a backdrop of unit RMS and its classes: several continuous sounds of one category.
 
-        A band that plays, a room full of voices, the sea in the rain. Not all of a category are in each, so
-        that those which are not can be told from the rest.
+        For example a band, a crowd of voices, the sea in the rain. A random subset of the category is used, so that
+        the network learns to discriminate the classes within it.
         """
         group = self._groups[int(rng.integers(len(self._groups)))]
-        kinds = rng.permutation(group)[: int(rng.integers(1, _MOST_BEHIND[0] + 1))]
+        kinds = rng.permutation(group)[: int(rng.integers(1, _MAX_BACKGROUND[0] + 1))]
         wave = np.zeros(self._samples, np.float32)
-        for _ in range(int(rng.integers(1, _MOST_BEHIND[1] + 1))):
-            wave += self._row(self._waves[self._clip_of(int(rng.choice(kinds)), rng)], rng)
-        wave = self.places.filter_and_reverberate(wave, rng, reverberation=0.5)
+        for _ in range(int(rng.integers(1, _MAX_BACKGROUND[1] + 1))):
+            wave += self._looped(self._waves[self._clip_of(int(rng.choice(kinds)), rng)], rng)
+        wave = self.conditions.filter_and_reverberate(wave, rng, reverberation=0.5)
         rms = float(np.sqrt(np.mean(wave**2))) + 1e-9
         return np.asarray(wave / rms, np.float32), [int(kind) for kind in kinds if kind < self._classes]
 
-    def _row(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Return a clip again and again from anywhere in it, of unit RMS where it is not silent."""
+    def _looped(self, wave: Samples, rng: np.random.Generator) -> Samples:
+        """Loop a clip from a random position to the example's length; unit RMS unless it is silent."""
         faded = augment.faded(wave, self._rate // 100)
         row = np.resize(np.roll(faded, int(rng.integers(wave.size))), self._samples)
         return np.asarray(row / (np.sqrt(np.mean(row**2)) + 1e-6), np.float32)
 
-    def _place(self, wave: Wave, rng: np.random.Generator, wanted: int, *, late: bool) -> Wave:
-        """Cut or repeat a clip to so many samples, beginning anywhere, or at once if not ``late``."""
+    def _place(self, wave: Samples, rng: np.random.Generator, wanted: int, *, late: bool) -> Samples:
+        """Cut or repeat a clip to ``wanted`` samples, from a random position, or from the start unless ``late``."""
         if wave.size > wanted:
             start = int(rng.integers(0, wave.size - wanted))
             return wave[start : start + wanted]
@@ -257,16 +255,16 @@ class ExampleMaker:
 
     def _capture(
         self,
-        mixture: Wave,
+        mixture: Samples,
         rng: np.random.Generator,
         end: int,
-        background: Wave | None = None,
+        background: Samples | None = None,
         cut_hz: float | None = None,
-    ) -> tuple[Wave, NDArray[np.float64]]:
-        """Return what the microphone hears, and the RMS of its noise in every frame at the mixture's scale.
+    ) -> tuple[Samples, NDArray[np.float64]]:
+        """Return the captured signal, and the noise RMS of every frame at the mixture's scale.
 
-        The noise is that of the place with its background, which may end with the sound, and that of the converter.
-        Hum and rumble are not counted: their pitch is below that of what they come with.
+        Noise is ambient noise with the backdrop, which may end with the sound, and converter noise. Hum and rumble
+        do not count as masking noise: their frequencies lie below those of the sounds.
         """
         largest = float(np.abs(mixture).max()) + 1e-9
         wave = mixture / largest
@@ -277,39 +275,39 @@ class ExampleMaker:
         if rng.random() < 0.1:
             wave = augment.clip_hard(wave, rng)
         if cut_hz is not None:
-            wave, noise = (augment.narrow(w, cut_hz, self._rate) for w in (wave, noise))
-        # Of a sound that lies above the cut nothing is left to be amplified.
-        gain = 10 ** (rng.uniform(*self._params.level_db) / 20) / max(float(np.abs(wave).max()), _LEAST_PEAK)
+            wave, noise = (augment.band_limit(w, cut_hz, self._rate) for w in (wave, noise))
+        # Nothing is left to amplify of a sound above the cut-off.
+        gain = 10 ** (rng.uniform(*self._params.level_db) / 20) / max(float(np.abs(wave).max()), _MIN_PEAK)
         wave, floor = wave * gain, 0.0
         if rng.random() < 0.5:
             floor = 10 ** (-rng.uniform(70, 95) / 20)
             hiss = np.asarray(floor * rng.standard_normal(wave.size), np.float32)
-            wave = wave + (hiss if cut_hz is None else augment.narrow(hiss, cut_hz, self._rate))
+            wave = wave + (hiss if cut_hz is None else augment.band_limit(hiss, cut_hz, self._rate))
         if rng.random() < 0.7:
             wave, floor = _quantised(np.asarray(wave, np.float32)), math.hypot(floor, _STEP / 4)
         rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest
         return np.asarray(wave, np.float32), rms
 
-    def _around(self, wave: Wave, rng: np.random.Generator, background: Wave | None) -> tuple[Wave, Wave]:
-        """Return the noise of the place with its background, and hum and rumble, for a wave."""
+    def _around(self, wave: Samples, rng: np.random.Generator, background: Samples | None) -> tuple[Samples, Samples]:
+        """Return (ambient noise with the backdrop, hum and rumble), scaled to a wave."""
         loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
         noise, lower = np.zeros(wave.size, np.float32), np.zeros(wave.size, np.float32)
         if rng.random() < 0.7:
-            noise = loud * 10 ** (-rng.uniform(3, 45) / 20) * self.places.noise(rng)
+            noise = loud * 10 ** (-rng.uniform(3, 45) / 20) * self.conditions.noise(rng)
         if background is not None:
             noise = noise + loud * 10 ** (-rng.uniform(*_BACKGROUND_DB) / 20) * background
         if rng.random() < 0.15:
             lower = lower + loud * 10 ** (-rng.uniform(0, 40) / 20) * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:
-            lower = lower + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.places.rumble(rng)
+            lower = lower + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.conditions.rumble(rng)
         return noise, lower
 
     def _targets(
         self, sounds: list[PlacedSound], noise: NDArray[np.float64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return targets and weights; what lies far below the noise or another sound is in doubt.
+        """Return targets and weights; sounds masked by noise or by other sounds are ignore-masked.
 
-        A sound's own level is that of its loudest frame in the last ``HOLD_S``: so it is heard on between barks.
+        The level of a sound is that of its loudest frame in the last ``HOLD_S``, which covers the pauses between barks.
         """
         shape = (self._frames, self._classes)
         target, weight = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
@@ -321,19 +319,19 @@ class ExampleMaker:
             level = _loudest_of_late(rms[i], self._seconds(HOLD_S))
             masked = sound.active & ((others > _MASKING * level) | (noise > _MASKING_NOISE * level))
             column = sound.label
-            weight[sound.doubt | masked, column] = 0
+            weight[sound.ignored | masked, column] = 0
             target[sound.active, column] = 1
             weight[sound.active & ~masked, column] = 1
         early = np.logical_or.reduce([self._early(sound.active) for sound in sounds])
         weight[early] *= self._params.early_weight
         return target, weight
 
-    def _idle(self, sounds: Sequence[PlacedSound]) -> NDArray[np.uint8]:
-        heard = np.logical_or.reduce([sound.active | sound.doubt for sound in sounds])
-        return np.asarray(~heard, np.uint8)
+    def _background_frames(self, sounds: Sequence[PlacedSound]) -> NDArray[np.uint8]:
+        audible = np.logical_or.reduce([sound.active | sound.ignored for sound in sounds])
+        return np.asarray(~audible, np.uint8)
 
     def _early(self, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Mark the first frames of every stretch of sound."""
+        """Mark the first ``EARLY_S`` of every active segment."""
         begins = active & ~np.concatenate([[False], active[:-1]])
         return active & held(begins, self._seconds(EARLY_S))
 
@@ -341,84 +339,45 @@ class ExampleMaker:
         return round(seconds * self._rate / self._hop)
 
 
-def _weight(source: str, clips: int, params: Scenes) -> float:
-    """Return how often a source is drawn; few clips are drawn as much more seldom, lest they be known by heart."""
-    return params.source_weights.get(source, 1.0) * min(1.0, clips / _FEW)
-
-
-def frame_rms(wave: Wave, hop: int, length: int) -> NDArray[np.float64]:
-    """Return the RMS of every full frame, (frames,)."""
-    if wave.size < length:
-        return np.empty(0)
-    windows = np.lib.stride_tricks.sliding_window_view(wave, length)[::hop]
-    return np.asarray(np.sqrt(np.einsum("ij,ij->i", windows, windows) / length), np.float64)
-
-
-def _loudest_of_late(rms: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
-    """Return the largest of every frame and the ``frames`` before it."""
-    padded = np.concatenate([np.zeros(frames), rms])
-    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, frames + 1).max(axis=1), np.float64)
-
-
-def held(loud: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
-    """Mark frames that are loud or come at most ``frames`` after a loud one."""
-    last = np.maximum.accumulate(np.where(loud, np.arange(loud.size), -frames - 1))
-    return np.asarray(np.arange(loud.size) - last <= frames, np.bool_)
-
-
-def _quantised(wave: Wave) -> Wave:
-    """Return a wave as 16 bits hold it: what is quiet crackles, what is quieter is gone, the loudest is cut off."""
-    return np.asarray(np.clip(np.rint(wave / _STEP) * _STEP, -1, 1 - _STEP), np.float32)
-
-
-def _gain_for_ratio(first: Wave, second: Wave, ratio_db: float) -> float:
-    """Return the gain that puts ``second`` so far below ``first``, by their RMS."""
-    rms = float(np.sqrt(np.mean(second**2))) + 1e-9
-    return float(np.sqrt(np.mean(first**2)) + 1e-9) / rms * 10 ** (-ratio_db / 20)
-
-
-SILENT = 1e-4
-"""Samples below it at a clip's ends are the data set's padding."""
-_LOUDNESS_WINDOW, _LOUDNESS_STRIDE = 400, 4
-
-
 class MixtureMaker:
-    """Draw examples: a class, one of its clips, often a second of another class, and what rooms and microphones do."""
+    """Draws mixtures: a clip of one class, often mixed with one of another, then augmentation and capture."""
 
-    def __init__(self, clips: Sequence[Clip], waves: Sequence[Wave], recipe: Recipe, params: Mixtures) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], waves: Sequence[Samples], recipe: Recipe, params: MixtureExamples
+    ) -> None:
         features = recipe.features
         self._params, self._classes = params, len(recipe.classes)
         self._rate_hz, self._frames = features.sample_rate_hz, params.frames
         self._hop, self._length = features.hop_length, features.frame_length
         self._samples = self._length + (params.frames - 1) * self._hop
         self._front = FrontEnd(recipe)
-        pools: list[list[Wave]] = [[] for _ in recipe.classes]
+        pools: list[list[Samples]] = [[] for _ in recipe.classes]
         for clip, wave in zip(clips, waves, strict=True):
             if clip.label is not None:
                 pools[recipe.labels.index(clip.label)].append(_without_padding(wave))
         self._pools = pools
         self._filled = [label for label, pool in enumerate(pools) if pool]
-        self._places = augment.Places(self._samples, self._rate_hz, np.random.default_rng(0))
+        self._places = augment.AcousticConditions(self._samples, self._rate_hz, np.random.default_rng(0))
 
     def draw(self, rng: np.random.Generator) -> Example:
-        """Return one example; a frame's target is each class's share of what is heard in it."""
+        """Return one example; the target of a frame is each class's share in it."""
         label = int(rng.choice(self._filled))
-        wave, target = self._heard(label, rng), np.zeros((self._frames, self._classes), np.float32)
+        wave, target = self._augmented(label, rng), np.zeros((self._frames, self._classes), np.float32)
         target[:, label] = self._audible(wave)
         if len(self._filled) > 1 and rng.random() < self._params.mixed:
             other = int(rng.choice([c for c in self._filled if c != label]))
-            ratio, second = float(rng.uniform(0, 1)), self._heard(other, rng)
+            ratio, second = float(rng.uniform(0, 1)), self._augmented(other, rng)
             target[:, label] *= ratio
             target[:, other] = (1 - ratio) * self._audible(second)
-            # Where one of the two is silent, the other is all there is to hear.
+            # Where one of the two is silent, the other has the whole share.
             target /= np.maximum(target.sum(1, keepdims=True), np.float32(1e-6))
             wave = mix(wave, second, ratio)
         spikes = self._front.encode(self._capture(wave, rng))
-        idle = np.asarray(target.max(axis=1) == 0, np.uint8)
-        return Example(spikes, target, np.ones_like(target, np.uint8), idle)
+        background_frames = np.asarray(target.max(axis=1) == 0, np.uint8)
+        return Example(spikes, target, np.ones_like(target, np.uint8), background_frames)
 
-    def _audible(self, wave: Wave) -> NDArray[np.bool_]:
-        """Mark the frames in which a sound goes on: silence is evidence for no class, wherever a clip is padded."""
+    def _audible(self, wave: Samples) -> NDArray[np.bool_]:
+        """Mark the frames in which a sound is present; silence, such as padding, belongs to no class."""
         rms = frame_rms(wave, self._hop, self._length)
         reference = float(np.quantile(rms[rms > SILENT / 10], 0.95)) if (rms > SILENT / 10).any() else 0.0
         loud = rms > max(reference * 10 ** (ACTIVE_DB / 20), SILENT / 10)
@@ -426,8 +385,8 @@ class MixtureMaker:
             return np.logical_or.accumulate(loud)
         return held(loud, round(HOLD_S * self._rate_hz / self._hop))
 
-    def _heard(self, label: int, rng: np.random.Generator) -> Wave:
-        """Return one clip of a class as it arrives: at another speed, somewhere in the example, through a room."""
+    def _augmented(self, label: int, rng: np.random.Generator) -> Samples:
+        """Return a random clip of a class with changed speed, at a random position, equalised and reverberated."""
         pool = self._pools[label]
         wave = pool[int(rng.integers(len(pool)))]
         if self._params.speed:
@@ -437,8 +396,8 @@ class MixtureMaker:
             placed = self._places.filter_and_reverberate(placed, rng, reverberation=self._params.reverberated)
         return placed
 
-    def _place(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Cut a long clip; put a short one somewhere, once (as ESC pads it) or again and again."""
+    def _place(self, wave: Samples, rng: np.random.Generator) -> Samples:
+        """Cut a long clip; place a short one at random, once (as ESC pads it) or repeatedly."""
         out, room = np.zeros(self._samples, np.float32), self._samples - wave.size
         if room <= 0:
             start = int(rng.integers(0, 1 - room))
@@ -451,8 +410,8 @@ class MixtureMaker:
             at += self._samples if once else wave.size + int(rng.uniform(0.02, 2.0) * self._rate_hz)
         return out
 
-    def _capture(self, wave: Wave, rng: np.random.Generator) -> Wave:
-        """Add the noise of the place and set the level."""
+    def _capture(self, wave: Samples, rng: np.random.Generator) -> Samples:
+        """Add ambient noise and set the peak level."""
         wave = wave / (np.abs(wave).max() + 1e-9)
         if rng.random() < self._params.noisy:
             wave = wave + loudness(wave) * 10 ** (-rng.uniform(8, 50) / 20) * self._places.noise(rng)
@@ -462,8 +421,8 @@ class MixtureMaker:
         return np.asarray(wave * (10 ** (peak_db / 20) / (np.abs(wave).max() + 1e-9)), np.float32)
 
 
-def mix(first: Wave, second: Wave, ratio: float) -> Wave:
-    """Mix two waves so that ``ratio`` of what is heard is the first, by their loudness; the power stays level."""
+def mix(first: Samples, second: Samples, ratio: float) -> Samples:
+    """Mix two waves with ``ratio`` (0 to 1) as the perceived share of the first; keeps the power."""
     if ratio <= 0:
         return second
     share = 1 / (1 + loudness(first) / loudness(second) * (1 - ratio) / ratio)
@@ -471,13 +430,35 @@ def mix(first: Wave, second: Wave, ratio: float) -> Wave:
     return np.asarray(mixed, np.float32)
 
 
-def loudness(wave: Wave) -> float:
-    """Return the RMS of the loudest tenth of a second at 16 kHz; never zero."""
+def loudness(wave: Samples) -> float:
+    """Return the RMS of the loudest 0.1 s at 16 kHz; at least 1e-6."""
     total = np.cumsum(np.pad(wave[::_LOUDNESS_STRIDE].astype(np.float64), (_LOUDNESS_WINDOW, 0)) ** 2)
     loudest = float((total[_LOUDNESS_WINDOW:] - total[:-_LOUDNESS_WINDOW]).max())
     return max(1e-6, float(np.sqrt(max(0.0, loudest) / _LOUDNESS_WINDOW)))
 
 
-def _without_padding(wave: Wave) -> Wave:
+def _without_padding(wave: Samples) -> Samples:
     loud = np.flatnonzero(np.abs(wave) > SILENT)
     return wave[loud[0] : loud[-1] + 1] if loud.size else wave
+
+
+def _weight(source: str, clips: int, params: SceneExamples) -> float:
+    """Return the sampling weight of a source; small sources are drawn less often, to avoid overfitting to them."""
+    return params.source_weights.get(source, 1.0) * min(1.0, clips / _FEW)
+
+
+def _loudest_of_late(rms: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
+    """Return the running maximum over each frame and the ``frames`` before it."""
+    padded = np.concatenate([np.zeros(frames), rms])
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, frames + 1).max(axis=1), np.float64)
+
+
+def _quantised(wave: Samples) -> Samples:
+    """Quantise a wave to 16 bits, clipped at full scale."""
+    return np.asarray(np.clip(np.rint(wave / _STEP) * _STEP, -1, 1 - _STEP), np.float32)
+
+
+def _gain_for_ratio(first: Samples, second: Samples, ratio_db: float) -> float:
+    """Return the gain that sets the RMS of ``second`` to ``ratio_db`` below that of ``first``."""
+    rms = float(np.sqrt(np.mean(second**2))) + 1e-9
+    return float(np.sqrt(np.mean(first**2)) + 1e-9) / rms * 10 ** (-ratio_db / 20)

@@ -1,4 +1,4 @@
-"""Train one run per fold and seed, several at once, each in a process of its own; ended ones are not run again."""
+"""Cross-validation: one run per fold and seed, several at a time, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_S = 1.0
 
 
 class FoldError(DetectorError):
-    """A run of a fold ended badly; the others went on."""
+    """A run of a fold failed; the others were continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,13 @@ class FoldRun:
     seed: int
 
     @property
-    def ended(self) -> bool:
+    def finished(self) -> bool:
         """Whether its weights are final."""
         return (self.folder / "record.json").is_file()
 
     def epochs(self) -> int:
-        """Return how many epochs it has behind it."""
-        path = self.folder / "curves.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return int(json.loads(lines[-1])["epoch"]) if lines else 0
+        """Return the number of completed epochs, over all stages."""
+        return sum(_epochs(path) for path in (self.folder / "curves.jsonl", *self.folder.glob("stage*/curves.jsonl")))
 
 
 def plan(runs: Path, folds: Sequence[int], seeds: Sequence[int]) -> list[FoldRun]:
@@ -50,23 +48,23 @@ def plan(runs: Path, folds: Sequence[int], seeds: Sequence[int]) -> list[FoldRun
 
 
 def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], jobs: int) -> None:
-    """Train what has not ended, ``jobs`` at a time, one thread each, with one bar over all epochs.
+    """Train the runs that are not finished, ``jobs`` at a time with one thread each; ``epochs`` are those of a run.
 
-    Raises FoldError that names the runs which ended badly, with where each one's last words are.
+    Raises FoldError that names the failed runs and their log files.
     """
-    waiting, running, failed = [r for r in wanted if not r.ended], dict[FoldRun, subprocess.Popen[bytes]](), []
-    with _sigterm() as told_to_end, tqdm(total=epochs * len(wanted), unit="epoch") as bar:
+    waiting, running, failed = [r for r in wanted if not r.finished], dict[FoldRun, subprocess.Popen[bytes]](), []
+    with _sigterm() as signals, tqdm(total=epochs * len(wanted), unit="epoch") as bar:
         try:
             while waiting or running:
-                if told_to_end:
+                if signals:
                     sys.exit(128 + signal.SIGTERM)
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
                     running[run] = _start(recipe, data, run)
                 time.sleep(POLL_S)
-                ended = [run for run, process in running.items() if process.poll() is not None]
-                failed += [run for run in ended if running.pop(run).returncode]
-                bar.n = sum(epochs if run.ended else min(epochs, run.epochs()) for run in wanted)
+                exited = [run for run, process in running.items() if process.poll() is not None]
+                failed += [run for run in exited if running.pop(run).returncode]
+                bar.n = sum(epochs if run.finished else min(epochs, run.epochs()) for run in wanted)
                 bar.refresh()
         finally:
             for process in running.values():
@@ -79,13 +77,18 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
 
 @contextmanager
 def _sigterm() -> Iterator[list[int]]:
-    """Note a SIGTERM: to end in the middle of starting a run would leave that run behind."""
-    told = list[int]()
-    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    """Record a SIGTERM: exiting while a run is being started would leave its process behind."""
+    received = list[int]()
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield told
+        yield received
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _epochs(curves: Path) -> int:
+    lines = curves.read_text(encoding="utf-8").splitlines() if curves.is_file() else []
+    return int(json.loads(lines[-1])["epoch"]) if lines else 0
 
 
 def _start(recipe: Path, data: Path, run: FoldRun) -> subprocess.Popen[bytes]:

@@ -1,8 +1,7 @@
-"""What a network gets of a wave: the runtime's own features, and for a spiking one the runtime's own spikes.
+"""The input of a network from a wave: the runtime's features, and for a spiking network the runtime's spikes.
 
-The delta encoder compiled, for training, where it runs millions of frames: the same spikes, forty times faster.
-
-``detector.encoder`` is the one that counts; a test holds this one to its every spike.
+``BulkEncoder`` is the delta encoder of ``detector.encoder``, compiled for training, where it runs millions of frames
+(forty times faster); a test checks that both send the same spikes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from models.recipe import Recipe
 
 
 class BulkEncoder:
-    """Spikes of whole waves, each from the state after a reset."""
+    """Delta encoder over whole waves, each from the state after a reset."""
 
     def __init__(self, params: EncoderParams) -> None:
         self._exact = DeltaEncoder(params)
@@ -38,6 +37,29 @@ class BulkEncoder:
         spikes = np.zeros((len(frames), self._exact.planes, frames.shape[1]), np.uint8)
         _track(frames - self._rest, self._keep, self._thresholds, spikes)
         return spikes
+
+
+class FrontEnd:
+    """Samples to the input of a recipe's network, from the state after a reset."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._mfcc = MfccExtractor(recipe.features)
+        self._delta = None if recipe.network.kind == "cnn" else BulkEncoder(recipe.encoder)
+
+    def encode(self, wave: NDArray[np.float32]) -> NDArray[Any]:
+        """Return spikes (frames, planes, n_mfcc) uint8, or for a CNN the features (frames, n_mfcc) float32."""
+        self._mfcc.reset()
+        return self._sent(self._mfcc.push(wave))
+
+    def encode_clip(self, wave: NDArray[np.float32]) -> NDArray[Any]:
+        """Do the same for a whole clip, whose last frame is padded with silence as the runtime does at its end."""
+        self._mfcc.reset()
+        return self._sent(np.concatenate([self._mfcc.push(wave), self._mfcc.flush()]))
+
+    def _sent(self, frames: Frames) -> NDArray[Any]:
+        if self._delta is None:
+            return np.asarray(frames, np.float32)
+        return self._delta.encode(frames)
 
 
 @numba.njit(cache=True)
@@ -58,26 +80,3 @@ def _track(frames: Any, keep: Any, thresholds: Any, spikes: Any) -> None:
                     sent = -thresholds[i, k]
                 change = np.float32(change - sent)
                 baseline = np.float32(baseline + sent)
-
-
-class FrontEnd:
-    """Samples to the input of a recipe's network, from a state after a reset."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._mfcc = MfccExtractor(recipe.features)
-        self._delta = None if recipe.network.kind == "cnn" else BulkEncoder(recipe.encoder)
-
-    def encode(self, wave: NDArray[np.float32]) -> NDArray[Any]:
-        """Return spikes (frames, planes, n_mfcc) uint8, or for a CNN the features (frames, n_mfcc) float32."""
-        self._mfcc.reset()
-        return self._sent(self._mfcc.push(wave))
-
-    def encode_clip(self, wave: NDArray[np.float32]) -> NDArray[Any]:
-        """Do the same with a whole clip, whose last frame is filled up with silence as the runtime does at its end."""
-        self._mfcc.reset()
-        return self._sent(np.concatenate([self._mfcc.push(wave), self._mfcc.flush()]))
-
-    def _sent(self, frames: Frames) -> NDArray[Any]:
-        if self._delta is None:
-            return np.asarray(frames, np.float32)
-        return self._delta.encode(frames)

@@ -1,14 +1,14 @@
-"""Train a streaming network by a recipe: one loop, resumable, last weights kept (never a best epoch)."""
+"""Training of a streaming network by a recipe: resumable, and the last weights are kept (never a best epoch)."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,21 +17,22 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from detector.manifest import TrainingRecord
-from models.console import tell
+from models.console import report_problems
 from models.data.datasets import folds_left_out, load_good_clips, recordings, sources_of
 from models.data.household import Clip
 from models.network.activity import Activity, reading_macs
 from models.network.device import training_device
 from models.network.twin import Network, make_network
 from models.plots import draw_curves
-from models.recipe import Mixtures, Recipe, as_dict
+from models.recipe import MixtureExamples, Recipe, Stage, as_dict
 from models.training.examples import ExampleMaker, MixtureMaker
-from models.training.losses import HiddenReadouts, total_loss
+from models.training.losses import AuxiliaryHeads, total_loss
 from models.training.optimiser import Optimiser, clip_gradient, rate_at
-from models.training.runs import RunFolder, hidden_of, weights_digest, weights_of
+from models.training.runs import RunFolder, auxiliary_heads_of, load_run, stage_folders, weights_digest, weights_of
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-_PARTS = ("spikes", "target", "weight", "idle")
+"""Input, target, weight and background frames of a batch of examples."""
+_PARTS: Final = ("spikes", "target", "weight", "background_frames")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +44,57 @@ class Run:
     folder: Path
     seed: int
     leave_out: int | None
-    """A fold that is kept besides the recipe's test folds."""
+    """A fold that is held out in addition to the recipe's test folds."""
     workers: int = 1
-    """Processes that make examples beside the one that trains; 0: it makes them itself."""
-    begin: Path | None = None
-    """Folder of an ended run, whose weights this one begins with."""
+    """Processes that make examples beside the training process; 0: it makes them itself."""
+    warm_start: Path | None = None
+    """Folder of a finished run whose weights this one starts from."""
+    previous_stage: Path | None = None
+    """Folder of the stage before, which takes the place of ``warm_start``."""
+    seed_offset: int = 0
+    """Added to the seed by a stage."""
+
+    @property
+    def initial_weights(self) -> Path | None:
+        """Folder of the run whose weights this one starts from; None: random weights."""
+        return self.previous_stage or self.warm_start
+
+
+def train_stages(stages: Sequence[Stage], run: Run) -> Network:
+    """Train the stages of a recipe in order, or resume where they were interrupted; return the final network.
+
+    The last stage is in the run's own folder, earlier ones in ``stage1``, ``stage2``, ... below it. Each starts from
+    the weights of the one before. Raises what ``train`` raises.
+    """
+    previous: Path | None = None
+    for stage, folder in zip(stages, stage_folders(run.folder, len(stages)), strict=True):
+        one = dataclasses.replace(run, folder=folder, previous_stage=previous, seed_offset=stage.seed_offset)
+        net = train(stage.recipe, one)
+        previous = folder
+    return net
 
 
 def train(recipe: Recipe, run: Run) -> Network:
-    """Train, or go on where the run folder's checkpoint stands, and return the network as the last batch left it.
+    """Train, or resume from the run folder's checkpoint; return the network after the last batch, on the CPU.
 
-    Raises ConfigError where the folder holds a run of another recipe, seed or left-out fold, or the run
-    to begin with has another network or front end or was trained on what this one leaves out, and
-    SourceError where the data is missing. Clips that cannot be used are told and left out.
+    Raises ConfigError where the folder holds a run of another recipe, seed, left-out fold or initial weights, or the
+    run to start from has another network or front end or was trained on a fold that this one leaves out, and
+    SourceError where data is missing. Clips that cannot be used are reported and left out.
     """
     clips = training_clips(recipe, run)
     folder = RunFolder(run.folder)
-    plan = {"recipe": as_dict(recipe), "seed": run.seed, "leave_out": run.leave_out}
-    torch.manual_seed(run.seed)
-    net = make_network(recipe)
-    if run.begin is not None:
-        net.load_state_dict(weights_of(run.begin, recipe, run.leave_out))
-        plan["begin"] = weights_digest(net)
+    seed = run.seed + run.seed_offset
+    plan = {"recipe": as_dict(recipe), "seed": seed, "leave_out": run.leave_out}
+    torch.manual_seed(seed)
+    net = make_network(recipe.network, recipe.encoder)
+    if run.initial_weights is not None:
+        net.load_state_dict(weights_of(run.initial_weights, recipe, run.leave_out))
+        plan["warm_start"] = weights_digest(net)
     folder.claim(plan)
     net = net.to(training_device())
     trainer = _Trainer(net, recipe, run, clips)
     trainer.resume()
-    with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch") as bar:
+    with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch", desc=run.folder.name) as bar:
         while trainer.epoch < recipe.schedule.epochs:
             row = trainer.one_epoch()
             bar.set_postfix(loss=f"{row['loss']:.4f}")
@@ -79,29 +104,16 @@ def train(recipe: Recipe, run: Run) -> Network:
     return net.cpu()
 
 
-def _write_results(folder: RunFolder, net: Network, name: str) -> None:
-    """Write what the training itself can tell; how good the network is, ``snn-train evaluate`` says."""
-    rows = folder.curves()
-    last = rows[-1]
-    parameters = sum(p.numel() for p in net.parameters())
-    spent = sum(row["seconds"] for row in rows)
-    figures = {"loss": last["loss"], "training_seconds": round(spent, 1), "parameters": parameters}
-    folder.write("metrics.json", figures | {"dead": last["dead"], "rates": last["rates"]})
-    curves = {"loss": [row["loss"] for row in rows]}
-    curves |= {f"{layer}: never fired": [row["dead"][layer] for row in rows] for layer in last["dead"]}
-    curves |= {f"{layer}: spikes a frame": [row["rates"][layer] for row in rows] for layer in last["rates"]}
-    draw_curves(curves, folder.path / "curves.png", title=name)
-
-
 def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingRecord:
-    """Say how the weights came to be, for the manifest."""
+    """Describe how the weights were trained, for the manifest; epochs include those of earlier stages."""
     options = f"--seed {run.seed}" + ("" if run.leave_out is None else f" --leave-out {run.leave_out}")
-    options += "" if run.begin is None else " --begin FIRST-RUN"
+    options += "" if run.warm_start is None else " --warm-start FIRST-RUN"
     material = "" if run.material is None else "--material MATERIAL "
+    earlier = 0 if run.previous_stage is None else load_run(run.previous_stage)[2].epochs
     return TrainingRecord(
         command=f"snn-train fit models/recipes/{recipe.name}.toml {material}--run RUN {options}",
         seed=run.seed,
-        epochs=recipe.schedule.epochs,
+        epochs=recipe.schedule.epochs + earlier,
         clips=len(clips),
         folds_left_out=folds_left_out(recipe, run.leave_out),
         sources=sources_of(recipe, clips),
@@ -109,15 +121,29 @@ def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingReco
 
 
 def training_clips(recipe: Recipe, run: Run) -> list[Clip]:
-    """List what may be trained on: neither the test folds nor the one left out; tell what is wrong with others."""
+    """List the clips to train on, without the test folds and the left-out one; report clips that cannot be used."""
     listing = recordings(recipe, run.data, run.material)
-    tell(listing.problems)
+    report_problems(listing.problems)
     left_out = folds_left_out(recipe, run.leave_out)
     return [c for c in listing.clips if c.fold not in left_out]
 
 
-class _Stream(IterableDataset[Any]):
-    """Endless batches of examples, made in worker processes, whose number does not show: each batch has its dice."""
+def _write_results(folder: RunFolder, net: Network, name: str) -> None:
+    """Write training metrics and curves; ``snn-train evaluate`` measures how good the network is."""
+    rows = folder.curves()
+    last = rows[-1]
+    parameters = sum(p.numel() for p in net.parameters())
+    spent = sum(row["seconds"] for row in rows)
+    metrics = {"loss": last["loss"], "training_seconds": round(spent, 1), "parameters": parameters}
+    folder.write("metrics.json", metrics | {"dead": last["dead"], "rates": last["rates"]})
+    curves = {"loss": [row["loss"] for row in rows]}
+    curves |= {f"{layer}: never fired": [row["dead"][layer] for row in rows] for layer in last["dead"]}
+    curves |= {f"{layer}: spikes a frame": [row["rates"][layer] for row in rows] for layer in last["rates"]}
+    draw_curves(curves, folder.path / "curves.png", title=name)
+
+
+class _ExampleStream(IterableDataset[Any]):
+    """Endless batches of examples; each batch has its own generator, so the number of workers has no effect."""
 
     def __init__(self, maker: ExampleMaker | MixtureMaker, batch: int, seed: int, first: int) -> None:
         self._maker, self._batch, self._seed, self._first = maker, batch, seed, first
@@ -127,44 +153,46 @@ class _Stream(IterableDataset[Any]):
         own, all_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
             torch.set_num_threads(1)
-        for number in itertools.count(self._first + own, all_workers):  # the loader asks its workers in turn
+        for number in itertools.count(self._first + own, all_workers):  # the loader polls its workers in turn
             rng = np.random.default_rng([self._seed, number])
             drawn = [self._maker.draw(rng) for _ in range(self._batch)]
             yield tuple(np.stack([getattr(e, key) for e in drawn]) for key in _PARTS)
 
 
 class _Trainer:
+    """One run's network, optimiser, auxiliary heads and position."""
+
     def __init__(self, net: Network, recipe: Recipe, run: Run, clips: list[Clip]) -> None:
         self._recipe, self._run, self._net, self._clips = recipe, run, net, clips
         self._folder, self._device = RunFolder(run.folder), training_device()
         self._fan_out = reading_macs(recipe.network)
         s = recipe.schedule
         self._batches = max(1, s.examples_per_epoch // s.batch)
-        self._hidden = HiddenReadouts(recipe.network).to(self._device) if recipe.loss.deep else None
-        learners = [net] if self._hidden is None else [net, self._hidden]
+        self._heads = AuxiliaryHeads(recipe.network).to(self._device) if recipe.loss.deep_supervision else None
+        learners = [net] if self._heads is None else [net, self._heads]
         weights = [layer.weight for layer in (*net.convs, net.dense)] if s.muon else []
         self._optimiser = Optimiser(nn.ModuleList(learners), s.learning_rate, s.weight_decay, weights)
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
 
     def resume(self) -> None:
-        """Load the checkpoint of the run folder, if there is one; else read-outs of the run to begin with, if any.
+        """Load the run folder's checkpoint, if any; else the auxiliary heads of the run to start from, if any.
 
-        New read-outs would pull at the network's weights until they have learnt.
+        Untrained heads would disturb the network's weights until they have converged.
         """
-        begin = self._run.begin
-        if begin is not None and self._hidden is not None and (hidden := hidden_of(begin)) is not None:
-            self._hidden.load_state_dict(hidden)
+        before = self._run.initial_weights
+        if before is not None and self._heads is not None and (heads := auxiliary_heads_of(before)) is not None:
+            self._heads.load_state_dict(heads)
         if saved := self._folder.load():
             self._net.load_state_dict(saved["net"])
-            if self._hidden is not None:
-                self._hidden.load_state_dict(saved["hidden"])
+            if self._heads is not None:
+                self._heads.load_state_dict(saved["auxiliary_heads"])
             self._optimiser.load_state_dict(saved["optimiser"])
             self.epoch = saved["epoch"]
-            torch.set_rng_state(saved["dice"])
+            torch.set_rng_state(saved["rng_state"])
 
     def one_epoch(self) -> dict[str, Any]:
-        """Run one epoch, append its row to the curves, write the checkpoint."""
+        """Run one epoch, append its row to the curves, write the checkpoint; return the row."""
         self._net.train()
         began, losses, activity = time.perf_counter(), [], Activity()
         batches = self._batches_of_examples()
@@ -177,23 +205,23 @@ class _Trainer:
         row |= {"seconds": time.perf_counter() - began, "dead": activity.dead_shares(), "rates": activity.rates()}
         self._folder.add_row(row)
         state = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict(), "epoch": self.epoch}
-        if self._hidden is not None:
-            state["hidden"] = self._hidden.state_dict()
-        state["dice"] = torch.get_rng_state()  # of the dropout, on a CPU
+        if self._heads is not None:
+            state["auxiliary_heads"] = self._heads.state_dict()
+        state["rng_state"] = torch.get_rng_state()  # for dropout, on a CPU
         self._folder.save(state)
         return row
 
     def _one_batch(self, batch: Batch, activity: Activity) -> float:
-        given, target, weight, idle = (part.to(self._device).float() for part in batch)
+        given, target, weight, background = (part.to(self._device).float() for part in batch)
         probe: dict[str, Tensor] = {}
         logits, _ = self._net(given, None, probe)
-        loss = total_loss(self._recipe.loss, logits, target, weight, idle, probe, self._fan_out)
-        if self._hidden is not None:
-            hidden = self._hidden.loss(probe, self._net.readout_beta, target, weight)
-            loss = loss + self._recipe.loss.deep * hidden
+        loss = total_loss(self._recipe.loss, logits, target, weight, background, probe, self._fan_out)
+        if self._heads is not None:
+            auxiliary = self._heads.loss(probe, self._net.readout_beta, target, weight)
+            loss = loss + self._recipe.loss.deep_supervision * auxiliary
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        # Not those of hidden read-outs: no surrogate lies between these and their loss.
+        # Not the gradient of the auxiliary heads: no surrogate lies between them and their loss.
         clip_gradient(self._net, f"{self._recipe.name}, epoch {self.epoch + 1}")
         self._optimiser.step()
         activity.add(probe)
@@ -201,19 +229,19 @@ class _Trainer:
 
     def _batches_of_examples(self) -> Iterator[Batch]:
         if self._loader is None:
-            first = self.epoch * self._batches
-            stream = _Stream(self._maker(), self._recipe.schedule.batch, self._run.seed, first)
+            first, seed = self.epoch * self._batches, self._run.seed + self._run.seed_offset
+            stream = _ExampleStream(self._maker(), self._recipe.schedule.batch, seed, first)
             workers = self._run.workers
             ahead = 4 if workers else None
-            dice = torch.Generator()  # without its own, a loader takes from those of the dropout
-            loader = DataLoader(stream, None, num_workers=workers, prefetch_factor=ahead, generator=dice)
+            generator = torch.Generator()  # of its own: otherwise the loader advances the one of dropout
+            loader = DataLoader(stream, None, num_workers=workers, prefetch_factor=ahead, generator=generator)
             self._loader = iter(loader)
         return self._loader
 
     def _maker(self) -> ExampleMaker | MixtureMaker:
         clips, waves, problems = load_good_clips(self._clips, self._recipe.features.sample_rate_hz)
-        tell(problems)
+        report_problems(problems)
         examples = self._recipe.examples
-        if isinstance(examples, Mixtures):
+        if isinstance(examples, MixtureExamples):
             return MixtureMaker(clips, waves, self._recipe, examples)
         return ExampleMaker(clips, waves, self._recipe, examples)

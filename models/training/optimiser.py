@@ -1,4 +1,4 @@
-"""The optimiser that all training uses, and its rate over a run."""
+"""The optimiser of all training runs, and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from detector.errors import ConfigError
 _LARGEST_GRADIENT = 2.0
 """Norm that gradients are clipped to."""
 _MOMENTUM = 0.95
-"""As in Jordan's own runs; what torch takes unless told."""
+"""As in Jordan's own runs; the default of torch."""
 
 
 class Optimiser:
     """AdamW; and Muon for the weights of hidden layers, where some are given.
 
-    Muon's steps have all their singular values alike, so that a layer learns in many directions at once and not
-    in the few that are steepest (K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024). Their
-    size is that of AdamW's (J. Liu et al., "Muon is scalable for LLM training", 2025), so both take one rate.
+    Muon orthogonalises its steps: all singular values are equal, so that a layer learns in many directions at once
+    and not only in the few steepest ones (K. Jordan, "Muon: an optimizer for hidden layers in neural networks",
+    2024). Their size is that of AdamW's (J. Liu et al., "Muon is scalable for LLM training", 2025), so that both
+    share one learning rate.
     """
 
     def __init__(
         self, net: nn.Module, learning_rate: float, weight_decay: float, hidden: Sequence[Tensor] = ()
     ) -> None:
-        """Take the parameters of a network; only weights decay, not biases, norms or time constants.
+        """Take the parameters of a network; weight decay excludes biases, norms and time constants.
 
-        ``hidden`` are weights of the network, with two axes or more, that already are on its device: their
-        memory is shared. The first axis is that of a layer's outputs.
+        ``hidden`` are weights of the network, with two axes or more, on their final device: memory is
+        shared. The first axis is that of a layer's outputs.
         """
         self._hidden = list(hidden)
         # Muon takes matrices: one row for each of a layer's outputs. They share the weights' memory.
@@ -45,32 +46,32 @@ class Optimiser:
             )
 
     def set_rate(self, rate: float) -> None:
-        """Let the next steps be of this size."""
+        """Set the learning rate."""
         for optimiser in self._optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for parameter in self._hidden:
             parameter.grad = None
         for optimiser in self._optimisers.values():
             optimiser.zero_grad()
 
     def step(self) -> None:
-        """Move all parameters by their gradients."""
+        """Update all parameters by their gradients."""
         for parameter, matrix in zip(self._hidden, self._matrices, strict=True):
             matrix.grad = None if parameter.grad is None else parameter.grad.view(matrix.shape)
         for optimiser in self._optimisers.values():
             optimiser.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run needs to go on."""
+        """Return the state for a checkpoint."""
         return {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where another stood; raises ConfigError where that was none of this kind."""
-        if "param_groups" in saved:  # as runs wrote it while there was AdamW alone
+        """Restore a state; raises ConfigError where it is that of another kind of optimiser."""
+        if "param_groups" in saved:  # format of runs before Muon was added
             saved = {"adamw": saved}
         if saved.keys() != self._optimisers.keys():
             raise ConfigError("the checkpoint is of another optimiser; name another folder for the run")
@@ -79,10 +80,9 @@ class Optimiser:
 
 
 def clip_gradient(net: nn.Module, where: str) -> None:
-    """Clip a network's gradient; raises ConfigError where it is not finite, before a weight is spoiled.
+    """Clip a network's gradient norm; raises ConfigError where it is not finite, before weights become NaN.
 
-    A network of weights that are no numbers is silent, and would pass for one with dead neurons. ``where`` says
-    which run, and when.
+    A network of NaN weights is silent, and would look like one of dead neurons. ``where`` names run and epoch.
     """
     norm = nn.utils.clip_grad_norm_(net.parameters(), _LARGEST_GRADIENT)
     if not torch.isfinite(norm):
@@ -99,9 +99,9 @@ def _adamw(net: nn.Module, learning_rate: float, weight_decay: float, others: It
 
 
 def rate_at(progress: float, highest: float, warm_up: float, floor: float) -> float:
-    """Return the rate that warms up over a share of the run, then follows a cosine down to ``floor`` of the highest.
+    """Return the learning rate: linear warm-up, multiplied by a cosine decay to ``floor`` of the highest.
 
-    ``progress`` is the share of the run that is over.
+    ``progress`` is the completed share of the run, ``warm_up`` the share spent on warming up.
     """
     warm = min(1.0, progress / warm_up + 0.01)
     cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,9 +1,4 @@
-"""The folder of a run: what it is, how it goes, where it stands.
-
-Read what an ended run of a streaming network left in its folder.
-
-The weights of an ended run, for another to begin with.
-"""
+"""The folder of a training run: its plan, curves and checkpoint, and what a finished run left in it."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +16,15 @@ from detector import __version__
 from detector.errors import ConfigError
 from detector.manifest import TrainingRecord
 from detector.strict import parse_strictly
+from detector.system.files import replace_file
 from models.data.datasets import folds_left_out
 from models.network.twin import Network, make_network
-from models.recipe import Recipe
+from models.recipe import Recipe, with_current_keys
+
+_SHARED: Final = ("kind", "classes", "features", "encoder", "network")
+"""Tables of a recipe that must be the same for a warm start."""
+_RENAMED: Final = {"hidden": "auxiliary_heads", "dice": "rng_state"}
+"""Earlier names of keys of a checkpoint, with their present names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,10 @@ class RunFolder:
     path: Path
 
     def claim(self, plan: dict[str, Any]) -> None:
-        """Write down what the run is, and what code made it; raises ConfigError where it holds another run."""
+        """Write the plan and the code's version; raises ConfigError where the folder holds a run of another plan."""
         text, path = json.dumps(plan, indent=1), self.path / "plan.json"
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            others = "of another recipe, seed, left-out fold or --begin, or of an earlier version"
+            others = "of another recipe, seed, left-out fold or --warm-start, or of an earlier version"
             raise ConfigError(f"{self.path}: holds a run {others}; name another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -58,16 +59,71 @@ class RunFolder:
         return list({row["epoch"]: row for row in map(json.loads, lines)}.values())
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; an interruption leaves the old one whole."""
-        path = self.path / "checkpoint.pt"
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        """Replace the checkpoint atomically."""
+        with replace_file(self.path / "checkpoint.pt") as part:
+            torch.save(state, part)
 
     def load(self) -> dict[str, Any] | None:
         """Return the checkpoint, if there is one."""
         path = self.path / "checkpoint.pt"
-        return torch.load(path, weights_only=True, map_location="cpu") if path.is_file() else None
+        if not path.is_file():
+            return None
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        return {_RENAMED.get(key, key): value for key, value in saved.items()}
+
+
+def stage_folders(folder: Path, stages: int) -> list[Path]:
+    """Return the folder of each stage of a run: the last one's is the run's own."""
+    return [*(folder / f"stage{number}" for number in range(1, stages)), folder]
+
+
+def load_run(folder: Path) -> tuple[Network, Recipe, TrainingRecord]:
+    """Return the network, recipe and record of a finished run; raises ConfigError where the folder holds none."""
+    try:
+        recipe_data = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["recipe"]
+        record_data = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise ConfigError(
+            f"{folder}: not the folder of a finished run ({error}); make one with snn-train fit"
+        ) from error
+    recipe: Recipe = parse_strictly(
+        Recipe, with_current_keys(recipe_data), str(folder / "plan.json"), "recipe", ConfigError
+    )
+    record: TrainingRecord = parse_strictly(
+        TrainingRecord, record_data, str(folder / "record.json"), "record", ConfigError
+    )
+    net = make_network(recipe.network, recipe.encoder)
+    net.load_state_dict(saved["net"])
+    return net, recipe, record
+
+
+def weights_of(folder: Path, recipe: Recipe, leave_out: int | None) -> dict[str, Tensor]:
+    """Return the network's state at the end of the run in ``folder``, for a warm start by ``recipe``.
+
+    Raises ConfigError where the folder holds no finished run, its network, front end or classes differ from the
+    recipe's, or it was trained on a fold that the new run leaves out.
+    """
+    net, first, record = load_run(folder)
+    if others := [name for name in _SHARED if getattr(first, name) != getattr(recipe, name)]:
+        raise ConfigError(f"{folder}: {recipe.name} cannot start from it, since they differ in {', '.join(others)}")
+    if seen := sorted(set(folds_left_out(recipe, leave_out)) - set(record.folds_left_out)):
+        raise ConfigError(f"{folder}: was trained on fold {', '.join(map(str, seen))}, which this run leaves out")
+    return net.state_dict()
+
+
+def auxiliary_heads_of(folder: Path) -> dict[str, Tensor] | None:
+    """Return the state of the auxiliary heads at the end of the run in ``folder``, if it had any."""
+    saved = RunFolder(folder).load()
+    return None if saved is None else saved.get("auxiliary_heads")
+
+
+def weights_digest(net: nn.Module) -> str:
+    """Return the SHA-256 of a network's state, which identifies the initial weights of a run."""
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def git_revision() -> str:
@@ -77,52 +133,3 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - a fixed command
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def load_run(folder: Path) -> tuple[Network, Recipe, TrainingRecord]:
-    """Return the network, its recipe and its record; raises ConfigError where the folder holds no ended run."""
-    try:
-        recipe_data = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["recipe"]
-        record_data = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise ConfigError(f"{folder}: not the folder of an ended run ({error}); make one with snn-train fit") from error
-    recipe: Recipe = parse_strictly(Recipe, recipe_data, str(folder / "plan.json"), "recipe", ConfigError)
-    record: TrainingRecord = parse_strictly(
-        TrainingRecord, record_data, str(folder / "record.json"), "record", ConfigError
-    )
-    net = make_network(recipe)
-    net.load_state_dict(saved["net"])
-    return net, recipe, record
-
-
-_ALIKE = ("kind", "classes", "features", "encoder", "network")
-"""Tables of a recipe that both runs have to share."""
-
-
-def weights_of(folder: Path, recipe: Recipe, leave_out: int | None) -> dict[str, Tensor]:
-    """Return the network's state at the end of the run in ``folder``.
-
-    Raises ConfigError where that is not the folder of an ended run, or its network, front end or
-    classes are others than the recipe's, or it did not leave out every fold that the new run leaves out.
-    """
-    net, first, record = load_run(folder)
-    if others := [name for name in _ALIKE if getattr(first, name) != getattr(recipe, name)]:
-        raise ConfigError(f"{folder}: {recipe.name} cannot begin with it, since they differ in {', '.join(others)}")
-    if seen := sorted(set(folds_left_out(recipe, leave_out)) - set(record.folds_left_out)):
-        raise ConfigError(f"{folder}: was trained on fold {', '.join(map(str, seen))}, which this run leaves out")
-    return net.state_dict()
-
-
-def hidden_of(folder: Path) -> dict[str, Tensor] | None:
-    """Return the state of the hidden layers' read-outs at the end of the run in ``folder``, if it had any."""
-    saved = RunFolder(folder).load()
-    return None if saved is None else saved.get("hidden")
-
-
-def weights_digest(net: nn.Module) -> str:
-    """Return the SHA-256 of a network's state, by which a run knows again what it began with."""
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -44,7 +44,7 @@ def test_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "selector",
     [
         "usb-id:046d:082d:A1B2C3D4",
         "usb-id:046D:082D",
@@ -118,7 +118,9 @@ def test_no_id_holds_a_cards_number(tmp_path: Path) -> None:
             assert "hw:9" not in id_
 
 
-@pytest.mark.parametrize("wish", ["hw:1,0", "hw:1", "plughw:0", "usb-id:46d:82d", "usb-id:", "usb-path:", "hw:CARD="])
+@pytest.mark.parametrize(
+    "selector", ["hw:1,0", "hw:1", "plughw:0", "usb-id:46d:82d", "usb-id:", "usb-path:", "hw:CARD="]
+)
 def test_what_can_never_be_is_refused(selector: str) -> None:
     with pytest.raises(ConfigError, match="snn-detect devices lists them"):
         check_selector(selector)

@@ -68,6 +68,15 @@ def test_raw_samples_at_the_old_name_of_their_rate(arguments: tuple[str, ...]) -
     assert sum("warning" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize("arguments", [("replay", "-", "--json", "-q"), ("--device", "-", "--json", "-q")])
+def test_the_new_name_gives_no_warning(arguments: tuple[str, ...]) -> None:
+    run = [sys.executable, "-W", "error", "-m", "detector", *arguments, "--sample-rate", "100"]
+    done = subprocess.run(run, input=bytes(2000), capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"100 Hz" in done.stderr
+    assert b"warning" not in done.stderr
+
+
 def test_the_old_name_is_for_raw_samples_alone_too(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["replay", str(tmp_path / "a.wav"), "--rate", "8000"], prog_name="snn-detect")
     assert done.exit_code == 2

@@ -146,7 +146,7 @@ def test_no_device_and_no_patience() -> None:
         (["--device", "-", "--tee", "/nowhere/x.wav"], "/nowhere/x.wav"),
     ],
 )
-def test_wishes_that_cannot_be(arguments: list[str], word: str) -> None:
+def test_impossible_options(arguments: list[str], word: str) -> None:
     with Child(*arguments) as child:
         child.end_sound()
         assert child.wait() == 2

@@ -19,8 +19,9 @@ from firmware_export.onnx.export import build_manifest, check_parity, export
 from firmware_export.onnx.parity import ParityError, comparison_sound
 from models import DEMO_SCENE
 from models.data.household import list_clips
-from models.network.csnn import ConvSpec, NetworkSpec, SpikingConvNet, finished
-from models.recipe import Data, Decoding, Loss, Recipe, Scenes, Schedule
+from models.network.csnn import SpikingConvNet, finished
+from models.network.spec import ConvSpec, NetworkSpec
+from models.recipe import Data, Decoding, Loss, Recipe, SceneExamples, Schedule
 
 CLASSES = {"guitar": "music", "speech": "people", "rain": "nature"}
 RECORD = TrainingRecord("none", 0, 0, 0, (5,), ())
@@ -53,10 +54,10 @@ def small_recipe(features: MfccParams) -> Recipe:
             readout_tau_s=0.3,
             surrogate="fast_sigmoid",
             slope=10.0,
-            drive=math.inf,
+            initial_gain=math.inf,
             dropout=0.0,
         ),
-        examples=Scenes("scenes", 40, {}, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
+        examples=SceneExamples("scenes", 40, {}, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
         loss=Loss(1.0, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.005),
         schedule=Schedule(1, 1, 1, 1e-3, 0.0, muon=False),
         decoding=Decoding(4, 2, 8, 4, 0.7, dict.fromkeys(CLASSES, 0.5)),

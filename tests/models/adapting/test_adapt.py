@@ -17,8 +17,8 @@ from detector.pipeline import Detector
 from firmware_export.onnx.parity import encoded
 from firmware_export.onnx.read import read_network
 from firmware_export.onnx.reference import check_exact, evaluate
-from models.adapting.adapt import Wish, adapt, card
-from models.adapting.sounds import check_labels, other_sounds, own_sounds
+from models.adapting.adapt import AdaptOptions, adapt, card
+from models.adapting.sounds import check_labels, negative_sounds, positive_sounds
 from models.cli.main import cli
 
 RATE = 16000
@@ -45,8 +45,8 @@ def bells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def wish(bells: Path, out: Path, *, replace: bool = False, examples: int = 160, epochs: int = 5) -> Wish:
-    return Wish(
+def options(bells: Path, out: Path, *, replace: bool = False, examples: int = 160, epochs: int = 5) -> AdaptOptions:
+    return AdaptOptions(
         model=MODEL,
         classes=(("doorbell", bells),),
         out=out,
@@ -63,10 +63,10 @@ def wish(bells: Path, out: Path, *, replace: bool = False, examples: int = 160, 
 
 
 @pytest.fixture(scope="module")
-def adapted(bells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def result(bells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a model with a doorbell, its card beside it."""
     out = tmp_path_factory.mktemp("adapted") / "own.onnx"
-    asked = wish(bells, out)
+    asked = options(bells, out)
     found = adapt(asked)
     assert found.old_scores_equal
     assert found.classes[0].recall.value >= 0.8
@@ -74,8 +74,8 @@ def adapted(bells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_recordings_that_it_has_not_heard_are_found_and_the_old_classes_stay(adapted: Path) -> None:
-    old, new = Detector.load(MODEL), Detector.load(adapted)
+def test_unseen_recordings_are_found_and_the_old_classes_stay(result: Path) -> None:
+    old, new = Detector.load(MODEL), Detector.load(result)
     assert new.labels == (*old.labels, "doorbell")
     waves = [chime(np.random.default_rng(1000 + n)) for n in range(20)]
     found = [any(e.label == "doorbell" for e in new.push(wave) + new.flush()) for wave in waves]
@@ -86,9 +86,9 @@ def test_recordings_that_it_has_not_heard_are_found_and_the_old_classes_stay(ada
     assert not any(e.label == "doorbell" for e in new.push(quiet) + new.flush())
 
 
-def test_the_result_is_an_ordinary_model(adapted: Path) -> None:
-    before, after = load_model(MODEL).manifest, load_model(adapted).manifest
-    assert verify(adapted)["block_equals_step"]
+def test_the_result_is_an_ordinary_model(result: Path) -> None:
+    before, after = load_model(MODEL).manifest, load_model(result).manifest
+    assert verify(result)["block_equals_step"]
     assert after.name == f"{before.name}-doorbell"
     assert after.classes[:-1] == before.classes
     assert after.training.clips == before.training.clips + 25
@@ -98,46 +98,46 @@ def test_the_result_is_an_ordinary_model(adapted: Path) -> None:
         (b.neurons * (b.inputs + 2) - a.neurons * (a.inputs + 2))
         for a, b in zip(before.network.layers[-2:], after.network.layers[-2:], strict=True)
     )
-    text = adapted.with_suffix(".md").read_text(encoding="utf-8")
+    text = result.with_suffix(".md").read_text(encoding="utf-8")
     assert "| doorbell | " in text
     assert "to the bit" in text
 
 
-def test_its_sums_are_exact_so_that_every_export_can_take_it(adapted: Path) -> None:
-    network = read_network(adapted)
+def test_its_sums_are_exact_so_that_every_export_can_take_it(result: Path) -> None:
+    network = read_network(result)
     check_exact(network)
     wave = chime(np.random.default_rng(5))
     scores = evaluate(network, encoded(network.manifest, wave))["scores"]
-    assert np.abs(scores - Detector.load(adapted).score(wave)).max() < 1e-4
+    assert np.abs(scores - Detector.load(result).score(wave)).max() < 1e-4
 
 
 def test_the_old_classes_can_be_left_out(bells: Path, tmp_path: Path) -> None:
     out = tmp_path / "bell.onnx"
-    found = adapt(wish(bells, out, replace=True, examples=40, epochs=1))
+    found = adapt(options(bells, out, replace=True, examples=40, epochs=1))
     assert found.manifest.labels == ("doorbell",)
     assert Detector.load(out).score(chime(np.random.default_rng(77))).shape[1] == 1
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
-def test_bad_recordings_are_told_one_by_one_and_the_good_ones_kept(bells: Path, tmp_path: Path) -> None:
+def test_bad_recordings_are_reported_one_by_one_and_the_good_ones_kept(bells: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bells, tmp_path / "doorbell")
     (folder / "broken.wav").write_bytes(b"RIFF")
     (folder / "empty.flac").touch()
-    found = own_sounds({"doorbell": folder}, RATE)
+    found = positive_sounds({"doorbell": folder}, RATE)
     assert len(found.clips) == 25
     assert {c.fold for c in found.clips} == {1, 2, 3, 4, 5}
     assert sum("broken.wav" in p or "empty.flac" in p for p in found.problems) == 2
     for path in sorted(folder.glob("*.wav"))[:6]:
         path.unlink()
     with pytest.raises(ConfigError, match=r"19 recordings of 'doorbell' can be used, and it takes 20.*broken\.wav"):
-        own_sounds({"doorbell": folder}, RATE)
+        positive_sounds({"doorbell": folder}, RATE)
     with pytest.raises(SourceError, match="no such folder"):
-        own_sounds({"doorbell": tmp_path / "none"}, RATE)
+        positive_sounds({"doorbell": tmp_path / "none"}, RATE)
 
 
 def test_backgrounds_are_cut_and_neighbours_stay_together(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "room.wav", 0.01 * np.random.default_rng(0).standard_normal(50 * RATE), RATE)
-    found = other_sounds(RATE, 0, tmp_path / "room.wav", None, None)
+    found = negative_sounds(RATE, 0, tmp_path / "room.wav", None, None)
     pieces = [c.fold for c in found.clips if c.source == "background"]
     assert pieces == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert all(c.label is None for c in found.clips)

@@ -150,7 +150,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(ontology: Path, tmp_path: 
     assert Ontology(ontology).find("/m/gui") == Ontology(ontology).find("Guitar, plucked") == ["/m/gui"]
 
 
-def test_themes_that_cannot_be_are_told(tmp_path: Path, ontology: Path) -> None:
+def test_themes_that_cannot_be_are_reported(tmp_path: Path, ontology: Path) -> None:
     tree = Ontology(ontology)
     with pytest.raises(ConfigError, match=r"'bells'.*music"):
         themes_of_classes(tree, {"music": ["Music"], "bells": ["Bell"]})
@@ -158,7 +158,7 @@ def test_themes_that_cannot_be_are_told(tmp_path: Path, ontology: Path) -> None:
         select([segments(tmp_path, *LINES[:3])], tree, {"animals": ["Animal"], "speech": ["Speech"]})
 
 
-def test_files_that_are_not_audiosets_are_told(tmp_path: Path, ontology: Path) -> None:
+def test_files_that_are_not_audiosets_are_reported(tmp_path: Path, ontology: Path) -> None:
     (tmp_path / "list.json").write_text('[{"id": 1}]', encoding="utf-8")
     (tmp_path / "text.json").write_text("{", encoding="utf-8")
     for name in ("list.json", "text.json", "gone.json"):

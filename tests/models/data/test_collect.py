@@ -1,4 +1,4 @@
-"""Recordings of packages: which are taken, what becomes of them, and what is told where they are missing."""
+"""Clips collected from packages: selection, trimming, index, and errors where packages are missing."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def tone(path: Path, seconds: float, silence_s: float = 0.0) -> None:
     soundfile.write(path, np.pad(wave, round(silence_s * RATE_HZ)), RATE_HZ)
 
 
-def entry(label: str = "none", excepted: tuple[str, ...] = (), most: int | None = None) -> Entry:
-    return Entry("owls", "usr/share/owls", label, "CC0-1.0", excepted, most=most)
+def entry(label: str = "none", excepted: tuple[str, ...] = (), limit: int | None = None) -> Entry:
+    return Entry("owls", "usr/share/owls", label, "CC0-1.0", excepted, limit=limit)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_clips_are_cut_to_what_is_heard_and_listed_with_their_origin(root: Path, tmp_path: Path) -> None:
+def test_clips_are_trimmed_and_listed_with_their_origin(root: Path, tmp_path: Path) -> None:
     clips, problems = gather([entry(excepted=("wolf*",))], [], root, tmp_path / "out")
     assert [c.file for c in clips] == [f"usr/share/owls/{name}" for name in ("a.wav", "b.wav", "night/c.wav")]
     assert {(c.label, c.package, c.licence) for c in clips} == {("none", "owls", "CC0-1.0")}
@@ -60,7 +60,7 @@ def test_clips_are_cut_to_what_is_heard_and_listed_with_their_origin(root: Path,
 
 
 def test_so_many_are_taken_evenly(root: Path) -> None:
-    names = [p.name for p in entry(excepted=("click*", "damaged*"), most=2).paths(root)]
+    names = [p.name for p in entry(excepted=("click*", "damaged*"), limit=2).paths(root)]
     assert names == ["a.wav", "c.wav"]
 
 
@@ -75,7 +75,7 @@ def test_recordings_in_a_zip_file_are_taken_out_of_it_and_nothing_is_left_behind
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     packed = Entry("seals", "audio/water", "sea_waves", "CC0-1.0", only=("wave*",), archive="usr/share/seals/all.zip")
-    with pytest.raises(SourceError, match="no sounds of seals there"):
+    with pytest.raises(SourceError, match="no sounds of seals"):
         gather([packed], [], root, tmp_path / "out")
     (root / "usr/share/seals").mkdir()
     with zipfile.ZipFile(root / "usr/share/seals/all.zip", "w") as file:
@@ -99,11 +99,11 @@ def test_a_missing_package_is_named_and_a_folder_is_not_written_over(root: Path,
         SourceError, match=r"nothing to take in usr/share/owls of owls \(wolf9\*\); the catalogue is for Debian 12"
     ):
         gather([entry(), dataclasses.replace(entry(), only=("wolf9*",))], [], root, tmp_path / "out")
-    with pytest.raises(SourceError, match="no sounds of hares there; unpack them: apt-get download hares"):
+    with pytest.raises(SourceError, match="no sounds of hares; unpack them: apt-get download hares"):
         gather([entry(), other], [], root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         gather([entry()], [], root, tmp_path / "out")
 
 
@@ -116,22 +116,22 @@ def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
 def test_the_command_names_the_packages_that_are_wanted() -> None:
     debian = CliRunner().invoke(cli, ["gather", "--packages", "debian"]).output.split()
     npm = CliRunner().invoke(cli, ["gather", "--packages", "npm"]).output.split()
-    judge = CliRunner().invoke(cli, ["gather", "--packages", "debian", "--use", "judge"]).output.split()
+    evaluation = CliRunner().invoke(cli, ["gather", "--packages", "debian", "--use", "evaluate"]).output.split()
     assert debian == sorted(set(debian), key=debian.index)
     assert {"sonic-pi-samples", "freepats"} <= set(debian)
     assert npm == [i.package for i in read_instruments() if i.patch is None]
-    assert judge == ["tuxpaint-stamps-default", "scratch"]
+    assert evaluation == ["tuxpaint-stamps-default", "scratch"]
     done = CliRunner().invoke(cli, ["gather"])
     assert done.exit_code == 2
     assert "name the folder OUT" in done.output
 
 
-def test_what_is_judged_with_is_of_other_packages_and_every_class_is_the_models() -> None:
-    train, judge = read_catalogue("train"), read_catalogue("judge")
-    assert not {e.package for e in train} & {e.package for e in judge}
+def test_evaluation_material_is_of_other_packages_and_every_class_is_the_models() -> None:
+    train, evaluation = read_catalogue("train"), read_catalogue("evaluate")
+    assert not {e.package for e in train} & {e.package for e in evaluation}
     labels = {*load_recipe(RECIPES / "household.toml").labels, "none"}
-    assert {e.label for e in (*train, *judge)} <= labels
-    assert all(e.licence for e in (*train, *judge))
+    assert {e.label for e in (*train, *evaluation)} <= labels
+    assert all(e.licence for e in (*train, *evaluation))
 
 
 def test_training_takes_them_with_the_rendered_material(root: Path, tmp_path: Path, tree: Path) -> None:

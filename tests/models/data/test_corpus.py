@@ -1,4 +1,4 @@
-"""Recordings with faults: each told in a line, the good ones trained on."""
+"""Recordings with faults: each reported in a line, the good ones trained on."""
 
 from __future__ import annotations
 
@@ -45,17 +45,19 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_faults_are_told_in_a_line_each_and_the_rest_is_trained_on(folders: Path, recipe: Path, tmp_path: Path) -> None:
+def test_faults_are_reported_in_a_line_each_and_the_rest_is_trained_on(
+    folders: Path, recipe: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     options = ["--data", str(folders.parent), "--run", str(run), "--threads", "1", "--workers", "0"]
     done = CliRunner().invoke(cli, ["fit", str(recipe), *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    told = [line for line in done.stderr.splitlines() if line.startswith("snn-train: ")]
-    assert sum("broken.wav" in line for line in told) == 1
-    assert sum("worse.flac" in line for line in told) == 1
-    assert sum("'things': an empty class" in line for line in told) == 1
-    assert sum("label 'cars' (6 clips) is none of animals, music, things" in line for line in told) == 1
-    assert len(told) == 4
+    reported = [line for line in done.stderr.splitlines() if line.startswith("snn-train: ")]
+    assert sum("broken.wav" in line for line in reported) == 1
+    assert sum("worse.flac" in line for line in reported) == 1
+    assert sum("'things': an empty class" in line for line in reported) == 1
+    assert sum("label 'cars' (6 clips) is none of animals, music, things" in line for line in reported) == 1
+    assert len(reported) == 4
     assert json.loads((run / "record.json").read_text())["clips"] == 12
     assert {"plan.json", "origin.json", "curves.jsonl", "curves.png", "metrics.json"} <= {p.name for p in run.iterdir()}
 
@@ -69,7 +71,7 @@ def test_a_fold_is_left_out_beside_the_recipes_own() -> None:
     assert folds_left_out(esc10, 2) == (2,)
 
 
-def test_a_label_that_the_household_recipe_lacks_is_told(tree: Path) -> None:
+def test_a_label_that_the_household_recipe_lacks_is_reported(tree: Path) -> None:
     household = load_recipe(RECIPES / "household.toml")
     fewer = {label: category for label, category in household.classes.items() if label != "speech"}
     listing = recordings(dataclasses.replace(household, classes=fewer), tree)

@@ -1,4 +1,4 @@
-"""Data sets in other layouts: good clips are kept, every other one is told of in a line."""
+"""Data sets in other layouts: good clips are kept, every other one is reported in a line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_manifest_gives_paths_labels_sources_and_folds(tmp_path: Path) -> None
     assert listing.problems == []
 
 
-def test_what_is_wrong_with_a_row_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_row_is_reported_and_the_others_are_kept(tmp_path: Path) -> None:
     good = sound(tmp_path / "good.wav")
     sound(tmp_path / "other.wav")
     (tmp_path / "sub").mkdir()
@@ -88,7 +88,7 @@ def test_where_nothing_can_go_on_there_is_an_error(tmp_path: Path, text: str, sa
         read_manifest(manifest(tmp_path, text), tmp_path, ["cat"])
 
 
-def test_missing_and_unreadable_data_sets_are_told(tmp_path: Path) -> None:
+def test_missing_and_unreadable_data_sets_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "gone"
     for read in (read_folders, read_esc):
         with pytest.raises(SourceError, match=r"gone: no such folder"):
@@ -202,7 +202,7 @@ def test_the_recordings_have_the_folds_that_the_household_gives_them(data: Path)
     assert listing.problems == []
 
 
-def test_good_clips_are_loaded_and_the_others_told(tmp_path: Path) -> None:
+def test_good_clips_are_loaded_and_the_others_reported(tmp_path: Path) -> None:
     good = sound(tmp_path / "good.wav", 800)
     cut = sound(tmp_path / "cut.wav", 8000)
     cut.write_bytes(cut.read_bytes()[:4000])
@@ -255,7 +255,7 @@ def test_a_manifest_of_folders_can_be_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["animals", "=a", "a=", "a=/etc", "a=../x", "a=x,,y"])
-def test_a_class_that_cannot_be_is_told(tmp_path: Path, bad: str) -> None:
+def test_a_class_that_cannot_be_is_reported(tmp_path: Path, bad: str) -> None:
     code, said = run("manifest", "--data", str(tmp_path), f"--class={bad}", "--out", str(tmp_path / "out.csv"))
     assert code == 1
     assert "such as" in said

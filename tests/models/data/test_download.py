@@ -93,7 +93,7 @@ def test_sounds_are_fetched_cut_and_named(work: Path, monkeypatch: pytest.Monkey
     assert not list(work.glob("*.part"))
 
 
-def test_what_does_not_come_is_told_and_written_down(work: Path) -> None:
+def test_what_does_not_come_is_reported_and_written_down(work: Path) -> None:
     out = work / "out"
     names = ["good", "dead", "dead2", "odd", "short", "empty"]
     outcome = download([*map(wanted, names), wanted("brief", 20.0)], out, RATE_HZ, 3)
@@ -101,7 +101,7 @@ def test_what_does_not_come_is_told_and_written_down(work: Path) -> None:
     reasons = {path.split("x")[0]: reason for path, reason in outcome.failures.items()}
     assert reasons["dead"] == reasons["dead2"] == "Video unavailable"
     assert reasons["odd"] == "yt-dlp names no sound for this video"
-    assert reasons["short"] == "only 2.0 s of 10.0 s came"
+    assert reasons["short"] == "only 2.0 s of 10.0 s were received"
     assert reasons["brief"] == "the video has only 20 s"
     assert "0 bytes" in reasons["empty"]
     assert "1 fetched, 0 there before, 6 failed; most often (2): Video unavailable" in outcome.summary()
@@ -133,7 +133,7 @@ def test_a_missing_program_is_named_with_its_package(work: Path, monkeypatch: py
         download([wanted("good")], work / "out", RATE_HZ, 1)
 
 
-def test_a_folder_that_cannot_be_made_is_told(work: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(work: Path) -> None:
     (work / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made"):
         download([wanted("good")], work / "file" / "out", RATE_HZ, 1)

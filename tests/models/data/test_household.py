@@ -50,7 +50,7 @@ def test_clips_are_decoded_to_the_rate(tree: Path) -> None:
     assert all(w.dtype == "float32" for w in waves)
 
 
-def test_missing_and_broken_folders_are_told(tmp_path: Path, tree: Path) -> None:
+def test_missing_and_broken_folders_are_reported(tmp_path: Path, tree: Path) -> None:
     with pytest.raises(SourceError, match=r"baby_cry.*--data"):
         list_clips(tmp_path)
     with pytest.raises(SourceError, match=r"index\.csv.*models\.rendering"):

@@ -18,22 +18,22 @@ from models.evaluation import matching
 from models.evaluation import robustness as channels
 from models.evaluation import thresholds as tuning
 from models.evaluation.dcase import measure, score_tables, sed_scores
-from models.evaluation.inference import Detection, Heard, decode, listen
+from models.evaluation.inference import Detection, ScenePredictions, decode, predict_scenes
 from models.evaluation.matching import (
-    GRID,
     NOTHING,
+    THRESHOLD_GRID,
     UNKNOWN,
     Curve,
     Outcome,
     confusion,
     curves,
-    judge,
+    evaluate_detections,
     match,
     reports_per_event,
     sweep,
 )
 from models.evaluation.report import hourly
-from models.evaluation.thresholds import Goal, shares
+from models.evaluation.thresholds import FalseAlarmBudget, allocate_budget
 from models.scenes.folder import EventReference, Scenes, ScenesManifest, Span, Stream, StreamFile, read_scenes
 
 HOUR_S = 3600.0
@@ -66,7 +66,7 @@ def scenes_of(
 def test_found_missed_double_false_and_stray_by_hand() -> None:
     references = [ref(10, 12), ref(20, 22), ref(30, 32), ref(40, 44)]
     detections = [
-        det(9.6, 11, late_s=0.7),  # begins within the collar, known 0.3 s after the onset
+        det(9.6, 11, late_s=0.7),  # begins within the collar, emitted 0.3 s after the onset
         det(11.5, 12.2),  # the same sound again
         det(15, 16),  # false
         det(18, 21),  # began before the second one's collar and reached into it: neither
@@ -106,7 +106,7 @@ def test_misses_and_false_alarms_are_those_of_sed_scores_eval(monkeypatch: pytes
     monkeypatch.setattr(matching, "COLLAR_S", 0.0)
     references, detections = random_events(5)
     scenes = scenes_of(references)
-    outcome = judge([detections], scenes, ("guitar", "speech"))
+    outcome = evaluate_detections([detections], scenes, ("guitar", "speech"))
     scores = score_tables([[detections]], [1.0], scenes.streams, ["guitar", "speech"])
     truth = {"scene-01.wav": [(r.onset_s, r.offset_s, r.label) for r in references]}
     criteria = {"dtc_threshold": 1e-3, "gtc_threshold": 1e-3}
@@ -130,10 +130,10 @@ def test_the_fields_measures_on_a_tiny_annotation() -> None:
     assert measure([own], [[own]], [1.0], scenes_of([])) is None
 
 
-def heard_of(scores: np.ndarray, model: Path = MODEL) -> Heard:
+def predictions_of(scores: np.ndarray, model: Path = MODEL) -> ScenePredictions:
     manifest = load_model(model).manifest
     stored = np.asarray(scores, np.float32)
-    return Heard(manifest, "", (stored,), (tuple(decode(manifest.classes, manifest, stored)),))
+    return ScenePredictions(manifest, "", (stored,), (tuple(decode(manifest.classes, manifest, stored)),))
 
 
 def scores_with(levels: dict[int, float], frames: int = 4000) -> np.ndarray:
@@ -148,12 +148,12 @@ def scores_with(levels: dict[int, float], frames: int = 4000) -> np.ndarray:
 def test_the_curve_is_the_decoders_threshold_by_threshold() -> None:
     """Two guitars at scores of 0.9 and 0.5, and one false event at 0.7, in 100 s."""
     scenes = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0)
-    heard = heard_of(scores_with({400: 0.9, 2000: 0.5, 3000: 0.7}))
-    curve = curves(sweep(heard, 1), scenes, heard.manifest.labels)["guitar"]
-    at = {round(t, 3): i for i, t in enumerate(GRID)}
+    predictions = predictions_of(scores_with({400: 0.9, 2000: 0.5, 3000: 0.7}))
+    curve = curves(sweep(predictions, 1), scenes, predictions.manifest.labels)["guitar"]
+    at = {round(t, 3): i for i, t in enumerate(THRESHOLD_GRID)}
     assert [int((curve.reports[at[t]] == 0).sum()) for t in (0.4, 0.6, 0.8, 0.92)] == [0, 1, 1, 2]
     assert [int(curve.false_alarms[at[t]]) for t in (0.4, 0.6, 0.8, 0.92)] == [1, 1, 0, 0]
-    quiet, loud = curve.point(0.0), curve.point(100.0)
+    quiet, loud = curve.operating_point(0.0), curve.operating_point(100.0)
     assert quiet is not None and loud is not None  # noqa: PT018 - types
     # No false alarm above 0.7: one guitar is found, up to 0.9. One alarm allowed: both, up to 0.5.
     assert curve.thresholds[quiet] == 0.9
@@ -164,18 +164,18 @@ def test_the_curve_is_the_decoders_threshold_by_threshold() -> None:
 def test_no_rate_is_given_where_every_threshold_has_more_alarms() -> None:
     zeros = np.zeros((2, 1), np.int64)
     curve = Curve("guitar", 1.0, np.array([0.5, 0.9]), zeros, np.array([5, 3]), np.full((2, 1), np.nan))
-    assert curve.point(2.9) is None
+    assert curve.operating_point(2.9) is None
 
 
-def test_a_rate_is_never_told_without_its_bound() -> None:
+def test_a_rate_is_never_given_without_its_bound() -> None:
     text = hourly({"events": 0, "hours": 2.0, "per_hour": 0.0, "bound": 1.498})
     assert text == "0 in 2.00 h = 0.00/h (at most 1.50/h)"
 
 
-def test_false_events_are_told_apart_by_what_was_heard() -> None:
+def test_false_events_are_counted_by_what_they_coincide_with() -> None:
     scenes = scenes_of([ref(10, 12, "speech"), ref(40, 42)], unknown=(ref(20, 22, ""),))
     labels = ("guitar", "speech")
-    outcome = judge([[det(10, 11), det(20, 21), det(30, 31), det(40, 41), det(41.5, 42)]], scenes, labels)
+    outcome = evaluate_detections([[det(10, 11), det(20, 21), det(30, 31), det(40, 41), det(41.5, 42)]], scenes, labels)
     assert sorted(f.over for f in outcome.false) == [NOTHING, "speech", UNKNOWN]
     assert reports_per_event(outcome.of("guitar")) == 2
     counts = confusion(outcome, labels)
@@ -191,7 +191,7 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(2400, 3900, 200):
         scores[at : at + 2, guitar] = 0.95
     scenes = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0)
-    chosen = tuning.tune(heard_of(scores), scenes, Goal(0.0), processes=1)
+    chosen = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(0.0), processes=1)
     (best,) = (t for t in chosen if t.spec.label == "guitar")
     assert (best.missed, best.false_alarms, best.references) == (0, 0, 2)
     assert best.spec.decoder.on_threshold < 0.6
@@ -203,7 +203,7 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [t.spec for t in chosen if t.spec.label != "guitar"] == [c for c in others if c.label != "guitar"]
 
 
-def test_alarms_are_shared_out_to_where_they_find_most() -> None:
+def test_alarms_are_allocated_where_they_find_most() -> None:
     points = [
         [(0, 10), (1, 9), (4, 2), (9, 1), (4, 5)],  # three alarms more find seven of ten
         [(0, 50), (1, 44), (2, 43)],  # one alarm finds six of fifty
@@ -211,12 +211,12 @@ def test_alarms_are_shared_out_to_where_they_find_most() -> None:
         [(0, 0), (5, 0)],  # no references
     ]
     references = [10, 50, 5, 0]
-    assert shares(points, references, 3) == [0, 0, 3, 0]
-    assert shares(points, references, 4) == [0, 1, 3, 0]
-    assert shares(points, references, 7) == [4, 0, 3, 0]
-    assert shares(points, references, 8) == [4, 1, 3, 0]
-    assert shares(points, references, 100) == [9, 2, 3, 0]
-    assert shares(points, references, 0) == [0, 0, 3, 0]
+    assert allocate_budget(points, references, 3) == [0, 0, 3, 0]
+    assert allocate_budget(points, references, 4) == [0, 1, 3, 0]
+    assert allocate_budget(points, references, 7) == [4, 0, 3, 0]
+    assert allocate_budget(points, references, 8) == [4, 1, 3, 0]
+    assert allocate_budget(points, references, 100) == [9, 2, 3, 0]
+    assert allocate_budget(points, references, 0) == [0, 0, 3, 0]
 
 
 def test_channels_do_what_their_names_say() -> None:
@@ -239,7 +239,7 @@ def test_channels_do_what_their_names_say() -> None:
 def scene(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give 72 s of tones and the small tree's noises: what a model makes of them is not the point."""
     out = tmp_path_factory.mktemp("scenes") / "scene"
-    options = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--stretch", "24"]
+    options = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--segment", "24"]
     options += ["--background", "rain,room,hum", "--unknown", "0", "--level", "-20", "-20"]
     done = CliRunner().invoke(cli, ["make-scenes", str(out), *options])
     assert done.exit_code == 0, done.output
@@ -270,19 +270,19 @@ def test_evaluate_events_gives_every_figure_and_picture(scene: Path, tmp_path: P
     assert pictures == ["p-confusion.png", "p-det.png", "p-precision.png", "p-timeline.png"]
 
 
-def test_where_a_background_contains_a_class_it_is_not_judged(scene: Path) -> None:
+def test_where_a_background_contains_a_class_it_is_not_evaluated(scene: Path) -> None:
     scenes = read_scenes(scene)
-    heard = listen(MODEL, scenes, processes=1)
+    predictions = predict_scenes(MODEL, scenes, processes=1)
     (stream,) = scenes.streams
     (rainy,) = (s for s in stream.spans if "rain" in s.contains)
     frames = slice(int(rainy.onset_s * 40), int(rainy.offset_s * 40))
-    rain = heard.manifest.labels.index("rain")
-    assert not heard.scores[0][frames, rain].any()
-    assert heard.scores[0][frames].any()
-    assert isinstance(judge(heard.detections, scenes, heard.manifest.labels), Outcome)
+    rain = predictions.manifest.labels.index("rain")
+    assert not predictions.scores[0][frames, rain].any()
+    assert predictions.scores[0][frames].any()
+    assert isinstance(evaluate_detections(predictions.detections, scenes, predictions.manifest.labels), Outcome)
 
 
-def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_path: Path) -> None:
+def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Path, tmp_path: Path) -> None:
     out, record = tmp_path / "tuned.onnx", tmp_path / "choice.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "THRESHOLDS", (0.3, 0.6, 0.9))
@@ -303,22 +303,17 @@ def test_tune_events_writes_a_model_that_tells_how_and_on_what(scene: Path, tmp_
     assert tuning.tuned_on(after) == [read_scenes(scene).sha256[:12]]
     # A second tuning replaces the first in the record.
     again = tuning.tuned_manifest(
-        after, [], replace(read_scenes(scene), sha256="f" * 64), Goal(1.0), "snn-train tune-events b"
+        after, [], replace(read_scenes(scene), sha256="f" * 64), FalseAlarmBudget(1.0), "snn-train tune-events b"
     )
     assert tuning.tuned_on(again) == ["f" * 12]
     assert again.training.command.count("tune-events") == 1
 
 
-def test_tune_events_takes_one_goal(tmp_path: Path) -> None:
+def test_tune_events_takes_one_limit(tmp_path: Path) -> None:
     goals = ["--max-false-alarms", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
     done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *goals])
     assert done.exit_code == 2
     assert "--max-false-alarms and --total: name one of them." in done.output
-    old = ["--rate", "1", "--total", "10", "--out", str(tmp_path / "x.onnx")]
-    done = CliRunner().invoke(cli, ["tune-events", str(MODEL), str(tmp_path), *old], prog_name="snn-train")
-    assert "--max-false-alarms and --total: name one of them." in done.output
-    warning = "snn-train: warning: --rate is now --max-false-alarms; the old name goes with the next release\n"
-    assert done.output.count(warning) == 1
 
 
 def test_evaluate_channels_compares_with_the_clean_scene(scene: Path, tmp_path: Path) -> None:
@@ -333,6 +328,6 @@ def test_evaluate_channels_compares_with_the_clean_scene(scene: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("command", "options"), [("evaluate-events", []), ("tune-events", ["--out", "x.onnx"])])
-def test_a_folder_without_a_scene_is_told(command: str, options: list[str], tmp_path: Path) -> None:
+def test_a_folder_without_a_scene_is_reported(command: str, options: list[str], tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, [command, str(MODEL), str(tmp_path), *options])
     assert "no scene" in str(done.exception)

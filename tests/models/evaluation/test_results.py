@@ -60,7 +60,7 @@ def test_kept_runs_say_what_they_were(tmp_path: Path) -> None:
     (row,) = found["runs"]
     assert (row["recipe"], row["seed"], row["origin"]["revision"]) == ("mnist-direct", 3, "abc")
     assert (tmp_path / "results" / "mnist-direct-curves.png").read_bytes() == b"png"
-    with pytest.raises(ConfigError, match=r"metrics\.json: no figures there"):
+    with pytest.raises(ConfigError, match=r"metrics\.json: no metrics there"):
         keep("x", "", [tmp_path], tmp_path / "results")
 
 
@@ -82,7 +82,7 @@ def test_the_page_by_hand(tmp_path: Path) -> None:
     assert "| direct | 99.12 % (98.91 to 99.29 %) | 2.00 M / 0.50 M | 25.0 % | 600 s |" in page
     assert "| surrogate atan | 97.00 %" in page
     assert "compare it" in page
-    assert "*No figures kept yet: `results/conversion.json` is not there.*" in page
+    assert "*No results kept yet: `results/conversion.json` is missing.*" in page
 
 
 def test_commands(tmp_path: Path) -> None:

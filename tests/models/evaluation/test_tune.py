@@ -8,24 +8,24 @@ import numpy as np
 
 from detector.network import load_model
 from models.data.household import Clip
-from models.data.segments import begins_at
-from models.evaluation.clips import Heard, choose, pick, settle, toml
+from models.data.segments import first_active_sample
+from models.evaluation.clips import ClipPrediction, choose_thresholds, evaluate_settings, select_setting, toml
 
 LABELS = load_model().manifest.labels
 
 
-def heard(label: str, source: str, guitar_score: float) -> Heard:
+def predictions(label: str, source: str, guitar_score: float) -> ClipPrediction:
     scores = np.zeros((60, len(LABELS)), np.float32)
     scores[10:50, LABELS.index("guitar")] = guitar_score
-    return Heard(Clip(Path("x"), label, source, 4), scores, (), LABELS)
+    return ClipPrediction(Clip(Path("x"), label, source, 4), scores, (), LABELS)
 
 
-def test_the_middle_of_the_stretch_above_the_false_events_that_finds_as_many() -> None:
-    clips = [heard("guitar", "instruments", 0.9), heard("guitar", "instruments", 0.5)]
-    clips += [heard("winds", "instruments", 0.71 if i == 0 else 0.4) for i in range(10)]
-    clips += [heard("rain", "esc10", 0.1) for _ in range(90)]
+def test_the_middle_of_the_range_above_the_false_events_with_equal_recall() -> None:
+    clips = [predictions("guitar", "instruments", 0.9), predictions("guitar", "instruments", 0.5)]
+    clips += [predictions("winds", "instruments", 0.71 if i == 0 else 0.4) for i in range(10)]
+    clips += [predictions("rain", "esc10", 0.1) for _ in range(90)]
     manifest = load_model().manifest
-    guitar = {rate: choose(clips, manifest, rate)[LABELS.index("guitar")] for rate in (0.0, 0.10, 1.0)}
+    guitar = {rate: choose_thresholds(clips, manifest, rate)[LABELS.index("guitar")] for rate in (0.0, 0.10, 1.0)}
     # At 10 % one of the ten instruments may sound like a guitar, though it is one of a hundred clips;
     # above 0.4 both guitars are found up to 0.5.
     assert guitar[0.10].threshold == 0.46
@@ -37,32 +37,32 @@ def test_the_middle_of_the_stretch_above_the_false_events_that_finds_as_many() -
 
 
 def test_choices_are_the_recipes_table() -> None:
-    text = toml(choose([heard("guitar", "instruments", 0.5)], load_model().manifest, 0.05))
+    text = toml(choose_thresholds([predictions("guitar", "instruments", 0.5)], load_model().manifest, 0.05))
     assert text.startswith("[decoding.on_thresholds]\nguitar = ")
     assert len(text.splitlines()) == 1 + len(LABELS)
 
 
-def test_the_shortest_average_that_finds_as_many_is_taken() -> None:
-    """Other sounds' scores flicker: an average of four frames tells them apart, one of a single frame does not."""
+def test_the_shortest_smoothing_with_equal_recall_is_taken() -> None:
+    """Other sounds' scores flicker: an average of four frames separates them, one of a single frame does not."""
     manifest = load_model().manifest
     least = manifest.classes[LABELS.index("guitar")].decoder.min_on_frames
-    clips = [heard("guitar", "instruments", 0.9) for _ in range(4)]
-    flicker = heard("winds", "instruments", 0.0)
+    clips = [predictions("guitar", "instruments", 0.9) for _ in range(4)]
+    flicker = predictions("winds", "instruments", 0.0)
     flicker.scores[10:50, LABELS.index("guitar")] = np.resize([*[1] * max(3, least), 0], 40)
-    settings = settle([*clips, flicker], [4000] * 5, manifest, 0.0, (12, 1, 4))
+    settings = evaluate_settings([*clips, flicker], [4000] * 5, manifest, 0.0, (12, 1, 4))
     assert [s.smoothing_frames for s in settings] == [1, 4, 12]
     assert [s.recall.hits for s in settings] == [0, 4, 4]
-    chosen = pick(settings)
+    chosen = select_setting(settings)
     assert chosen.smoothing_frames == 4
     # Frame 10 begins at 4000; the average meets the threshold with its fourth frame, the event when it has held.
     threshold = chosen.choices[LABELS.index("guitar")].threshold
     frames = 10 + int(np.ceil(threshold / 0.9 * 4)) - 1 + least - 1
     expected = (frames * 400 + 800 - 4000) / 16000
     assert chosen.delays_s.tolist() == [expected] * 4
-    assert "known after" in str(chosen)
+    assert "latency" in str(chosen)
 
 
 def test_where_a_sound_begins() -> None:
     wave = np.concatenate([np.full(3200, 1e-4), np.full(8000, 0.5)]).astype(np.float32)
-    assert begins_at(wave, 16000) == 3200
-    assert begins_at(wave[:10], 16000) == 0
+    assert first_active_sample(wave, 16000) == 3200
+    assert first_active_sample(wave[:10], 16000) == 0

@@ -16,29 +16,29 @@ from models.images.conversion import convert
 from models.images.network import ImageNetwork
 from models.images.recipe import ImageRecipe
 from models.images.train import ImageRun, fit_recipe
-from tests.models.pictures import tiny, write_mnist
+from tests.models.image_recipes import tiny, write_mnist
 
 
 def twin(**settings: object) -> tuple[ImageNetwork, ImageRecipe, torch.Tensor]:
-    """Return an untrained twin whose batch norm has seen pictures, its recipe, and pictures."""
+    """Return an untrained twin whose batch norm has seen images, its recipe, and images."""
     torch.manual_seed(1)
     recipe = tiny("mnist-cnn", network={"hidden": [6], **settings})
-    net, pictures = ImageNetwork(recipe), torch.rand(30, 1, 28, 28)
+    net, images = ImageNetwork(recipe), torch.rand(30, 1, 28, 28)
     net.train()
     for _ in range(30):
-        net(pictures.unsqueeze(1))
-    return net.eval(), recipe, pictures
+        net(images.unsqueeze(1))
+    return net.eval(), recipe, images
 
 
 @torch.no_grad()
 def test_rates_approach_the_activations() -> None:
     """By the error bound of soft reset: a rate is off by at most 1/steps in the first layer, and by little after it."""
-    net, recipe, pictures = twin()
-    want = net(pictures.unsqueeze(1))
+    net, recipe, images = twin()
+    want = net(images.unsqueeze(1))
     errors = {}
     for steps in (16, 256):
-        converted = convert(net, recipe, pictures, 100.0, steps)
-        found = converted.net(pictures.unsqueeze(1))
+        converted = convert(net, recipe, images, 100.0, steps)
+        found = converted.net(images.unsqueeze(1))
         for name, scale in converted.scales.items():
             rate = found.spikes[name].mean(1)
             errors[name, steps] = float((rate - want.spikes[name][:, 0] / scale).abs().mean())
@@ -53,20 +53,20 @@ def test_rates_approach_the_activations() -> None:
 
 @torch.no_grad()
 def test_the_balance_puts_the_percentile_at_one_spike_a_step() -> None:
-    net, recipe, pictures = twin()
-    converted = convert(net, recipe, pictures, 90.0, 64)
-    active = net(pictures.unsqueeze(1)).spikes["conv1"]
+    net, recipe, images = twin()
+    converted = convert(net, recipe, images, 90.0, 64)
+    active = net(images.unsqueeze(1)).spikes["conv1"]
     share = float((active <= converted.scales["conv1"]).float().mean())
     assert share == pytest.approx(0.9, abs=0.001)
 
 
-def test_what_cannot_be_converted_is_told() -> None:
-    net, recipe, pictures = twin(pooling="max")
+def test_what_cannot_be_converted_is_reported() -> None:
+    net, recipe, images = twin(pooling="max")
     with pytest.raises(ConfigError, match="pools by the maximum"):
-        convert(net, recipe, pictures, 99.9, 8)
+        convert(net, recipe, images, 99.9, 8)
     spiking = tiny()
     with pytest.raises(ConfigError, match="only a cnn can be converted"):
-        convert(ImageNetwork(spiking), spiking, pictures, 99.9, 8)
+        convert(ImageNetwork(spiking), spiking, images, 99.9, 8)
 
 
 def test_the_command_draws_accuracy_against_steps(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_the_command_draws_accuracy_against_steps(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["convert", str(tmp_path / "cnn"), *map(str, options)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    course = found["converted"]["by_steps"]
-    assert list(course) == ["1", "2", "4", "8", "16", "32", "40"]
-    assert course["40"]["accuracy"] >= found["twin"] - 0.1
-    assert course["1"]["effective_operations"] < course["40"]["effective_operations"]
+    conversion_curve = found["converted"]["by_steps"]
+    assert list(conversion_curve) == ["1", "2", "4", "8", "16", "32", "40"]
+    assert conversion_curve["40"]["accuracy"] >= found["twin"] - 0.1
+    assert conversion_curve["1"]["effective_operations"] < conversion_curve["40"]["effective_operations"]
     assert (tmp_path / "out" / "accuracy-vs-steps.png").stat().st_size > 10_000

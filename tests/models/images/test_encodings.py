@@ -64,7 +64,7 @@ def test_rate_by_hand() -> None:
     assert decode_rate(column(1, 0, 0, 1)).tolist() == [0.5]
 
 
-def test_rate_is_snntorchs_and_leaves_the_dice_alone() -> None:
+def test_rate_is_snntorchs_and_leaves_the_generator_alone() -> None:
     values = floats(0.1, 0.5, 0.9)
     torch.manual_seed(3)
     wanted = spikegen.rate(torch.from_numpy(values), num_steps=20).numpy()
@@ -112,9 +112,9 @@ def test_logarithmic_latency_by_hand() -> None:
 @given(unit_arrays, st.integers(2, 80))
 def test_linear_latency_is_within_half_a_step(values: Array, steps: int) -> None:
     found = decode_latency(encode_latency(values, linear=True, steps=steps), linear=True)
-    heard = values >= LINEAR_THRESHOLD
-    assert np.abs(found - values)[heard].max(initial=0) <= 0.5 / (steps - 1) + 1e-6
-    assert not found[~heard].any()
+    encoded = values >= LINEAR_THRESHOLD
+    assert np.abs(found - values)[encoded].max(initial=0) <= 0.5 / (steps - 1) + 1e-6
+    assert not found[~encoded].any()
 
 
 @given(st.floats(0.25, 1, width=32))
@@ -146,13 +146,13 @@ def test_too_few_steps_are_refused() -> None:
 
 
 def test_frame_difference_by_hand() -> None:
-    """A jump of 1 is told as one threshold; the fall back by half as one too: 0.5 is read back as 0."""
+    """A jump of 1 is encoded as one threshold, the fall by half as one, too: 0.5 is decoded as 0."""
     spikes = encode_frame_difference(column(0, 1, 1, 0.5), floats(0.25))
     assert spikes.ravel().tolist() == [0, 1, 0, -1]
     assert decode_frame_difference(spikes, floats(0.25), floats(0)).ravel().tolist() == [0, 0.25, 0.25, 0]
 
 
-def test_a_slow_ramp_is_lost_on_the_difference_and_told_by_send_on_delta() -> None:
+def test_a_slow_ramp_is_lost_on_the_difference_and_kept_by_send_on_delta() -> None:
     ramp = column(*(0.06 * t for t in range(20)))
     assert not encode_frame_difference(ramp, floats(0.1)).any()
     params = delta((0.1,), 1)

@@ -1,4 +1,4 @@
-"""Networks that see still pictures: the neuron over the steps, the codes, the remedy against dead layers."""
+"""Networks for still images: the neuron over the steps, the encodings, the remedy against dead layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.images.data import encode
 from models.images.network import ImageNetwork, Response
 from models.images.recipe import as_dict, parse_image_recipe
 from models.images.train import operations, total_loss
-from tests.models.pictures import tiny
+from tests.models.image_recipes import tiny
 
 PLAIN = {"batch_norm": False, "learn_beta": False, "beta": 0.5}
 
@@ -45,11 +45,11 @@ def counts_by_a_plain_loop(net: ImageNetwork, x: Tensor, steps: int) -> tuple[Te
 
 
 def test_the_network_equals_a_plain_loop_over_the_steps() -> None:
-    net, pictures = network()
+    net, images = network()
     for _, layer in net.named_layers:
         layer.scale(6.0)
-    response = net(pictures.unsqueeze(1))
-    total, trains = counts_by_a_plain_loop(net, pictures, 6)
+    response = net(images.unsqueeze(1))
+    total, trains = counts_by_a_plain_loop(net, images, 6)
     assert total.sum() > 10
     assert torch.equal(response.scores, total)
     assert torch.equal(response.spikes["output"], torch.stack(trains, 1))
@@ -57,9 +57,9 @@ def test_the_network_equals_a_plain_loop_over_the_steps() -> None:
 
 
 def test_a_constant_input_may_be_given_once_or_at_every_step() -> None:
-    net, pictures = network()
+    net, images = network()
     net.layers["conv1"].scale(6.0)  # type: ignore[operator]
-    once, often = net(pictures.unsqueeze(1)), net(pictures.unsqueeze(1).expand(-1, 6, -1, -1, -1))
+    once, often = net(images.unsqueeze(1)), net(images.unsqueeze(1).expand(-1, 6, -1, -1, -1))
     for name, spikes in once.spikes.items():
         assert torch.equal(spikes, often.spikes[name])
 
@@ -80,8 +80,8 @@ def test_the_gradient_reaches_every_weight(surrogate: str, readout: str) -> None
 
 
 def test_membrane_readouts_are_the_leaky_sum_of_the_currents() -> None:
-    net, pictures = network(readout="membrane_sum")
-    response = net(pictures.unsqueeze(1))
+    net, images = network(readout="membrane_sum")
+    response = net(images.unsqueeze(1))
     assert set(response.spikes) == {"conv1", "conv2"}
     level, levels = torch.zeros(4, 10), []
     for step in range(6):
@@ -99,7 +99,7 @@ def test_equal_counts_are_decided_by_the_potential() -> None:
 
 def test_the_cost_of_rates_by_hand() -> None:
     recipe = tiny(rate_term={"target": 0.25, "weight": 2.0})
-    # Two neurons over 2 pictures and 2 steps: rates 0.5 and 0.
+    # Two neurons over 2 images and 2 steps: rates 0.5 and 0.
     spikes = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
     scores = torch.zeros(2, 10)
     response = Response(scores, scores[:, None], None, {"dense1": spikes})
@@ -109,32 +109,32 @@ def test_the_cost_of_rates_by_hand() -> None:
 
 @torch.no_grad()
 def test_waking_brings_a_dead_network_to_the_rate() -> None:
-    net, pictures = network()
+    net, images = network()
     for _, layer in net.named_layers:
         layer.scale(0.01)
-    x = pictures.unsqueeze(1)
+    x = images.unsqueeze(1)
     assert all(float(s.sum()) == 0 for s in net(x).spikes.values())
-    gains = net.wake(x, 0.1)
+    gains = net.scale_to_rate(x, 0.1)
     assert set(gains) == {"conv1", "conv2", "output"}
     assert min(gains.values()) > 5
     for name, spikes in net(x).spikes.items():
-        # Ten output neurons of four pictures can only come near.
+        # Ten output neurons of four images can only come near.
         assert float(spikes.mean()) == pytest.approx(0.1, abs=0.06 if name == "output" else 0.02), name
 
 
 def test_the_codes_by_hand() -> None:
-    picture = torch.zeros(1, 1, 28, 28)
-    picture[0, 0, 0, 0], picture[0, 0, 0, 1], picture[0, 0, 5, 2] = 1.0, 0.5, 1.0
-    rate = encode(picture, tiny(network={"encoding": "rate"}))[0, :, 0, 0]
+    image = torch.zeros(1, 1, 28, 28)
+    image[0, 0, 0, 0], image[0, 0, 0, 1], image[0, 0, 5, 2] = 1.0, 0.5, 1.0
+    rate = encode(image, tiny(network={"encoding": "rate"}))[0, :, 0, 0]
     assert rate.shape == (6, 28)
     assert rate[:, 0].tolist() == [1.0] * 6
     assert rate[:, 5].tolist() == [0.0] * 6
-    latency = encode(picture, tiny(network={"encoding": "latency"}))[0, :, 0, 0]
+    latency = encode(image, tiny(network={"encoding": "latency"}))[0, :, 0, 0]
     assert latency[:, 0].nonzero().tolist() == [[0]]
     assert latency[:, 1].sum() == 1
     assert 0 < int(latency[:, 1].argmax()) < 6
     assert latency[:, 5].sum() == 0
-    delta = encode(picture, tiny("mnist-delta"))
+    delta = encode(image, tiny("mnist-delta"))
     assert delta.shape == (1, 28, 2, 1, 28)
     # The first row comes up against zero, and goes down in the second.
     assert delta[0, :, 0, 0].nonzero().tolist() == [[0, 0], [0, 1], [5, 2]]
@@ -147,7 +147,7 @@ def test_operations_by_hand() -> None:
     x = torch.zeros(1, 1, 1, 28, 28)
     x[0, 0, 0, :5, 0] = 1.0
     found = operations(net, x, net(x))
-    # Silent neurons: the picture's five pixels reach seven neurons once, then nothing happens.
+    # Silent neurons: the image's five pixels reach seven neurons once, then nothing happens.
     assert found == {"dense1": (784 * 7, 35.0), "output": (3 * 70, 0.0), "total": (784 * 7 + 210, 35.0)}
     net, _ = network()
     found = operations(net, torch.ones(1, 1, 1, 28, 28), net(torch.ones(1, 1, 1, 28, 28)))

@@ -52,11 +52,11 @@ def test_the_two_part_by_what_leaked_from_the_threshold_after_the_first_spike(va
         assert ours.potential[first + 1] - theirs.potential[first + 1] == pytest.approx(1 - beta, abs=1e-6)
 
 
-def test_a_neuron_that_never_leaks_does_not_tell_the_resets_apart() -> None:
+def test_a_neuron_that_never_leaks_does_not_distinguish_the_resets() -> None:
     current = np.full(9, 0.75, np.float32)
     np.testing.assert_array_equal(trace_seed(current, 1.0).spikes, trace_snntorch(current, 1.0).spikes)
 
 
-def test_inputs_of_the_picture_tell_the_resets_apart() -> None:
+def test_inputs_of_the_plot_distinguish_the_resets() -> None:
     for current in (step_current(), train_current()):
         assert trace_seed(current, 0.8).spikes.sum() > trace_snntorch(current, 0.8).spikes.sum() > 0

@@ -1,4 +1,4 @@
-"""Runs on still pictures: all files are there, they resume to the bit, they are compared, errors are one line."""
+"""Runs on still images: all files are there, they resume to the bit, they are compared, errors are one line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from detector.errors import ConfigError, SourceError
 from models.cli.main import cli
 from models.images import train as image_train
-from models.images.data import open_pictures
+from models.images.data import open_images
 from models.images.recipe import ImageRecipe, as_dict
 from models.images.train import ImageRun, fit, fit_recipe, load_image_run, parse_axis, variations
-from tests.models.pictures import tiny, write_mnist, write_recipe
+from tests.models.image_recipes import tiny, write_mnist, write_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 Changes = dict[str, dict[str, Any]]
@@ -98,7 +98,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     broken = dataclasses.replace(run, folder=tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         fit_recipe(recipe, broken)
-    with pytest.raises(ConfigError, match="stands at epoch 1 of 2"):
+    with pytest.raises(ConfigError, match="is at epoch 1 of 2"):
         load_image_run(broken.folder)
     monkeypatch.undo()
     fit_recipe(recipe, broken)
@@ -146,20 +146,20 @@ def test_a_gradient_that_is_no_number_ends_the_run(
 
 def test_digits_for_comparisons_are_not_trained_on(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.images.data.VALIDATION", 100)
-    train, judged = open_pictures(tiny(pictures={"judge_on": "validation", "examples": 150}), digits, None)
-    assert (len(train.labels), len(judged.labels)) == (150, 100)
-    test = open_pictures(tiny(), digits, None)[1]
+    train, held_out = open_images(tiny(images={"evaluate_on": "validation", "examples": 150}), digits, None)
+    assert (len(train.labels), len(held_out.labels)) == (150, 100)
+    test = open_images(tiny(), digits, None)[1]
     assert len(test.labels) == 60
 
 
-def test_altered_digits_keep_their_middle(digits: Path) -> None:
-    still = open_pictures(tiny(), digits, None)[0]
-    moved = open_pictures(tiny(pictures={"shift_pixels": 2.0}), digits, None)[0]
+def test_augmented_digits_keep_their_middle(digits: Path) -> None:
+    still = open_images(tiny(), digits, None)[0]
+    moved = open_images(tiny(images={"shift_pixels": 2.0}), digits, None)[0]
     index = torch.arange(100)
-    plain = still.draw(index, alter=False)
-    torch.testing.assert_close(still.draw(index, alter=True), plain, atol=1e-5, rtol=0)
+    plain = still.draw(index, augment=False)
+    torch.testing.assert_close(still.draw(index, augment=True), plain, atol=1e-5, rtol=0)
     columns = torch.arange(28.0)
-    bright = [(p > 0.5).float() for p in (plain, moved.draw(index, alter=True))]
+    bright = [(p > 0.5).float() for p in (plain, moved.draw(index, augment=True))]
     centres = [(b.sum((1, 2)) * columns).sum(1) / b.sum((1, 2, 3)) for b in bright]
     distance = (centres[1] - centres[0]).abs()
     assert 0.5 < float(distance.max()) < 3
@@ -200,7 +200,7 @@ def test_variations_are_all_combinations() -> None:
         ("network.beta&network.slope=0.5", "needs 2 values"),
     ],
 )
-def test_wrong_variations_are_told(axis: str, text: str) -> None:
+def test_wrong_variations_are_reported(axis: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         variations(as_dict(tiny()), [axis], "r.toml")
 
@@ -212,7 +212,14 @@ def test_errors_name_file_and_key(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="MNIST has no folds"):
         fit(path, tmp_path, tmp_path / "run", 0, 2)
-    path.write_text(path.read_text().replace("[schedule]", "[schedule]\nmomentum = 1"))
+    text = path.read_text()
+    path.write_text(text.replace("[images]", "[pictures]"))
+    with pytest.raises(ConfigError, match=r"r\.toml: \[pictures\] is now \[images\]; rename it"):
+        fit(path, tmp_path, tmp_path / "run", 0, None)
+    path.write_text(text.replace("evaluate_on =", "judge_on ="))
+    with pytest.raises(ConfigError, match=r"r\.toml: images\.judge_on is now images\.evaluate_on"):
+        fit(path, tmp_path, tmp_path / "run", 0, None)
+    path.write_text(text.replace("[schedule]", "[schedule]\nmomentum = 1"))
     with pytest.raises(ConfigError, match=r"r\.toml: the recipe has the unknown key 'schedule\.momentum'"):
         fit(path, tmp_path, tmp_path / "run", 0, None)
     path.write_text(path.read_text().replace('"image"', '"stream"'))
@@ -238,21 +245,21 @@ def themes(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_sounds_as_pictures(themes: Path) -> None:
-    pictures = {"manifest": str(themes / "themes.csv"), "seconds": 1.5, "mask_frames": 4}
+def test_sounds_as_images(themes: Path) -> None:
+    images = {"manifest": str(themes / "themes.csv"), "seconds": 1.5, "mask_frames": 4}
     convs = [{"channels": 8, "size": 5, "padding": 0, "pool": 2}]
     network = {"steps": 4, "dropout": 0.0, "convs": convs}
     schedule = {"batch": 6, "learning_rate": 0.01}
-    recipe = tiny("themes-report-augmented", pictures=pictures, network=network, schedule=schedule)
+    recipe = tiny("themes-report-augmented", images=images, network=network, schedule=schedule)
     metrics = fit_recipe(with_epochs(recipe, 15), ImageRun(themes, themes / "run", 0, 2))
     assert metrics["n"] == 12
     assert metrics["accuracy"] > 0.6
     assert metrics["dense_operations_per_second"] == pytest.approx(metrics["dense_operations"] / 1.5, abs=1)
-    train, judged = open_pictures(recipe, themes, 2)
-    drawn = train.draw(torch.arange(12), alter=False)
-    assert drawn.shape == (12, 1, *recipe.pictures.shape)
+    train, held_out = open_images(recipe, themes, 2)
+    drawn = train.draw(torch.arange(12), augment=False)
+    assert drawn.shape == (12, 1, *recipe.images.shape)
     assert drawn.mean((0, 1, 3)).abs().max() < 1e-4
     assert drawn.std((0, 1, 3)).sub(1).abs().max() < 1e-4
-    assert judged.labels.tolist() == [0, 1, 2] * 4
+    assert held_out.labels.tolist() == [0, 1, 2] * 4
     with pytest.raises(SourceError, match="no clips in fold 4"):
-        open_pictures(recipe, themes, 4)
+        open_images(recipe, themes, 4)

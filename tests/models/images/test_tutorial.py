@@ -92,15 +92,15 @@ def test_a_digit_in_every_encoding(mnist: Path, tmp_path: Path) -> None:
 
 
 def test_send_on_delta_of_an_image_is_within_a_sixteenth(data: Path) -> None:
-    exhibit = digit(data, 0)
-    sent = encode_all(exhibit.frames, exhibit.scale, exhibit.params)[-1]
-    assert np.abs(sent.decoded - exhibit.frames).max() <= 1 / 16 + 1e-6
+    source = digit(data, 0)
+    sent = encode_all(source.frames, source.scale, source.params)[-1]
+    assert np.abs(sent.decoded - source.frames).max() <= 1 / 16 + 1e-6
 
 
-def test_a_real_sound_is_told_by_the_shipped_encoder(data: Path) -> None:
-    exhibit = sound(data / "guitar_notes" / "A#3.flac", 2.0)
-    encodings = encode_all(exhibit.frames, exhibit.scale, exhibit.params)
-    found = {e.name: relative_error(e.decoded, exhibit.frames, exhibit.deviation) for e in encodings}
+def test_a_real_sound_is_reconstructed_from_the_shipped_encoder(data: Path) -> None:
+    source = sound(data / "guitar_notes" / "A#3.flac", 2.0)
+    encodings = encode_all(source.frames, source.scale, source.params)
+    found = {e.name: relative_error(e.decoded, source.frames, source.deviation) for e in encodings}
     assert found["send-on-delta"] < 0.3
     assert found["frame difference"] > 1
 
@@ -121,7 +121,7 @@ def test_a_sound_shorter_than_a_frame_is_one_frame(tmp_path: Path) -> None:
 def test_one_neuron(tmp_path: Path) -> None:
     result = invoke("show-neuron", "--beta", 0.8, "--out", tmp_path / "n.png")
     assert result.exit_code == 0, result.output
-    assert "step current: 15 spikes with the reset at once, 13 with" in result.output
+    assert "step current: 15 spikes with the immediate reset, 13 with" in result.output
     check_png(tmp_path / "n.png")
 
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 
 from detector.manifest import EncoderParams
-from models.network.csnn import BAND_BITS, ConvSpec, NetworkSpec, SpikingConvNet, band_matrix, finished, state_shapes
+from models.network.csnn import BAND_BITS, SpikingConvNet, band_matrix, finished, state_shapes
+from models.network.spec import ConvSpec, NetworkSpec
 from tests.strategies import chunk_lengths, cut
 
 ENCODER = EncoderParams("send_on_delta", ((1.5,) * 12, (0.5,) * 12), 0.02, (0.0,) * 12)
@@ -31,7 +32,7 @@ SPEC = NetworkSpec(
     readout_tau_s=0.3,
     surrogate="fast_sigmoid",
     slope=10.0,
-    drive=math.inf,
+    initial_gain=math.inf,
     dropout=0.2,
 )
 
@@ -146,13 +147,13 @@ def test_band_matrix_inverts_the_dct() -> None:
     assert np.array_equal(np.round(exact * 2**BAND_BITS), exact * 2**BAND_BITS)
 
 
-def test_drive_is_what_a_steady_current_does_to_a_membrane_at_the_start() -> None:
+def test_initial_gain_is_what_a_steady_current_does_to_a_membrane_at_the_start() -> None:
     torch.manual_seed(0)
-    for drive in (0.5, 2.0):
-        for _, unit in SpikingConvNet(dataclasses.replace(SPEC, drive=drive), ENCODER).conv_layers:
+    for initial_gain in (0.5, 2.0):
+        for _, unit in SpikingConvNet(dataclasses.replace(SPEC, initial_gain=initial_gain), ENCODER).conv_layers:
             gain, beta = unit.norm.weight, unit.beta
             assert isinstance(gain, torch.Tensor)
-            torch.testing.assert_close(gain, (drive * (1 - beta)).clamp(max=1.0))
+            torch.testing.assert_close(gain, (initial_gain * (1 - beta)).clamp(max=1.0))
             assert (gain <= 1).all()
 
 

@@ -10,7 +10,8 @@ import snntorch
 import torch
 from torch import Tensor
 
-from models.network.scan import SurrogateName, SurrogateStep, leak_loop, leak_scan, lif_loop, lif_scan
+from models.network.scan import SurrogateStep, leak_loop, leak_scan, lif_loop, lif_scan
+from models.network.spec import SurrogateName
 
 THRESHOLD = 1.0
 SURROGATES = {

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from detector.errors import SourceError
+from detector.messages import Samples
 from models import DEMO_SCENE, demo_scene
 from models.demo_scene import LENGTH_S, write_scene
 from models.rendering import material, speech
@@ -40,7 +41,6 @@ from models.rendering.synthesis import (
     RATE_HZ,
     SOUNDFONT,
     RenderError,
-    Wave,
     compose_noise,
     cut,
     play,
@@ -81,7 +81,7 @@ def _midi_bytes(batch: Batch, seed: int) -> bytes:
     return data.getvalue()
 
 
-def _read(path: Path) -> Wave:
+def _read(path: Path) -> Samples:
     wave, rate = soundfile.read(path, dtype="float32")
     assert rate == RATE_HZ
     return np.asarray(wave, np.float32)
@@ -95,7 +95,7 @@ def _annotation(path: Path) -> Annotation:
     return [(float(row["onset"]), float(row["offset"]), row["event_label"]) for row in rows]
 
 
-def _level_db(wave: Wave) -> float:
+def _level_db(wave: Samples) -> float:
     return float(10 * np.log10(np.mean(np.square(wave, dtype=np.float64))))
 
 
@@ -280,8 +280,8 @@ def test_a_plucked_string_is_in_tune_and_dies_away(pitch: int) -> None:
     assert late < early / 2
 
 
-def test_plucked_phrases_differ_by_their_instrument_and_repeat_by_their_dice() -> None:
-    def played(seed: int) -> Wave:
+def test_plucked_phrases_differ_by_their_instrument_and_repeat_by_their_seed() -> None:
+    def played(seed: int) -> Samples:
         phrase = compose_guitar(np.random.default_rng(7), 25)
         return plucked.play_plucked(np.random.default_rng(seed), phrase)
 

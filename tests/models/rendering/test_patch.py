@@ -95,7 +95,7 @@ def test_a_held_note_goes_round_without_a_seam(tmp_path: Path) -> None:
     assert min(levels) > 0.98 * max(levels)
 
 
-def test_a_loop_that_goes_back_is_played_backwards_and_then_forwards(tmp_path: Path) -> None:
+def test_a_loop_that_goes_back_is_played_in_reverse_and_then_forwards(tmp_path: Path) -> None:
     ramp = np.linspace(0, 0.5, RATE_HZ // 2)
     note = Recorded(ramp, RATE_HZ, 440_000, LOOPED | BACK, (4000, 8000))
     held = read_patch(written(tmp_path, [note]))[69]
@@ -103,7 +103,7 @@ def test_a_loop_that_goes_back_is_played_backwards_and_then_forwards(tmp_path: P
     assert at == pytest.approx([0.5, 0.25, 0.5], abs=0.01)
 
 
-def test_what_is_no_patch_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_is_no_patch_is_reported_in_one_line(tmp_path: Path) -> None:
     whole = patch_file([Recorded(sine(440, 0.2, 22_050), 22_050, 440_000)])
     cases = {
         b"": "not a Gravis patch file",
@@ -120,12 +120,12 @@ def test_what_is_no_patch_is_told_in_one_line(tmp_path: Path) -> None:
         read_patch(tmp_path / "missing.pat")
 
 
-def test_a_rate_of_nothing_is_told(tmp_path: Path) -> None:
+def test_a_rate_of_nothing_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="damaged"):
         read_patch(written(tmp_path, [Recorded(np.zeros(10), 0, 440_000)]))
 
 
 @pytest.mark.parametrize("own_mhz", [0, 1, 4_000_000_000])
-def test_a_frequency_of_no_pitch_is_told(tmp_path: Path, own_mhz: int) -> None:
+def test_a_frequency_of_no_pitch_is_reported(tmp_path: Path, own_mhz: int) -> None:
     with pytest.raises(SourceError, match="frequency"):
         read_patch(written(tmp_path, [Recorded(np.zeros(10), 22_050, own_mhz)]))

@@ -20,12 +20,12 @@ from detector.manifest import DataSource
 from detector.network import load_model
 from models.cli.main import cli
 from models.data.catalogue import Gathered, write_index
-from models.data.segments import JOIN_S, heard_spans
+from models.data.segments import JOIN_S, active_spans
 from models.rendering.synthesis import FURTHER_SOUNDFONTS, SOUNDFONT
 from models.scenes.folder import read_scenes
 from models.scenes.mixing import Reference, joined, mix
-from models.scenes.plan import KINDS, Placed, Stretch, compose
-from models.scenes.sounds import Sound, arrive, cut_sounds, refuse_trained_on
+from models.scenes.plan import KINDS, Placement, Segment, compose
+from models.scenes.sounds import Sound, check_not_trained_on, cut_sounds, render
 from models.scenes.synthetic import rendered_sounds
 
 RATE_HZ = 16000
@@ -42,7 +42,7 @@ def silence(seconds: float) -> NDArray[np.float32]:
 
 def make(out: Path, tree: Path, *options: str) -> Result:
     """Make 72 s of scenes of the small tree's fifth fold."""
-    given = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--stretch", "24"]
+    given = ["--for", str(MODEL), "--data", str(tree), "--rendered", "none", "--hours", "0.02", "--segment", "24"]
     given += ["--background", "rain,room,hum", "--unknown", "0", "--format", "wav"]
     return CliRunner().invoke(cli, ["make-scenes", str(out), *given, *options])
 
@@ -118,14 +118,14 @@ def test_onset_and_offset_are_where_the_reference_says(scene: Path) -> None:
         (["--fold", "4"], "household was trained on it"),
         (["--background", "wind"], "background 'wind' is unknown"),
         (["--background", "rain", "--only", "rain"], "contains every class"),
-        (["--level", "0", "-20"], "wanted the lower one first"),
+        (["--level", "0", "-20"], "expected the lower one first"),
         (["--add", "trumpet=x"], "no class of household"),
         (["--add", "none=/nowhere"], "no such folder"),
         (["--unknown", "0.5"], "no held-out sound of no class"),
-        (["--snr", "loud"], "wanted decibels"),
+        (["--snr", "loud"], "expected decibels"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line_and_leaves_nothing(
+def test_what_cannot_be_is_reported_in_a_line_and_leaves_nothing(
     tree: Path, tmp_path: Path, options: list[str], wanted: str
 ) -> None:
     done = make(tmp_path / "out", tree, *options)
@@ -152,7 +152,7 @@ def test_rendered_training_material_is_refused(tree: Path, tmp_path: Path) -> No
     assert "rendered training material" in str(done.exception)
 
 
-def test_gathered_training_material_is_refused_and_what_is_there_to_judge_with_is_not(tmp_path: Path) -> None:
+def test_gathered_training_material_is_refused_and_evaluation_material_is_not(tmp_path: Path) -> None:
     manifest = load_model().manifest
     training = replace(manifest.training, sources=(DataSource("gathered", "per clip", "packages"),))
     trained = replace(manifest, training=training)
@@ -161,25 +161,25 @@ def test_gathered_training_material_is_refused_and_what_is_there_to_judge_with_i
         folder = tmp_path / package / "none"
         folder.mkdir(parents=True)
         write_index(folder.parent, [Gathered("none/x.flac", "none", package, "x.ogg", "CC0-1.0")])
-        refuse_trained_on(untrained, [folder], None)
+        check_not_trained_on(untrained, [folder], None)
         with pytest.raises(ConfigError, match="gathered training material") if is_refused else nullcontext():
-            refuse_trained_on(trained, [folder], None)
+            check_not_trained_on(trained, [folder], None)
 
 
 def test_a_folder_that_is_there_is_left_alone(scene: Path, tree: Path) -> None:
     before = (scene / "scenes.json").read_bytes()
-    assert "is there already" in str(make(scene, tree).exception)
+    assert "exists already" in str(make(scene, tree).exception)
     assert (scene / "scenes.json").read_bytes() == before
     assert json.loads(before)["fold"] == 5
 
 
 def test_a_short_pause_belongs_to_a_sound_and_a_long_one_parts_two() -> None:
     wave = np.concatenate([silence(1), tone(1), silence(1.5), tone(1), silence(3), tone(0.5), silence(1)])
-    assert heard_spans(wave, RATE_HZ) == [(16000, 72000), (120000, 128000)]
+    assert active_spans(wave, RATE_HZ) == [(16000, 72000), (120000, 128000)]
     first, second = cut_sounds("guitar", "x", "y", wave, RATE_HZ)
-    heard = arrive(first, None, RATE_HZ)
-    assert heard is not None
-    assert heard.offset - heard.onset == pytest.approx(3.5 * RATE_HZ, abs=160)
+    rendered = render(first, None, RATE_HZ)
+    assert rendered is not None
+    assert rendered.offset - rendered.onset == pytest.approx(3.5 * RATE_HZ, abs=160)
     assert second.wave.size < RATE_HZ
 
 
@@ -187,27 +187,27 @@ def test_a_clip_without_a_sound_has_no_event() -> None:
     assert list(cut_sounds(None, "x", "y", silence(2), RATE_HZ)) == []
 
 
-def stretch(background: str, snrs_db: tuple[float, ...], level_db: float = -20.0) -> Stretch:
-    placed = tuple(Placed(0, 32000 * (i + 1), snr, None) for i, snr in enumerate(snrs_db))
-    return Stretch(0, 0, 32000 * (len(snrs_db) + 2), background, level_db, (0, 1, 0), placed)
+def segment(background: str, snrs_db: tuple[float, ...], level_db: float = -20.0) -> Segment:
+    placed = tuple(Placement(0, 32000 * (i + 1), snr, None) for i, snr in enumerate(snrs_db))
+    return Segment(0, 0, 32000 * (len(snrs_db) + 2), background, level_db, (0, 1, 0), placed)
 
 
 def test_sounds_stand_above_the_background_as_far_as_the_reference_says() -> None:
     (sound,) = cut_sounds("guitar", "x", "y", np.concatenate([silence(0.1), tone(1), silence(0.1)]), RATE_HZ)
-    bare, both = (mix(stretch("room", snrs), [sound], RATE_HZ) for snrs in ((), (10.0,)))
-    assert bare.wave[:1000].any()
+    empty, both = (mix(segment("room", snrs), [sound], RATE_HZ) for snrs in ((), (10.0,)))
+    assert empty.wave[:1000].any()
     ground = float(np.std(both.wave[8000:24000]))
     alone = both.references[0]
     event = both.wave[alone.onset : alone.offset]
     assert 20 * np.log10(np.sqrt(float(np.var(event)) - ground**2) / ground) == pytest.approx(10, abs=1)
     assert alone.level_db == pytest.approx(-20, abs=0.1)
-    assert [r.level_db for r in mix(stretch("silence", (20.0, 0.0)), [sound], RATE_HZ).references] == [-20, -40]
+    assert [r.level_db for r in mix(segment("silence", (20.0, 0.0)), [sound], RATE_HZ).references] == [-20, -40]
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_backgrounds_have_unit_level_but_for_silence(name: str) -> None:
-    stock = [Sound(label, "x", "y", tone(2)) for label in ("speech", "drums", "rain")]
-    wave = compose(name, np.random.default_rng(0), 5 * RATE_HZ, RATE_HZ, stock)
+    bank = [Sound(label, "x", "y", tone(2)) for label in ("speech", "drums", "rain")]
+    wave = compose(name, np.random.default_rng(0), 5 * RATE_HZ, RATE_HZ, bank)
     assert np.sqrt(np.mean(wave**2)) == pytest.approx(0 if name == "silence" else 1, abs=1e-3)
 
 

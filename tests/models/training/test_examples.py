@@ -1,4 +1,4 @@
-"""Training examples: what is heard is what the target says."""
+"""Training examples: targets, weights and background frames follow the sounds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from detector.manifest import EncoderParams, MfccParams
+from detector.messages import Samples
 from models import RECIPES
 from models.data.household import Clip
-from models.recipe import Scenes, load_recipe
-from models.training.augment import Places, Wave, clip_hard, drone, hum, narrow, noise, rumble
-from models.training.examples import ExampleMaker, PlacedSound, frame_rms, held
+from models.data.segments import frame_rms, held
+from models.recipe import SceneExamples, load_recipe
+from models.training.augment import AcousticConditions, band_limit, clip_hard, drone, hum, noise, rumble
+from models.training.examples import ExampleMaker, PlacedSound
 
 FRAMES = 80
 RECIPE = RECIPES / "household.toml"
@@ -37,7 +39,7 @@ def maker(
         clips,
         waves,
         recipe,
-        Scenes("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
+        SceneExamples("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
     )
 
 
@@ -71,8 +73,8 @@ def test_sound_of_no_class_has_no_target(model_params: MfccParams, encoder: Enco
     assert example.weight.all()
 
 
-def test_silence_after_a_sound_is_doubtful_then_empty(model_params: MfccParams, encoder: EncoderParams) -> None:
-    """A dog that barks once: heard, then in doubt, then gone; silence never belongs to the class."""
+def test_silence_after_a_sound_is_ignore_masked_then_empty(model_params: MfccParams, encoder: EncoderParams) -> None:
+    """A dog that barks once: active, then ignore-masked, then over; silence never belongs to the class."""
     wave = np.zeros(16000 * 12, np.float32)
     wave[:4000] = np.random.default_rng(2).normal(0, 0.2, 4000)
     m = maker([clip("dog_bark")], [wave], model_params, encoder, 240)
@@ -80,12 +82,12 @@ def test_silence_after_a_sound_is_doubtful_then_empty(model_params: MfccParams, 
     found = False
     for seed in range(40):
         e = m.draw(np.random.default_rng(seed))
-        heard, judged = e.target[:, column].astype(bool), e.weight[:, column].astype(bool)
-        if heard.any() and (~heard & judged).any() and not e.target[-1, column]:
+        audible, counted = e.target[:, column].astype(bool), e.weight[:, column].astype(bool)
+        if audible.any() and (~audible & counted).any() and not e.target[-1, column]:
             found = True
-            last = int(np.flatnonzero(heard)[-1])
-            assert not judged[last + 1]
-            assert judged[-1]
+            last = int(np.flatnonzero(audible)[-1])
+            assert not counted[last + 1]
+            assert counted[-1]
             break
     assert found
 
@@ -93,14 +95,14 @@ def test_silence_after_a_sound_is_doubtful_then_empty(model_params: MfccParams, 
 def test_a_sound_that_is_cut_off_is_over_soon_after(model_params: MfccParams, encoder: EncoderParams) -> None:
     noise_wave = np.random.default_rng(3).normal(0, 0.2, 16000 * 12).astype(np.float32)
     m = maker([clip("rain")], [noise_wave], model_params, encoder, 240)
-    m._params = dataclasses.replace(m._params, ended=1.0, early_weight=2)
+    m._params = dataclasses.replace(m._params, truncated=1.0, early_weight=2)
     column = LABELS.index("rain")
     for seed in range(5):
         e = m.draw(np.random.default_rng(seed))
         last = int(np.flatnonzero(e.target[:, column])[-1])
         assert last < 0.85 * 240
         hold = round(0.5 * 16000 / model_params.hop_length)
-        assert not e.weight[last + 1 : last + hold - 1, column].any()  # in doubt for half a second
+        assert not e.weight[last + 1 : last + hold - 1, column].any()  # ignore-masked for half a second
         assert (e.weight[last + 1 + hold :, column] == 1).all()
         assert (e.weight[:8] == 2).all()  # the first frames of a sound count twice
 
@@ -113,14 +115,14 @@ def test_draws_depend_on_the_seed_alone(model_params: MfccParams, encoder: Encod
     assert np.array_equal(first.target, second.target)
 
 
-def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
+def test_the_level_is_the_recipes_and_rumble_changes_the_capture(
     model_params: MfccParams, encoder: EncoderParams
 ) -> None:
     tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16000 * 6) / 16000)).astype(np.float32)
     m = maker([clip("guitar")], [tone], model_params, encoder)
     low = []
     for level_db, rumbling in ((-6.0, 0.0), (-50.0, 0.0), (-6.0, 1.0)):
-        m._params = Scenes(
+        m._params = SceneExamples(
             "scenes", FRAMES, {}, {}, rumbling, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (level_db, level_db)
         )
         waves = [m._capture(tone[: m._samples], np.random.default_rng(seed), m._samples)[0] for seed in range(10)]
@@ -130,18 +132,20 @@ def test_the_level_is_the_recipes_and_rumble_changes_what_is_heard(
     assert low[2] > 3 * low[0]
 
 
-def test_a_bare_place_has_no_class_from_loud_to_the_last_bits(model_params: MfccParams, encoder: EncoderParams) -> None:
+def test_a_background_only_example_has_no_class_from_loud_to_the_last_bits(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
     tone = np.sin(np.arange(16000 * 6) / 5).astype(np.float32)
     m = maker([clip("guitar")], [tone], model_params, encoder)
-    m._params = dataclasses.replace(m._params, bare=1.0)
-    given: list[Wave] = []
+    m._params = dataclasses.replace(m._params, background_only=1.0)
+    given: list[Samples] = []
     encode = m._front.encode
 
-    def listening(wave: Wave) -> Any:
+    def recording(wave: Samples) -> Any:
         given.append(wave)
         return encode(wave)
 
-    m._front.encode = listening  # type: ignore[method-assign]
+    m._front.encode = recording  # type: ignore[method-assign]
     for seed in range(30):
         example = m.draw(np.random.default_rng(seed))
         assert not example.target.any()
@@ -152,29 +156,33 @@ def test_a_bare_place_has_no_class_from_loud_to_the_last_bits(model_params: Mfcc
     assert all(np.array_equal(wave * 2**15, np.rint(wave * 2**15)) for wave in given)
     given.clear()
     for narrow_share in (0.0, 1.0):
-        m._params = dataclasses.replace(m._params, narrow=narrow_share)
+        m._params = dataclasses.replace(m._params, band_limited=narrow_share)
         m.draw(np.random.default_rng(int(np.argmax(levels_db))))
     wide, low = (np.abs(np.fft.rfft(wave)) ** 2 for wave in given)
     above = wide.size * 6 // 8
     assert low[above:].sum() / low.sum() < 0.01 * wide[above:].sum() / wide.sum()
 
 
-def test_what_a_narrow_microphone_cannot_hear_is_in_doubt(model_params: MfccParams, encoder: EncoderParams) -> None:
-    knock = 0.3 * np.hanning(4000)  # softly, since a click is heard at any pitch; with silence between it and the next
-    for hz, heard in ((440, True), (6000, False)):
+def test_what_a_band_limited_microphone_loses_is_ignore_masked(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    knock = 0.3 * np.hanning(4000)  # softly, since a click has all frequencies; with silence between it and the next
+    for hz, audible in ((440, True), (6000, False)):
         tone = (knock * np.sin(2 * np.pi * hz * np.arange(knock.size) / 16000)).astype(np.float32)
         m = maker([clip("guitar")], [tone], model_params, encoder)
-        m._params = dataclasses.replace(m._params, narrow=1.0)
+        m._params = dataclasses.replace(m._params, band_limited=1.0)
         for seed in range(5):
             example, column = m.draw(np.random.default_rng(seed)), LABELS.index("guitar")
             target, weight = example.target[:-4, column], example.weight[:-4, column]  # the example's end is a click
-            assert target.any() == heard
-            assert weight[target == 1].any() == heard
-            assert heard or (weight == 0).any()
+            assert target.any() == audible
+            assert weight[target == 1].any() == audible
+            assert audible or (weight == 0).any()
             assert np.delete(example.weight, column, axis=1).all()
 
 
-def test_what_a_narrow_microphone_hears_has_the_recipes_level(model_params: MfccParams, encoder: EncoderParams) -> None:
+def test_what_a_band_limited_microphone_captures_has_the_recipes_level(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
     m = maker([clip("guitar")], [np.ones(16000, np.float32)], model_params, encoder)
     m._params = dataclasses.replace(m._params, level_db=(-20.0, -20.0))
     high = np.sin(2 * np.pi * 6000 * np.arange(m._samples) / 16000)
@@ -185,11 +193,11 @@ def test_what_a_narrow_microphone_hears_has_the_recipes_level(model_params: Mfcc
         assert 20 * np.log10(np.abs(wave).max()) == pytest.approx(-20, abs=0.1)
 
 
-def test_only_what_is_of_no_class_is_played_backwards(model_params: MfccParams, encoder: EncoderParams) -> None:
+def test_only_out_of_class_sounds_are_time_reversed(model_params: MfccParams, encoder: EncoderParams) -> None:
     fading = np.exp(-np.arange(16000 * 40) / 40000).astype(np.float32) * np.sin(np.arange(16000 * 40) / 5)
     for label, begins_loud in (("guitar", True), (None, False)):
         m = maker([clip(label)], [np.asarray(fading, np.float32)], model_params, encoder, frames=400)
-        m._params = dataclasses.replace(m._params, backwards=1.0)
+        m._params = dataclasses.replace(m._params, time_reversed=1.0)
         for seed in range(5):
             # It begins anywhere in the clip; whichever stretch that is, it fades or grows.
             placed = m._placed_sound(np.random.default_rng(seed), m._samples, brief=False).wave
@@ -197,27 +205,27 @@ def test_only_what_is_of_no_class_is_played_backwards(model_params: MfccParams, 
             assert (np.square(first).sum() > np.square(second).sum()) == begins_loud
 
 
-def test_what_goes_on_behind_a_bare_place_is_in_doubt_and_nothing_else(
+def test_the_backdrop_of_a_background_only_example_is_ignore_masked_and_nothing_else(
     model_params: MfccParams, encoder: EncoderParams
 ) -> None:
     tone = np.sin(np.arange(16000 * 6) / 5).astype(np.float32)
     m = maker([clip("guitar")], [tone], model_params, encoder)
-    m._params = dataclasses.replace(m._params, bare=1.0, backgrounds=1.0)
+    m._params = dataclasses.replace(m._params, background_only=1.0, backgrounds=1.0)
     for seed in range(5):
         example, column = m.draw(np.random.default_rng(seed)), LABELS.index("guitar")
         assert not example.target.any()
         assert not example.weight[:, column].any()
         assert np.delete(example.weight, column, axis=1).all()
-        assert not example.idle.any()
+        assert not example.background_frames.any()
 
 
-def test_a_loud_place_is_cut_off_where_sixteen_bits_end(
+def test_a_loud_background_is_clipped_at_full_scale(
     model_params: MfccParams, encoder: EncoderParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     m = maker([clip("guitar")], [np.ones(16000, np.float32)], model_params, encoder)
-    m._params = dataclasses.replace(m._params, bare=1.0)
-    monkeypatch.setattr("models.training.examples._BARE_DB", (-1.0, -1.0))
-    given: list[Wave] = []
+    m._params = dataclasses.replace(m._params, background_only=1.0)
+    monkeypatch.setattr("models.training.examples._BACKGROUND_ONLY_DB", (-1.0, -1.0))
+    given: list[Samples] = []
     monkeypatch.setattr(m._front, "encode", given.append)
     for seed in range(5):
         m.draw(np.random.default_rng(seed))
@@ -225,7 +233,7 @@ def test_a_loud_place_is_cut_off_where_sixteen_bits_end(
     assert max(wave.max() for wave in given) == 1 - 2.0**-15
 
 
-def test_a_sound_far_under_noise_is_in_doubt_and_heard_on_between_its_knocks(
+def test_a_sound_masked_by_noise_is_ignore_masked_and_held_between_its_knocks(
     model_params: MfccParams, encoder: EncoderParams
 ) -> None:
     m = maker([clip("guitar")], [np.ones(16000, np.float32)], model_params, encoder)
@@ -259,7 +267,7 @@ def test_brief_sounds_begin_at_once_and_last_no_longer_than_they_should(
     assert max(numbers) >= 2
 
 
-def test_what_is_in_the_background_is_in_doubt_and_all_else_of_its_category_is_not(
+def test_classes_of_the_backdrop_are_ignore_masked_and_others_of_its_category_are_not(
     model_params: MfccParams, encoder: EncoderParams
 ) -> None:
     rng = np.random.default_rng(0)
@@ -276,20 +284,20 @@ def test_what_is_in_the_background_is_in_doubt_and_all_else_of_its_category_is_n
         assert set(inside) <= columns
         seen.add(frozenset(inside))
         example = m.draw(np.random.default_rng(seed))
-        doubted = set(np.flatnonzero((example.weight == 0).all(axis=0)).tolist())
-        assert doubted
-        assert doubted <= columns
+        ignored = set(np.flatnonzero((example.weight == 0).all(axis=0)).tolist())
+        assert ignored
+        assert ignored <= columns
     assert len(seen) > 4
 
 
-def test_in_a_crowd_all_are_targets(model_params: MfccParams, encoder: EncoderParams) -> None:
+def test_in_a_polyphonic_example_all_are_targets(model_params: MfccParams, encoder: EncoderParams) -> None:
     rng = np.random.default_rng(0)
     labels = ("guitar", "speech")
     waves = [rng.standard_normal(16000 * 8).astype(np.float32) for _ in labels]
     m = maker([clip(label) for label in labels], waves, model_params, encoder)
-    m._params = dataclasses.replace(m._params, crowded=1.0)
-    heard = [m.draw(np.random.default_rng(seed)).target.any(axis=0).sum() for seed in range(20)]
-    assert max(heard) == 2
+    m._params = dataclasses.replace(m._params, polyphonic=1.0)
+    audible = [m.draw(np.random.default_rng(seed)).target.any(axis=0).sum() for seed in range(20)]
+    assert max(audible) == 2
 
 
 def test_frame_rms_by_hand() -> None:
@@ -302,12 +310,12 @@ def test_held_marks_loud_frames_and_what_follows() -> None:
     assert held(loud, 2).tolist() == [False, True, True, True, False, True]
 
 
-def test_what_is_narrow_has_nothing_high_and_all_that_is_low() -> None:
+def test_a_band_limited_wave_has_nothing_high_and_all_that_is_low() -> None:
     rng = np.random.default_rng(0)
     hz = np.fft.rfftfreq(64000, 1 / 16000)
     for size in (64000, 64037):
         wave = rng.standard_normal(size).astype(np.float32)
-        before, after = (np.abs(np.fft.rfft(w, size)[: hz.size]) for w in (wave, narrow(wave, 4000.0, 16000)))
+        before, after = (np.abs(np.fft.rfft(w, size)[: hz.size]) for w in (wave, band_limit(wave, 4000.0, 16000)))
         assert after[hz > 4100].max() < 1e-2 * before.mean()
         assert np.abs(after - before)[hz < 3900].max() < 0.05 * before.mean()
 
@@ -343,7 +351,7 @@ def test_noises_have_unit_rms_and_clipping_clips() -> None:
 def test_rooms_keep_the_length_and_the_sound() -> None:
     rng = np.random.default_rng(0)
     wave = rng.normal(0, 0.1, 8000).astype(np.float32)
-    wet = Places(8000, 16000, rng, rooms=2, noises=1).filter_and_reverberate(wave, rng, reverberation=1.0)
+    wet = AcousticConditions(8000, 16000, rng, rooms=2, noises=1).filter_and_reverberate(wave, rng, reverberation=1.0)
     assert wet.shape == wave.shape
     assert np.isfinite(wet).all()
     assert np.sqrt(np.mean(wet**2)) > 0.01

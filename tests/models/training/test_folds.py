@@ -1,4 +1,4 @@
-"""A cross-validation: one process a run, ended runs left alone, a failed one told."""
+"""A cross-validation: one process a run, finished runs left alone, failed ones reported."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_runs_are_named_by_fold_and_seed(tmp_path: Path) -> None:
     assert [r.folder.name for r in runs] == ["fold1-seed0", "fold2-seed0", "fold1-seed7", "fold2-seed7"]
 
 
-def test_a_failed_run_is_told_and_an_ended_one_left_alone(tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_and_a_finished_one_left_alone(tmp_path: Path) -> None:
     first, second = plan(tmp_path / "runs", [1, 2], [0])
     RunFolder(first.folder).claim({})
     RunFolder(first.folder).add_row({"epoch": 5})
     (first.folder / "record.json").write_text("{}")
-    assert first.ended
+    assert first.finished
     assert first.epochs() == 5
     with pytest.raises(FoldError, match=r"fold2-seed0: failed, see .*log\.txt"):
         train_all(RECIPES / "esc10.toml", 5, tmp_path / "nothing", [first, second], 2)
@@ -55,4 +55,4 @@ def test_numbers_are_checked(tmp_path: Path) -> None:
     done = CliRunner().invoke(
         cli, ["folds", str(RECIPES / "esc10.toml"), "--data", "x", "--runs", str(tmp_path), "--folds", "one"]
     )
-    assert "--folds one: wanted whole numbers" in str(done.exception)
+    assert "--folds one: expected whole numbers" in str(done.exception)

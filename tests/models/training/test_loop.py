@@ -1,4 +1,4 @@
-"""A run from recordings to a model file: it learns, resumes, and is judged by the pipeline that ships."""
+"""A run from recordings to a model file: it learns, resumes, and is evaluated by the streaming pipeline."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from firmware_export.cli import cli as export_cli
 from models import RECIPES
 from models.cli.main import cli as train_cli
 from models.data.household import Clip
-from models.evaluation.clips import Heard, confusion, esc10_accuracy, event_rates, figures, table
+from models.evaluation.clips import ClipPrediction, confusion, esc10_accuracy, event_rates, metrics, table
 from models.network.twin import make_network
-from models.recipe import _check, load_recipe
-from models.training.loop import Run, _Trainer, train
-from models.training.runs import RunFolder, load_run
+from models.recipe import check_recipe, load_recipe, load_stages
+from models.training.loop import Run, _Trainer, train, train_stages
+from models.training.runs import RunFolder, auxiliary_heads_of, load_run
 
 RECIPE = RECIPES / "household.toml"
 LABELS = load_recipe(RECIPE).labels
@@ -32,8 +32,8 @@ LABELS = load_recipe(RECIPE).labels
 
 @pytest.fixture
 def short_recipe(tmp_path: Path) -> Path:
-    """Give the shipped recipe, cut to two short epochs."""
-    text = RECIPE.read_text(encoding="utf-8")
+    """Give the shipped recipe, cut to one stage of two short epochs."""
+    text = RECIPE.read_text(encoding="utf-8").partition("# From random weights")[0]
     lines = []
     for line in text.splitlines():
         key = line.split("=")[0].strip()
@@ -51,7 +51,7 @@ def invoke(command: object, *arguments: object) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+def test_from_recordings_to_an_evaluated_model(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "m.onnx"
     invoke(train_cli, "fit", short_recipe, "--data", tree, "--run", run, "--threads", 1, "--leave-out", 4)
     curves = [json.loads(row) for row in (run / "curves.jsonl").read_text().splitlines()]
@@ -63,34 +63,81 @@ def test_from_recordings_to_a_judged_model(tree: Path, short_recipe: Path, tmp_p
     assert "ESC-10 accuracy" in output
     assert json.loads((tmp_path / "f.json").read_text())["esc10_clips"] == 10
     assert (tmp_path / "c.png").stat().st_size > 10_000
-    judged = tmp_path / "judged.onnx"
-    invoke(train_cli, "evaluate", model, "--data", tree, "--out", judged)
-    assert Detector.load(judged).manifest.metrics == json.loads((tmp_path / "f.json").read_text())
-    assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--judge", model, 4, "--data", tree)
+    results = tmp_path / "evaluated.onnx"
+    invoke(train_cli, "evaluate", model, "--data", tree, "--out", results)
+    assert Detector.load(results).manifest.metrics == json.loads((tmp_path / "f.json").read_text())
+    assert "[decoding.on_thresholds]" in invoke(train_cli, "tune", "--evaluate", model, 4, "--data", tree)
     record = Detector.load(model).manifest.training
     assert record.folds_left_out == (4, 5)
     assert {s.name for s in record.sources} == {"esc10", "instruments", "guitar_notes", "speech_digits"}
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_run_begins_with_the_weights_of_another(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_weights_of_another(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
     first, second, recipe = tmp_path / "first", tmp_path / "second", load_recipe(short_recipe)
     train(recipe, Run(tree, None, first, 0, 4, workers=0))
     none = replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0))
-    net = train(none, Run(tree, None, second, 1, 4, workers=0, begin=first))
+    net = train(none, Run(tree, None, second, 1, 4, workers=0, warm_start=first))
     before, after = load_run(first)[0].state_dict(), net.state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items() if "norm" not in name)
-    hidden, kept = ((RunFolder(folder).load() or {})["hidden"] for folder in (first, second))
-    assert hidden.keys() == kept.keys()
-    assert all(torch.equal(hidden[name], kept[name]) for name in hidden)
-    assert "--begin" in load_run(second)[2].command
+    auxiliary, kept = ((RunFolder(folder).load() or {})["auxiliary_heads"] for folder in (first, second))
+    assert auxiliary.keys() == kept.keys()
+    assert all(torch.equal(auxiliary[name], kept[name]) for name in auxiliary)
+    assert "--warm-start" in load_run(second)[2].command
     with pytest.raises(ConfigError, match="fold 3"):
-        train(recipe, Run(tree, None, tmp_path / "third", 1, 3, workers=0, begin=first))
+        train(recipe, Run(tree, None, tmp_path / "third", 1, 3, workers=0, warm_start=first))
     other = replace(recipe, network=replace(recipe.network, slope=9.0))
     with pytest.raises(ConfigError, match="differ in network"):
-        train(other, Run(tree, None, tmp_path / "third", 1, 4, workers=0, begin=first))
+        train(other, Run(tree, None, tmp_path / "third", 1, 4, workers=0, warm_start=first))
     with pytest.raises(ConfigError, match="another recipe"):
         train(none, Run(tree, None, second, 1, 4, workers=0))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_stages_compute_what_runs_with_a_warm_start_do(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+    with short_recipe.open("a", encoding="utf-8") as file:
+        file.write("\n[[stages]]\nseed_offset = 0\nexamples = { brief = 0.0 }\n")
+        file.write("\n[[stages]]\nseed_offset = 3\nschedule = { epochs = 1, learning_rate = 0.0005 }\n")
+    first, second = load_stages(short_recipe)
+    assert (first.recipe.examples, first.recipe.schedule.epochs) != (second.recipe.examples, 1)
+    assert load_recipe(short_recipe) == second.recipe
+    staged = Run(tree, None, tmp_path / "staged", 2, 4, workers=0)
+    net = train_stages([first, second], staged)
+    train(first.recipe, Run(tree, None, tmp_path / "one", 2, 4, workers=0))
+    by_hand = train(second.recipe, Run(tree, None, tmp_path / "two", 5, 4, workers=0, warm_start=tmp_path / "one"))
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), by_hand.state_dict().values(), strict=True))
+    record = load_run(staged.folder)[2]
+    assert (record.epochs, record.seed) == (3, 2)
+    assert "warm-start" not in record.command
+    again = train_stages([first, second], staged)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    assert [len(RunFolder(folder).curves()) for folder in (staged.folder / "stage1", staged.folder)] == [2, 1]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_of_an_earlier_version_can_be_read(tree: Path, short_recipe: Path, tmp_path: Path) -> None:
+    """Its plan has the keys of that version, its checkpoint other names for heads and generator."""
+    run, recipe = tmp_path / "run", load_recipe(short_recipe)
+    train(recipe, Run(tree, None, run, 0, None, workers=0))
+    heads = auxiliary_heads_of(run)
+    plan = (run / "plan.json").read_text(encoding="utf-8")
+    old = {
+        "initial_gain": "drive",
+        "deep_supervision": "deep",
+        "background_operations": "idle",
+        "min_rate": "least_rate",
+    }
+    old |= {"truncated": "ended", "background_only": "bare", "polyphonic": "crowded", "band_limited": "narrow"}
+    for new, name in (old | {"time_reversed": "backwards", "min_rate": "least_rate"}).items():
+        assert f'"{new}"' in plan
+        plan = plan.replace(f'"{new}"', f'"{name}"')
+    (run / "plan.json").write_text(plan, encoding="utf-8")
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    saved |= {"hidden": saved.pop("auxiliary_heads"), "dice": saved.pop("rng_state")}
+    torch.save(saved, run / "checkpoint.pt")
+    assert load_run(run)[1] == recipe
+    assert heads is not None
+    assert heads.keys() == (auxiliary_heads_of(run) or {}).keys()
 
 
 def _once(epoch: Callable[[_Trainer], object]) -> Callable[[_Trainer], object]:
@@ -108,8 +155,12 @@ def test_a_run_goes_on_where_it_was_interrupted(
     tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[bool, float]
 ) -> None:
     """To the bit, and however many processes make the examples."""
-    (muon, deep), recipe = way, load_recipe(short_recipe)
-    recipe = replace(recipe, schedule=replace(recipe.schedule, muon=muon), loss=replace(recipe.loss, deep=deep))
+    (muon, deep_supervision), recipe = way, load_recipe(short_recipe)
+    recipe = replace(
+        recipe,
+        schedule=replace(recipe.schedule, muon=muon),
+        loss=replace(recipe.loss, deep_supervision=deep_supervision),
+    )
     run = Run(tree, None, tmp_path / "run", 0, None, workers=2)
     net = train(recipe, run)
     broken_off = Run(tree, None, tmp_path / "broken-off", 0, None, workers=0)
@@ -121,44 +172,48 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), resumed.state_dict().values(), strict=True))
     saved, went_on = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (run.folder, broken_off.folder))
     assert saved["epoch"] == 2
-    assert ("hidden" in saved) == bool(deep)
-    for name, value in saved.get("hidden", {}).items():
-        assert torch.equal(value, went_on["hidden"][name])
+    assert ("auxiliary_heads" in saved) == bool(deep_supervision)
+    for name, value in saved.get("auxiliary_heads", {}).items():
+        assert torch.equal(value, went_on["auxiliary_heads"][name])
         assert value.any()
-    assert load_run(run.folder)[0].state_dict().keys() == make_network(recipe).state_dict().keys()
+    assert (
+        load_run(run.folder)[0].state_dict().keys() == make_network(recipe.network, recipe.encoder).state_dict().keys()
+    )
     again = train(recipe, run)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
     assert len((tmp_path / "run" / "curves.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not the folder of an ended run"):
+def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not the folder of a finished run"):
         load_run(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("dense_tau_s", "[0.4, 0.02]", r"network\.dense_tau_s is \[0\.4, 0\.02\]; it takes a shortest"),
         ("membrane_tau_s", "[0.1, inf]", r"network\.membrane_tau_s is \[0\.1, inf\]; it takes a shortest"),
         ("membrane_tau_s", "[0.1]", r"network\.membrane_tau_s is \[0\.1\]; it takes a shortest"),
-        ("deep", "-0.1", r"loss\.deep is -0\.1; it takes a weight"),
+        ("deep_supervision", "-0.1", r"loss\.deep_supervision is -0\.1; it takes a weight"),
     ],
 )
-def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, value: str, told: str) -> None:
+def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, value: str, message: str) -> None:
     text = short_recipe.read_text(encoding="utf-8")
     short_recipe.write_text(re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text), encoding="utf-8")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_recipe(short_recipe)
 
 
-def test_hidden_read_outs_want_a_layer_to_read(short_recipe: Path) -> None:
+def test_auxiliary_heads_need_a_layer_to_read(short_recipe: Path) -> None:
     recipe = load_recipe(short_recipe)
     changed = replace(
-        recipe, loss=replace(recipe.loss, deep=0.3), network=replace(recipe.network, convs=recipe.network.convs[:1])
+        recipe,
+        loss=replace(recipe.loss, deep_supervision=0.3),
+        network=replace(recipe.network, convs=recipe.network.convs[:1]),
     )
-    with pytest.raises(ConfigError, match=r"loss\.deep needs two convolutions"):
-        _check(changed, "recipe")
+    with pytest.raises(ConfigError, match=r"loss\.deep_supervision needs two convolutions"):
+        check_recipe(changed, "recipe")
 
 
 def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
@@ -174,25 +229,58 @@ def test_recipes_refuse_unknown_and_missing_keys(short_recipe: Path) -> None:
         load_recipe(short_recipe)
 
 
-def heard(label: str, source: str, best: str, *onsets: str) -> Heard:
+@pytest.mark.parametrize(
+    ("table", "old", "new"),
+    [
+        ("network", "drive", "initial_gain"),
+        ("loss", "idle", "background_operations"),
+        ("examples", "bare", "background_only"),
+    ],
+)
+def test_a_key_of_earlier_recipes_is_refused_with_its_new_name(
+    short_recipe: Path, table: str, old: str, new: str
+) -> None:
+    text = short_recipe.read_text(encoding="utf-8")
+    short_recipe.write_text(text.replace(f"{new} =", f"{old} ="), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"short\.toml: {table}\.{old} is now {table}\.{new}; rename the key"):
+        load_recipe(short_recipe)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("schedule = { epochs = 1 }", r"stages\[0\]\.seed_offset must be an integer"),
+        ("seed_offset = 0\nnetwork = { slope = 1.0 }", r"stages\[0\]\.network: a stage has seed_offset and tables"),
+        ("seed_offset = 0\nschedule = { epoch = 1 }", r"stages\[0\]\.schedule\.epoch: .* no such key"),
+        ("seed_offset = 0\nschedule = { epochs = 'x' }", r"'schedule\.epochs' must be an integer"),
+    ],
+)
+def test_a_stage_changes_keys_that_there_are(short_recipe: Path, stage: str, message: str) -> None:
+    with short_recipe.open("a", encoding="utf-8") as file:
+        file.write(f"\n[[stages]]\n{stage}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_stages(short_recipe)
+
+
+def predictions(label: str, source: str, best: str, *onsets: str) -> ClipPrediction:
     scores = np.full((4, len(LABELS)), 0.1, np.float32)
     scores[:, LABELS.index(best)] = 0.9
-    return Heard(Clip(Path("x"), label, source, 5), scores, onsets, LABELS)
+    return ClipPrediction(Clip(Path("x"), label, source, 5), scores, onsets, LABELS)
 
 
 def test_figures_by_hand() -> None:
     clips = [
-        heard("rain", "esc10", "rain", "rain"),
-        heard("rooster", "esc10", "guitar", "guitar"),
-        heard("guitar", "instruments", "guitar", "guitar", "guitar"),
-        heard("guitar", "instruments", "winds"),
+        predictions("rain", "esc10", "rain", "rain"),
+        predictions("rooster", "esc10", "guitar", "guitar"),
+        predictions("guitar", "instruments", "guitar", "guitar", "guitar"),
+        predictions("guitar", "instruments", "winds"),
     ]
     # The rooster's ten-class argmax is the first of nine equal scores: not the rooster.
     assert (esc10_accuracy(clips).hits, esc10_accuracy(clips).total) == (1, 2)
     recall, false = event_rates(clips, "guitar")
     assert (recall.hits, recall.total, false.hits, false.total) == (1, 2, 1, 2)
     assert confusion(clips)[LABELS.index("rooster"), LABELS.index("guitar")] == 1
-    assert figures(clips)["guitar_recall"] == 0.5
+    assert metrics(clips)["guitar_recall"] == 0.5
     assert "| guitar | 1/2 = 50.0 %" in table(clips)
 
 

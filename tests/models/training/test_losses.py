@@ -11,9 +11,9 @@ from models import RECIPES
 from models.network.activity import Activity, reading_macs
 from models.recipe import Loss, load_recipe
 from models.training.losses import (
+    background_operations_loss,
     clip_loss,
     frame_loss,
-    idle_loss,
     operations_loss,
     score_loss,
     silence_loss,
@@ -39,7 +39,7 @@ def test_frames_without_weight_do_not_count() -> None:
     assert frame_loss(logits, FIRST, weight).item() == pytest.approx(2 * math.log(2))
 
 
-def test_a_clip_is_judged_where_something_is_heard() -> None:
+def test_the_clip_loss_counts_frames_with_a_target() -> None:
     target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     logits = torch.tensor([[[3.0, 0.0], [-50.0, 50.0]]])
     assert clip_loss(logits, target).item() == pytest.approx(math.log(1 + math.exp(-3)))
@@ -50,20 +50,24 @@ def test_operations_are_weighed_by_what_reads_the_spikes() -> None:
     assert operations_loss(spikes, {"conv1": 300.0, "dense": 100.0}).item() == pytest.approx(0.75)
 
 
-def test_idle_operations_count_where_nothing_is_heard() -> None:
+def test_background_operations_count_in_background_frames() -> None:
     spikes = {"conv1": torch.zeros(1, 2, 3, 4), "dense": torch.zeros(1, 5, 3, 1)}
     spikes["conv1"][:, :, 0] = 1
     spikes["dense"][:, :, 2] = 1
     fan_out = {"conv1": 300.0, "dense": 100.0}
-    assert idle_loss(spikes, fan_out, torch.tensor([[1.0, 1.0, 0.0]])).item() == pytest.approx(0.75 / 2)
-    assert idle_loss(spikes, fan_out, torch.tensor([[0.0, 0.0, 1.0]])).item() == pytest.approx(0.25)
-    assert idle_loss(spikes, fan_out, torch.zeros(1, 3)).item() == 0
-    heard, weight, idle = torch.zeros(1, 3, 2), torch.ones(1, 3, 2), torch.tensor([[1.0, 0.0, 0.0]])
-    own = total_loss(Loss(0, 0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), heard, weight, idle, spikes, fan_out)
+    assert background_operations_loss(spikes, fan_out, torch.tensor([[1.0, 1.0, 0.0]])).item() == pytest.approx(
+        0.75 / 2
+    )
+    assert background_operations_loss(spikes, fan_out, torch.tensor([[0.0, 0.0, 1.0]])).item() == pytest.approx(0.25)
+    assert background_operations_loss(spikes, fan_out, torch.zeros(1, 3)).item() == 0
+    target, weight, background_frames = torch.zeros(1, 3, 2), torch.ones(1, 3, 2), torch.tensor([[1.0, 0.0, 0.0]])
+    own = total_loss(
+        Loss(0, 0, 0, 0, 0, 2.0, 0, 0.1), torch.zeros(1, 3, 2), target, weight, background_frames, spikes, fan_out
+    )
     assert own.item() == pytest.approx(2 * 0.75)
 
 
-def test_silence_pulls_only_neurons_below_the_least_rate() -> None:
+def test_silence_pulls_only_neurons_below_the_minimum_rate() -> None:
     spikes = torch.zeros(1, 2, 10, 1)
     spikes[0, 0, :5] = 1
     spikes.requires_grad_()
@@ -76,10 +80,10 @@ def test_silence_pulls_only_neurons_below_the_least_rate() -> None:
 
 def test_a_term_of_weight_zero_is_left_out() -> None:
     weight = torch.ones(1, 2, 2)
-    idle = torch.zeros(1, 2)
-    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {})
+    background_frames = torch.zeros(1, 2)
+    both = total_loss(Loss(1.0, 0.5, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, background_frames, {}, {})
     assert both.item() == pytest.approx(2.5 * math.log(2))
-    assert total_loss(Loss(0, 0, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, idle, {}, {}).item() == 0
+    assert total_loss(Loss(0, 0, 0, 0, 0, 0, 0, 0.1), ZERO, FIRST, weight, background_frames, {}, {}).item() == 0
 
 
 def test_activity_counts_over_batches() -> None:

@@ -1,4 +1,4 @@
-"""Mixed clips: what is heard is what the target says, in the ratio that it says."""
+"""Mixed clips: the target has the classes of the mixture, in the ratio of their loudness."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from models import RECIPES
 from models.data.household import Clip
-from models.recipe import Mixtures, Recipe, load_recipe
+from models.recipe import MixtureExamples, Recipe, load_recipe
 from models.training.examples import MixtureMaker, loudness, mix
 
-PLAIN = Mixtures("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0), remembered=False)
+PLAIN = MixtureExamples("mixtures", 60, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (-1.0, -1.0), remembered=False)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def test_silence_is_evidence_for_no_class(recipe: Recipe) -> None:
     lasting = set()
     for seed in range(12):
         target = maker.draw(np.random.default_rng(seed)).target[:, recipe.labels.index("dog_bark")]
-        heard = np.flatnonzero(target)
+        audible = np.flatnonzero(target)
         assert set(target) <= {0.0, 1.0}
-        lasting.add(len(heard))
+        lasting.add(len(audible))
     # 0.3 s of sound are 12 frames of 25 ms, and 20 are held.
     assert min(lasting) in range(12, 36)
 
@@ -103,15 +103,15 @@ def test_a_network_without_spikes_gets_features(recipe: Recipe) -> None:
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.05, 20.0))
-def test_the_ratio_is_that_of_what_is_heard(ratio: float, louder: float) -> None:
+def test_the_ratio_is_that_of_loudness(ratio: float, louder: float) -> None:
     """Tones far apart: each one's part of the mixture is found again by projecting on it."""
     first, second = tone(500), tone(1500) * np.float32(louder)
     mixed = mix(first, second, ratio)
-    heard = [loudness(wave) * float(mixed @ wave) / float(wave @ wave) for wave in (first, second)]
-    assert heard[0] / sum(heard) == pytest.approx(ratio, abs=0.02)
+    audible = [loudness(wave) * float(mixed @ wave) / float(wave @ wave) for wave in (first, second)]
+    assert audible[0] / sum(audible) == pytest.approx(ratio, abs=0.02)
 
 
-def test_loudness_is_that_of_the_loudest_stretch() -> None:
+def test_loudness_is_that_of_the_loudest_segment() -> None:
     wave = np.concatenate([tone(400, 1.0, 0.01), tone(400, 1.0, 0.5)])
     assert loudness(wave) == pytest.approx(0.5 / np.sqrt(2), rel=0.02)
     assert loudness(np.zeros(8000, np.float32)) == 1e-6

@@ -92,8 +92,8 @@ def test_it_goes_on_from_what_was_saved() -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     alone = Optimiser(parts, 0.01, 0.1)
     learn(parts, alone, steps=1)
-    bare = alone.state_dict()["adamw"]
-    Optimiser(parts, 0.01, 0.1).load_state_dict(bare)  # as it was written while there was AdamW alone
+    plain = alone.state_dict()["adamw"]
+    Optimiser(parts, 0.01, 0.1).load_state_dict(plain)  # as it was written while there was AdamW alone
     with pytest.raises(ConfigError, match="another optimiser"):
         Optimiser(parts, 0.01, 0.1).load_state_dict(first.state_dict())
 

@@ -1,4 +1,4 @@
-"""Small recipes and a small MNIST for tests of networks that see still pictures."""
+"""Small recipes and a small MNIST for tests of networks for still images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models import RECIPES
 from models.images.recipe import ImageRecipe, as_dict, load_image_recipe, parse_image_recipe
 
 TINY: dict[str, Any] = {
-    "pictures": {"shift_pixels": 0.0, "rotation_degrees": 0.0, "stretch": 0.0},
+    "images": {"shift_pixels": 0.0, "rotation_degrees": 0.0, "stretch": 0.0},
     "network": {
         "steps": 6,
         "convs": [
@@ -32,8 +32,8 @@ def tiny(base: str = "mnist-direct", **changes: dict[str, Any]) -> ImageRecipe:
     small = copy.deepcopy(TINY)
     if base != "mnist-direct":
         del small["network"]["steps"]
-    if data["pictures"]["kind"] != "mnist":
-        del small["pictures"]
+    if data["images"]["kind"] != "mnist":
+        del small["images"]
     for table, values in (*small.items(), *changes.items()):
         data[table] |= values
     return parse_image_recipe(data, "tiny.toml")
