@@ -98,9 +98,7 @@ def test_units_start_what_is_installed(tmp_path: Path, prefix: str, library: str
     program, command, option, settings = values(unit, "ExecStart")[0].split()
     assert (program, command, option) == (f"{prefix}/bin/snn-detect", "run", "--config")
     assert (tmp_path / program[1:]).readlink() == Path("../lib/snn-detect/bin/snn-detect")
-    assert (tmp_path / settings[1:]).read_text(encoding="utf-8") == (ROOT / "detector" / "config.toml").read_text(
-        "utf-8"
-    )
+    assert (tmp_path / settings[1:]).read_text(encoding="utf-8") == (SYSTEMD / "config.toml").read_text("utf-8")
     (document,) = values(unit, "Documentation")
     assert (tmp_path / document.removeprefix("file:/")).read_text("utf-8") == (SYSTEMD / "README.md").read_text("utf-8")
 

@@ -53,7 +53,7 @@ def web_service(folder: Path, web: str = "", **options: Any) -> Iterator[tuple[C
         [clips]
         directory = "{folder / "clips"}"
         post_roll_s = 1
-        least_free_bytes = 0
+        min_free_bytes = 0
         [web]
         address = "127.0.0.1:0"
         {web}

@@ -27,7 +27,7 @@ from detector.audio.live_source import (
 )
 from detector.audio.portaudio import within
 from detector.audio.resampling import LOUDEST, Resampler, mean_of_channels
-from detector.config.settings import Audio
+from detector.config.sections import Audio
 from detector.errors import DeviceError
 from detector.messages import AudioChunk, ConditionName, GapCause, Samples
 

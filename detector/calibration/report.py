@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from detector.calibration.choose import RULE, Choice, Row, hours_needed
 from detector.config.loading import Configuration
-from detector.config.settings import Calibration, Settings
+from detector.config.sections import Calibration
+from detector.config.settings import Settings
 from detector.config.show import toml_value
 from detector.errors import ConfigError
 from detector.statistics import HourlyRate, Rate

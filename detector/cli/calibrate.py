@@ -26,7 +26,7 @@ from detector.cli.program import (
     renamed_option,
 )
 from detector.config.loading import load_configuration
-from detector.config.settings import Calibration
+from detector.config.sections import Calibration
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
@@ -139,12 +139,12 @@ class Calibrator:
         self._options, self._signals = options, signals
         overrides = {
             "audio.device": options.device,
-            "listening.path": options.model,
+            "model.path": options.model,
             "listening.only": list(options.only),
         }
         configuration = load_configuration(options.path, {k: v for k, v in overrides.items() if v})
         self._settings = configuration.settings
-        self._detector = Detector.load(self._settings.listening.path)
+        self._detector = Detector.load(self._settings.model.path)
         check_labels(self._settings.listening.only, self._detector, "only")
         check_labels((label for label, _ in options.targets), self._detector, "--target")
         self._target = None if options.no_write else fragment_path(configuration, options.out)

@@ -1,10 +1,9 @@
-"""The commands about the configuration: is it right, what is in force, how does one begin."""
+"""The commands ``snn-detect config``: check, show, write an example."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +15,7 @@ from detector.errors import ConfigError
 if TYPE_CHECKING:
     from detector.config.loading import Configuration, Key
 
-_EXAMPLE: Final = "config.toml"
+_FILE_NAME: Final = "config.toml"
 _file_argument = click.argument("path", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 _file_option = click.option(
     "--config", "option", type=click.Path(path_type=Path), help="The same, as the other commands take it."
@@ -25,7 +24,7 @@ _file_option = click.option(
 
 @click.group()
 def config() -> None:
-    """Check, show and begin the configuration.
+    """Check, show and create the configuration.
 
     Without a file, the first of these is read: config.toml in $CONFIGURATION_DIRECTORY, in
     /etc/snn-detect, in $XDG_CONFIG_HOME/snn-detect. Files in config.d beside it override it, the
@@ -38,7 +37,7 @@ def config() -> None:
 @_file_option
 @click.pass_context
 def check(ctx: click.Context, path: Path | None, option: Path | None) -> None:
-    """Say what is wrong with a configuration, line by line; exit code 2 where something is."""
+    """Print what is wrong with a configuration, line by line; exit code 2 where something is."""
     from detector.config.loading import SettingsError, load_configuration
 
     try:
@@ -52,7 +51,9 @@ def check(ctx: click.Context, path: Path | None, option: Path | None) -> None:
         ctx.exit(ConfigError.exit_code)
     for file in found.files:
         click.echo(file)
-    click.echo("the configuration is good" if found.files else "there is no configuration file: all is as by default")
+    click.echo(
+        "the configuration is good" if found.files else "there is no configuration file: all settings are the defaults"
+    )
 
 
 @config.command()
@@ -83,24 +84,28 @@ def schema() -> None:
 @config.command()
 @click.argument("path", metavar="[PATH]", required=False, type=click.Path(path_type=Path, allow_dash=True))
 def init(path: Path | None) -> None:
-    """Write an example with every setting explained; a file that is there is never touched.
+    """Write an example with every setting explained; an existing file is never changed.
 
     Without PATH: /etc/snn-detect/config.toml for root, for others the one in their own configuration
     folder; - is standard output.
     """
-    text = resources.files("detector").joinpath(_EXAMPLE).read_text(encoding="utf-8")
+    from detector.config.example import example
+
+    text = example()
     if path == Path("-"):
         click.echo(text, nl=False)
         return
-    target = path or _own_file()
+    target = path or _default_file()
     if target.is_dir():
-        target /= _EXAMPLE
+        target /= _FILE_NAME
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise ConfigError(f"{target} is there already and stays as it is; name another file, or - to see one") from None
+        raise ConfigError(
+            f"{target} is there already and stays as it is; name another file, or - for standard output"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
     click.echo(target)
@@ -113,11 +118,11 @@ def _one_of(argument: Path | None, option: Path | None) -> Path | None:
     return argument or option
 
 
-def _own_file() -> Path:
+def _default_file() -> Path:
     from detector.config.paths import configuration_directories
 
     *_, system, own = configuration_directories()
-    return (system if os.geteuid() == 0 else own) / _EXAMPLE
+    return (system if os.geteuid() == 0 else own) / _FILE_NAME
 
 
 def _unknown_labels(found: Configuration) -> Iterator[str]:
@@ -125,7 +130,7 @@ def _unknown_labels(found: Configuration) -> Iterator[str]:
     from detector.config.loading import nearest
     from detector.network import load_model
 
-    known = load_model(found.settings.listening.path).manifest.labels
+    known = load_model(found.settings.model.path).manifest.labels
     for key, label in _labels(found):
         if label not in known:
             near = nearest(label, known)
@@ -134,29 +139,20 @@ def _unknown_labels(found: Configuration) -> Iterator[str]:
 
 
 def _labels(found: Configuration) -> Iterator[tuple[Key, str]]:
-    s = found.settings
-    yield from ((("listening", "only"), label) for label in s.listening.only)
-    yield from ((("listening", "thresholds"), label) for label in s.listening.thresholds)
-    yield from ((("webhook", n, "labels"), label) for n, w in enumerate(s.webhook) for label in w.labels)
-    yield from ((("command", n, "labels"), label) for n, c in enumerate(s.command) for label in c.labels)
-    yield from ((("clips", "labels"), label) for label in (s.clips.labels if s.clips else ()))
+    """Yield each label that a setting names: those of ``listening``, and those of any sink with a key ``labels``."""
+    listening = found.settings.listening
+    yield from ((("listening", "only"), label) for label in listening.only)
+    yield from ((("listening", "thresholds"), label) for label in listening.thresholds)
+    for key, section in found.settings.sections():
+        yield from (((*key, "labels"), label) for label in getattr(section, "labels", ()))
 
 
 def _bad_secrets(found: Configuration) -> Iterator[str]:
-    """Yield a line for each file of a secret that cannot be used."""
+    """Yield a line for each file of a secret that cannot be read."""
     from detector.config.secrets import read_secret
 
-    for key, file in _secrets(found):
+    for key, file in found.settings.secret_files():
         try:
-            if file:
-                read_secret(file)
+            read_secret(file)
         except ConfigError as error:
             yield f"{found.layers.place_of(key)}: {found.layers.name(key)}: {error}"
-
-
-def _secrets(found: Configuration) -> Iterator[tuple[Key, Path | None]]:
-    s = found.settings
-    yield from ((("mqtt", n, "password_file"), m.password_file) for n, m in enumerate(s.mqtt))
-    yield from ((("webhook", n, "token_file"), w.token_file) for n, w in enumerate(s.webhook))
-    yield ("metrics", "token_file"), s.metrics.token_file if s.metrics else None
-    yield ("web", "token_file"), s.web.token_file if s.web else None

@@ -41,7 +41,7 @@ def doctor(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
     from detector.doctor.result import exit_code
 
     logging.getLogger("detector").addHandler(logging.NullHandler())  # the results contain what it would log
-    overrides = {"audio.device": options["device"], "listening.path": options["model"]}
+    overrides = {"audio.device": options["device"], "model.path": options["model"]}
     results = CheckRunner(path, overrides, selftest=options["selftest"]).results()
     if options["as_json"]:
         done = list(results)

@@ -226,7 +226,7 @@ def meter(ctx: click.Context, /, device: str, model: Path | None, seconds: float
         from rich.console import Console
 
         from detector.audio.microphone import Microphone
-        from detector.config.settings import Audio
+        from detector.config.sections import Audio
         from detector.pipeline import Detector
 
         detector = Detector.load(model)

@@ -33,7 +33,7 @@ def test(config: Path | None, *, as_json: bool) -> None:
     The stages are DNS, TCP, TLS, authentication and publishing; exit code 69 if one fails. The service
     may run meanwhile.
     """
-    from detector.config.secrets import broker_password
+    from detector.sinks.mqtt import broker_password
     from detector.sinks.mqtt_check import test_connection
 
     settings = _load(config)
@@ -58,7 +58,7 @@ def purge(config: Path | None) -> None:
 
     This also removes its device from Home Assistant. Stop the service first.
     """
-    from detector.config.secrets import broker_password
+    from detector.sinks.mqtt import broker_password
     from detector.sinks.mqtt_check import purge as delete_retained
 
     settings = _load(config)

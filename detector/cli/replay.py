@@ -426,7 +426,7 @@ class Replay:
 
 
 def _sink(*, as_json: bool) -> Sink:
-    from detector.sinks.stdout import JsonLinesSink, TextSink
+    from detector.sinks.lines import JsonLinesSink, TextSink
 
     if as_json or not sys.stdout.isatty():
         return JsonLinesSink(sys.stdout)

@@ -143,7 +143,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, object]:
     return {
         "audio.device": options["device"],
         "audio.channel": options["channel"],
-        "listening.path": options["model"],
+        "model.path": options["model"],
         "listening.only": list(options["only"]) or None,
         "listening.thresholds": options["thresholds"] or None,
         "stdout.format": "json" if options["as_json"] else None,

@@ -29,7 +29,8 @@ from detector.cli.meter import LOWEST_DBFS
 from detector.cli.program import model_option
 from detector.cli.run import is_file
 from detector.config.secrets import read_secret, split_address
-from detector.config.settings import Audio, Listening, Settings
+from detector.config.sections import Audio, Model
+from detector.config.settings import Settings
 from detector.errors import DeviceError, SourceError
 from detector.messages import Trace
 from detector.pipeline import Detector
@@ -351,7 +352,7 @@ def _watch_device(
     console: Console, goes_on: Callable[[], bool], device: str, model: Path | None, *, loop: bool
 ) -> None:
     source_name = "file" if is_file(device) else "mic"
-    settings = Settings(audio=Audio(device=device, source=source_name), listening=Listening(path=model))
+    settings = Settings(audio=Audio(device=device, source=source_name), model=Model(path=model))
     detector = make_detector(settings)
     node_info = node_info_of(settings, detector)
     run_options = RunOptions(plays_file=is_file(device), loop=loop)

@@ -1,6 +1,6 @@
-"""Secrets: from a file, or from a credential that systemd hands over; never from a setting or a command line.
+"""Secrets, read from files or from credentials of systemd and hidden in what is shown; addresses that need one.
 
-Addresses to listen on, and whether they can be reached from elsewhere.
+A secret is never a setting and never on a command line.
 """
 
 from __future__ import annotations
@@ -8,37 +8,38 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from urllib.parse import urlsplit
 
 from detector.errors import ConfigError
 
-if TYPE_CHECKING:
-    from detector.config.settings import Mqtt
-
 _log = logging.getLogger(__name__)
-BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
-"""Credential with the password for all brokers whose section names no file."""
 _OF_THE_SERVICE: Final = "/run/credentials/snn-detect.service"
-_MOST_BYTES: Final = 65536
+_MAX_BYTES: Final = 65536
 _RANDOM_BYTES: Final = 24
-_notified: set[Path] = set()
+_MAX_PORT: Final = 65535
+_HIDDEN: Final = "..."
+_SUSPECT: Final = re.compile(r"pass|token|secret|auth|bearer|key", re.IGNORECASE)
+_warned: set[Path] = set()
 
 
 def credential(name: str) -> Path | None:
     """Return the file of the credential that the service was started with under this name; None without one.
 
-    Root finds those of the running service, so that what it tries by hand is what the service does. A
-    blank one counts as none: the unit sets it where there is no file to load.
+    Root gets those of the running service, so that commands try what the service uses. A blank one counts as none:
+    the unit sets it where there is no file to load.
     """
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY") or _OF_THE_SERVICE, name)
     return path if os.access(path, os.R_OK) and path.is_file() and path.read_bytes().strip() else None
 
 
 def read_secret(source: Path | str) -> str:
-    """Return the first line of a file (a Path) or of a credential (its name), and tell once if others can read it.
+    """Return the first line of a file (a Path) or of a credential (its name); warn once if all users can read it.
 
     Raises ConfigError where there is none, it cannot be read, or it is empty.
     """
@@ -48,18 +49,23 @@ def read_secret(source: Path | str) -> str:
     try:
         with path.open("rb") as file:
             readable_by_all = os.fstat(file.fileno()).st_mode & stat.S_IROTH
-            text = file.read(_MOST_BYTES).decode()
+            text = file.read(_MAX_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"{path}: the secret cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: the secret is not UTF-8 text") from error
     secret = text.partition("\n")[0].rstrip("\r")
     if not secret:
-        raise ConfigError(f"{path}: the secret is empty; its first line must be it")
-    if readable_by_all and path not in _notified:
-        _notified.add(path)
-        _log.warning("%s: everybody can read this secret; run: chmod o= %s", path, path)
+        raise ConfigError(f"{path}: the secret is empty; write it into the first line")
+    if readable_by_all and path not in _warned:
+        _warned.add(path)
+        _log.warning("%s: every user can read this secret; run: chmod o= %s", path, path)
     return secret
+
+
+def read_optional_secret(file: Path | None) -> str | None:
+    """Return the secret in a file, None without a file; raises ConfigError as ``read_secret`` does."""
+    return None if file is None else read_secret(file)
 
 
 def make_secret(path: Path) -> None:
@@ -71,27 +77,33 @@ def make_secret(path: Path) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise ConfigError(
-            f"{path}: no token can be written there: {error.strerror}; name a --web-token-file"
-        ) from error
+        raise ConfigError(f"{path}: the token cannot be written: {error.strerror}; name a --web-token-file") from error
 
 
-def broker_password(broker: Mqtt, besides: Path | None = None) -> str | None:
-    """Return the password for a broker: from its file, else the credential, else the file ``besides``; None without.
+def redacted_url(url: str) -> str:
+    """Return scheme, host and port of a URL: user, path and query often hold a secret."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}/{_HIDDEN if url != f'{parts.scheme}://{host}/' else ''}"
 
-    A broker that wants no user name is given no password. Raises ConfigError where it cannot be read.
+
+def redacted_arguments(arguments: list[str]) -> Iterator[str]:
+    """Yield arguments of a program without what may be secret.
+
+    Hidden are paths of URLs, values of options whose name suggests a secret, and the argument after such an option.
     """
-    if broker.password_file is not None:
-        return read_secret(broker.password_file)
-    if not broker.username:
-        return None
-    if credential(BROKER_PASSWORD):
-        return read_secret(BROKER_PASSWORD)
-    has_one = besides is not None and os.access(besides, os.R_OK) and besides.read_bytes().strip()
-    return read_secret(besides) if besides is not None and has_one else None
-
-
-_HIGHEST_PORT = 65535
+    before = ""
+    for number, argument in enumerate(arguments):
+        name, equals, _ = argument.partition("=")
+        if number and before.startswith("-") and _SUSPECT.search(before) and "=" not in before:
+            yield _HIDDEN
+        elif argument.startswith(("http://", "https://")):
+            yield redacted_url(argument)
+        elif number and _SUSPECT.search(argument) and (equals or " " in argument):
+            yield f"{name}={_HIDDEN}" if equals and _SUSPECT.search(name) else _HIDDEN
+        else:
+            yield argument
+        before = argument
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -101,7 +113,7 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _HIGHEST_PORT:
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
         raise ConfigError(f"{address!r} lacks its port: write such as 127.0.0.1:9464 or [::1]:9464")
     if ":" in host and not bracketed:
         raise ConfigError(f"{address!r}: put an IPv6 address into brackets, such as [::1]:9464")
@@ -109,9 +121,9 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def token_required(address: str) -> bool:
-    """Tell whether an address can be reached from other machines, so that what it offers needs a token.
+    """Return whether other machines can reach an address, so that what it serves needs a token.
 
-    Names other than ``localhost`` count as reachable: what they mean is not ours to say. Raises
+    Names other than ``localhost`` count as reachable, since only the resolver knows what they mean. Raises
     ConfigError as ``split_address`` does.
     """
     host, _ = split_address(address)

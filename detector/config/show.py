@@ -6,15 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from detector.config.loading import SEVERAL, Configuration, Key, Layers, section_of
-from detector.config.settings import Section, Settings
+from detector.config.sections import Section
+from detector.config.settings import Settings
 
 DEFAULT: Final = "default"
-_HIDDEN: Final = "..."
 _COLUMN: Final = 44
-_TELLTALE: Final = re.compile(r"pass|token|secret|auth|bearer|key", re.IGNORECASE)
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def as_toml(configuration: Configuration) -> Iterator[str]:
@@ -22,7 +21,7 @@ def as_toml(configuration: Configuration) -> Iterator[str]:
     layers = configuration.layers
     for file in configuration.files:
         yield f"# read: {file}"
-    yield from _lines(Settings, _redacted(configuration.settings), (), layers)
+    yield from _lines(Settings, configuration.settings.shown(), (), layers)
     for name, field in Settings.model_fields.items():
         value = getattr(configuration.settings, name)
         inner = section_of(field.annotation)
@@ -34,12 +33,12 @@ def as_toml(configuration: Configuration) -> Iterator[str]:
         for number, section in enumerate(value if several else (value,) if value else ()):
             key: Key = (name, number) if several else (name,)
             yield f"\n[[{name}]]" if several else f"\n[{name}]"
-            yield from _lines(inner, _redacted(section), key, layers)
+            yield from _lines(inner, section.shown(), key, layers)
 
 
 def as_json(configuration: Configuration) -> dict[str, Any]:
     """Return files, settings and, by dotted key, the place of each setting."""
-    settings = _redacted(configuration.settings)
+    settings = configuration.settings.shown()
     places: dict[str, str] = {}
     for key in _leaves(configuration.settings, ()):
         dotted = ".".join(map(str, key))
@@ -74,45 +73,14 @@ def _place(layers: Layers, key: Key) -> str:
     return ", ".join(layers.places_of(key)) or DEFAULT
 
 
-def _redacted(section: Section) -> dict[str, Any]:
-    """Return a section's values as JSON has them, without what could be secret in addresses and arguments."""
-    values: dict[str, Any] = section.model_dump(mode="json")
-    for webhook in values.get("webhook", [values]):
-        if "url" in webhook:
-            webhook["url"] = _redacted_url(webhook["url"])
-    for command in values.get("command", [values]):
-        if "argv" in command:
-            command["argv"] = list(_redacted_arguments(command["argv"]))
-    return values
-
-
-def _redacted_url(url: str) -> str:
-    """Keep scheme, host and port: many services take the path of the address for the permission."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}/{_HIDDEN if url != f'{parts.scheme}://{host}/' else ''}"
-
-
-def _redacted_arguments(arguments: list[str]) -> Iterator[str]:
-    """Hide addresses' paths, what an option's name calls a secret, and the argument that follows such an option."""
-    before = ""
-    for number, argument in enumerate(arguments):
-        name, equals, _ = argument.partition("=")
-        if number and before.startswith("-") and _TELLTALE.search(before) and "=" not in before:
-            yield _HIDDEN
-        elif argument.startswith(("http://", "https://")):
-            yield _redacted_url(argument)
-        elif number and _TELLTALE.search(argument) and (equals or " " in argument):
-            yield f"{name}={_HIDDEN}" if equals and _TELLTALE.search(name) else _HIDDEN
-        else:
-            yield argument
-        before = argument
-
-
 def toml_value(value: Any) -> str:
     """Write a value of JSON as TOML does."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{toml_value(k)} = {toml_value(v)}' for k, v in value.items())} }}" if value else "{}"
+        return f"{{ {', '.join(f'{_toml_key(k)} = {toml_value(v)}' for k, v in value.items())} }}" if value else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml_value, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else toml_value(key)

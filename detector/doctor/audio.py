@@ -27,7 +27,7 @@ from detector.audio.live_source import (
 from detector.audio.microphone import find_device
 from detector.audio.portaudio import within
 from detector.config.paths import STDIN
-from detector.config.settings import Audio
+from detector.config.sections import Audio
 from detector.doctor.result import (
     SETTINGS,
     UNAVAILABLE,

@@ -15,7 +15,7 @@ from typing import Final
 
 import detector
 from detector.bench import bench_sound, push_timed
-from detector.config.paths import clips_directory, database_file, state_directory
+from detector.config.paths import state_directory
 from detector.config.settings import Settings
 from detector.doctor.result import (
     SETTINGS,
@@ -216,10 +216,9 @@ class User:
 def places(settings: Settings) -> Iterator[Place]:
     """Yield everything that the settings have the service write."""
     if (database := settings.database) is not None:
-        yield Place("database", database.path or database_file(), is_made=database.path is None)
+        yield Place("database", database.file, is_made=database.path is None)
     if (clips := settings.clips) is not None:
-        folder = clips.directory or clips_directory()
-        yield Place("clips", folder, clips.directory is None, clips.least_free_bytes)
+        yield Place("clips", clips.folder, clips.directory is None, clips.min_free_bytes)
     yield from (Place("file", file.path, is_made=False) for file in settings.file)
 
 
@@ -246,7 +245,7 @@ def check_place(place: Place, user: User) -> CheckResult:
         advice = "delete what is not needed (du -xh / | sort -h | tail), or configure a path on another disk"
         return problem(name, f"{found}, too little to write", advice, UNAVAILABLE)
     if free < _FEW_BYTES:
-        return warning(name, found, "free some space soon; database.retention_days and clips.most_bytes limit growth")
+        return warning(name, found, "free some space soon; database.retention_days and clips.max_bytes limit growth")
     return ok(name, found)
 
 

@@ -22,8 +22,9 @@ from detector.audio.live_source import drain
 from detector.audio.sources import FileSource, read_sound
 from detector.config.loading import FILE_NAME, Configuration, environment_layer, load_configuration
 from detector.config.paths import configuration_directories
-from detector.config.secrets import broker_password, split_address, token_required
-from detector.config.settings import Metrics, Mqtt, Settings, Web
+from detector.config.secrets import split_address, token_required
+from detector.config.sections import ServerSection
+from detector.config.settings import Settings
 from detector.doctor.result import (
     MALFUNCTION,
     SETTINGS,
@@ -42,9 +43,11 @@ from detector.network import load_model, verify
 from detector.pipeline import Detector
 from detector.records import OnsetRecord, Record
 from detector.service.engine import Counters, Engine, RecordPublisher
-from detector.service.outputs import SinkContext, specs
+from detector.service.outputs import specs
 from detector.service.runtime import make_detector, node_info_of
+from detector.sinks.mqtt import Mqtt, broker_password
 from detector.sinks.mqtt_check import test_connection
+from detector.sinks.section import SinkContext
 
 CONFIGURATION: Final = "configuration"
 MODEL: Final = "model"
@@ -95,6 +98,8 @@ def check_configuration(path: Path | None, overrides: Mapping[str, object]) -> t
     if path is None and (unreadable := _unreadable_file(found)):
         advice = f"sudo snn-detect doctor, or sudo -u snn-detect snn-detect doctor, reads {unreadable}"
         return found, warning(CONFIGURATION, f"this user may not read {unreadable}; used instead: {text}", advice)
+    if former := found.layers.warnings:
+        return found, warning(CONFIGURATION, former[0], "use the present names of keys; the next release refuses these")
     return found, ok(CONFIGURATION, text)
 
 
@@ -115,7 +120,7 @@ def check_model(settings: Settings) -> tuple[Detector | None, CheckResult]:
         detector = make_detector(settings)
         verify(detector.path)
     except DetectorError as error:
-        advice = "snn-detect model verify checks it again; without listening.path, the model that ships is used"
+        advice = "snn-detect model verify checks it again; without model.path, the model that ships is used"
         return None, problem(MODEL, str(error), advice, SETTINGS)
     manifest = detector.manifest
     latency_ms = 1000 * manifest.latency_samples / detector.sample_rate_hz
@@ -151,9 +156,9 @@ def check_sinks(settings: Settings, detector: Detector) -> CheckResult:
     context = SinkContext(node_info_of(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
     kinds: Counter[str] = Counter()
     try:
-        for spec in specs(settings, context):
-            kinds[spec.kind] += 1
-            if spec.kind not in _NOT_BUILT:
+        for kind, spec in specs(settings, context):
+            kinds[kind] += 1
+            if kind not in _NOT_BUILT:
                 spec.make()
     except ConfigError as error:
         advice = "correct it, or run the doctor as root or as the service's user, who may read more"
@@ -161,18 +166,12 @@ def check_sinks(settings: Settings, detector: Detector) -> CheckResult:
     missing = [c.argv[0] for c in settings.command if shutil.which(c.argv[0]) is None]
     if missing:
         return problem(SINKS, f"command: there is no program {missing[0]}", "correct argv, or install it", SETTINGS)
-    exposed = [str(file) for file in _secret_files(settings) if _is_readable_by_all(file)]
+    exposed = [str(file) for _, file in settings.secret_files() if _is_readable_by_all(file)]
     if exposed:
         return warning(SINKS, f"every user can read the secret {exposed[0]}", f"chmod o= {' '.join(exposed)}")
     if not kinds:
         return warning(SINKS, "there is none: events are lost", "add a section such as [database] or [stdout]")
     return ok(SINKS, ", ".join(kind if n == 1 else f"{n} times {kind}" for kind, n in kinds.items()))
-
-
-def _secret_files(settings: Settings) -> Iterator[Path]:
-    files = [file for b in settings.mqtt for file in (b.password_file, b.key_file)]
-    files += [s.token_file for s in (*settings.webhook, settings.metrics, settings.web) if s]
-    yield from (file for file in files if file is not None)
 
 
 def _is_readable_by_all(path: Path) -> bool:
@@ -184,15 +183,15 @@ def _is_readable_by_all(path: Path) -> bool:
 
 def check_addresses(settings: Settings, services: tuple[Process, ...]) -> CheckResult:
     """Check who can reach the HTTP servers, and that their ports are free; ``services`` run now and may use them."""
-    sections = {"metrics": settings.metrics, "web": settings.web}
-    results = [_check_address(name, section, services) for name, section in sections.items() if section is not None]
+    servers = [(key[0], section) for key, section in settings.sections() if isinstance(section, ServerSection)]
+    results = [_check_address(name, section, services) for name, section in servers]
     if not results:
         return ok(ADDRESSES, "nothing accepts connections")
     bad = next((r for r in results if r.state != "ok"), None)
     return bad or ok(ADDRESSES, "; ".join(r.found for r in results))
 
 
-def _check_address(name: str, section: Metrics | Web, services: tuple[Process, ...]) -> CheckResult:
+def _check_address(name: str, section: ServerSection, services: tuple[Process, ...]) -> CheckResult:
     server = f"{name} on {section.address}"
     try:
         host, port = split_address(section.address)

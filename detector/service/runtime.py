@@ -20,7 +20,8 @@ from detector import __version__
 from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
 from detector.audio.sources import FileSource, PcmSource, RawFormat
 from detector.config.paths import STDIN
-from detector.config.settings import Audio, Settings
+from detector.config.sections import Audio
+from detector.config.settings import Settings
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
@@ -28,8 +29,9 @@ from detector.records import ActiveCondition, ServiceState, State
 from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
-from detector.service.outputs import SinkContext, SinkManager
+from detector.service.outputs import SinkManager
 from detector.sinks.base import NodeInfo, SavedClip
+from detector.sinks.section import SinkContext
 
 _log = logging.getLogger(__name__)
 _LONGEST_GAP_S: Final = 60
@@ -60,7 +62,7 @@ class RunOptions:
 def make_detector(settings: Settings) -> Detector:
     """Load the model; raises ManifestError for a wrong one, ConfigError for unknown labels or impossible thresholds."""
     listening = settings.listening
-    detector = Detector.load(listening.path, listening.thresholds)
+    detector = Detector.load(settings.model.path, listening.thresholds)
     for label in listening.only:
         if label not in detector.labels:
             raise ConfigError(f"only: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
@@ -69,7 +71,7 @@ def make_detector(settings: Settings) -> Detector:
 
 def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
     """Return whether a detector fits changed settings too: with the same options and the same content of its file."""
-    if before.listening != after.listening:
+    if (before.model, before.listening) != (after.model, after.listening):
         return False
     try:
         return hashlib.sha256(detector.path.read_bytes()).hexdigest() == detector.sha256
@@ -372,7 +374,7 @@ class ServiceRuntime:
         is_same_rate = detector.sample_rate_hz == self._detector.sample_rate_hz
         if is_same_pipe(self.settings.audio, settings.audio):
             if not is_same_rate:
-                raise ConfigError("listening.path: this model has another sample rate; restart to change to it")
+                raise ConfigError("model.path: this model has another sample rate; restart to change to it")
             return True
         return is_same_rate and settings.audio == self.settings.audio
 

@@ -1,8 +1,6 @@
-"""What a sink is: takes records one by one, and may be slow, full or broken without anybody else noticing.
+"""What a sink is, and the worker that runs it.
 
-One thread and one bounded queue per sink: what fails or stalls there is felt nowhere else.
-
-What a disk refuses, in words.
+Each sink of the service has a thread and a bounded queue of its own: one that fails or blocks affects no other.
 """
 
 from __future__ import annotations
@@ -19,9 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from detector.errors import DetectorError
+from detector.system.backoff import Backoff
 
 if TYPE_CHECKING:
     from detector.records import Record
+
+_log = logging.getLogger(__name__)
+_TICK_S: Final = 1.0
+_PAUSE_S: Final = (0.5, 60.0)
+"""Shortest and longest pause before another attempt."""
+_CLOSING_PAUSE_S: Final = 0.05
+"""The pause while closing."""
+_WRITING_SHARE: Final = 0.7
+"""Share of the time to close that writing may take; the rest is for the sink's own close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,60 +44,60 @@ class SavedClip:
 
 
 class Sink(Protocol):
-    """Takes records one by one, as they become known."""
+    """Receives records one by one, as they are made."""
 
     def write(self, record: Record) -> None:
-        """Pass a record on before returning; raises BrokenPipeError where nobody reads any more."""
+        """Write a record before returning; raises BrokenPipeError where the reader has gone."""
 
 
 class RetryableError(Exception):
-    """A sink cannot take this record now, but will later: a full disk, a server that is away. Its text says why."""
+    """A sink cannot write this record now, but will later: a full disk, a server that is away. Its text says why."""
 
 
 class LiveSink:
     """A sink of the service; a ``SinkWorker`` calls all its methods in one thread of its own.
 
-    ``write`` may take its time: the worker's queue absorbs it, and drops the oldest records where
-    it overflows. It raises RetryableError to be given the same record again after a pause; any other
-    exception means that this record is lost, and is counted and told.
+    ``write`` may take long: records wait in the worker's queue, which drops the oldest where it is full. It
+    raises RetryableError to be called with the same record again after a pause; after any other exception
+    the record is lost, which is counted and logged.
     """
 
     types: frozenset[str] | None = None
-    """Types of records to be given; None for all."""
+    """Types of records to write; None: all."""
     labels: frozenset[str] | None = None
-    """Labels of sounds to be given; None for all. Records without a label are not asked for it."""
+    """Labels of sounds to write; None: all. Records without a label are always written."""
     longest_pause_s: float = math.inf
-    """The longest pause between two tries that this sink needs; the worker has a longest one of its own."""
+    """The longest pause between two attempts, where the sink needs a shorter one than the worker's."""
 
     @property
     def stats(self) -> Mapping[str, float]:
-        """Return what else health records say of this sink, by key; read from any thread."""
+        """Return what else health records report of this sink, by key; may be read from any thread."""
         return {}
 
     def open(self) -> None:
-        """Prepare to write, in the worker's thread; raises RetryableError to be opened again after a pause."""
+        """Prepare to write; raises RetryableError to be called again after a pause."""
 
     def write(self, record: Record) -> None:
-        """Pass a record on."""
+        """Write a record."""
         raise NotImplementedError
 
     def tick(self) -> None:
         """Do what is due by now; called about once a second, also while nothing is written."""
 
     def close(self) -> None:
-        """Bring to an end what has been written, and release everything."""
+        """Complete what has been written, and release everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """Who is listening, to what, with which model: what a sink may tell its readers besides records."""
+    """What runs where: machine, sound source and model, for sinks that report more than records."""
 
     node: str
     """Name of this machine: letters, digits, ``_`` and ``-``."""
     source: str
-    """Short name of the sound source, of the same letters; the ``source`` of each record."""
+    """Short name of the sound source, in the same characters; the ``source`` of each record."""
     device: str
-    """The device's stable id, or what the user named it by where it has none."""
+    """The device's stable id, or the name in the settings where it has none."""
     classes: tuple[tuple[str, str], ...]
     """Label and category of each sound that is reported."""
     model: str
@@ -99,32 +107,22 @@ class NodeInfo:
     """Version of snn-detect."""
 
 
-_log = logging.getLogger(__name__)
-_TICK_S: Final = 1.0
-_PAUSE_S: Final = (0.5, 60.0)
-"""Shortest and longest pause before a sink is tried again; each one doubles the last."""
-_LAST_PAUSE_S: Final = 0.05
-"""The pause while closing."""
-_TRYING_SHARE: Final = 0.7
-"""Of the time to close, what writing may take; the rest is for the sink's own close."""
-
-
 @dataclass(slots=True)
 class Counts:
-    """What became of the records handed to one sink."""
+    """Counts of the records of one sink."""
 
     written: int = 0
     dropped: int = 0
-    """Oldest records that had to make room, or that were left when the time to close ran out."""
+    """Dropped because the queue was full, or because the time to close was over."""
     failed: int = 0
-    """Records that the sink refused for good."""
+    """Lost by an error."""
     working: bool = True
-    """Whether the last try went well."""
+    """Whether the last attempt succeeded."""
     waiting: int = 0
 
 
 class SinkWorker:
-    """Hand records to a sink in a thread of its own; ``submit`` never waits and never raises."""
+    """Write records to a sink in a thread of its own; ``submit`` never waits and never raises."""
 
     def __init__(self, name: str, sink: LiveSink, bound: int = 1000) -> None:
         """Start the thread; at most ``bound`` records wait."""
@@ -134,24 +132,24 @@ class SinkWorker:
         self._counts = Counts()
         self._changed = threading.Condition()
         self._closing_by: float | None = None
-        self._trying_by = 0.0
+        self._writing_by = 0.0
         self._opened = False
         self._troubled: set[str] = set()
-        self._pause_s = _PAUSE_S[0]
-        self._rests_until = 0.0
+        self._backoff = Backoff(_PAUSE_S[0], min(_PAUSE_S[1], sink.longest_pause_s))
+        self._retry_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
     @property
     def counts(self) -> Counts:
-        """A copy of the counts as they stand."""
+        """A copy of the present counts."""
         with self._changed:
             c = self._counts
             return Counts(c.written, c.dropped, c.failed, c.working, len(self._queue))
 
     def submit(self, record: Record) -> None:
-        """Queue a record if the sink wants it; where the queue is full, the oldest one is dropped and counted."""
-        if not _wants(self._sink, record):
+        """Queue a record if the sink writes such ones; where the queue is full, the oldest is dropped and counted."""
+        if not _is_for(self._sink, record):
             return
         with self._changed:
             if self._closing_by is not None:
@@ -163,16 +161,16 @@ class SinkWorker:
             self._changed.notify()
 
     def begin_close(self, timeout_s: float) -> None:
-        """Ask the thread to write what waits and end within that time; does not wait."""
+        """Let the thread write what waits and end within that time; does not wait."""
         with self._changed:
             if self._closing_by is None:
                 now = time.monotonic()
-                self._closing_by, self._trying_by = now + timeout_s, now + _TRYING_SHARE * timeout_s
-                self._rests_until = 0.0
+                self._closing_by, self._writing_by = now + timeout_s, now + _WRITING_SHARE * timeout_s
+                self._retry_at = 0.0
             self._changed.notify()
 
     def join(self) -> bool:
-        """Wait until the thread has ended or its time is over; False where it still hangs in the sink."""
+        """Wait until the thread has ended or its time is over; returns False where the sink still blocks."""
         with self._changed:
             left = (self._closing_by or time.monotonic()) - time.monotonic()
         self._thread.join(max(0.0, left))
@@ -194,75 +192,75 @@ class SinkWorker:
     def _open(self) -> bool:
         try:
             self._sink.open()
-        except Exception as error:  # noqa: BLE001 - whatever a sink does, the others and the sound go on
-            self._note("record", _words(error))
-            self._rest()
+        except Exception as error:  # noqa: BLE001 - no error of a sink may stop the service
+            self._note("record", _describe(error))
+            self._postpone()
             return False
         self._note("record", None)
         self._opened = True
         return True
 
     def _next(self, due: float) -> Record | None:
-        """Wait for a record, the next tick, or the order to close; leave the record in the queue."""
+        """Wait for a record, the next tick or the end; leave the record in the queue."""
         with self._changed:
             while (now := time.monotonic()) < due:
-                if self._queue and now >= self._rests_until:
+                if self._queue and now >= self._retry_at:
                     return self._queue[0]
                 if self._closing_by is not None and not self._queue:
                     return None
-                self._changed.wait(min(due, self._rests_until if self._queue else due) - now)
+                self._changed.wait(min(due, self._retry_at if self._queue else due) - now)
             return None
 
     def _attempt(self, record: Record) -> None:
         try:
             self._sink.write(record)
         except RetryableError as error:
-            self._note("record", _words(error))
-            self._rest()
+            self._note("record", _describe(error))
+            self._postpone()
             return
         except Exception as error:  # noqa: BLE001 - as above
-            self._note("record", _words(error))
+            self._note("record", _describe(error))
             self._settle(record, written=False)
             return
         self._note("record", None)
         self._settle(record, written=True)
 
     def _settle(self, record: Record, *, written: bool) -> None:
-        """Take the record out, unless an overflow has dropped it in the meantime, and count it."""
+        """Remove the record, unless the full queue has dropped it in the meantime, and count it."""
         with self._changed:
             if self._queue and self._queue[0] is record:
                 self._queue.popleft()
             else:
-                self._counts.dropped -= 1  # it had been given up for lost
+                self._counts.dropped -= 1  # it was counted as dropped
             if written:
                 self._counts.written += 1
             else:
                 self._counts.failed += 1
 
-    def _rest(self) -> None:
-        """Put the next try off: longer each time, but only a little when the time for tries is running out."""
+    def _postpone(self) -> None:
+        """Set the time of the next attempt: after a growing pause, or a short one while closing."""
+        pause_s = self._backoff.next_s()
         with self._changed:
             closing = self._closing_by is not None
-            self._rests_until = time.monotonic() + (_LAST_PAUSE_S if closing else self._pause_s)
-        self._pause_s = min(2 * self._pause_s, _PAUSE_S[1], self._sink.longest_pause_s)
+            self._retry_at = time.monotonic() + (_CLOSING_PAUSE_S if closing else pause_s)
 
     def _sleep(self) -> None:
-        """Wait until the next try is due."""
+        """Wait until the next attempt is due."""
         with self._changed:
-            while (left := self._rests_until - time.monotonic()) > 0:
+            while (left := self._retry_at - time.monotonic()) > 0:
                 self._changed.wait(left)
 
     def _tick(self) -> None:
         try:
             self._sink.tick()
         except Exception as error:  # noqa: BLE001 - as above
-            self._note("tick", _words(error))
+            self._note("tick", _describe(error))
             return
         self._note("tick", None)
 
     def _is_over(self) -> bool:
         with self._changed:
-            return self._closing_by is not None and (not self._queue or time.monotonic() >= self._trying_by)
+            return self._closing_by is not None and (not self._queue or time.monotonic() >= self._writing_by)
 
     def _close(self) -> None:
         with self._changed:
@@ -273,16 +271,16 @@ class SinkWorker:
         try:
             self._sink.close()
         except Exception as error:  # noqa: BLE001 - as above
-            self._note("record", _words(error))
+            self._note("record", _describe(error))
 
     def _note(self, where: Literal["record", "tick"], trouble: str | None) -> None:
-        """Tell of trouble when it begins and of its end, once each; a record that goes well says nothing of ticks."""
+        """Log the beginning and the end of trouble, once each; a record written does not end the trouble of ticks."""
         if trouble is None:
             self._troubled.discard(where)
         else:
             self._troubled.add(where)
         if trouble is None and where == "record":
-            self._pause_s = _PAUSE_S[0]
+            self._backoff.reset()
         if self._counts.working != bool(self._troubled):
             return
         self._counts.working = not self._troubled
@@ -292,20 +290,20 @@ class SinkWorker:
             _log.warning("%s: %s", self.name, trouble)
 
 
-def _wants(sink: LiveSink, record: Record) -> bool:
+def _is_for(sink: LiveSink, record: Record) -> bool:
     if sink.types is not None and record.type not in sink.types:
         return False
     return sink.labels is None or getattr(record, "label", None) in {None, *sink.labels}
 
 
-def _words(error: Exception) -> str:
-    """Say in one line what went wrong; a mistake in here by its kind, too."""
+def _describe(error: Exception) -> str:
+    """Return in one line what went wrong, an unexpected error with its type."""
     text = " ".join(str(error).splitlines())
     return text if isinstance(error, RetryableError | DetectorError | OSError) else f"{type(error).__name__}: {text}"
 
 
 def describe_oserror(path: Path, error: OSError) -> str:
-    """Return one line that says why a file cannot be written, and what to do where that can be told."""
+    """Return in one line why a file cannot be written, and what to do where that is known."""
     if error.errno == errno.ENOENT:
         return f"{path}: there is no directory {path.parent}; create it, or name another path"
     return f"{path}: cannot be written ({(error.strerror or str(error)).lower()})"

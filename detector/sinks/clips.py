@@ -1,39 +1,73 @@
-"""Sound around events, as FLAC files.
-
-A folder of clips that is never larger, older or on a fuller disk than it may be.
-
-The last sound, in memory.
-"""
+"""Sound around events, as FLAC files in a folder with limits on size, number, age and free disk space."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-import shutil
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
+from pydantic import Field
 
-from detector.config.settings import Clips, slug
+from detector.config.paths import clips_directory
+from detector.config.sections import Labels, LimitInDays, UserPath, slug
 from detector.errors import DetectorError
-from detector.messages import AudioChunk, Samples
 from detector.records import OffsetRecord, OnsetRecord, Record
 from detector.sinks.base import LiveSink, RetryableError, SavedClip, describe_oserror
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+from detector.system.files import replace_file
 
-_OURS: Final = re.compile(r"\d{8}T\d{6}\.\d{3}Z_[a-zA-Z0-9_-]+_[a-zA-Z0-9-]+\.flac")
-_UNFINISHED: Final = re.compile(rf"\.{_OURS.pattern}\.part")
+if TYPE_CHECKING:
+    from detector.messages import AudioChunk
+    from detector.sinks.sound_ring import Segment
+
+_NAME: Final = r"\d{8}T\d{6}\.\d{3}Z_[a-zA-Z0-9_-]+_[a-zA-Z0-9-]+"
+_OURS: Final = re.compile(rf"{_NAME}\.flac")
+_UNFINISHED: Final = re.compile(rf"\.{_NAME}(\.\d+\.flac|\.flac\.part)")
+"""What a crash leaves: a name with the number of the process, or that of an earlier version."""
 _FOLDER_MODE: Final = 0o750
 _MODE: Final = 0o640
+_DELAY_S: Final = 5.0
+"""Sound kept beyond the longest clip, since a clip is written some time after its last sample."""
+_BLOCK: Final = 65536
+_HOUR_S: Final = 3600.0
+
+
+class Clips(SinkSection):
+    """Recordings of the sounds, as FLAC files: off unless this section is there. They may hold what people say."""
+
+    directory: UserPath | None = Field(
+        None,
+        description="The folder. Left out: clips in the state directory.",
+        examples=["/var/lib/snn-detect/clips"],
+    )
+    labels: Labels = Field((), description="Labels to record. Empty: all.")
+    pre_roll_s: float = Field(2.0, ge=0, le=30, description="Seconds to record before the onset.")
+    post_roll_s: float = Field(2.0, ge=0, le=30, description="Seconds to record after the offset.")
+    max_s: float = Field(30.0, gt=0, le=300, description="Longest sound in seconds; the clip of a longer one is cut.")
+    max_bytes: int = Field(
+        1_000_000_000, gt=0, description="Bytes of all clips; the oldest are deleted where there are more."
+    )
+    max_files: int = Field(10_000, gt=0, description="Number of clips; the oldest are deleted where there are more.")
+    max_days: LimitInDays = Field(30.0, description="Days after which a clip is deleted. 0: never for its age.")
+    min_free_bytes: int = Field(
+        200_000_000, ge=0, description="Bytes that stay free on the disk: below that nothing is recorded."
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The folder, the default one where none is named."""
+        return self.directory or clips_directory()
+
+    def build(self, context: SinkContext, /) -> SinkSpec:
+        """Return the sink."""
+        identity = (self, self.folder, context.rate_hz)
+        return SinkSpec(identity, lambda: ClipSink(*identity, context.on_clip))
 
 
 def clip_name(moment: datetime, label: str, event_id: str) -> str:
@@ -43,27 +77,27 @@ def clip_name(moment: datetime, label: str, event_id: str) -> str:
 
 
 class ClipFolder:
-    """Keeps clips; the oldest go first, files that are no clips are never touched."""
+    """Keep clips within the limits; the oldest are deleted first, files that are no clips are left alone."""
 
     def __init__(self, path: Path, settings: Clips) -> None:
         """Prepare."""
         self._path, self._settings = path, settings
 
     def open(self) -> None:
-        """Make the folder, and remove what a crash has left unfinished.
+        """Create the folder, and remove what a crash has left unfinished.
 
-        The folders above it are made only where the settings name none. Raises OSError where that cannot be.
+        The folders above it are created only where the settings name none. Raises OSError where that cannot be.
         """
         self._path.mkdir(mode=_FOLDER_MODE, parents=self._settings.directory is None, exist_ok=True)
         for path in self._path.iterdir():
             if _UNFINISHED.fullmatch(path.name):
                 path.unlink()
 
-    def forget(self, now: datetime) -> None:
+    def delete_old(self, now: datetime) -> None:
         """Delete clips that are too old; raises DetectorError where that cannot be."""
-        if self._settings.most_days is None:
+        if self._settings.max_days is None:
             return
-        oldest = clip_name(now - timedelta(days=self._settings.most_days), "", "")
+        oldest = clip_name(now - timedelta(days=self._settings.max_days), "", "")
         try:
             for name, _ in self._clips():
                 if name < oldest:
@@ -72,36 +106,33 @@ class ClipFolder:
             raise DetectorError(f"{self._path}: old clips cannot be deleted ({error.strerror})") from error
 
     def put(self, name: str, source: IO[bytes], size: int) -> Path:
-        """Copy a clip of ``size`` bytes here, whole or not at all, and return its path.
+        """Copy a clip of ``size`` bytes here, complete or not at all, and return its path.
 
         Raises DetectorError where there is no room for it, or it cannot be written.
         """
-        path, part = self._path / name, self._path / f".{name}.part"
+        from shutil import copyfileobj
+
+        path = self._path / name
         try:
             self._make_room(size)
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE), "wb") as file:  # noqa: PTH123 - a descriptor
-                shutil.copyfileobj(source, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            with replace_file(path) as part, os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, _MODE), "wb") as file:
+                copyfileobj(source, file)
         except OSError as error:
             raise DetectorError(describe_oserror(path, error)) from error
-        finally:
-            part.unlink(missing_ok=True)
         return path
 
     def _make_room(self, size: int) -> None:
-        """Delete the oldest clips until another one fits; none for the disk's sake where all of them would not do."""
+        """Delete the oldest clips until another one fits; none to free disk space where all of them are too few."""
         s, clips = self._settings, self._clips()
         total = sum(length for _, length in clips)
-        lacking = s.least_free_bytes + size - self._free_bytes()
-        if size > s.most_bytes or lacking > total:
+        lacking = s.min_free_bytes + size - self._free_bytes()
+        if size > s.max_bytes or lacking > total:
             raise DetectorError(
-                f"{self._path}: too little room for a clip of {size} bytes (least_free_bytes {s.least_free_bytes}, "
+                f"{self._path}: too little room for a clip of {size} bytes (min_free_bytes {s.min_free_bytes}, "
                 f"{self._free_bytes()} are free); no clips are written until there is more"
             )
         for number, (name, length) in enumerate(clips):
-            fits = total + size <= s.most_bytes and len(clips) - number + 1 <= s.most_files and lacking <= 0
+            fits = total + size <= s.max_bytes and len(clips) - number + 1 <= s.max_files and lacking <= 0
             if fits:
                 return
             (self._path / name).unlink(missing_ok=True)
@@ -115,87 +146,6 @@ class ClipFolder:
     def _free_bytes(self) -> int:
         found = os.statvfs(self._path)
         return found.f_bavail * found.f_frsize
-
-
-Pcm = NDArray[np.int16]
-"""(samples,): mono, 16 bits."""
-_FULL_SCALE: Final = 32768
-
-
-@dataclass(slots=True)
-class Run:
-    """Sound without a gap, by positions since the stream began."""
-
-    first: int
-    end: int
-    """One behind the last sample."""
-    is_growing: bool = True
-    """Whether the next chunk may go on with it."""
-
-
-class SoundRing:
-    """A bounded memory of sound, filled in one thread and read in another; neither waits for long."""
-
-    def __init__(self, samples: int) -> None:
-        """Remember that many samples, in two bytes each."""
-        self._sound: Pcm = np.zeros(samples, np.int16)
-        self._runs: deque[Run] = deque()
-        self._lock = threading.Lock()
-        self.stream = 0
-        """Grows when positions begin anew: those from before mean nothing then."""
-
-    def push(self, chunk: AudioChunk) -> None:
-        """Take a chunk (n,) of any length; the oldest sound makes room."""
-        pcm = _quantised(chunk.samples)
-        end = chunk.first_sample + len(pcm)
-        with self._lock:
-            self._follow_on(chunk)
-            kept = pcm[-len(self._sound) :]
-            at = (end - len(kept)) % len(self._sound)
-            head = min(len(kept), len(self._sound) - at)
-            self._sound[at : at + head] = kept[:head]
-            self._sound[: len(kept) - head] = kept[head:]
-            self._runs[-1].end = end
-            oldest = end - len(self._sound)
-            while len(self._runs) > 1 and self._runs[0].end <= oldest:
-                self._runs.popleft()
-            self._runs[0].first = max(self._runs[0].first, oldest)
-
-    def run_from(self, sample: int) -> Run | None:
-        """Return the run that a sample belongs to, or that came next after it; None where there is none."""
-        with self._lock:
-            for run in self._runs:
-                if run.end > sample:
-                    return Run(run.first, run.end, run is self._runs[-1])
-        return None
-
-    def read(self, first: int, end: int) -> Pcm:
-        """Return a copy of the samples of a run from ``first`` on, up to ``end``; fewer where some are gone."""
-        with self._lock:
-            newest = self._runs[-1].end if self._runs else 0
-            first = max(first, newest - len(self._sound))
-            return self._sound.take(np.arange(first, min(end, newest)), mode="wrap")
-
-    def _follow_on(self, chunk: AudioChunk) -> None:
-        """Begin a run where the chunk does not go on with the last one."""
-        last = self._runs[-1] if self._runs else None
-        if last is not None and chunk.first_sample < last.end:
-            self._runs.clear()
-            self.stream += 1
-            last = None
-        if last is None or chunk.gap or chunk.first_sample > last.end:
-            self._runs.append(Run(chunk.first_sample, chunk.first_sample))
-
-
-def _quantised(samples: Samples) -> Pcm:
-    with np.errstate(invalid="ignore"):  # what is no number becomes some sample, as good as any other
-        return np.clip(np.rint(samples * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
-
-
-_DELAY_S: Final = 5.0
-"""Sound kept beyond the longest clip: one is written when its last sample is a moment old already."""
-_BLOCK: Final = 65536
-_HOUR_S: Final = 3600.0
 
 
 @dataclass(slots=True)
@@ -214,37 +164,39 @@ class _Clip:
 class ClipSink(LiveSink):
     """Write a clip for each event, from its pre-roll to its post-roll.
 
-    A clip is cut where sound was lost, and where the event gets longer than it may. The sound waits
-    in memory and is encoded there too: the disk sees a clip once, and whole.
+    A clip is cut where sound was lost, and where the event is longer than ``max_s``. The sound is kept
+    and encoded in memory, so that a clip is written to the disk once.
     """
 
     def __init__(self, settings: Clips, directory: Path, rate_hz: int, on_written: Callable[[SavedClip], None]) -> None:
         """Prepare; ``on_written`` is called with each clip, in the worker's thread."""
-        self.types = frozenset({"onset", "offset", "health"})  # health only tells the time
+        self.types = frozenset({"onset", "offset", "health"})  # health for its time of day alone
         self.labels = frozenset(settings.labels) or None
         self._settings, self._rate_hz, self._on_written = settings, rate_hz, on_written
         self._folder, self._path = ClipFolder(directory, settings), directory
         self._before, self._after = round(settings.pre_roll_s * rate_hz), round(settings.post_roll_s * rate_hz)
-        self._longest = round(settings.longest_s * rate_hz)
+        self._longest = round(settings.max_s * rate_hz)
+        from detector.sinks.sound_ring import SoundRing
+
         self._ring = SoundRing(self._before + self._longest + self._after + round(_DELAY_S * rate_hz))
         self._clips: dict[str, _Clip] = {}
         self._trouble: str | None = None
         self._now: datetime | None = None
-        self._forget_at = 0.0
+        self._delete_at = 0.0
 
     def on_chunk(self, chunk: AudioChunk) -> None:
-        """Take a chunk of the sound; for the engine's thread, does not wait for the disk."""
+        """Keep a chunk of the sound; called in the engine's thread, does not wait for the disk."""
         self._ring.push(chunk)
 
     def open(self) -> None:
-        """Make the folder; raises RetryableError where that cannot be."""
+        """Create the folder; raises RetryableError where that cannot be."""
         try:
             self._folder.open()
         except OSError as error:
             raise RetryableError(describe_oserror(self._path, error)) from error
 
     def write(self, record: Record) -> None:
-        """Take note of an event; its clip is written by ``tick``."""
+        """Note an event; its clip is written by ``tick``."""
         moment = datetime.fromisoformat(record.time) if record.time else None
         if record.clock_synced and moment:
             self._now = moment
@@ -257,13 +209,13 @@ class ClipSink(LiveSink):
             clip.due = time.monotonic() + self._settings.post_roll_s + _DELAY_S
 
     def tick(self) -> None:
-        """Write the clips whose sound is complete, and forget what is too old.
+        """Write the clips whose sound is complete, and delete what is too old.
 
         Raises DetectorError where that cannot be, and from then on until a clip is written again.
         """
-        if self._now and time.monotonic() >= self._forget_at:
-            self._forget_at = time.monotonic() + _HOUR_S
-            self._folder.forget(self._now)
+        if self._now and time.monotonic() >= self._delete_at:
+            self._delete_at = time.monotonic() + _HOUR_S
+            self._folder.delete_old(self._now)
         self._write_clips(all_of_them=False)
         if self._trouble:
             raise DetectorError(self._trouble)
@@ -280,13 +232,13 @@ class ClipSink(LiveSink):
 
     def _write_clips(self, *, all_of_them: bool) -> None:
         for event_id, clip in list(self._clips.items()):
-            run = self._ring.run_from(clip.onset) if clip.stream == self._ring.stream else None
+            segment = self._ring.segment_from(clip.onset) if clip.stream == self._ring.stream else None
             may_wait = not all_of_them and time.monotonic() < clip.due
-            if may_wait and run and run.is_growing and run.end < self._end(clip):
+            if may_wait and segment and segment.is_growing and segment.end < self._end(clip):
                 continue
             del self._clips[event_id]
             try:
-                self._write_clip(event_id, clip, run)
+                self._write_clip(event_id, clip, segment)
                 self._trouble = None
             except DetectorError as error:
                 self._trouble = str(error)
@@ -296,11 +248,11 @@ class ClipSink(LiveSink):
         longest = clip.onset + self._longest
         return (longest if clip.offset is None else min(clip.offset, longest)) + self._after
 
-    def _write_clip(self, event_id: str, clip: _Clip, run: Run | None) -> None:
+    def _write_clip(self, event_id: str, clip: _Clip, segment: Segment | None) -> None:
         first, end = clip.onset - self._before, self._end(clip)
-        if run is not None:
-            first, end = max(first, run.first), min(end, run.end)
-        if run is None or end <= first:
+        if segment is not None:
+            first, end = max(first, segment.first), min(end, segment.end)
+        if segment is None or end <= first:
             raise DetectorError(f"{self._path}: the sound of a clip was gone before it could be written")
         name = clip_name(clip.moment, clip.label, event_id)
         with os.fdopen(os.memfd_create("clip"), "w+b") as memory:
@@ -312,7 +264,9 @@ class ClipSink(LiveSink):
 
     def _encode(self, descriptor: int, first: int, end: int) -> None:
         """Write the samples to a descriptor as FLAC."""
-        # By descriptor, since files in Python's hands need callbacks, which a hardened service may not make.
+        import soundfile
+
+        # By descriptor: for a Python file, soundfile needs callbacks, which a hardened service may not create.
         with soundfile.SoundFile(descriptor, "w", self._rate_hz, 1, "PCM_16", format="FLAC", closefd=False) as file:
             for at in range(first, end, _BLOCK):
                 file.write(self._ring.read(at, min(at + _BLOCK, end)))

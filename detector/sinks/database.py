@@ -1,55 +1,94 @@
-"""Records in SQLite: in memory for a few seconds, then on the disk all at once."""
+"""Records in SQLite: kept in memory for some seconds, then written to the disk in one transaction."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from detector.config.settings import Database
-from detector.events_db import Change, EventStore, change_of, is_damage
+from pydantic import Field
+
+from detector.config.paths import database_file
+from detector.config.sections import UserPath
 from detector.records import Record
 from detector.sinks.base import LiveSink, RetryableError, describe_oserror
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+
+if TYPE_CHECKING:  # imported with the first database
+    import sqlite3
+
+    from detector.events_db import Change, EventStore
 
 _log = logging.getLogger(__name__)
-_MOST_PENDING: Final = 500
+_MAX_PENDING: Final = 500
 _TICK_S: Final = 1.0
-"""How far apart ticks are: what is due before the next one is committed at this one."""
+"""Interval of ticks: what is due before the next one is committed at this one."""
 _HOUR_S: Final = 3600.0
 _BESIDE: Final = ("", "-wal", "-shm")
 """What SQLite adds to the file's name."""
 
 
+class Database(SinkSection):
+    """Events in an SQLite file, for `snn-detect events`. Without this section: none."""
+
+    in_example: ClassVar[bool] = True
+    path: UserPath | None = Field(
+        None,
+        description="The file. Left out: events.db in the state directory, /var/lib/snn-detect for the system's "
+        "service.",
+        examples=["/var/lib/snn-detect/events.db"],
+    )
+    commit_s: float = Field(
+        5.0,
+        ge=0,
+        le=300,
+        description="Longest time in seconds between an event and its commit to disk: longer is kinder to SD cards.",
+    )
+    retention_days: float | None = Field(
+        None, gt=0, description="Days after which an event is deleted. Left out: never.", examples=[365.0]
+    )
+
+    @property
+    def file(self) -> Path:
+        """The file, the default one where none is named."""
+        return self.path or database_file()
+
+    def build(self, _context: SinkContext, /) -> SinkSpec:
+        """Return the sink."""
+        return SinkSpec.of(DatabaseSink, self, self.file)
+
+
 class DatabaseSink(LiveSink):
     """Store events and gaps; nothing is written to the disk while nothing happens.
 
-    What has not been committed is kept here, and what comes then waits in the worker's queue: a disk
-    that is full for a while costs nothing.
+    What could not be committed is kept here, and later records wait in the worker's queue: a disk that is full for a
+    while loses nothing.
     """
 
-    types = frozenset({"onset", "offset", "gap", "clip", "health"})  # health only tells the time
+    types = frozenset({"onset", "offset", "gap", "clip", "health"})  # health for its time of day alone
 
     def __init__(self, settings: Database, path: Path) -> None:
-        """Prepare; ``path`` is the database file, its folder is made only where the settings name no path."""
+        """Prepare; ``path`` is the database file; its folder is created only where the settings name none."""
         self._settings, self._path = settings, path
         self._store: EventStore | None = None
         self._pending: list[Change] = []
         self._due = 0.0
         self._now: datetime | None = None
-        self._forget_at = 0.0
+        self._delete_at = 0.0
 
     def open(self) -> None:
-        """Open or make the file; raises RetryableError where that cannot be now."""
+        """Open or create the file; raises RetryableError where that is not possible now."""
         self._guarded()
 
     def write(self, record: Record) -> None:
         """Keep a record until the next commit; raises RetryableError, without the record, where that is overdue."""
         if record.clock_synced and record.time:
             self._now = datetime.fromisoformat(record.time)
+        from detector.events_db import change_of
+
         change = change_of(record)
         if change is None:
             return
@@ -63,14 +102,14 @@ class DatabaseSink(LiveSink):
             raise
 
     def tick(self) -> None:
-        """Commit what is due, and forget what is old."""
+        """Commit what is due, and delete what is old."""
         self._commit_if_due()
-        if self._settings.retention_days and self._now and time.monotonic() >= self._forget_at:
+        if self._settings.retention_days and self._now and time.monotonic() >= self._delete_at:
             self._guarded(self._now - timedelta(days=self._settings.retention_days))
-            self._forget_at = time.monotonic() + _HOUR_S
+            self._delete_at = time.monotonic() + _HOUR_S
 
     def close(self) -> None:
-        """Commit what is left; raises RetryableError where that cannot be, and it is lost."""
+        """Commit what is left; raises RetryableError where that is not possible, and it is lost."""
         try:
             if self._pending:
                 self._guarded()
@@ -80,19 +119,26 @@ class DatabaseSink(LiveSink):
             self._release()
 
     def _commit_if_due(self) -> None:
-        if self._pending and (time.monotonic() + _TICK_S > self._due or len(self._pending) >= _MOST_PENDING):
+        if self._pending and (time.monotonic() + _TICK_S > self._due or len(self._pending) >= _MAX_PENDING):
             self._guarded()
 
-    def _guarded(self, forget: datetime | None = None) -> None:
-        """Open the file if need be, write what is pending and forget what is older; put a damaged file aside, once."""
+    def _guarded(self, delete_before: datetime | None = None) -> None:
+        """Open the file, write what is pending and delete what is older than ``delete_before``.
+
+        A damaged file is renamed, once, and a new one started. Raises RetryableError.
+        """
+        import sqlite3
+
+        from detector.events_db import is_damage
+
         try:
             try:
-                self._work(forget)
+                self._work(delete_before)
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
                 self._put_aside(error)
-                self._work(forget)
+                self._work(delete_before)
         except sqlite3.Error as error:
             self._prepare_next_try(_code(error))
             raise RetryableError(f"{self._path}: cannot be written ({error}); records wait") from error
@@ -100,9 +146,11 @@ class DatabaseSink(LiveSink):
             self._release()
             raise RetryableError(f"{describe_oserror(self._path, error)}; records wait") from error
 
-    def _work(self, forget: datetime | None) -> None:
+    def _work(self, delete_before: datetime | None) -> None:
+        from detector.events_db import EventStore
+
         if self._store is not None and not self._store.is_in_place():
-            _log.warning("%s: was removed or replaced while in use; a new one is begun", self._path)
+            _log.warning("%s: was removed or replaced while in use; a new one is started", self._path)
             self._release()
         if self._store is None:
             if self._settings.path is None:
@@ -111,28 +159,32 @@ class DatabaseSink(LiveSink):
         if self._pending:
             self._store.apply(self._pending)
             self._pending.clear()
-        if forget is not None and (count := self._store.forget(forget)):
+        if delete_before is not None and (count := self._store.forget(delete_before)):
             _log.info("%s: %d old records deleted", self._path, count)
 
     def _prepare_next_try(self, code: int) -> None:
+        import sqlite3
+
         if self._store is not None and code == sqlite3.SQLITE_FULL:
             self._store.shrink()
         elif code not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            self._release()  # whatever it is (a disk pulled out and put in again), a fresh start may help
+            self._release()  # a disk may have been removed and attached again: reopen the file
 
     def _put_aside(self, error: sqlite3.Error) -> None:
-        """Give a damaged file another name, so that a new one can be begun and the old one be looked into."""
+        """Rename a damaged file, so that a new one can be started and the old one be examined."""
         self._release()
         aside = self._path.with_name(f"{self._path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
         for ending in _BESIDE:
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self._path}{ending}").rename(f"{aside}{ending}")
-        _log.error("%s: the database is damaged (%s); it is now %s, and a new one is begun", self._path, error, aside)
+        _log.error("%s: the database is damaged (%s); it is now %s, and a new one is started", self._path, error, aside)
 
     def _release(self) -> None:
+        import sqlite3
+
         store, self._store = self._store, None
         if store is not None:
-            with contextlib.suppress(sqlite3.Error):  # what could not be kept has been told
+            with contextlib.suppress(sqlite3.Error):  # has been reported
                 store.close()
 
 

@@ -1,4 +1,4 @@
-"""What Home Assistant is told so that it finds the sounds by itself: one device with all its entities."""
+"""Discovery for Home Assistant: one device with all its entities."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from detector.sinks.mqtt_topics import PROBLEM, Message, Topics, class_ids
 BIRTH_TOPIC: Final = "homeassistant/status"
 BIRTH_PAYLOAD: Final = "online"
 _EXPIRY_S: Final = 180
-_BEATS: Final = 3
-"""Levels that may be missing before the level counts as unknown."""
+_MAX_MISSED: Final = 3
+"""Levels that may be missing before the level is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The announcement of one station."""
+    """The announcement of one node."""
 
     prefix: str
     node_info: NodeInfo
     topics: Topics
-    level_s: float
+    level_interval_s: float
     switch: bool
     """Whether listening can be turned off."""
 
     @property
     def topic(self) -> str:
-        """Where the announcement goes."""
+        """The topic of the announcement."""
         return config_topic(self.prefix, self.node_info.node)
 
     @property
     def birth_topics(self) -> tuple[str, ...]:
-        """Where Home Assistant says that it has started."""
+        """The topics on which Home Assistant reports that it has started."""
         return tuple(dict.fromkeys((BIRTH_TOPIC, f"{self.prefix}/status")))
 
     def messages(self, before: bytes = b"") -> list[Message]:
-        """Return the announcement, and before it what takes back entities that only an earlier one had.
+        """Return the announcement, and before it one that removes entities that only an earlier one had.
 
-        ``before`` is that earlier announcement. Home Assistant forgets an entity when it is
-        announced with nothing but its platform; one that is merely left out stays as a ghost.
+        ``before`` is that earlier announcement. Home Assistant removes an entity that is announced with nothing but
+        its platform; one that is merely left out stays, as unavailable.
         """
         config = self._config()
         removed = _removed(before, config["cmps"])
@@ -53,18 +53,18 @@ class Discovery:
         return [step, message, *self._emptied(removed)]
 
     def leaves_ghosts(self, before: bytes) -> bool:
-        """Tell whether an earlier announcement had entities that this one lacks."""
+        """Return whether an earlier announcement had entities that this one lacks."""
         return bool(_removed(before, self._components()))
 
     def _message(self, config: dict[str, Any]) -> Message:
         return Message(self.topic, json.dumps(config, separators=(",", ":")), retain=True)
 
     def _emptied(self, removed: dict[str, dict[str, Any]]) -> list[Message]:
-        """Delete the retained topics of entities that are gone, as far as they are this station's."""
+        """Delete the retained topics of removed entities, as far as they are this node's."""
         topics = (c.get(key) for c in removed.values() for key in ("state_topic", "json_attributes_topic"))
-        return [Message(t, "", retain=True) for t in topics if isinstance(t, str) and self._was_ours(t)]
+        return [Message(t, "", retain=True) for t in topics if isinstance(t, str) and self._is_own(t)]
 
-    def _was_ours(self, topic: str) -> bool:
+    def _is_own(self, topic: str) -> bool:
         wild = "+" in topic or "#" in topic
         return topic.startswith(f"{self.topics.base}/") and not wild and topic != self.topics.status
 
@@ -114,13 +114,13 @@ class Discovery:
             "unit_of_measurement": "dB",
             "state_class": "measurement",
             "entity_category": "diagnostic",
-            "expire_after": max(_EXPIRY_S, round(_BEATS * self.level_s)),
+            "expire_after": max(_EXPIRY_S, round(_MAX_MISSED * self.level_interval_s)),
             "state_topic": self.topics.level,
             "value_template": "{{ value_json.rms_dbfs }}",
         }
 
     def _problem(self) -> dict[str, Any]:
-        """Return the entity that is on while the source is absent, silent or distorted; it needs no source."""
+        """Return the entity that is on while the source is absent, silent or distorted; it is available without one."""
         return self._entity("binary_sensor", f"{self.node_info.source}_{PROBLEM}", "Problem") | {
             "device_class": "problem",
             "entity_category": "diagnostic",
@@ -130,7 +130,7 @@ class Discovery:
         }
 
     def _status(self) -> dict[str, Any]:
-        """Return the entity that tells whether the service runs, which has to be available when it does not."""
+        """Return the entity for whether the service runs, which has to be available when it does not."""
         return self._entity("binary_sensor", "status", "Status") | {
             "device_class": "connectivity",
             "entity_category": "diagnostic",
@@ -158,7 +158,7 @@ class Discovery:
 
 
 def config_topic(prefix: str, node: str) -> str:
-    """Return where a machine announces itself."""
+    """Return the topic of a machine's announcement."""
     return f"{prefix}/device/{_device(node)}/config"
 
 
@@ -172,7 +172,7 @@ def _name(label: str) -> str:
 
 
 def _removed(before: bytes, components: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the components of an earlier announcement that are no longer there; what is no announcement has none."""
+    """Return the components of an earlier announcement that are no longer present; none where it is invalid."""
     try:
         earlier = json.loads(before)["cmps"].items()
     except (ValueError, TypeError, KeyError, AttributeError):

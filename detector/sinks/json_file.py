@@ -1,4 +1,4 @@
-"""Records as JSON lines in a file that others rotate."""
+"""Records as JSON lines in a file that logrotate may rotate."""
 
 from __future__ import annotations
 
@@ -9,19 +9,38 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from detector.config.settings import JsonFile
+from pydantic import Field
+
+from detector.config.sections import RECORD_TYPES, RecordType, UserPath
 from detector.records import Record
 from detector.sinks.base import LiveSink, RetryableError, describe_oserror
-from detector.sinks.stdout import json_line
+from detector.sinks.lines import json_line
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
 _MODE: Final = 0o640
 
 
+class JsonFile(SinkSection):
+    """JSON lines in a file, one object a line.
+
+    For logrotate there is systemd/snn-detect.logrotate; SIGUSR1 reopens the file.
+    """
+
+    path: UserPath = Field(description="The file.", examples=["/var/lib/snn-detect/events.jsonl"])
+    types: tuple[RecordType, ...] = Field(
+        ("onset", "offset", "gap", "status", "health"), description=f"Types of records to write, {RECORD_TYPES}."
+    )
+
+    def build(self, _context: SinkContext, /) -> SinkSpec:
+        """Return the sink."""
+        return SinkSpec.of(JsonLinesFile, self)
+
+
 class JsonLinesFile(LiveSink):
-    """Append a line a record to a file: whole lines only, also where the disk is full.
+    """Append a line a record to a file: complete lines only, also where the disk is full.
 
     Rotation by renaming needs ``reopen``; rotation by copying and truncating needs nothing, since
-    each line goes to wherever the end of the file is.
+    each line is appended at the present end of the file.
     """
 
     def __init__(self, settings: JsonFile) -> None:
@@ -32,11 +51,11 @@ class JsonLinesFile(LiveSink):
         self._stale = False
 
     def reopen(self) -> None:
-        """Have the file opened anew within about a second; any thread, and a handler of signals, may call this."""
+        """Reopen the file within about a second; may be called from any thread and from a signal handler."""
         self._stale = True
 
     def open(self) -> None:
-        """Open the file for appending; raises RetryableError where that cannot be."""
+        """Open the file for appending; raises RetryableError where that is not possible."""
         self._current()
 
     def write(self, record: Record) -> None:
@@ -49,7 +68,7 @@ class JsonLinesFile(LiveSink):
             raise RetryableError(f"{describe_oserror(self._path, error)}; records wait") from error
 
     def tick(self) -> None:
-        """Open the file anew if that was asked for."""
+        """Reopen the file if that was asked for."""
         if self._stale:
             self._current()
 
@@ -57,13 +76,13 @@ class JsonLinesFile(LiveSink):
         """Close the file."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            with contextlib.suppress(OSError):  # what could not be kept has been told by write
+            with contextlib.suppress(OSError):  # write has reported what could not be written
                 os.close(descriptor)
 
     def _current(self) -> int:
-        """Return the open file, opened anew where that is due."""
+        """Return the open file, reopened where that was asked for."""
         if self._stale:
-            self._stale = False  # before the name is looked up: what is asked from now on is another turn
+            self._stale = False  # before the file is opened, so that a later request is not lost
             self.close()
         if self._descriptor is None:
             try:
@@ -74,7 +93,7 @@ class JsonLinesFile(LiveSink):
 
 
 def _open(path: Path) -> int:
-    """Open a regular file to append to; it is made where there is none."""
+    """Open a regular file to append to; it is created where there is none."""
     # A pipe without a reader would hold an ordinary open() for ever.
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, _MODE)
     try:
@@ -86,16 +105,16 @@ def _open(path: Path) -> int:
 
 
 def _check(descriptor: int) -> None:
-    """Refuse what is no regular file; end a line that a power cut has left unfinished."""
+    """Raise OSError for what is no regular file; end a line that a power failure has left incomplete."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     if status.st_size and os.pread(descriptor, 1, status.st_size - 1) != b"\n":
         _append(descriptor, b"\n")
 
 
 def _append(descriptor: int, line: bytes) -> None:
-    """Write all of a line or nothing of it."""
+    """Write a complete line or nothing."""
     written = 0
     try:
         while written < len(line):

@@ -1,39 +1,143 @@
-"""Events on an MQTT broker, found by Home Assistant without being told."""
+"""Events, states and levels on an MQTT broker, announced to Home Assistant.
+
+paho-mqtt's network loop connects, reconnects and resends what the broker has not acknowledged. What waits before it
+does is kept here, since paho's own queue refuses the newest messages when it is full.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import secrets
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from detector.config.settings import Mqtt
+from pydantic import Field, field_validator, model_validator
+
+from detector.config.secrets import credential, read_secret
+from detector.config.sections import SecretFile, UserPath
 from detector.errors import ConfigError
 from detector.records import Record
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_outbox import Outbox
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, States, Topics, client_id, status
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+from detector.system.backoff import Backoff
 
 if TYPE_CHECKING:
-    from detector.sinks.mqtt_session import Identity, Received
+    import ssl
 
+    from paho.mqtt.client import Client, MQTTMessage
+
+BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
+"""Credential with the password for all brokers whose section names no file."""
 _log = logging.getLogger(__name__)
+_PAUSE_S: Final = (1.0, 120.0)
+"""Shortest and longest pause before the next attempt to connect."""
+_STEADY_S: Final = 10.0
+"""A connection that lasted this long makes the next pause short again."""
+_KEEPALIVE_S: Final = 30
+_CONNECT_S: Final = 5.0
+_ANSWER_S: Final = 10.0
+"""A broker that has not answered by then is reported as absent."""
 _EARLIER_S: Final = 0.5
-"""How long to wait for the announcement that an earlier run left with the broker."""
+"""Time to wait for the announcement that an earlier run left with the broker."""
 _BIRTH_DELAY_S: Final = 5.0
-"""Longest delay after Home Assistant's start: all devices answer it, better not at once."""
+"""Longest delay after Home Assistant's start, so that not all devices answer it at once."""
 _LEAVE_S: Final = 1.0
+_GRACE_S: Final = 0.2
+"""Time for the network loop to end once there is nothing more to send."""
+_FAILURE: Final = 0x80
+
+
+class Mqtt(SinkSection):
+    """An MQTT broker, with discovery for Home Assistant."""
+
+    host: str = Field(min_length=1, description="Name or address of the broker.", examples=["homeassistant.local"])
+    port: int = Field(1883, ge=1, le=65535, description="Its port. Left out: 1883, with TLS 8883.")
+    username: str | None = Field(
+        None, description="User name. Left out: none, and no password either.", examples=["snn-detect"]
+    )
+    password_file: SecretFile | None = Field(
+        None,
+        description="File whose first line is the password, which is never in here. Left out: the credential "
+        "mqtt-password, which the system's service gets from /etc/snn-detect/mqtt.password, even where only root can "
+        "read that.",
+        examples=["/etc/snn-detect/mqtt.password"],
+    )
+    tls: bool = Field(False, description="Whether to use TLS.")
+    ca_file: UserPath | None = Field(
+        None,
+        description="Certificates to trust, where they are not the system's.",
+        examples=["/etc/snn-detect/ca.pem"],
+    )
+    certificate_file: UserPath | None = Field(
+        None,
+        description="Certificate of this machine, for brokers that require one, with key_file.",
+        examples=["/etc/snn-detect/client.pem"],
+    )
+    key_file: SecretFile | None = Field(
+        None, description="Private key of that certificate.", examples=["/etc/snn-detect/client.key"]
+    )
+    prefix: str = Field("snn-detect", pattern=r"^[^#+\x00]+$", description="First part of all topics.")
+    discovery_prefix: str | None = Field(
+        "homeassistant", description='First part of the topics of discovery. "": no discovery.'
+    )
+    level_interval_s: float = Field(
+        30.0,
+        ge=1,
+        le=3600,
+        description="Seconds between two levels; they come with the health records, so not more often than those.",
+    )
+    queue: int = Field(
+        1000, ge=1, le=100_000, description="Messages kept while the broker is away; beyond, the oldest are dropped."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, value: Any) -> Any:
+        has_tls = isinstance(value, dict) and value.get("tls") in (True, "true", "1", 1)
+        return {"port": 8883, **value} if has_tls else value
+
+    @field_validator("host")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        """Refuse what the resolver raises UnicodeError for, which would end paho's thread."""
+        try:
+            value.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"{value!r} is not the name of a host") from error
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Mqtt:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file belong together")
+        if not self.tls and (self.ca_file or self.certificate_file):
+            raise ValueError("ca_file, certificate_file and key_file need tls = true")
+        if self.password_file and not self.username:
+            raise ValueError("password_file needs username")
+        return self
+
+    def build(self, context: SinkContext, /) -> SinkSpec:
+        """Return the sink; raises ConfigError for a password that cannot be read."""
+        identity = (self, context.node_info, broker_password(self))
+        return SinkSpec(identity, lambda: MqttSink(*identity, context.on_listening))
 
 
 class MqttSink(LiveSink):
-    """Publishes events, states, levels and health, and announces them to Home Assistant.
+    """Publish events, states, levels and health, and announce them to Home Assistant.
 
-    The broker may be away at any time, at the start too. Lasting messages (events, and the
-    particulars of each sound) wait for it, up to ``settings.queue``, the oldest dropped; states are
-    published anew whenever it is back.
+    The broker may be away at any time, also at the start. Durable messages (events, and the attributes of each sound)
+    wait for it, at most ``settings.queue``, the oldest dropped; all states are published again on each connection.
     """
 
     types = frozenset({"onset", "offset", "status", "health", "clip"})
@@ -45,116 +149,240 @@ class MqttSink(LiveSink):
         password: str | None,
         on_listening: Callable[[bool], None] | None = None,
     ) -> None:
-        """Prepare; ``on_listening`` is called, in a thread of this sink, when somebody turns listening on or off.
+        """Prepare; ``on_listening`` is called, in paho's thread, when a user turns listening on or off.
 
-        It must not block. Raises ConfigError for settings that cannot be, and where paho-mqtt is missing.
+        It must not block. Raises ConfigError for settings that contradict the files they name, and without paho-mqtt.
         """
-        who = identity(settings, client_id(node_info.node), password)
+        self._settings = settings
         self._topics = Topics(settings.prefix, node_info.node, node_info.source)
         self._on_listening = on_listening
-        self._states = States(node_info, self._topics, settings.level_s, switch=on_listening is not None)
-        self._discovery = self._announcer(settings, node_info)
+        self._states = States(node_info, self._topics, settings.level_interval_s, switch=on_listening is not None)
+        self._discovery = self._make_discovery(settings, node_info)
         self._outbox = Outbox(settings.queue)
         self._lock = threading.Lock()
+        """Guards states and announcements; never held in a call of paho, whose callbacks hold locks of its own."""
         self._announce_at: float | None = None
         self._seeks_earlier = self._discovery is not None
-        self._notified: set[bool] = set()
-
-        from detector.sinks.mqtt_link import Link
-
-        self._link = Link(settings, who(status(self._topics, OFFLINE)), self._outbox, self)
+        self._earlier = b""
+        """The announcement that an earlier run left, until the next one removes what only that had."""
+        self._link = _Link()
+        self._reported: set[bool] = set()
+        self._client = self._make_client(node_info.node, password)
 
     @property
     def stats(self) -> Mapping[str, float]:
-        """How the connection is and has been: connected (0 or 1), reconnects, messages dropped and waiting."""
-        traffic = self._outbox.traffic
+        """State of the connection: connected (0 or 1), reconnects, messages dropped and waiting."""
         return {
             "connected": int(self._link.is_connected),
-            "reconnects": self._link.reconnects,
-            "messages_dropped": traffic.dropped,
-            "messages_waiting": traffic.waiting,
+            "reconnects": max(0, self._link.connections - 1),
+            "messages_dropped": self._outbox.dropped,
+            "messages_waiting": self._outbox.waiting,
         }
 
     def open(self) -> None:
-        """Begin to connect; a broker that is away is no reason to wait."""
-        self._link.start()
+        """Start to connect, in paho's thread; does not wait."""
+        self._client.connect_async(self._settings.host, self._settings.port, _KEEPALIVE_S)
+        self._client.loop_start()
 
     def write(self, record: Record) -> None:
-        """Publish what the record makes known, now or once the broker is back."""
+        """Publish what follows from the record, now or once the broker is back."""
         with self._lock:
             self._outbox.put(self._states.take(record))
-        self._link.wake()
+        self._send()
 
     def tick(self) -> None:
-        """Announce what is due; raises RetryableError while there is no connection, to have it told."""
+        """Announce what is due; raises RetryableError while there is no connection, so that it is logged."""
         with self._lock:
-            due = self._announce_at is not None and time.monotonic() >= self._announce_at
-            if due and self._link.is_connected:
-                self._announce()
-        self._link.wake()
-        trouble = self._link.trouble
-        if trouble is None:
-            self._notified.clear()
+            if self._outbox.is_open and self._announce_at is not None and time.monotonic() >= self._announce_at:
+                self._outbox.put(self._all())
+        self._send()
+        if self._link.is_connected:
+            self._reported.clear()
             return
-        if self._notified and trouble.is_refusal not in self._notified:
-            _log.warning("mqtt: %s", trouble.text)  # whoever calls tells the first trouble only, be it an absence
-        self._notified.add(trouble.is_refusal)
+        trouble = self._link.trouble or self._missing_answer()
+        if trouble is None:
+            return
+        if self._reported and trouble.is_refusal not in self._reported:
+            _log.warning("mqtt: %s", trouble.text)  # the worker logs the first one only
+        self._reported.add(trouble.is_refusal)
         raise RetryableError(trouble.text)
 
     def close(self) -> None:
-        """Say that all is off and take leave; what the broker did not take by then is told and lost."""
+        """Publish that all is off and disconnect; logs how many messages the broker has not acknowledged in time."""
         with self._lock:
-            offline_messages = self._states.offline_messages()
-        self._link.stop(offline_messages, _LEAVE_S)
-        if left := self._outbox.traffic.waiting:
-            _log.warning("mqtt: %s: %d messages were never taken by the broker", self._topics.base, left)
+            self._outbox.put(self._states.offline_messages())
+        self._send()
+        is_complete = self._outbox.is_open and self._outbox.wait_until_sent(_LEAVE_S)
+        self._link.is_closing = True
+        sock = self._client.socket()
+        if self._link.is_connected and not is_complete and isinstance(sock, socket.socket):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # without a DISCONNECT the broker publishes the will
+        else:
+            self._client.disconnect()
+        if self._link.is_connected:
+            self._link.ended.wait(_GRACE_S)
+        if left := self._outbox.waiting:
+            _log.warning("mqtt: %s: the broker has not acknowledged %d messages", self._topics.base, left)
 
-    def topics(self) -> list[str]:
-        """Return what to subscribe to."""
-        wanted = [self._topics.listening_set] if self._on_listening else []
-        if self._discovery:
-            wanted += self._discovery.birth_topics
-            wanted += [self._discovery.topic] if self._seeks_earlier else []
-        return wanted
+    def _make_discovery(self, settings: Mqtt, node_info: NodeInfo) -> Discovery | None:
+        prefix = (settings.discovery_prefix or "").strip("/")
+        if not prefix:
+            return None
+        if set("+#\0") & set(prefix):
+            raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
+        return Discovery(prefix, node_info, self._topics, settings.level_interval_s, self._on_listening is not None)
 
-    def connected(self) -> None:
-        """Say that the service is there, then all the rest; the first time, look for an earlier announcement before."""
+    def _make_client(self, node: str, password: str | None) -> Client:
+        client = make_client(self._settings, client_id(node), password)
+        client.suppress_exceptions = True  # paho's thread would end by them; _on_log logs them
+        will = status(self._topics, OFFLINE)
+        client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.on_socket_open = self._on_socket_open
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_log = self._on_log
+        _set_pause(client, self._link.pause_s)
+        return client
+
+    def _send(self) -> None:
+        """Hand messages to paho until none may be sent; returns at once where another thread is doing it."""
+        while (message := self._outbox.next()) is not None:
+            number = None
+            try:
+                number = self._client.publish(message.topic, message.payload, message.qos, message.retain).mid
+            finally:
+                self._outbox.published(number)
+
+    def _all(self) -> list[Message]:
+        """Return discovery, with what removes entities of an earlier announcement, and all states; the lock is held."""
+        discovery = self._discovery.messages(self._earlier) if self._discovery else []
+        self._announce_at, self._seeks_earlier, self._earlier = None, False, b""
+        return [*discovery, *self._states.present()]
+
+    def _missing_answer(self) -> Trouble | None:
+        asked_at = self._link.asked_at
+        is_late = asked_at is not None and time.monotonic() - asked_at >= _ANSWER_S
+        return failure(self._settings, TimeoutError()) if is_late else None
+
+    # What follows is called in paho's thread.
+
+    def _on_socket_open(self, _client: Client, _data: object, _socket: object) -> None:
+        self._link.asked_at = time.monotonic()
+        self._link.complaint = ""
+
+    def _on_connect(self, client: Client, _data: object, _flags: object, reason: Any, _properties: object) -> None:
+        """Subscribe and publish ``online``; all else waits until the broker has acknowledged that.
+
+        paho resends what was unacknowledged only after this callback: a state published in here would be overtaken
+        by an older one of the same topic.
+        """
+        if self._link.is_closing:
+            client.disconnect()
+            return
+        self._link.asked_at = None
+        if reason.is_failure:
+            self._link.trouble = refused(self._settings, str(reason))
+            return
+        if self._link.connections == 0:
+            _log.info("mqtt: %s: connected", _where(self._settings))
+        self._link.connected()
+        if topics := self._subscriptions():
+            _, number = client.subscribe([(topic, 1) for topic in topics])
+            self._link.subscribed = {number: topics}
+        online = status(self._topics, ONLINE)
+        self._link.online = client.publish(online.topic, online.payload, online.qos, online.retain).mid
+
+    def _on_publish(self, _client: Client, _data: object, number: int, _reason: object, _properties: object) -> None:
+        if number == self._link.online:
+            self._link.online = None
+            self._publish_states()
+        else:
+            self._outbox.acknowledged(number)
+        self._send()
+
+    def _publish_states(self) -> None:
+        """Start to send; the first time, look for an earlier announcement before publishing one."""
         with self._lock:
-            online = status(self._topics, ONLINE)
-            if self._seeks_earlier:
-                self._outbox.open([online])
+            if self._seeks_earlier and not self._earlier:
+                self._outbox.open([])
                 self._announce_at = time.monotonic() + _EARLIER_S
             else:
-                self._outbox.open([online, *self._all()])
-                self._announce_at = None
+                self._outbox.open(self._all())
 
-    def caught_up(self) -> None:
-        """Publish all states."""
-        with self._lock:
-            self._outbox.open(self._states.present())
+    def _on_connect_fail(self, client: Client, _data: object) -> None:
+        error = sys.exception()  # paho calls this while it handles the error
+        if isinstance(error, Exception):
+            self._link.trouble = failure(self._settings, error)
+        if self._link.is_closing:
+            client.loop_stop()
 
-    def received(self, message: Received) -> None:
-        """Obey the switch, answer Home Assistant's start, note an earlier announcement."""
+    def _on_disconnect(
+        self, client: Client, _data: object, _flags: object, _reason: object, _properties: object
+    ) -> None:
+        self._outbox.shut()
+        if self._link.is_closing:
+            client.loop_stop()
+        elif self._link.is_connected:
+            self._link.trouble = Trouble(f"{_where(self._settings)}: connection lost{self._link.complaint}")
+            _set_pause(client, self._link.pause_after())
+        elif self._link.asked_at is not None:
+            self._link.trouble = self._missing_answer() or unanswered(self._settings, self._link.complaint)
+        self._link.is_connected, self._link.asked_at = False, None
+        self._link.ended.set()
+
+    def _on_subscribe(self, _client: Client, _data: object, number: int, reasons: Any, _properties: object) -> None:
+        asked = self._link.subscribed.pop(number, [])
+        for topic in (topic for topic, reason in zip(asked, reasons, strict=False) if reason.value >= _FAILURE):
+            if topic not in self._link.denied:
+                self._link.denied.add(topic)
+                _log.warning("mqtt: %s: may not read %s; change the access rules", _where(self._settings), topic)
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        """Obey the switch, answer Home Assistant's start, use an earlier announcement."""
         if message.topic == self._topics.listening_set:
             self._switch(message)
         elif self._discovery and message.topic in self._discovery.birth_topics:
-            if message.payload == BIRTH_PAYLOAD.encode() and not message.retained:
+            if message.payload == BIRTH_PAYLOAD.encode() and not message.retain:
                 self._announce_within(_BIRTH_DELAY_S)
-        elif self._discovery and message.topic == self._discovery.topic and message.retained:
+        elif self._discovery and message.topic == self._discovery.topic and message.retain:
             with self._lock:
-                if self._seeks_earlier or self._discovery.leaves_ghosts(message.payload):
-                    self._announce(message.payload)
+                self._earlier = bytes(message.payload)
+                if self._outbox.is_open and (self._seeks_earlier or self._discovery.leaves_ghosts(self._earlier)):
+                    self._outbox.put(self._all())
+        self._send()
 
-    def _switch(self, message: Received) -> None:
-        if message.retained or self._on_listening is None:
-            return  # somebody's wish of long ago
+    def _on_log(self, client: Client, _data: object, level: int, text: str) -> None:
+        from paho.mqtt.enums import LogLevel
+
+        if level != LogLevel.MQTT_LOG_ERR:
+            return
+        if text.startswith("Caught exception"):
+            _log.error("mqtt: %s: internal error: %s", _where(self._settings), text)
+        elif client.socket() is not None:
+            self._link.complaint = f" ({' '.join(text.split())})"
+
+    def _subscriptions(self) -> list[str]:
+        topics = [self._topics.listening_set] if self._on_listening else []
+        if self._discovery:
+            topics += self._discovery.birth_topics
+            topics += [self._discovery.topic] if self._seeks_earlier else []
+        return topics
+
+    def _switch(self, message: MQTTMessage) -> None:
+        if message.retain or self._on_listening is None:
+            return  # published before this connection
         if message.payload not in (ON.encode(), OFF.encode()):
             _log.warning("%s: %s and %s are understood, not %.20r", message.topic, ON, OFF, message.payload)
             return
         on = message.payload == ON.encode()
         try:
             self._on_listening(on)
-        except Exception as error:  # noqa: BLE001 - the connection goes on whatever the other side does
+        except Exception as error:  # noqa: BLE001 - the connection goes on whatever the service does
             _log.warning("listening could not be turned %s: %s", "on" if on else "off", error)
             return
         with self._lock:
@@ -165,32 +393,171 @@ class MqttSink(LiveSink):
         with self._lock:
             self._announce_at = min(due, self._announce_at or due)
 
-    def _announce(self, earlier: bytes = b"") -> None:
-        """Publish discovery and all states; the lock is held."""
-        self._announce_at = None
-        self._seeks_earlier = False
-        self._outbox.put(self._all(earlier))
 
-    def _all(self, earlier: bytes = b"") -> list[Message]:
-        discovery = self._discovery.messages(earlier) if self._discovery else []
-        return [*discovery, *self._states.present()]
+@dataclass(slots=True)
+class _Link:
+    """What paho's callbacks have reported of the connection."""
 
-    def _announcer(self, settings: Mqtt, node_info: NodeInfo) -> Discovery | None:
-        prefix = (settings.discovery_prefix or "").strip("/")
-        if not prefix:
-            return None
-        if set("+#\0") & set(prefix):
-            raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
-        return Discovery(prefix, node_info, self._topics, settings.level_s, self._on_listening is not None)
+    is_connected: bool = False
+    """Whether the broker has accepted this client and has not gone since."""
+    is_closing: bool = False
+    connections: int = 0
+    asked_at: float | None = None
+    """When the connection was opened to which the broker has not answered yet."""
+    connected_at: float = 0.0
+    online: int | None = None
+    """Number of the message that has to be acknowledged before others are sent."""
+    trouble: Trouble | None = None
+    """Why the last attempt failed, or the last connection ended."""
+    complaint: str = ""
+    """What paho said last, in brackets."""
+    subscribed: dict[int | None, list[str]] = field(default_factory=dict)
+    """Topics by the number of the request that has not been answered yet."""
+    denied: set[str] = field(default_factory=set)
+    ended: threading.Event = field(default_factory=threading.Event)
+    backoff: Backoff = field(default_factory=lambda: Backoff(*_PAUSE_S))
+    pause_s: float = 0.0
+    """Pause before the next attempt; paho doubles it with each one that fails."""
+
+    def __post_init__(self) -> None:
+        self.pause_s = self.backoff.next_s()
+
+    def connected(self) -> None:
+        """Note that the broker has accepted this client."""
+        self.is_connected, self.trouble = True, None
+        self.connections += 1
+        self.connected_at = time.monotonic()
+        self.ended.clear()
+
+    def pause_after(self) -> float:
+        """Return the pause after a connection has ended.
+
+        It grows with each connection that was short: two clients of one name disconnect each other.
+        """
+        if time.monotonic() - self.connected_at >= _STEADY_S:
+            self.backoff.reset()
+        self.pause_s = self.backoff.next_s()
+        return self.pause_s
 
 
-def identity(settings: Mqtt, name: str, password: str | None) -> Callable[[Message | None], Identity]:
-    """Return what makes an identity out of a last will; raises ConfigError without paho-mqtt or for wrong files."""
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why there is no connection, in one line with what to do."""
+
+    text: str
+    is_refusal: bool = False
+    """Whether the broker is there and does not accept this client as it is: waiting does not help."""
+
+
+def failure(settings: Mqtt, error: Exception) -> Trouble:
+    """Return why a broker cannot be reached, and what to do."""
+    import ssl
+
+    explanations: tuple[tuple[type[Exception], str], ...] = (
+        (socket.gaierror, "no such host ({0.strerror}); check host and the network"),
+        (ConnectionRefusedError, "nothing listens there; check host and port, and whether the broker runs"),
+        (ConnectionError, "breaks the connection off; check port and tls (TLS is usually on 8883, without it on 1883)"),
+        (TimeoutError, "no answer; check host, port and firewall"),
+        (
+            ssl.SSLCertVerificationError,
+            "its certificate is not trusted: {0.verify_message}; check host, ca_file and clock",
+        ),
+        (ssl.SSLError, "TLS failed: {0.reason}; check port (usually 8883) and certificates"),
+    )
+    known = next((text.format(error) for kind, text in explanations if isinstance(error, kind)), None)
+    what = known or getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return Trouble(f"{_where(settings)}: {what}", isinstance(error, ssl.SSLError))
+
+
+def refused(settings: Mqtt, reason: str) -> Trouble:
+    """Return that a broker does not accept this client."""
+    user = f"user {settings.username!r}" if settings.username else "clients without a user name"
+    text = f"the broker refuses {user}: {reason}; check username and password_file"
+    return Trouble(f"{_where(settings)}: {text}", is_refusal=True)
+
+
+def unanswered(settings: Mqtt, complaint: str = "") -> Trouble:
+    """Return that the connection was closed in place of an answer; ``complaint``: what paho said, in brackets."""
+    hint = "check port and tls" + (", certificate_file and key_file" if settings.tls else "")
+    text = f"closed the connection without an answer{complaint}; {hint}"
+    return Trouble(f"{_where(settings)}: {text}", is_refusal=True)
+
+
+def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: bool = True) -> Client:
+    """Return a client of paho that is not connected yet; ``name`` is its id with the broker.
+
+    Raises ConfigError without paho-mqtt and for files that are missing or no certificates.
+    """
     try:
-        from detector.sinks.mqtt_session import Identity, tls_context
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("paho"):
             raise
         raise ConfigError("MQTT needs paho-mqtt: pip install 'snn-detect[mqtt]'") from error
-    context = tls_context(settings)
-    return lambda will: Identity(name, password, context, will)
+    client = Client(
+        CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=reconnects
+    )
+    client.connect_timeout = _CONNECT_S
+    client.max_inflight_messages_set(0)  # the limits are those of Outbox
+    client.max_queued_messages_set(0)
+    if (context := tls_context(settings)) is not None:
+        client.tls_set_context(context)
+    if settings.username is not None:
+        client.username_pw_set(settings.username, password)
+    return client
+
+
+def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
+    """Return the context for TLS, which always verifies the broker's name and certificate; None without TLS.
+
+    Raises ConfigError for files that are missing or no certificates.
+    """
+    if not settings.tls:
+        return None
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise ConfigError(f"ca_file {settings.ca_file}: {_describe_file_error(error)}") from error
+    if settings.certificate_file is None:
+        return context
+    try:
+        # An empty password, so that an encrypted key fails in place of a prompt at the terminal.
+        context.load_cert_chain(settings.certificate_file, settings.key_file, password="")
+    except OSError as error:
+        files = f"certificate_file {settings.certificate_file}, key_file {settings.key_file}"
+        raise ConfigError(f"{files}: {_describe_file_error(error)}") from error
+    return context
+
+
+def broker_password(broker: Mqtt, fallback: Path | None = None) -> str | None:
+    """Return the password for a broker: from its file, else the credential, else the file ``fallback``; None without.
+
+    Without a user name there is no password. Raises ConfigError where it cannot be read.
+    """
+    if broker.password_file is not None:
+        return read_secret(broker.password_file)
+    if not broker.username:
+        return None
+    if credential(BROKER_PASSWORD):
+        return read_secret(BROKER_PASSWORD)
+    has_one = fallback is not None and os.access(fallback, os.R_OK) and fallback.read_bytes().strip()
+    return read_secret(fallback) if fallback is not None and has_one else None
+
+
+def _describe_file_error(error: OSError) -> str:
+    import ssl
+
+    if isinstance(error, ssl.SSLError):
+        return f"not PEM files that fit ({error.reason or error})"
+    return str(error.strerror)
+
+
+def _set_pause(client: Client, pause_s: float) -> None:
+    client.reconnect_delay_set(pause_s, _PAUSE_S[1])  # type: ignore[arg-type]  # it takes fractions of a second
+
+
+def _where(settings: Mqtt) -> str:
+    return f"{settings.host}:{settings.port}"

@@ -1,7 +1,4 @@
-"""What is published where: topics and messages, the same for every broker; their names are a contract.
-
-From records to messages: what has happened, and what all topics say now.
-"""
+"""Topics, and the messages that follow from records; names and payloads are a contract with users."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from detector.config.settings import slug
+from detector.config.sections import slug
 from detector.records import (
     ClipRecord,
     EventRecord,
@@ -31,10 +28,10 @@ OFFLINE: Final = "offline"
 ON: Final = "ON"
 OFF: Final = "OFF"
 PROBLEM: Final = "problem"
-"""Takes the place of a class: ON while the source cannot hear well."""
+"""Stands for a class in topics: ON while the source does not deliver usable sound."""
 _RESERVED: Final = frozenset({PROBLEM, "event", "level", "status", "listening"})
 _DIGITS: Final = 8
-_LONGEST: Final = 64
+_MAX_SLUG: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +42,8 @@ class Message:
     payload: str
     qos: int = 1
     retain: bool = False
-    lasting: bool = False
-    """Tells of the past, and so is worth sending late; other messages tell of the present alone."""
+    durable: bool = False
+    """Reports the past, so that it is sent late rather than never; other messages report the present alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class Topics:
 
     @property
     def base(self) -> str:
-        """What all topics begin with."""
+        """The first part of all topics."""
         return f"{self.prefix.rstrip('/')}/{self.node}"
 
     @property
@@ -79,17 +76,17 @@ class Topics:
 
     @property
     def level(self) -> str:
-        """How loud it is."""
+        """The level of the sound."""
         return f"{self.base}/{self.source}/level"
 
     @property
     def health(self) -> str:
-        """How the service is."""
+        """The health of the service."""
         return f"{self.base}/health"
 
     @property
     def listening_set(self) -> str:
-        """Where others ask for listening to be turned on or off."""
+        """Turns listening on or off."""
         return f"{self.base}/listening/set"
 
     @property
@@ -98,16 +95,16 @@ class Topics:
         return f"{self.base}/listening/state"
 
     def state(self, class_id: str) -> str:
-        """Whether a sound is heard now."""
+        """Whether a sound is present now."""
         return f"{self.base}/{self.source}/{class_id}/state"
 
     def attributes(self, class_id: str) -> str:
-        """Particulars of the last sound of a class."""
+        """Attributes of the last sound of a class, as JSON."""
         return f"{self.base}/{self.source}/{class_id}/attributes"
 
 
 def client_id(node: str) -> str:
-    """Return the name that a machine has with the broker; a second client of that name throws the first one out."""
+    """Return the client id of a machine; a second client of that id disconnects the first one."""
     return f"snn-detect-{node}"
 
 
@@ -122,22 +119,22 @@ def class_ids(labels: Iterable[str]) -> dict[str, str]:
 
 def _distinct(name: str, label: str) -> str:
     digest = hashlib.sha256(label.encode()).hexdigest()[:_DIGITS]
-    return f"{name[: _LONGEST - _DIGITS - 1]}_{digest}"
+    return f"{name[: _MAX_SLUG - _DIGITS - 1]}_{digest}"
 
 
 _CONDITIONS: Final = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate"})
-"""States of a source that cannot hear well."""
-_LEAST_DBFS: Final = -200.0
+"""Conditions of a source without usable sound."""
+_MIN_DBFS: Final = -200.0
 _SLACK_S: Final = 0.5
-"""Health comes on its own beat: one that is this early for the next level will do."""
+"""A health record that is this much too early for the next level will do."""
 
 
 class States:
-    """Knows the last message of every retained topic; one thread at a time may use it."""
+    """Make messages of records, and keep the last message of every retained topic; for one thread at a time."""
 
-    def __init__(self, node_info: NodeInfo, topics: Topics, level_s: float, *, switch: bool) -> None:
-        """Begin with every sound off and the source not heard yet; ``switch``: listening can be turned off."""
-        self._topics, self._level_s = topics, level_s
+    def __init__(self, node_info: NodeInfo, topics: Topics, level_interval_s: float, *, switch: bool) -> None:
+        """Start with every sound off and the source offline; ``switch``: listening can be turned off."""
+        self._topics, self._level_interval_s = topics, level_interval_s
         self._ids = class_ids(label for label, _ in node_info.classes)
         self._model, self._version = node_info.model, node_info.version
         self._attributes: dict[str, dict[str, Any]] = {}
@@ -155,7 +152,7 @@ class States:
             self._keep(topics.state(class_id), OFF)
 
     def take(self, record: Record) -> list[Message]:
-        """Return what a record makes known; raises ValueError for a label that the station does not have."""
+        """Return the messages of a record; raises ValueError for a label that the node does not report."""
         match record:
             case OnsetRecord():
                 return self._onset(record)
@@ -179,7 +176,7 @@ class States:
         return [self._keep(self._topics.listening_state, ON if on else OFF)]
 
     def offline_messages(self) -> list[Message]:
-        """Return what is true once nobody listens any more: no sound is on, the source and the service are off."""
+        """Return the messages at the end of the service: every sound is off, the source and the service are offline."""
         states = [self._keep(self._topics.state(class_id), OFF) for class_id in self._ids.values()]
         return [*states, self._keep(self._topics.source_status, OFFLINE), status(self._topics, OFFLINE)]
 
@@ -198,7 +195,7 @@ class States:
             *self._source(up=True),
             self._explain(class_id, attributes),
             self._keep(self._topics.state(class_id), ON),
-            Message(self._topics.event, _json(_event(record)), lasting=True),
+            Message(self._topics.event, _json(_event(record)), durable=True),
         ]
 
     def _offset(self, record: OffsetRecord) -> list[Message]:
@@ -227,7 +224,7 @@ class States:
     def _status(self, record: StatusRecord) -> list[Message]:
         state, active = record.state, record.active
         if state == "listening":
-            return self._listens_or_not(active=active)
+            return self._listening(active=active)
         if state == "stopping":
             return self._source(up=False)
         if state not in _CONDITIONS:
@@ -236,7 +233,7 @@ class States:
         self._detail = record.detail
         return self._problem() + (self._source(up=not active) if state == "waiting" else [])
 
-    def _listens_or_not(self, *, active: bool) -> list[Message]:
+    def _listening(self, *, active: bool) -> list[Message]:
         """Note that sound arrives, or that listening was turned off: nothing is the matter with a source at rest."""
         self._is_paused = not active
         if active:
@@ -267,7 +264,7 @@ class States:
         )
 
     def _end_conditions(self, health: HealthState) -> list[Message]:
-        """Forget conditions whose end nobody told, such as those of a source that is no more."""
+        """Remove conditions whose end was not reported, such as those of a source that was closed."""
         over = {name for name, holds in (("waiting", not health.up), ("silent", health.silent)) if not holds}
         if not over & self._conditions:
             return []
@@ -277,7 +274,7 @@ class States:
     def _level(self, health: HealthState) -> list[Message]:
         """Return the level if the last one is old enough, with the samples that were clipped in between."""
         passed_s = health.uptime_s - self._level_at_s
-        if 0 <= passed_s < self._level_s - _SLACK_S or not health.up:
+        if 0 <= passed_s < self._level_interval_s - _SLACK_S or not health.up:
             return []
         clipped = health.clipped_samples - self._clipped
         level = {
@@ -300,22 +297,22 @@ class States:
 
     def _explain(self, class_id: str, attributes: dict[str, Any]) -> Message:
         self._attributes[class_id] = attributes
-        return self._keep(self._topics.attributes(class_id), _json(attributes), lasting=True)
+        return self._keep(self._topics.attributes(class_id), _json(attributes), durable=True)
 
-    def _keep(self, topic: str, payload: str, qos: int = 1, *, lasting: bool = False) -> Message:
-        message = Message(topic, payload, qos, retain=True, lasting=lasting)
+    def _keep(self, topic: str, payload: str, qos: int = 1, *, durable: bool = False) -> Message:
+        message = Message(topic, payload, qos, retain=True, durable=durable)
         self._present[topic] = message
         return message
 
     def _id(self, record: EventRecord | ClipRecord) -> str:
         label = record.label
         if label not in self._ids:
-            raise ValueError(f"unknown label {label!r}; the station has {', '.join(self._ids)}")
+            raise ValueError(f"unknown label {label!r}; the node reports {', '.join(self._ids)}")
         return self._ids[label]
 
 
 def status(topics: Topics, payload: str) -> Message:
-    """Return the message that tells whether the service runs."""
+    """Return the message for whether the service runs."""
     return Message(topics.status, payload, retain=True)
 
 
@@ -338,7 +335,7 @@ def _event(record: OnsetRecord) -> dict[str, Any]:
 
 def _decibels(value: float | None) -> float | None:
     """Round a level, and give silence, which has none in JSON, a number below all others."""
-    return None if value is None else round(max(_LEAST_DBFS, value), 1)
+    return None if value is None else round(max(_MIN_DBFS, value), 1)
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -1,173 +1,59 @@
-"""Records on standard output, whose reader may stall for ever or go away.
-
-Records as readable lines, for people at a terminal.
-
-Records as lines of JSON, for programs.
-"""
+"""Records on standard output, whose reader may stall or close it."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import select
 import sys
-import zlib
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TextIO, TypeAlias
+from typing import Final, Literal, NoReturn, Protocol
 
+from pydantic import Field
+
+from detector.config.sections import RECORD_TYPES, RecordType
 from detector.errors import DetectorError
-from detector.records import (
-    ClipRecord,
-    GapRecord,
-    HealthRecord,
-    OffsetRecord,
-    OnsetRecord,
-    Record,
-    StatusRecord,
-    as_dict,
-)
+from detector.records import Record
 from detector.sinks.base import LiveSink, RetryableError
+from detector.sinks.lines import TextSink, json_line
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
-if TYPE_CHECKING:
-    from rich.console import Console
+_TIMEOUT_S: Final = 0.5
+"""How long one attempt waits for the reader; the worker retries."""
+_ATOMIC_BYTES: Final = 4096
+"""What a pipe that is ready accepts without blocking (PIPE_BUF)."""
 
-    from detector.config.settings import Stdout
-
-_COLOURS: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
-_LABEL_WIDTH: Final = 14
-_REASONS: Final = {
-    "end_of_stream": "the sound ends here",
-    "gap": "sound was lost here",
-    "shutdown": "listening ends here",
-}
-_CAUSES: Final = {
-    "overrun": "the device was not read in time",
-    "queue": "the detector was too slow",
-    "device": "the device was away",
-    "suspended": "the machine slept",
-}
-_HEAD: Final = frozenset({"v", "type", "seq", "source", "time", "device", "clock_synced"})
-_Part: TypeAlias = str | tuple[str, str]
-"""A piece of a line, or one with its style."""
-_NOWHERE: Final = " " * len(f"{0:10.2f} s  ")
-"""In place of a position, where a record has none."""
+_STALLED: Final = "its reader has stalled; records wait, the oldest are dropped when the queue is full"
 
 
-class TextSink:
-    """Readable lines for a terminal, coloured by label where the terminal can."""
+class Stdout(SinkSection):
+    """Records on standard output, which under systemd is the journal."""
 
-    def __init__(self, console: Console) -> None:
-        """Write to ``console``."""
-        self._console = console
-        self._source: object = None
+    enabled: bool = Field(True, description="Whether records are written there.")
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description='"json", "text" for people, or "auto": text on a terminal, JSON elsewhere.'
+    )
+    types: tuple[RecordType, ...] = Field(
+        ("onset", "offset", "gap", "status"), description=f"Types of records to write, {RECORD_TYPES}."
+    )
 
-    def write(self, record: Record) -> None:
-        """Write one line, under a heading of its own where the source is another than before."""
-        from rich.text import Text
-
-        if record.source != self._source:
-            self._source = record.source
-            self._print(Text(_printable(str(self._source)), style="bold"))
-        time = f"  {record.time}" if record.time else ""
-        self._print(Text.assemble(*_parts(record), (time, "dim")))
-
-    def _print(self, text: object) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False)
-
-
-def _parts(record: Record) -> list[_Part]:
-    match record:
-        case OnsetRecord():
-            text = f"onset   score {record.score:.2f}"
-            return [_at(record.onset_s), _label(record.label, "bold "), text, _latency(record.latency_s)]
-        case OffsetRecord():
-            return [_at(record.offset_s), _label(record.label), _offset(record), _latency(record.latency_s)]
-        case GapRecord():
-            lost = f"{record.lost_s:.2f} s ({_CAUSES[record.cause]})"
-            return [_at(record.at_s), (f"{'sound lost':<{_LABEL_WIDTH}}  ", "yellow"), lost]
-        case StatusRecord():
-            state = record.state.replace("_", " ")
-            heading = f"{state if record.active else f'not {state}':<{_LABEL_WIDTH}}  "
-            return [_NOWHERE, (heading, "yellow"), _printable(record.detail)]
-        case ClipRecord():
-            return [_NOWHERE, _label(record.label), f"clip    {_printable(record.path)}"]
-        case HealthRecord():
-            return [_NOWHERE, f"{record.type:<{_LABEL_WIDTH}}  ", _health(record)]
-
-
-def _offset(record: OffsetRecord) -> str:
-    why = _REASONS.get(record.reason or "")
-    peak = "" if record.peak is None else f"  peak {record.peak:.2f}"
-    return f"offset  after {record.duration_s:.2f} s{peak}{f'  ({why})' if why else ''}"
-
-
-def _health(record: HealthRecord) -> str:
-    """Return the numbers, texts and flags of a health record, without what all records hold."""
-    plain = {k: v for k, v in as_dict(record).items() if k not in _HEAD and isinstance(v, bool | int | float | str)}
-    return "  ".join(f"{key} {_printable(str(value))}" for key, value in plain.items())
-
-
-def _at(position_s: float) -> _Part:
-    return (f"{position_s:10.2f} s  ", "dim")
-
-
-def _label(label: str, weight: str = "") -> _Part:
-    return (f"{label:<{_LABEL_WIDTH}}  ", f"{weight}{_colour(label)}")
-
-
-def _latency(latency_s: float) -> _Part:
-    return (f"  known +{latency_s:.2f} s", "dim")
-
-
-def _colour(label: str) -> str:
-    """Return a colour that a label keeps from run to run."""
-    return _COLOURS[zlib.crc32(label.encode()) % len(_COLOURS)]
-
-
-def _printable(name: str) -> str:
-    """Return a file's name with what a terminal cannot show, or would obey, replaced."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-
-
-class JsonLinesSink:
-    """One JSON object a line, each line sent at once."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """Write to ``stream``, which stays open."""
-        self._stream = stream
-
-    def write(self, record: Record) -> None:
-        """Write and flush one line."""
-        self._stream.write(json_line(record))
-        self._stream.flush()
-
-
-def json_line(record: Record) -> str:
-    """Return a record as a line; what is not ASCII is escaped, since names of files may be no text."""
-    return json.dumps(as_dict(record), separators=(",", ":"), allow_nan=False) + "\n"
-
-
-_PATIENCE_S: Final = 0.5
-"""How long one try waits for the reader; the worker goes on trying."""
-_SURE_BYTES: Final = 4096
-"""What a pipe takes at once, without waiting, when it says that it takes anything (PIPE_BUF)."""
-
-_STALLED: Final = "its reader has stalled; records wait, the oldest are dropped when it takes too long"
+    def build(self, _context: SinkContext, /) -> SinkSpec | None:
+        """Return the sink, None where it is not enabled."""
+        return SinkSpec.of(StandardOutput, self) if self.enabled else None
 
 
 class StandardOutput(LiveSink):
-    """Write a line a record, JSON or text, and never wait in a write that nobody can end.
+    """Write a line a record, JSON or text, and never block in a write.
 
-    The descriptor is written to directly and only when it says that it has room: a lock of Python's
-    streams, held by a thread that waits, would keep the interpreter from ending. It is not made
-    non-blocking, since whoever shares the terminal would find it so.
+    The descriptor is written to directly and only when poll reports room: a lock of Python's streams, held by a
+    blocked thread, would keep the interpreter from ending. It is not made non-blocking, since other processes share
+    the terminal.
     """
 
     longest_pause_s = 2.0
-    """A try costs nothing, and whoever reads again wants to see at once what has waited."""
+    """An attempt is cheap, and a reader that continues is to get at once what has waited."""
 
     def __init__(self, settings: Stdout, descriptor: int | None = None) -> None:
-        """Write to ``descriptor``; left out: that of ``sys.stdout``."""
+        """Write to ``descriptor``; None: that of ``sys.stdout``."""
         self.types = frozenset(settings.types)
         self._format = settings.format
         self._descriptor = sys.stdout.fileno() if descriptor is None else descriptor
@@ -175,7 +61,7 @@ class StandardOutput(LiveSink):
         self._tried: Record | None = None
         self._line = self._rest = b""
         self.reader_has_gone = False
-        """Whether nobody can read what is written any more; a filter in a pipeline then has no reason to go on."""
+        """Whether the reader has closed the pipe; a filter in a pipeline then ends."""
 
     def open(self) -> None:
         """Choose the format."""
@@ -185,37 +71,37 @@ class StandardOutput(LiveSink):
     def write(self, record: Record) -> None:
         """Write one line.
 
-        Raises RetryableError where the reader takes none of it for a while or the disk is full, and
-        DetectorError where it has gone. A line of which some has been taken counts as written; the
-        rest of it goes before anything else.
+        Raises RetryableError where the reader accepts none of it for a while or the disk is full, and
+        DetectorError where it has closed the pipe. A line that was written in part counts as written; its
+        rest is sent before anything else.
         """
-        if trouble := self._send(_PATIENCE_S):
+        if trouble := self._send(_TIMEOUT_S):
             raise RetryableError(trouble)
-        if record is not self._tried:  # a heading that the first try has made is made only once
+        if record is not self._tried:  # a heading is written by the first attempt only
             self._tried, self._line = record, self._lines.of(record)
         self._rest = self._line
-        trouble = self._send(_PATIENCE_S)
+        trouble = self._send(_TIMEOUT_S)
         if trouble and len(self._rest) == len(self._line):
             self._rest = b""
             raise RetryableError(trouble)
 
     def tick(self) -> None:
-        """Look whether the reader is still there, and send what is left of a line."""
+        """Check whether the reader is still there, and send what is left of a line."""
         self._send(0)
         self._is_ready(0)
 
     def close(self) -> None:
-        """Send what is left of a line, if the reader takes it."""
-        self._send(_PATIENCE_S)
+        """Send what is left of a line, if the reader accepts it."""
+        self._send(_TIMEOUT_S)
 
-    def _send(self, patience_s: float) -> str | None:
-        """Send the rest until it is out, or return why some of it is left."""
+    def _send(self, timeout_s: float) -> str | None:
+        """Send the rest of a line; return why some of it is left, None where none is."""
         while self._rest:
-            if not self._is_ready(patience_s):
+            if not self._is_ready(timeout_s):
                 return _STALLED
             try:
-                sent = os.write(self._descriptor, self._rest[:_SURE_BYTES])
-            except BlockingIOError:  # somebody else has made it non-blocking
+                sent = os.write(self._descriptor, self._rest[:_ATOMIC_BYTES])
+            except BlockingIOError:  # another process has made it non-blocking
                 return _STALLED
             except (BrokenPipeError, ConnectionResetError):
                 self._report_closed()
@@ -224,11 +110,11 @@ class StandardOutput(LiveSink):
             self._rest = self._rest[sent:]
         return None
 
-    def _is_ready(self, patience_s: float) -> bool:
-        """Wait until the descriptor takes something; raises DetectorError where its reader has gone."""
+    def _is_ready(self, timeout_s: float) -> bool:
+        """Wait until the descriptor accepts data; raises DetectorError where its reader has closed it."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        events = [event for _, event in poll.poll(1000 * patience_s)]
+        events = [event for _, event in poll.poll(1000 * timeout_s)]
         if any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for event in events):
             self._report_closed()
         return bool(events)
@@ -236,7 +122,7 @@ class StandardOutput(LiveSink):
     def _report_closed(self) -> NoReturn:
         self.reader_has_gone = True
         self._rest = b""
-        raise DetectorError("its reader has gone; what comes now is not written there")
+        raise DetectorError("its reader has closed it; further records are not written there")
 
 
 class _Lines(Protocol):

@@ -4,55 +4,80 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
-import ssl
 import time
 from datetime import UTC, datetime
-from email.message import Message
-from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
-from urllib.error import HTTPError, URLError
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
-from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
-    HTTPHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-)
 
-from detector.config.settings import Webhook
+from pydantic import Field
+
+from detector.config.secrets import read_optional_secret, redacted_url
+from detector.config.sections import RECORD_TYPES, Labels, RecordType, SecretFile, UserPath
 from detector.errors import ConfigError, DetectorError
 from detector.records import Record
 from detector.sinks.base import LiveSink, RetryableError
-from detector.sinks.stdout import json_line
+from detector.sinks.lines import json_line
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
-_AGAIN: Final = frozenset({408, 429})
-"""Answers that, like those from 500 on, say nothing against the record itself."""
-_LONGEST_PAUSE_S: Final = 300.0
-"""A server that asks to be left alone for longer than this is asked again sooner."""
-_MOST_ANSWER_BYTES: Final = 65536
+if TYPE_CHECKING:  # imported with the first webhook
+    import ssl
+    from email.message import Message
+    from urllib.error import HTTPError
+    from urllib.request import OpenerDirector
+
+_RETRYABLE: Final = frozenset({408, 429})
+"""Answers that, like those from 500 on, do not reject the record itself."""
+_MAX_PAUSE_S: Final = 300.0
+"""Limit of Retry-After."""
+_MAX_ANSWER_BYTES: Final = 65536
+
+
+class Webhook(SinkSection):
+    """HTTP POST of each record as JSON."""
+
+    url: str = Field(pattern=r"^https?://[^\s]+$", description="Where to post.", examples=["https://example.org/hook"])
+    types: tuple[RecordType, ...] = Field(("onset", "offset"), description=f"Types of records to post, {RECORD_TYPES}.")
+    labels: Labels = Field((), description="Labels to post. Empty: all.")
+    token_file: SecretFile | None = Field(
+        None,
+        description='File with a token for the header "Authorization: Bearer".',
+        examples=["/etc/snn-detect/hook.token"],
+    )
+    ca_file: UserPath | None = Field(
+        None,
+        description="Certificates to trust, where they are not the system's.",
+        examples=["/etc/snn-detect/ca.pem"],
+    )
+    timeout_s: float = Field(5.0, gt=0, le=60, description="Seconds to wait for an answer.")
+    max_attempts: int = Field(5, ge=1, le=100, description="Attempts for one record before it is given up.")
+
+    def shown(self) -> dict[str, Any]:
+        """Return the values without the URL's path, which often is the permission to post."""
+        return super().shown() | {"url": redacted_url(self.url)}
+
+    def build(self, _context: SinkContext, /) -> SinkSpec:
+        """Return the sink; raises ConfigError for a token that cannot be read."""
+        return SinkSpec.of(WebhookSink, self, read_optional_secret(self.token_file))
 
 
 class WebhookSink(LiveSink):
     """POST each record as JSON, in order, one at a time.
 
     An answer from 200 to 299 means that it has arrived. The header Idempotency-Key is the same for
-    each try of one record and no other, so that a server can tell a repetition. Redirects are not
-    followed: the token would go to whom it is not meant for.
+    each attempt for one record and no other, so that a server can recognise a repetition. Redirects are not
+    followed: they would send the token to another server.
     """
 
     def __init__(self, settings: Webhook, token: str | None) -> None:
-        """Take the bearer token, if there is one; raises ConfigError for a URL or certificates that cannot be."""
+        """Prepare; ``token``: bearer token to send. Raises ConfigError for a wrong URL or wrong certificates."""
         self.types = frozenset(settings.types)
         self.labels = frozenset(settings.labels) or None
         self._settings, self._token = settings, token
         self._name, self._opener = _check_url(settings.url), _opener(settings)
         self._record: Record | None = None
-        self._tries = 0
+        self._attempts = 0
         self._not_before = 0.0
         self._trouble = ""
 
@@ -60,22 +85,26 @@ class WebhookSink(LiveSink):
         """Post one record.
 
         Raises RetryableError where the server is away or busy, DetectorError where it refuses the
-        record or the last try has failed.
+        record or the last attempt has failed.
         """
         if time.monotonic() < self._not_before:
             raise RetryableError(self._trouble)
         if record is not self._record:
-            self._record, self._tries = record, 0
-        self._tries += 1
+            self._record, self._attempts = record, 0
+        self._attempts += 1
         try:
             self._post(record)
         except RetryableError as error:
             self._trouble = str(error)
-            if self._tries >= self._settings.tries:
-                raise DetectorError(f"{error}; given up after {self._tries} tries") from error
+            if self._attempts >= self._settings.max_attempts:
+                raise DetectorError(f"{error}; given up after {self._attempts} attempts") from error
             raise
 
     def _post(self, record: Record) -> None:
+        from http.client import HTTPException
+        from urllib.error import HTTPError, URLError
+        from urllib.request import Request
+
         line = json_line(record)
         request = Request(self._settings.url, line.encode(), self._headers(record, line), method="POST")  # noqa: S310 - the settings allow http and https alone
         try:
@@ -87,7 +116,7 @@ class WebhookSink(LiveSink):
             self._refused(error)
         except URLError as error:
             raise RetryableError(f"{self._name}: {_words(error.reason)}") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             raise RetryableError(f"{self._name}: {_words(error)}") from error
 
     def _headers(self, record: Record, line: str) -> dict[str, str]:
@@ -101,18 +130,18 @@ class WebhookSink(LiveSink):
 
     def _refused(self, error: HTTPError) -> None:
         """Raise what the answer means."""
-        told = f"{self._name}: answers {error.code} {error.reason}".rstrip()
-        if error.code in _AGAIN or error.code >= http.client.INTERNAL_SERVER_ERROR:
-            self._not_before = time.monotonic() + min(_pause_s(error.headers), _LONGEST_PAUSE_S)
-            raise RetryableError(told) from error
-        if error.code < http.client.BAD_REQUEST:
+        text = f"{self._name}: answers {error.code} {error.reason}".rstrip()
+        if error.code in _RETRYABLE or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._not_before = time.monotonic() + min(_pause_s(error.headers), _MAX_PAUSE_S)
+            raise RetryableError(text) from error
+        if error.code < HTTPStatus.BAD_REQUEST:
             where = urlsplit(error.headers.get("Location", "")).hostname or "another place"
-            raise DetectorError(f"{told}, to {where}; redirects are not followed: name the new url") from error
-        raise DetectorError(f"{told}; check url and token_file") from error
+            raise DetectorError(f"{text}, to {where}; redirects are not followed: name the new url") from error
+        raise DetectorError(f"{text}; check url and token_file") from error
 
 
 def _check_url(url: str) -> str:
-    """Return the server's name for messages: path and query often hold a secret."""
+    """Return the server's name for messages, since path and query often hold a secret; raises ConfigError."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -124,16 +153,21 @@ def _check_url(url: str) -> str:
 
 
 def _opener(settings: Webhook) -> OpenerDirector:
-    """Return what the library would build, but for the part that follows redirects."""
-    opener = OpenerDirector()
-    for handler in (ProxyHandler(), HTTPHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor()):
-        opener.add_handler(handler)
+    """Return the opener that urllib would build, without following redirects."""
+    from urllib import request
+
+    opener = request.OpenerDirector()
+    handlers = (request.ProxyHandler, request.HTTPHandler, request.HTTPDefaultErrorHandler, request.HTTPErrorProcessor)
+    for handler in handlers:
+        opener.add_handler(handler())
     if settings.url.startswith("https:"):
-        opener.add_handler(HTTPSHandler(context=_trust(settings.ca_file)))
+        opener.add_handler(request.HTTPSHandler(context=_trust(settings.ca_file)))
     return opener
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    import ssl
+
     try:
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError as error:
@@ -143,16 +177,20 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _drain(answer: Any) -> None:
-    """Take the answer's body, so that the server is not cut off in it; what it says does not matter."""
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        answer.read(_MOST_ANSWER_BYTES)
+    """Read the answer's body, which is ignored, so that the connection is not closed in its middle."""
+    from http.client import HTTPException
+
+    with contextlib.suppress(OSError, HTTPException):
+        answer.read(_MAX_ANSWER_BYTES)
 
 
 def _pause_s(headers: Message) -> float:
-    """Return how long the server asks to be left alone, in seconds; 0 where it does not say."""
+    """Return the pause that the server asks for by Retry-After, in seconds; 0 without one."""
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
+    from email.utils import parsedate_to_datetime
+
     try:
         moment = parsedate_to_datetime(text)
     except ValueError:
@@ -162,7 +200,9 @@ def _pause_s(headers: Message) -> float:
 
 
 def _words(reason: object) -> str:
-    """Say in one line why a server cannot be reached."""
+    """Return in one line why a server cannot be reached."""
+    import ssl
+
     if isinstance(reason, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({reason.verify_message}); check url, ca_file and the clock"
     if isinstance(reason, TimeoutError):

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import logging
 import socket
 import threading
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
-from detector.config.secrets import split_address, token_required
-from detector.config.settings import Metrics, Web
+from pydantic import Field
+
+from detector.config.secrets import read_optional_secret, split_address, token_required
+from detector.config.sections import SecretFile
 from detector.errors import ConfigError
-from detector.messages import AudioChunk, Trace
-from detector.pipeline import Detector
 from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record, ServiceState
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
-from detector.web.events import Archive, Events, ModelInfo, Pictures
-from detector.web.stream import Broadcaster, FrameEncoder
+from detector.sinks.clips import Clips
+from detector.sinks.database import Database
+from detector.sinks.prometheus import Metrics
+from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported with the page
+    import asyncio
+
+    from detector.messages import AudioChunk, Trace
+    from detector.pipeline import Detector
     from detector.sinks.prometheus import EventMetrics
+    from detector.web.events import Archive
 
-__all__ = ["Archive", "WebSink"]
 _log = logging.getLogger(__name__)
 _EXTRA: Final = "the page needs fastapi and uvicorn: pip install 'snn-detect[web]'"
 _STOP_S: Final = 0.5
@@ -33,6 +38,46 @@ _USER_TIMEOUT_MS: Final = 30_000
 _SEND_BYTES: Final = 65_536
 _BACKLOG: Final = 64
 _MAX_CONNECTIONS: Final = 200
+
+
+class Web(ServerSinkSection):
+    """A page for browsers, at http://ADDRESS/, that shows what is detected as it happens, and its JSON API."""
+
+    serves_metrics: ClassVar[bool] = True
+    address: str = Field(
+        "127.0.0.1:8765",
+        description="Address and port to listen on. One that other machines can reach needs token_file.",
+    )
+    token_file: SecretFile | None = Field(
+        None, description="File with the token that the page asks for once.", examples=["/etc/snn-detect/web.token"]
+    )
+    hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")], ...] = Field(
+        (),
+        description="Names by which browsers call this machine, beside localhost and its own; IP addresses always "
+        "work.",
+    )
+
+    def build(self, context: SinkContext, /) -> SinkSpec:
+        """Return the sink; raises ConfigError for a token that cannot be read, or another one of the metrics."""
+        from detector.web.events import Archive
+
+        database, clips = context.find(Database), context.find(Clips)
+        archive = Archive(None if database is None else database.file, None if clips is None else clips.folder)
+        metrics, token = self._metrics(context), read_optional_secret(self.token_file)
+        if metrics is not None and metrics.token_file and read_optional_secret(metrics.token_file) != token:
+            raise ConfigError(
+                f"metrics.token_file: the page at {self.address} serves the metrics, too, with one token for both: "
+                "leave it out, name that of the page, or choose another metrics.address"
+            )
+        identity = (self, archive, context.node_info, context.detector.classes, token, metrics)
+        detector = context.detector
+        return SinkSpec(identity, lambda: WebSink(self, archive, context.node_info, detector, token, metrics))
+
+    def _metrics(self, context: SinkContext) -> Metrics | None:
+        """Return the section of metrics that the page serves, since both have one address."""
+        metrics = context.find(Metrics)
+        is_shared = metrics is not None and split_address(metrics.address) == split_address(self.address)
+        return metrics if is_shared else None
 
 
 class WebSink(LiveSink):
@@ -55,6 +100,9 @@ class WebSink(LiveSink):
         if token is None and token_required(settings.address):
             raise ConfigError(f"web address {settings.address} is open to others: set token_file, or use 127.0.0.1")
         _require_extra()
+        from detector.web.events import Events, ModelInfo, Pictures
+        from detector.web.stream import Broadcaster, FrameEncoder
+
         self._settings, self._token = settings, token
         self._metrics = None if metrics is None else _event_metrics(metrics, node_info)
         frame_encoder, features = FrameEncoder(detector), detector.manifest.features
@@ -141,6 +189,8 @@ class WebServer:
 
     def __init__(self, application: Any, host: str, port: int) -> None:
         """Listen and start the thread; raises OSError where the address cannot be had."""
+        import asyncio
+
         import uvicorn
 
         # Clients' mistakes are not logged; errors of ours are logged by the worker of the sink.
@@ -183,6 +233,8 @@ class WebServer:
 
     async def _wait(self) -> None:
         """Sleep until ``stop``."""
+        import asyncio
+
         self._loop = asyncio.get_running_loop()
         if not self._server.should_exit:
             await self._stopped.wait()

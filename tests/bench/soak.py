@@ -34,12 +34,16 @@ from numpy.typing import NDArray
 from detector.audio.live_source import drain
 from detector.audio.sources import read_sound
 from detector.config.paths import STDIN
-from detector.config.settings import Audio, Database, JsonFile, Listening, Settings, Stdout
+from detector.config.sections import Audio, Model
+from detector.config.settings import Settings
 from detector.messages import Samples
 from detector.pipeline import Detector
 from detector.service.engine import Counters
 from detector.service.health import rss_bytes
 from detector.service.runtime import RunOptions, ServiceRuntime
+from detector.sinks.database import Database
+from detector.sinks.json_file import JsonFile
+from detector.sinks.stdout import Stdout
 
 MOST_GROWTH_BYTES: Final = 5_000_000
 _SPREADS: Final = 2
@@ -78,7 +82,7 @@ class Soak:
         self._database = folder / "events.db"
         self._settings = Settings(
             audio=Audio(device=STDIN),
-            listening=Listening(path=model),
+            model=Model(path=model),
             stdout=Stdout(enabled=False),
             file=(JsonFile(path=folder / "events.jsonl"),),
             database=Database(path=self._database),
@@ -190,7 +194,7 @@ class Soak:
 
     def _compare(self) -> tuple[int, float, float]:
         """Compare the scores of the end: how many frames, the mean difference from fresh detectors, and among these."""
-        detector = Detector.load(self._settings.listening.path)
+        detector = Detector.load(self._settings.model.path)
         f = detector.manifest.features
         total = self._seconds * self._rate_hz
         since = total - _COMPARED_S * self._rate_hz

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from detector.audio.capture import StreamFormat
 from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
 from detector.audio.microphone import Microphone
-from detector.config.settings import Audio
+from detector.config.sections import Audio
 from detector.errors import DeviceError
 
 DEADLINE_S = 30.0

@@ -22,7 +22,7 @@ from detector.audio import capture
 from detector.audio import capture as supervisor
 from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
 from detector.audio.microphone import Microphone
-from detector.config.settings import Audio
+from detector.config.sections import Audio
 from detector.errors import DetectorError
 
 

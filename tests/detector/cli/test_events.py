@@ -26,10 +26,9 @@ from click.testing import CliRunner, Result
 
 from detector.cli.events import events
 from detector.cli.program import Program
-from detector.config.settings import Database
 from detector.events_db import FIELDS
 from detector.records import OffsetRecord, OnsetRecord
-from detector.sinks.database import DatabaseSink
+from detector.sinks.database import Database, DatabaseSink
 from tests.detector.sinks.live_records import clip, offset, onset
 
 Record = dict[str, Any]

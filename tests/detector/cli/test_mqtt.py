@@ -12,9 +12,8 @@ from click.testing import CliRunner, Result
 
 from detector.cli.mqtt import mqtt
 from detector.cli.program import Program
-from detector.config.settings import Mqtt
 from detector.sinks.base import SinkWorker
-from detector.sinks.mqtt import MqttSink
+from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import HOST, Broker, Watcher, free_port, retained
 from tests.detector.sinks.live_records import STATION, health, onset
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -17,10 +18,11 @@ from click.testing import CliRunner, Result
 
 from detector.cli.config import config as config_command
 from detector.cli.program import Program
-from detector.config.loading import known_keys, load_configuration, load_settings
+from detector.config.loading import RENAMED, known_keys, load_configuration, load_settings
 from detector.config.settings import Settings
 from detector.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[3]
 SYSTEM_FILE = Path("/etc/snn-detect/config.toml")
 
 
@@ -89,11 +91,11 @@ def test_tables_are_merged_and_lists_replaced(file: Path) -> None:
     assert found.listening.thresholds == {"x": 0.1, "y": 0.3, "z": 0.4}
 
 
-def test_wishes_of_the_command_line_stay_as_they_are(file: Path) -> None:
-    run_options = {"mqtt": [{"host": "a"}], "mqtt.port": 2}
+def test_values_of_the_command_line_stay_as_they_are(file: Path) -> None:
+    overrides = {"mqtt": [{"host": "a"}], "mqtt.port": 2}
     for _ in range(2):
-        assert [m.port for m in load_settings(written(file, ""), run_options).mqtt] == [2]
-    assert run_options == {"mqtt": [{"host": "a"}], "mqtt.port": 2}
+        assert [m.port for m in load_settings(written(file, ""), overrides).mqtt] == [2]
+    assert overrides == {"mqtt": [{"host": "a"}], "mqtt.port": 2}
 
 
 def test_one_table_does_not_say_which_of_several_it_means(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +120,7 @@ def test_one_table_does_not_say_which_of_several_it_means(file: Path, monkeypatc
         ("SNN_DETECT_LISTENING__THRESHOLDS", '{"guitar": 0.5}', "listening.thresholds", {"guitar": 0.5}),
         ("SNN_DETECT_LISTENING__THRESHOLDS", "{ guitar = 0.5 }", "listening.thresholds", {"guitar": 0.5}),
         ("SNN_DETECT_LISTENING__THRESHOLDS__GUITAR", "0.5", "listening.thresholds", {"guitar": 0.5}),
-        ("SNN_DETECT_MODEL", "/m.onnx", "listening.path", "/m.onnx"),
+        ("SNN_DETECT_MODEL", "/m.onnx", "model.path", "/m.onnx"),
         ("SNN_DETECT_DATABASE", "{}", "database.path", None),
         ("SNN_DETECT_FILE__PATH", '"/a b"', "file.0.path", "/a b"),
     ],
@@ -163,14 +165,14 @@ def test_variables_that_are_no_settings_are_left_alone(file: Path, monkeypatch: 
         ),
         ("[stdout]\nenabled = 'perhaps'", "stdout.enabled: must be true or false, not 'perhaps'"),
         ("[listening]\nonly = 'guitar'", "listening.only: must be a list, such as [\"...\"], not 'guitar'"),
-        ("[listening]\npath = ''", "listening.path: must be the path of a file or folder"),
+        ("[model]\npath = ''", "model.path: must be the path of a file or folder"),
         ("[listening.thresholds]\ndog-bark = 3", "listening.thresholds.dog-bark: must be less than 1, not 3"),
         ("[mqtt]\nport = 1", "mqtt.host: is missing"),
         ("[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'b'\nport = 0", "mqtt[2 of 2].port: must be at least 1, not 0"),
         ("[mqtt]\nhost = 'a'\nca_file = '/x'", "mqtt: ca_file, certificate_file and key_file need tls = true"),
         (
             "[[mqtt]]\nhost = 'a'\n[[mqtt]]\nhost = 'a'\nprefix = 'x'",
-            "mqtt: two sections name the broker a:1883, where each would drive the other out; keep one",
+            "mqtt: two sections name the broker a:1883, where each disconnects the other; keep one",
         ),
         ("[[file]]\npath = '/x'\n[[file]]\npath = '/x'", "file: two sections write /x; give each its own path"),
         ("[command]\nargv = []", "command.argv: must not be empty"),
@@ -209,7 +211,7 @@ def test_the_usual_port_of_a_broker(file: Path, text: str, port: int) -> None:
     assert load_settings(written(file, f"[mqtt]\nhost = 'a'\n{text}\n")).mqtt[0].port == port
 
 
-def test_a_mistake_is_told_with_the_place_that_brought_it(file: Path) -> None:
+def test_a_mistake_is_reported_with_its_place(file: Path) -> None:
     written(file, "[audio]\nrate_hz = 1\n")
     part = written(file.with_name("config.d") / "a.toml", "[audio]\nrate_hz = 2\n")
     assert mistake(file).startswith(f"{part}: audio.rate_hz: must be at least 4000, not 2")
@@ -221,7 +223,7 @@ def test_a_mistake_is_told_with_the_place_that_brought_it(file: Path) -> None:
         load_settings(file, {"audio.rate_hz": 3})
 
 
-def test_of_several_mistakes_the_first_is_told_and_the_rest_counted(file: Path) -> None:
+def test_of_several_mistakes_the_first_is_reported_and_the_rest_counted(file: Path) -> None:
     written(file, "[audio]\nbuffer_s = 0\nrate_hz = 1\ndevise = 'x'\n")
     assert mistake(file) == (
         f"{file}: audio.devise: no such key; did you mean audio.device? (and 2 more: snn-detect config check)"
@@ -287,14 +289,102 @@ def test_a_file_that_is_not_for_this_user_is_passed_over(tmp_path: Path) -> None
 
 
 def test_a_tilde_is_the_users_home(file: Path, tmp_path: Path) -> None:
-    written(file, "[listening]\npath = '~/m.onnx'\n")
-    assert load_settings(file).listening.path == tmp_path / "home" / "m.onnx"
+    written(file, "[model]\npath = '~/m.onnx'\n")
+    assert load_settings(file).model.path == tmp_path / "home" / "m.onnx"
+
+
+FORMER = (
+    "[listening]\npath = '/m.onnx'\n[mqtt]\nhost = 'a'\nlevel_s = 7\n[[webhook]]\nurl = 'https://a'\ntries = 2\n"
+    "[clips]\nlongest_s = 3\nmost_bytes = 4\nmost_files = 5\nmost_days = 6\nleast_free_bytes = 8\n"
+)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_former_names_of_keys_are_accepted_with_a_warning_each(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = load_settings(written(file, FORMER))
+    assert found.model.path == Path("/m.onnx")
+    assert (found.mqtt[0].level_interval_s, found.webhook[0].max_attempts) == (7, 2)
+    clips = found.clips
+    assert clips is not None
+    assert (clips.max_s, clips.max_bytes, clips.max_files, clips.max_days, clips.min_free_bytes) == (3, 4, 5, 6, 8)
+    lines = warnings(caplog)
+    assert len(lines) == len(RENAMED) == 8
+    end = "; the next release no longer accepts the former name"
+    assert lines[0] == f"{file}: listening.path is now called model.path{end}"
+    assert f"{file}: clips.most_days is now called clips.max_days{end}" in lines
+
+
+def test_former_names_are_accepted_wherever_a_value_comes_from(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = written(file.with_name("config.d") / "a.toml", "[[webhook]]\nurl = 'https://a'\ntries = 2\n" * 2)
+    monkeypatch.setenv("SNN_DETECT_CLIPS__MOST_DAYS", "3")
+    monkeypatch.setenv("SNN_DETECT_MQTT", '[{"host": "a", "level_s": 4}]')
+    found = load_settings(written(file, "[clips]\nmax_days = 9\n"), {"listening.path": "/m.onnx"})
+    assert found.clips is not None
+    assert (found.clips.max_days, found.mqtt[0].level_interval_s, found.model.path) == (3, 4, Path("/m.onnx"))
+    assert [webhook.max_attempts for webhook in found.webhook] == [2, 2]
+    assert [line.partition(";")[0] for line in warnings(caplog)] == [
+        f"{part}: webhook.tries is now called webhook.max_attempts",
+        "SNN_DETECT_CLIPS__MOST_DAYS: SNN_DETECT_CLIPS__MOST_DAYS is now called SNN_DETECT_CLIPS__MAX_DAYS",
+        "SNN_DETECT_MQTT: SNN_DETECT_MQTT__LEVEL_S is now called SNN_DETECT_MQTT__LEVEL_INTERVAL_S",
+        "command line: listening.path is now called model.path",
+    ]
+
+
+@pytest.mark.parametrize("former", sorted(RENAMED))
+def test_a_key_by_both_its_names_is_a_mistake(file: Path, former: str) -> None:
+    section, _, old = former.partition(".")
+    new_section, _, new = RENAMED[former].partition(".")
+    text = f"[{section}]\n{old} = 1\n{new} = 1" if section == new_section else f"{former} = 1\n{RENAMED[former]} = 1"
+    assert mistake(written(file, text)) == (
+        f"{file}: {former} is the former name of {RENAMED[former]}, which is given too; remove one of them"
+    )
+
+
+def test_former_names_are_no_part_of_the_schema_or_of_what_is_shown(file: Path) -> None:
+    assert not RENAMED.keys() & set(known_keys())
+    assert not [name for name in ("most_days", "level_s", "tries") if name in run("schema").stdout]
+    shown = run("show", "--config", written(file, FORMER))
+    assert "max_days = 6.0" in shown.stdout
+    assert "most_days" not in shown.stdout
+
+
+def test_a_former_name_with_a_wrong_value_is_reported_by_the_present_name(file: Path) -> None:
+    assert mistake(written(file, "[clips]\nmost_files = 0\n")) == f"{file}: clips.max_files: must be more than 0, not 0"
+    assert mistake(written(file, "model = 3\n[listening]\npath = '/m'\n")).startswith(
+        f"{file}: listening.path: no such"
+    )
+
+
+def test_settings_import_no_library_that_only_some_sinks_need() -> None:
+    libraries = {
+        "asyncio",
+        "http.server",
+        "numpy",
+        "paho",
+        "prometheus_client",
+        "soundfile",
+        "sqlite3",
+        "ssl",
+        "starlette",
+        "urllib.request",
+    }
+    program = (
+        "import sys; from detector.config.loading import load_settings; load_settings(None, {'mqtt.host': 'a'})\n"
+        f"print({libraries} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "set()\n"
 
 
 def test_clips_may_be_kept_for_ever(file: Path) -> None:
-    found = load_settings(written(file, "[clips]\nmost_days = 0\n")).clips
+    found = load_settings(written(file, "[clips]\nmax_days = 0\n")).clips
     assert found is not None
-    assert found.most_days is None
+    assert found.max_days is None
 
 
 def test_metrics_beyond_this_machine_need_a_token_file(file: Path) -> None:
@@ -306,11 +396,11 @@ def test_what_is_shown_is_a_configuration_with_the_same_meaning(file: Path, tmp_
     written(
         file,
         "[audio]\ndevice = 'Ünusual \"name\"'\nrate_hz = 48000\n[listening]\nthresholds = { 'a b' = 0.5 }\n"
-        "[database]\n[[file]]\npath = '/a'\n[[file]]\npath = '/b'\n[clips]\nmost_days = 0\n[metrics]\n",
+        "[database]\n[[file]]\npath = '/a'\n[[file]]\npath = '/b'\n[clips]\nmax_days = 0\n[metrics]\n",
     )
     shown = run("show", "--config", file)
     assert shown.exit_code == 0
-    again = written(tmp_path / "again.toml", shown.stdout.replace("# most_days is left out", "most_days = 0"))
+    again = written(tmp_path / "again.toml", shown.stdout.replace("# max_days is left out", "max_days = 0"))
     assert load_settings(again) == load_settings(file)
 
 
@@ -390,6 +480,21 @@ def test_init_writes_the_example_and_touches_nothing_that_is_there(tmp_path: Pat
     assert run("init", tmp_path / "new" / "config.toml" / "x").exit_code == 2
 
 
+def test_the_packages_file_is_the_example() -> None:
+    """The Makefile installs this copy, since it needs no Python that has the dependencies."""
+    found = (ROOT / "systemd" / "config.toml").read_text(encoding="utf-8")
+    assert found == run("init", "-").stdout, "run: snn-detect config init - > systemd/config.toml"
+
+
+def test_every_key_has_a_description_and_what_has_no_default_an_example() -> None:
+    lines = run("init", "-").stdout.splitlines()
+    for before, line in itertools.pairwise(lines):
+        if re.match(r"#?\w+ = |#?\[", line):
+            assert before.startswith("# "), line
+    assert '""' not in [line.partition(" = ")[2] for line in lines if not line.startswith("#rule = ")]
+    assert max(map(len, lines)) <= 120
+
+
 def test_the_example_explains_every_key(file: Path) -> None:
     """A key stands in it with its default; one without a default stands there with an example."""
     text = run("init", "-").stdout
@@ -403,7 +508,7 @@ def test_the_example_explains_every_key(file: Path) -> None:
         assert not name or name in table, key
     defaults = Settings(database={}, metrics={}, web={}, clips={}).model_dump(mode="json")
     found = shown.settings.model_dump(mode="json")
-    for section in ("audio", "listening", "health", "stdout", "database", "metrics", "web", "clips"):
+    for section in ("audio", "model", "listening", "health", "stdout", "database", "metrics", "web", "clips"):
         for name, default in defaults[section].items():
             assert default in (None, {}) or found[section][name] == default, f"{section}.{name}"
     for section, fixed in (

@@ -38,12 +38,12 @@ def test_secrets_that_cannot_be_used(tmp_path: Path, data: bytes | None, expecte
         read_secret(path)
 
 
-def test_a_secret_that_everybody_can_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_secret_that_every_user_can_read_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "secret"
     path.write_text("hunter2", encoding="utf-8")
     path.chmod(0o604)
     with caplog.at_level(logging.WARNING):
         assert read_secret(path) == read_secret(path) == "hunter2"
     (message,) = caplog.messages
-    assert "everybody can read this secret" in message
+    assert "every user can read this secret" in message
     assert "hunter2" not in message

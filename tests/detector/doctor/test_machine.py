@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.config.settings import Clips, Database, JsonFile, Settings
+from detector.config.settings import Settings
 from detector.doctor.machine import (
     Place,
     User,
@@ -26,6 +26,9 @@ from detector.doctor.machine import (
     writer,
 )
 from detector.doctor.result import SystemPaths
+from detector.sinks.clips import Clips
+from detector.sinks.database import Database
+from detector.sinks.json_file import JsonFile
 from tests.detector.doctor.conftest import Program, write
 
 NOW = datetime(2026, 11, 23, 18, 4, 5, tzinfo=UTC)

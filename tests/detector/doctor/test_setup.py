@@ -45,7 +45,7 @@ def test_the_sources_of_the_settings_are_listed(tmp_path: Path, monkeypatch: pyt
     path = write(tmp_path / "config.toml", '[audio]\ndevice = "hw:CARD=Device"\n')
     more = write(tmp_path / "config.d/10-node.toml", 'node = "kitchen"\n')
     monkeypatch.setenv("SNN_DETECT_AUDIO__CHANNEL", "left")
-    found, finding = check_configuration(path, {"audio.device": "mic", "listening.path": None})
+    found, finding = check_configuration(path, {"audio.device": "mic", "model.path": None})
     assert found is not None
     assert (found.settings.audio.device, found.settings.audio.channel, found.settings.node) == (
         "mic",
@@ -64,13 +64,21 @@ def test_a_wrong_setting_is_a_problem_that_names_it(tmp_path: Path) -> None:
     assert str(path) in finding.advice
 
 
+def test_a_former_name_of_a_key_is_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.toml", "[clips]\nmost_days = 3\n")
+    found, finding = check_configuration(path, {})
+    assert found is not None
+    assert (finding.state, finding.exit_code) == ("warning", 0)
+    assert "clips.most_days is now called clips.max_days" in finding.found
+
+
 def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     found, finding = check_configuration(tmp_path / "none.toml", {})
     assert (found, finding.state, finding.exit_code) == (None, "problem", 2)
 
 
 def test_a_good_model_is_named_with_its_hash(detector: Detector) -> None:
-    found, finding = check_model(settings(listening={"path": str(detector.path)}))
+    found, finding = check_model(settings(model={"path": str(detector.path)}))
     assert found is not None
     assert finding.state == "ok"
     assert detector.sha256[:12] in finding.found
@@ -80,13 +88,15 @@ def test_a_good_model_is_named_with_its_hash(detector: Detector) -> None:
 def test_a_damaged_model_is_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "cut.onnx"
     path.write_bytes(default_model_path().read_bytes()[:50_000])
-    found, finding = check_model(settings(listening={"path": str(path)}))
+    found, finding = check_model(settings(model={"path": str(path)}))
     assert (found, finding.state, finding.exit_code) == (None, "problem", 2)
     assert str(path) in finding.found
 
 
 def test_a_threshold_for_an_unknown_sound_is_a_problem(detector: Detector) -> None:
-    found, finding = check_model(settings(listening={"path": str(detector.path), "thresholds": {"guitarr": 0.5}}))
+    found, finding = check_model(
+        settings(model={"path": str(detector.path)}, listening={"thresholds": {"guitarr": 0.5}})
+    )
     assert (found, finding.exit_code, "guitarr" in finding.found) == (None, 2, True)
 
 

@@ -10,12 +10,20 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Command, Database, JsonFile, Mqtt, Settings, Stdout, Webhook
+from detector.config.loading import section_of
+from detector.config.settings import Settings
 from detector.errors import ConfigError
 from detector.pipeline import Detector
 from detector.records import Record
-from detector.service.outputs import SinkContext, SinkManager, SinkSpec, specs
+from detector.service.outputs import SinkManager, specs
 from detector.sinks.base import LiveSink, NodeInfo
+from detector.sinks.command import Command
+from detector.sinks.database import Database
+from detector.sinks.json_file import JsonFile
+from detector.sinks.mqtt import Mqtt
+from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+from detector.sinks.stdout import Stdout
+from detector.sinks.webhook import Webhook
 from tests.detector.sinks import live_records
 from tests.service import wait_until
 
@@ -39,7 +47,7 @@ def numbers(path: Path) -> list[int]:
     return [json.loads(line)["seq"] for line in path.read_text().splitlines()]
 
 
-def test_only_sinks_whose_settings_change_are_made_anew(tmp_path: Path) -> None:
+def test_only_sinks_whose_settings_change_are_made_again(tmp_path: Path) -> None:
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     outputs = SinkManager()
     assert [w.name for w in outputs.prepare(settings(a), wiring())()] == ["file"]
@@ -72,7 +80,7 @@ def test_what_cannot_be_changes_nothing(tmp_path: Path) -> None:
     assert numbers(a) == [1]
 
 
-def test_a_secret_that_has_changed_makes_the_sink_anew(tmp_path: Path) -> None:
+def test_a_secret_that_has_changed_makes_the_sink_again(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text("one\n")
@@ -89,11 +97,11 @@ def test_a_secret_is_never_shown(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.touch(0o600)
     token.write_text("opensesame\n")
-    (plan,) = specs(settings(webhook=(Webhook(url="http://127.0.0.1:1/", token_file=token),)), wiring())
-    assert "opensesame" not in repr(plan)
+    ((_, spec),) = specs(settings(webhook=(Webhook(url="http://127.0.0.1:1/", token_file=token),)), wiring())
+    assert "opensesame" not in repr(spec)
 
 
-def test_another_station_makes_anew_what_tells_of_it(tmp_path: Path) -> None:
+def test_another_node_makes_the_sinks_again_that_name_it(tmp_path: Path) -> None:
     wanted = settings(tmp_path / "a.jsonl", mqtt=(Mqtt(host="127.0.0.1", port=1),))
     outputs = SinkManager()
     outputs.prepare(wanted, wiring())()
@@ -116,7 +124,7 @@ class Hanging(LiveSink):
 def test_a_sink_that_hangs_delays_neither_a_change_nor_the_end(tmp_path: Path) -> None:
     hanging = Hanging()
     outputs = SinkManager()
-    outputs._change([], [(SinkSpec("hanging", (), lambda: hanging), hanging)])
+    outputs._change([], [("hanging", SinkSpec((), lambda: hanging), hanging)])
     outputs.submit(gap(1))
     a = tmp_path / "a.jsonl"
     outputs.prepare(settings(a), wiring())()
@@ -130,6 +138,22 @@ def test_a_sink_that_hangs_delays_neither_a_change_nor_the_end(tmp_path: Path) -
     hanging.let_go.set()
 
 
+def test_every_sink_section_makes_its_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    kinds = [
+        name
+        for name, field in Settings.model_fields.items()
+        if (section := section_of(field.annotation)) and issubclass(section, SinkSection)
+    ]
+    needed = {"file": {"path": "/x"}, "mqtt": {"host": "x"}, "webhook": {"url": "http://x"}, "command": {"argv": ["x"]}}
+    everything = Settings.model_validate({kind: needed.get(kind, {}) for kind in kinds})
+    found = list(specs(everything, wiring()))
+    assert [kind for kind, _ in found] == kinds
+    assert len(kinds) == 9
+    assert len({spec.identity for _, spec in found}) == len(found)
+    assert all(isinstance(spec.make(), LiveSink) for _, spec in found)
+
+
 def test_clips_are_finished_first(tmp_path: Path) -> None:
     outputs = SinkManager()
     outputs.prepare(settings(tmp_path / "a.jsonl", command=(Command(argv=("true",)),)), wiring())()
@@ -141,5 +165,5 @@ def test_clips_are_finished_first(tmp_path: Path) -> None:
 
 def test_files_and_databases_have_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
-    found = {p.kind: p.identity for p in specs(settings(database=Database()), wiring())}
-    assert found["database"][1] == tmp_path / "events.db"
+    found = {kind: spec.identity for kind, spec in specs(settings(database=Database()), wiring())}
+    assert found["database"][2] == tmp_path / "events.db"

@@ -18,7 +18,7 @@ from tests.service import wait_until
 
 
 class Sink(LiveSink):
-    """Keeps what it is given; does what it is told to."""
+    """Keep the records, and raise the errors that a test asks for."""
 
     def __init__(self, types: set[str] | None = None, labels: set[str] | None = None) -> None:
         self.types = frozenset(types) if types else None
@@ -181,7 +181,7 @@ def test_a_mistake_is_told_with_its_kind(caplog: pytest.LogCaptureFixture) -> No
 
 def test_opening_is_tried_until_it_succeeds() -> None:
     sink = Sink()
-    sink.open_troubles = [RetryableError("no directory"), OSError("what nobody thought of")]
+    sink.open_troubles = [RetryableError("no directory"), OSError("unexpected")]
     worker = SinkWorker("test", sink)
     submit(worker, 1, 2)
     wait_until(lambda: sink.written == [1, 2], "both records")

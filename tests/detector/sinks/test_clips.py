@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from detector.config.settings import Clips
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
 from detector.sinks.base import RetryableError, SavedClip, SinkWorker
-from detector.sinks.clips import ClipFolder, ClipSink, clip_name
+from detector.sinks.clips import ClipFolder, Clips, ClipSink, clip_name
 from tests.detector.sinks.live_records import health, offset, onset
 from tests.detector.sinks.small_disk import SmallDisk
 from tests.service import wait_until
@@ -25,11 +24,11 @@ from tests.service import wait_until
 RATE = 1000
 """Low, so that long sounds are short work."""
 TIME = datetime.fromisoformat("2026-11-23T18:04:05.120+01:00")
-SETTINGS = Clips(pre_roll_s=1, post_roll_s=2, longest_s=10, least_free_bytes=0)
+SETTINGS = Clips(pre_roll_s=1, post_roll_s=2, max_s=10, min_free_bytes=0)
 
 
 def sound_of(first: int, end: int) -> Samples:
-    """Return samples that tell where they stand."""
+    """Return samples whose values are their positions."""
     return ((np.arange(first, end) % 30_000) / 32768).astype(np.float32)
 
 
@@ -44,7 +43,7 @@ class Bench:
         self.position = 0
 
     def on_chunk(self, until_s: float, gap: bool = False, step: int = 37) -> None:
-        """Hear sound from where the last one ended."""
+        """Add sound after the last."""
         end = round(until_s * RATE)
         while self.position < end:
             to = min(end, self.position + step)
@@ -152,7 +151,7 @@ def test_a_sound_is_cut_where_sound_was_lost(bench: Bench) -> None:
     bench.on_chunk(9.5, gap=True)
     bench.sink.tick()
     assert bench.spans() == [(3, 6)]
-    bench.end(5.9)  # as the detector tells, a moment later
+    bench.end(5.9)  # as the detector reports it, a moment later
     bench.sink.tick()
     assert len(bench.files()) == 1
 
@@ -286,9 +285,9 @@ def changed(**settings: Any) -> Clips:
 
 
 def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "clips", changed(most_files=3))
-    stranger = bench.directory / "00000000T000000.000Z notes.flac"
-    stranger.write_text("mine")
+    bench = Bench(tmp_path / "clips", changed(max_files=3))
+    other_file = bench.directory / "00000000T000000.000Z notes.flac"
+    other_file.write_text("mine")
     put_clips(bench, 5)
     assert [name[-9:] for name in bench.files()] == [" notes.flac"[-9:], "id-2.flac", "id-3.flac", "id-4.flac"]
 
@@ -297,7 +296,7 @@ def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
     sizes = Bench(tmp_path / "measure")
     put_clips(sizes, 5)
     most = sum(record.bytes for record in sizes.written[-3:]) + 10
-    bench = Bench(tmp_path / "clips", changed(most_bytes=most))
+    bench = Bench(tmp_path / "clips", changed(max_bytes=most))
     put_clips(bench, 5)
     assert [name[-9:] for name in bench.files()] == ["id-2.flac", "id-3.flac", "id-4.flac"]
     assert sum(path.stat().st_size for path in bench.directory.iterdir()) <= most
@@ -306,7 +305,7 @@ def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
 def test_a_clip_larger_than_all_of_them_may_be_is_not_written(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "clips")
     put_clips(bench, 1)
-    bench.sink = ClipSink(changed(most_bytes=100), bench.directory, RATE, bench.written.append)
+    bench.sink = ClipSink(changed(max_bytes=100), bench.directory, RATE, bench.written.append)
     bench.position = 0
     with pytest.raises(DetectorError, match="too little room"):
         put_clips(bench, 1)
@@ -316,7 +315,7 @@ def test_a_clip_larger_than_all_of_them_may_be_is_not_written(tmp_path: Path) ->
 def test_the_oldest_go_when_they_are_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1e6
     monkeypatch.setattr("time.monotonic", lambda: now)
-    bench = Bench(tmp_path / "clips", changed(most_days=1))
+    bench = Bench(tmp_path / "clips", changed(max_days=1))
     for name in (clip_name(TIME - timedelta(days=days), "guitar", f"{days}") for days in (3, 2, 0.5)):
         (bench.directory / name).write_text("a clip")
     bench.sink.write(health(time=TIME.isoformat(), clock_synced=False))
@@ -335,6 +334,7 @@ def test_what_a_crash_has_left_unfinished_goes(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
     (folder / f".{clip_name(TIME, 'guitar', 'x')}.part").write_text("half")
+    (folder / f".{clip_name(TIME, 'guitar', 'y').removesuffix('.flac')}.4321.flac").write_text("half")
     (folder / ".notes.part").write_text("mine")
     assert Bench(folder).files() == [".notes.part"]
 
@@ -345,10 +345,10 @@ def free_bytes(path: Path) -> int:
 
 
 def test_below_the_floor_none_is_written_and_none_is_sacrificed_in_vain(small_disk: SmallDisk) -> None:
-    bench = Bench(small_disk.path / "clips", changed(least_free_bytes=500_000))
+    bench = Bench(small_disk.path / "clips", changed(min_free_bytes=500_000))
     put_clips(bench, 2)
     small_disk.fill(leave=100_000)
-    with pytest.raises(DetectorError, match=r"too little room for a clip of \d+ bytes \(least_free_bytes 500000"):
+    with pytest.raises(DetectorError, match=r"too little room for a clip of \d+ bytes \(min_free_bytes 500000"):
         put_clips(bench, 1)
     assert len(bench.files()) == 2
     with pytest.raises(DetectorError, match="too little room"):
@@ -360,7 +360,7 @@ def test_below_the_floor_none_is_written_and_none_is_sacrificed_in_vain(small_di
 
 
 def test_the_oldest_go_when_the_disk_gets_full(small_disk: SmallDisk) -> None:
-    bench = Bench(small_disk.path / "clips", changed(least_free_bytes=500_000))
+    bench = Bench(small_disk.path / "clips", changed(min_free_bytes=500_000))
     put_clips(bench, 4)
     small_disk.fill(leave=500_000)
     put_clips(bench, 1)
@@ -372,7 +372,7 @@ def test_the_oldest_go_when_the_disk_gets_full(small_disk: SmallDisk) -> None:
 def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(small_disk.path / "clips")
     small_disk.fill()
-    monkeypatch.setattr(ClipFolder, "_free_bytes", lambda _self: 10**9)  # somebody was quicker
+    monkeypatch.setattr(ClipFolder, "_free_bytes", lambda _self: 10**9)  # another program has filled it
     with pytest.raises(DetectorError, match=r"cannot be written \(no space left on device\)"):
         put_clips(bench, 1)
     assert bench.files() == []
@@ -384,7 +384,7 @@ def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, m
 
 def test_a_full_disk_is_told_once_and_holds_nobody(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    settings = changed(least_free_bytes=900_000, post_roll_s=0)
+    settings = changed(min_free_bytes=900_000, post_roll_s=0)
     sink = ClipSink(settings, small_disk.path / "clips", RATE, list[Any]().append)
     worker = SinkWorker("clips", sink)
     small_disk.fill()
@@ -421,7 +421,7 @@ def test_folders_are_made_for_the_default_place_alone(tmp_path: Path) -> None:
 
 
 def test_clips_are_whole_while_sound_comes_in_another_thread(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "clips", changed(longest_s=300))
+    bench = Bench(tmp_path / "clips", changed(max_s=300))
     stop = threading.Event()
 
     def on_chunk() -> None:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Command
 from detector.errors import DetectorError
 from detector.records import as_dict
 from detector.sinks.base import SinkWorker
-from detector.sinks.command import CommandSink
+from detector.sinks.command import Command, CommandSink
 from tests.detector.sinks.live_records import gap, health, onset
 from tests.service import wait_until
 
@@ -33,7 +32,7 @@ def script(directory: Path, text: str) -> Path:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended and waits to be noticed does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

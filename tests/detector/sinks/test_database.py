@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Database
 from detector.errors import ConfigError
 from detector.events_db import VERSION
 from detector.sinks.base import RetryableError, SinkWorker
-from detector.sinks.database import DatabaseSink
+from detector.sinks.database import Database, DatabaseSink
 from tests.detector.sinks.live_records import clip, gap, health, offset, onset
 from tests.detector.sinks.small_disk import SmallDisk
 from tests.service import wait_until
@@ -167,7 +166,7 @@ def test_nothing_is_written_while_nothing_happens(path: Path) -> None:
 def test_events_left_open_by_a_crash_are_closed(path: Path) -> None:
     program = (
         "import sys, os; from pathlib import Path; from detector.sinks.database import DatabaseSink\n"
-        "from detector.config.settings import Database\n"
+        "from detector.sinks.database import Database\n"
         "from tests.detector.sinks.live_records import onset, offset\n"
         "path = Path(sys.argv[1]); sink = DatabaseSink(Database(path=path, commit_s=0), path); sink.open()\n"
         "for record in (onset(number=1), offset(number=1), onset(number=2)): sink.write(record)\n"
@@ -236,9 +235,9 @@ def test_a_full_disk_costs_nothing(small_disk: SmallDisk, caplog: pytest.LogCapt
     assert ids(path) == [f"id-{number}" for number in range(300)]
     assert {row["reason"] for row in rows(path)[1:]} == {"ended"}
     assert (worker.counts.dropped, worker.counts.failed) == (0, 0)
-    told = ["works again" in message for message in caplog.messages]
-    assert told == [bool(number % 2) for number in range(len(told))]  # each change once, and all is well at the end
-    assert 2 <= len(told) < 20
+    logged = ["works again" in message for message in caplog.messages]
+    assert logged == [bool(number % 2) for number in range(len(logged))]  # each change once, and all is well at the end
+    assert 2 <= len(logged) < 20
 
 
 def test_a_record_that_was_refused_is_the_workers_alone(small_disk: SmallDisk) -> None:
@@ -303,7 +302,7 @@ def test_a_damaged_file_is_put_aside(path: Path, damage: str, caplog: pytest.Log
     assert aside.read_bytes() == before
     (message,) = caplog.messages
     assert message.startswith(f"{path}: the database is damaged (")
-    assert f"it is now {aside}, and a new one is begun" in message
+    assert f"it is now {aside}, and a new one is started" in message
     sink.close()
 
 

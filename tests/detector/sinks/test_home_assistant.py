@@ -1,4 +1,4 @@
-"""What Home Assistant is told: the announcement, key by key, and how entities leave."""
+"""Discovery for Home Assistant: the announcement, key by key, and how entities are removed."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_entity_ids_are_such_as_home_assistant_has() -> None:
 
 
 def test_a_slow_level_expires_later() -> None:
-    assert config(dataclasses.replace(NOW, level_s=600))["cmps"]["mic_level"]["expire_after"] == 1800
+    assert config(dataclasses.replace(NOW, level_interval_s=600))["cmps"]["mic_level"]["expire_after"] == 1800
 
 
 def test_entities_that_are_gone_are_taken_back_and_their_topics_emptied() -> None:

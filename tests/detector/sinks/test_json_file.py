@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from detector.config.settings import JsonFile
 from detector.records import OnsetRecord, as_dict
 from detector.sinks.base import RetryableError, SinkWorker
-from detector.sinks.json_file import JsonLinesFile
-from detector.sinks.stdout import json_line
+from detector.sinks.json_file import JsonFile, JsonLinesFile
+from detector.sinks.lines import json_line
 from tests.detector.sinks.live_records import gap, onset
 from tests.detector.sinks.small_disk import SmallDisk
 from tests.service import wait_until
@@ -142,7 +141,7 @@ def test_a_full_disk_leaves_no_half_line_and_no_double_one(small_disk: SmallDisk
 _LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from detector.config.settings import JsonFile
+from detector.sinks.json_file import JsonFile
 from detector.sinks.json_file import JsonLinesFile
 from detector.sinks.base import RetryableError
 from tests.detector.sinks.live_records import onset
@@ -189,7 +188,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         sink = JsonLinesFile(JsonFile(path=tmp_path / name / "" if name == "." else tmp_path / name))
         with pytest.raises(RetryableError, match="cannot be written"):
             sink.open()
-    with pytest.raises(RetryableError, match="it is no regular file"):
+    with pytest.raises(RetryableError, match="it is not a regular file"):
         JsonLinesFile(JsonFile(path=Path("/dev/full"))).open()
 
 

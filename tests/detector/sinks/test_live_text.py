@@ -1,4 +1,4 @@
-"""Text for people: what a live source tells besides onsets and offsets."""
+"""Text for people: what a live source reports besides onsets and offsets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from detector.messages import GapCause
 from detector.records import Record
-from detector.sinks.stdout import TextSink
+from detector.sinks.lines import TextSink
 from tests.detector.sinks.live_records import clip, gap, health, offset, onset, status
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import logging
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,11 +22,10 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Mqtt
-from detector.sinks import mqtt_link, mqtt_session
+from detector.sinks import mqtt
 from detector.sinks.base import NodeInfo, SinkWorker
-from detector.sinks.mqtt import MqttSink
-from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, free_port, retained, wait_until
+from detector.sinks.mqtt import Mqtt, MqttSink
+from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, retained, wait_until
 from tests.detector.sinks.live_records import STATION, health, offset, onset, status
 
 BASE = "snn-detect/pi4"
@@ -43,7 +44,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon: the pauses themselves have a test of their own."""
-    monkeypatch.setattr(mqtt_link, "_PAUSE_S", (0.1, 0.4))
+    monkeypatch.setattr(mqtt, "_PAUSE_S", (0.1, 0.4))
 
 
 @contextmanager
@@ -135,7 +136,7 @@ def test_a_clean_end_says_off_and_offline_and_leaves_no_will(broker: Broker) -> 
 def test_the_last_will_speaks_for_the_dead(broker: Broker) -> None:
     program = (
         "import sys, time\n"
-        "from detector.config.settings import Mqtt\n"
+        "from detector.sinks.mqtt import Mqtt\n"
         "from detector.sinks.mqtt import MqttSink\n"
         "from detector.sinks.base import SinkWorker\n"
         "from tests.detector.sinks.live_records import STATION, onset\n"
@@ -191,7 +192,7 @@ def test_a_restart_under_load_loses_nothing_and_keeps_the_order(broker: Broker) 
                 gone = len(sent)
                 wait_until(lambda: len(sent) > gone + 50, "load while the broker is away")  # noqa: B023
                 broker.start()
-                watcher.ready()  # only then may the sink come back: what nobody subscribes to is nobody's
+                watcher.ready()  # only then may the sink reconnect: without a subscriber, messages are lost
                 relay.open()
                 wait_until(lambda: connected(sink), "the connection")
         worker.submit(onset("speech", len(sent)))
@@ -227,7 +228,26 @@ def load(worker: SinkWorker) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_a_broker_that_hangs_stops_nobody(broker: Broker) -> None:
+def test_a_state_that_is_resent_does_not_outlive_a_later_one(broker: Broker) -> None:
+    """The broker dies with an ON unacknowledged, and the sound ends while it is away: OFF has to come last."""
+    with Relay(broker.port) as relay, Watcher(broker.port) as watcher, running(relay.port) as (worker, sink):
+        watcher.wait_for(GUITAR, "OFF")
+        with broker.frozen():
+            worker.submit(onset())
+            wait_until(lambda: worker.counts.waiting == 0 and sink.stats["messages_waiting"], "the message on its way")
+            relay.close()
+            wait_until(lambda: not connected(sink), "the end of the connection")
+            worker.submit(offset())
+            wait_until(lambda: worker.counts.waiting == 0, "the offset")
+        seen = len(watcher.messages)
+        relay.open()
+        wait_until(lambda: connected(sink) and not sink.stats["messages_waiting"], "all acknowledgements")
+        assert retained(broker.port)[GUITAR] == "OFF"
+        assert [m.payload for m in watcher.messages[seen:] if m.topic == GUITAR][-1] == "OFF"
+        assert set(numbers(watcher)) == {1}
+
+
+def test_a_broker_that_hangs_stops_nothing_else(broker: Broker) -> None:
     with Watcher(broker.port) as watcher, running(broker.port, queue=50) as (worker, sink):
         watcher.wait_for(GUITAR, "OFF")
         with broker.frozen():
@@ -243,7 +263,7 @@ def test_a_broker_that_hangs_stops_nobody(broker: Broker) -> None:
 def test_a_broker_that_hangs_for_long_is_given_up_and_found_again(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt_session, "_KEEPALIVE_S", 1)
+    monkeypatch.setattr(mqtt, "_KEEPALIVE_S", 1)
     with Watcher(broker.port) as watcher, running(broker.port) as (worker, sink):
         watcher.wait_for(GUITAR, "OFF")
         with broker.frozen():
@@ -262,7 +282,7 @@ def test_the_end_does_not_wait_for_a_broker_that_hangs(broker: Broker) -> None:
         with broker.frozen():
             sink.write(onset())
             sink.close()
-        watcher.wait_for(f"{BASE}/status", "offline")  # by the will: nobody has said good-bye
+        watcher.wait_for(f"{BASE}/status", "offline")  # by the will
 
 
 def test_home_assistants_start_is_answered(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +349,7 @@ def test_listening_can_be_turned_off_and_on(broker: Broker, caplog: pytest.LogCa
             watcher.publish(f"{BASE}/listening/set", "perhaps")
             watcher.publish(f"{BASE}/listening/set", "ON")
             watcher.wait_for(f"{BASE}/listening/state", "ON")
-            worker.submit(status("listening", active=False))  # somebody else has turned it off
+            worker.submit(status("listening", active=False))  # turned off elsewhere
             watcher.wait_for(f"{BASE}/listening/state", "OFF")
     assert run_options == [False, True]
     assert [r.message for r in caplog.records if "perhaps" in r.message] == [
@@ -367,22 +387,42 @@ def test_absence_is_told_once_and_its_end(tmp_path: Path, caplog: pytest.LogCapt
             assert [r.message for r in caplog.records][1:] == [f"mqtt: {where}: connected", "mqtt: works again"]
 
 
-def test_pauses_grow_and_a_steady_connection_makes_them_short_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[float] = []
-    monkeypatch.setattr(mqtt_link, "_PAUSE_S", (0.2, 0.8))
-    monkeypatch.setattr(mqtt_link.Link, "_hold", lambda *_: tries.append(time.monotonic()))
-    with running(free_port()):
-        wait_until(lambda: len(tries) >= 5, "five tries")
-    pauses = [b - a for a, b in itertools.pairwise(tries)]
-    for pause, least in zip(pauses, (0.2, 0.4, 0.8, 0.8), strict=False):
-        assert least <= pause < least + DEADLINE_S
+def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[float] = []
+    monkeypatch.setattr(mqtt, "_PAUSE_S", (0.2, 0.8))
+    with socket.create_server((HOST, 0)) as server:
+        threading.Thread(target=close_at_once, args=(server, attempts), daemon=True).start()
+        with running(server.getsockname()[1]):
+            wait_until(lambda: len(attempts) >= 5, "five attempts")
+        server.shutdown(socket.SHUT_RDWR)
+    pauses = [b - a for a, b in itertools.pairwise(attempts)]
+    for pause, shortest in zip(pauses, (0.2, 0.4, 0.8, 0.8), strict=False):
+        assert shortest <= pause < shortest + DEADLINE_S
+
+
+def close_at_once(server: socket.socket, attempts: list[float]) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            server.accept()[0].close()
+            attempts.append(time.monotonic())
+
+
+def test_a_steady_connection_makes_the_pause_short_again(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Relay(broker.port) as relay, running(relay.port) as (_, sink):
+        for steady_s, pause_s in ((60, 0.2), (60, 0.4), (0, 0.1)):
+            monkeypatch.setattr(mqtt, "_STEADY_S", steady_s)
+            wait_until(lambda: connected(sink), "the connection")
+            relay.close()
+            wait_until(lambda: not connected(sink), "its end")
+            assert sink._link.pause_s == pause_s
+            relay.open()
 
 
 def test_two_of_a_name_do_not_fight_at_full_speed(broker: Broker) -> None:
     """Each throws the other out: the pauses must grow although each try succeeds."""
     with running(broker.port) as (_, one), running(broker.port) as (_, other):
         wait_until(lambda: other.stats["reconnects"] + one.stats["reconnects"] >= 3, "some reconnects")
-        wait_until(lambda: one._link._pause_s == other._link._pause_s == 0.4, "the longest pause")
+        wait_until(lambda: one._link.pause_s == other._link.pause_s == 0.4, "the longest pause")
 
 
 def test_threads_and_sockets_end_with_the_sink(broker: Broker) -> None:
@@ -390,5 +430,55 @@ def test_threads_and_sockets_end_with_the_sink(broker: Broker) -> None:
     for _ in range(3):
         with running(broker.port) as (_, sink):
             wait_until(partial(connected, sink), "the connection")
-            assert f"mqtt-{HOST}" in {t.name for t in threading.enumerate()}
-    assert {t.name for t in threading.enumerate()} == before
+            assert "paho-mqtt-client-snn-detect-pi4" in {t.name for t in threading.enumerate()}
+        wait_until(lambda: {t.name for t in threading.enumerate()} == before, "the threads' end")
+
+
+def test_an_end_right_after_the_connection_leaves_the_will(broker: Broker) -> None:
+    """Nothing but ``online`` has been sent then, and the broker has not acknowledged it."""
+    with Watcher(broker.port) as watcher:
+        sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+        connect = sink._client.on_connect
+        reached, closed = threading.Event(), threading.Event()
+
+        def pause(*arguments: Any) -> None:
+            assert connect is not None
+            connect(*arguments)
+            reached.set()
+            closed.wait(30)
+
+        sink._client.on_connect = pause
+        sink.open()
+        assert reached.wait(30)
+        sink.close()
+        closed.set()
+        wait_until(lambda: watcher.payloads(f"{BASE}/status")[-1:] == ["offline"], "the will")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_client_that_connects_only_after_the_end_leaves_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """The end comes while paho resolves the name, whatever becomes of the attempt then."""
+    asked, answer, resolve = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def hang(*arguments: Any, **named: Any) -> Any:
+        asked.set()
+        answer.wait(30)
+        return resolve(*arguments, **named)
+
+    broker = Broker(tmp_path)
+    if is_there:
+        broker.start()
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+    before = threading.active_count()
+    sink.open()
+    assert asked.wait(30)
+    sink.close()
+    assert not answer.is_set()
+    answer.set()
+    wait_until(lambda: threading.active_count() == before, "the thread's end")
+    if is_there:
+        assert "Received DISCONNECT from snn-detect-pi4" in broker.log
+        broker.kill()

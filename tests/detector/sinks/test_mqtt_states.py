@@ -18,8 +18,8 @@ from tests.detector.sinks.live_records import STATION, clip, gap, health, offset
 TOPICS = Topics("snn-detect", "pi4", "mic")
 
 
-def states(node_info: NodeInfo = STATION, level_s: float = 30.0, *, switch: bool = True) -> States:
-    return States(node_info, TOPICS, level_s, switch=switch)
+def states(node_info: NodeInfo = STATION, level_interval_s: float = 30.0, *, switch: bool = True) -> States:
+    return States(node_info, TOPICS, level_interval_s, switch=switch)
 
 
 def by_topic(messages: list[Message]) -> dict[str, Message]:
@@ -31,7 +31,7 @@ def payload(messages: list[Message], topic: str) -> Any:
 
 
 def flags(message: Message) -> tuple[int, bool, bool]:
-    return message.qos, message.retain, message.lasting
+    return message.qos, message.retain, message.durable
 
 
 def test_topics_are_those_of_the_contract() -> None:
@@ -214,7 +214,7 @@ def test_health_and_level() -> None:
 
 
 def test_levels_keep_their_distance_and_count_what_was_clipped_in_between() -> None:
-    s = states(level_s=30)
+    s = states(level_interval_s=30)
     said = [
         payload(messages, "mic/level")["clipped"]
         for t, clipped in ((10, 1), (20, 2), (39.8, 5), (50, 9), (70, 9), (1, 3), (40, 2))
@@ -243,7 +243,7 @@ def test_a_farewell_takes_everything_back() -> None:
 
 def test_what_is_unknown() -> None:
     assert states().take(gap()) == []
-    with pytest.raises(ValueError, match="unknown label 'drum'; the station has guitar, speech"):
+    with pytest.raises(ValueError, match="unknown label 'drum'; the node reports guitar, speech"):
         states().take(onset("drum"))
 
 

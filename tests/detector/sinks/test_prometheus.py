@@ -18,12 +18,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from detector.config.settings import Metrics
 from detector.errors import ConfigError
 from detector.records import Histogram, State
-from detector.sinks import prometheus
+from detector.sinks import metrics_server
 from detector.sinks.base import RetryableError, SinkWorker
-from detector.sinks.prometheus import MetricsSink
+from detector.sinks.prometheus import Metrics, MetricsSink
 from tests.broker import wait_until
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
 
@@ -339,8 +338,8 @@ def test_loopback_has_many_names(host: str) -> None:
 
 
 def test_a_name_that_only_looks_like_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = prometheus.MetricsServer
-    monkeypatch.setattr(prometheus, "MetricsServer", lambda _host, *rest: server("", *rest))
+    server = metrics_server.MetricsServer
+    monkeypatch.setattr(metrics_server, "MetricsServer", lambda _host, *rest: server("", *rest))
     sink = MetricsSink(Metrics(address="localhost:0"), STATION, None)
     with pytest.raises(ConfigError, match="is not loopback here"):
         sink.open()
@@ -363,7 +362,7 @@ def test_an_address_that_is_taken_is_waited_for() -> None:
 
 
 def test_slow_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prometheus, "_MAX_CONNECTION_S", 1.0)
+    monkeypatch.setattr(metrics_server, "_MAX_CONNECTION_S", 1.0)
     with serving() as sink, socket.create_connection((HOST, sink.port), 30) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\n")
         wait_until(lambda: not talks(client), "the end of the connection")

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from detector.config.settings import Stdout
 from detector.errors import DetectorError
 from detector.records import OnsetRecord, as_dict
 from detector.sinks import stdout as standard_output
 from detector.sinks.base import RetryableError
-from detector.sinks.stdout import StandardOutput
+from detector.sinks.stdout import StandardOutput, Stdout
 from tests.detector.sinks.live_records import gap, offset, onset, status
 from tests.detector.sinks.small_disk import SmallDisk
 
@@ -48,7 +47,7 @@ class Pipe:
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
-    monkeypatch.setattr(standard_output, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(standard_output, "_TIMEOUT_S", 0.05)
     ends = Pipe()
     yield ends
     for end in (ends.reader, ends.writer):
@@ -154,10 +153,10 @@ def test_a_reader_that_has_gone(pipe: Pipe) -> None:
     sink.tick()
     assert not sink.reader_has_gone
     pipe.stop_reading()
-    with pytest.raises(DetectorError, match="its reader has gone"):
+    with pytest.raises(DetectorError, match="its reader has closed it"):
         sink.tick()  # noticed without a record, too
     assert sink.reader_has_gone
-    with pytest.raises(DetectorError, match="its reader has gone"):
+    with pytest.raises(DetectorError, match="its reader has closed it"):
         sink.write(onset())
 
 
@@ -165,7 +164,7 @@ def test_a_reader_that_goes_while_it_stalls(pipe: Pipe) -> None:
     sink = opened(pipe.writer)
     fill(sink, 50_000)
     pipe.stop_reading()
-    with pytest.raises(DetectorError, match="its reader has gone"):
+    with pytest.raises(DetectorError, match="its reader has closed it"):
         sink.write(onset())
     sink.close()
 
@@ -194,7 +193,7 @@ def test_others_at_the_same_pipe_do_not_find_it_changed(pipe: Pipe) -> None:
     assert fcntl.fcntl(pipe.writer, fcntl.F_GETFL) == before
 
 
-def test_a_pipe_that_somebody_has_made_non_blocking(pipe: Pipe) -> None:
+def test_a_pipe_that_another_process_has_made_non_blocking(pipe: Pipe) -> None:
     os.set_blocking(pipe.writer, False)
     sink = opened(pipe.writer)
     refused = fill(sink)
@@ -205,7 +204,7 @@ def test_a_pipe_that_somebody_has_made_non_blocking(pipe: Pipe) -> None:
 
 _STALLED = """
 import sys
-from detector.config.settings import Stdout
+from detector.sinks.stdout import Stdout
 from detector.sinks.stdout import StandardOutput
 from detector.sinks.base import SinkWorker
 from tests.detector.sinks.live_records import onset

@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from detector.config.settings import Webhook
 from detector.errors import ConfigError, DetectorError
 from detector.records import as_dict
 from detector.sinks import base as worker_module
 from detector.sinks.base import RetryableError, SinkWorker
-from detector.sinks.webhook import WebhookSink
+from detector.sinks.webhook import Webhook, WebhookSink
 from tests.certificates import Authority, Pair
 from tests.detector.sinks.live_records import gap, offset, onset
 from tests.service import wait_until
@@ -176,12 +175,12 @@ def test_redirects_are_not_followed(server: Server, code: int) -> None:
 
 
 def test_tries_are_bounded(server: Server) -> None:
-    sink, record = sink_for(server.url, tries=3), onset()
+    sink, record = sink_for(server.url, max_attempts=3), onset()
     server.answers = [Answer(503)] * 4
     for _ in range(2):
         with pytest.raises(RetryableError):
             sink.write(record)
-    with pytest.raises(DetectorError, match="answers 503 Service Unavailable; given up after 3 tries"):
+    with pytest.raises(DetectorError, match="answers 503 Service Unavailable; given up after 3 attempts"):
         sink.write(record)
     with pytest.raises(RetryableError):  # the next record has its own tries
         sink.write(onset(number=2))
@@ -194,7 +193,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(server: Server, monkeypatch: pyt
     monkeypatch.setattr("time.monotonic", lambda: now)
     later = "20" if how == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=21), usegmt=True)
     server.answers = [Answer(429, {"Retry-After": later})]
-    sink, record = sink_for(server.url, tries=2), onset()
+    sink, record = sink_for(server.url, max_attempts=2), onset()
     for moment in (1000.0, 1010.0, 1018.0):
         now = moment
         with pytest.raises(RetryableError, match="answers 429"):
@@ -294,7 +293,7 @@ def test_a_server_of_another_kind(words: bytes) -> None:
 def test_an_outage_loses_nothing_within_the_bounds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_PAUSE_S", (0.01, 0.05))
     server.answers = [Answer(503)] * 20
-    worker = SinkWorker("webhook", sink_for(server.url, tries=100))
+    worker = SinkWorker("webhook", sink_for(server.url, max_attempts=100))
     for number in range(30):
         worker.submit(onset(number=number))
     wait_until(lambda: worker.counts.written == 30, "all records")

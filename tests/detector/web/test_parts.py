@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.config.settings import Web
 from detector.errors import ConfigError
 from detector.events_db import Wanted
 from detector.messages import AudioChunk, Trace
@@ -27,7 +26,7 @@ from detector.sinks.base import NodeInfo
 from detector.web import events as pictures_module
 from detector.web.events import Archive, Events, Pictures
 from detector.web.schema import MEMBRANE_STEP
-from detector.web.sink import WebSink
+from detector.web.sink import Web, WebSink
 from detector.web.stream import Broadcaster, FrameEncoder
 from tests.detector.sinks import live_records
 from tests.web_service import scene
@@ -264,7 +263,7 @@ def test_the_web_framework_is_imported_only_to_serve_the_page() -> None:
     found = """
 import sys
 import detector.cli.replay, detector.cli.run, detector.cli.terminal, detector.service.runtime, detector.web.sink
-from detector.config.settings import Web
+from detector.web.sink import Web
 from detector.pipeline import Detector
 from detector.sinks.base import NodeInfo
 from detector.web.events import Archive

@@ -1,0 +1,138 @@
+"""The HTTP server of metrics that have an address of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import io
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+_log = logging.getLogger(__name__)
+_PATH: Final = "/metrics"
+_MAX_CLIENTS: Final = 8
+_MAX_CONNECTION_S: Final = 10.0
+"""After this a connection is closed, however little has been received."""
+_POLL_S: Final = 0.5
+_MAX_BODY: Final = 65536
+
+Exposition = Callable[[str], tuple[bytes, str]]
+"""Takes the Accept header of a client and returns the metrics and their content type."""
+
+
+class MetricsServer(ThreadingMixIn, WSGIServer):
+    """Serves ``/metrics`` to a few clients at a time, each of them for a few seconds at most."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, host: str, port: int, token: str | None, exposition: Exposition) -> None:
+        """Listen on an address; raises OSError. With a token, other requests are refused."""
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._token, self._exposition = token, exposition
+        self._open: dict[Any, float] = {}
+        self._lock = threading.Lock()
+        super().__init__((host, port), _Handler)
+        self.set_app(self._answer)
+        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_S,), name="metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening and close all connections."""
+        self.shutdown()
+        self.server_close()
+        self._close_older_than(0.0)
+        self._thread.join(_POLL_S)
+
+    def server_bind(self) -> None:
+        """Bind without the look-up of the machine's name in the base class, which can take long."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "snn-detect", int(self.server_address[1])
+        self.setup_environ()
+
+    def verify_request(self, _request: Any, _client_address: Any) -> bool:
+        """Refuse a connection beyond the largest number."""
+        with self._lock:
+            return len(self._open) < _MAX_CLIENTS
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a new thread."""
+        with self._lock:
+            self._open[request] = time.monotonic()
+        arguments = (request, client_address)
+        threading.Thread(target=self.process_request_thread, args=arguments, name="metrics-client", daemon=True).start()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Close connections that last too long."""
+        self._close_older_than(_MAX_CONNECTION_S)
+
+    def handle_error(self, _request: Any, client_address: Any) -> None:
+        """Log what a client did wrong for those who debug."""
+        _log.debug("%s: connection failed", client_address[0], exc_info=True)
+
+    def _close_older_than(self, age_s: float) -> None:
+        before = time.monotonic() - age_s
+        with self._lock:
+            old = [request for request, since in self._open.items() if since <= before]
+        for request in old:
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)  # its thread wakes up and closes it
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        """Answer a request: the WSGI application."""
+        code, headers = self._check(environ)
+        if code is HTTPStatus.OK:
+            body, content_type = self._exposition(environ.get("HTTP_ACCEPT", ""))
+        else:
+            body, content_type = f"{code.value} {code.phrase}\n".encode(), "text/plain; charset=utf-8"
+            length = environ.get("CONTENT_LENGTH") or "0"
+            if length.isdigit():  # closed with unread data, the connection would be reset before the answer arrives
+                environ["wsgi.input"].read(min(int(length), _MAX_BODY))
+        headers |= {"Content-Type": content_type, "Content-Length": str(len(body)), "Server": "snn-detect"}
+        start_response(f"{code.value} {code.phrase}", list(headers.items()))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _check(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, dict[str, str]]:
+        """Return the status of the answer to a request, and headers that go with it."""
+        if not self._is_authenticated(environ.get("HTTP_AUTHORIZATION", "")):
+            return HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="snn-detect"'}
+        if environ["PATH_INFO"] != _PATH:
+            return HTTPStatus.NOT_FOUND, {}
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"}
+        return HTTPStatus.OK, {}
+
+    def _is_authenticated(self, authorization: str) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, token = authorization.partition(" ")
+        given = token.strip().encode("latin-1", "replace")
+        return hmac.compare_digest(given, self._token.encode()) and scheme.lower() == "bearer"
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _MAX_CONNECTION_S / 2
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
+        """Log a request for those who debug."""
+        _log.debug(format, *args)
+
+    def get_stderr(self) -> io.StringIO:
+        """Return where wsgiref writes tracebacks, which are not for users."""
+        return io.StringIO()
