@@ -15,7 +15,7 @@ from detector.features import log_mel_matrix, mel_centres_hz
 from detector.manifest import ClassSpec, MfccParams
 from detector.messages import Trace
 from detector.records import OffsetRecord
-from detector.system.files import replace_file
+from detector.system import replace_file
 
 if TYPE_CHECKING:
     from detector.messages import Frames, LayerSpikes, Samples, Spikes

@@ -12,7 +12,7 @@ from typing import Any
 from detector.errors import ConfigError
 from detector.manifest import METADATA_KEY, Manifest
 from detector.network import load_model
-from detector.system.files import replace_file, write_text
+from detector.system import replace_file, write_text
 
 
 @contextmanager

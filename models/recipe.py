@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from detector.errors import ConfigError
-from detector.manifest import EncoderParams, MfccParams
-from detector.strict import parse_strictly
+from detector.manifest import EncoderParams, MfccParams, parse_strictly
 from models.network.spec import NetworkSpec
 
 _STAGE_TABLES: Final = ("examples", "loss", "schedule")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from detector.audio.live_source import SourceCondition
 from detector.errors import DetectorError, DeviceError
 from detector.messages import GapCause
-from detector.system.backoff import Backoff
+from detector.system import Backoff
 
 _log = logging.getLogger(__name__)
 _MAX_CONDITIONS: Final = 100

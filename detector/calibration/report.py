@@ -19,7 +19,7 @@ from detector.config.settings import Settings
 from detector.config.show import toml_value
 from detector.errors import ConfigError
 from detector.statistics import HourlyRate, Rate
-from detector.system.files import write_text
+from detector.system import write_text
 
 FILE_NAME: Final = "50-calibration.toml"
 _SECTION: Final = "calibration"

@@ -34,7 +34,7 @@ from detector.errors import ConfigError, DetectorError, ManifestError, SourceErr
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.signals import SignalHandler
 from detector.sinks.base import Sink
-from detector.system.files import replace_file, write_text
+from detector.system import replace_file, write_text
 
 if TYPE_CHECKING:
     from detector.audio.live_source import SourceEvent

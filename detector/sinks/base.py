@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from detector.errors import DetectorError
-from detector.system.backoff import Backoff
+from detector.system import Backoff
 
 if TYPE_CHECKING:
     from detector.records import Record

@@ -20,7 +20,7 @@ from detector.errors import DetectorError
 from detector.records import OffsetRecord, OnsetRecord, Record
 from detector.sinks.base import LiveSink, RetryableError, SavedClip, describe_oserror
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
-from detector.system.files import replace_file
+from detector.system import replace_file
 
 if TYPE_CHECKING:
     from detector.messages import AudioChunk

@@ -30,7 +30,7 @@ from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_outbox import Outbox
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, States, Topics, client_id, status
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
-from detector.system.backoff import Backoff
+from detector.system import Backoff
 
 if TYPE_CHECKING:
     import ssl

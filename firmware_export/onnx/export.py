@@ -26,10 +26,10 @@ from detector.manifest import (
     NetworkParams,
     TensorSpec,
     TrainingRecord,
+    parse_strictly,
 )
 from detector.messages import Samples, Spikes
 from detector.network import StreamingNetwork, load_model
-from detector.strict import parse_strictly
 from firmware_export.files import atomic_output
 from firmware_export.onnx import names
 from firmware_export.onnx.graph import build_graph, graph_state_shapes, spike_outputs

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detector.errors import ConfigError
-from detector.manifest import MfccParams
-from detector.strict import parse_strictly
+from detector.manifest import MfccParams, parse_strictly
 from models.images import mnist
 from models.network.spec import SurrogateName
 from models.recipe import read_toml

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.errors import SourceError
-from detector.strict import parse_strictly
+from detector.manifest import parse_strictly
 from models.data.datasets import read_rows
 
 SCHEMA = 1

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from detector import __version__
 from detector.errors import ConfigError
-from detector.manifest import TrainingRecord
-from detector.strict import parse_strictly
-from detector.system.files import replace_file
+from detector.manifest import TrainingRecord, parse_strictly
+from detector.system import replace_file
 from models.data.datasets import folds_left_out
 from models.network.twin import Network, make_network
 from models.recipe import Recipe, with_current_keys
