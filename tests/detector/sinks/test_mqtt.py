@@ -472,13 +472,14 @@ def test_a_client_that_connects_only_after_the_end_leaves_again(
         broker.start()
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     sink.open()
     assert asked.wait(30)
+    (thread,) = set(threading.enumerate()) - before
     sink.close()
     assert not answer.is_set()
     answer.set()
-    wait_until(lambda: threading.active_count() == before, "the thread's end")
+    wait_until(lambda: not thread.is_alive(), "the thread's end")
     if is_there:
         assert "Received DISCONNECT from snn-detect-pi4" in broker.log
         broker.kill()
