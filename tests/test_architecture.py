@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,30 @@ def test_modules_are_named_for_what_they_hold(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_modules_have_at_most_600_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
+
+
+def test_the_runtime_has_at_most_90_files_and_16_in_a_folder() -> None:
+    files = sorted((ROOT / "detector").rglob("*.py"))
+    assert len(files) <= 90
+    folders = Counter(path.parent for path in files)
+    assert {name(folder): count for folder, count in folders.items() if count > 16} == {}
+
+
+def test_a_module_that_only_one_other_imports_has_at_least_60_lines() -> None:
+    modules = {_dotted(path): path for path in MODULES}
+    importers: dict[str, set[str]] = {module: set() for module in modules}
+    for module, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for found in {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} - {module}:
+                    importers.get(found, set()).add(module)
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in modules.items()}
+    packages = {module for module, path in modules.items() if path.name == "__init__.py"}
+    assert {m: lines[m] for m in modules.keys() - packages if len(importers[m]) == 1 and lines[m] < 60} == {}
+
+
+def _dotted(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -89,7 +89,7 @@ def init(path: Path | None) -> None:
     Without PATH: /etc/snn-detect/config.toml for root, for others the one in their own configuration
     folder; - is standard output.
     """
-    from detector.config.example import example
+    from detector.config.show import example
 
     text = example()
     if path == Path("-"):

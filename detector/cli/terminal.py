@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -14,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import click
 import numpy as np
@@ -39,7 +40,6 @@ from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.runtime import RunOptions, make_detector, node_info_of, open_source
 from detector.service.signals import SignalHandler
 from detector.sinks.base import NodeInfo
-from detector.web.client import Message, WebClient
 from detector.web.schema import describe_model
 from detector.web.stream import FrameEncoder
 
@@ -454,3 +454,55 @@ def _messages(client: WebClient) -> Generator[Message, None, None]:
         except (OSError, http.client.HTTPException, DeviceError, SourceError) as error:
             yield "connection", {"detail": f"no connection: {error}"}
         time.sleep(_RECONNECT_S)
+
+
+Message: TypeAlias = tuple[str, Mapping[str, Any]]
+"""A kind (frames, record, state) and its JSON object; see the description of the API."""
+_ANSWER_TIMEOUT_S: Final = 10.0
+_STREAM_TIMEOUT_S: Final = 5.0
+"""A stream without data for so long is dead: the state is sent once a second."""
+
+
+class WebClient:
+    """Requests from one service."""
+
+    def __init__(self, host: str, port: int, token: str | None) -> None:
+        """Prepare; nothing is requested yet."""
+        self._host, self._port = host, port
+        self._address = f"{host}:{port}"
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def get(self, path: str) -> Any:
+        """Return the JSON of an answer; raises DeviceError where there is no such service, or it requires a token."""
+        try:
+            return json.loads(self._answer(path, _ANSWER_TIMEOUT_S).read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise DeviceError(f"{self._address}: the answer is not that of snn-detect's page ({error})") from error
+
+    def stream(self) -> Iterator[Message]:
+        """Yield messages as they come.
+
+        Raises DeviceError as ``get`` does, OSError where nothing comes any more, SourceError where the stream ends.
+        """
+        kind = ""
+        for raw in self._answer("/api/stream", _STREAM_TIMEOUT_S):
+            name, _, value = raw.decode().rstrip("\n").partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data":
+                yield kind, json.loads(value)
+        raise SourceError("the stream has ended")
+
+    def _answer(self, path: str, timeout_s: float) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        try:
+            connection.request("GET", path, headers=self._headers)
+            answer = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            reason = f"no page of snn-detect answers ({error}); start one with --web"
+            raise DeviceError(f"{self._address}: {reason}") from error
+        if answer.status == http.client.UNAUTHORIZED:
+            raise DeviceError(f"{self._address}: a token is required; name its file with --token-file")
+        if answer.status != http.client.OK:
+            raise DeviceError(f"{self._address}: answers {answer.status} {answer.reason}")
+        return answer

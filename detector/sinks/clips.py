@@ -23,8 +23,8 @@ from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 from detector.system import replace_file
 
 if TYPE_CHECKING:
+    from detector.audio.sound_ring import Segment
     from detector.messages import AudioChunk
-    from detector.sinks.sound_ring import Segment
 
 _NAME: Final = r"\d{8}T\d{6}\.\d{3}Z_[a-zA-Z0-9_-]+_[a-zA-Z0-9-]+"
 _OURS: Final = re.compile(rf"{_NAME}\.flac")
@@ -176,7 +176,7 @@ class ClipSink(LiveSink):
         self._folder, self._path = ClipFolder(directory, settings), directory
         self._before, self._after = round(settings.pre_roll_s * rate_hz), round(settings.post_roll_s * rate_hz)
         self._longest = round(settings.max_s * rate_hz)
-        from detector.sinks.sound_ring import SoundRing
+        from detector.audio.sound_ring import SoundRing
 
         self._ring = SoundRing(self._before + self._longest + self._after + round(_DELAY_S * rate_hz))
         self._clips: dict[str, _Clip] = {}

@@ -27,8 +27,7 @@ from detector.errors import ConfigError
 from detector.records import Record
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
-from detector.sinks.mqtt_outbox import Outbox
-from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, States, Topics, client_id, status
+from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, Outbox, States, Topics, client_id, status
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 from detector.system import Backoff
 

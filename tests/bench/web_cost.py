@@ -27,9 +27,9 @@ import click
 import numpy as np
 
 from detector.audio.sources import read_sound
+from detector.cli.terminal import Message, WebClient
 from detector.errors import DetectorError
 from detector.pipeline import Detector
-from detector.web.client import Message, WebClient
 
 CASES: Final = ("without the page", "page, no viewer", "page, one viewer")
 _CHUNK_S: Final = 0.04

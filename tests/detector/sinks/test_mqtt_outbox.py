@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from detector.sinks.mqtt_outbox import Outbox
-from detector.sinks.mqtt_topics import Message
+from detector.sinks.mqtt_topics import Message, Outbox
 
 
 def event(number: int) -> Message:
