@@ -1,4 +1,4 @@
-"""A sound server, and processes that listen to it."""
+"""A sound server, and processes that record from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device for faults that no real one can be made to have: it hangs, runs over, or goes when told."""
+"""A device for faults that a real one does not have on request: it hangs, overruns, or is lost."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ RATE = 16000
 
 
 class FakeDevice:
-    """Gives a ramp that counts its frames, at the pace of the clock, for as long as it is there."""
+    """Delivers a ramp that counts its frames, at the pace of the clock, while it is present."""
 
     def __init__(self, rate_hz: int = RATE, channels: int = 1) -> None:
         self.format = StreamFormat("fake", rate_hz, channels, None)
-        self.is_there = True
+        self.is_present = True
         self.is_frozen = False
-        """Gives nothing more, without being lost."""
+        """Whether it delivers nothing, without being lost."""
         self.hangs = threading.Event()
-        """While this is set, no call comes back."""
+        """While this is set, no call returns."""
         self.overrun = False
         self.opened = self.closed = self.restarted = 0
         self.began_s = 0.0
@@ -38,7 +38,7 @@ class FakeDevice:
 
     def __call__(self) -> FakeStream:
         self.wait()
-        if not self.is_there:
+        if not self.is_present:
             raise DeviceError("device 'fake' is not there")
         self.opened += 1
         return FakeStream(self)
@@ -58,12 +58,12 @@ class FakeStream:
 
     def available(self) -> int:
         self._device.wait()
-        if not self._device.is_there:
+        if not self._device.is_present:
             raise DeviceError("fake is lost")
         if self._device.is_frozen:
             return 0
         frames = (time.monotonic() - self._began_s) * self.format.rate_hz * self._device.pace
-        if self._device.overrun:  # what waited is gone
+        if self._device.overrun:  # the buffered frames are lost
             self._device.overrun, self._overrun = False, True
             self._read = int(frames)
         return int(frames) - self._read
@@ -84,8 +84,8 @@ class FakeStream:
         self._device.closed += 1
 
 
-class Ear:
-    """Takes all news of a microphone, and checks what must always hold."""
+class Consumer:
+    """Takes all events of a microphone, and checks that positions follow each other."""
 
     def __init__(self, device: FakeDevice, buffer_s: float = 5.0, rate_hz: int = RATE) -> None:
         self.device = device
@@ -94,11 +94,11 @@ class Ear:
         self._next = 0
 
     def until(self, holds: Callable[[], object]) -> None:
-        """Take news until something holds."""
+        """Take events until a condition holds."""
         deadline = time.monotonic() + DEADLINE_S
         while not holds():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"never came; conditions were {self.conditions}")
+                raise TimeoutError(f"timed out; conditions were {self.conditions}")
             self.take()
 
     def take(self, timeout_s: float = 0.05) -> None:
@@ -113,7 +113,7 @@ class Ear:
                 self._next += item.chunk.samples.size
 
     def record(self, seconds: float) -> None:
-        """Take news until so much more sound has come."""
+        """Take events until so much more sound has arrived."""
         until = self.recorded_s + seconds
         self.until(lambda: self.recorded_s >= until)
 
@@ -123,7 +123,7 @@ class Ear:
 
     @property
     def skew_s(self) -> float:
-        """How far positions and the clock have come apart between the first sound and the last."""
+        """How far positions and the clock have diverged between the first sound and the last."""
         sounds = [n for n in self.source_events if isinstance(n, AudioBlock)]
         began = [s.received_at_s - (s.chunk.first_sample + s.chunk.samples.size) / RATE for s in sounds]
         return began[-1] - began[0]
@@ -143,10 +143,10 @@ class Ear:
 
 
 @contextmanager
-def listening(device: FakeDevice, buffer_s: float = 5.0) -> Iterator[Ear]:
-    ear = Ear(device, buffer_s)
+def listening(device: FakeDevice, buffer_s: float = 5.0) -> Iterator[Consumer]:
+    consumer = Consumer(device, buffer_s)
     try:
-        yield ear
+        yield consumer
     finally:
         device.hangs.clear()
-        ear.microphone.close()
+        consumer.microphone.close()

@@ -1,7 +1,7 @@
-"""A process that listens: news as JSON lines on its standard output, commands on its standard input.
+"""A process that records: events as JSON lines on its standard output, commands on its standard input.
 
-PortAudio is one for a whole process and takes the sound server from the environment, so tests listen
-in a process of their own. Commands: ``figures``, ``census``, ``stall SECONDS``, ``cycle TIMES``, ``end``.
+PortAudio has one state for a whole process and takes the sound server from the environment, so tests record
+in a process of their own. Commands: ``stats``, ``resources``, ``stall SECONDS``, ``cycle TIMES``, ``end``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from detector.config.sections import Audio
 from detector.errors import DetectorError
 
 
-def tell(kind: str, **values: Any) -> None:
+def report(kind: str, **values: Any) -> None:
     sys.stdout.write(json.dumps({"kind": kind, **values}) + "\n")
     sys.stdout.flush()
 
 
-def census() -> dict[str, int]:
-    """Count what must not grow."""
+def resources() -> dict[str, int]:
+    """Return the counts of resources that must not grow."""
     return {
         "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         "threads": sum(1 for _ in Path("/proc/self/task").iterdir()),
@@ -41,7 +41,7 @@ def census() -> dict[str, int]:
 
 
 class Listener:
-    """Keeps all sound with its positions, and tells of everything else."""
+    """Keeps all sound with its positions, and reports everything else."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._audio = Audio(**options["audio"])
@@ -52,26 +52,26 @@ class Listener:
         self._is_new = True
         """Whether the next sound begins the stream or follows a gap."""
 
-    def note(self, source_events: list[SourceEvent] | None) -> None:
+    def on_events(self, source_events: list[SourceEvent] | None) -> None:
         for item in source_events or []:
             match item:
                 case AudioBlock():
                     if self._is_new:
-                        tell("sound", first_sample=item.chunk.first_sample, gap=bool(self.parts))
+                        report("sound", first_sample=item.chunk.first_sample, gap=bool(self.parts))
                     self._is_new = False
                     delay_s = time.monotonic() - item.received_at_s
                     self.parts.append(item)
                     if not self._loud and item.chunk.samples.any():
                         self._loud = True
-                        tell("loud", at_s=time.monotonic(), delay_s=delay_s)
+                        report("loud", at_s=time.monotonic(), delay_s=delay_s)
                 case AudioGap():
                     self._is_new = True
-                    tell("lost", **dataclasses.asdict(item))
+                    report("lost", **dataclasses.asdict(item))
                 case SourceCondition():
-                    tell("condition", **dataclasses.asdict(item))
+                    report("condition", **dataclasses.asdict(item))
 
     def cycle(self, times: int) -> None:
-        """Close and open, hearing something each time."""
+        """Close and open, and receive sound each time."""
         for _ in range(times):
             self.source.close()
             self.source = Microphone(self._audio, self._rate_hz)
@@ -81,7 +81,7 @@ class Listener:
                     raise TimeoutError("no sound")
 
     def save(self, path: str) -> None:
-        """Write the samples, where each chunk begins, and when its end was heard."""
+        """Write the samples, where each chunk begins, and when its end was recorded."""
         np.savez(
             path,
             samples=np.concatenate([np.empty(0, np.float32), *(p.chunk.samples for p in self.parts)]),
@@ -91,20 +91,20 @@ class Listener:
         )
 
 
-def obey(listener: Listener, command: str) -> None:
-    """Do what a line on standard input asks for, and tell when it is done."""
+def execute(listener: Listener, command: str) -> None:
+    """Execute a command from standard input, and report its result."""
     verb, _, value = command.partition(" ")
     answer: dict[str, Any] = {}
     match verb:
-        case "figures":
+        case "stats":
             answer = dataclasses.asdict(listener.source.stats)
-        case "census":
-            answer = census()
+        case "resources":
+            answer = resources()
         case "stall":
             time.sleep(float(value))
         case "cycle":
             listener.cycle(int(value))
-    tell(verb, **answer)
+    report(verb, **answer)
 
 
 def read_commands(commands: queue.SimpleQueue[str]) -> None:
@@ -117,30 +117,30 @@ def main() -> None:
     if options.get("no_write_execute"):
         import ctypes
 
-        # PR_SET_MDWE: no memory that is writable and executable, as MemoryDenyWriteExecute= has it.
+        # PR_SET_MDWE: no memory that is writable and executable, as with MemoryDenyWriteExecute=.
         if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
-            tell("unsupported")
+            report("unsupported")
             return
-    if options.get("impatient"):
+    if options.get("short_waits"):
         capture._NO_FRAMES_S, capture._PAUSE_S, supervisor._HUNG_S = 1.5, (0.2, 1.0), 2.0  # type: ignore[misc]
     try:
         listener = Listener(options)
     except DetectorError as error:
-        tell("error", text=str(error), code=error.exit_code)
+        report("error", text=str(error), code=error.exit_code)
         return
     commands: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=read_commands, args=(commands,), daemon=True).start()
-    tell("ready", pid=os.getpid())
+    report("ready", pid=os.getpid())
     while True:
-        listener.note(listener.source.take(0.1))
+        listener.on_events(listener.source.take(0.1))
         while not commands.empty():
             command = commands.get()
             if command == "end":
                 listener.source.close()
                 listener.save(options["save"])
-                tell("end", **dataclasses.asdict(listener.source.stats))
+                report("end", **dataclasses.asdict(listener.source.stats))
                 return
-            obey(listener, command)
+            execute(listener, command)
 
 
 if __name__ == "__main__":

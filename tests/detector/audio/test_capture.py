@@ -1,4 +1,4 @@
-"""The queue behind the capture thread: bounded, in order, and honest about what it drops."""
+"""The queue behind the capture thread: bounded, in order, and it reports what it drops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def numbers(items: list[Block | SourceCondition]) -> list[float]:
     return [item.arrived_s for item in items if isinstance(item, Block)]
 
 
-def test_blocks_come_out_as_they_went_in() -> None:
+def test_blocks_are_returned_in_the_order_of_their_arrival() -> None:
     queue = BlockQueue(5.0)
     for i in range(10):
         queue.put(block(i))
@@ -37,7 +37,7 @@ def test_blocks_come_out_as_they_went_in() -> None:
     assert (queue.depth, queue.overflows) == (0, 0)
 
 
-def test_the_oldest_goes_and_the_next_one_knows() -> None:
+def test_the_oldest_blocks_are_dropped_and_the_next_one_notes_it() -> None:
     queue = BlockQueue(1.0)
     for i in range(25):
         queue.put(block(i))
@@ -52,7 +52,7 @@ def test_the_oldest_goes_and_the_next_one_knows() -> None:
     assert queue.overflows == 2
 
 
-def test_why_sound_was_lost_before_a_dropped_block_is_not_forgotten() -> None:
+def test_the_cause_of_a_gap_before_a_dropped_block_is_kept() -> None:
     queue = BlockQueue(0.5)
     for i in range(8):
         queue.put(block(i, cause="suspended" if i == 2 else None))
@@ -85,7 +85,7 @@ def test_conditions_keep_their_place_and_are_not_dropped_for_sound() -> None:
     assert numbers(taken) == [4, 5, 6, 7, 8]
 
 
-def test_nothing_grows_without_end_when_nobody_takes_it() -> None:
+def test_the_queue_is_bounded_without_a_consumer() -> None:
     queue = BlockQueue(0.5)
     for i in range(1000):
         queue.put(SourceCondition("waiting", active=i % 2 == 0, detail=str(i)))
@@ -103,7 +103,7 @@ def test_one_block_is_kept_however_long_it_is() -> None:
     assert numbers(queue.take(0)) == [2]
 
 
-def test_taking_waits_for_what_comes_but_not_for_ever() -> None:
+def test_taking_waits_for_an_item_up_to_the_timeout() -> None:
     queue = BlockQueue(1.0)
     begin = time.monotonic()
     assert queue.take(0.2) == []

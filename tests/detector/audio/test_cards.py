@@ -1,4 +1,4 @@
-"""Cards as the kernel shows them: ids that stay the same when the numbers change."""
+"""Cards as the kernel lists them: ids that stay the same when the numbers change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_ids_of_all_kinds_of_cards(tmp_path: Path) -> None:
     ]
 
 
-def test_ids_outlive_a_change_of_numbers(tmp_path: Path) -> None:
+def test_ids_do_not_depend_on_the_numbers(tmp_path: Path) -> None:
     before = read_cards(*build(tmp_path / "before", {0: BUILT_IN, 1: LOGITECH, 2: CHEAP_LEFT}))
     after = read_cards(*build(tmp_path / "after", {0: CHEAP_LEFT, 3: BUILT_IN, 4: LOGITECH}))
     assert {card.ids for card in before} == {card.ids for card in after}
@@ -55,7 +55,7 @@ def test_no_cards_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("serial", ["A1B2C3D4", "201805170042", "00000001", "REV-8.1_x"])
-def test_serial_numbers_that_tell_devices_apart(serial: str) -> None:
+def test_serial_numbers_that_distinguish_devices(serial: str) -> None:
     assert is_real_serial(serial)
 
 
@@ -63,5 +63,5 @@ def test_serial_numbers_that_tell_devices_apart(serial: str) -> None:
     "serial",
     ["", "0", "000000000000", "FFFF", "123", "1234", "123456789", "0123456789ABCDEF", "abcd", "a b c d", "a:bcd"],
 )
-def test_serial_numbers_that_every_device_of_a_make_has(serial: str) -> None:
+def test_serial_numbers_that_all_devices_of_a_make_share(serial: str) -> None:
     assert not is_real_serial(serial)

@@ -1,4 +1,4 @@
-"""Which microphone is meant: by default, number, name or id, and what is said where that is not clear."""
+"""Selecting a microphone: by default, number, name or id, and the errors where a selector is ambiguous."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_number_is_portaudios_number(tmp_path: Path) -> None:
         find("3", devices)
 
 
-def test_two_of_a_make_without_serial_numbers_are_told_apart_by_their_place(tmp_path: Path) -> None:
+def test_two_of_a_make_without_serial_numbers_are_distinguished_by_their_usb_port(tmp_path: Path) -> None:
     devices, cards = plugged_in(tmp_path, {0: CHEAP_LEFT, 1: CHEAP_RIGHT})
     assert [d.id for d in devices[:2]] == ["usb-path:0000:01:00.0-1.3", "usb-path:0000:01:00.0-1.4"]
     for selector in ("usb-id:0d8c:0014", "USB PnP"):
@@ -121,12 +121,12 @@ def test_no_id_holds_a_cards_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "selector", ["hw:1,0", "hw:1", "plughw:0", "usb-id:46d:82d", "usb-id:", "usb-path:", "hw:CARD="]
 )
-def test_what_can_never_be_is_refused(selector: str) -> None:
+def test_an_impossible_selector_is_an_error(selector: str) -> None:
     with pytest.raises(ConfigError, match="snn-detect devices lists them"):
         check_selector(selector)
 
 
-def test_a_card_that_another_program_holds_is_said_to_be_there(tmp_path: Path) -> None:
+def test_a_card_that_another_program_uses_is_reported_as_present(tmp_path: Path) -> None:
     """PortAudio does not list an input that it could not open."""
     cards = read_cards(*build(tmp_path, {1: LOGITECH}))
     for selector in ("usb-id:046d:082d:A1B2C3D4", "hw:CARD=C920", "CARD=C920"):
@@ -164,7 +164,7 @@ def test_channels(channel: Channel, channels: int, *, is_hardware: bool, expecte
 
 
 @pytest.mark.parametrize("channel", ["right", 2, 64])
-def test_a_channel_that_is_not_there(channel: Channel) -> None:
+def test_a_missing_channel_is_an_error(channel: Channel) -> None:
     with pytest.raises(DeviceError, match=f"thing has 1 channel; channel = {channel} is not there"):
         choose_channels(channel, device(1, is_hardware=True))
 

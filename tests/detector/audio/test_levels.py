@@ -1,4 +1,4 @@
-"""Levels in dBFS, and the conditions that they tell of: once at their begin, once at their end."""
+"""Levels in dBFS, and the conditions that follow from them: reported once at the beginning, once at the end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_level_is_that_of_the_last_second() -> None:
     assert levels.level.peak_dbfs < -39
 
 
-def test_nothing_is_the_matter_with_a_quiet_room() -> None:
+def test_a_quiet_place_causes_no_condition() -> None:
     assert changes(Levels(RATE), noise(60, 1e-3)) == []
     assert Levels(RATE).level.rms_dbfs == FLOOR_DBFS
 
@@ -67,30 +67,30 @@ def test_zeros_are_silence_after_two_seconds_until_there_is_sound() -> None:
     assert levels.level.rms_dbfs > -40
 
 
-def test_short_zeros_are_no_silence() -> None:
+def test_short_runs_of_zeros_are_not_silence() -> None:
     parts = [part for _ in range(10) for part in (noise(2), zeros(1.9))]
     assert changes(Levels(RATE), np.concatenate(parts)) == []
 
 
-def test_a_floor_under_90_dbfs_is_silence_too() -> None:
+def test_a_level_below_minus_90_dbfs_is_silence_too() -> None:
     found = changes(Levels(RATE), np.concatenate([noise(3), noise(20, 2e-5), noise(3)]))
     assert [(name, active) for _, name, active in found] == [("silent", True), ("silent", False)]
     assert 7 <= found[0][0] <= 9.05
     assert changes(Levels(RATE), noise(20, 1e-4)) == []
 
 
-def test_an_offset_does_not_hide_silence() -> None:
+def test_a_dc_offset_does_not_hide_silence() -> None:
     found = changes(Levels(RATE), noise(20, 2e-5) + np.float32(0.25))
     assert {name for _, name, _ in found} == {"silent", "dc_offset"}
 
 
-def test_a_gate_that_opens_and_closes_is_told_more_and_more_seldom() -> None:
+def test_silence_that_comes_and_goes_is_reported_less_and_less_often() -> None:
     pattern = np.concatenate([part for _ in range(60) for part in (noise(3), zeros(7))])
     found = changes(Levels(RATE), pattern)
-    assert 2 <= len(found) <= 8  # 120 without patience
+    assert 2 <= len(found) <= 8  # 120 if each one were reported
 
 
-def test_clipping_is_told_from_a_tenth_of_a_percent_in_ten_seconds() -> None:
+def test_clipping_is_reported_from_a_tenth_of_a_percent_in_ten_seconds() -> None:
     clean, clipped = noise(20), noise(20)
     for at in range(0, len(clipped), RATE // 4):
         clipped[at : at + 8] = 1.0  # 32 of 8000 a second: 0.4 %
@@ -103,7 +103,7 @@ def test_clipping_is_told_from_a_tenth_of_a_percent_in_ten_seconds() -> None:
 
 
 def test_single_peaks_at_full_scale_are_not_clipped() -> None:
-    """The lamp is not to come on too early: two samples at full scale may be a peak that just fits."""
+    """Two consecutive samples at full scale may be a peak that just fits."""
     peaks = noise(20)
     peaks[::100] = 1.0
     peaks[1::100] = -1.0
@@ -112,7 +112,7 @@ def test_single_peaks_at_full_scale_are_not_clipped() -> None:
     assert levels.clipped_samples == 0
 
 
-def test_clipping_of_one_channel_shows() -> None:
+def test_clipping_of_one_channel_is_reported() -> None:
     frames = noise(12, channels=2)
     for at, value in ((0, -1.0), (20, 1.0)):
         for i in range(3):
@@ -131,7 +131,7 @@ def test_runs_at_full_scale_are_counted_whatever_the_blocks(runs: list[int], blo
     assert levels.clipped_samples == sum(length for length in runs if length >= 3)
 
 
-def test_an_offset_is_told() -> None:
+def test_a_dc_offset_is_reported() -> None:
     centred, shifted = noise(15), noise(30) + np.float32(0.05)
     found = changes(Levels(RATE), np.concatenate([centred, shifted, centred, centred]))
     assert [(name, active) for _, name, active in found] == [("dc_offset", True), ("dc_offset", False)]
@@ -148,19 +148,19 @@ def test_blocks_of_any_length_give_the_same() -> None:
     assert runs[1:] == runs[:-1]
 
 
-def test_a_latch_tells_each_change_once() -> None:
-    latch = Debounce(2, 3)
-    looks = [True, True, True, False, False, True, False, False, False, False]
-    told = [(i, latch.active) for i, bad in enumerate(looks) if latch.check(begins=bad, ends=not bad)]
-    assert told == [(1, True), (8, False)]
+def test_debounce_reports_each_change_once() -> None:
+    debounce = Debounce(2, 3)
+    checks = [True, True, True, False, False, True, False, False, False, False]
+    changed = [(i, debounce.active) for i, bad in enumerate(checks) if debounce.check(begins=bad, ends=not bad)]
+    assert changed == [(1, True), (8, False)]
 
 
-def test_between_the_limits_nothing_changes() -> None:
-    latch = Debounce(1, 1)
-    assert not latch.check(begins=False, ends=False)
-    assert latch.check(begins=True, ends=False)
-    assert not latch.check(begins=False, ends=False)
-    assert latch.active
+def test_between_the_two_limits_a_condition_does_not_change() -> None:
+    debounce = Debounce(1, 1)
+    assert not debounce.check(begins=False, ends=False)
+    assert debounce.check(begins=True, ends=False)
+    assert not debounce.check(begins=False, ends=False)
+    assert debounce.active
 
 
 def rates(paces: list[float]) -> list[SourceCondition]:
@@ -168,18 +168,18 @@ def rates(paces: list[float]) -> list[SourceCondition]:
     return [c for pace in paces for c in watch.push(pace)]
 
 
-def test_a_wrong_rate_is_told_once_and_its_end() -> None:
+def test_a_wrong_rate_and_its_end_are_reported_once() -> None:
     found = rates([1.0, 1.001, 0.92, 0.92, 0.9187, 0.9188, 0.9186, 1.001, 0.999])
     assert [(c.name, c.active) for c in found] == [("wrong_rate", True), ("wrong_rate", False)]
     assert "44" in found[0].detail
     assert "48000" in found[0].detail
 
 
-def test_a_stall_or_a_crystal_is_no_wrong_rate() -> None:
+def test_a_stall_or_the_tolerance_of_a_crystal_is_not_a_wrong_rate() -> None:
     assert rates([1.0, 1.0002, 0.7, 1.3, 1.0003, 0.9997]) == []
 
 
-def test_what_is_wrong_with_a_device_ends_when_it_goes() -> None:
+def test_the_conditions_of_a_device_end_when_it_is_lost() -> None:
     checks = Checks(RATE)
     for _ in range(4):
         checks.push(zeros(1), 1.0)

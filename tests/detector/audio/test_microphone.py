@@ -1,4 +1,4 @@
-"""Sound between two gaps: the same bits as replay gives of it, whatever the blocks."""
+"""Sound between two gaps: the same bits as in replay, whatever the lengths of the blocks."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_all_samples_arrive_in_order_however_they_are_written(pipe: tuple[int, i
     assert not stream.stats.is_open
 
 
-def test_it_waits_no_longer_than_it_may(pipe: tuple[int, int]) -> None:
+def test_taking_waits_up_to_the_timeout(pipe: tuple[int, int]) -> None:
     stream = PcmSource(pipe[0], RawFormat(), RATE)
     assert stream.take(0.01) == []
     assert stream.take(0) == []
@@ -88,7 +88,7 @@ def test_it_waits_no_longer_than_it_may(pipe: tuple[int, int]) -> None:
 
 
 def test_the_writer_waits_for_the_detector(pipe: tuple[int, int]) -> None:
-    """Back-pressure instead of loss: an hour of sound is neither dropped nor piled up in memory."""
+    """Back-pressure instead of loss: an hour of sound is neither dropped nor buffered in memory."""
     reader, writer = pipe
     stream = PcmSource(reader, RawFormat(), RATE)
     written = 0
@@ -124,7 +124,7 @@ def test_the_end_leaves_no_thread_and_the_descriptor_open(pipe: tuple[int, int])
 
 
 @pytest.mark.parametrize(("data", "word"), [(b"", "0 bytes"), (b"\0" * 7, "within a frame"), (b"RIFFabcdWAVE", "WAV")])
-def test_an_error_of_raw_samples_comes_behind_the_sound(pipe: tuple[int, int], data: bytes, word: str) -> None:
+def test_an_error_of_raw_samples_is_raised_behind_the_sound(pipe: tuple[int, int], data: bytes, word: str) -> None:
     reader, writer = pipe
     os.write(writer, data)
     os.close(writer)
@@ -135,7 +135,7 @@ def test_an_error_of_raw_samples_comes_behind_the_sound(pipe: tuple[int, int], d
 
 
 @pytest.mark.parametrize("raw", [RawFormat(100), RawFormat(sample_format="mp3"), RawFormat(channels=0)])
-def test_impossible_formats(pipe: tuple[int, int], raw: RawFormat) -> None:
+def test_impossible_formats_are_errors(pipe: tuple[int, int], raw: RawFormat) -> None:
     with pytest.raises(ConfigError):
         PcmSource(pipe[0], raw, RATE)
 

@@ -1,4 +1,4 @@
-"""Reading ahead: the same items in the same order, errors behind them, and no thread left over."""
+"""Reading ahead: the same items in the same order, errors behind them, and no thread that is left running."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_items_come_in_order() -> None:
     wait_until(lambda: readers() == 0, "the end of the thread")
 
 
-def test_an_error_comes_behind_the_items_before_it() -> None:
+def test_an_error_is_raised_behind_the_items_before_it() -> None:
     reader = Reader(numbers(7, "cut off"), 2)
     found: list[int] = []
     with pytest.raises(SourceError, match="cut off"):
@@ -49,7 +49,7 @@ def test_an_error_comes_behind_the_items_before_it() -> None:
     wait_until(lambda: readers() == 0, "the end of the thread")
 
 
-def test_closing_early_ends_the_thread_and_what_it_reads() -> None:
+def test_closing_early_ends_the_thread_and_closes_what_it_reads() -> None:
     closed = threading.Event()
 
     def items() -> Iterator[int]:
@@ -78,12 +78,12 @@ def test_no_more_than_the_depth_is_read_ahead() -> None:
     with closing(Reader(counted(), 2)) as reader:
         assert reader.take(5) == [0]
         time.sleep(0.3)
-        # One was given, two are ready, one waits to be handed over.
+        # One was taken, two are queued, one waits for a place in the queue.
         assert len(taken) <= 4
         assert reader.filled == 1
 
 
-def test_the_loop_ends_where_it_is_told_to_also_while_nothing_comes() -> None:
+def test_the_loop_can_be_ended_while_no_item_arrives() -> None:
     gate = threading.Event()
 
     def stuck() -> Iterator[int]:
@@ -98,15 +98,15 @@ def test_the_loop_ends_where_it_is_told_to_also_while_nothing_comes() -> None:
     assert found == [0]
 
 
-def test_a_file_that_blocks_holds_up_neither_the_loop_nor_the_end(tmp_path: Path) -> None:
-    """Nobody writes into the named pipe: to open it would wait for ever."""
+def test_a_file_that_blocks_delays_neither_the_loop_nor_the_end(tmp_path: Path) -> None:
+    """The named pipe has no writer: opening it blocks."""
     os.mkfifo(tmp_path / "pipe.wav")
     begin = time.monotonic()
     with closing(FileSource(tmp_path / "pipe.wav", 16000)) as source:
         assert source.take(0.05) == []
         assert (source.seconds_read, source.frames_total) == (0, None)
     assert time.monotonic() - begin < 5
-    descriptor = os.open(tmp_path / "pipe.wav", os.O_WRONLY)  # lets the thread go
+    descriptor = os.open(tmp_path / "pipe.wav", os.O_WRONLY)  # ends the wait of the thread
     os.close(descriptor)
 
 

@@ -1,4 +1,4 @@
-"""Files and raw samples: what is read, and what is told of what cannot be read."""
+"""Files and raw samples: what is read, and the errors for what cannot be read."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_directory(tmp_path: Path) -> None:
     refused(tmp_path, "directory", "name the sound files")
 
 
-def test_name_that_cannot_be(tmp_path: Path) -> None:
+def test_name_below_a_file(tmp_path: Path) -> None:
     refused(write(tmp_path / "a.wav") / "b.wav", "not a directory")
     refused(tmp_path / ("a" * 300), "too long")
 
@@ -206,14 +206,14 @@ def test_extreme_rates_are_taken(tmp_path: Path, rate: int) -> None:
     assert abs(samples.size - 1.7 * RATE) <= 1
 
 
-def test_name_that_is_no_text(tmp_path: Path) -> None:
+def test_name_that_is_not_text(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
     write(tmp_path / "a.wav").rename(path)
     assert gather(FileSource(path, RATE))[1] is None
 
 
 @pytest.mark.parametrize("kind", ["wav", "aiff", "au", "rf64", "flac", "mp3"])
-def test_file_cut_off_is_told_behind_what_it_holds(tmp_path: Path, kind: str) -> None:
+def test_a_truncated_file_is_reported_behind_its_sound(tmp_path: Path, kind: str) -> None:
     whole = write(tmp_path / f"a.{kind}", 44100, seconds=4, format=kind.upper())
     full, fault = gather(FileSource(whole, RATE))
     assert fault is None
@@ -270,7 +270,7 @@ def strip_tag(path: Path) -> Path:
 
 
 def write_mp3(path: Path, mode: str) -> Path:
-    """Write an MP3 file that is quiet at first and loud after, so that its beginning tells its length wrongly."""
+    """Write an MP3 file that is quiet at first and loud after, so that its beginning suggests a wrong length."""
     sound = tone(44100, 12)
     sound[: 44100 * 3] *= 1e-4
     with soundfile.SoundFile(path, "w", 44100, 1, bitrate_mode=mode, compression_level=0.5) as file:
@@ -285,7 +285,7 @@ def test_mp3_without_a_tag_is_read_whole_at_constant_rate(tmp_path: Path) -> Non
     assert abs(samples.size / RATE - 12) < 0.1
 
 
-def test_mp3_without_a_tag_tells_what_was_not_read(tmp_path: Path) -> None:
+def test_mp3_without_a_tag_is_an_error_where_it_was_not_read_to_its_end(tmp_path: Path) -> None:
     path = write_mp3(tmp_path / "a.mp3", "VARIABLE")
     assert abs(gather(FileSource(path, RATE))[0].size / RATE - 12) < 0.01
     source = FileSource(strip_tag(path), RATE)
@@ -297,7 +297,7 @@ def test_mp3_without_a_tag_tells_what_was_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("channel", [0, 1])
-def test_sample_that_is_no_number(tmp_path: Path, bad: float, channel: int) -> None:
+def test_sample_that_is_not_a_number(tmp_path: Path, bad: float, channel: int) -> None:
     sound = tone(RATE, 3, 2).astype(np.float32)
     soundfile.write(tmp_path / "good.wav", sound[:20_000], RATE, subtype="FLOAT")
     sound[20_000, channel] = bad
@@ -315,7 +315,7 @@ def test_loud_floats_are_sound(tmp_path: Path) -> None:
 
 
 class Dribble(io.RawIOBase):
-    """A pipe that gives its bytes in pieces of given sizes, as a live one may."""
+    """A pipe that returns its bytes in pieces of given sizes, as a live one may."""
 
     def __init__(self, data: bytes, sizes: Iterable[int]) -> None:
         self._rest = data
@@ -398,7 +398,7 @@ def test_sound_file_instead_of_raw_samples(tmp_path: Path, kind: str) -> None:
     assert kind in str(fault)
 
 
-def test_raw_sample_that_is_no_number() -> None:
+def test_raw_sample_that_is_not_a_number() -> None:
     values = np.zeros(1000, "<f4")
     values[400] = np.nan
     samples, fault = gather(pcm(values.tobytes(), "f32le"))
@@ -415,7 +415,7 @@ def test_raw_sample_that_is_no_number() -> None:
         (lambda: pcm(b"", channels=0), "0 channels"),
     ],
 )
-def test_raw_parameters_that_cannot_be(make: Callable[[], PcmSource], word: str) -> None:
+def test_impossible_raw_parameters_are_errors(make: Callable[[], PcmSource], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         make()
 

@@ -1,4 +1,4 @@
-"""Sound cards as the kernel shows them, in folders that a test can renumber."""
+"""Sound cards as the kernel lists them, in folders where a test can renumber them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build(root: Path, cards: dict[int, FakeCard]) -> tuple[Path, Path]:
 
 
 def interface(root: Path, card: FakeCard) -> Path:
-    """Write the folder of the device that a card belongs to, as sysfs has it."""
+    """Write the folder of the device that a card belongs to, as in sysfs."""
     if card.usb is None or card.port is None:
         folder = root / "sys" / "devices" / "pci0000:00" / card.name
         folder.mkdir(parents=True)
