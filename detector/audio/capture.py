@@ -209,7 +209,7 @@ class Capture(threading.Thread):
                 self._capture()
             except DetectorError as error:
                 self._lose(str(error))
-            except Exception as error:  # noqa: BLE001 - whatever it is, nothing else would open the device again
+            except Exception as error:  # noqa: BLE001 - after any error the device has to be opened again
                 if not self.is_waiting:
                     _log.exception("the capture thread failed and tries again")
                 self._lose(f"{type(error).__name__}: {error}")

@@ -34,7 +34,7 @@ class Card:
     name: str
     """ALSA's short name, as in ``hw:CARD=name``."""
     title: str
-    """For people."""
+    """The title of the card, for users."""
     usb_id: str | None = None
     """``vid:pid`` in hexadecimal, with ``:serial`` where the device has a real one; None: not on USB."""
     usb_path: str | None = None

@@ -49,7 +49,7 @@ _AGAIN: Final = "events up to there are given; copy or record it again"
 
 
 def is_sound_name(path: Path) -> bool:
-    """Say whether a file is a sound file, by the extension of its name."""
+    """Return whether a file is a sound file, by the extension of its name."""
     return path.suffix.lower() in SUFFIXES
 
 
@@ -67,14 +67,14 @@ class SoundFileReader:
     def __init__(self, path: Path) -> None:
         """Open the file.
 
-        Raises SourceError where it is missing, unreadable, no sound file, without sound, or of a rate outside 4 to
+        Raises SourceError where it is missing, unreadable, not a sound file, without sound, or of a rate outside 4 to
         384 kHz.
         """
         self.path = path
         self._descriptor = _open(path)
         try:
-            # Takes the descriptor over, also where it fails; a descriptor has no name whose
-            # ending could mislead, and no bytes that are no text.
+            # SoundFile owns the descriptor from here on, also where it fails; a descriptor has no name whose
+            # ending could mislead, and no bytes that are not text.
             self._file = _Sequential(self._descriptor)
         except soundfile.LibsndfileError as error:
             raise SourceError(
@@ -194,7 +194,7 @@ def _open(path: Path) -> int:
 
 
 def _states_length(descriptor: int) -> bool:
-    """Say whether an MP3 file begins with an encoder's tag (Xing, Info), which holds the exact length."""
+    """Return whether an MP3 file begins with an encoder's tag (Xing, Info), which holds the exact length."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return True  # a pipe cannot be read at a position
     head = os.pread(descriptor, 10, 0)

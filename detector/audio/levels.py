@@ -239,12 +239,12 @@ class RateWatch:
         return self._state.active
 
     def push(self, pace: float) -> list[SourceCondition]:
-        """Process the pace of the last seconds (see ``Timeline.pace``); the same value again is no second check."""
+        """Process the pace of the last seconds (see ``Timeline.pace``); the same value again is not a second check."""
         if pace == self._seen:
             return []
         self._seen_before, self._seen = self._seen, pace
         off = abs(pace - 1)
-        # Too slow and then too fast is no wrong rate, but sound that was delivered late.
+        # Too slow and then too fast is not a wrong rate, but sound that was delivered late.
         goes_on = (pace > 1) == (self._seen_before > 1)
         if not self._state.check(begins=goes_on and off > _OFF_PACE[0], ends=off < _OFF_PACE[1]):
             return []

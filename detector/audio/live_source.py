@@ -46,7 +46,7 @@ class SourceCondition:
     name: ConditionName
     active: bool
     detail: str
-    """One line for people: what is wrong and what to do, or that it is over."""
+    """One line for users: what is wrong and what to do, or that it is over."""
 
 
 SourceEvent: TypeAlias = AudioBlock | AudioGap | SourceCondition

@@ -25,7 +25,7 @@ def to_chunks(
 ) -> Iterator[AudioChunk]:
     """Average the channels of blocks (frames, channels), resample, and number the samples.
 
-    Chunks have ``length`` samples, the last one fewer; None leaves them as they come. A block may be
+    Chunks have ``length`` samples, the last one fewer; None leaves them as they are. A block may be
     overwritten after the next one is requested. Raises SourceError, naming ``where``, at a sample that is not a
     number.
     """

@@ -54,7 +54,7 @@ def read_chunks(path: Path | str, rate_hz: int, chunk_samples: int | None = None
     """Yield a sound file as mono chunks at a rate, in the caller's thread; ``FileSource`` emits the same chunks.
 
     Chunks have ``chunk_samples`` samples (default: one second), the last one fewer. Raises SourceError where the
-    file is missing, no sound file, without sound or of a rate outside 4 to 384 kHz; and, behind all sound that
+    file is missing, not a sound file, without sound or of a rate outside 4 to 384 kHz; and, behind all sound that
     can be used, where it is damaged or cut off, or at a sample that is not a number.
     """
     with closing(SoundFileReader(Path(path))) as file:

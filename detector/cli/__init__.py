@@ -1,1 +1,1 @@
-"""The command line ``snn-detect``: a file a command."""
+"""The command line ``snn-detect``, a module for each command."""

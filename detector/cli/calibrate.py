@@ -34,7 +34,7 @@ from detector.service.runtime import RunOptions, open_source
 from detector.service.signals import SignalHandler
 
 _PARTS: Final = 10_000
-"""A promise is rounded up to a multiple of 1 / 10000."""
+"""A promised rate is rounded up to a multiple of 1 / 10000."""
 
 
 def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:

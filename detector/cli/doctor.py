@@ -55,7 +55,7 @@ def doctor(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
 
 
 def _shown(results: Iterable[CheckResult], console: Console) -> list[CheckResult]:
-    """Print results as they come, then how many of them need attention, and return them."""
+    """Print each result as it is found, then how many of them need attention, and return them."""
     from rich.table import Table
     from rich.text import Text
 

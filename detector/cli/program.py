@@ -1,4 +1,4 @@
-"""What the commands of ``snn-detect`` share: options, errors as one line, and progress on standard error."""
+"""Common parts of the commands of ``snn-detect``: options, errors as one line, and progress on standard error."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class Program(click.Group):
         except BrokenPipeError:
             code = 128 + signal.SIGPIPE
         except Exception as error:  # noqa: BLE001 - the last resort: a line instead of a traceback
-            # What the system refuses (no space left) explains itself; anything else is a mistake in here.
+            # Errors of the system (no space left) explain themselves; any other is an error of this program.
             what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
             print_error(f"{what}{error} ({_DEBUG}=1 shows where)")
             if os.environ.get(_DEBUG) == "1":
@@ -244,7 +244,7 @@ def open_closed_streams() -> None:
 
 
 def settle_streams() -> None:
-    """Discard what the standard streams do not take, so that the interpreter does not fail on it at its end."""
+    """Discard what cannot be written to the standard streams, so that the interpreter does not fail at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -254,7 +254,7 @@ def settle_streams() -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document for programs and people."""
+    """Print one indented JSON document."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 

@@ -63,7 +63,7 @@ class _Moment(_Type):
         try:
             moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is no time such as 2026-11-23T18:04:05+01:00", param, ctx)
+            self.fail(f"{value!r} is not a time such as 2026-11-23T18:04:05+01:00", param, ctx)
         if moment.tzinfo is None:
             self.fail(f"{value!r} lacks its offset from UTC: add Z or such as +01:00", param, ctx)
         return moment
@@ -191,7 +191,7 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, .
 
 
 class FileNotes:
-    """What is written about one file besides its records: at its end, or not at all."""
+    """The files that are written for one input besides its records: at its end, or not at all."""
 
     def __init__(self, detector: Detector, scores: Path | None, picture: Path | None, audacity: Path | None) -> None:
         """Prepare to write to these places; raises ConfigError where that is not possible."""
@@ -339,7 +339,7 @@ class Replay:
             try:
                 self._one(name, FileNotes(self._detector, *where))
             except ManifestError:
-                raise  # the model's fault, not the file's
+                raise  # an error of the model, not of the file
             except DetectorError as error:
                 print_error(error)
                 code = max(code, error.exit_code)

@@ -124,7 +124,7 @@ def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
         code = _run(service)
         if not options["quiet"] and service.counters.heard_s:
             sounds = service.counters.sounds
-            print_status(f"{service.counters.heard_s:.1f} s heard, {sounds} sound{'' if sounds == 1 else 's'}")
+            print_status(f"{service.counters.heard_s:.1f} s processed, {sounds} sound{'' if sounds == 1 else 's'}")
         ctx.exit(code)
 
 
@@ -186,7 +186,7 @@ def _own_token(address: str) -> str | None:
         return None
     path = web_token_file()
     make_secret(path)
-    print_status(f"other machines are let in by the token in {path}")
+    print_status(f"other machines need the token in {path}")
     return str(path)
 
 

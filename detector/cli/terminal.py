@@ -1,6 +1,6 @@
 """The command ``snn-detect watch``: bands, spikes, scores and sounds in the terminal.
 
-The messages are those of the stream of a service (see ``detector.web.stream``), or of an own detector.
+The messages are those of the stream of a service (see ``detector.web.stream``), or of a detector of its own.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _MAX_CELLS: Final = 220
 _GUTTER: Final = 14
 _SIDE: Final = 34
 _WIDE: Final = 96
-"""Columns from which on the scores stand beside the pictures."""
+"""Minimum number of columns for scores beside the pictures."""
 _LEVEL_CELLS: Final = 20
 _SOUNDS: Final = 6
 _DRAW_S: Final = 0.2
@@ -324,7 +324,7 @@ def _beside(left: list[Line], right: list[Line], width: int) -> Iterator[Line]:
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long; left out: until Ctrl-C.")
 @click.pass_context
 def watch(ctx: click.Context, /, seconds: float | None, **options: Any) -> None:
-    """Show bands, spikes, scores and sounds as they come, in the terminal.
+    """Show bands, spikes, scores and sounds in the terminal, live.
 
     A microphone that the service uses is shown through the service: --connect 127.0.0.1:8765,
     with `[web]` in its settings.

@@ -351,7 +351,7 @@ class Recording:
 
     @property
     def pace(self) -> float | None:
-        """Seconds of sound that arrive in a second; None if there are too few to tell."""
+        """Seconds of sound that arrive in a second; None if there are too few to measure."""
         later = sum(map(len, self.chunks[1:])) / self.rate_hz
         return later / self.wall_s if later > SECONDS / 2 and self.wall_s > 0 else None
 

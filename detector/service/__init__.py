@@ -1,1 +1,1 @@
-"""The service: one source through one detector into the sinks, for months."""
+"""The service: one source, one detector and the sinks, in continuous operation."""

@@ -1,4 +1,4 @@
-"""The engine: what an audio source emits goes through the detector and becomes records; with counters of the work."""
+"""The engine: the events of an audio source go through the detector and become records; with counters of the work."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class RecordPublisher:
             _log.log(level, "%s", record.detail)
 
     def health(self, health: HealthState, *, calibrated: bool | None, scores: Mapping[str, float] | None) -> None:
-        """Publish how the service is."""
+        """Publish the state of the service."""
         self._submit(HealthRecord(health=health, calibrated=calibrated, scores=scores, **self._head(local_now())))
 
     def clip(self, saved: SavedClip) -> None:
@@ -161,7 +161,7 @@ class RecordPublisher:
         self._submit(ClipRecord(**dataclasses.asdict(saved), **self._head(local_now())))
 
     def repeat(self, submit: Callable[[Record], None], states: Iterable[tuple[State, bool, str]]) -> None:
-        """Give the present states (name, whether active, detail) to one sink that has just begun."""
+        """Give the present states (name, whether active, detail) to one sink that has just started."""
         for state, active, detail in states:
             submit(self._status(state, detail, active=active))
 
@@ -209,7 +209,7 @@ class Engine:
         """Take an open source and a detector with a fresh state; ``only``: labels to report, empty for all."""
         self.source, self._publisher, self.counters = source, publisher, counters
         self.taps: tuple[AudioTap, ...] = ()
-        """Given each chunk before the events that it brings about."""
+        """They receive each chunk before the events that it causes are published."""
         self._observer: Observer | None = None
         self.rate_hz = detector.sample_rate_hz
         self.clock = SampleClock(self.rate_hz)
@@ -347,11 +347,11 @@ class Engine:
     def _repair(self) -> list[Event]:
         """Reset the network: a state with NaN never recovers by itself."""
         self.counters.repairs += 1
-        self._trouble.warning("%s: the network gave a value that is no number and was reset", self._publisher.source)
+        self._trouble.warning("%s: the network gave a value that is not a number and was reset", self._publisher.source)
         return self._reset_detector()
 
     def _restart(self) -> None:
-        """Close open events with the sound so far; the next sample is the first that the detector knows."""
+        """Close open events with the sound so far; the detector then starts with the next sample."""
         self._publish(self._reset_detector())
 
     def _reset_detector(self) -> list[Event]:

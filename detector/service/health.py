@@ -117,7 +117,7 @@ class Health:
         )
 
     def line(self, source: str, stats: SourceStats, conditions: tuple[SourceCondition, ...]) -> str:
-        """Return the state as a line for people."""
+        """Return the state as a line for users."""
         waiting = [c.detail for c in conditions if c.name == "waiting"]
         if waiting:
             return waiting[0]

@@ -277,7 +277,7 @@ class ServiceRuntime:
         self._connect()
 
     def publish_health(self) -> None:
-        """Publish how the service is."""
+        """Publish the state of the service."""
         state = self.health.fields(self.stats, self.outputs.stats, self.node_info)
         calibrated = None if self.settings.calibration is None else self._mismatch is None
         metrics = self.settings.metrics

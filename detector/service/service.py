@@ -42,16 +42,16 @@ class WatchdogPolicy:
         self._began_s = time.monotonic()
         self.is_ready = False
         """Whether systemd has been notified that the service has started."""
-        self._frames, self._heard_s = counters.frames, counters.heard_s
+        self._frames, self._processed_s = counters.frames, counters.heard_s
         self._status_at_s = self._began_s
         self._mode: Mode | None = None
 
     def after_turn(self, mode: Mode, line: Callable[[], str]) -> None:
         """Process a turn of the service; ``line`` returns its state in one line."""
         now = time.monotonic()
-        has_new = self._counters.frames > self._frames and self._counters.heard_s > self._heard_s
+        has_new = self._counters.frames > self._frames and self._counters.heard_s > self._processed_s
         worked = has_new and mode != "stuck"  # the rest of the sound from before does not count
-        self._frames, self._heard_s = max(self._frames, self._counters.frames), self._counters.heard_s
+        self._frames, self._processed_s = max(self._frames, self._counters.frames), self._counters.heard_s
         is_idle = mode in {"waiting", "paused"}
         if not self.is_ready and (worked or (is_idle and now - self._began_s >= _PATIENCE_S)):
             self.is_ready, self._mode = True, None
@@ -102,7 +102,7 @@ class Service:
             self._runtime = runtime = ServiceRuntime(self._settings, self._run_options, self.counters)
             self._notifier.status(f"opening {self._settings.audio.device}")
             runtime.listen()
-            gc.freeze()  # what lasts for the whole run need not be searched again and again
+            gc.freeze()  # objects that last for the whole run need not be searched at every collection
             drain(runtime, runtime.handle, lambda: self._goes_on(runtime))
         except DetectorError as error:
             self._end(str(error))

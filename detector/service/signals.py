@@ -1,4 +1,4 @@
-"""Signals: what they ask for is noted, and done between two turns of the work."""
+"""Signals: their requests are kept, and fulfilled between two turns of the loop."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Notifier:
 
 
 def _name(address: str) -> str:
-    """Return the address as the kernel takes it; raises OSError for anything but a Unix socket."""
+    """Return the address as the kernel expects it; raises OSError for anything but a Unix socket."""
     if not address.startswith(("/", "@")):
         raise OSError("not the name of a Unix socket")
     return f"\0{address[1:]}" if address.startswith("@") else address
@@ -92,6 +92,6 @@ def _watchdog_s(environment: Mapping[str, str]) -> float | None:
     try:
         period_us = int(environment.get("WATCHDOG_USEC", "0"))
     except ValueError:
-        _log.warning("WATCHDOG_USEC=%s is no number; the watchdog is not fed", environment["WATCHDOG_USEC"])
+        _log.warning("WATCHDOG_USEC=%s is not a number; the watchdog is not fed", environment["WATCHDOG_USEC"])
         return None
     return period_us / 1e6 if period_us > 0 else None

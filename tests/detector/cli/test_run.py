@@ -63,7 +63,7 @@ def test_raw_sound_gives_the_events_of_replay_and_the_tee_is_what_was_heard(
     assert events(child.records) == events(replayed(tee))
     assert len(child.of("onset")) > 0
     assert child.states() == [("listening", True), ("stopping", True)]
-    assert child.errors[-1] == f"34.0 s heard, {len(child.of('onset'))} sounds"
+    assert child.errors[-1] == f"34.0 s processed, {len(child.of('onset'))} sounds"
 
 
 def test_rate_format_and_channels_of_raw_sound(sound: Samples) -> None:  # noqa: F811

@@ -204,7 +204,7 @@ def test_a_state_that_is_no_number_is_mended_within_a_second(
     with caplog.at_level(logging.WARNING, "detector"):
         bench.run()
     assert bench.counters.repairs == 1
-    assert "no number" in caplog.text
+    assert "not a number" in caplog.text
     (label,) = lively[1]
     assert label in {r["label"] for r in bench.of("onset")}
 

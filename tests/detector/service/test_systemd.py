@@ -102,7 +102,7 @@ def test_a_watchdog_that_does_not_watch_this_process_is_not_fed(systemd: Listene
 
 def test_a_watchdog_without_a_number_is_told(systemd: Listener, caplog: pytest.LogCaptureFixture) -> None:
     assert Notifier(systemd.environment | {"WATCHDOG_USEC": "soon"}).watchdog_s is None
-    assert caplog.messages == ["WATCHDOG_USEC=soon is no number; the watchdog is not fed"]
+    assert caplog.messages == ["WATCHDOG_USEC=soon is not a number; the watchdog is not fed"]
 
 
 def test_the_environment_is_that_of_the_process(systemd: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
