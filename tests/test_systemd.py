@@ -180,8 +180,8 @@ def test_the_package_is_whole(package: Path) -> None:
 def test_what_the_package_unpacks_runs(package: Path, tmp_path: Path) -> None:
     """Run where nothing else is installed, by the environment's Python: its scripts name the place where it belongs."""
     assert run("dpkg-deb", "--extract", package, tmp_path).returncode == 0
-    house = tmp_path / "usr" / "lib" / "snn-detect"
-    script = (house / "bin" / "snn-detect").read_text(encoding="utf-8")
+    installed = tmp_path / "usr" / "lib" / "snn-detect"
+    script = (installed / "bin" / "snn-detect").read_text(encoding="utf-8")
     assert script.startswith("#!/usr/lib/snn-detect/bin/python\n")
     traces = run("grep", "-rlI", "--exclude-dir=__pycache__", str(package.parent), tmp_path).stdout
     assert traces == ""
@@ -189,7 +189,7 @@ def test_what_the_package_unpacks_runs(package: Path, tmp_path: Path) -> None:
 
     def detect(*arguments: str | Path) -> str:
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        command = [house / "bin" / "python", "-m", "detector", *arguments]
+        command = [installed / "bin" / "python", "-m", "detector", *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -197,4 +197,4 @@ def test_what_the_package_unpacks_runs(package: Path, tmp_path: Path) -> None:
     assert '"type":"onset"' in detect("replay", ROOT / "models" / "demo" / "scene.flac")
     assert detect("config", "init", "-") == (SYSTEMD / "config.toml").read_text(encoding="utf-8")
     for module in ("paho.mqtt.client", "prometheus_client", "sounddevice"):
-        run(house / "bin" / "python", "-c", f"import {module}").check_returncode()
+        run(installed / "bin" / "python", "-c", f"import {module}").check_returncode()

@@ -237,7 +237,7 @@ def _print_table(stats: dict[str, Any]) -> None:
     table = Table("measure", "value", "", title=f"{f['hours']:.2f} hours of sound")
     rows = (
         ("time", f"{f['wall_s']:.0f} s, {f['cpu_s']:.0f} CPU s: {f['times_real_time']:.0f} times real time", None),
-        ("sounds", f"{f['events']}, the network began anew {f['repairs']} times", None),
+        ("sounds", f"{f['events']}, the network was reset {f['repairs']} times", None),
         ("memory after a minute / at the end", f"{f['rss_first_minute_mb']:.1f} / {f['rss_end_mb']:.1f} MB", "memory"),
         ("descriptors", " / ".join(map(str, f["descriptors"])), "descriptors"),
         ("threads", " / ".join(map(str, f["threads"])), "threads"),

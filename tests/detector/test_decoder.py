@@ -288,7 +288,7 @@ def streams(draw: st.DrawFn) -> tuple[list[DecoderParams], Scores]:
 
 
 def by_definition(p: DecoderParams, track: list[float]) -> list[tuple[str, int]]:
-    """Decide each frame anew from all the scores before it: slow, without a state to get wrong."""
+    """Decide each frame from all the scores before it: slow, but without a state."""
     n = p.smoothing_frames
     raw = [0.0 if math.isnan(x) else x for x in track]
     windows = [raw[max(0, t - n + 1) : t + 1] for t in range(len(raw))]

@@ -59,7 +59,7 @@ def test_rest_is_where_a_stream_begins() -> None:
     assert leaky(0.0, -3.0, 1.0).push(column(0.5, 0.5, 0.5, 0.5))[:, 0, 0].tolist() == [1, 1, 1, 0]
 
 
-def test_leak_tells_a_steady_sound_again_and_again() -> None:
+def test_leak_encodes_a_steady_sound_again_and_again() -> None:
     steady = np.full((400, 1), 4.0, np.float32)
     assert leaky(0.0, 0.0, 0.5).push(steady)[200:].sum() == 0
     rate = leaky(0.05, 0.0, 0.5).push(steady)[200:, 0].mean()

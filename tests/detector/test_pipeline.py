@@ -85,7 +85,7 @@ def test_reset_is_like_new(detector: Detector, scene: Samples) -> None:
     assert detector.push(scene) + detector.flush() == at_once(Detector.load(), scene)
 
 
-def test_a_gap_closes_events_and_starts_anew(detector: Detector, scene: Samples) -> None:
+def test_a_gap_closes_events_and_restarts_the_detector(detector: Detector, scene: Samples) -> None:
     detector.reset()
     begin, end = int(26.06 * 16000), 30 * 16000
     before = detector.push_chunk(AudioChunk(scene[begin:end], 0))

@@ -1,4 +1,4 @@
-"""``snn-detect calibrate`` as users meet it: minutes of synthetic sound, the live pipeline, real files."""
+"""``snn-detect calibrate`` as users run it: minutes of synthetic sound, the live pipeline, real files."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_interrupted_live_sound_is_continued_later(tmp_path: Path) -> None:
         assert child.wait() == 0
         found = json.loads("\n".join(child.lines))["calibration"]
     assert 12 < measured < 16
-    assert found["hours"] * 3600 == pytest.approx(20, abs=1.5)  # a chunk, and four digits of an hour
+    assert found["hours"] * 3600 == pytest.approx(20, abs=1.5)  # to a chunk, and four digits of an hour
     assert found["device"] == "stdin"
 
 

@@ -1,4 +1,4 @@
-"""From a table to a threshold."""
+"""The choice of a threshold from a table of counts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_few_hours_promise_three_alarms_in_their_time_at_best() -> None:
     [
         ((40, 30, 20, 4, 0), 0.5, 0.6),  # 4 in 10 h may be 0.92 an hour, 5 would be 1.05
         ((40, 30, 20, 5, 0), 0.5, 0.7),
-        ((0, 0, 0, 0, 0), 0.5, 0.5),  # an hour of silence says nothing about other sounds
+        ((0, 0, 0, 0, 0), 0.5, 0.5),  # an hour of silence proves nothing about other sounds
         ((0, 0, 0, 0, 0), 0.3, 0.3),
         ((1, 30, 20, 0, 0), 0.3, 0.6),  # one event that lasts all the time is not a quiet class
     ],
 )
-def test_the_lowest_that_holds_and_no_lower_than_the_models_own(
+def test_the_lowest_threshold_that_meets_the_bound_but_not_below_the_models_own(
     events: Sequence[int], own: float, threshold: float
 ) -> None:
     choice = chosen(events, own=own)
@@ -43,7 +43,7 @@ def test_the_lowest_that_holds_and_no_lower_than_the_models_own(
     assert choice.own.threshold == own
 
 
-def test_a_promise_that_cannot_be_held_gives_the_highest_threshold() -> None:
+def test_a_bound_that_cannot_be_met_gives_the_highest_threshold() -> None:
     choice = chosen((90, 80, 70, 60, 50))
     assert not choice.is_held
     assert choice.chosen.threshold == 0.7

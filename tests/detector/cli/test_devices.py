@@ -47,7 +47,7 @@ def run(env: dict[str, str], *arguments: str, before: str = "") -> subprocess.Co
 
 
 @pytest.fixture
-def deaf(tmp_path: Path) -> dict[str, str]:
+def without_server(tmp_path: Path) -> dict[str, str]:
     """Give an environment in which PortAudio finds no sound server."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PULSE_", "XDG_", "PIPEWIRE"))}
     return kept | {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "PULSE_SERVER": f"unix:{tmp_path}/none"}
@@ -75,12 +75,12 @@ def test_devices_of_a_sound_server(sound_server: SoundServer) -> None:
     assert words.stderr == ""
 
 
-def test_no_devices_are_an_empty_list_and_a_line(deaf: dict[str, str]) -> None:
+def test_without_devices_the_list_is_empty_and_a_line_gives_advice(without_server: dict[str, str]) -> None:
     if Path("/proc/asound/cards").exists() and "[" in Path("/proc/asound/cards").read_text():
         pytest.skip("this machine has a sound card")
-    done = run(deaf, "devices", "--json")
+    done = run(without_server, "devices", "--json")
     assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [], "")
-    done = run(deaf, "devices")
+    done = run(without_server, "devices")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith("no input can be opened: connect a microphone, or start the sound server (")
     assert all(package in done.stderr for package in ("libasound2-plugins", "pipewire-alsa"))
@@ -93,16 +93,18 @@ BROKEN_LIBRARY = "import ctypes.util; ctypes.util.find_library = lambda name: '/
 
 @pytest.mark.parametrize("arguments", [("devices",), ("meter", "--seconds", "1")])
 @pytest.mark.parametrize("before", [NO_LIBRARY, BROKEN_LIBRARY])
-def test_without_portaudio_its_package_is_named(deaf: dict[str, str], arguments: tuple[str, ...], before: str) -> None:
-    done = run(deaf, *arguments, before=before)
+def test_without_portaudio_its_package_is_named(
+    without_server: dict[str, str], arguments: tuple[str, ...], before: str
+) -> None:
+    done = run(without_server, *arguments, before=before)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("snn-detect: error: PortAudio is missing (")
     assert done.stderr.endswith("install the Debian package libportaudio2\n")
 
 
-def test_a_device_that_can_never_be_is_refused(deaf: dict[str, str]) -> None:
-    done = run(deaf, "meter", "--device", "hw:1,0")
+def test_an_impossible_selector_is_an_error(without_server: dict[str, str]) -> None:
+    done = run(without_server, "meter", "--device", "hw:1,0")
     assert done.returncode == 2
     assert "numbers of cards change" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -119,11 +121,11 @@ def test_the_meter_prints_a_line_a_second(sound_server: SoundServer) -> None:
     assert done.stderr == ""
 
 
-def test_the_meter_waits_for_a_device_and_ends_cleanly(deaf: dict[str, str]) -> None:
+def test_the_meter_waits_for_a_device_and_ends_cleanly(without_server: dict[str, str]) -> None:
     process = subprocess.Popen(
         command("meter", "--device", "nonesuch"),
         cwd=ROOT,
-        env=deaf,
+        env=without_server,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -136,7 +138,7 @@ def test_the_meter_waits_for_a_device_and_ends_cleanly(deaf: dict[str, str]) -> 
     assert (process.returncode, errors) == (130, "")
 
 
-def test_the_meter_on_a_terminal(sound_server: SoundServer) -> None:
+def test_the_meter_redraws_on_a_terminal(sound_server: SoundServer) -> None:
     main, side = pty.openpty()
     process = subprocess.Popen(
         command("meter"), cwd=ROOT, env=sound_server.env | {"TERM": "xterm"}, stdin=side, stdout=side, stderr=side

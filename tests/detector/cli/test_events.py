@@ -1,4 +1,4 @@
-"""``snn-detect events``: what is stored, for people and for programs, while it is being written."""
+"""``snn-detect events``: stored events, for users and for programs, while they are being written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOW = datetime.fromisoformat("2026-11-23T18:00:00+01:00")
 
 @click.group(cls=Program)
 def program() -> None:
-    """Hold the commands as the real one does."""
+    """Group the commands, as the real program does."""
 
 
 program.add_command(events)
@@ -45,7 +45,7 @@ program.add_command(events)
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Live in central Europe, without settings of one's own."""
+    """Set the time zone of central Europe, and remove the settings of the user."""
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
     monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(tmp_path / "etc"))
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
@@ -82,7 +82,7 @@ def sink(path: Path) -> Iterator[DatabaseSink]:
 
 @pytest.fixture
 def stored(sink: DatabaseSink) -> DatabaseSink:
-    """Give a database of six ended events, each a day older than the one before it, and one going on."""
+    """Give a database of six ended events, each a day older than the one before it, and an open one."""
     for age in range(6, 0, -1):
         for record in event(7 - age, NOW - timedelta(days=age), "speech" if age % 2 else "guitar"):
             sink.write(record)
@@ -95,7 +95,7 @@ def run(*arguments: object) -> Result:
 
 
 def found(*arguments: object) -> list[str]:
-    """Return the ids that a command gives as JSON lines."""
+    """Return the ids that a command prints as JSON lines."""
     result = run(*arguments)
     assert result.exit_code == 0, result.stderr
     return [json.loads(line)["id"] for line in result.stdout.splitlines()]
@@ -167,21 +167,21 @@ def test_spans_before_now(sink: DatabaseSink, span: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("when", ["yesterday", "2", "2026-13-01", "h", "-2h", "99999999w", ""])
-def test_times_that_are_none(when: str) -> None:
+def test_a_time_that_cannot_be_parsed_is_an_error(when: str) -> None:
     result = run("query", "--since", when)
     assert result.exit_code == 2
     assert "2h, a date such as 2026-11-23" in result.stderr
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_range_that_ends_before_it_begins() -> None:
+def test_a_range_that_ends_before_it_begins_is_an_error() -> None:
     result = run("query", "--since", "2026-11-20", "--until", "2026-11-18")
     assert result.exit_code == 2
     assert "is not before" in result.stderr
 
 
 @pytest.mark.usefixtures("stored")
-def test_csv_has_a_heading_and_a_row_an_event() -> None:
+def test_csv_has_a_heading_and_a_row_for_each_event() -> None:
     result = run("export", "--since", "2026-11-22")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["id"] for row in rows] == ids(6, 7)
@@ -195,7 +195,7 @@ def test_summer_time_is_that_of_the_event(sink: DatabaseSink) -> None:
     assert json.loads(run("query").stdout)["onset_time"] == "2026-07-01T12:00:00.000+02:00"
 
 
-def test_empty_results_are_said_so(stored: DatabaseSink, path: Path) -> None:
+def test_empty_results_are_reported(stored: DatabaseSink, path: Path) -> None:
     for arguments in (["query", "--label", "harp"], ["tail", "--label", "harp"]):
         result = run(*arguments)
         assert (result.exit_code, result.stdout) == (0, "")
@@ -207,7 +207,7 @@ def test_empty_results_are_said_so(stored: DatabaseSink, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sink")
-def test_an_empty_database_is_said_so(path: Path) -> None:
+def test_an_empty_database_is_reported(path: Path) -> None:
     assert run("tail").stderr == f"{path}: holds no events yet\n"
 
 
@@ -227,7 +227,7 @@ def one_error(result: Result, *words: str) -> None:
         assert word in line
 
 
-def test_a_database_that_is_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_an_error(tmp_path: Path) -> None:
     one_error(run("tail"), str(tmp_path / "events.db"), "there is no such database")
     (tmp_path / "text.db").write_text("no database\n" * 100)
     one_error(run("tail", "--database", tmp_path / "text.db"), "text.db", "no database of events")
@@ -239,14 +239,14 @@ def test_a_database_that_is_none(tmp_path: Path) -> None:
     one_error(run("tail", "--database", tmp_path), "is a directory")
 
 
-def test_a_database_of_a_newer_version(stored: DatabaseSink, path: Path) -> None:
+def test_a_database_of_a_newer_version_is_an_error(stored: DatabaseSink, path: Path) -> None:
     stored.close()
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 99")
     one_error(run("tail"), "newer snn-detect")
 
 
-def test_a_damaged_database(stored: DatabaseSink, path: Path) -> None:
+def test_a_damaged_database_is_an_error(stored: DatabaseSink, path: Path) -> None:
     stored.close()
     with path.open("r+b") as file:
         file.seek(4096)
@@ -255,7 +255,7 @@ def test_a_damaged_database(stored: DatabaseSink, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_the_database_of_the_settings(tmp_path: Path, path: Path) -> None:
+def test_the_database_of_the_settings_is_the_default(tmp_path: Path, path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "etc" / "config.toml").write_text(f'[database]\npath = "{tmp_path}/elsewhere/named.db"\n')
@@ -266,8 +266,8 @@ def test_the_database_of_the_settings(tmp_path: Path, path: Path) -> None:
     assert found("tail", "-n", 1) == ids(7)
 
 
-# The modules are loaded first: where Python lives, nobody may not look.
-_AS_NOBODY = """
+# The modules are loaded first: the user may have no access to the folder of Python.
+_UNPRIVILEGED = """
 import os, sys
 import click
 import detector.events_db
@@ -282,16 +282,16 @@ program(sys.argv[1:])
 """
 
 
-def as_nobody(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", _AS_NOBODY, "events", *map(str, arguments)]
+def as_other_user(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", _UNPRIVILEGED, "events", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """Give a database with an event in a folder where everybody may look and only root may write."""
+    """Give a database with an event in a folder that all users can read and only root can write."""
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can change the user")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "events.db"
@@ -302,39 +302,39 @@ def shared() -> Iterator[Path]:
         writer.close()
 
 
-def test_a_reader_who_may_only_read(shared: Path) -> None:
+def test_the_right_to_read_is_enough(shared: Path) -> None:
     for ending in ("", "-wal", "-shm"):
         Path(f"{shared}{ending}").chmod(0o644)
-    done = as_nobody("tail", "--database", shared)
+    done = as_other_user("tail", "--database", shared)
     assert done.stderr == ""
     assert json.loads(done.stdout)["id"] == "id-7"
 
 
-def test_a_reader_who_may_only_read_what_the_service_has_left(shared: Path) -> None:
+def test_the_right_to_read_is_enough_after_the_service_has_ended(shared: Path) -> None:
     with closing(sqlite3.connect(shared)) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for ending in ("-wal", "-shm"):
         Path(f"{shared}{ending}").unlink()
     shared.chmod(0o644)
     before = list(shared.parent.iterdir())
-    done = as_nobody("tail", "--database", shared)
+    done = as_other_user("tail", "--database", shared)
     assert done.stderr == ""
     assert json.loads(done.stdout)["id"] == "id-7"
     assert list(shared.parent.iterdir()) == before
 
 
-def test_a_reader_who_may_not_read(shared: Path) -> None:
-    done = as_nobody("tail", "--database", shared)
+def test_missing_rights_are_named(shared: Path) -> None:
+    done = as_other_user("tail", "--database", shared)
     assert done.returncode == 2
     assert f"{shared}: cannot be opened (permission denied); read it as root or as the service's user" in done.stderr
     shared.chmod(0o644)
-    done = as_nobody("tail", "--database", shared)
+    done = as_other_user("tail", "--database", shared)
     assert done.returncode == 2
     assert "the right to read events.db-wal" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-# Who starts the tests in the background has them ignore Ctrl-C, and the program would inherit that.
+# Tests that run in the background ignore Ctrl-C, and the program would inherit that.
 _COMMAND = """
 import signal, sys, click
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -368,7 +368,7 @@ def next_event(process: subprocess.Popen[str]) -> Record:
     return record
 
 
-def test_following_shows_what_comes_and_how_it_ended(sink: DatabaseSink, path: Path) -> None:
+def test_following_shows_new_events_and_their_ends(sink: DatabaseSink, path: Path) -> None:
     for record in event(1, NOW):
         sink.write(record)
     with following("--database", path, "--label", "guitar") as process:
@@ -391,7 +391,7 @@ def test_following_shows_what_comes_and_how_it_ended(sink: DatabaseSink, path: P
         assert (process.stdout.read(), process.stderr.read()) == ("", "")
 
 
-def test_following_goes_on_with_a_database_begun_anew(sink: DatabaseSink, path: Path) -> None:
+def test_following_continues_with_a_database_that_is_replaced(sink: DatabaseSink, path: Path) -> None:
     for number in (1, 2):
         sink.write(event(number, NOW)[1])
     with following("--database", path, "-n", 1) as process:
@@ -402,7 +402,9 @@ def test_following_goes_on_with_a_database_begun_anew(sink: DatabaseSink, path: 
         assert next_event(process)["id"] == "id-3"
 
 
-def test_following_ends_when_its_reader_has_gone_though_nothing_comes(stored: DatabaseSink, path: Path) -> None:
+def test_following_ends_when_its_reader_has_closed_the_pipe_without_new_events(
+    stored: DatabaseSink, path: Path
+) -> None:
     with following("--database", path, "-n", 1) as process:
         next_event(process)
         assert process.stdout is not None
@@ -413,7 +415,7 @@ def test_following_ends_when_its_reader_has_gone_though_nothing_comes(stored: Da
     stored.close()
 
 
-def test_a_reader_that_has_seen_enough(sink: DatabaseSink, path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_ends_the_query(sink: DatabaseSink, path: Path) -> None:
     for number in range(3000):
         sink.write(event(number, NOW)[1])
     command = [sys.executable, "-W", "error", "-c", _COMMAND, "events", "query", "--database", str(path)]
@@ -449,7 +451,7 @@ def test_a_terminal_gets_readable_lines(stored: DatabaseSink, path: Path) -> Non
     assert lines[2].split()[-5:] == ["interrupted", "clock", "not", "set", "/clips/a.flac"]
 
 
-def test_reading_while_it_is_written(sink: DatabaseSink, path: Path) -> None:
+def test_a_database_can_be_read_while_it_is_written(sink: DatabaseSink, path: Path) -> None:
     sink.write(event(0, NOW)[1])
     with following("--database", path) as process:
         assert next_event(process)["id"] == "id-0"

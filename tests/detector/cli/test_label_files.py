@@ -1,4 +1,4 @@
-"""Sinks: lines for programs, lines for people, scores in a file."""
+"""Lines for programs, lines for users, and scores in a file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_text_lines_name_each_source_once() -> None:
     assert [line for line in lines if line.endswith(".wav")] == ["a.wav", "b.wav", "a.wav"]
 
 
-def test_text_lines_say_why_a_sound_was_cut_short_and_when_it_was() -> None:
+def test_text_lines_give_the_reason_and_the_time_of_a_truncated_sound() -> None:
     assert "sound ends here" in text_of(replace(OFFSET, reason="end_of_stream"))
     assert "sound was lost here" in text_of(replace(OFFSET, reason="gap"))
     assert text_of(replace(ONSET, time="2026-11-23T18:04:05.120+01:00")).rstrip().endswith("18:04:05.120+01:00")
@@ -74,7 +74,7 @@ def test_text_lines_are_coloured_on_a_terminal_only() -> None:
     assert "\x1b[" not in text_of(ONSET)
 
 
-def test_text_lines_do_not_obey_names() -> None:
+def test_text_lines_escape_names() -> None:
     text = text_of(replace(ONSET, source="[red]\x1b[2J\n\udce9.wav"))
     assert text.splitlines()[0] == "[red]\ufffd[2J\ufffd\ufffd.wav"
 
@@ -125,7 +125,7 @@ def test_scores_file_replaces_an_older_one_or_leaves_it(tmp_path: Path) -> None:
     assert path.read_text() == "older"
 
 
-def test_scores_file_where_none_can_be(tmp_path: Path) -> None:
+def test_a_scores_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written there"):
         ScoresFile(tmp_path / "none" / "s.npz", LABELS)
     with pytest.raises(ConfigError, match="is a directory"):

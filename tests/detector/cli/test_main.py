@@ -1,4 +1,4 @@
-"""The command line, as users and other programs meet it."""
+"""The command line, as users and other programs run it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMMAND = [sys.executable, "-W", "error", "-m", "detector"]
 
 @pytest.fixture(autouse=True)
 def _buffered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let processes write as they do for users, whatever the tests run under."""
+    """Let processes buffer their output as they do for users, in any environment of the tests."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
 
@@ -75,7 +75,7 @@ def records(text: str) -> list[Record]:
 
 
 def paired(found: list[Record]) -> bool:
-    """Tell whether each onset is followed by its offset, and each offset follows its onset."""
+    """Return whether each onset is followed by its offset, and each offset follows its onset."""
     opened = [r["id"] for r in found if r["type"] == "onset"]
     return sorted(opened) == sorted(r["id"] for r in found if r["type"] == "offset") and len(opened) > 0
 
@@ -99,7 +99,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert "--threshold" in done.stdout
 
 
-def test_replay_does_without_what_trains(scene: Path) -> None:
+def test_replay_needs_no_packages_of_training(scene: Path) -> None:
     code = (
         "import sys; from detector.cli.main import cli; cli(['replay', sys.argv[1]], standalone_mode=False); "
         "found = {'torch', 'snntorch', 'onnx', 'scipy', 'rich'} & set(sys.modules); assert not found, found"
@@ -149,7 +149,7 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def read(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Return what is left of a process's output and errors when it has ended."""
+    """Return the rest of a process's output and errors when it has ended."""
     assert process.stdout is not None
     assert process.stderr is not None
     found = process.stdout.read(), process.stderr.read()
@@ -162,7 +162,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def test_events_come_while_the_sound_is_going_on(lively: tuple[Path, str]) -> None:
+def test_events_are_printed_while_the_sound_continues(lively: tuple[Path, str]) -> None:
     clip, option = lively
     data = soundfile.read(clip, dtype="float32")[0].tobytes()
     with start("-", "--format", "f32le", option) as process:
@@ -178,7 +178,7 @@ def test_events_come_while_the_sound_is_going_on(lively: tuple[Path, str]) -> No
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_closes_what_is_open(lively: tuple[Path, str], number: signal.Signals, code: int) -> None:
+def test_a_signal_closes_open_events(lively: tuple[Path, str], number: signal.Signals, code: int) -> None:
     clip, option = lively
     with start(clip, clip, "--realtime", option, "--quiet") as process:
         first = first_line(process)
@@ -210,7 +210,7 @@ def test_realtime_takes_as_long_as_the_sound(lively: tuple[Path, str]) -> None:
     assert paced.stdout == replay(clip, option).stdout
 
 
-def test_a_reader_that_has_gone_ends_it_quietly(scene: Path) -> None:
+def test_a_reader_that_closes_the_pipe_ends_replay_quietly(scene: Path) -> None:
     with start(*[scene] * 5) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -222,7 +222,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(scene: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_output_that_cannot_be_written(scene: Path) -> None:
+def test_output_that_cannot_be_written_is_an_error(scene: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*COMMAND, "replay", str(scene)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -248,7 +248,7 @@ def test_help_that_cannot_be_written() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_bad_files_do_not_stop_the_good_ones(scene: Path, tmp_path: Path) -> None:
+def test_bad_files_do_not_stop_the_others(scene: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.wav"
     text.write_text("no sound\n" * 9)
     result = replay(tmp_path / "none.wav", scene, text, scene, "--quiet")
@@ -262,7 +262,7 @@ def test_bad_files_do_not_stop_the_good_ones(scene: Path, tmp_path: Path) -> Non
     assert len(found) == 2 * len(records(replay(scene).stdout))
 
 
-def test_what_was_heard_before_a_fault_is_kept(lively: tuple[Path, str], tmp_path: Path) -> None:
+def test_events_before_a_fault_are_kept(lively: tuple[Path, str], tmp_path: Path) -> None:
     clip, option = lively
     cut = tmp_path / "cut.wav"
     cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
@@ -301,7 +301,7 @@ def test_scores_that_cannot_be_written(scene: Path, tmp_path: Path) -> None:
     one_error(replay(scene, "--quiet", "--scores", tmp_path / "none" / "s.npz"), 2, "cannot be written")
 
 
-def test_only(scene: Path) -> None:
+def test_only_selected_labels_are_reported(scene: Path) -> None:
     everything = records(replay(scene).stdout)
     label = everything[0]["label"]
     found = records(replay(scene, "--only", label).stdout)
@@ -322,13 +322,13 @@ def test_threshold(scene: Path, detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("value", ["guitar", "guitar=", "=0.5", "guitar=loud", "0.5"])
-def test_threshold_that_is_none(scene: Path, value: str) -> None:
+def test_a_threshold_that_cannot_be_parsed_is_an_error(scene: Path, value: str) -> None:
     result = replay(scene, "--threshold", value)
     assert result.exit_code == 2
     assert "label=value" in result.stderr
 
 
-def test_threshold_that_cannot_be(scene: Path, detector: Detector) -> None:
+def test_an_impossible_threshold_is_an_error(scene: Path, detector: Detector) -> None:
     label = detector.labels[0]
     one_error(replay(scene, "--threshold", "harp=0.5"), 2, "'harp'", label)
     for value in ("0", "1", "1.5", "-1", "nan"):
@@ -353,7 +353,7 @@ def test_wrong_usage(scene: Path, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--nope"], ["--device"], ["--nope", "replay"], ["replay", "--nope"], ["nope"]])
-def test_what_is_no_option_or_command_gets_one_line(arguments: list[str]) -> None:
+def test_an_unknown_option_or_command_is_one_line(arguments: list[str]) -> None:
     result = CliRunner().invoke(cli, arguments)
     one_error(result, 2, "--nope" if "--nope" in arguments else arguments[0])
     assert len(result.stderr.splitlines()) == 1
@@ -381,7 +381,7 @@ def test_model_verify(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("command", [["model", "info"], ["model", "verify"], ["replay", "x.wav", "--model"]])
-def test_model_that_is_none(tmp_path: Path, command: list[str]) -> None:
+def test_a_file_that_is_not_a_model_is_an_error(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     for name in ("none.onnx", "text.onnx"):
         one_error(CliRunner().invoke(cli, [*command, str(tmp_path / name)]), 2, name)
@@ -413,12 +413,12 @@ def test_terminal_gets_readable_lines(lively: tuple[Path, str]) -> None:
 
 @click.group(cls=Program)
 def failing() -> None:
-    """Fail in every way."""
+    """Group commands that fail."""
 
 
 @failing.command()
 def bug() -> None:
-    raise KeyError("what\nnobody thought of")
+    raise KeyError("what\nis missing")
 
 
 @failing.command()
@@ -448,7 +448,7 @@ def test_interrupt(command: str) -> None:
     assert (result.exit_code, result.stderr) == (130, "")
 
 
-def test_signals_are_given_back_and_an_ignored_one_stays_ignored() -> None:
+def test_signal_handlers_are_restored_and_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with SignalHandler() as signals:

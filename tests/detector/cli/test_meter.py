@@ -1,4 +1,4 @@
-"""The meter: what it shows of sound, of clipping and of faults, on a terminal and elsewhere."""
+"""The meter: levels, scores, clipping and faults, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class ScriptedSource:
-    """Gives news from a list, one entry each time, and then nothing more."""
+    """Emits events from a list, one entry at each call, and then none."""
 
     def __init__(self, *script: list[SourceEvent], clipped: int = 0, is_open: bool = True) -> None:
         self._script = list(script)
@@ -67,7 +67,7 @@ def shown(meter: Meter, now_s: float = 100.0) -> str:
     return meter.show(now_s).plain
 
 
-def test_the_bar_is_as_long_as_the_sound_is_loud(detector: Detector) -> None:
+def test_the_length_of_the_bar_follows_the_level(detector: Detector) -> None:
     full = []
     for amplitude in (0.0, 0.001, 0.03, 0.5, 1.0):
         meter = Meter(ScriptedSource(), detector)
@@ -76,7 +76,7 @@ def test_the_bar_is_as_long_as_the_sound_is_loud(detector: Detector) -> None:
     assert full == [0, 0, 24, 43, 48]
 
 
-def test_the_peak_is_held_and_sinks_then() -> None:
+def test_the_peak_is_held_and_then_falls() -> None:
     hold = PeakHold()
     assert hold.push(-10.0, 5.0) == -10
     assert hold.push(-50.0, 6.4) == -10
@@ -85,7 +85,7 @@ def test_the_peak_is_held_and_sinks_then() -> None:
     assert hold.push(LOWEST_DBFS, 1000.0) == LOWEST_DBFS
 
 
-def test_the_lamp_is_lit_for_a_while_after_clipping(detector: Detector) -> None:
+def test_clipping_is_shown_for_two_seconds(detector: Detector) -> None:
     source = ScriptedSource()
     meter = Meter(source, detector)
     assert "clip " in shown(meter, 10.0)
@@ -95,7 +95,7 @@ def test_the_lamp_is_lit_for_a_while_after_clipping(detector: Detector) -> None:
     assert "CLIP" not in shown(meter, 13.1)
 
 
-def test_scores_of_what_is_heard(detector: Detector) -> None:
+def test_the_highest_scores_are_shown(detector: Detector) -> None:
     scene = read_sound(ROOT / "models" / "demo" / "scene.flac", detector.sample_rate_hz)
     chunks: list[SourceEvent] = [sound(scene[at : at + 640], at) for at in range(0, len(scene), 640)]
     meter = Meter(ScriptedSource(), detector)
@@ -106,20 +106,21 @@ def test_scores_of_what_is_heard(detector: Detector) -> None:
     assert len(found) == 5
     assert found["guitar"] > 0.9
     assert list(found.values()) == sorted(found.values(), reverse=True)
-    assert "guitar" not in shown(meter) or "guitar           0.00" in shown(meter)  # the next picture begins anew
+    # Each picture has the scores since the last one.
+    assert "guitar" not in shown(meter) or "guitar           0.00" in shown(meter)
 
 
-def test_conditions_stand_there_as_long_as_they_hold(detector: Detector) -> None:
-    begin = SourceCondition("silent", active=True, detail="only zeros come")
+def test_conditions_are_shown_while_they_are_active(detector: Detector) -> None:
+    begin = SourceCondition("silent", active=True, detail="only zeros arrive")
     end = SourceCondition("silent", active=False, detail="there is sound again")
     meter = Meter(ScriptedSource(), detector)
-    assert turn(meter, begin) == ["only zeros come"]
-    assert "only zeros come" in shown(meter)
+    assert turn(meter, begin) == ["only zeros arrive"]
+    assert "only zeros arrive" in shown(meter)
     assert turn(meter, end) == ["there is sound again"]
     assert "sound" not in shown(meter)
 
 
-def test_a_gap_does_not_mix_what_was_before_with_what_is_behind(detector: Detector) -> None:
+def test_a_gap_separates_the_sound_before_and_behind_it(detector: Detector) -> None:
     rng = np.random.default_rng(0)
     before, behind = rng.normal(0, 0.1, 16000), rng.normal(0, 0.1, 16000)
     alone = Meter(ScriptedSource(), detector)
@@ -134,7 +135,7 @@ def test_a_gap_does_not_mix_what_was_before_with_what_is_behind(detector: Detect
     assert meter.line(0.0) == expected
 
 
-def test_a_line_for_programs(detector: Detector) -> None:
+def test_the_line_has_levels_and_scores(detector: Detector) -> None:
     source = ScriptedSource()
     meter = Meter(source, detector)
     text = meter.line(10.0)
@@ -154,7 +155,7 @@ def run(source: ScriptedSource, detector: Detector, *, terminal: bool, seconds: 
     return out.getvalue()
 
 
-def test_away_from_a_terminal_a_line_a_second_is_printed(detector: Detector) -> None:
+def test_without_a_terminal_a_line_a_second_is_printed(detector: Detector) -> None:
     waiting = SourceCondition("waiting", active=True, detail="waiting for [the] microphone")
     text = run(ScriptedSource([waiting]), detector, terminal=False, seconds=2.5)
     lines = text.splitlines()
@@ -163,14 +164,14 @@ def test_away_from_a_terminal_a_line_a_second_is_printed(detector: Detector) -> 
     assert "\x1b" not in text
 
 
-def test_on_a_terminal_the_picture_moves(detector: Detector) -> None:
+def test_on_a_terminal_the_picture_is_redrawn(detector: Detector) -> None:
     text = run(ScriptedSource([sound(np.full(1600, 0.5))]), detector, terminal=True, seconds=0.5)
     assert "█" in text
     assert "\x1b[2K" in text
-    assert text.endswith("\x1b[?25h")  # the cursor is there again
+    assert text.endswith("\x1b[?25h")  # the cursor is shown again
 
 
-def test_a_signal_ends_it_and_leaves_the_terminal_whole(detector: Detector) -> None:
+def test_a_signal_ends_the_meter_and_restores_the_terminal(detector: Detector) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, _environ={"TERM": "xterm"})
     signals, source = SignalHandler(), ScriptedSource()
@@ -181,7 +182,7 @@ def test_a_signal_ends_it_and_leaves_the_terminal_whole(detector: Detector) -> N
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_signal_in_the_middle_of_a_turn_waits_for_its_end(detector: Detector, *, terminal: bool) -> None:
-    """It comes while locks are held and modules are read: what raises there breaks them."""
+    """It arrives while locks are held and modules are imported: an exception there would break them."""
 
     class Interrupted(ScriptedSource):
         is_whole = False

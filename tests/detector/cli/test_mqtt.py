@@ -1,4 +1,4 @@
-"""The commands about brokers, at a real one."""
+"""The commands about brokers, with a real one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(tmp_path: Path, port: int, *arguments: str, line: str = "secret") ->
     return CliRunner().invoke(program, ["mqtt", *arguments, "--config", str(config)])
 
 
-def test_a_broker_that_works(broker: Broker, tmp_path: Path) -> None:
+def test_a_broker_that_works_passes_all_stages(broker: Broker, tmp_path: Path) -> None:
     done = command(tmp_path, broker.port, "test")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
@@ -45,7 +45,7 @@ def test_a_broker_that_works(broker: Broker, tmp_path: Path) -> None:
     assert "secret" not in done.output
 
 
-def test_a_broker_that_does_not(broker: Broker, tmp_path: Path) -> None:
+def test_a_broker_that_fails_is_reported_with_its_stage(broker: Broker, tmp_path: Path) -> None:
     done = command(tmp_path, broker.port, "test", "--json", line="wrong")
     assert done.exit_code == 69
     (found,) = json.loads(done.stdout)
@@ -53,7 +53,7 @@ def test_a_broker_that_does_not(broker: Broker, tmp_path: Path) -> None:
     assert [(s["name"], s["ok"]) for s in found["stages"]][-2:] == [("TLS", True), ("auth", False)]
 
 
-def test_purge_takes_away_all_that_was_left_and_nothing_else(tmp_path: Path) -> None:
+def test_purge_deletes_all_retained_messages_and_nothing_else(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker:
         with Watcher(broker.port) as watcher:
             for topic in ("snn-detect/pi42/status", "snn-detect/pi4", "other"):
@@ -73,7 +73,7 @@ def test_purge_takes_away_all_that_was_left_and_nothing_else(tmp_path: Path) -> 
         assert set(retained(broker.port)) == {"snn-detect/pi42/status", "snn-detect/pi4", "other"}
 
 
-def test_purge_takes_the_announcement_first(tmp_path: Path) -> None:
+def test_purge_deletes_the_discovery_message_first(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker, Watcher(broker.port) as watcher:
         left: dict[str, Any] = {f"snn-detect/pi4/mic/{n}/state": "OFF" for n in range(70)}
         left["homeassistant/device/snn_detect_pi4/config"] = "{}"
@@ -87,14 +87,14 @@ def test_purge_takes_the_announcement_first(tmp_path: Path) -> None:
         assert retained(broker.port) == {}
 
 
-def test_purge_without_a_broker(tmp_path: Path) -> None:
+def test_purge_without_a_broker_is_an_error(tmp_path: Path) -> None:
     port = free_port()
     done = command(tmp_path, port, "purge")
     assert done.exit_code == 69
     assert done.stderr.startswith(f"snn-detect: error: {HOST}:{port}: nothing listens there")
 
 
-def test_without_a_broker_in_the_configuration(tmp_path: Path) -> None:
+def test_a_configuration_without_a_broker_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('node = "pi4"\n')
     program = Program(commands={"mqtt": mqtt})
     done = CliRunner().invoke(program, ["mqtt", "test", "--config", str(tmp_path / "config.toml")])

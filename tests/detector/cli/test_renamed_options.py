@@ -57,7 +57,7 @@ def test_the_old_name_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("replay", "-", "--json", "-q"), ("--device", "-", "--json", "-q")])
-def test_raw_samples_at_the_old_name_of_their_rate(arguments: tuple[str, ...]) -> None:
+def test_raw_samples_accept_the_old_name_of_their_rate(arguments: tuple[str, ...]) -> None:
     """The rate is out of range, so that the error shows that the value has arrived."""
     run = [sys.executable, "-W", "error", "-m", "detector", *arguments, "--rate", "100"]
     done = subprocess.run(run, input=bytes(2000), capture_output=True, check=False)
@@ -87,7 +87,7 @@ def test_the_old_name_is_for_raw_samples_alone_too(tmp_path: Path) -> None:
     assert "Options stand behind 'model'" in done.stderr
 
 
-def test_calibrate_at_the_old_name_of_its_rate(tmp_path: Path) -> None:
+def test_calibrate_accepts_the_old_name_of_its_rate(tmp_path: Path) -> None:
     quiet = tmp_path / "quiet.wav"
     soundfile.write(quiet, np.zeros(3 * 16000, np.float32), 16000)
     arguments = ["calibrate", str(quiet), "--rate", "30", "--no-write", "--json", "-q"]

@@ -23,7 +23,7 @@ def replay(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, ["replay", "--quiet", *map(str, arguments)])
 
 
-def test_labels_and_table_say_what_the_records_say(tmp_path: Path) -> None:
+def test_labels_and_table_agree_with_the_records(tmp_path: Path) -> None:
     copy = tmp_path / "a folder" / "two\twords.flac"
     copy.parent.mkdir()
     shutil.copy(SCENE, copy)
@@ -48,16 +48,16 @@ def test_labels_and_table_say_what_the_records_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_a_sheet_shows_every_room(tmp_path: Path, suffix: str) -> None:
+def test_a_sheet_shows_every_stage(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"sheet{suffix}"
     plain = replay(SCENE)
     drawn = replay("--picture", target, SCENE)
-    assert drawn.stdout == plain.stdout  # to look changes nothing
+    assert drawn.stdout == plain.stdout  # drawing changes no result
     assert list(tmp_path.iterdir()) == [target]
     if suffix == ".png":
         picture = imread(target)[..., :3]
         assert picture.shape[1] > 1500
-        # A row of panels that all have something in them: no stretch of a fifth of the height is blank.
+        # No panel is empty: no fifth of the height is blank.
         inked = (picture[:, picture.shape[1] // 4 :] < 0.9).reshape(len(picture), -1).max(axis=1).tolist()
         assert max(len(run) for run in "".join("x" if i else " " for i in inked).split("x")) < len(inked) / 5
     else:
@@ -86,7 +86,7 @@ def test_a_file_without_sound_events_or_shorter_than_a_frame_has_its_sheet(tmp_p
         (("--tsv", "."), "is a directory"),
     ],
 )
-def test_a_place_that_cannot_be_is_told_first(arguments: tuple[str, ...], reason: str) -> None:
+def test_a_file_that_cannot_be_written_is_reported_first(arguments: tuple[str, ...], reason: str) -> None:
     done = replay(*arguments, SCENE)
     assert done.exit_code == 2
     assert reason in done.stderr
@@ -102,11 +102,11 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("n_mfcc", "lifter"), [(40, 0), (26, 22), (13, 22)])
-def test_log_mel_energies_come_back_from_cepstra(n_mfcc: int, lifter: int) -> None:
+def test_log_mel_energies_are_restored_from_cepstra(n_mfcc: int, lifter: int) -> None:
     p = mfcc_params(numcep=n_mfcc, nfilt=40 if n_mfcc == 40 else 26, ceplifter=lifter, appendEnergy=False)
     bands = np.random.default_rng(0).normal(size=(5, p.n_mels)).cumsum(axis=1)
     back = bands @ dct_matrix(p) @ log_mel_matrix(p)
     if p.n_mfcc == p.n_mels:
         np.testing.assert_allclose(back, bands, atol=1e-9)
-    else:  # what is lost stays lost, and nothing else
+    else:  # only what the truncation removed is missing
         np.testing.assert_allclose(back @ dct_matrix(p), bands @ dct_matrix(p), atol=1e-9)

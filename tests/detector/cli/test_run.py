@@ -1,4 +1,4 @@
-"""The bare command, ``snn-detect --device``, as users and other programs meet it."""
+"""The bare command, ``snn-detect --device``, as users and other programs run it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def option(lively: Lively) -> str:  # noqa: F811
 
 
 def events(records: list[Record]) -> list[Record]:
-    """Return onsets and offsets without what two runs do not share."""
+    """Return onsets and offsets without the fields that differ between two runs."""
     found = [r for r in records if r["type"] in {"onset", "offset"}]
     return [{k: v for k, v in r.items() if k not in CHANGING} for r in found]
 
@@ -48,11 +48,11 @@ def has_onset(records: list[Record]) -> bool:
     return any(r["type"] == "onset" for r in records)
 
 
-def test_raw_sound_gives_the_events_of_replay_and_the_tee_is_what_was_heard(
+def test_raw_sound_gives_the_events_of_replay_and_the_tee_holds_it(
     sound: Samples,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    tee = tmp_path / "heard.wav"
+    tee = tmp_path / "tee.wav"
     with Child("--device", "-", "--tee", tee) as child:
         child.play(sound)
         child.end_sound()
@@ -78,7 +78,7 @@ def test_rate_format_and_channels_of_raw_sound(sound: Samples) -> None:  # noqa:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_closes_what_is_open(lively: Lively, number: signal.Signals, code: int) -> None:  # noqa: F811
+def test_a_signal_closes_open_events(lively: Lively, number: signal.Signals, code: int) -> None:  # noqa: F811
     with Child("--device", "-", option(lively), "--quiet") as child:
         child.play(lively[0])
         child.wait_for_records(has_onset, "an onset")
@@ -89,7 +89,7 @@ def test_a_signal_closes_what_is_open(lively: Lively, number: signal.Signals, co
     assert child.of("offset")[-1]["reason"] == "shutdown"
 
 
-def test_a_reader_that_has_gone_ends_it_quietly(sound: Samples) -> None:  # noqa: F811
+def test_a_reader_that_closes_the_pipe_ends_the_run_quietly(sound: Samples) -> None:  # noqa: F811
     with Child("--device", "-", "--quiet", reads_stdout=False) as child:
         stdout = child.process.stdout
         assert stdout is not None
@@ -102,7 +102,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(sound: Samples) -> None:  # noqa
     assert not any("Traceback" in line for line in child.errors)
 
 
-def test_a_file_is_replayed_at_its_own_pace(lively: Lively, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_is_replayed_in_real_time(lively: Lively, tmp_path: Path) -> None:  # noqa: F811
     path = tmp_path / "clip.wav"
     soundfile.write(path, lively[0][:16000], 16000, subtype="FLOAT")
     with Child("--device", path, option(lively), "--quiet") as child:
@@ -111,19 +111,19 @@ def test_a_file_is_replayed_at_its_own_pace(lively: Lively, tmp_path: Path) -> N
     assert {r["source"] for r in child.records} == {str(path)}
 
 
-def test_a_file_that_is_not_there() -> None:
+def test_a_missing_file_is_an_error() -> None:
     result = invoke("--device", "/nowhere/none.flac")
     assert result.exit_code == 66
     assert "/nowhere/none.flac" in result.stderr
 
 
-def test_a_file_is_no_device_of_the_service(scene: Path) -> None:  # noqa: F811
+def test_the_service_does_not_accept_a_file(scene: Path) -> None:  # noqa: F811
     with Child("run", "--config", os.devnull, "--device", scene) as child:
         assert child.wait() == 2
     assert "replay" in child.errors[-1]
 
 
-def test_no_device_and_no_patience() -> None:
+def test_an_absent_device_is_an_error_with_no_wait() -> None:
     with Child("--device", "usb-id:ffff:fffe", "--no-wait") as child:
         code = child.wait()
     if code == 2 and "PortAudio" in child.errors[-1]:
@@ -171,7 +171,9 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_model_of_the_environment_is_no_option_before_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_environment_does_not_count_as_an_option_before_a_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SNN_DETECT_MODEL", "/nowhere.onnx")
     result = invoke("model", "info")
     assert "/nowhere.onnx" in result.stderr
@@ -212,7 +214,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_service_does_without_what_only_some_sinks_need() -> None:
+def test_the_service_imports_only_what_its_sinks_need() -> None:
     """A board that only prints loads neither the MQTT client nor Prometheus's library, and never rich."""
     code = (
         "import sys; from detector.cli.main import cli\n"

@@ -1,4 +1,4 @@
-"""The view in a terminal, in a terminal of its own: what moves there, and that it leaves the terminal as it was."""
+"""The view in a pseudo-terminal: its content, and that the terminal is restored at the end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Terminal:
     def __init__(self, *arguments: str | Path, **environment: str) -> None:
         self._own, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
-        # COLUMNS and LINES, where a shell exports them, would stand over the size of this terminal.
+        # COLUMNS and LINES, where a shell exports them, would override the size of this terminal.
         clean = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
             [*COMMAND, "watch", *map(str, arguments)],
@@ -72,7 +72,7 @@ class Terminal:
         return "\n".join(self._screen.display)
 
     def read(self, timeout_s: float) -> bool:
-        """Take what it has written; False at its end."""
+        """Read what the program has written; False at its end."""
         if not select.select([self._own], [], [], timeout_s)[0]:
             return True
         with contextlib.suppress(OSError):
@@ -85,8 +85,8 @@ class Terminal:
     def wait_for(self, holds: Callable[[str], object], what: str) -> None:
         until = time.monotonic() + DEADLINE_S
         while not holds(self.text):
-            assert self.read(0.2), f"{what} did not come before the end:\n{self.text}"
-            assert time.monotonic() < until, f"{what} did not come:\n{self.text}"
+            assert self.read(0.2), f"{what} did not appear before the end:\n{self.text}"
+            assert time.monotonic() < until, f"{what} did not appear:\n{self.text}"
 
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
@@ -99,7 +99,7 @@ def braille(text: str) -> int:
     return sum(0x2800 < ord(c) <= 0x28FF for c in text)
 
 
-def test_a_file_is_watched_until_a_signal() -> None:
+def test_a_file_is_shown_until_a_signal() -> None:
     with Terminal("--device", SCENE, "--loop") as terminal:
         terminal.wait_for(lambda t: "guitar" in t and "detected" in t, "a guitar")
         words = ("log mel", "encoder", "conv1", "dense", "dBFS", "bowed strings")
@@ -112,18 +112,18 @@ def test_a_file_is_watched_until_a_signal() -> None:
         for shown, gone in (
             (b"\x1b[?25h", b"\x1b[?25l"),
             (b"\x1b[?1049l", b"\x1b[?1049h"),
-        ):  # cursor and screen are back
+        ):  # cursor and screen are restored
             assert terminal.data.rfind(shown) > terminal.data.rfind(gone)
 
 
-def test_without_colours_there_are_shades() -> None:
+def test_without_colours_characters_show_the_levels() -> None:
     with Terminal("--device", SCENE, NO_COLOR="1") as terminal:
         terminal.wait_for(lambda t: braille(t) > 100 and sum(t.count(c) for c in ":-=+*") > 200, "bands and spikes")
         assert "▀" not in terminal.text
         assert terminal.end(signal.SIGTERM) == 143
 
 
-def test_in_a_narrow_terminal_the_level_stays_and_the_name_gives_way(tmp_path: Path) -> None:
+def test_in_a_narrow_terminal_the_level_stays_and_the_name_is_cut(tmp_path: Path) -> None:
     far = tmp_path / ("a" * 100) / SCENE.name
     far.parent.mkdir()
     far.symlink_to(SCENE)
@@ -131,7 +131,7 @@ def test_in_a_narrow_terminal_the_level_stays_and_the_name_gives_way(tmp_path: P
         terminal.wait_for(lambda t: braille(t) > 100 and "dBFS" in t, "the level")
 
 
-def test_a_service_is_watched_through_its_page_also_when_it_has_gone(tmp_path: Path) -> None:
+def test_a_service_is_shown_through_its_page_and_its_end_is_reported(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("sesame\n")
     options = ("--web", "127.0.0.1:0", "--web-token-file", tmp_path / "token")
     with Child("--device", SCENE, "--loop", *options) as child:
@@ -145,7 +145,7 @@ def test_a_service_is_watched_through_its_page_also_when_it_has_gone(tmp_path: P
     assert run("--connect", address) == (69, "no page of snn-detect answers")
 
 
-def test_a_signal_ends_the_asking_of_one_who_never_answers() -> None:
+def test_a_signal_ends_the_wait_for_a_server_that_does_not_answer() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         Terminal("--connect", f"127.0.0.1:{server.getsockname()[1]}") as terminal,
@@ -154,10 +154,10 @@ def test_a_signal_ends_the_asking_of_one_who_never_answers() -> None:
         connection, _ = server.accept()
         with connection:
             assert connection.recv(3) == b"GET"
-            assert terminal.end(signal.SIGINT) == 130  # and not 69, for want of an answer
+            assert terminal.end(signal.SIGINT) == 130  # and not 69, the code of no answer
 
 
-def test_a_page_that_is_no_detectors_is_told() -> None:
+def test_a_page_of_another_program_is_an_error() -> None:
     page = b"<p>It works!</p>"
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -172,14 +172,14 @@ def test_a_page_that_is_no_detectors_is_told() -> None:
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
-    """Run it to its end in a terminal; return its code and which reason it told."""
+    """Run it to its end in a terminal; return its code and the reason that it printed."""
     with Terminal(*arguments) as terminal:
         while terminal.read(DEADLINE_S):
             pass
         return terminal.process.wait(), next((r for r in REASONS if r in terminal.text), terminal.text)
 
 
-def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
+def test_impossible_options_are_one_line(tmp_path: Path) -> None:
     assert run("--device", tmp_path / "none.wav") == (66, "cannot be opened")
     os.mkfifo(tmp_path / "pipe.wav")
     assert run("--device", tmp_path / "pipe.wav") == (66, "is a pipe")

@@ -100,7 +100,7 @@ def test_a_silent_microphone_does_not_look_healthy(sound_server: SoundServer) ->
     assert "only zeros" in found["levels"]["found"]
 
 
-def test_a_device_that_is_not_there(sound_server: SoundServer) -> None:
+def test_an_absent_device_is_a_problem(sound_server: SoundServer) -> None:
     code, found = examined(sound_server, "--device", "usb-id:dead:beef")
     assert code == 69
     assert found["device"]["state"] == "problem"

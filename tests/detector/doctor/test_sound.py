@@ -43,7 +43,7 @@ class SyntheticDevice:
         return memoryview(np.stack([mono, mono], axis=1).tobytes()), lost
 
     def restart(self) -> None:
-        """Go on."""
+        """Continue."""
 
     def close(self) -> None:
         """Nothing is open."""

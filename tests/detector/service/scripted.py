@@ -1,4 +1,4 @@
-"""A live source that gives what a test wrote down, and what it takes to look at the records."""
+"""A live source with the events of a list, and an engine that keeps its records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 class Script:
-    """Gives one item of a list each time it is asked, raises those that are errors, and is over behind the last one."""
+    """Emits one item of a list at each call, raises those that are errors, and ends behind the last one."""
 
     def __init__(self, items: Iterable[SourceEvent | SourceError]) -> None:
         self.items = list(items)
@@ -42,8 +42,8 @@ class Script:
         self.is_closed = True
 
 
-def heard(samples: Samples, first: int = 0, length: int = 320) -> Iterator[AudioBlock]:
-    """Yield sound in chunks, as heard one after another from now on."""
+def blocks(samples: Samples, first: int = 0, length: int = 320) -> Iterator[AudioBlock]:
+    """Yield sound in blocks that are recorded one after another from now on."""
     begin = time.monotonic() - first / RATE
     for at in range(0, len(samples), length):
         piece = samples[at : at + length]
@@ -68,12 +68,12 @@ class Bench:
         self.engine = Engine(self.source, detector, self.publisher, self.counters, only)
 
     def run(self) -> list[Record]:
-        """Work off the whole script."""
+        """Process the whole script."""
         drain(self.source, self.engine.handle, lambda: True)
         return self.records
 
     def turn(self) -> None:
-        """Work off one item of the script."""
+        """Process one item of the script."""
         for event in self.source.take(0) or []:
             self.engine.handle(event)
 

@@ -1,4 +1,4 @@
-"""Sample numbers and the time of day, over months, with clocks that are set and crystals that are off."""
+"""Sample numbers and the time of day, over months, with clocks that are set and crystals that deviate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ START = datetime(2026, 11, 23, 18, 4, 5, tzinfo=UTC)
 
 
 class Clocks:
-    """Clocks that a test sets as it likes."""
+    """Clocks that a test sets."""
 
     def __init__(self) -> None:
         self.reading = Reading(1000.0, 1000.0, START.timestamp())
@@ -52,7 +52,7 @@ def off_s(clock: SampleClock, sample: int, true: datetime) -> float:
 
 @pytest.mark.parametrize("ppm", [-120, -50, 0, 50, 120])
 def test_drift_of_the_sound_cards_crystal_does_not_add_up(clocks: Clocks, ppm: int) -> None:
-    """Two days at 50 ppm would be 8.6 s; the time of a sample stays within 50 ms although sound comes late."""
+    """Two days at 50 ppm would be 8.6 s; the time of a sample stays within 50 ms although sound arrives late."""
     rng = np.random.default_rng(0)
     clock = SampleClock(RATE, clocks)
     begin = clocks.reading.monotonic_s
@@ -82,7 +82,7 @@ def test_sound_that_is_delivered_late_does_not_move_the_anchor(clocks: Clocks) -
         assert clock.monotonic_s(second * RATE) == pytest.approx(begin + second, abs=1e-3)
 
 
-def test_a_first_block_that_came_late_is_made_up_for_by_the_next(clocks: Clocks) -> None:
+def test_a_first_block_that_arrived_late_is_corrected_by_the_next(clocks: Clocks) -> None:
     clock = SampleClock(RATE, clocks)
     begin = clocks.reading.monotonic_s
     clock.update(0, begin + 0.2)
@@ -101,7 +101,7 @@ def test_a_source_that_paused_is_followed_within_seconds(clocks: Clocks, pause_s
     assert clock.monotonic_s(115 * RATE) == pytest.approx(begin + 115 + pause_s, abs=1e-3)
 
 
-def test_sound_faster_than_real_time_has_the_time_when_it_was_taken(clocks: Clocks) -> None:
+def test_sound_faster_than_real_time_has_the_time_when_it_was_read(clocks: Clocks) -> None:
     clock = SampleClock(RATE, clocks)
     begin = clocks.reading.monotonic_s
     for second in range(1000):
@@ -114,13 +114,15 @@ def test_lost_sound_sets_a_new_anchor(clocks: Clocks) -> None:
     begin = clocks.reading.monotonic_s
     clock.update(RATE, begin + 1)
     clock.lose()
-    assert clock.monotonic_s(RATE) == begin + 1  # what was heard before keeps its time
+    assert clock.monotonic_s(RATE) == begin + 1  # earlier sound keeps its time
     clock.update(10 * RATE, begin + 10.1)
     assert clock.monotonic_s(10 * RATE) == pytest.approx(begin + 10.1, abs=1e-9)
 
 
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0, 0.4])
-def test_a_wall_clock_that_is_set_is_noticed_once_and_times_are_right_afterwards(clocks: Clocks, step_s: float) -> None:
+def test_a_wall_clock_that_is_set_is_reported_once_and_times_are_right_afterwards(
+    clocks: Clocks, step_s: float
+) -> None:
     clock = SampleClock(RATE, clocks)
     clock.update(0, clocks.reading.monotonic_s)
     clocks.go(1)
@@ -133,7 +135,7 @@ def test_a_wall_clock_that_is_set_is_noticed_once_and_times_are_right_afterwards
     assert (clock.time_of(2 * RATE) - clock.time_of(0)).total_seconds() == pytest.approx(2)
 
 
-def test_a_clock_that_is_steered_is_followed_without_a_word(clocks: Clocks) -> None:
+def test_a_clock_that_is_adjusted_in_rate_is_followed_without_a_report(clocks: Clocks) -> None:
     clock = SampleClock(RATE, clocks)
     clock.update(0, clocks.reading.monotonic_s)
     for _ in range(1000):
@@ -142,8 +144,8 @@ def test_a_clock_that_is_steered_is_followed_without_a_word(clocks: Clocks) -> N
     assert off_s(clock, 1000 * RATE, START + timedelta(seconds=1000.5)) < 1e-3
 
 
-def test_sleep_is_no_step_of_the_clock(clocks: Clocks) -> None:
-    """While the machine slept, the wall clock rightly went on: times are right and nothing is told."""
+def test_a_suspension_is_not_a_step_of_the_clock(clocks: Clocks) -> None:
+    """The wall clock continues while the machine is suspended: times are right and nothing is reported."""
     clock = SampleClock(RATE, clocks)
     clock.update(0, clocks.reading.monotonic_s)
     clocks.go(8 * 3600, asleep=True)

@@ -1,4 +1,4 @@
-"""What an engine makes of what arrives: records, in good times and in bad."""
+"""The records that an engine publishes, with and without faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.pipeline import Detector
 from detector.records import StreamInfo, as_dict, event_record
 from detector.service.clock import Reading
 from tests.detector.service.conftest import MODEL
-from tests.detector.service.scripted import RATE, Bench, Record, heard, silence
+from tests.detector.service.scripted import RATE, Bench, Record, blocks, silence
 
 Lively = tuple[Samples, dict[str, float]]
 ADDED = {"time", "id", "seq", "source", "device", "clock_synced", "level_dbfs"}
@@ -63,9 +63,9 @@ def test_events_are_those_of_the_library_however_the_sound_is_cut(lively: Lively
     assert paired(bench.records)
 
 
-def test_records_say_all_that_was_agreed(lively: Lively, detector: Detector) -> None:
+def test_records_have_all_fields(lively: Lively, detector: Detector) -> None:
     sound, _ = lively
-    bench = Bench(heard(sound), detector)
+    bench = Bench(blocks(sound), detector)
     bench.run()
     bench.engine.close_events("shutdown")
     assert [r["seq"] for r in bench.records] == list(range(1, len(bench.records) + 1))
@@ -87,17 +87,17 @@ def test_records_say_all_that_was_agreed(lively: Lively, detector: Detector) -> 
         json.dumps(record, allow_nan=False)
 
 
-def test_times_are_when_the_sound_was_heard(lively: Lively, detector: Detector) -> None:
+def test_times_are_when_the_sound_was_recorded(lively: Lively, detector: Detector) -> None:
     begin = time.time()
-    bench = Bench(heard(lively[0]), detector)
+    bench = Bench(blocks(lively[0]), detector)
     assert time.time() - begin < 1
     bench.run()
     for r in bench.of("onset"):
         assert datetime.fromisoformat(r["time"]).timestamp() == pytest.approx(begin + r["onset_s"], abs=1)
 
 
-def test_a_signal_closes_what_is_open(lively: Lively, detector: Detector) -> None:
-    bench = Bench(heard(lively[0]), detector)
+def test_a_signal_closes_open_events(lively: Lively, detector: Detector) -> None:
+    bench = Bench(blocks(lively[0]), detector)
     bench.run()
     assert not paired(bench.records)
     bench.engine.close_events("shutdown")
@@ -106,27 +106,27 @@ def test_a_signal_closes_what_is_open(lively: Lively, detector: Detector) -> Non
 
 
 def test_two_streams_of_the_same_sound_have_different_ids(lively: Lively, detector: Detector) -> None:
-    first = Bench(heard(lively[0]), detector)
+    first = Bench(blocks(lively[0]), detector)
     first.run()
-    second = Bench(heard(lively[0]), Detector.load(MODEL, lively[1]))
+    second = Bench(blocks(lively[0]), Detector.load(MODEL, lively[1]))
     second.run()
     assert {r["id"] for r in first.of("onset")}.isdisjoint(r["id"] for r in second.of("onset"))
 
 
-def test_only(lively: Lively, detector: Detector) -> None:
+def test_only_selected_labels_are_reported(lively: Lively, detector: Detector) -> None:
     (label,) = lively[1]
     other = next(name for name in detector.labels if name != label)
-    bench = Bench(heard(lively[0]), detector, only=(other,))
+    bench = Bench(blocks(lively[0]), detector, only=(other,))
     bench.run()
     bench.engine.close_events("shutdown")
     assert {r["label"] for r in bench.of("onset", "offset")} <= {other}
 
 
-def test_a_gap_closes_events_and_the_detector_begins_anew_at_its_place(lively: Lively, detector: Detector) -> None:
+def test_a_gap_closes_events_and_the_detector_restarts_behind_it(lively: Lively, detector: Detector) -> None:
     sound, thresholds = lively
     lost = AudioGap(len(sound), 8000, "overrun")
     behind = len(sound) + 8000
-    bench = Bench([*heard(sound), lost, *heard(sound, behind)], detector)
+    bench = Bench([*blocks(sound), lost, *blocks(sound, behind)], detector)
     bench.run()
     (gap,) = bench.of("gap")
     assert (gap["at_s"], gap["lost_s"], gap["cause"]) == (len(sound) / RATE, 0.5, "overrun")
@@ -142,10 +142,10 @@ def test_a_gap_closes_events_and_the_detector_begins_anew_at_its_place(lively: L
     assert len(bench.of("onset")) == 2 * len([r for r in expected(sound, thresholds) if r["type"] == "onset"])
 
 
-def test_a_device_that_goes_leaves_nothing_open(lively: Lively, detector: Detector) -> None:
-    """How long it is away nobody knows: a light that the onset turned on must not burn until it comes back."""
+def test_a_device_that_is_lost_leaves_no_event_open(lively: Lively, detector: Detector) -> None:
+    """It may be absent for long: a light that an onset turned on must not stay on until it returns."""
     waiting = SourceCondition("waiting", active=True, detail="waiting for usb-id:1234:5678")
-    bench = Bench([*heard(lively[0]), waiting], detector)
+    bench = Bench([*blocks(lively[0]), waiting], detector)
     bench.run()
     assert paired(bench.records)
     assert bench.of("offset")[-1]["reason"] == "gap"
@@ -154,26 +154,26 @@ def test_a_device_that_goes_leaves_nothing_open(lively: Lively, detector: Detect
     assert [c.name for c in bench.engine.conditions] == ["waiting"]
 
 
-def test_each_change_is_told_once(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_change_is_reported_once(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
     begins = SourceCondition("silent", active=True, detail="nothing but zeros;\ncheck the switch")
-    ends = SourceCondition("silent", active=False, detail="it can be heard again")
+    ends = SourceCondition("silent", active=False, detail="there is sound again")
     with caplog.at_level(logging.INFO, "detector"):
-        bench = Bench([*heard(silence(0.5)), begins, *heard(silence(0.5), 8000), ends], detector)
+        bench = Bench([*blocks(silence(0.5)), begins, *blocks(silence(0.5), 8000), ends], detector)
         bench.run()
-    told = [(r["state"], r["active"], r["detail"]) for r in bench.of("status")]
-    assert told[0][:2] == ("listening", True)
-    assert told[1:] == [
+    reported = [(r["state"], r["active"], r["detail"]) for r in bench.of("status")]
+    assert reported[0][:2] == ("listening", True)
+    assert reported[1:] == [
         ("silent", True, "nothing but zeros; check the switch"),
-        ("silent", False, "it can be heard again"),
+        ("silent", False, "there is sound again"),
     ]
     assert [r.levelno for r in caplog.records] == [logging.INFO, logging.WARNING, logging.INFO]
     assert bench.engine.conditions == ()
 
 
-def test_a_storm_of_gaps_is_one_line_in_the_log(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_gaps_are_one_line_in_the_log(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
     items: list[SourceEvent | SourceError] = []
     for n in range(200):
-        items += [AudioGap(n * 640, 320, "overrun"), *heard(silence(0.02), n * 640 + 320)]
+        items += [AudioGap(n * 640, 320, "overrun"), *blocks(silence(0.02), n * 640 + 320)]
     with caplog.at_level(logging.WARNING, "detector"):
         bench = Bench(items, detector)
         bench.run()
@@ -181,20 +181,20 @@ def test_a_storm_of_gaps_is_one_line_in_the_log(detector: Detector, caplog: pyte
     assert len(caplog.records) == 1
 
 
-def test_a_fault_comes_behind_the_sound(lively: Lively, detector: Detector) -> None:
-    bench = Bench([*heard(lively[0]), SourceError("the cable is cut")], detector)
+def test_an_error_is_raised_behind_the_sound(lively: Lively, detector: Detector) -> None:
+    bench = Bench([*blocks(lively[0]), SourceError("the cable is cut")], detector)
     with pytest.raises(SourceError, match="cable"):
         bench.run()
     assert bench.counters.heard_s == pytest.approx(len(lively[0]) / RATE)
 
 
 @pytest.mark.parametrize("state", ["all", "one"])
-def test_a_state_that_is_no_number_is_mended_within_a_second(
+def test_a_state_that_is_not_a_number_is_repaired_within_a_second(
     lively: Lively, detector: Detector, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A membrane that is NaN stays so and, where it hides behind spikes, shows in no score."""
+    """A membrane potential that is NaN stays so, fires no spikes, and so need not be visible in a score."""
     sound, _ = lively
-    bench = Bench([*heard(silence(2)), *heard(silence(1), 32000), *heard(sound, 48000)], detector)
+    bench = Bench([*blocks(silence(2)), *blocks(silence(1), 32000), *blocks(sound, 48000)], detector)
     for _ in range(100):
         bench.turn()
     network = detector._front._network
@@ -209,8 +209,8 @@ def test_a_state_that_is_no_number_is_mended_within_a_second(
     assert label in {r["label"] for r in bench.of("onset")}
 
 
-def test_a_clock_that_is_set_is_told_and_lengths_stay(lively: Lively, detector: Detector) -> None:
-    bench = Bench(heard(lively[0]), detector)
+def test_a_clock_that_is_set_is_reported_and_durations_stay(lively: Lively, detector: Detector) -> None:
+    bench = Bench(blocks(lively[0]), detector)
     clock = bench.engine.clock
     real, step_s = clock._read, 0.0
 
@@ -227,8 +227,8 @@ def test_a_clock_that_is_set_is_told_and_lengths_stay(lively: Lively, detector: 
     bench.engine.check_clock()
     bench.run()
     bench.engine.close_events("shutdown")
-    (told,) = [r for r in bench.of("status") if r["state"] == "clock"]
-    assert "forward by 3600.0 s" in told["detail"]
+    (reported,) = [r for r in bench.of("status") if r["state"] == "clock"]
+    assert "forward by 3600.0 s" in reported["detail"]
     onset = bench.of("onset")[0]
     offset = next(r for r in bench.of("offset") if r["id"] == onset["id"])
     assert offset["duration_s"] < 5
@@ -236,9 +236,9 @@ def test_a_clock_that_is_set_is_told_and_lengths_stay(lively: Lively, detector: 
     assert later.total_seconds() == pytest.approx(3600 + offset["duration_s"], abs=0.1)
 
 
-def test_another_detector_goes_on_with_the_same_stream(lively: Lively, detector: Detector) -> None:
+def test_another_detector_continues_the_same_stream(lively: Lively, detector: Detector) -> None:
     sound, thresholds = lively
-    bench = Bench([*heard(sound), *heard(sound, len(sound))], detector)
+    bench = Bench([*blocks(sound), *blocks(sound, len(sound))], detector)
     while bench.counters.heard_s < len(sound) / RATE:
         bench.turn()
     bench.engine.use(Detector.load(MODEL, thresholds))
@@ -251,7 +251,7 @@ def test_another_detector_goes_on_with_the_same_stream(lively: Lively, detector:
     assert paired(bench.records)
 
 
-def test_loudness_is_that_of_the_stretch() -> None:
+def test_loudness_is_that_of_the_segment() -> None:
     loudness = Loudness(RATE)
     t = np.arange(RATE, dtype=np.float32) / RATE
     loudness.push(AudioChunk(silence(1), 0))

@@ -1,4 +1,4 @@
-"""What systemd, the journal and the health record are told."""
+"""Notifications to systemd, lines for the journal, and health records."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def watchdog(notify: NotifySocket, counters: Counters) -> WatchdogPolicy:
     return WatchdogPolicy(Notifier({"NOTIFY_SOCKET": str(notify.path), "WATCHDOG_USEC": "1"}), counters)
 
 
-def test_only_sound_that_was_judged_feeds_the_watchdog(notify: NotifySocket) -> None:
+def test_only_evaluated_sound_feeds_the_watchdog(notify: NotifySocket) -> None:
     counters = Counters()
     watch = watchdog(notify, counters)
     watch.after_turn("listening", lambda: "mic ok")
-    counters.add(640, 16000, 0, 1000)  # arrived, but not judged
+    counters.add(640, 16000, 0, 1000)  # arrived, but not evaluated
     watch.after_turn("listening", lambda: "mic ok")
     assert notify.messages == []
     counters.add(640, 16000, 2, 1000)
@@ -54,20 +54,20 @@ def test_only_sound_that_was_judged_feeds_the_watchdog(notify: NotifySocket) -> 
     assert len(notify.messages) == 4
 
 
-def test_a_stuck_device_is_no_sign_of_life_whatever_is_left_of_its_sound(notify: NotifySocket) -> None:
+def test_a_stuck_device_does_not_feed_the_watchdog_by_its_remaining_sound(notify: NotifySocket) -> None:
     counters = Counters()
     watch = watchdog(notify, counters)
     counters.add(800, 16000, 1, 1000)
     watch.after_turn("listening", lambda: "mic ok")
     notify.wait_for("WATCHDOG=1")
     counters.add(100, 16000, 1, 1000)
-    watch.after_turn("stuck", lambda: "no sound comes")
-    notify.wait_for("STATUS=no sound comes")
+    watch.after_turn("stuck", lambda: "no sound arrives")
+    notify.wait_for("STATUS=no sound arrives")
     assert notify.count("WATCHDOG=1") == 1
 
 
 @pytest.mark.parametrize("mode", ["waiting", "paused"])
-def test_who_knows_that_nothing_comes_is_alive_and_ready_after_a_while(
+def test_a_service_without_a_device_feeds_the_watchdog_and_is_ready_after_a_while(
     notify: NotifySocket, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = watchdog(notify, Counters())
@@ -100,7 +100,7 @@ def test_health_adds_up_over_sources_and_is_json() -> None:
     assert health.fields(stats, {}, STATION).realtime_factor == 0
 
 
-def test_silence_has_a_level_in_json() -> None:
+def test_silence_has_a_finite_level_in_json() -> None:
     stats = dataclasses.replace(NO_SOURCE, rms_dbfs=float("-inf"), peak_dbfs=float("-inf"))
     assert Health(Counters()).fields(stats, {}, STATION).rms_dbfs == -120
 
@@ -118,7 +118,7 @@ def test_the_line_for_systemctl_status() -> None:
     assert health.line("mic", NO_SOURCE, (silent, waiting)) == "waiting for usb-id:1234"
 
 
-def test_this_process() -> None:
+def test_the_memory_of_this_process_is_known() -> None:
     assert rss_bytes() > 1_000_000
 
 
@@ -131,7 +131,7 @@ def test_the_hottest_zone_counts_and_one_that_is_off_does_not(tmp_path: Path) ->
     assert temperature_c(tmp_path) == 55.25
 
 
-def test_only_a_raspberry_pi_tells_of_its_voltage(tmp_path: Path) -> None:
+def test_only_a_raspberry_pi_reports_its_voltage(tmp_path: Path) -> None:
     for n, name in enumerate(("cpu_thermal", "rpi_volt")):
         assert is_under_voltage(tmp_path) is None
         sensor = tmp_path / f"hwmon{n}"
@@ -143,15 +143,15 @@ def test_only_a_raspberry_pi_tells_of_its_voltage(tmp_path: Path) -> None:
         assert is_under_voltage(tmp_path) is expected
 
 
-def test_a_storm_of_warnings_is_a_line_a_minute_with_their_number(
+def test_many_warnings_are_a_line_a_minute_with_their_number(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seldom = RateLimitedLog(logging.getLogger("detector.test"))
+    limited = RateLimitedLog(logging.getLogger("detector.test"))
     for n in range(5):
-        seldom.warning("lost %d", n)
+        limited.warning("lost %d", n)
     real = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + 61)
-    seldom.warning("lost %d", 5)
+    limited.warning("lost %d", 5)
     assert [r.getMessage() for r in caplog.records] == ["lost 0", "lost 5 (and 4 like it since the last such line)"]
 
 
@@ -166,8 +166,8 @@ def _logging_as_before() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_logging_as_before")
-def test_a_log_that_nobody_takes_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pipe of standard error is full: messages are left out, and their number is told later."""
+def test_a_log_without_a_reader_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe of standard error is full: messages are dropped, and their number is logged later."""
     reader, writer = os.pipe()
     monkeypatch.setattr(logs, "standard_error", lambda: writer)
     logs.configure()
@@ -187,15 +187,15 @@ def test_a_log_that_nobody_takes_stops_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("_logging_as_before")
-def test_other_libraries_are_heard_from_warnings_on(capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_libraries_are_logged_from_warnings_on(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure()
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("trouble")
-    logging.getLogger("detector.x").info("news")
+    logging.getLogger("detector.x").info("started")
     logging.getLogger("detector.x").error("this failed", exc_info=OSError("no space"))
     found = capfd.readouterr().err.splitlines()
     assert found == [
         "snn-detect: warning: trouble",
-        "snn-detect: news",
+        "snn-detect: started",
         "snn-detect: error: this failed (OSError: no space)",
     ]

@@ -1,4 +1,4 @@
-"""The service as a real process: what systemd, signals and stalled readers meet."""
+"""The service as a real process: systemd, signals, and readers that stall."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ def has_onset(records: list[Record]) -> bool:
     return any(r["type"] == "onset" for r in records)
 
 
-def test_from_the_first_word_to_the_last(config: Path, lively: Lively, notify: NotifySocket) -> None:  # noqa: F811
+def test_systemd_is_notified_from_start_to_end(config: Path, lively: Lively, notify: NotifySocket) -> None:  # noqa: F811
     with service(config, notify=notify) as child:
         child.play(lively[0])
         child.wait_for_records(has_onset, "an onset")
         notify.wait_for("READY=1")
         child.signal(signal.SIGTERM)
         assert child.wait() == 0
-    told = [m for m in notify.messages if not m.startswith("STATUS=mic")]
-    assert told[:3] == ["STATUS=loading the model", "STATUS=opening -", "READY=1"]
-    assert told[-1] == "STOPPING=1"
+    reported = [m for m in notify.messages if not m.startswith("STATUS=mic")]
+    assert reported[:3] == ["STATUS=loading the model", "STATUS=opening -", "READY=1"]
+    assert reported[-1] == "STOPPING=1"
     assert child.states() == [("listening", True), ("stopping", True)]
     onsets, offsets = child.of("onset"), child.of("offset")
     assert sorted(r["id"] for r in onsets) == sorted(r["id"] for r in offsets)
@@ -90,17 +90,17 @@ def test_ready_waits_for_the_first_inference(config: Path, notify: NotifySocket)
 
 
 def test_watchdog_is_fed_by_sound_alone(config: Path, notify: NotifySocket) -> None:
-    """A process whose capture has died in silence is not alive."""
+    """A process whose capture has silently ended is not alive."""
     with service(config, notify=notify, watchdog_s=0.4) as child:
         child.play(QUIET)
         notify.wait_for("READY=1")
 
         def is_fed() -> bool:
-            child.play(QUIET[:640])  # a little every time: a sign of life close behind the last one is not sent
+            child.play(QUIET[:640])  # a little every time: a message soon after the last one is not sent
             return notify.count("WATCHDOG=1") >= 4
 
         wait_until(is_fed, "the fourth WATCHDOG=1")
-        # From here on nothing comes any more; what a timer would send would never end.
+        # From here on no sound arrives; messages of a timer would not end.
         wait_until(lambda: not _grows_in(3, notify), "the end of WATCHDOG=1")
         assert child.process.poll() is None
 
@@ -111,7 +111,7 @@ def _grows_in(seconds: float, notify: NotifySocket) -> bool:
     return notify.count("WATCHDOG=1") > before
 
 
-def test_reload(config: Path, lively: Lively, notify: NotifySocket, tmp_path: Path) -> None:  # noqa: F811
+def test_a_reload_changes_the_sinks(config: Path, lively: Lively, notify: NotifySocket, tmp_path: Path) -> None:  # noqa: F811
     with service(config, notify=notify) as child:
         child.play(lively[0])
         child.wait_for_records(has_onset, "an onset")
@@ -180,7 +180,7 @@ def test_a_service_reloads_under_nohup_too(config: Path, notify: NotifySocket) -
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_reload_of_the_model_closes_events_and_goes_on(config: Path, lively: Lively, notify: NotifySocket) -> None:  # noqa: F811
+def test_a_reload_of_the_model_closes_events_and_continues(config: Path, lively: Lively, notify: NotifySocket) -> None:  # noqa: F811
     clip, thresholds = lively
     with service(config, notify=notify) as child:
         child.play(clip)
@@ -198,7 +198,7 @@ def test_a_reload_of_the_model_closes_events_and_goes_on(config: Path, lively: L
     assert child.of("onset")[-1]["onset_s"] > child.of("onset")[0]["onset_s"]
 
 
-def test_files_are_opened_anew(config: Path, lively: Lively, tmp_path: Path) -> None:  # noqa: F811
+def test_files_are_reopened(config: Path, lively: Lively, tmp_path: Path) -> None:  # noqa: F811
     log = tmp_path / "log.jsonl"
     write_config(config, lively, "[[file]]", f'path = "{log}"', 'types = ["health"]')
     with service(config) as child:
@@ -212,12 +212,12 @@ def test_files_are_opened_anew(config: Path, lively: Lively, tmp_path: Path) -> 
 
 
 def test_a_stalled_reader_stops_neither_the_sinks_nor_the_end(config: Path, lively: Lively) -> None:  # noqa: F811
-    """Nobody reads standard output: its pipe fills, and everything else goes on."""
+    """Standard output is not read: its pipe fills, and everything else continues."""
     write_config(config, lively, "[stdout]", 'types = ["onset", "offset", "gap", "status", "health"]')
     clip = lively[0]
     database = config.with_name("events.db")
     with service(config, reads_stdout=False) as child:
-        for _ in range(60):  # an hour's worth of health records would fill the pipe, too
+        for _ in range(60):  # health records of an hour would fill the pipe, too
             child.play(np.concatenate([clip, np.zeros(64000, np.float32)]))
         wait_until(lambda: database.exists() and len(stored(database)) >= 60, "60 events in the database")
         child.signal(signal.SIGTERM)
@@ -231,7 +231,7 @@ def test_a_stalled_reader_stops_neither_the_sinks_nor_the_end(config: Path, live
     assert all(reason for _, _, reason in events)
 
 
-def test_a_sink_that_hangs_does_not_hold_up_the_end(config: Path, lively: Lively) -> None:  # noqa: F811
+def test_a_sink_that_hangs_does_not_delay_the_end(config: Path, lively: Lively) -> None:  # noqa: F811
     write_config(config, lively, "[[command]]", 'argv = ["sleep", "120"]', "timeout_s = 300")
     with service(config) as child:
         child.play(lively[0])
@@ -245,7 +245,7 @@ def test_a_sink_that_hangs_does_not_hold_up_the_end(config: Path, lively: Lively
     assert all(reason for _, _, reason in stored(config.with_name("events.db")))
 
 
-def test_health_is_told_at_its_interval(config: Path, lively: Lively) -> None:  # noqa: F811
+def test_health_is_published_at_its_interval(config: Path, lively: Lively) -> None:  # noqa: F811
     write_config(config, lively, "[stdout]", 'types = ["health"]')
     with service(config) as child:
         for _ in range(3):
@@ -267,22 +267,22 @@ def test_health_is_told_at_its_interval(config: Path, lively: Lively) -> None:  
     assert last["sinks"]["stdout"]["written"] >= 2
 
 
-def test_health_is_told_although_no_sound_comes(config: Path, lively: Lively) -> None:  # noqa: F811
+def test_health_is_published_although_no_sound_arrives(config: Path, lively: Lively) -> None:  # noqa: F811
     write_config(config, lively, "[stdout]", 'types = ["health"]')
     with service(config) as child:
         child.wait_for_records(lambda r: len(r) >= 2, "two of them")
         assert [r["frames"] for r in child.records] == [0] * len(child.records)
 
 
-def test_no_configuration_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_missing_configuration_is_one_line(tmp_path: Path) -> None:
     with Child("run", "--config", tmp_path / "none.toml") as child:
         assert child.wait() == 2
     assert len(child.errors) == 1
     assert "none.toml" in child.errors[0]
 
 
-def test_journal_gets_priorities(config: Path, tmp_path: Path) -> None:
-    """Standard error is told to be the journal by its device and inode."""
+def test_lines_for_the_journal_have_priorities(config: Path, tmp_path: Path) -> None:
+    """Standard error is recognised as the journal by its device and inode."""
     log = tmp_path / "journal"
     with log.open("wb") as stream:
         status = os.fstat(stream.fileno())
@@ -295,7 +295,7 @@ def test_journal_gets_priorities(config: Path, tmp_path: Path) -> None:
     assert all(line.startswith("<6>") for line in lines)
 
 
-def test_a_calibration_of_another_model_and_device_is_told_once(config: Path, lively: Lively) -> None:  # noqa: F811
+def test_a_calibration_of_another_model_and_device_is_reported_once(config: Path, lively: Lively) -> None:  # noqa: F811
     calibration = (
         *("[stdout]", 'types = ["status", "health"]', "[calibration]", 'date = "2026-11-24T07:00:00+01:00"'),
         *("hours = 8", "rate_per_hour = 1", "promise_per_hour = 1", 'model = "other-1.0"'),
@@ -308,9 +308,9 @@ def test_a_calibration_of_another_model_and_device_is_told_once(config: Path, li
         child.wait_for_records(lambda r: sum(x["type"] == "health" for x in r) >= 2, "two records of health")
         child.signal(signal.SIGTERM)
         child.wait()
-    told = [r["detail"] for r in child.of("status") if r["state"] == "calibration"]
-    assert len(told) <= 2  # of the model at once, of the device when it is known
-    assert "other-1.0" in told[-1]
-    assert "usb-id:0d8c:0014, not for stdin" in told[-1]
-    assert sum("calibrated for" in line for line in child.errors) == len(told)
+    reported = [r["detail"] for r in child.of("status") if r["state"] == "calibration"]
+    assert len(reported) <= 2  # the model at once, the device when it is known
+    assert "other-1.0" in reported[-1]
+    assert "usb-id:0d8c:0014, not for stdin" in reported[-1]
+    assert sum("calibrated for" in line for line in child.errors) == len(reported)
     assert child.of("health")[-1]["calibrated"] is False

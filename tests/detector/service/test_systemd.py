@@ -1,4 +1,4 @@
-"""What systemd is told, read from a real socket as systemd would."""
+"""Notifications to systemd, read from a real socket as systemd would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detector.service.systemd import Notifier
 
 
 class Listener:
-    """The end of the socket that systemd holds."""
+    """Systemd's end of the socket."""
 
     def __init__(self, name: str, environment: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -24,7 +24,7 @@ class Listener:
         self.socket.settimeout(0)
         self.environment = {"NOTIFY_SOCKET": environment}
 
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
         """Return all that has arrived; a datagram that was sent is there."""
         found = []
         try:
@@ -50,15 +50,15 @@ def test_each_message_is_a_datagram(systemd: Listener) -> None:
     notifier.status("loading\nthe model\udcff")
     notifier.ready()
     notifier.stopping()
-    assert systemd.heard() == ["STATUS=loading the model?", "READY=1", "STOPPING=1"]
+    assert systemd.received() == ["STATUS=loading the model?", "READY=1", "STOPPING=1"]
 
 
-def test_a_reload_tells_when_it_began(systemd: Listener) -> None:
-    """Without the time, in the same datagram, systemd 253 and later wait for ever."""
+def test_a_reload_has_the_time_of_its_start(systemd: Listener) -> None:
+    """Without the time in the same datagram, systemd 253 and later wait without end."""
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     Notifier(systemd.environment).reloading()
     after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    (message,) = systemd.heard()
+    (message,) = systemd.received()
     first, second = message.split("\n")
     assert first == "RELOADING=1"
     name, _, at = second.partition("=")
@@ -70,7 +70,7 @@ def test_the_same_status_is_sent_once(systemd: Listener) -> None:
     notifier = Notifier(systemd.environment)
     for text in ("a", "a", "b", "a"):
         notifier.status(text)
-    assert systemd.heard() == ["STATUS=a", "STATUS=b", "STATUS=a"]
+    assert systemd.received() == ["STATUS=a", "STATUS=b", "STATUS=a"]
 
 
 def test_the_watchdog_is_fed_twice_a_period_at_most(systemd: Listener) -> None:
@@ -78,10 +78,10 @@ def test_the_watchdog_is_fed_twice_a_period_at_most(systemd: Listener) -> None:
     assert notifier.watchdog_s == 0.6
     for _ in range(100):
         notifier.watchdog()
-    assert systemd.heard() == ["WATCHDOG=1"]
+    assert systemd.received() == ["WATCHDOG=1"]
     time.sleep(0.31)
     notifier.watchdog()
-    assert systemd.heard() == ["WATCHDOG=1"]
+    assert systemd.received() == ["WATCHDOG=1"]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_the_watchdog_is_fed_twice_a_period_at_most(systemd: Listener) -> None:
         {"WATCHDOG_PID": str(os.getpid())},
     ],
 )
-def test_a_watchdog_that_does_not_watch_this_process_is_not_fed(systemd: Listener, watchdog: dict[str, str]) -> None:
+def test_a_watchdog_of_another_process_is_not_fed(systemd: Listener, watchdog: dict[str, str]) -> None:
     notifier = Notifier(systemd.environment | watchdog)
     assert notifier.watchdog_s is None
     notifier.watchdog()
-    assert systemd.heard() == []
+    assert systemd.received() == []
 
 
-def test_a_watchdog_without_a_number_is_told(systemd: Listener, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_watchdog_without_a_number_is_logged(systemd: Listener, caplog: pytest.LogCaptureFixture) -> None:
     assert Notifier(systemd.environment | {"WATCHDOG_USEC": "soon"}).watchdog_s is None
     assert caplog.messages == ["WATCHDOG_USEC=soon is not a number; the watchdog is not fed"]
 
@@ -108,7 +108,7 @@ def test_a_watchdog_without_a_number_is_told(systemd: Listener, caplog: pytest.L
 def test_the_environment_is_that_of_the_process(systemd: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", systemd.environment["NOTIFY_SOCKET"])
     Notifier().ready()
-    assert systemd.heard() == ["READY=1"]
+    assert systemd.received() == ["READY=1"]
 
 
 def test_nothing_happens_without_systemd(caplog: pytest.LogCaptureFixture) -> None:
@@ -119,8 +119,8 @@ def test_nothing_happens_without_systemd(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("name", ["/nonexistent/socket", "@snn-detect-nobody-listens", "vsock:2:1234", "relative"])
-def test_trouble_is_told_once_and_raises_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ["/nonexistent/socket", "@snn-detect-no-listener", "vsock:2:1234", "relative"])
+def test_an_error_is_logged_once_and_not_raised(name: str, caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000000"})
     with caplog.at_level(logging.WARNING):
         notifier.ready()
@@ -130,8 +130,8 @@ def test_trouble_is_told_once_and_raises_nothing(name: str, caplog: pytest.LogCa
     assert name in message
 
 
-def test_what_was_not_taken_is_sent_again(tmp_path: Path) -> None:
-    """While systemd's queue is full nothing waits for it, and nothing counts as sent."""
+def test_what_was_not_sent_is_sent_again(tmp_path: Path) -> None:
+    """While systemd's queue is full, no call blocks, and no message counts as sent."""
     listener = Listener(str(tmp_path / "notify"), str(tmp_path / "notify"))
     with listener.socket, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
@@ -141,7 +141,7 @@ def test_what_was_not_taken_is_sent_again(tmp_path: Path) -> None:
         notifier = Notifier(listener.environment | {"WATCHDOG_USEC": "60000000"})
         notifier.watchdog()
         notifier.status("a")
-        assert set(listener.heard()) == {"X"}
+        assert set(listener.received()) == {"X"}
         notifier.watchdog()
         notifier.status("a")
-        assert listener.heard() == ["WATCHDOG=1", "STATUS=a"]
+        assert listener.received() == ["WATCHDOG=1", "STATUS=a"]

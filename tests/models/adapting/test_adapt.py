@@ -41,7 +41,7 @@ def chime(rng: np.random.Generator) -> np.ndarray:
 def bells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bells")
     for n in range(25):
-        soundfile.write(folder / f"{n:02d} of the house.wav", chime(np.random.default_rng(n)), RATE)
+        soundfile.write(folder / f"{n:02d} of the street.wav", chime(np.random.default_rng(n)), RATE)
     return folder
 
 

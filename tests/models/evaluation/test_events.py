@@ -1,4 +1,4 @@
-"""Judging events: by hand, against sed_scores_eval, and through the commands on a short scene."""
+"""Evaluation of events: by hand, against sed_scores_eval, and through the commands on a short scene."""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ def test_a_steady_tone_is_its_class_throughout(model_params: MfccParams, encoder
     assert example.target.sum() == FRAMES
 
 
-def test_a_source_of_few_clips_is_drawn_as_much_more_seldom(model_params: MfccParams, encoder: EncoderParams) -> None:
+def test_a_source_of_few_clips_is_drawn_less_often_in_proportion(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
     few = [Clip(Path("x"), "rain", "gathered", 0)] * 4
     many = [Clip(Path("y"), "rain", "esc10", 1)] * 16
     m = maker([*few, *many], [np.ones(2000, np.float32)] * 20, model_params, encoder, frames=4)
