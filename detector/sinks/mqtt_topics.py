@@ -215,7 +215,7 @@ class States:
         return [self._explain(class_id, attributes), self._keep(self._topics.state(class_id), OFF)]
 
     def _clip(self, record: ClipRecord) -> list[Message]:
-        """Tell where the sound of a class's last event is kept."""
+        """Publish where the clip of the class's last event is."""
         class_id = self._id(record)
         attributes = self._attributes.get(class_id, {})
         if attributes.get("event_id") != record.id:

@@ -174,7 +174,7 @@ class EventMetrics:
         self._latencies = [0] * (len(_LATENCIES_S) + 1)
         self._latency_sum_s = 0.0
         self._inference: Histogram | None = None
-        self._heard_s = 0.0
+        self._processed_s = 0.0
         self._set("build_info", 1, node_info.version, node_info.model, node_info.model_sha256)
         self._set("config_last_reload_successful", 1)
         self._set("source_up", 0, self._source)
@@ -244,8 +244,8 @@ class EventMetrics:
         self._set("audio_reopens_total", health.reopens, self._source, "device")
         self._set("audio_level_dbfs", health.rms_dbfs, self._source, "rms")
         self._set("audio_level_dbfs", health.peak_dbfs, self._source, "peak")
-        if health.heard_s != self._heard_s:
-            self._heard_s = health.heard_s
+        if health.heard_s != self._processed_s:
+            self._processed_s = health.heard_s
             self._set(
                 "audio_last_frame_timestamp_seconds", datetime.fromisoformat(record.time).timestamp(), self._source
             )

@@ -119,7 +119,7 @@ def test_overflow_drops_the_oldest_and_counts() -> None:
     assert (worker.counts.written, worker.counts.dropped, worker.counts.failed) == (6, 14, 0)
 
 
-def test_a_stalled_sink_holds_nobody() -> None:
+def test_a_stalled_sink_delays_no_other() -> None:
     stalled, other = Sink(), Sink()
     stalled.gate.clear()
     workers = SinkWorker("stalled", stalled, bound=10), SinkWorker("other", other)
@@ -158,7 +158,7 @@ def test_trying_again_drops_the_oldest_when_too_many_wait() -> None:
     assert worker.counts.dropped == 15
 
 
-def test_what_a_sink_refuses_is_lost_alone_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_sink_refuses_is_lost_alone_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     sink.troubles = [DetectorError("no\nsuch program"), DetectorError("no such program"), KeyError("label")]
     worker = SinkWorker("command", sink)
@@ -169,7 +169,7 @@ def test_what_a_sink_refuses_is_lost_alone_and_told_once(caplog: pytest.LogCaptu
     assert caplog.messages == ["command: no such program", "command: works again"]
 
 
-def test_a_mistake_is_told_with_its_kind(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_is_logged_with_its_type(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     sink.troubles = [KeyError("label")]
     worker = SinkWorker("test", sink)
@@ -237,14 +237,14 @@ def test_a_sink_whose_tries_cost_nothing_is_tried_often(monkeypatch: pytest.Monk
     close(worker)
 
 
-def test_a_tick_that_fails_is_told_until_one_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tick_that_fails_is_reported_until_one_succeeds(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     sink.tick_trouble = RetryableError("cannot commit")
     worker = SinkWorker("database", sink)
     wait_until(lambda: sink.ticks >= 3, "three ticks")
     submit(worker, 1)
     wait_until(lambda: sink.written == [1], "the record")
-    assert worker.counts.working is False  # a record that went well has not mended it
+    assert worker.counts.working is False  # a record written has not ended it
     sink.tick_trouble = None
     wait_until(lambda: worker.counts.working, "a tick that succeeds")
     close(worker)

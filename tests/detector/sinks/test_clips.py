@@ -199,7 +199,7 @@ def test_what_is_pending_at_the_end_is_written_as_far_as_it_goes(bench: Bench) -
     assert bench.spans() == [(3, 5), (3.5, 5)]
 
 
-def test_positions_that_begin_anew_belong_to_another_sound(bench: Bench) -> None:
+def test_positions_that_restart_belong_to_another_sound(bench: Bench) -> None:
     bench.on_chunk(5)
     bench.begin(4)
     bench.position = 0
@@ -382,7 +382,7 @@ def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, m
     assert len(bench.files()) == 1
 
 
-def test_a_full_disk_is_told_once_and_holds_nobody(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_is_logged_once_and_blocks_nothing(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     settings = changed(min_free_bytes=900_000, post_roll_s=0)
     sink = ClipSink(settings, small_disk.path / "clips", RATE, list[Any]().append)

@@ -89,7 +89,7 @@ def test_records_are_data_for_the_program_too(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["on-sound"]
 
 
-def test_a_failure_is_told_with_the_end_of_its_output(tmp_path: Path) -> None:
+def test_a_failure_is_reported_with_the_end_of_its_output(tmp_path: Path) -> None:
     program = script(tmp_path, "echo first; echo the lamp is not there >&2; exit 3")
     with pytest.raises(DetectorError, match=r"on-sound: exit code 3: first the lamp is not there$"):
         sink_for(program).write(onset())
@@ -164,7 +164,7 @@ def test_what_a_program_leaves_running_does_not_hold_it(tmp_path: Path) -> None:
     os.kill(pid, 9)
 
 
-def test_failures_are_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_are_counted_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     program = script(tmp_path, 'test "$SNN_DETECT_RECORD_SEQ" -ge 3')
     worker = SinkWorker("command", sink_for(program, types=("onset",)))

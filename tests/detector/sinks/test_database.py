@@ -325,7 +325,7 @@ def test_damage_while_it_is_used_costs_nothing_that_waits(path: Path, caplog: py
     assert sum("is damaged" in message for message in caplog.messages) == 1
 
 
-def test_a_file_that_was_removed_is_begun_anew(
+def test_a_file_that_was_removed_is_created_again(
     sink: DatabaseSink, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink.write(onset(number=1))

@@ -164,7 +164,7 @@ def test_an_earlier_announcement_that_is_none_changes_nothing() -> None:
         assert NOW.messages(before) == NOW.messages()
 
 
-def test_birth_is_heard_under_the_usual_name_and_the_chosen_one() -> None:
+def test_birth_is_received_under_the_usual_name_and_the_chosen_one() -> None:
     assert NOW.birth_topics == ("homeassistant/status",)
     assert dataclasses.replace(NOW, prefix="ha").birth_topics == ("homeassistant/status", "ha/status")
     assert config_topic("ha", "pi4") == "ha/device/snn_detect_pi4/config"

@@ -171,7 +171,7 @@ def test_a_file_that_may_not_grow(path: Path) -> None:
     assert len(found) == 4000 // len(json_line(numbered(0))) + 1  # the last one when it might grow again
 
 
-def test_a_directory_that_is_missing_is_told_and_waited_for(tmp_path: Path) -> None:
+def test_a_directory_that_is_missing_is_reported_and_waited_for(tmp_path: Path) -> None:
     sink = JsonLinesFile(JsonFile(path=tmp_path / "disk" / "events.jsonl"))
     with pytest.raises(RetryableError, match=rf"there is no directory {tmp_path}/disk; create it"):
         sink.open()

@@ -357,7 +357,7 @@ def test_listening_can_be_turned_off_and_on(broker: Broker, caplog: pytest.LogCa
     ]
 
 
-def test_a_wish_that_fails_changes_nothing(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_switch_command_that_fails_changes_nothing(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     def fail(_on: bool) -> None:
         raise RuntimeError("no")
 
@@ -370,7 +370,7 @@ def test_a_wish_that_fails_changes_nothing(broker: Broker, caplog: pytest.LogCap
     assert "listening could not be turned off: no" in caplog.text
 
 
-def test_absence_is_told_once_and_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_absence_is_logged_once_and_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     broker = Broker(tmp_path)
     where = f"{HOST}:{broker.port}"

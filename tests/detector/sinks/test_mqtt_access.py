@@ -190,13 +190,13 @@ def test_files_that_are_wrong(tmp_path: Path, authority: Authority) -> None:
         MqttSink(Mqtt(host=HOST, tls=True, **files), STATION, None)
 
 
-def test_a_name_that_nobody_has() -> None:
-    found = mqtt_check.test_connection(Mqtt(host="nobody.invalid"), "pi4", None)
+def test_a_host_name_that_does_not_exist() -> None:
+    found = mqtt_check.test_connection(Mqtt(host="absent.invalid"), "pi4", None)
     assert [(s.name, s.ok) for s in found] == [("DNS", False)]
-    assert found[0].text.startswith("nobody.invalid:1883: no such host")
+    assert found[0].text.startswith("absent.invalid:1883: no such host")
 
 
-def test_a_port_where_nobody_listens() -> None:
+def test_a_port_without_a_server() -> None:
     port = free_port()
     name, ok, text = stages(port=port)[-1]
     assert (name, ok) == ("TCP", False)

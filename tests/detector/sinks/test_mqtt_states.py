@@ -171,7 +171,7 @@ def test_a_pause_takes_the_source_away_and_its_troubles() -> None:
     assert "listening/state" not in by_topic(states(switch=False).take(status("listening", active=False)))
 
 
-def test_health_ends_troubles_that_nobody_ended() -> None:
+def test_health_ends_conditions_whose_end_was_not_published() -> None:
     s = states()
     for condition in ("waiting", "silent", "clipping"):
         s.take(status(condition))
@@ -229,7 +229,7 @@ def test_silence_is_json() -> None:
     assert level["rms_dbfs"] == -200.0
 
 
-def test_a_farewell_takes_everything_back() -> None:
+def test_offline_messages_take_all_states_back() -> None:
     s = states()
     s.take(onset())
     assert [(t, m.payload) for t, m in by_topic(s.offline_messages()).items()] == [

@@ -231,7 +231,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def test_nobody_listens() -> None:
+def test_no_server_listens() -> None:
     with pytest.raises(RetryableError, match=r"cannot be reached \(connection refused\)"):
         sink_for(f"http://127.0.0.1:{free_port()}/").write(onset())
 
@@ -253,7 +253,7 @@ def test_a_server_that_hangs(silent_port: int) -> None:
         sink_for(f"http://127.0.0.1:{silent_port}/", timeout_s=0.2).write(onset())
 
 
-def test_a_server_that_hangs_holds_nobody(silent_port: int, server: Server) -> None:
+def test_a_server_that_hangs_blocks_no_other(silent_port: int, server: Server) -> None:
     hung = SinkWorker("hung", sink_for(f"http://127.0.0.1:{silent_port}/", timeout_s=60))
     good = SinkWorker("good", sink_for(server.url))
     for number in range(5):
