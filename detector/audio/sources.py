@@ -308,7 +308,7 @@ class PcmSource(ReadSource):
             descriptor = stream if isinstance(stream, int) else stream.fileno()
         except OSError:  # a stream in memory
             # A buffered stream's read() waits for all the bytes that are asked for; read1() does not.
-            return getattr(stream, "read1", None) or stream.read  # type: ignore[union-attr]  # it is no int here
+            return getattr(stream, "read1", None) or stream.read  # type: ignore[union-attr]  # it is not an int here
         return lambda size: self._poll(descriptor, size)
 
     def _poll(self, descriptor: int, size: int) -> bytes:

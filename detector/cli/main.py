@@ -57,7 +57,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     if ctx.invoked_subcommand is not None:
         if given:
             raise click.UsageError(
-                f"Options stand behind {ctx.invoked_subcommand!r}; those before it need --device alone."
+                f"Options belong after {ctx.invoked_subcommand!r}; those before it need --device alone."
             )
         return
     if options["device"] is None:

@@ -86,8 +86,8 @@ class Meter:
         """Return the meter for a terminal; peaks begin again."""
         from rich.text import Text
 
-        lamp = (" CLIP ", "bold white on red") if self._is_clipping(now_s) else (" clip ", "dim")
-        text = Text.assemble(f"{self._source.stats.device}\n", *self._bar(now_s), " ", lamp, "\n")
+        mark = (" CLIP ", "bold white on red") if self._is_clipping(now_s) else (" clip ", "dim")
+        text = Text.assemble(f"{self._source.stats.device}\n", *self._bar(now_s), " ", mark, "\n")
         for label, score in self._top():
             width = round(score * _CELLS)
             text.append(f"{label:<{_LABEL_WIDTH}} {score:4.2f} ")
@@ -135,7 +135,7 @@ class Meter:
 
 
 def watch(meter: Meter, source: AudioSource, console: Console, signals: SignalHandler, seconds: float | None) -> None:
-    """Show a meter until a signal comes or that time has passed.
+    """Show a meter until a signal arrives or that time has passed.
 
     A terminal gets a moving picture, anything else a line a second.
     """

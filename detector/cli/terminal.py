@@ -443,7 +443,7 @@ class _Watcher:
 def _messages(client: WebClient) -> Generator[Message, None, None]:
     """Yield the model, and then the messages of the stream, which is opened again where it is lost.
 
-    Raises DeviceError where there is no service in the beginning.
+    Raises DeviceError where there is no service at the start.
     """
     yield "model", client.get("/api/model")
     while True:

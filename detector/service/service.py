@@ -82,7 +82,7 @@ class Service:
         self._runtime: ServiceRuntime | None = None
         self._code = 0
         self._clock_at_s = 0.0
-        # The first health record comes with the first sound; where there is none, after the interval.
+        # The first health record is published with the first sound; where there is none, after the interval.
         self._has_sound = False
         self._health_at_s = time.monotonic() + settings.health.interval_s
 
@@ -92,7 +92,7 @@ class Service:
         return self._runtime is not None and self._runtime.is_hung
 
     def run(self) -> int:
-        """Listen until the sound ends or a signal comes; return the exit code.
+        """Listen until the sound ends or a signal arrives; return the exit code.
 
         Raises DetectorError where it cannot start or continue. In all cases open events are closed, and the sinks
         have the time that there is to write.

@@ -84,7 +84,7 @@ def test_the_old_name_is_for_raw_samples_alone_too(tmp_path: Path) -> None:
     assert "--sample-rate, --format and --channels describe raw samples" in done.stderr
     done = CliRunner().invoke(cli, ["--rate", "8000", "model", "info"], prog_name="snn-detect")
     assert done.exit_code == 2
-    assert "Options stand behind 'model'" in done.stderr
+    assert "Options belong after 'model'" in done.stderr
 
 
 def test_calibrate_accepts_the_old_name_of_its_rate(tmp_path: Path) -> None:

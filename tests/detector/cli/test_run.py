@@ -177,7 +177,7 @@ def test_a_model_of_the_environment_does_not_count_as_an_option_before_a_command
     monkeypatch.setenv("SNN_DETECT_MODEL", "/nowhere.onnx")
     result = invoke("model", "info")
     assert "/nowhere.onnx" in result.stderr
-    assert "Options stand behind" not in result.stderr
+    assert "Options belong after" not in result.stderr
 
 
 def test_terminal_gets_events_as_lines_and_the_rest_on_standard_error(lively: Lively) -> None:  # noqa: F811
