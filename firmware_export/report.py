@@ -37,7 +37,7 @@ from firmware_export.c99.formats import FLOAT, INT8, INT8_FLOAT_FRONT_END, Numbe
 from firmware_export.nir.export import export_nir
 from firmware_export.onnx.int8 import export_int8
 from models import DEMO_SCENE
-from models.data.household import Clip
+from models.data.clips import Clip
 
 SPEED_S: Final = 120
 """Seconds of sound that are timed."""

@@ -24,8 +24,8 @@ from detector.statistics import Rate
 from models.adapting.extension import backbone_of, extend
 from models.adapting.head import HeadExamples, batches_of, make_examples, train_head
 from models.adapting.sounds import SoundSet, check_labels, negative_sounds, positive_sounds
+from models.data.clips import Clip
 from models.data.datasets import FOLDS
-from models.data.household import Clip
 from models.evaluation.clips import ClipPrediction, ThresholdChoice, choose_thresholds
 from models.network.spec import NetworkSpec
 from models.recipe import Data, Decoding, Loss, Recipe, SceneExamples, Schedule

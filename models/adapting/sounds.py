@@ -17,8 +17,9 @@ from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.messages import Samples
 from models import DEMO_SCENE
+from models.data.clips import Clip
 from models.data.datasets import FOLDS, load_good_clips, read_class
-from models.data.household import TEST_FOLD, Clip, list_clips
+from models.data.household import TEST_FOLD, list_clips
 from models.rendering.synthesis import NOISES, RATE_HZ, compose_noise
 
 MIN_CLIPS: Final = 20

@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
-from models.data.datasets import FOLDS, read_rows
+from models.data.clips import read_rows
+from models.data.datasets import FOLDS
 
 COLUMNS = ("ytid", "start_s", "end_s", "path", "label", "fold", "labels")
 """Of a manifest; ``labels`` are the names of AudioSet's classes, with ";" between them."""

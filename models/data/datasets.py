@@ -8,10 +8,9 @@ fold, and the folds of a class have equal sizes.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import DataSource
 from models import RECIPES
-from models.data.household import SOURCES, Clip, list_clips
+from models.data.clips import Clip, read_rows
+from models.data.household import SOURCES, list_clips
 from models.recipe import Recipe
 
 FOLDS = (1, 2, 3, 4, 5)
@@ -201,29 +201,6 @@ def spread(paths: Sequence[Path], folder: Path) -> dict[Path, int | str]:
         sizes[fold] += len(group)
         folds |= dict.fromkeys(group, fold)
     return folds
-
-
-def read_rows(table: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line number and the row, by column, of a CSV file; missing fields are "".
-
-    Raises SourceError where the file is missing, not text, or lacks a column.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="", delimiter=delimiter)
-            found = [name.strip() for name in reader.fieldnames or ()]
-            if missing := [name for name in columns if name not in found]:
-                raise SourceError(
-                    f"{table}: no column {', '.join(missing)}; the first line must name {','.join(columns)}, "
-                    f"and names {','.join(found) or 'nothing'}"
-                )
-            reader.fieldnames = found
-            for row in reader:
-                yield reader.line_num, {k: v.strip() for k, v in row.items() if isinstance(v, str)}
-    except OSError as error:
-        raise SourceError(f"{table}: cannot be read ({error.strerror}); name a CSV file") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{table}: no CSV file in UTF-8 ({error}); save it again as such") from error
 
 
 def read_or_reason(path: Path, rate_hz: int) -> NDArray[np.float32] | str:

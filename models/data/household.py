@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from detector.errors import SourceError
 from detector.manifest import DataSource
 from models.data.catalogue import read_index
+from models.data.clips import Clip
 
 TEST_FOLD = 5
 
@@ -64,19 +64,6 @@ SOURCES = (
 )
 """Sources of the training data, with licences, for manifests."""
 SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One recording."""
-
-    path: Path
-    label: str | None
-    """None: out of class."""
-    source: str
-    """esc10, instruments, guitar_notes, speech_digits, rendered or gathered; or the name of another data set."""
-    fold: int
-    """1 to 5; 0 for rendered and gathered material."""
 
 
 def list_clips(data: Path, material: Path | None = None) -> list[Clip]:

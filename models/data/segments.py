@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from detector.audio.sources import read_sound
 from detector.messages import Samples
-from models.data.household import Clip
+from models.data.clips import Clip
 
 HOLD_S: Final = 0.5
 """A sound counts as present for this long after its last active frame: between two barks or clock ticks."""

@@ -40,8 +40,9 @@ from detector.manifest import Manifest
 from detector.network import load_model
 from detector.pipeline import Detector, with_threshold
 from detector.statistics import Rate
+from models.data.clips import Clip
 from models.data.datasets import recordings
-from models.data.household import ESC10, Clip
+from models.data.household import ESC10
 from models.recipe import Recipe
 from models.training.frontend import FrontEnd
 from models.training.runs import load_run

@@ -17,8 +17,9 @@ from detector.features import MfccExtractor
 from detector.messages import Samples
 from models import RECIPES
 from models.console import report_problems
+from models.data.clips import Clip
 from models.data.datasets import load_good_clips, read_manifest
-from models.data.household import TEST_FOLD, Clip
+from models.data.household import TEST_FOLD
 from models.images.mnist import load_mnist
 from models.images.recipe import ImageRecipe, MnistImages, SoundImages
 from models.training.augment import change_speed, noise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detector.errors import SourceError
 from detector.manifest import parse_strictly
-from models.data.datasets import read_rows
+from models.data.clips import read_rows
 
 SCHEMA = 1
 MANIFEST, EVENTS, UNKNOWN, BACKGROUNDS = "scenes.json", "events.tsv", "unknown.tsv", "backgrounds.tsv"

@@ -19,8 +19,8 @@ from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
 from detector.messages import Samples
 from models.data.catalogue import INDEX, read_catalogue, read_index
+from models.data.clips import Clip
 from models.data.datasets import load_good_clips, recordings
-from models.data.household import Clip
 from models.data.segments import WINDOW_S, active_spans, active_windows
 from models.recipe import Recipe
 from models.training.augment import room

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.messages import Samples
-from models.data.household import Clip
+from models.data.clips import Clip
 from models.data.segments import ACTIVE_DB, HOLD_S, IGNORE_S, frame_rms, held
 from models.recipe import MixtureExamples, Recipe, SceneExamples
 from models.training import augment

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from detector.manifest import TrainingRecord
 from models.console import report_problems
+from models.data.clips import Clip
 from models.data.datasets import folds_left_out, load_good_clips, recordings, sources_of
-from models.data.household import Clip
 from models.network.activity import Activity, reading_macs
 from models.network.device import training_device
 from models.network.twin import Network, make_network

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from detector.errors import ConfigError, SourceError
 from models.cli.main import cli
 from models.data.audioset import Ontology, Segment, select, themes_of_classes
-from models.data.datasets import read_rows
+from models.data.clips import read_rows
 
 HEADER = """\
 # Segments csv created Sun Mar  5 10:54:31 2017

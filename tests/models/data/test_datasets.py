@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from detector.errors import SourceError
 from models import RECIPES
 from models.cli.main import cli
+from models.data.clips import Clip
 from models.data.datasets import load_good_clips, read_classes, read_esc, read_folders, read_manifest, spread
-from models.data.household import Clip, list_clips
+from models.data.household import list_clips
 
 RATE_HZ = 16000
 THEMES = RECIPES / "themes.csv"

@@ -11,7 +11,7 @@ import pytest
 
 from detector.errors import ConfigError
 from models import RECIPES
-from models.data.household import Clip
+from models.data.clips import Clip
 from models.evaluation.clips import ClipPrediction, FoldResult, accuracy, evaluate_fold, folds_table, summary
 from models.recipe import load_recipe
 from models.training.loop import Run, train

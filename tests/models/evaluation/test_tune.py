@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.network import load_model
-from models.data.household import Clip
+from models.data.clips import Clip
 from models.data.segments import first_active_sample
 from models.evaluation.clips import ClipPrediction, choose_thresholds, evaluate_settings, select_setting, toml
 

@@ -12,7 +12,7 @@ import pytest
 from detector.manifest import EncoderParams, MfccParams
 from detector.messages import Samples
 from models import RECIPES
-from models.data.household import Clip
+from models.data.clips import Clip
 from models.data.segments import frame_rms, held
 from models.recipe import SceneExamples, load_recipe
 from models.training.augment import AcousticConditions, band_limit, clip_hard, drone, hum, noise, rumble

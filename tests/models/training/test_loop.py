@@ -19,7 +19,7 @@ from detector.statistics import Rate
 from firmware_export.cli import cli as export_cli
 from models import RECIPES
 from models.cli.main import cli as train_cli
-from models.data.household import Clip
+from models.data.clips import Clip
 from models.evaluation.clips import ClipPrediction, confusion, esc10_accuracy, event_rates, metrics, table
 from models.network.twin import make_network
 from models.recipe import check_recipe, load_recipe, load_stages

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import RECIPES
-from models.data.household import Clip
+from models.data.clips import Clip
 from models.recipe import MixtureExamples, Recipe, load_recipe
 from models.training.examples import MixtureMaker, loudness, mix
 
