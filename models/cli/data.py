@@ -1,4 +1,4 @@
-"""Commands that prepare data sets: manifest, gather, audioset-manifest, audioset-download."""
+"""Commands that prepare data sets: manifest, gather, play-notes, find-copies, audioset-manifest, audioset-download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from detector.cli.program import renamed_option
 from detector.errors import ConfigError, SourceError
-from models.cli.options import PATH, RenamedChoice, data_option, pair
+from models.cli.options import PATH, RenamedChoice, data_option, pair, processes_option
 from models.console import report_problems
 
 if TYPE_CHECKING:
@@ -96,6 +96,45 @@ def gather(out: Path | None, root: Path, use: Use, packages: Literal["debian", "
     report_problems(problems)
     counts = Counter(clip.label for clip in clips)
     click.echo(f"{out}: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+
+
+@click.command("play-notes")
+@click.argument("out", type=PATH)
+@data_option
+@click.option("--seed", default=0, show_default=True, help="Seed of the phrases.")
+def play_notes(out: Path, data: Path, seed: int) -> None:
+    """Play phrases with the single notes of DATA/recordings.
+
+    Writes clips to OUT/CLASS, and OUT/played.csv with instrument, licence and fold of each: that of its notes.
+    Training uses the phrases where OUT is the folder "played" of the material.
+    """
+    from models.data.household import RECORDINGS
+    from models.data.note_phrases import play_notes as play
+
+    counts = Counter(phrase.label for phrase in play(data / RECORDINGS, out, seed))
+    click.echo(f"{out}: " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+
+
+@click.command("find-copies")
+@data_option
+@processes_option
+def find_copies(data: Path, processes: int) -> None:
+    """Print the clips of DATA/recordings that are copies of recordings in another fold of the other data sets.
+
+    The copies are found by content and printed as CSV with the original and the correlation. Copies that are
+    listed in models/data/recordings_excluded.csv, and thus are not used, are not searched for again.
+    """
+    from models.data.copies import find_copies as find
+    from models.data.household import RECORDINGS, list_clips
+
+    clips, folder = list_clips(data), data / RECORDINGS
+    own = [c for c in clips if c.path.is_relative_to(folder)]
+    # Speech of the data set is sentences; the spoken digits are single words.
+    others = [c for c in clips if not c.path.is_relative_to(folder) and c.source != "speech_digits"]
+    click.echo("path,copy_of,correlation")
+    for copy in find(own, others, processes):
+        path, original = (c.path.relative_to(at).as_posix() for c, at in ((copy.clip, folder), (copy.original, data)))
+        click.echo(f"{path},{original},{copy.correlation:.2f}")
 
 
 @click.command("audioset-manifest")

@@ -7,7 +7,7 @@ import sys
 import click
 
 from detector.errors import DetectorError
-from models.cli.data import audioset_download, audioset_manifest, gather, manifest
+from models.cli.data import audioset_download, audioset_manifest, find_copies, gather, manifest, play_notes
 from models.cli.evaluate import evaluate_channels, evaluate_events, keep, make_scenes, report, tune_events
 from models.cli.images import compare, convert, show_encoding, show_neuron
 from models.cli.train import adapt, cross_evaluate, evaluate, fit, folds, tune
@@ -31,6 +31,8 @@ for command in (
     show_neuron,
     manifest,
     gather,
+    play_notes,
+    find_copies,
     audioset_manifest,
     audioset_download,
     compare,

@@ -17,7 +17,8 @@ data_option = click.option(
     type=PATH,
     envvar="SNN_DETECT_DATA",
     required=True,
-    help="Folder of recordings: esc10, instruments, guitar_notes, speech_digits, mnist; or SNN_DETECT_DATA.",
+    help="Folder of recordings: esc10, instruments, guitar_notes, speech_digits, recordings, mnist; "
+    "or SNN_DETECT_DATA.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="Threads of torch and of the scan; default: all cores."

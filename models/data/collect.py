@@ -5,7 +5,7 @@ Clips are written to a folder with an index that names the class, package, file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,7 +35,8 @@ _PEAK_DB = -3.0
 _MIN_S, _MAX_S = 0.08, 30.0
 _ACTIVE = 1e-3
 """Magnitude above which a sample counts as sound."""
-_STYLES = {"bowed": material.BOW, "blown": material.BLOWN, "keys": material.KEYS}
+STYLES = {"bowed": material.BOW, "blown": material.BLOWN, "keys": material.KEYS}
+"""Styles of melodies, by group of instruments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,12 @@ class Instrument:
         name = self.package if self.patch is None else self.patch
         sampler, rng = Sampler(notes), np.random.default_rng([seed, *name.encode()])
         for n in range(self.clips):
-            yield sampler.play(self._composer(n, *_range(notes))(rng))
+            yield sampler.play(self._composer(n, *playing_range(notes))(rng))
 
     def _composer(self, number: int, low: int, high: int) -> Callable[[Rng], Phrase]:
         if self.styles == "guitar":
             return partial(compose_guitar, program=_PROGRAMS[number % len(_PROGRAMS)])
-        player = Player(low, high, _STYLES[self.styles], swells=False)
+        player = Player(low, high, STYLES[self.styles], swells=False)
         return partial(compose_melody, player=player)
 
 
@@ -78,6 +79,13 @@ def read_instruments() -> list[Instrument]:
         Instrument(r["package"], r["class"], r["clips"], r["styles"], r["licence"], r.get("patch"))
         for r in rows("instruments")
     ]
+
+
+def playing_range(notes: Collection[int]) -> tuple[int, int]:
+    """Return the lowest and highest pitch to compose for: those of the notes, extended to 19 semitones."""
+    low, high = min(notes), max(notes)
+    further = max(0, _MIN_RANGE - (high - low))
+    return low - further // 2, high + further - further // 2
 
 
 def check_instruments(instruments: list[Instrument], root: Path) -> None:
@@ -107,13 +115,6 @@ def gather(
         total = len(listed) + sum(i.clips for i in instruments)
         made = tqdm(_made(listed, instruments, root), total=total, unit="clip", desc="gather", disable=None)
         return _write_all(stack.enter_context(new_folder(out)), made)
-
-
-def _range(notes: Mapping[int, Samples]) -> tuple[int, int]:
-    """Return the lowest and highest pitch to compose for: those of the notes, extended to ``_MIN_RANGE``."""
-    low, high = min(notes), max(notes)
-    further = max(0, _MIN_RANGE - (high - low))
-    return low - further // 2, high + further - further // 2
 
 
 class _Listed(NamedTuple):

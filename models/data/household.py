@@ -1,8 +1,9 @@
 """The household data: class, source and fold of each clip.
 
 Folds are 1 to 5: those of ESC-10, by speaker for the spoken digits, and in turn for the other folders.
-Fold 5 is never trained on; folds 1 to 4 can be left out one at a time to choose settings. Rendered and
-gathered material has fold 0 and is for training only.
+Fold 5 is never trained on; folds 1 to 4 can be left out one at a time to choose settings. The data set ``recordings``
+has folds of its own, and phrases played with its notes have those of the notes. Rendered and gathered material has
+fold 0 and is for training only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,14 @@ from detector.errors import SourceError
 from detector.manifest import DataSource
 from models.data.catalogue import read_index
 from models.data.clips import Clip
+from models.data.recordings import (
+    INSTRUMENT_SOURCE,
+    NOTE_SOURCE,
+    PHRASE_SOURCE,
+    SOURCE,
+    read_phrases,
+    read_recordings,
+)
 
 TEST_FOLD = 5
 
@@ -45,7 +54,12 @@ INSTRUMENTS = {
 }
 GATHERED = "gathered"
 """Folder below the material with the clips of snn-train gather."""
+PLAYED = "played"
+"""Folder below the material with the phrases of snn-train play-notes."""
+RECORDINGS = "recordings"
+"""Folder below the data that ``models.data.recordings`` reads; the only one that may be missing."""
 RENDERED = {"guitar": "guitar", "bowed": "bowed_strings", "winds": "winds", "drums": "drums", "speech": "speech"}
+_RECORDINGS_LICENCE = "CC0, CC BY, CC BY-SA, ODbL, MIT, GPL and others, per clip in its index"
 SOURCES = (
     DataSource("esc10", "CC BY 3.0 (credits per clip in the data set's README)", "ESC-10, K. J. Piczak: ten classes"),
     DataSource("instruments", "CC0 or CC BY 3.0 per clip", "ten instruments of FSDKaggle2018, Freesound uploaders"),
@@ -61,22 +75,30 @@ SOURCES = (
         "GPL-2+, GPL-3+, CC0, CC BY 3.0 and others, per clip in its index",
         "out-of-class sounds, voices and instruments of Debian and npm packages (models/data/catalogue.toml)",
     ),
+    DataSource(SOURCE, _RECORDINGS_LICENCE, "sounds of some hundred free collections, credits per clip in its index"),
+    DataSource(INSTRUMENT_SOURCE, _RECORDINGS_LICENCE, "out-of-class instruments of the same collections"),
+    DataSource(NOTE_SOURCE, _RECORDINGS_LICENCE, "single notes of instruments of the same collections"),
+    DataSource(PHRASE_SOURCE, _RECORDINGS_LICENCE, "phrases played with these notes"),
 )
 """Sources of the training data, with licences, for manifests."""
 SPEAKER_FOLD = {"george": 1, "jackson": 2, "lucas": 3, "nicolas": 4, "theo": TEST_FOLD, "yweweler": TEST_FOLD}
 
 
 def list_clips(data: Path, material: Path | None = None) -> list[Clip]:
-    """List all clips below the data folder and, if given, of the rendered and gathered material.
+    """List all clips below the data folder and, if given, of the rendered, gathered and played material.
 
-    Raises SourceError where a folder is missing or empty.
+    Raises SourceError where a folder is missing or empty, or an index cannot be used.
     """
     found = [*_esc10(data / "esc10"), *_instruments(data / "instruments")]
     found += [*_notes(data / "guitar_notes"), *_speech(data / "speech_digits")]
+    if (data / RECORDINGS).is_dir():
+        found += read_recordings(data / RECORDINGS)
     if material is not None:
         found += _rendered(material)
         if (material / GATHERED).is_dir():
             found += _gathered(material / GATHERED)
+        if (material / PLAYED).is_dir():
+            found += read_phrases(material / PLAYED)
     return found
 
 

@@ -138,7 +138,13 @@ def read_notes(folder: Path) -> dict[int, Samples]:
     named = {pitch: path for path in sorted(folder.glob("*")) if (pitch := pitch_of(path)) is not None}
     if not named:
         raise SourceError(f"{folder}: no recordings of notes there, such as Cs4.mp3")
-    return {pitch: _trimmed(read_sound(path, RATE_HZ)) for pitch, path in named.items()}
+    return {pitch: from_onset(read_sound(path, RATE_HZ)) for pitch, path in named.items()}
+
+
+def from_onset(wave: Samples) -> Samples:
+    """Return the recording of a note without leading silence; a silent one is unchanged."""
+    loud = np.flatnonzero(np.abs(wave) > _LOUD * np.abs(wave).max(initial=0.0))
+    return wave[loud[0] :] if loud.size else wave
 
 
 class Sampler:
@@ -286,11 +292,6 @@ def _run(command: list[str]) -> None:
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RenderError(f"{command[0]} ended with status {done.returncode}: {last[0]}")
-
-
-def _trimmed(wave: Samples) -> Samples:
-    loud = np.flatnonzero(np.abs(wave) > _LOUD * np.abs(wave).max(initial=0.0))
-    return wave[loud[0] :] if loud.size else wave
 
 
 def _read_note(data: bytes, at: int) -> tuple[int, Samples, int]:

@@ -16,7 +16,7 @@ from detector.errors import ConfigError, SourceError
 from models import RECIPES
 from models.cli.main import cli
 from models.data.catalogue import INDEX, Entry, read_catalogue, read_index
-from models.data.collect import Instrument, _range, gather, read_instruments
+from models.data.collect import Instrument, gather, playing_range, read_instruments
 from models.data.household import list_clips
 from models.recipe import load_recipe
 from tests.models.rendering.test_patch import Recorded, patch_file
@@ -176,9 +176,9 @@ def test_phrases_are_played_with_a_packages_patch(root: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("styles", ["bowed", "blown", "keys"])
 def test_melodies_are_written_for_an_instrument_of_one_note(styles: str) -> None:
-    low, high = _range({60: np.zeros(1, np.float32)})
+    low, high = playing_range({60})
     assert (low, high) == (51, 70)
-    assert _range({40: np.zeros(1, np.float32), 80: np.zeros(1, np.float32)}) == (40, 80)
+    assert playing_range({40, 80}) == (40, 80)
     for seed in range(20):
         phrase = Instrument("x", "none", 1, styles, "MIT")._composer(0, low, high)(np.random.default_rng(seed))
         assert {low <= note.pitch <= high for note in phrase.notes} == {True}
