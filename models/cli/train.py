@@ -35,7 +35,9 @@ _EPOCHS: Final = 8
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; an interrupted run is resumed.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--leave-out", type=click.IntRange(1, 5), help="Hold out this fold, too.")
-@click.option("--warm-start", type=PATH, help="Start from the weights of this finished run of the same network.")
+@click.option(
+    "--warm-start", type=PATH, help="Start from the weights of this finished run, or model file, of the same network."
+)
 @renamed_option("--begin", "--warm-start")
 @click.option("--workers", default=1, show_default=True, help="Processes that make examples; 0: the training process.")
 @threads_option

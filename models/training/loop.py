@@ -21,6 +21,7 @@ from models.console import report_problems
 from models.data.clips import Clip
 from models.data.datasets import folds_left_out, load_good_clips, recordings, sources_of
 from models.network.activity import Activity, reading_macs
+from models.network.csnn import SpikingConvNet
 from models.network.device import training_device
 from models.network.twin import Network, make_network
 from models.plots import draw_curves
@@ -28,11 +29,14 @@ from models.recipe import MixtureExamples, Recipe, Stage, as_dict
 from models.training.examples import ExampleMaker, MixtureMaker
 from models.training.losses import AuxiliaryHeads, total_loss
 from models.training.optimiser import Optimiser, clip_gradient, rate_at
-from models.training.runs import RunFolder, auxiliary_heads_of, load_run, stage_folders, weights_digest, weights_of
+from models.training.runs import RunFolder, load_run, stage_folders, weights_digest
+from models.training.warm_start import auxiliary_heads_of, record_of, restore_norms, weights_of
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Input, target, weight and background frames of a batch of examples."""
 _PARTS: Final = ("spikes", "target", "weight", "background_frames")
+_NORM_BATCHES: Final = 24
+"""Batches that the restored batch norms of a model file get their statistics from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Run:
     workers: int = 1
     """Processes that make examples beside the training process; 0: it makes them itself."""
     warm_start: Path | None = None
-    """Folder of a finished run whose weights this one starts from."""
+    """Folder of a finished run, or a model file, whose weights this run starts from."""
     previous_stage: Path | None = None
     """Folder of the stage before, which takes the place of ``warm_start``."""
     seed_offset: int = 0
@@ -56,7 +60,7 @@ class Run:
 
     @property
     def initial_weights(self) -> Path | None:
-        """Folder of the run whose weights this one starts from; None: random weights."""
+        """Folder of the run, or model file, whose weights this run starts from; None: random weights."""
         return self.previous_stage or self.warm_start
 
 
@@ -105,18 +109,23 @@ def train(recipe: Recipe, run: Run) -> Network:
 
 
 def training_record(recipe: Recipe, run: Run, clips: list[Clip]) -> TrainingRecord:
-    """Describe how the weights were trained, for the manifest; epochs include those of earlier stages."""
+    """Describe how the weights were trained, for the manifest.
+
+    Epochs include those of earlier stages, sources those of the run or model file that the weights started from.
+    """
     options = f"--seed {run.seed}" + ("" if run.leave_out is None else f" --leave-out {run.leave_out}")
-    options += "" if run.warm_start is None else " --warm-start FIRST-RUN"
+    if run.warm_start is not None:
+        options += f" --warm-start {run.warm_start.name if run.warm_start.is_file() else 'FIRST-RUN'}"
     material = "" if run.material is None else "--material MATERIAL "
     earlier = 0 if run.previous_stage is None else load_run(run.previous_stage)[2].epochs
+    started = () if run.initial_weights is None else record_of(run.initial_weights).sources
     return TrainingRecord(
         command=f"snn-train fit models/recipes/{recipe.name}.toml {material}--run RUN {options}",
         seed=run.seed,
         epochs=recipe.schedule.epochs + earlier,
         clips=len(clips),
         folds_left_out=folds_left_out(recipe, run.leave_out),
-        sources=sources_of(recipe, clips),
+        sources=tuple({source.name: source for source in (*started, *sources_of(recipe, clips))}.values()),
     )
 
 
@@ -174,11 +183,13 @@ class _Trainer:
         self._optimiser = Optimiser(nn.ModuleList(learners), s.learning_rate, s.weight_decay, weights)
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
+        self._examples: ExampleMaker | MixtureMaker | None = None
 
     def resume(self) -> None:
-        """Load the run folder's checkpoint, if any; else the auxiliary heads of the run to start from, if any.
+        """Load the run folder's checkpoint; without one, complete the weights to start from, if any.
 
-        Untrained heads would disturb the network's weights until they have converged.
+        The auxiliary heads of a run are copied: untrained ones would disturb the network's weights until they have
+        converged. The batch norms of a model file are restored.
         """
         before = self._run.initial_weights
         if before is not None and self._heads is not None and (heads := auxiliary_heads_of(before)) is not None:
@@ -190,6 +201,10 @@ class _Trainer:
             self._optimiser.load_state_dict(saved["optimiser"])
             self.epoch = saved["epoch"]
             torch.set_rng_state(saved["rng_state"])
+        elif before is not None and before.is_file() and isinstance(self._net, SpikingConvNet):
+            batches = self._batches_of_examples()
+            restore_norms(self._net, (next(batches)[0].to(self._device) for _ in range(_NORM_BATCHES)))
+            self._loader = None  # the first epoch uses these batches again, as a resumed run does
 
     def one_epoch(self) -> dict[str, Any]:
         """Run one epoch, append its row to the curves, write the checkpoint; return the row."""
@@ -239,6 +254,11 @@ class _Trainer:
         return self._loader
 
     def _maker(self) -> ExampleMaker | MixtureMaker:
+        if self._examples is None:
+            self._examples = self._make_maker()
+        return self._examples
+
+    def _make_maker(self) -> ExampleMaker | MixtureMaker:
         clips, waves, problems = load_good_clips(self._clips, self._recipe.features.sample_rate_hz)
         report_problems(problems)
         examples = self._recipe.examples

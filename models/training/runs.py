@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detector import __version__
 from detector.errors import ConfigError
 from detector.manifest import TrainingRecord, parse_strictly
 from detector.system import replace_file
-from models.data.datasets import folds_left_out
 from models.network.twin import Network, make_network
 from models.recipe import Recipe, with_current_keys
 
-_SHARED: Final = ("kind", "classes", "features", "encoder", "network")
-"""Tables of a recipe that must be the same for a warm start."""
 _RENAMED: Final = {"hidden": "auxiliary_heads", "dice": "rng_state"}
 """Earlier names of keys of a checkpoint, with their present names."""
 
@@ -95,26 +92,6 @@ def load_run(folder: Path) -> tuple[Network, Recipe, TrainingRecord]:
     net = make_network(recipe.network, recipe.encoder)
     net.load_state_dict(saved["net"])
     return net, recipe, record
-
-
-def weights_of(folder: Path, recipe: Recipe, leave_out: int | None) -> dict[str, Tensor]:
-    """Return the network's state at the end of the run in ``folder``, for a warm start by ``recipe``.
-
-    Raises ConfigError where the folder holds no finished run, its network, front end or classes differ from the
-    recipe's, or it was trained on a fold that the new run leaves out.
-    """
-    net, first, record = load_run(folder)
-    if others := [name for name in _SHARED if getattr(first, name) != getattr(recipe, name)]:
-        raise ConfigError(f"{folder}: {recipe.name} cannot start from it, since they differ in {', '.join(others)}")
-    if seen := sorted(set(folds_left_out(recipe, leave_out)) - set(record.folds_left_out)):
-        raise ConfigError(f"{folder}: was trained on fold {', '.join(map(str, seen))}, which this run leaves out")
-    return net.state_dict()
-
-
-def auxiliary_heads_of(folder: Path) -> dict[str, Tensor] | None:
-    """Return the state of the auxiliary heads at the end of the run in ``folder``, if it had any."""
-    saved = RunFolder(folder).load()
-    return None if saved is None else saved.get("auxiliary_heads")
 
 
 def weights_digest(net: nn.Module) -> str:

@@ -24,7 +24,8 @@ from models.evaluation.clips import ClipPrediction, confusion, esc10_accuracy, e
 from models.network.twin import make_network
 from models.recipe import check_recipe, load_recipe, load_stages
 from models.training.loop import Run, _Trainer, train, train_stages
-from models.training.runs import RunFolder, auxiliary_heads_of, load_run
+from models.training.runs import RunFolder, load_run
+from models.training.warm_start import auxiliary_heads_of
 
 RECIPE = RECIPES / "household.toml"
 LABELS = load_recipe(RECIPE).labels

@@ -1,0 +1,101 @@
+"""A model file as a warm start: the same scores, with batch norms that can be trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detector.errors import ConfigError
+from models import RECIPES
+from models.recipe import Recipe, load_recipe
+from models.training.loop import Run, train
+from models.training.runs import load_run
+from models.training.warm_start import read_model, restore_norms, weights_of
+
+MODEL = RECIPES.parent / "pretrained" / "household.onnx"
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_recipe(RECIPES / "household.toml")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_starts_from_a_model_file(recipe: Recipe, tree: Path, tmp_path: Path) -> None:
+    """With a learning rate of zero, a run leaves the weights as they are, and it names what they came from."""
+    schedule = dataclasses.replace(recipe.schedule, epochs=1, examples_per_epoch=4, batch=2, learning_rate=0.0)
+    short = dataclasses.replace(recipe, schedule=schedule, examples=dataclasses.replace(recipe.examples, frames=40))
+    run = Run(tree, None, tmp_path / "run", 0, None, workers=0, warm_start=MODEL)
+    trained = train(short, run).state_dict()
+    loaded, manifest = read_model(MODEL, recipe)
+    for name, value in loaded.state_dict().items():
+        if name.endswith("logit") or name.startswith("readout"):
+            assert torch.equal(trained[name], value)
+    record = load_run(run.folder)[2]
+    assert "--warm-start household.onnx" in record.command
+    assert {source.name for source in record.sources} >= {source.name for source in manifest.training.sources}
+    assert "rendered" in {source.name for source in record.sources}
+    resumed = train(short, run).state_dict()  # nothing is left to train; the restored norms are in the checkpoint
+    assert all(torch.equal(resumed[name], value) for name, value in trained.items())
+
+
+def some_spikes(recipe: Recipe) -> torch.Tensor:
+    shape = (4, 60, recipe.network.planes, recipe.network.n_mfcc)
+    return torch.from_numpy(np.asarray(np.random.default_rng(0).random(shape) < 0.1, np.float32))
+
+
+def test_the_network_with_norms_has_the_models_scores(recipe: Recipe) -> None:
+    net, _ = read_model(MODEL, recipe)
+    net.eval()
+    spikes = some_spikes(recipe)
+    probes: list[dict[str, torch.Tensor]] = [{}, {}]
+    with torch.no_grad():
+        before, _ = net(spikes, None, probes[0])
+        restore_norms(net, [spikes[:2], spikes[2:]])
+        after, _ = net(spikes, None, probes[1])
+    # Rounding may flip single spikes, and nothing else.
+    differ = sum(int((probes[0][name] != probes[1][name]).sum()) for name in probes[0])
+    assert differ <= 1e-5 * sum(spikes_.numel() for spikes_ in probes[0].values())
+    assert float((torch.sigmoid(before) - torch.sigmoid(after)).abs().mean()) < 1e-3
+    assert before.std() > 0.1
+
+
+def test_weights_have_the_size_of_untrained_ones(recipe: Recipe) -> None:
+    net, _ = read_model(MODEL, recipe)
+    restore_norms(net, [some_spikes(recipe)])
+    for layer in (*net.convs, net.dense):
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        expected = (3 * layer.weight[0].numel()) ** -0.5
+        sizes = layer.weight.detach().flatten(1).square().mean(1).sqrt()
+        assert torch.allclose(sizes, torch.full_like(sizes, expected), rtol=1e-4)
+
+
+def test_the_norms_statistics_are_those_of_the_spikes(recipe: Recipe) -> None:
+    net, _ = read_model(MODEL, recipe)
+    spikes = some_spikes(recipe)
+    restore_norms(net, [spikes])
+    net.eval()
+    with torch.no_grad():
+        evaluated, _ = net(spikes)
+        net.train()
+        trained, _ = net(spikes)
+    assert float((torch.sigmoid(evaluated) - torch.sigmoid(trained)).abs().mean()) < 0.02
+
+
+def test_another_front_end_network_or_fold_is_refused(recipe: Recipe) -> None:
+    louder = dataclasses.replace(recipe.features, preemphasis=0.5)
+    with pytest.raises(ConfigError, match=r"household.onnx: .* differ in features"):
+        read_model(MODEL, dataclasses.replace(recipe, features=louder))
+    wider = dataclasses.replace(recipe.network, hidden=300)
+    with pytest.raises(ConfigError, match=r"dense_weight is \(256, 480\), but the recipe's network has \(300, 480\)"):
+        read_model(MODEL, dataclasses.replace(recipe, network=wider))
+    with pytest.raises(ConfigError, match=r"without spikes"):
+        read_model(MODEL, dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, kind="cnn")))
+    with pytest.raises(ConfigError, match=r"was trained on fold 4, which this run leaves out"):
+        weights_of(MODEL, recipe, 4)
+    assert weights_of(MODEL, recipe, None).keys() == read_model(MODEL, recipe)[0].state_dict().keys()
