@@ -101,15 +101,15 @@ def _lif_backward(  # noqa: PLR0913 - arrays in, arrays out
     batch, channels, frames, width = grad_u.shape
     for n in numba.prange(batch * channels):
         b, c = n // channels, n % channels
-        total = 0.0
+        total = np.zeros(width)  # one sum per neuron: a single one cannot be vectorised
         for t in range(frames - 1, -1, -1):
             for f in range(width):
                 du = grad_u[b, c, t, f] + grad_mem[b, c, f]
                 grad_u[b, c, t, f] = du
                 grad_mem[b, c, f] = beta[c] * du
                 before = mem0[b, c, f] if t == 0 else u[b, c, t - 1, f] - threshold * spikes[b, c, t - 1, f]
-                total += du * before
-        d_beta[b, c] = total
+                total[f] += du * before
+        d_beta[b, c] = total.sum()
 
 
 @numba.njit(parallel=True, cache=True)
@@ -131,14 +131,14 @@ def _leak_backward(  # noqa: PLR0913 - arrays in, arrays out
     batch, channels, frames, width = grad.shape
     for n in numba.prange(batch * channels):
         b, c = n // channels, n % channels
-        total = 0.0
+        total = np.zeros(width)
         for t in range(frames - 1, -1, -1):
             for f in range(width):
                 d = grad[b, c, t, f] + grad_mem[b, c, f]
                 grad[b, c, t, f] = d
                 grad_mem[b, c, f] = beta[c] * d
-                total += d * (mem0[b, c, f] if t == 0 else out[b, c, t - 1, f])
-        d_beta[b, c] = total
+                total[f] += d * (mem0[b, c, f] if t == 0 else out[b, c, t - 1, f])
+        d_beta[b, c] = total.sum()
 
 
 class _LifScan(torch.autograd.Function):

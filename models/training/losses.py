@@ -46,7 +46,7 @@ def score_loss(logits: Tensor, target: Tensor) -> Tensor:
 def operations_loss(spikes: Mapping[str, Tensor], fan_out: Mapping[str, float]) -> Tensor:
     """Return effective over dense synaptic operations, of the layers that read spikes."""
     total = sum(fan_out.values())
-    shares = [spikes[name].mean() * (operations / total) for name, operations in fan_out.items()]
+    shares = [spikes[name].sum() * (n / total / spikes[name].numel()) for name, n in fan_out.items()]
     return torch.stack(shares).sum()
 
 
@@ -58,15 +58,21 @@ def background_operations_loss(
     No other term keeps neurons from firing in silence, which would make silence as expensive as sound.
     """
     total, frames = sum(fan_out.values()), background_frames.sum().clamp(min=1)
-    shares = [
-        (spikes[name].mean((1, 3)) * background_frames).sum() / frames * (n / total) for name, n in fan_out.items()
-    ]
+    shares = []
+    for name, operations in fan_out.items():
+        _, channels, _, width = spikes[name].shape
+        # Sums, not means: their gradient takes no division of every spike.
+        active = (spikes[name].sum(3).sum(1) * background_frames).sum()
+        shares.append(active / frames * (operations / total / channels / width))
     return torch.stack(shares).sum()
 
 
 def silence_loss(spikes: Mapping[str, Tensor], min_rate: float) -> Tensor:
     """Return the mean squared shortfall of neurons from ``min_rate`` over a batch, as a share of that rate."""
-    shortfalls = [functional.relu(1 - s.mean((0, 2)) / min_rate).square().mean() for s in spikes.values()]
+    shortfalls = []
+    for s in spikes.values():
+        min_sum = min_rate * s.shape[0] * s.shape[2]
+        shortfalls.append(functional.relu(1 - s.sum(2).sum(0) / min_sum).square().mean())
     return torch.stack(shortfalls).mean()
 
 
