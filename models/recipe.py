@@ -78,6 +78,8 @@ class SceneExamples:
     """Loss weight of the first frames of a sound against 1, for a low detection latency."""
     level_db: tuple[float, float]
     """Lowest and highest peak level, in dBFS."""
+    noise_like: tuple[str, ...] = ()
+    """Classes that resemble bright noise, such as rain: they are ignore-masked in such noise where they are absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +283,9 @@ def _check_training(recipe: Recipe, where: str) -> None:
             case found:
                 expected = "it takes a shortest and a longest, above 0"
                 raise ConfigError(f"{where}: network.{key} is {list(found)}; {expected}")
+    noise_like = recipe.examples.noise_like if isinstance(recipe.examples, SceneExamples) else ()
+    if unknown := [label for label in noise_like if label not in recipe.classes]:
+        raise ConfigError(f"{where}: examples.noise_like names {', '.join(unknown)}, which is no class of the recipe")
     weight = recipe.loss.deep_supervision
     if weight < 0:
         raise ConfigError(f"{where}: loss.deep_supervision is {weight}; it takes a weight, 0 or above")

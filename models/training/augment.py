@@ -25,7 +25,7 @@ class AcousticConditions:
         self._samples, self._rate_hz = samples, rate_hz
         self._size = scipy.fft.next_fast_len(samples + rate_hz // 2, real=True)
         self._rooms = [scipy.fft.rfft(room(rng, rate_hz), self._size) for _ in range(rooms)]
-        self._noises = [noise(4 * samples, rng) for _ in range(noises)]
+        self._noises = [sloped_noise(4 * samples, rng) for _ in range(noises)]
         self._rumbles = [rumble(4 * samples, rng, rate_hz) for _ in range(max(1, noises // 4))]
 
     def filter_and_reverberate(self, wave: Samples, rng: np.random.Generator, *, reverberation: float) -> Samples:
@@ -38,14 +38,18 @@ class AcousticConditions:
 
     def noise(self, rng: np.random.Generator) -> Samples:
         """Return a segment of noise of about unit RMS."""
-        return self._segment(self._noises, rng)
+        return self.noise_and_slope(rng)[0]
+
+    def noise_and_slope(self, rng: np.random.Generator) -> tuple[Samples, float]:
+        """Return such a segment and its slope: the amplitude is proportional to 1 / frequency ** slope."""
+        wave, slope = self._noises[rng.integers(len(self._noises))]
+        return self._segment(wave, rng), slope
 
     def rumble(self, rng: np.random.Generator) -> Samples:
         """Return a segment of low rumble of about unit RMS."""
-        return self._segment(self._rumbles, rng)
+        return self._segment(self._rumbles[rng.integers(len(self._rumbles))], rng)
 
-    def _segment(self, waves: list[Samples], rng: np.random.Generator) -> Samples:
-        wave = waves[rng.integers(len(waves))]
+    def _segment(self, wave: Samples, rng: np.random.Generator) -> Samples:
         start = rng.integers(wave.size - self._samples)
         return wave[start : start + self._samples]
 
@@ -72,13 +76,19 @@ def faded(wave: Samples, fade: int) -> Samples:
 
 def noise(size: int, rng: np.random.Generator) -> Samples:
     """Return coloured noise of unit RMS: white to brown, sometimes with a slowly varying level."""
+    return sloped_noise(size, rng)[0]
+
+
+def sloped_noise(size: int, rng: np.random.Generator) -> tuple[Samples, float]:
+    """Return such noise and its slope: the amplitude is proportional to 1 / frequency ** slope (white: 0, brown: 1)."""
     spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
     bins = np.maximum(np.arange(spectrum.size), size / 400.0)
-    wave = scipy.fft.irfft(spectrum * bins ** -rng.uniform(0.0, 1.2), size)
+    slope = float(rng.uniform(0.0, 1.2))
+    wave = scipy.fft.irfft(spectrum * bins**-slope, size)
     if rng.random() < 0.5:
         knots = rng.uniform(0.3, 1.0, 8)
         wave *= np.interp(np.linspace(0, 7, size), np.arange(8), knots)
-    return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)
+    return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32), slope
 
 
 def rumble(size: int, rng: np.random.Generator, rate_hz: int) -> Samples:

@@ -9,6 +9,7 @@ that ratio.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -48,6 +49,8 @@ _MIN_PEAK: Final = 1e-3
 """Smallest peak that the level is set by, for a mixture normalised to a peak of 1 before band limiting."""
 _FEW: Final = 16
 """A source with n < 16 clips of a class is drawn n / 16 times as often as a larger one."""
+_BRIGHT_SLOPE: Final = 0.35
+"""Noise whose amplitude falls less than 1 / frequency ** 0.35 is bright, as rain is: from white to halfway to pink."""
 _STEP: Final = np.float32(2.0**-15)
 _LOUDNESS_WINDOW, _LOUDNESS_STRIDE = 400, 4
 
@@ -96,8 +99,10 @@ class ExampleMaker:
         self._frames = params.frames
         self._samples = self._length + (self._frames - 1) * self._hop
         self._front = FrontEnd(recipe)
+        self._noise_like = [recipe.labels.index(label) for label in params.noise_like]
         self._loudness = [frame_rms(w, self._hop, self._length) for w in waves]
         self._pools: list[list[list[int]]] = []
+        self._within: list[list[NDArray[np.float64] | None]] = []
         self._shares: list[NDArray[np.float64]] = []
         weights = []
         for label in (*recipe.labels, None):
@@ -107,6 +112,7 @@ class ExampleMaker:
                     by_source.setdefault(clip.source, []).append(i)
             share = np.array([_weight(source, len(found), params) for source, found in by_source.items()])
             self._pools.append(list(by_source.values()))
+            self._within.append([_cumulative_shares([clips[i].recording for i in p]) for p in by_source.values()])
             self._shares.append(share / share.sum() if share.size else share)
             weights.append(params.class_weights.get(label or "none", 1.0) if by_source else 0.0)
         self._class_p = np.array(weights) / np.sum(weights)
@@ -128,9 +134,11 @@ class ExampleMaker:
         if cut_hz is not None:
             sounds = [self._limited_to(cut_hz, sound) for sound in sounds]
         background, inside = self._background(rng) if rng.random() < self._params.backgrounds else (None, [])
-        captured, noise = self._capture(mixture, rng, end, background, cut_hz)
+        captured, noise, bright = self._capture(mixture, rng, end, background, cut_hz)
         target, weight = self._targets(sounds, noise)
         weight[:, inside] = 0
+        if bright:
+            self._ignore_noise_like(target, weight)
         background_frames = self._background_frames(sounds) if background is None else np.zeros(self._frames, np.uint8)
         return Example(self._front.encode(captured), target, weight, background_frames)
 
@@ -160,7 +168,8 @@ class ExampleMaker:
 
     def _background_only(self, rng: np.random.Generator) -> Example:
         """Return a background-only example: ambient noise, often with a hum or a backdrop, at any level."""
-        wave = self.conditions.filter_and_reverberate(self.conditions.noise(rng), rng, reverberation=0.0)
+        noise, slope = self.conditions.noise_and_slope(rng)
+        wave = self.conditions.filter_and_reverberate(noise, rng, reverberation=0.0)
         wave = wave / (np.sqrt(np.mean(wave**2)) + 1e-9)
         if rng.random() < self._params.rumbling:
             wave = wave + rng.uniform(0, 3) * self.conditions.rumble(rng)
@@ -178,6 +187,8 @@ class ExampleMaker:
         wave = _quantised(np.asarray(wave, np.float32))
         weight = np.ones((self._frames, self._classes), np.uint8)
         weight[:, inside] = 0
+        if slope < _BRIGHT_SLOPE:
+            weight[:, self._noise_like] = 0
         background_frames = np.full(self._frames, background is None, np.uint8)
         return Example(self._front.encode(wave), np.zeros_like(weight), weight, background_frames)
 
@@ -215,7 +226,11 @@ class ExampleMaker:
 
     def _clip_of(self, kind: int, rng: np.random.Generator) -> int:
         pools = self._pools[kind]
-        return int(rng.choice(pools[int(rng.choice(len(pools), p=self._shares[kind]))]))
+        source = int(rng.choice(len(pools), p=self._shares[kind]))
+        within = self._within[kind][source]
+        if within is None:
+            return int(rng.choice(pools[source]))
+        return pools[source][int(np.searchsorted(within, rng.random(), side="right"))]
 
     def _background(self, rng: np.random.Generator) -> tuple[Samples, list[int]]:
         """Return a backdrop of unit RMS and its classes: several continuous sounds of one category.
@@ -260,15 +275,15 @@ class ExampleMaker:
         end: int,
         background: Samples | None = None,
         cut_hz: float | None = None,
-    ) -> tuple[Samples, NDArray[np.float64]]:
-        """Return the captured signal, and the noise RMS of every frame at the mixture's scale.
+    ) -> tuple[Samples, NDArray[np.float64], bool]:
+        """Return the captured signal, the noise RMS of every frame at the mixture's scale, and if the noise is bright.
 
         Noise is ambient noise with the backdrop, which may end with the sound, and converter noise. Hum and rumble
         do not count as masking noise: their frequencies lie below those of the sounds.
         """
         largest = float(np.abs(mixture).max()) + 1e-9
         wave = mixture / largest
-        noise, lower = self._around(wave, rng, background)
+        noise, lower, bright = self._around(wave, rng, background)
         if rng.random() < 0.5:
             wave, noise, lower = (augment.cut_off(w, end, self._rate) for w in (wave, noise, lower))
         wave = wave + noise + lower
@@ -286,21 +301,30 @@ class ExampleMaker:
         if rng.random() < 0.7:
             wave, floor = _quantised(np.asarray(wave, np.float32)), math.hypot(floor, _STEP / 4)
         rms = np.hypot(frame_rms(noise, self._hop, self._length), floor / gain) * largest
-        return np.asarray(wave, np.float32), rms
+        return np.asarray(wave, np.float32), rms, bright
 
-    def _around(self, wave: Samples, rng: np.random.Generator, background: Samples | None) -> tuple[Samples, Samples]:
-        """Return (ambient noise with the backdrop, hum and rumble), scaled to a wave."""
+    def _around(
+        self, wave: Samples, rng: np.random.Generator, background: Samples | None
+    ) -> tuple[Samples, Samples, bool]:
+        """Return (ambient noise with the backdrop, hum and rumble), scaled to a wave, and if the noise is bright."""
         loud = float(np.quantile(frame_rms(wave, self._hop, self._length), 0.9)) + 1e-6
-        noise, lower = np.zeros(wave.size, np.float32), np.zeros(wave.size, np.float32)
+        noise, lower, bright = np.zeros(wave.size, np.float32), np.zeros(wave.size, np.float32), False
         if rng.random() < 0.7:
-            noise = loud * 10 ** (-rng.uniform(3, 45) / 20) * self.conditions.noise(rng)
+            level = loud * 10 ** (-rng.uniform(3, 45) / 20)
+            segment, slope = self.conditions.noise_and_slope(rng)
+            noise, bright = level * segment, slope < _BRIGHT_SLOPE
         if background is not None:
             noise = noise + loud * 10 ** (-rng.uniform(*_BACKGROUND_DB) / 20) * background
         if rng.random() < 0.15:
             lower = lower + loud * 10 ** (-rng.uniform(0, 40) / 20) * augment.hum(wave.size, rng, self._rate)
         if rng.random() < self._params.rumbling:
             lower = lower + loud * 10 ** (rng.uniform(-20, 8) / 20) * self.conditions.rumble(rng)
-        return noise, lower
+        return noise, lower, bright
+
+    def _ignore_noise_like(self, target: NDArray[np.uint8], weight: NDArray[np.uint8]) -> None:
+        """Ignore-mask classes that resemble bright noise, in frames in which they are absent."""
+        for column in self._noise_like:
+            weight[target[:, column] == 0, column] = 0
 
     def _targets(
         self, sounds: list[PlacedSound], noise: NDArray[np.float64]
@@ -445,6 +469,18 @@ def _without_padding(wave: Samples) -> Samples:
 def _weight(source: str, clips: int, params: SceneExamples) -> float:
     """Return the sampling weight of a source; small sources are drawn less often, to avoid overfitting to them."""
     return params.source_weights.get(source, 1.0) * min(1.0, clips / _FEW)
+
+
+def _cumulative_shares(recordings: Sequence[str]) -> NDArray[np.float64] | None:
+    """Return the cumulative sampling probabilities of a source's clips, (clips,); None where they are equal.
+
+    n clips of one recording are drawn as often as sqrt(n) single ones: they are similar, but not the same.
+    """
+    counts = Counter(name for name in recordings if name)
+    if not counts:
+        return None
+    share = np.cumsum([counts[name] ** -0.5 if name else 1.0 for name in recordings])
+    return np.asarray(share / share[-1])
 
 
 def _loudest_of_late(rms: NDArray[np.float64], frames: int) -> NDArray[np.float64]:

@@ -109,6 +109,43 @@ def test_a_sound_that_is_cut_off_is_over_soon_after(model_params: MfccParams, en
         assert (e.weight[:8] == 2).all()  # the first frames of a sound count twice
 
 
+def test_clips_of_one_recording_are_drawn_by_the_square_root_of_their_number(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    same = [Clip(Path("x"), "rain", "recordings", 1, "one")] * 16
+    others = [Clip(Path("y"), "rain", "recordings", 1, f"other {i}") for i in range(4)]
+    m = maker([*same, *others], [np.ones(2000, np.float32)] * 20, model_params, encoder, frames=4)
+    rng = np.random.default_rng(0)
+    drawn = [m._clip_of(LABELS.index("rain"), rng) for _ in range(2000)]
+    assert np.mean([number < 16 for number in drawn]) == pytest.approx(0.5, abs=0.04)
+    assert set(drawn) == set(range(20))
+
+
+@pytest.mark.parametrize("background_only", [0.0, 1.0])
+@pytest.mark.parametrize(("label", "slope"), [("guitar", 0.0), ("guitar", 0.9), ("rain", 0.0)])
+def test_bright_noise_is_no_evidence_against_classes_that_resemble_it(  # noqa: PLR0913 - cases and fixtures
+    label: str,
+    slope: float,
+    background_only: float,
+    model_params: MfccParams,
+    encoder: EncoderParams,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tone, column = np.sin(np.arange(16000 * 6) / 5).astype(np.float32), LABELS.index("rain")
+    m = maker([clip(label)], [tone], model_params, encoder)
+    m._params, m._noise_like = dataclasses.replace(m._params, background_only=background_only), [column]
+    m.conditions = AcousticConditions(m._samples, 16000, np.random.default_rng(0), rooms=2, noises=4)
+    monkeypatch.setattr(m.conditions, "_noises", [(wave, slope) for wave, _ in m.conditions._noises])
+    examples = [m.draw(np.random.default_rng(seed)) for seed in range(12)]
+    weights = np.array([example.weight[:, column] for example in examples])
+    present = np.array([example.target[:, column] for example in examples]) > 0
+    bright_and_absent = slope == 0 and (label != "rain" or background_only)
+    assert (weights[~present] == 0).any() == bool(bright_and_absent)
+    assert all(np.delete(example.weight, column, axis=1).any() for example in examples)
+    if label == "rain" and not background_only:
+        assert weights[present].any()
+
+
 def test_draws_depend_on_the_seed_alone(model_params: MfccParams, encoder: EncoderParams) -> None:
     waves = [np.random.default_rng(i).normal(0, 0.1, 16000).astype(np.float32) for i in range(3)]
     clips = [clip("guitar"), clip("rain"), clip(None)]
@@ -191,7 +228,7 @@ def test_what_a_band_limited_microphone_captures_has_the_recipes_level(
     low = 0.1 * np.sin(2 * np.pi * 440 * np.arange(m._samples) / 16000)
     mixture = np.asarray(high + low, np.float32)
     for seed in range(10):
-        wave, _ = m._capture(mixture, np.random.default_rng(seed), m._samples, None, 4000.0)
+        wave, _, _ = m._capture(mixture, np.random.default_rng(seed), m._samples, None, 4000.0)
         assert 20 * np.log10(np.abs(wave).max()) == pytest.approx(-20, abs=0.1)
 
 
