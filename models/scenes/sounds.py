@@ -33,7 +33,7 @@ _ROOM_TAIL_S = 0.5
 OUT_OF_CLASS = "none"
 """Name of out-of-class sounds on the command line and in tables."""
 HALVES = ("first", "second")
-"""Halves of a fold: every other clip, the first for tuning, the second for evaluation."""
+"""Halves of a fold: every other recording, the first for tuning, the second for evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +180,17 @@ def _was_trained_on(clip: Clip, manifest: Manifest) -> bool:
 
 
 def _halved(clips: list[Clip], half: str | None) -> list[Clip]:
-    """Return every other clip of each class and source, so that both halves have equal shares."""
+    """Return every other recording of each class and source: equal shares, and no recording in both halves."""
     if half is None:
         return clips
     counts: dict[tuple[str | None, str], int] = {}
+    numbers: dict[str, int] = {}
     kept = []
     for clip in clips:
-        key = (clip.label, clip.source)
-        counts[key] = counts.get(key, -1) + 1
-        if counts[key] % 2 == HALVES.index(half):
+        key, name = (clip.label, clip.source), clip.recording or str(clip.path)
+        if name not in numbers:  # a recording with clips of several classes is numbered by the first
+            numbers[name] = counts[key] = counts.get(key, -1) + 1
+        if numbers[name] % 2 == HALVES.index(half):
             kept.append(clip)
     return kept
 

@@ -20,8 +20,10 @@ from detector.manifest import DataSource
 from detector.network import load_model
 from models.cli.main import cli
 from models.data.catalogue import Gathered, write_index
+from models.data.clips import Clip
 from models.data.segments import JOIN_S, active_spans
 from models.rendering.synthesis import FURTHER_SOUNDFONTS, SOUNDFONT
+from models.scenes import sounds
 from models.scenes.folder import read_scenes
 from models.scenes.mixing import Reference, joined, mix
 from models.scenes.plan import KINDS, Placement, Segment, compose
@@ -232,3 +234,20 @@ def test_a_sound_font_of_training_is_refused_by_whatever_name(tmp_path: Path, fo
     for path in (font, link):
         with pytest.raises(ConfigError, match="sound font of the training material"):
             rendered_sounds(0, path)
+
+
+def test_halves_share_no_recording() -> None:
+    clips = [Clip(Path(f"{i}.ogg"), "rain", "recordings", 5, f"place {i // 3}") for i in range(12)]
+    clips += [Clip(Path(f"single {i}.ogg"), "rain", "esc10", 5) for i in range(4)]
+    halves = [sounds._halved(clips, half) for half in sounds.HALVES]
+    assert sorted(len(half) for half in halves) == [8, 8]
+    assert not {c.recording for c in halves[0] if c.recording} & {c.recording for c in halves[1]}
+    assert {c.path for half in halves for c in half} == {c.path for c in clips}
+    assert sounds._halved(clips, None) == clips
+
+
+def test_a_recording_of_several_classes_is_in_one_half() -> None:
+    clips = [Clip(Path("0.ogg"), "rain", "recordings", 5, "walk"), Clip(Path("1.ogg"), None, "recordings", 5, "street")]
+    clips += [Clip(Path("2.ogg"), None, "recordings", 5, "walk"), Clip(Path("3.ogg"), None, "recordings", 5, "yard")]
+    halves = [{c.recording for c in sounds._halved(clips, half)} for half in sounds.HALVES]
+    assert halves == [{"walk", "street"}, {"yard"}]
