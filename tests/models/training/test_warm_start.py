@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from detector.errors import ConfigError
 from models import RECIPES
 from models.recipe import Recipe, load_recipe
+from models.training import loop
 from models.training.loop import Run, train
 from models.training.runs import load_run
 from models.training.warm_start import read_model, restore_norms, weights_of
@@ -42,6 +44,31 @@ def test_a_run_starts_from_a_model_file(recipe: Recipe, tree: Path, tmp_path: Pa
     assert "rendered" in {source.name for source in record.sources}
     resumed = train(short, run).state_dict()  # nothing is left to train; the restored norms are in the checkpoint
     assert all(torch.equal(resumed[name], value) for name, value in trained.items())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_an_interrupted_warm_start_resumes_to_the_bit(
+    recipe: Recipe, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One epoch, an interruption and another epoch end with the weights of two epochs without one."""
+    schedule = dataclasses.replace(recipe.schedule, epochs=2, examples_per_epoch=4, batch=2)
+    short = dataclasses.replace(recipe, schedule=schedule, examples=dataclasses.replace(recipe.examples, frames=40))
+    whole = train(short, Run(tree, None, tmp_path / "whole", 0, None, workers=0, warm_start=MODEL)).state_dict()
+    one_epoch = loop._Trainer.one_epoch
+
+    def interrupted(trainer: loop._Trainer) -> dict[str, Any]:
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+        return one_epoch(trainer)
+
+    run = Run(tree, None, tmp_path / "resumed", 0, None, workers=0, warm_start=MODEL)
+    monkeypatch.setattr(loop._Trainer, "one_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(short, run)
+    monkeypatch.undo()
+    resumed = train(short, run).state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    assert not torch.equal(whole["dense.weight"], read_model(MODEL, recipe)[0].state_dict()["dense.weight"])
 
 
 def some_spikes(recipe: Recipe) -> torch.Tensor:
