@@ -6,6 +6,7 @@ quick on a small board.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -67,6 +68,8 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    if logging.lastResort is not None:  # for commands that configure no log of their own
+        logging.lastResort.setFormatter(logging.Formatter("snn-detect: warning: %(message)s"))
     open_closed_streams()
     try:
         cli(prog_name="snn-detect")

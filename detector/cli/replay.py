@@ -82,9 +82,7 @@ class _Moment(_Type):
     help="Draw waveform, features, spikes, scores and events on one sheet: .png, .pdf or .svg.",
 )
 @click.option("--audacity", type=click.Path(path_type=Path), help="Write the sounds as a label track of Audacity.")
-@click.option(
-    "--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a table of DCASE's kind."
-)
+@click.option("--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a DCASE event table.")
 @only_option
 @threshold_option
 @click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")

@@ -41,7 +41,7 @@ def live_options(command: _Command) -> _Command:
         click.option(
             "--device",
             help="mic (the system's default), a number, a name or a part of it, hw:CARD=..., a stable id as `devices` "
-            "lists them, a sound file (played in real time), or - for raw samples on standard input.",
+            "lists them, or - for raw samples on standard input; without a command, also a sound file, in real time.",
         ),
         model_option,
         click.option("--channel", help="Channel to use: mean, left, right, or a number from 1.  [default: mean]"),

@@ -260,7 +260,8 @@ class Layers:
             old, new = variable_of(old), variable_of(new)
         if is_twice:
             raise ConfigError(f"{place}: {old} is the former name of {new}, which is given too; remove one of them")
-        line = f"{place}: {old} is now called {new}; the next release no longer accepts the former name"
+        where = "" if place == old else f"{place}: "  # a variable or an option is its own place
+        line = f"{where}{old} is now called {new}; the next release no longer accepts the former name"
         if line not in self.warnings:
             self.warnings.append(line)
 

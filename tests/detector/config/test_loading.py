@@ -329,7 +329,7 @@ def test_former_names_are_accepted_wherever_a_value_comes_from(
     assert [webhook.max_attempts for webhook in found.webhook] == [2, 2]
     assert [line.partition(";")[0] for line in warnings(caplog)] == [
         f"{part}: webhook.tries is now called webhook.max_attempts",
-        "SNN_DETECT_CLIPS__MOST_DAYS: SNN_DETECT_CLIPS__MOST_DAYS is now called SNN_DETECT_CLIPS__MAX_DAYS",
+        "SNN_DETECT_CLIPS__MOST_DAYS is now called SNN_DETECT_CLIPS__MAX_DAYS",
         "SNN_DETECT_MQTT: SNN_DETECT_MQTT__LEVEL_S is now called SNN_DETECT_MQTT__LEVEL_INTERVAL_S",
         "command line: listening.path is now called model.path",
     ]
@@ -528,3 +528,14 @@ def test_the_file_can_be_named_in_both_ways(file: Path, command: str) -> None:
     assert run(command, file).output == run(command, "--config", file).output
     both = run(command, file, "--config", file)
     assert "name one file" in both.stderr
+
+
+def test_a_former_name_is_one_warning_line_of_every_command(tmp_path: Path) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text("[[webhook]]\nurl = 'http://127.0.0.1:1/'\ntries = 3\n", encoding="utf-8")
+    command = [sys.executable, "-W", "error", "-m", "detector", "config", "check", "--config", str(path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[0] == (
+        f"snn-detect: warning: {path}: webhook.tries is now called webhook.max_attempts; "
+        "the next release no longer accepts the former name"
+    )
