@@ -51,7 +51,7 @@ class DeltaEncoder:
         return 2 * len(self._d)
 
     def reset(self) -> None:
-        """Put the baselines to rest, or forget them where no rest is given."""
+        """Set the baselines to their initial values, or clear them where there are none."""
         self._baseline: NDArray[np.float32] | None = None if self._rest is None else np.zeros_like(self._rest)
 
     def push(self, frames: Frames) -> Spikes:

@@ -99,7 +99,7 @@ def as_text(outcome: Outcome) -> Iterator[str]:
     for c in outcome.choices:
         if not c.is_held:
             yield (
-                f"{c.label}: the promise cannot be held, with {c.chosen.alarms.events} false alarms even from "
+                f"{c.label}: the promise cannot be held, with {_count(c.chosen.alarms.events)} even from "
                 f"{c.chosen.threshold:g} on; exclude it (listening.only), or move the microphone"
             )
     for c in (c for c in outcome.choices if c.is_held and c.chosen != c.own):
@@ -147,6 +147,10 @@ def _recall_text(measured: Rate | None, card: float | None) -> str:
 def _rate_text(alarms: HourlyRate) -> str:
     text = f"{alarms.value:.3g} " if alarms.events else ""
     return f"{text}(<= {_rounded_up(alarms.bound)})"
+
+
+def _count(alarms: int) -> str:
+    return f"{alarms} false alarm{'' if alarms == 1 else 's'}"
 
 
 def _rounded_up(value: float) -> str:
@@ -204,4 +208,4 @@ def _fragment_lines(calibration: Calibration, choices: Sequence[Choice]) -> Iter
         name = choice.label if _BARE_KEY.fullmatch(choice.label) else toml_value(choice.label)
         text = f"{name} = {choice.chosen.threshold:g}"
         held = "" if choice.is_held else "; THE PROMISE IS NOT HELD at any threshold"
-        yield f"{text:<28}  # {alarms.events} false alarms, at most {alarms.bound:.2g} an hour{held}"
+        yield f"{text:<28}  # {_count(alarms.events)}, at most {_rounded_up(alarms.bound)} an hour{held}"

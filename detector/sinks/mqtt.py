@@ -342,7 +342,7 @@ class MqttSink(LiveSink):
                 _log.warning("mqtt: %s: may not read %s; change the access rules", _where(self._settings), topic)
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        """Obey the switch, answer Home Assistant's start, use an earlier announcement."""
+        """Follow the switch, and publish discovery when Home Assistant starts, use an earlier announcement."""
         if message.topic == self._topics.listening_set:
             self._switch(message)
         elif self._discovery and message.topic in self._discovery.birth_topics:

@@ -235,7 +235,7 @@ class States:
         return self._problem() + (self._source(up=not active) if state == "waiting" else [])
 
     def _listening(self, *, active: bool) -> list[Message]:
-        """Note that sound arrives, or that listening was turned off: nothing is the matter with a source at rest."""
+        """Note that sound arrives, or that listening was turned off: a source that is switched off has no problem."""
         self._is_paused = not active
         if active:
             messages = self._source(up=True) if "waiting" not in self._conditions else []
