@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from detector.config.settings import Settings
 from detector.records import Record
@@ -72,13 +72,11 @@ class SinkManager:
     def reopen(self) -> None:
         """Reopen files, after a rotation has renamed them."""
         for sink in self.sinks:
-            reopen: Callable[[], Any] | None = getattr(sink, "reopen", None)
-            if reopen is not None:
-                reopen()
+            sink.reopen()
 
-    def finish(self, kind: str, timeout_s: float) -> None:
-        """Let the sinks of a kind write everything and end, before the others do."""
-        _end([o.worker for o in self._outputs if o.kind == kind], timeout_s)
+    def finish_makers(self, timeout_s: float) -> None:
+        """Let the sinks that make records write everything and end, before the others do."""
+        _end([o.worker for o in self._outputs if o.sink.makes_records], timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         """Write everything and close all sinks within a time; returns False where one still hangs."""

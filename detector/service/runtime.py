@@ -37,7 +37,6 @@ _log = logging.getLogger(__name__)
 _LONGEST_GAP_S: Final = 60
 _CLIPS_BOUND: Final = 100
 _SOURCE_S: Final = 0.3
-_STATEFUL: Final = ("mqtt", "metrics")
 """Sinks that show states, and need those that began before them."""
 
 
@@ -272,7 +271,7 @@ class ServiceRuntime:
         self.publisher.source = settings.audio.source
         states = self._states()
         for worker in take_over():
-            if worker.name.startswith(_STATEFUL):
+            if worker.sink.shows_states:
                 self.publisher.repeat(worker.submit, states)
         self._connect()
 
@@ -300,7 +299,7 @@ class ServiceRuntime:
         until = time.monotonic() + timeout_s
         if self.engine is not None:
             self.engine.close_events(reason)
-        self.outputs.finish("clips", timeout_s / 2)
+        self.outputs.finish_makers(timeout_s / 2)
         self.publish_clips()
         detail = f"stopping: {fault}" if fault else "stopping"
         self.publisher.status("stopping", detail, level=None if fault else logging.INFO)

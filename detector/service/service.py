@@ -118,7 +118,7 @@ class Service:
         self._after_turn(runtime)
         if self._signals.number is not None:
             self._code = 0 if self._load else self._signals.exit_code
-        elif self._run_options.is_filter and any(getattr(s, "reader_has_gone", False) for s in runtime.outputs.sinks):
+        elif self._run_options.is_filter and any(s.reader_has_gone for s in runtime.outputs.sinks):
             self._code = _BROKEN_PIPE
         else:
             self._fulfil(runtime)

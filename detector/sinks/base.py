@@ -68,6 +68,12 @@ class LiveSink:
     """Labels of sounds to write; None: all. Records without a label are always written."""
     longest_pause_s: float = math.inf
     """The longest pause between two attempts, where the sink needs a shorter one than the worker's."""
+    shows_states: bool = False
+    """Whether the sink shows the present states, and is given them when it begins during a run."""
+    makes_records: bool = False
+    """Whether closing the sink makes records for the others, so that it is closed before them."""
+    reader_has_gone: bool = False
+    """Whether what the sink writes is no longer read; a filter then ends."""
 
     @property
     def stats(self) -> Mapping[str, float]:
@@ -80,6 +86,9 @@ class LiveSink:
     def write(self, record: Record) -> None:
         """Write a record."""
         raise NotImplementedError
+
+    def reopen(self) -> None:
+        """Reopen files, after a rotation has renamed them; called from another thread."""
 
     def tick(self) -> None:
         """Do what is due by now; called about once a second, also while nothing is written."""
@@ -127,7 +136,7 @@ class SinkWorker:
     def __init__(self, name: str, sink: LiveSink, bound: int = 1000) -> None:
         """Start the thread; at most ``bound`` records wait."""
         self.name = name
-        self._sink, self._bound = sink, bound
+        self.sink, self._bound = sink, bound
         self._queue: deque[Record] = deque()
         self._counts = Counts()
         self._changed = threading.Condition()
@@ -149,7 +158,7 @@ class SinkWorker:
 
     def submit(self, record: Record) -> None:
         """Queue a record if the sink writes such ones; where the queue is full, the oldest is dropped and counted."""
-        if not _is_for(self._sink, record):
+        if not _is_for(self.sink, record):
             return
         with self._changed:
             if self._closing_by is not None:
@@ -191,7 +200,7 @@ class SinkWorker:
 
     def _open(self) -> bool:
         try:
-            self._sink.open()
+            self.sink.open()
         except Exception as error:  # noqa: BLE001 - no error of a sink may stop the service
             self._note("record", _describe(error))
             self._postpone()
@@ -213,7 +222,7 @@ class SinkWorker:
 
     def _attempt(self, record: Record) -> None:
         try:
-            self._sink.write(record)
+            self.sink.write(record)
         except RetryableError as error:
             self._note("record", _describe(error))
             self._postpone()
@@ -252,7 +261,7 @@ class SinkWorker:
 
     def _tick(self) -> None:
         try:
-            self._sink.tick()
+            self.sink.tick()
         except Exception as error:  # noqa: BLE001 - as above
             self._note("tick", _describe(error))
             return
@@ -269,7 +278,7 @@ class SinkWorker:
         if not self._opened:
             return
         try:
-            self._sink.close()
+            self.sink.close()
         except Exception as error:  # noqa: BLE001 - as above
             self._note("record", _describe(error))
 

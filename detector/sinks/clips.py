@@ -168,6 +168,8 @@ class ClipSink(LiveSink):
     and encoded in memory, so that a clip is written to the disk once.
     """
 
+    makes_records = True
+
     def __init__(self, settings: Clips, directory: Path, rate_hz: int, on_written: Callable[[SavedClip], None]) -> None:
         """Prepare; ``on_written`` is called with each clip, in the worker's thread."""
         self.types = frozenset({"onset", "offset", "health"})  # health for its time of day alone

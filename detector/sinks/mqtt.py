@@ -139,6 +139,7 @@ class MqttSink(LiveSink):
     wait for it, at most ``settings.queue``, the oldest dropped; all states are published again on each connection.
     """
 
+    shows_states = True
     types = frozenset({"onset", "offset", "status", "health", "clip"})
 
     def __init__(

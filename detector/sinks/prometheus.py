@@ -112,6 +112,7 @@ class Metrics(ServerSinkSection):
 class MetricsSink(LiveSink):
     """Counts records, and serves the counts on ``/metrics``."""
 
+    shows_states = True
     types = frozenset({"onset", "offset", "gap", "status", "health", "clip"})
 
     def __init__(self, settings: Metrics, node_info: NodeInfo, token: str | None) -> None:

@@ -105,6 +105,7 @@ class WebSink(LiveSink):
 
         self._settings, self._token = settings, token
         self._metrics = None if metrics is None else _event_metrics(metrics, node_info)
+        self.shows_states = metrics is not None
         frame_encoder, features = FrameEncoder(detector), detector.manifest.features
         self._broadcaster = Broadcaster(frame_encoder)
         self._events = Events(archive)

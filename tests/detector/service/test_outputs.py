@@ -17,7 +17,7 @@ from detector.pipeline import Detector
 from detector.records import Record
 from detector.service.outputs import SinkManager, specs
 from detector.sinks.base import LiveSink, NodeInfo
-from detector.sinks.command import Command
+from detector.sinks.clips import Clips
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
 from detector.sinks.mqtt import Mqtt
@@ -154,10 +154,13 @@ def test_every_sink_section_makes_its_sink(tmp_path: Path, monkeypatch: pytest.M
     assert all(isinstance(spec.make(), LiveSink) for _, spec in found)
 
 
-def test_clips_are_finished_first(tmp_path: Path) -> None:
+def test_sinks_that_make_records_are_finished_first(tmp_path: Path) -> None:
     outputs = SinkManager()
-    outputs.prepare(settings(tmp_path / "a.jsonl", command=(Command(argv=("true",)),)), wiring())()
-    outputs.finish("command", 30)
+    clips = Clips(directory=tmp_path / "clips")
+    outputs.prepare(settings(tmp_path / "a.jsonl", clips=clips), wiring())()
+    outputs.finish_makers(30)
+    assert outputs.stats["clips"]["working"]
+    assert [sink.makes_records for sink in outputs.sinks] == [False, True]
     outputs.submit(gap(1))
     assert outputs.close(30)
     assert numbers(tmp_path / "a.jsonl") == [1]
