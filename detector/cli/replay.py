@@ -29,12 +29,11 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
-from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.signals import SignalHandler
 from detector.sinks.base import Sink
-from detector.system import replace_file, write_text
+from detector.system import STDIN, replace_file, write_text
 
 if TYPE_CHECKING:
     from detector.audio.live_source import SourceEvent

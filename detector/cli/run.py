@@ -21,9 +21,9 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
-from detector.config.paths import STDIN, web_token_file
 from detector.errors import DetectorError
 from detector.service.signals import SignalHandler
+from detector.system import STDIN, web_token_file
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings

@@ -19,7 +19,6 @@ import soundfile
 from detector import __version__
 from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
 from detector.audio.sources import FileSource, PcmSource, RawFormat
-from detector.config.paths import STDIN
 from detector.config.sections import Audio
 from detector.config.settings import Settings
 from detector.errors import ConfigError, DetectorError, SourceError
@@ -32,6 +31,7 @@ from detector.service.health import NO_SOURCE, Health
 from detector.service.outputs import SinkManager
 from detector.sinks.base import NodeInfo, SavedClip
 from detector.sinks.section import SinkContext
+from detector.system import STDIN
 
 _log = logging.getLogger(__name__)
 _LONGEST_GAP_S: Final = 60
