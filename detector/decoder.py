@@ -118,7 +118,7 @@ class EventDecoder:
 
     def __init__(self, classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> None:
         """Take the classes in the order of the scores; raises ValueError, naming class and value, for a wrong one."""
-        _check(classes, hop_length, frame_length)
+        check_classes(classes, hop_length, frame_length)
         self._classes = tuple(classes)
         self._span = partial(frame_span, hop_length=hop_length, frame_length=frame_length)
         self._smoothing = np.array([c.decoder.smoothing_frames for c in classes])
@@ -266,7 +266,8 @@ class EventDecoder:
         )
 
 
-def _check(classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> None:
+def check_classes(classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> None:
+    """Raise ValueError, naming class and value, for parameters that cannot be."""
     if not classes:
         raise ValueError("decoder: there must be at least one class")
     if min(hop_length, frame_length) < 1:

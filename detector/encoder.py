@@ -37,7 +37,7 @@ class DeltaEncoder:
 
     def __init__(self, params: EncoderParams) -> None:
         """Take the parameters; raises ValueError for thresholds, a leak or a rest that cannot be."""
-        _check(params)
+        check_encoder(params)
         self._d = np.array(params.thresholds, np.float32)
         self._levels = [(2 * i, d) for i, d in enumerate(self._d)]
         self._rest = np.array(params.rest, np.float32) if params.rest else None
@@ -98,7 +98,8 @@ class DeltaEncoder:
         baseline[:] = frames[-1]
 
 
-def _check(p: EncoderParams) -> None:
+def check_encoder(p: EncoderParams) -> None:
+    """Raise ValueError for thresholds, a leak or a rest that cannot be."""
     widths = {len(row) for row in p.thresholds}
     d = np.array(p.thresholds, np.float64) if len(widths) == 1 else np.zeros((0, 0))
     wrong = [

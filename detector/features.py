@@ -35,6 +35,9 @@ _LARGEST = 1 << 20
 _BLOCK_FRAMES = 64
 """Frames transformed at once: bounds the memory of a long push and keeps it in the cache."""
 
+LARGEST_SAMPLE = 32.0
+"""Samples of 30 dB above full scale and more are no sound in [-1, 1)."""
+
 WINDOWS: dict[str, Callable[[int], Float64]] = {
     "rectangular": np.ones,
     "hann": np.hanning,
@@ -137,9 +140,51 @@ def mel_centres_hz(params: MfccParams) -> Float64:
     return np.asarray(mel_edges(params)[1:-1] * (params.sample_rate_hz / params.n_fft), np.float64)
 
 
+def mel_spans(params: MfccParams) -> tuple[NDArray[np.int64], NDArray[np.int64], Float64]:
+    """Return each mel filter's first bin (n_mels,), number of bins (n_mels,), and the weights of all in one array."""
+    bank = mel_filterbank(params)
+    support = [np.flatnonzero(row) for row in bank]
+    first = np.array([s[0] if s.size else 0 for s in support])
+    count = np.array([s[-1] - s[0] + 1 if s.size else 0 for s in support])
+    rows = [row[a : a + n] for row, a, n in zip(bank, first, count, strict=True)]
+    return first, count, np.concatenate(rows) if count.sum() else np.zeros(1)
+
+
+def bit_reversal(n_fft: int) -> NDArray[np.int64]:
+    """Return the bit-reversal permutation of 0 .. n_fft / 8 - 1: where each first butterfly starts to read."""
+    points = n_fft // 8
+    bits = points.bit_length() - 1
+    return np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(points)])
+
+
+def pass_twiddles(n_fft: int) -> Float64:
+    """Return the twiddle factors of all passes except the first, whose factors are 1, in one array.
+
+    A pass over four transforms of ``span`` points has exp(-2 pi i q k / (4 span)) for q = 1, 2, 3, a pass over two
+    exp(-2 pi i k / (2 span)); k = 0 .. span - 1, real parts before imaginary parts.
+    """
+    half, span, rows = n_fft // 2, 4, [np.empty(0)]
+    while span < half:
+        radix = 4 if 4 * span <= half else 2
+        for q in range(1, radix):
+            rows += _twiddles(q * np.arange(span) / (radix * span))
+        span *= radix
+    return np.concatenate(rows)
+
+
+def split_twiddles(n_fft: int) -> Float64:
+    """Return exp(-2 pi i k / n_fft) for k = 0 .. n_fft / 4 - 1, (2, n_fft / 4): real parts, then imaginary parts."""
+    return np.stack(_twiddles(np.arange(n_fft // 4) / n_fft))
+
+
 def _round_half_up(x: float) -> int:
     """Round as python_speech_features does: the decimal digits of the float, halves up."""
     return int(Decimal(x).quantize(Decimal(1), rounding=ROUND_HALF_UP))
+
+
+def _twiddles(fractions: Float64) -> list[Float64]:
+    """Return the real and imaginary parts of exp(-2 pi i x) for x in ``fractions``."""
+    return [np.cos(2 * np.pi * fractions), -np.sin(2 * np.pi * fractions)]
 
 
 @dataclass(slots=True)
@@ -161,7 +206,7 @@ class MfccExtractor:
 
     def __init__(self, params: MfccParams) -> None:
         """Build the tables; raises ValueError that names the parameter which cannot be."""
-        _check(params)
+        check_mfcc(params)
         self._p = params
         self._window = window_coefficients(params)
         # The power spectrum's 1 / n_fft is part of the filters' weights.
@@ -179,10 +224,7 @@ class MfccExtractor:
 
         Raises ValueError for an array that is not one-dimensional or not of floats.
         """
-        if not isinstance(samples, np.ndarray) or samples.ndim != 1:
-            raise ValueError(f"samples must be an array (n,), not {np.shape(samples)}; mix the channels first")
-        if samples.dtype.kind != "f":
-            raise ValueError(f"samples must be floats in [-1, 1), not {samples.dtype}; divide 16-bit samples by 32768")
+        _check_array(samples)
         if samples.size == 0:
             return self._empty()
         s, p = self._s, self._p
@@ -255,6 +297,35 @@ class MfccExtractor:
         return np.empty((0, self._p.n_mfcc), np.float32)
 
 
+def _check_array(samples: Samples) -> None:
+    if not isinstance(samples, np.ndarray) or samples.ndim != 1:
+        raise ValueError(f"samples must be an array (n,), not {np.shape(samples)}; mix the channels first")
+    if samples.dtype.kind != "f":
+        raise ValueError(f"samples must be floats in [-1, 1), not {samples.dtype}; divide 16-bit samples by 32768")
+
+
+def as_samples(samples: Samples) -> Samples:
+    """Return samples (n,) as float32, as the detector takes them.
+
+    Raises ValueError for an array that is not one-dimensional or not of floats, for values that are not finite, and
+    for values in the scale of integers: full scale is [-1, 1), and a sound a few dB above it is still a sound.
+    """
+    _check_array(samples)
+    taken = samples.astype(np.float32, copy=False)
+    peak = float(np.abs(taken).max(initial=0.0))
+    if not peak < LARGEST_SAMPLE:
+        raise ValueError(out_of_scale(peak))
+    return taken
+
+
+def out_of_scale(peak: float) -> str:
+    """Return what is wrong with samples of a peak that is not finite or at least ``LARGEST_SAMPLE``."""
+    if not math.isfinite(peak):
+        return "samples must be finite: one of them is infinite or not a number"
+    bits = 16 if peak <= 1 << 15 else 24 if peak <= 1 << 23 else 32
+    return f"samples must lie in [-1, 1), and their peak is {peak:.6g}; divide {bits}-bit samples by {1 << bits - 1}"
+
+
 class _SparseFilters:
     """The mel filters as sums over their own bins, so that each frame is summed alike in any batch."""
 
@@ -277,7 +348,8 @@ class _SparseFilters:
         return energies
 
 
-def _check(p: MfccParams) -> None:
+def check_mfcc(p: MfccParams) -> None:
+    """Raise ValueError that names the parameter which cannot be."""
     wrong = [
         (p.sample_rate_hz <= 0, "sample_rate_hz must be positive"),
         (p.frame_length <= 0, "frame_length must be positive"),

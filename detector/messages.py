@@ -111,6 +111,12 @@ class Trace:
             with_layers=self.with_layers,
         )
 
+    def clear(self) -> None:
+        """Take all frames out."""
+        empty = self.cut(0, 0, 0)
+        self.frames, self.spikes, self.layers = empty.frames, empty.spikes, empty.layers
+        self.membranes, self.scores, self.means = empty.membranes, empty.scores, empty.means
+
 
 def _none(*shape: int) -> NDArray[np.float32]:
     """Return no frames of a shape."""

@@ -1,4 +1,7 @@
-"""The spiking network in onnxruntime: explicit state, one frame or one block of frames a call.
+"""Model files, and the spiking network in onnxruntime: explicit state, one frame or one block of frames a call.
+
+A model runs in the C core (``detector.engine``) where the core is there and can; else, or where ``ENGINE_VARIABLE``
+says so, its network runs in onnxruntime, which is not imported before. Both give the same bits.
 
 For the neuron's equation, and why its sums are exact, see ``models/network/csnn.py``. Because they are exact, a
 block of frames in one call gives the bits of as many calls with one frame each; the block graph exists only to
@@ -9,23 +12,34 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import os
+import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.errors import ManifestError
+from detector.encoder import check_encoder
+from detector.engine.core import CoreError, CoreModel, CoreStream, library
+from detector.engine.graph import FLOAT, Graph, read_graph
+from detector.engine.topology import TopologyError, topology_of
+from detector.errors import ConfigError, ManifestError
+from detector.features import check_mfcc
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
 from detector.messages import Scores, Spikes, Trace
 
 # Releases from 1.31 on send telemetry and store a device id, unless this is set before they are imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime as ort
+
+EngineName = Literal["core", "onnxruntime"]
+ENGINE_VARIABLE: Final = "SNN_DETECT_ENGINE"
+"""Environment variable: ``core`` or ``onnxruntime`` in place of the choice that is made for a model."""
 
 
 class BoundGraph:
@@ -73,16 +87,57 @@ class BoundGraph:
 DEFAULT_MODEL = "household.onnx"
 
 
-@dataclass(frozen=True, slots=True)
 class Model:
     """A model file, read and checked: immutable, shared by any number of streams."""
 
-    path: Path
-    sha256: str
-    manifest: Manifest
-    session: Any
-    block: bytes
-    """The block graph, not yet loaded: live streams never need it."""
+    def __init__(self, path: Path, data: bytes, graph: Graph, manifest: Manifest, engine: EngineName | None) -> None:
+        """Use ``load_model``."""
+        self.path = path
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.manifest = manifest
+        self.core: CoreModel | None = None
+        """The model in the C core; None where onnxruntime runs it."""
+        self.engine_reason = f"as {ENGINE_VARIABLE} says" if engine else "the same bits at a fraction of the cost"
+        """Why the engine is the one that it is."""
+        if engine != "onnxruntime":
+            try:
+                library()
+                self.core = CoreModel(manifest, topology_of(graph, manifest))
+            except (CoreError, TopologyError) as error:
+                self.engine_reason = f"the C core cannot run it: {error}"
+        if self.core is None:
+            if engine == "core":
+                raise ManifestError(f"{path}: {self.engine_reason}; unset {ENGINE_VARIABLE}")
+            self.__dict__["session"] = self._checked_session(data)
+
+    @property
+    def engine(self) -> EngineName:
+        """What runs the network."""
+        return "onnxruntime" if self.core is None else "core"
+
+    @cached_property
+    def session(self) -> Any:
+        """The session of onnxruntime, for one frame a call.
+
+        Raises ManifestError where the file has changed or onnxruntime cannot load it.
+        """
+        return self._checked_session(self._data())
+
+    @property
+    def block(self) -> bytes:
+        """The block graph; live streams never need it."""
+        return _block(read_graph(self._data()), str(self.path))
+
+    def _data(self) -> bytes:
+        data = _read(self.path)
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise ManifestError(f"{self.path}: the file has changed since it was loaded; start again")
+        return data
+
+    def _checked_session(self, data: bytes) -> Any:
+        session = _session(data, str(self.path))
+        _check_tensors(read_graph(data), self.manifest, 1, str(self.path))
+        return session
 
 
 def default_model_path() -> Path:
@@ -97,26 +152,55 @@ def load_model(path: Path | str | None = None) -> Model:
     its tensors are not those that the manifest names.
     """
     path = default_model_path() if path is None else Path(path)
+    data, where = _read(path), str(path)
+    graph = _graph(data, where)
+    if METADATA_KEY not in graph.metadata:
+        raise ManifestError(f"{path}: no manifest ({METADATA_KEY}) in this ONNX file; make models with snn-export onnx")
+    manifest = Manifest.from_json(graph.metadata[METADATA_KEY], where)
+    _check_tensors(graph, manifest, 1, where)
+    _block(graph, where)
     try:
-        data = path.read_bytes()
+        check_mfcc(manifest.features)
+        check_encoder(manifest.encoder)
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}; export the model again") from error
+    return Model(path, data, graph, manifest, _wanted_engine())
+
+
+def _wanted_engine() -> EngineName | None:
+    """Return the engine that the environment names; None leaves the choice."""
+    wanted = os.environ.get(ENGINE_VARIABLE, "")
+    engines: tuple[EngineName, ...] = typing.get_args(EngineName)
+    if wanted and wanted not in engines:
+        raise ConfigError(f"{ENGINE_VARIABLE} is {wanted!r}; set it to {' or '.join(engines)}, or unset it")
+    return next((engine for engine in engines if engine == wanted), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: the model cannot be read ({error.strerror}); name an .onnx file") from error
-    session = _session(data, str(path))
+
+
+def _graph(data: bytes, where: str) -> Graph:
     try:
-        metadata = session.get_modelmeta().custom_metadata_map
+        return read_graph(data)
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: its metadata is no text ({error.reason}); export the model again") from error
-    if METADATA_KEY not in metadata:
-        raise ManifestError(f"{path}: no manifest ({METADATA_KEY}) in this ONNX file; make models with snn-export onnx")
-    manifest = Manifest.from_json(metadata[METADATA_KEY], str(path))
-    _check_tensors(session, manifest, 1, str(path))
-    try:
-        block = base64.b64decode(metadata.get(BLOCK_KEY, ""), validate=True)
+        raise ManifestError(f"{where}: its metadata is no text ({error.reason}); export the model again") from error
     except ValueError as error:
-        raise ManifestError(f"{path}: the block graph ({BLOCK_KEY}) is damaged; export the model again") from error
+        raise ManifestError(f"{where}: this is no ONNX file of a model ({error}); export the model again") from error
+
+
+def _block(graph: Graph, where: str) -> bytes:
+    """Return the block graph of a model's metadata; raises ManifestError where it is missing or damaged."""
+    try:
+        block = base64.b64decode(graph.metadata.get(BLOCK_KEY, ""), validate=True)
+    except ValueError as error:
+        raise ManifestError(f"{where}: the block graph ({BLOCK_KEY}) is damaged; export the model again") from error
     if not block:
-        raise ManifestError(f"{path}: no block graph ({BLOCK_KEY}); export the model again")
-    return Model(path, hashlib.sha256(data).hexdigest(), manifest, session, block)
+        raise ManifestError(f"{where}: no block graph ({BLOCK_KEY}); export the model again")
+    return block
 
 
 class StreamingNetwork:
@@ -204,35 +288,53 @@ class StreamingNetwork:
 
     def _block_graph(self) -> BoundGraph:
         if self._block is None:
-            where = f"{self._model.path} (block graph)"
-            session = _session(self._model.block, where)
-            _check_tensors(session, self._model.manifest, self._params.block_frames, where)
+            where, data = f"{self._model.path} (block graph)", self._model.block
+            session = _session(data, where)
+            _check_tensors(_graph(data, where), self._model.manifest, self._params.block_frames, where)
             self._block = BoundGraph(session, self._params.block_frames, self._states)
         return self._block
 
 
-def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> dict[str, object]:
-    """Check a model beyond its manifest: frame by frame and in blocks it must give the same bits.
+def verify(path: Path | str | None = None, frames: int = 400, seed: int = 0) -> dict[str, Any]:
+    """Check a model beyond its manifest: frame by frame, in blocks, and in both engines it must give the same bits.
 
-    Raises ManifestError where it does not, or where scores leave [0, 1].
+    Where onnxruntime is not installed, only the C core is checked. Raises ManifestError where bits differ, or where
+    scores leave [0, 1].
     """
     model = load_model(path)
     m = model.manifest
     rng = np.random.default_rng(seed)
     spikes = (rng.random((frames, 2 * len(m.encoder.thresholds), m.features.n_mfcc)) < 0.1).astype(np.float32)  # noqa: PLR2004
-    single, block = StreamingNetwork(model), StreamingNetwork(model)
-    one_by_one = np.concatenate([single.push(spikes[i : i + 1]) for i in range(frames)])
-    at_once = block.push(spikes)
-    states_equal = all(np.array_equal(single.state[k], v) for k, v in block.state.items())
-    if not (np.array_equal(one_by_one, at_once) and states_equal):
-        raise ManifestError(f"{model.path}: blocks of frames give other bits than single frames; export it again")
-    if not (np.isfinite(at_once).all() and at_once.min() >= 0 and at_once.max() <= 1):
+    found: list[Scores] = []
+    engines: list[EngineName] = []
+    if model.core is not None:
+        engines.append("core")
+        one, all_at_once = CoreStream(model.core, m.classes), CoreStream(model.core, m.classes)
+        found += [np.concatenate([one.step(x[None]) for x in spikes]), all_at_once.step(spikes)]
+    if model.core is None or importlib.util.find_spec("onnxruntime"):
+        engines.append("onnxruntime")
+        single, block = StreamingNetwork(model), StreamingNetwork(model)
+        found += [np.concatenate([single.push(x[None]) for x in spikes]), block.push(spikes)]
+        if not all(np.array_equal(single.state[k], v) for k, v in block.state.items()):
+            raise ManifestError(f"{model.path}: blocks of frames leave another state; export it again")
+    if not all(np.array_equal(found[0], other) for other in found[1:]):
+        raise ManifestError(f"{model.path}: frames one by one, blocks and engines give other bits; export it again")
+    if not (np.isfinite(found[0]).all() and found[0].min() >= 0 and found[0].max() <= 1):
         raise ManifestError(f"{model.path}: scores leave [0, 1]; export the model again")
-    return {"path": str(model.path), "sha256": model.sha256, "frames": frames, "block_equals_step": True}
+    return {
+        "path": str(model.path),
+        "sha256": model.sha256,
+        "frames": frames,
+        "block_equals_step": True,
+        "engines": engines,
+    }
 
 
 def trace(model: Model, spikes: Spikes) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Yield per frame of spikes (frames, planes, n_mfcc) ``scores`` and each layer's spikes by name."""
+    """Yield what onnxruntime computes per frame of spikes (frames, planes, n_mfcc).
+
+    That is ``scores`` and each layer's spikes by name.
+    """
     network = StreamingNetwork(model)
     for frame in spikes:
         inside = Trace(0)
@@ -240,7 +342,20 @@ def trace(model: Model, spikes: Spikes) -> Iterator[dict[str, NDArray[np.float32
         yield {"scores": scores[0], **{name: rows[0] for name, rows in inside.layers.items()}}
 
 
+def onnxruntime() -> ModuleType:
+    """Import onnxruntime; raises ManifestError where it is not installed."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise ManifestError(
+            f"neither the C core nor onnxruntime can run a model here ({error}); install onnxruntime, or a C compiler "
+            "and then snn-detect again"
+        ) from error
+    return ort  # type: ignore[no-any-return]
+
+
 def _session(data: bytes, where: str) -> Any:
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -253,22 +368,22 @@ def _session(data: bytes, where: str) -> Any:
         raise ManifestError(f"{where}: onnxruntime cannot load this as a model ({reason})") from error
 
 
-def _check_tensors(session: Any, manifest: Manifest, frames: int, where: str) -> None:
+def _check_tensors(graph: Graph, manifest: Manifest, frames: int, where: str) -> None:
     """Compare the graph's inputs and outputs with the manifest, name by name and shape by shape."""
     planes = 2 * len(manifest.encoder.thresholds)
     wanted: dict[str, tuple[int, ...]] = {"spikes": (1, planes, frames, manifest.features.n_mfcc)}
     wanted |= {s.name: s.shape for s in manifest.network.states}
-    _compare(wanted, {i.name: tuple(i.shape) for i in session.get_inputs()}, "input", where)
+    _compare(wanted, {i.name: i.shape for i in graph.inputs}, "input", where)
     results: dict[str, tuple[int, ...]] = {"scores": (frames, len(manifest.classes))}
     results |= {f"new_{s.name}": s.shape for s in manifest.network.states}
-    have = {o.name: tuple(o.shape) for o in session.get_outputs()}
+    have = {o.name: o.shape for o in graph.outputs}
     traced = {layer.spikes for layer in manifest.network.layers if layer.spikes} - results.keys()
     if frames == 1 and not traced <= have.keys():
         missing = min(traced - have.keys())
         raise ManifestError(f"{where}: the graph lacks the output {missing!r} of a layer's spikes; export it again")
-    for tensor in (*session.get_inputs(), *session.get_outputs()):
-        if tensor.type != "tensor(float)":
-            raise ManifestError(f"{where}: {tensor.name!r} is a {tensor.type}, not float32; export the model again")
+    for tensor in (*graph.inputs, *graph.outputs):
+        if tensor.element_type != FLOAT:
+            raise ManifestError(f"{where}: {tensor.name!r} is not of float32; export the model again")
     _compare(results, {n: s for n, s in have.items() if n not in traced}, "output", where)
 
 

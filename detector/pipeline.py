@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from detector.decoder import EventDecoder
+from detector.decoder import EventDecoder, check_classes
 from detector.encoder import DeltaEncoder
+from detector.engine.core import CoreStream
 from detector.errors import ConfigError, ManifestError
-from detector.features import MfccExtractor
+from detector.features import MfccExtractor, as_samples
 from detector.manifest import ClassSpec, Manifest
 from detector.messages import AudioChunk, Event, Observer, Reason, Samples, Scores, Trace
-from detector.network import Model, StreamingNetwork, load_model
+from detector.network import EngineName, Model, StreamingNetwork, load_model
 
 
 class Detector:
@@ -31,12 +33,12 @@ class Detector:
         self._model = model
         self.observer: Observer | None = None
         """Receives a trace of each push; scores and events have the same bits with and without."""
-        p = model.manifest.features
         self.classes = classes
         """The classes, in the order of the scores, with the thresholds in force."""
-        self._front = _FrontEnd(model)
+        f = model.manifest.features
         try:
-            self._decoder = EventDecoder(classes, p.hop_length, p.frame_length)
+            check_classes(classes, f.hop_length, f.frame_length)
+            self._stages = _stages(model, classes)
         except ValueError as error:
             raise ManifestError(f"{model.path}: {error}; export the model again") from error
 
@@ -85,9 +87,18 @@ class Detector:
         """The classes, in the order of the scores."""
         return self.manifest.labels
 
+    @property
+    def engine(self) -> EngineName:
+        """What runs the stages: the C core, or onnxruntime with the front end and the decoder in Python."""
+        return self._model.engine
+
     def push(self, samples: Samples) -> list[Event]:
-        """Take samples (n,), any n, and return the events that they bring about."""
-        return self.process(samples)[1]
+        """Take samples (n,), any n, and return the events that they bring about.
+
+        Raises ValueError for what is not a one-dimensional array of floats that are finite and in [-1, 1), or not far
+        outside.
+        """
+        return self._stages.push(samples) if self.observer is None else self._process(samples)[1]
 
     def flush(self) -> list[Event]:
         """End the stream: evaluate the padded last frame, close open events, reset."""
@@ -95,53 +106,54 @@ class Detector:
 
     def reset(self) -> None:
         """Forget everything, open events included: the next sample is the first of a stream."""
-        self._front.reset()
-        self._decoder.reset()
+        self._stages.reset()
 
     def process(self, samples: Samples) -> tuple[Scores, list[Event]]:
-        """Do what ``push`` does and return the scores (frames, classes) of the frames completed, too.
-
-        Raises ValueError for what is not a one-dimensional array of floats.
-        """
+        """Do what ``push`` does and return the scores (frames, classes) of the frames completed, too."""
         return self._process(samples)
 
     def finish(self, reason: Reason = "end_of_stream") -> tuple[Scores, list[Event]]:
         """Do what ``flush`` does and return the scores of the last frame, if there was one, too."""
         scores, events = self._process(None)
-        events += self._decoder.flush(reason)
+        events += self._stages.close(reason)
         self.reset()
         return scores, events
 
     def push_chunk(self, chunk: AudioChunk) -> list[Event]:
         """Take a chunk; after a gap, close open events and restart at its position."""
-        return self.process_chunk(chunk)[1]
+        return [*self._restart(chunk), *self.push(chunk.samples)]
 
     def process_chunk(self, chunk: AudioChunk) -> tuple[Scores, list[Event]]:
         """Do what ``push_chunk`` does and return the scores (frames, classes) of the frames completed, too."""
-        closed: list[Event] = []
-        if chunk.gap:
-            closed = self._decoder.flush("gap")
-            self._front.reset()
-            self._decoder.reset(chunk.first_sample, self._decoder.next_index)
+        closed = self._restart(chunk)
         scores, events = self.process(chunk.samples)
         return scores, closed + events
 
     def is_finite(self) -> bool:
         """Return whether the network's state is finite; where it is not, only a reset or a gap repairs it."""
-        return self._front.is_finite()
+        return self._stages.is_finite()
 
     def score(self, samples: Samples) -> Scores:
         """Return the scores (frames, classes) of a whole clip, from a fresh state; the stream is not touched."""
-        front = _FrontEnd(self._model)
-        return np.concatenate([front.push(samples), front.push(None)])
+        stages = _stages(self._model, self.classes)
+        return np.concatenate([stages.process(samples)[0], stages.process(None)[0]])
+
+    def _restart(self, chunk: AudioChunk) -> list[Event]:
+        """Return the offsets of open events where a chunk follows a gap, and reset to its position."""
+        if not chunk.gap:
+            return []
+        closed = self._stages.close("gap")
+        self._stages.reset(chunk.first_sample, self._stages.next_index)
+        return closed
 
     def _process(self, samples: Samples | None) -> tuple[Scores, list[Event]]:
         """Take samples, or the end of the stream (None), through all stages; the observer gets the trace."""
         observer = self.observer
-        trace = None if observer is None else Trace(self._decoder.next_sample, with_layers=observer.wants_layers)
-        scores = self._front.push(samples, trace)
-        events = self._decoder.push(scores, trace)
-        if observer is not None and trace is not None and len(scores):
+        if observer is None:
+            return self._stages.process(samples)
+        trace = Trace(self._stages.next_sample, with_layers=observer.wants_layers)
+        scores, events = self._stages.process(samples, trace)
+        if len(scores):
             observer.on_trace(trace)
         return scores, events
 
@@ -162,33 +174,74 @@ def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:
     return dataclasses.replace(spec, decoder=dataclasses.replace(spec.decoder, on_threshold=on, off_threshold=off))
 
 
-class _FrontEnd:
-    """The stages from samples to scores."""
+class _Stages(Protocol):
+    """All stages of one stream, in the C core or in Python."""
 
-    def __init__(self, model: Model) -> None:
+    @property
+    def next_sample(self) -> int:
+        """Position of the first sample of the next frame."""
+
+    @property
+    def next_index(self) -> int:
+        """The number that the next onset will have."""
+
+    def push(self, samples: Samples) -> list[Event]:
+        """Return the events of samples (n,)."""
+
+    def process(self, samples: Samples | None, trace: Trace | None = None) -> tuple[Scores, list[Event]]:
+        """Return scores and events of samples; None ends the stream and evaluates its padded last frame."""
+
+    def close(self, reason: Reason) -> list[Event]:
+        """Return the offsets of open sounds."""
+
+    def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
+        """Clear the state; the next frame begins at ``first_sample``, the next onset is ``first_index``."""
+
+    def is_finite(self) -> bool:
+        """Return whether the network's state is finite."""
+
+
+def _stages(model: Model, classes: tuple[ClassSpec, ...]) -> _Stages:
+    return _PythonStages(model, classes) if model.core is None else CoreStream(model.core, classes)
+
+
+class _PythonStages:
+    """The stages in Python, with the network in onnxruntime."""
+
+    def __init__(self, model: Model, classes: tuple[ClassSpec, ...]) -> None:
         m = model.manifest
-        try:
-            self._features = MfccExtractor(m.features)
-            self._encoder = DeltaEncoder(m.encoder)
-        except ValueError as error:
-            raise ManifestError(f"{model.path}: {error}; export the model again") from error
+        self._features = MfccExtractor(m.features)
+        self._encoder = DeltaEncoder(m.encoder)
         self._network = StreamingNetwork(model)
+        self._decoder = EventDecoder(classes, m.features.hop_length, m.features.frame_length)
 
-    def push(self, samples: Samples | None, trace: Trace | None = None) -> Scores:
-        """Return the scores of samples; None ends the stream, evaluates its padded last frame and resets."""
-        frames = self._features.flush() if samples is None else self._features.push(samples)
+    @property
+    def next_sample(self) -> int:
+        return self._decoder.next_sample
+
+    @property
+    def next_index(self) -> int:
+        return self._decoder.next_index
+
+    def push(self, samples: Samples) -> list[Event]:
+        return self.process(samples)[1]
+
+    def process(self, samples: Samples | None, trace: Trace | None = None) -> tuple[Scores, list[Event]]:
+        frames = self._features.flush() if samples is None else self._features.push(as_samples(samples))
         spikes = self._encoder.push(frames)
         if trace is not None:
             trace.frames, trace.spikes = frames, spikes
         scores = self._network.push(spikes, trace)
-        if samples is None:
-            self.reset()
-        return scores
+        return scores, self._decoder.push(scores, trace)
 
-    def is_finite(self) -> bool:
-        return self._network.is_finite()
+    def close(self, reason: Reason) -> list[Event]:
+        return self._decoder.flush(reason)
 
-    def reset(self) -> None:
+    def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
         self._features.reset()
         self._encoder.reset()
         self._network.reset()
+        self._decoder.reset(first_sample, first_index)
+
+    def is_finite(self) -> bool:
+        return self._network.is_finite()

@@ -62,24 +62,36 @@ def verify(path: Path | None, *, as_json: bool) -> None:
     click.echo(f"{found['path']}\nsha256 {found['sha256']}")
     click.echo("manifest: complete and consistent")
     click.echo("tensors: names and shapes are those of the manifest")
-    click.echo(f"arithmetic: {found['frames']} frames one by one and in blocks give the same bits, scores in [0, 1]")
+    engines = " and ".join(found["engines"])
+    click.echo(
+        f"arithmetic: {found['frames']} frames one by one and in blocks, scores in [0, 1]: same bits in {engines}"
+    )
     click.echo("the model is good")
 
 
 @click.command()
 @model_option
+@click.option("--engines", is_flag=True, help="Compare the C core with onnxruntime, in turns.")
+@click.option(
+    "--yamnet",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --engines: a TensorFlow Lite file of YAMNet to compare with (needs ai-edge-litert).",
+)
 @json_option
-def bench(model: Path | None, *, as_json: bool) -> None:
+def bench(model: Path | None, yamnet: Path | None, *, engines: bool, as_json: bool) -> None:
     """Measure speed, latency and memory on this machine."""
     from detector import bench as measurement
 
-    stats = measurement.run(model)
+    if yamnet is not None and not engines:
+        raise click.UsageError("--yamnet needs --engines")
+    stats = measurement.compare(model, yamnet) if engines else measurement.run(model)
     if as_json:
         print_json(stats)
         return
     from rich.console import Console
 
-    measurement.print_table(stats, Console())
+    (measurement.print_comparison if engines else measurement.print_table)(stats, Console())
 
 
 def _summary(loaded: Model) -> dict[str, object]:
@@ -88,6 +100,8 @@ def _summary(loaded: Model) -> dict[str, object]:
     return {
         "path": str(loaded.path),
         "sha256": loaded.sha256,
+        "engine": loaded.engine,
+        "engine_reason": loaded.engine_reason,
         "file_bytes": loaded.path.stat().st_size,
         "state_bytes": sum(_FLOAT32_BYTES * math.prod(s.shape) for s in network.states),
         "macs_per_frame": sum(layer.macs for layer in network.layers),
@@ -103,6 +117,7 @@ def _sections(loaded: Model) -> Iterator[tuple[str, list[str]]]:
     yield "model", [f"{manifest.name} {manifest.version}, licence {manifest.licence}"]
     yield "file", [f"{summary['path']}, {loaded.path.stat().st_size / 1024:.0f} KiB"]
     yield "sha256", [loaded.sha256]
+    yield "engine", [f"{loaded.engine}: {loaded.engine_reason}"]
     width = max(len(label) for label in manifest.labels)
     yield "sounds", [_class_line(spec, width) for spec in manifest.classes]
     yield (

@@ -21,7 +21,6 @@ from detector.audio.devices import Device
 from detector.audio.live_source import drain
 from detector.audio.sources import FileSource, read_sound
 from detector.config.loading import FILE_NAME, Configuration, environment_layer, load_configuration
-from detector.config.paths import configuration_directories
 from detector.config.secrets import split_address, token_required
 from detector.config.sections import ServerSection
 from detector.config.settings import Settings
@@ -38,6 +37,7 @@ from detector.doctor.result import (
     skipped,
     warning,
 )
+from detector.engine.core import instructions
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.network import load_model, verify
 from detector.pipeline import Detector
@@ -48,6 +48,7 @@ from detector.service.runtime import make_detector, node_info_of
 from detector.sinks.mqtt import Mqtt, broker_password
 from detector.sinks.mqtt_check import test_connection
 from detector.sinks.section import SinkContext
+from detector.system import configuration_directories
 
 CONFIGURATION: Final = "configuration"
 MODEL: Final = "model"
@@ -136,8 +137,10 @@ def check_model(settings: Settings) -> tuple[Detector | None, CheckResult]:
 
 
 def check_threads(detector: Detector) -> CheckResult:
-    """Check that onnxruntime computes in one thread, and uses no CPU time without work."""
+    """Check which engine runs the model, that it computes in one thread, and that it takes no CPU time without work."""
     model = load_model(detector.path)
+    if model.core is not None:
+        return ok(THREADS, f"the C core ({instructions()}) runs the model, in the detector's own thread")
     options = model.session.get_session_options()
     threads = (options.intra_op_num_threads, options.inter_op_num_threads)
     spins = options.get_session_config_entry(_SPIN_KEY) != "0"
@@ -148,7 +151,8 @@ def check_threads(detector: Detector) -> CheckResult:
     if threads != (1, 1) or spins or share > _MAX_IDLE_SHARE:
         found = f"onnxruntime has {threads[0]} and {threads[1]} threads, and uses {share:.0%} of a core without work"
         return warning(THREADS, found, "install onnxruntime again, in a version that pyproject.toml allows")
-    return ok(THREADS, f"onnxruntime computes in one thread and is idle without work ({share:.0%} of a core)")
+    found = f"onnxruntime computes in one thread and is idle without work ({share:.0%} of a core)"
+    return ok(THREADS, f"{found}; {model.engine_reason}")
 
 
 def check_sinks(settings: Settings, detector: Detector) -> CheckResult:

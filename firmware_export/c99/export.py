@@ -1,7 +1,8 @@
 """A model file as a folder of C99: the whole detector, from 16-bit samples to events.
 
-The C sources are part of the package (``firmware_export/c``) and copied as they are. Two files are generated:
-``snn_model.h`` with the sizes of the model and ``snn_model.c`` with its arrays, floats to the bit.
+The C sources are copied as they are: those of the stages (``detector/engine/c``), which the runtime's own engine is
+made of as well, and those of microcontrollers (``firmware_export/c``). Two files are generated: ``snn_model.h`` with
+the sizes of the model and ``snn_model.c`` with its arrays, floats to the bit.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.engine.topology import Layer
 from detector.errors import ConfigError, ManifestError
 from detector.manifest import ClassSpec
 from firmware_export.c99.formats import FLOAT, MIN_N_FFT, LayerArrays, ModelArrays, NumberFormat, model_arrays
 from firmware_export.files import atomic_output
-from firmware_export.onnx.read import Layer, Network, read_network
+from firmware_export.onnx.read import Network, read_network
 
 _MARK: Final = "snn_model.h"
 """A folder with this file was made by this export and may be replaced."""
+_STAGES: Final = (
+    *("snn_stages.h", "snn_numbers.h", "snn_mfcc.c", "snn_cepstra.h", "snn_cepstra_float.c"),
+    *("snn_encoder.c", "snn_network.c", "snn_decoder.c"),
+)
+"""Sources that firmware and the runtime's engine share."""
 _MAX_ROWS: Final = 65535
 """Rows of weights and entries of lists are counted in 16 bits."""
 _WORD_BITS: Final = 32
@@ -65,12 +72,12 @@ extern const uint16_t snn_mel_weights[SNN_MEL_TERMS];
 extern const int32_t snn_logs[], snn_silence[SNN_N_MFCC];
 #else
 extern const uint16_t snn_bit_reversal[SNN_N_FFT / 8];
-extern const snn_real snn_pass_twiddles[], snn_split_twiddles[2][SNN_N_FFT / 4];
-extern const snn_real snn_window[SNN_FRAME_LENGTH], snn_dct[SNN_N_MELS][SNN_N_MFCC], snn_mel_weights[SNN_MEL_TERMS];
+extern const snn_real snn_pass_twiddles[], snn_split_twiddles[2 * (SNN_N_FFT / 4)];
+extern const snn_real snn_window[SNN_FRAME_LENGTH], snn_dct[SNN_N_MELS * SNN_N_MFCC], snn_mel_weights[SNN_MEL_TERMS];
 #endif
 extern const uint16_t snn_mel_first[SNN_N_MELS], snn_mel_count[SNN_N_MELS];
-extern const snn_cepstrum snn_thresholds[SNN_THRESHOLDS][SNN_N_MFCC], snn_rest[SNN_N_MFCC];
-extern const snn_band snn_to_bands[SNN_N_MFCC][SNN_N_MELS];
+extern const snn_cepstrum snn_thresholds[SNN_THRESHOLDS * SNN_N_MFCC], snn_rest[SNN_N_MFCC];
+extern const snn_band snn_to_bands[SNN_N_MFCC * SNN_N_MELS];
 extern const snn_layer snn_layers[SNN_CONVS + 1];
 extern const snn_weight snn_readout_weight[];
 extern const snn_level snn_readout_bias[SNN_CLASSES];
@@ -113,6 +120,9 @@ def export_c(model: Path, out: Path, number_format: NumberFormat = FLOAT) -> Non
         raise ConfigError(f"{out}: exists and was not made by this command; name another folder")
     with atomic_output(out) as folder:
         _copy(resources.files("firmware_export").joinpath("c"), folder)
+        for name in _STAGES:
+            source = resources.files("detector").joinpath("engine", "c", name)
+            (folder / name).write_bytes(source.read_bytes())
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="ascii")
 
@@ -130,6 +140,10 @@ def header(network: Network, arrays: ModelArrays) -> str:
         "N_FFT": f.n_fft,
         "N_MELS": f.n_mels,
         "N_MFCC": f.n_mfcc,
+        "OVERLAP": max(0, f.frame_length - f.hop_length),
+        "SKIP": max(0, f.hop_length - f.frame_length),
+        "WORK": max(f.n_fft + 2, f.n_fft // 2 + 1 + f.n_mels),
+        "LOG_MEL": f.n_fft // 2 + 1,
         "MEL_TERMS": arrays.front_end["mel_weights"].size,
         "HAS_LOG_FLOOR": int(f.log_floor > 0),
         "APPEND_ENERGY": int(f.append_energy),
@@ -140,6 +154,7 @@ def header(network: Network, arrays: ModelArrays) -> str:
         "CONVS": len(layers) - 1,
         "HIDDEN": layers[-1].weight.shape[0],
         "CLASSES": len(m.classes),
+        "READOUT_ROW": len(m.classes),
         "BAND_FRAMES": layers[0].past + 1,
         "SPIKE_WORDS": sum(p.ring * p.words for p in offsets),
         "SYNAPSES": max(1, sum(_neurons(x) for x in layers if x.neurons.alpha is not None)),
@@ -168,10 +183,10 @@ def tables(network: Network, arrays: ModelArrays) -> str:
         f"const char *const snn_labels[SNN_CLASSES] = {{{', '.join(c_text(c.label) for c in m.classes)}}};\n",
         f"const char snn_model_name[] = {c_text(f'{m.name}-{m.version}')};\n",
         f"const char snn_model_sha256[] = {c_text(network.sha256)};\n\n",
-        *(c_array(kinds.get(name, amplitude), f"snn_{name}", values) for name, values in front.items()),
+        *(c_array(kinds.get(name, amplitude), f"snn_{name}", _flat(values)) for name, values in front.items()),
         *(c_array("int32_t", f"snn_{name}", values) for name, values in own.items()),
-        *(c_array("snn_cepstrum", f"snn_{name}", values) for name, values in arrays.encoder.items()),
-        c_array("snn_band", "snn_to_bands", arrays.to_bands),
+        *(c_array("snn_cepstrum", f"snn_{name}", values.ravel()) for name, values in arrays.encoder.items()),
+        c_array("snn_band", "snn_to_bands", arrays.to_bands.ravel()),
         *(_layer_tables(i, layer) for i, layer in enumerate(arrays.layers)),
         _layer_list(network, arrays),
         c_array("snn_weight", "snn_readout_weight", np.ascontiguousarray(r["weight"].T).ravel()),
@@ -182,6 +197,11 @@ def tables(network: Network, arrays: ModelArrays) -> str:
         _class_list(m.classes, arrays),
     ]
     return "".join(parts)
+
+
+def _flat(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of the front end as the C has it: those in floating point have one axis."""
+    return values.ravel() if values.dtype == np.float64 else values
 
 
 def c_float(value: float) -> str:

@@ -13,12 +13,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.engine import names
+from detector.engine.topology import Layer
 from detector.errors import ManifestError
-from detector.features import dct_matrix, mel_filterbank, window_coefficients
+from detector.features import dct_matrix, mel_spans, window_coefficients
 from detector.manifest import EncoderParams, MfccParams
-from firmware_export.onnx import names
 from firmware_export.onnx.int8 import Int8Weights, to_int8
-from firmware_export.onnx.read import Layer, Network
+from firmware_export.onnx.read import Network
 
 Int64 = NDArray[np.int64]
 
@@ -196,16 +197,6 @@ def front_end_tables(p: MfccParams) -> FrontEndTables:
         dct_bits=dct_bits,
         silence=_silence(p, log_minimum, dct, dct_bits),
     )
-
-
-def mel_spans(params: MfccParams) -> tuple[Int64, Int64, NDArray[np.float64]]:
-    """Return each mel filter's first bin (n_mels,), number of bins (n_mels,), and the weights of all in one array."""
-    bank = mel_filterbank(params)
-    support = [np.flatnonzero(row) for row in bank]
-    first = np.array([s[0] if s.size else 0 for s in support])
-    count = np.array([s[-1] - s[0] + 1 if s.size else 0 for s in support])
-    rows = [row[a : a + n] for row, a, n in zip(bank, first, count, strict=True)]
-    return first, count, np.concatenate(rows) if count.sum() else np.zeros(1)
 
 
 def twiddles(params: MfccParams) -> NDArray[np.float64]:

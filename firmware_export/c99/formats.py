@@ -14,7 +14,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.features import dct_matrix, window_coefficients
+from detector.engine.topology import Layer
+from detector.features import (
+    bit_reversal,
+    dct_matrix,
+    mel_spans,
+    pass_twiddles,
+    split_twiddles,
+    window_coefficients,
+)
 from firmware_export.c99.fixed_point import (
     BAND_BITS,
     CEPSTRUM_BITS,
@@ -25,9 +33,8 @@ from firmware_export.c99.fixed_point import (
     SIGMOID_STEPS,
     FixedPoint,
     fixed_point,
-    mel_spans,
 )
-from firmware_export.onnx.read import Layer, Network
+from firmware_export.onnx.read import Network
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -115,33 +122,6 @@ def model_arrays(network: Network, number_format: NumberFormat) -> ModelArrays:
     return ModelArrays(number_format, constants, front_end, encoder, model.to_bands, layers, readout, model.thresholds)
 
 
-def bit_reversal(n_fft: int) -> NDArray[np.int64]:
-    """Return the bit-reversal permutation of 0 .. n_fft / 8 - 1: where each first butterfly starts to read."""
-    points = n_fft // 8
-    bits = points.bit_length() - 1
-    return np.array([int(f"{i:0{bits}b}"[::-1], 2) for i in range(points)])
-
-
-def pass_twiddles(n_fft: int) -> Float64:
-    """Return the twiddle factors of all passes except the first, whose factors are 1, in one array.
-
-    A pass over four transforms of ``span`` points has exp(-2 pi i q k / (4 span)) for q = 1, 2, 3, a pass over two
-    exp(-2 pi i k / (2 span)); k = 0 .. span - 1, real parts before imaginary parts.
-    """
-    half, span, rows = n_fft // 2, 4, [np.empty(0)]
-    while span < half:
-        radix = 4 if 4 * span <= half else 2
-        for q in range(1, radix):
-            rows += _twiddles(q * np.arange(span) / (radix * span))
-        span *= radix
-    return np.concatenate(rows)
-
-
-def split_twiddles(n_fft: int) -> Float64:
-    """Return exp(-2 pi i k / n_fft) for k = 0 .. n_fft / 4 - 1, (2, n_fft / 4): real parts, then imaginary parts."""
-    return np.stack(_twiddles(np.arange(n_fft // 4) / n_fft))
-
-
 def _single(network: Network) -> ModelArrays:
     m, r = network.manifest, network.readout
     encoder = {
@@ -215,8 +195,3 @@ def _fixed_front_end(model: FixedPoint) -> dict[str, Array]:
 
 def _float32(values: Any) -> NDArray[np.float32]:
     return np.asarray(values, np.float32)
-
-
-def _twiddles(fractions: Float64) -> list[Float64]:
-    """Return the real and imaginary parts of exp(-2 pi i x) for x in ``fractions``."""
-    return [np.cos(2 * np.pi * fractions), -np.sin(2 * np.pi * fractions)]

@@ -22,6 +22,8 @@ import nir
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.engine import names
+from detector.engine.topology import Float32
 from detector.errors import ConfigError
 from detector.manifest import Manifest
 from detector.messages import Spikes
@@ -29,9 +31,8 @@ from detector.network import Model, load_model, trace
 from firmware_export.files import atomic_output
 from firmware_export.nir.graph import build_graph, frame_seconds
 from firmware_export.nir.interpreter import Interpreter, Spiking
-from firmware_export.onnx import names
 from firmware_export.onnx.parity import NOT_WRITTEN, ParityError, comparison_sound, encoded
-from firmware_export.onnx.read import Float32, Network, read_network
+from firmware_export.onnx.read import Network, read_network
 from models import DEMO_SCENE
 
 NEAR: Final = 1e-4

@@ -31,10 +31,11 @@ import nir
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.engine import names
+from detector.engine.topology import Float32, Layer, Neurons
 from detector.errors import ConfigError
 from detector.manifest import Manifest
-from firmware_export.onnx import names
-from firmware_export.onnx.read import Float32, Layer, Network, Neurons
+from firmware_export.onnx.read import Network
 
 Float64 = NDArray[np.float64]
 EULER: Final = "forward Euler: v += dt / tau * ((v_leak - v) + r * i), dt = dt_s"

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import torch
 
+from detector.engine import names
 from detector.errors import ConfigError
 from detector.manifest import (
     BLOCK_KEY,
@@ -31,7 +32,6 @@ from detector.manifest import (
 from detector.messages import Samples, Spikes
 from detector.network import StreamingNetwork, load_model
 from firmware_export.files import atomic_output
-from firmware_export.onnx import names
 from firmware_export.onnx.graph import build_graph, graph_state_shapes, spike_outputs
 from firmware_export.onnx.parity import (
     Traces,

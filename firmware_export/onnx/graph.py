@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from firmware_export.onnx import names
-from firmware_export.onnx.names import LayerNames
+from detector.engine import names
+from detector.engine.names import LayerNames
 from models.network.csnn import THRESHOLD, Bias, SpikingConvNet, SpikingUnit, state_shapes
 
 OPSET: Final = 18

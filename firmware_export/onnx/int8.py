@@ -25,14 +25,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from detector.engine import names
+from detector.engine.names import Int8Names
+from detector.engine.topology import Float32
 from detector.errors import ConfigError, ManifestError
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
 from detector.network import Model, StreamingNetwork, load_model, verify
 from firmware_export.files import atomic_output
-from firmware_export.onnx import names
-from firmware_export.onnx.names import Int8Names
 from firmware_export.onnx.parity import check_equal, comparison_sound, encoded, largest_difference, step_file
-from firmware_export.onnx.read import Float32, Network, read_network
+from firmware_export.onnx.read import Network, read_network
 from firmware_export.onnx.reference import MANTISSA_BITS, check_exact, evaluate
 from models import DEMO_SCENE
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.engine import names
+from detector.engine.topology import Float32, Layer, Neurons, Readout
 from detector.messages import Spikes
-from firmware_export.onnx import names
 from firmware_export.onnx.parity import ParityError, Traces
-from firmware_export.onnx.read import Float32, Layer, Network, Neurons, Readout
+from firmware_export.onnx.read import Network
 
 MANTISSA_BITS: Final = 24
 """Bits of a float32's significand, the implicit one included."""

@@ -16,7 +16,8 @@ from detector.audio.levels import Loudness
 from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
 from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
-from detector.pipeline import Detector
+from detector.network import ENGINE_VARIABLE
+from detector.pipeline import Detector, _PythonStages
 from detector.records import StreamInfo, as_dict, event_record
 from detector.service.clock import Reading
 from tests.detector.service.conftest import MODEL
@@ -190,14 +191,17 @@ def test_an_error_is_raised_behind_the_sound(lively: Lively, detector: Detector)
 
 @pytest.mark.parametrize("state", ["all", "one"])
 def test_a_state_that_is_not_a_number_is_repaired_within_a_second(
-    lively: Lively, detector: Detector, state: str, caplog: pytest.LogCaptureFixture
+    lively: Lively, monkeypatch: pytest.MonkeyPatch, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A membrane potential that is NaN stays so, fires no spikes, and so need not be visible in a score."""
+    monkeypatch.setenv(ENGINE_VARIABLE, "onnxruntime")  # whose state a test can change
+    detector = Detector.load()
     sound, _ = lively
     bench = Bench([*blocks(silence(2)), *blocks(silence(1), 32000), *blocks(sound, 48000)], detector)
     for _ in range(100):
         bench.turn()
-    network = detector._front._network
+    assert isinstance(detector._stages, _PythonStages)
+    network = detector._stages._network
     values = network._states[network._current]
     for value in values.values() if state == "all" else [next(iter(values.values()))[:1]]:
         value[...] = np.nan

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from snntorch.import_nir import import_from_nir
 
+from detector.engine.topology import Neurons
 from detector.errors import ConfigError
 from detector.network import default_model_path, load_model, trace
 from firmware_export.nir.graph import affine_node, build_graph, leak_step, neuron_node, time_constants
 from firmware_export.nir.interpreter import Interpreter, Reset
 from firmware_export.onnx.parity import comparison_sound, encoded
-from firmware_export.onnx.read import Neurons, read_network
+from firmware_export.onnx.read import read_network
 from models import DEMO_SCENE
 
 Float32 = NDArray[np.float32]

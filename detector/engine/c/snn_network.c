@@ -15,9 +15,14 @@
  * the sums of the previous frame, in registers. With SNN_DENSE all sums are computed from all inputs: tests compare
  * the event-driven sums with those.
  */
-#include "snn_detect.h"
+#include "snn_stages.h"
 
-#if !SNN_INT8
+#if SNN_CORE
+#include "snn_sigmoid.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#elif !SNN_INT8
 #include <math.h>
 #endif
 #include <string.h>
@@ -30,9 +35,15 @@
 #define SNN_DENSE 0
 #endif
 
-void snn_network_reset(snn_network *s)
+SNN_STAGE void snn_network_reset(snn_network *s)
 {
+#if SNN_CORE
+    memset(s->state, 0, s->state_size);
+    s->has_sums = 0;
+    s->time = 0;
+#else
     memset(s, 0, sizeof *s);
+#endif
 }
 
 static unsigned lowest_bit(uint32_t word)
@@ -66,20 +77,24 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
 /* The number of neighbouring sums kept in registers at once: the largest block that fits and divides n. */
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define SUMS_AT_ONCE 8
-#elif defined(__AVX__)
+#elif defined(__AVX512F__) && SNN_CORE
+#define SUMS_AT_ONCE 256
+#elif defined(__AVX__) || defined(__aarch64__)
 #define SUMS_AT_ONCE 96
 #else
 #define SUMS_AT_ONCE 48
 #endif
+#if !SNN_CORE
 #define FITS(n, block) ((block) <= SUMS_AT_ONCE && (n) % (block) == 0)
 #define BLOCK_OF(n) \
     (FITS(n, 96) ? 96 : FITS(n, 80) ? 80 : FITS(n, 64) ? 64 : FITS(n, 48) ? 48 : FITS(n, 40) ? 40 : FITS(n, 32) ? 32 : \
      FITS(n, 24) ? 24 : FITS(n, 16) ? 16 : FITS(n, 8) ? 8 : FITS(n, 5) ? 5 : FITS(n, 3) ? 3 : 1)
+#endif
 
 /* Sums stay in registers only if the loop over them is unrolled, which gcc does by itself from -O3 on. With vectors
  * it widens int8 weights only in a loop. */
 #if defined(__GNUC__) && !defined(__clang__) && !(SNN_INT8 && defined(__SSE2__))
-#define UNROLLED _Pragma("GCC unroll 96")
+#define UNROLLED _Pragma("GCC unroll 256")
 #else
 #define UNROLLED
 #endif
@@ -91,6 +106,36 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
 #define APART
 #endif
 
+#define EACH_SUM(size, change) UNROLLED for (size_t m = 0; m < (size); m++) sums[m] change
+
+#if SNN_CORE
+/* Rows have any length that is a multiple of SNN_LANES: the largest block that is left, again and again. */
+#define BLOCK_AT(length, size, change_block) \
+    if ((size) <= SUMS_AT_ONCE && (length) - at >= (size)) { \
+        snn_sum sums[size]; \
+        memcpy(sums, to + at, sizeof sums); \
+        change_block(length, size); \
+        memcpy(to + at, sums, sizeof sums); \
+        at += (size); \
+        continue; \
+    }
+#define IN_BLOCKS(length, change_block) \
+    for (size_t at = 0; at < (length);) { \
+        BLOCK_AT(length, 256, change_block) \
+        BLOCK_AT(length, 192, change_block) \
+        BLOCK_AT(length, 128, change_block) \
+        BLOCK_AT(length, 96, change_block) \
+        BLOCK_AT(length, 80, change_block) \
+        BLOCK_AT(length, 64, change_block) \
+        BLOCK_AT(length, 48, change_block) \
+        BLOCK_AT(length, 40, change_block) \
+        BLOCK_AT(length, 32, change_block) \
+        BLOCK_AT(length, 24, change_block) \
+        BLOCK_AT(length, 16, change_block) \
+        BLOCK_AT(length, 8, change_block) \
+    }
+#define FOR_LENGTH(n, row) row(n)
+#else
 /* The part of a row that fills whole vectors; gcc computes one by one if the rest is in the same block. */
 #define WHOLE(n) ((n) % 8 == 0 && (n) > 16 ? (n) / 16 * 16 : (n))
 
@@ -107,11 +152,17 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
         change_block(length, BLOCK_OF(end - first)); \
         memcpy(to + at, sums, sizeof sums); \
     }
-#define EACH_SUM(size, change) UNROLLED for (size_t m = 0; m < (size); m++) sums[m] change
+#define FOR_LENGTH(n, row) \
+    switch (n) { \
+        SNN_ROW_LENGTHS(row) \
+    default: \
+        break; \
+    }
+#endif
 
 /* A part of a list of rows of weights. */
 typedef struct {
-    const uint16_t *begin, *end;
+    const snn_row *begin, *end;
 } snn_rows;
 
 /* Add the new rows and subtract the gone ones; less is subtracted from each row's number. */
@@ -120,50 +171,36 @@ APART static void change_sums(snn_sum *restrict to, const snn_weight *restrict w
 {
 #define ROW_AT(length) weight + ((*r - less) * length + at)
 #define BLOCK(length, size) \
-    for (const uint16_t *r = new.begin; r < new.end; r++) { \
+    for (const snn_row *r = new.begin; r < new.end; r++) { \
         const snn_weight *row = ROW_AT(length); \
         EACH_SUM(size, += row[m]); \
     } \
-    for (const uint16_t *r = gone.begin; r < gone.end; r++) { \
+    for (const snn_row *r = gone.begin; r < gone.end; r++) { \
         const snn_weight *row = ROW_AT(length); \
         EACH_SUM(size, -= row[m]); \
     }
 #define ROW(length) IN_BLOCKS(length, BLOCK)
-    switch (n) {
-        SNN_ROW_LENGTHS(ROW)
-    default:
-        break;
-    }
+    FOR_LENGTH(n, ROW)
 #undef ROW
 #undef BLOCK
 #undef ROW_AT
 }
 
-/* Planes of the first layer's input that are not all zero, and their first rows of weights. */
-typedef struct {
-    size_t count;
-    uint16_t plane[SNN_BAND_FRAMES * SNN_PLANES], row[SNN_BAND_FRAMES * SNN_PLANES];
-} snn_active_planes;
-
-/* Add, for each plane, the products of neighbouring positions with their rows of weights. */
-APART static void add_products(snn_sum *restrict to, const snn_weight *restrict weight, const snn_active_planes *planes,
-                               snn_band (*bands)[SNN_N_MELS], snn_reach reach, size_t n)
+/* Add, for each plane that is not all zero, the products of neighbouring positions with their rows of weights. */
+APART static void add_products(const snn_network *s, snn_sum *restrict to, const snn_weight *restrict weight,
+                               snn_reach reach, size_t n)
 {
 #define BLOCK(length, size) \
-    for (size_t i = 0; i < planes->count; i++) { \
-        const snn_band *band = bands[planes->plane[i]] + reach.first; \
-        const snn_weight *row = weight + ((planes->row[i] + reach.first - reach.less) * length + at); \
+    for (size_t i = 0; i < s->plane_count; i++) { \
+        const snn_band *band = s->bands + s->plane[i] * SNN_N_MELS + reach.first; \
+        const snn_weight *row = weight + ((s->plane_row[i] + reach.first - reach.less) * length + at); \
         for (size_t place = 0; place < reach.end - reach.first; place++) { \
             const snn_sum times = band[place]; \
             EACH_SUM(size, += times * row[place * length + m]); \
         } \
     }
 #define ROW(length) IN_BLOCKS(length, BLOCK)
-    switch (n) {
-        SNN_ROW_LENGTHS(ROW)
-    default:
-        break;
-    }
+    FOR_LENGTH(n, ROW)
 #undef ROW
 #undef BLOCK
 }
@@ -183,23 +220,23 @@ static void begin_sums(snn_sum *sums, const snn_layer *l)
 #endif
 }
 
-static void add_bands(snn_band *restrict to, const snn_band *restrict row)
+static void add_bands(snn_band *restrict to, const snn_band *restrict row, size_t n)
 {
-    for (size_t m = 0; m < SNN_N_MELS; m++)
+    for (size_t m = 0; m < n; m++)
         to[m] = (snn_band)(to[m] + row[m]);
 }
 
 /* Compute the bands of this frame from its cepstral spikes: each adds a row of the inverse DCT. */
-static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
+APART static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
     size_t first = s->time % SNN_BAND_FRAMES * SNN_PLANES;
-    memset(s->bands[first], 0, SNN_PLANES * sizeof s->bands[first]);
+    memset(s->bands + first * SNN_N_MELS, 0, SNN_PLANES * SNN_N_MELS * sizeof *s->bands);
     memset(s->active + first, 0, SNN_PLANES);
     for (size_t p = 0; p < SNN_PLANES; p++)
         for (size_t k = 0; k < SNN_N_MFCC; k++)
             if (spikes[p][k]) {
                 s->active[first + p] = 1;
-                add_bands(s->bands[first + p], snn_to_bands[k]);
+                add_bands(s->bands + (first + p) * SNN_N_MELS, snn_to_bands + k * SNN_N_MELS, SNN_N_MELS);
             }
 }
 
@@ -214,15 +251,15 @@ static size_t oldest_slot(const snn_network *s, const snn_layer *l, size_t ring)
     return wrapped(s->time % ring + ring - (size_t)(l->frames - 1) * l->dilation, ring);
 }
 
-static void list_planes(const snn_network *s, const snn_layer *l, snn_active_planes *planes)
+static void list_planes(snn_network *s, const snn_layer *l)
 {
     size_t at = oldest_slot(s, l, SNN_BAND_FRAMES);
-    planes->count = 0;
+    s->plane_count = 0;
     for (size_t f = 0; f < l->frames; f++) {
         for (size_t p = 0; p < SNN_PLANES; p++)
             if (SNN_DENSE || s->active[at * SNN_PLANES + p]) {
-                planes->plane[planes->count] = (uint16_t)(at * SNN_PLANES + p);
-                planes->row[planes->count++] = (uint16_t)((p * l->frames + f) * l->bands);
+                s->plane[s->plane_count] = (snn_row)(at * SNN_PLANES + p);
+                s->plane_row[s->plane_count++] = (snn_row)((p * l->frames + f) * l->bands);
             }
         at = wrapped(at + l->dilation, SNN_BAND_FRAMES);
     }
@@ -231,25 +268,25 @@ static void list_planes(const snn_network *s, const snn_layer *l, snn_active_pla
 static void sum_bands(snn_network *s, const snn_layer *l)
 {
     snn_sum *sums = s->sums + l->membranes;
-    snn_active_planes planes;
-    begin_sums(sums, l);
-    list_planes(s, l, &planes);
-    for (size_t o = 0; o < l->out_width; o++)
-        add_products(sums + o * l->out_channels, l->weight, &planes, s->bands, reach_of(l, o, SNN_N_MELS),
-                     l->out_channels);
+    list_planes(s, l);
+    if (s->plane_count || s->had_planes || !s->has_sums || SNN_DENSE)
+        begin_sums(sums, l);
+    s->had_planes = s->plane_count > 0;
+    for (size_t o = 0; o < l->out_width && s->plane_count; o++)
+        add_products(s, sums + o * l->out_channels, l->weight, reach_of(l, o, SNN_N_MELS), l->out_channels);
 }
 
 /* List the spikes that are new since the previous frame and those that are gone, in all frames that a layer reads,
  * position by position, so that a receptive field is a part of the list. No spike is both, and one array holds all:
  * the new ones from its start, the gone ones from its end. */
-static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *before)
+APART static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *before)
 {
     const size_t words = (l->in_channels + 31u) / 32u, step = (size_t)l->frames * l->bands, ring = before->ring;
     const size_t oldest = oldest_slot(s, l, ring);
-    uint16_t *new = s->rows, *gone = s->rows + SNN_MOST_CHANGES;
+    snn_row *new = s->rows, *gone = s->rows + SNN_MOST_CHANGES;
     for (size_t place = 0; place < before->out_width; place++) {
-        s->first_new[place] = (uint16_t)(new - s->rows);
-        s->end_gone[place] = (uint16_t)(gone - s->rows);
+        s->first_new[place] = (snn_row)(new - s->rows);
+        s->end_gone[place] = (snn_row)(gone - s->rows);
         for (size_t f = 0, at = oldest; f < l->frames; f++, at = wrapped(at + l->dilation, ring)) {
             const uint32_t *spikes = s->spikes + before->spikes + place * words;
             const uint32_t *now = spikes + at * before->words;
@@ -258,14 +295,14 @@ static void list_changes(snn_network *s, const snn_layer *l, const snn_layer *be
             for (size_t i = 0; i < words; i++, row += 32 * step)
                 for (uint32_t changed = SNN_DENSE ? now[i] : now[i] ^ then[i]; changed; changed &= changed - 1) {
                     const unsigned bit = lowest_bit(changed), is_new = now[i] >> bit & 1u;
-                    *new = gone[-1] = (uint16_t)(row + bit * step); /* one of both is kept */
+                    *new = gone[-1] = (snn_row)(row + bit * step); /* one of both is kept */
                     new += is_new;
                     gone -= 1 - is_new;
                 }
         }
     }
-    s->first_new[before->out_width] = (uint16_t)(new - s->rows);
-    s->end_gone[before->out_width] = (uint16_t)(gone - s->rows);
+    s->first_new[before->out_width] = (snn_row)(new - s->rows);
+    s->end_gone[before->out_width] = (snn_row)(gone - s->rows);
 }
 
 /* No sum rounds: updating the previous sum gives the same bits as summing all inputs. */
@@ -279,10 +316,86 @@ static void sum_spikes(snn_network *s, const snn_layer *l, const snn_layer *befo
         snn_reach reach = reach_of(l, o, before->out_width);
         snn_rows new = {s->rows + s->first_new[reach.first], s->rows + s->first_new[reach.end]};
         snn_rows gone = {s->rows + s->end_gone[reach.end], s->rows + s->end_gone[reach.first]};
-        change_sums(sums + o * l->out_channels, l->weight, new, gone, reach.less, l->out_channels);
+        if (new.begin < new.end || gone.begin < gone.end)
+            change_sums(sums + o * l->out_channels, l->weight, new, gone, reach.less, l->out_channels);
     }
 }
 
+#if SNN_CORE
+/* Eight neurons at once; on processors with shorter vectors compilers divide these. */
+typedef float eight __attribute__((vector_size(4 * SNN_LANES)));
+typedef int32_t eight_masks __attribute__((vector_size(4 * SNN_LANES)));
+
+/* Vectors are neither parameters nor results: whether these are in registers depends on the instructions. */
+#define LOAD(values, from) memcpy(&(values), from, sizeof(values))
+#define STORE(to, values) memcpy(to, &(values), sizeof(values))
+
+/* Return a bit for each element: masks are all ones or all zeros. */
+static inline uint32_t bits_of(const eight_masks *masks)
+{
+#if defined(__AVX2__)
+    return (uint32_t)_mm256_movemask_ps((__m256)*masks);
+#elif defined(__SSE2__)
+    __m128 half[2];
+    memcpy(half, masks, sizeof half);
+    return (uint32_t)_mm_movemask_ps(half[0]) | (uint32_t)_mm_movemask_ps(half[1]) << 4;
+#else
+    const eight_masks place = {1, 2, 4, 8, 16, 32, 64, 128}, bits = *masks & place;
+    return (uint32_t)((bits[0] | bits[1] | bits[2] | bits[3]) | (bits[4] | bits[5] | bits[6] | bits[7]));
+#endif
+}
+
+static inline uint32_t fire_eight(float *membranes, const float *beta, const eight *current)
+{
+    eight u, decay;
+    LOAD(u, membranes);
+    LOAD(decay, beta);
+    u = decay * u + *current;
+    const eight_masks fired = u > 1.0f;
+    u += __builtin_convertvector(fired, eight); /* -1 where the neuron fires */
+    STORE(membranes, u);
+    return bits_of(&fired);
+}
+
+/* Replace the current by that of the synapse. */
+static inline void pass_synapse(float *synapses, const float *alpha, const float *offset, eight *current)
+{
+    eight synapse, decay, added;
+    LOAD(synapse, synapses);
+    LOAD(decay, alpha);
+    LOAD(added, offset);
+    synapse = decay * synapse + *current;
+    STORE(synapses, synapse);
+    *current = synapse + added;
+}
+
+/* Update all neurons of a layer; the channels of a band are whole groups of eight, in words of 32. */
+APART static void fire(snn_network *s, const snn_layer *l)
+{
+    uint32_t *word = s->spikes + l->spikes + s->time % l->ring * l->words;
+    const float *sums = s->sums + l->membranes;
+    float *membranes = s->membranes + l->membranes, *synapses = l->alpha ? s->synapses + l->synapses : NULL;
+    for (size_t o = 0; o < l->out_width; o++) {
+        uint32_t bits = 0;
+        size_t c = 0;
+        for (; c < l->out_channels; c += SNN_LANES, sums += SNN_LANES, membranes += SNN_LANES) {
+            eight current;
+            LOAD(current, sums);
+            if (synapses) {
+                pass_synapse(synapses, l->alpha + c, l->offset + c, &current);
+                synapses += SNN_LANES;
+            }
+            bits |= fire_eight(membranes, l->beta + c, &current) << c % 32;
+            if (c % 32 == 32 - SNN_LANES) {
+                *word++ = bits;
+                bits = 0;
+            }
+        }
+        if (c % 32)
+            *word++ = bits;
+    }
+}
+#else
 /* Neurons are updated in groups of eight, in loops without branches that compilers vectorise. */
 #define GROUP 8
 
@@ -392,6 +505,7 @@ static void fire(snn_network *s, const snn_layer *l)
                 *words |= fire_some(s, l, at, c, 1) << (c - begin);
         }
 }
+#endif
 
 #if SNN_INT8
 /* Linear interpolation in a table of the positive half. */
@@ -407,38 +521,46 @@ static int32_t sigmoid(int32_t level)
     return level < 0 ? (1 << SNN_SCORE_BITS) - score : score;
 }
 
-static int32_t score_of(int32_t *level, int32_t sum, size_t c)
+static int32_t score_of(const snn_network *s, int32_t *level, int32_t sum, size_t c)
 {
+    (void)s;
     int32_t current = level_of(sum, snn_readout_shift[c]) + snn_readout_bias[c];
     *level = snn_limited(snn_decayed(*level, snn_readout_beta[c]) + current);
     return sigmoid(*level);
 }
 #else
-static float score_of(float *level, float sum, size_t c)
+static float score_of(const snn_network *s, float *level, float sum, size_t c)
 {
     float kept = snn_readout_beta[c] * *level;
+    (void)s;
     *level = kept + sum;
+#if SNN_CORE
+    return snn_sigmoid(*level);
+#else
     return 1.0f / (1.0f + expf(-*level));
+#endif
 }
 #endif
 
 static void read_out(snn_network *s, snn_score scores[SNN_CLASSES])
 {
     const uint32_t *words = snn_layer_spikes(s, SNN_CONVS);
-    snn_sum sums[SNN_CLASSES] = {0};
-    uint16_t *end = s->rows;
-#if !SNN_INT8
+    snn_sum sums[SNN_READOUT_ROW];
+    snn_row *end = s->rows;
+#if SNN_INT8
+    memset(sums, 0, sizeof sums);
+#else
     memcpy(sums, snn_readout_bias, sizeof sums);
 #endif
     for (size_t n = 0; n < SNN_HIDDEN; n += 32)
         for (uint32_t word = words[n / 32]; word; word &= word - 1)
-            *end++ = (uint16_t)(n + lowest_bit(word));
-    change_sums(sums, snn_readout_weight, (snn_rows){s->rows, end}, (snn_rows){end, end}, 0, SNN_CLASSES);
+            *end++ = (snn_row)(n + lowest_bit(word));
+    change_sums(sums, snn_readout_weight, (snn_rows){s->rows, end}, (snn_rows){end, end}, 0, SNN_READOUT_ROW);
     for (size_t c = 0; c < SNN_CLASSES; c++)
-        scores[c] = score_of(&s->readout[c], sums[c], c);
+        scores[c] = score_of(s, &s->readout[c], sums[c], c);
 }
 
-void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES])
+SNN_STAGE void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES])
 {
     s->time = (s->time + 1) % SNN_TIME_PERIOD; /* a multiple of all rings */
     make_bands(s, spikes);
@@ -455,15 +577,17 @@ void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score 
 }
 
 /* Return the spikes of a layer in the last frame: bit c of a band's words is channel c. */
-const uint32_t *snn_layer_spikes(const snn_network *s, size_t layer)
+SNN_STAGE const uint32_t *snn_layer_spikes(const snn_network *s, size_t layer)
 {
     const snn_layer *l = &snn_layers[layer];
     return s->spikes + l->spikes + (s->time % l->ring) * l->words;
 }
 
+#if !SNN_CORE
 /* Return whether a neuron fired, from the spikes of its layer. */
 int snn_fired(const uint32_t *spikes, size_t layer, size_t channel, size_t band)
 {
     size_t words_of_band = (snn_layers[layer].out_channels + 31u) / 32u;
     return (int)(spikes[band * words_of_band + channel / 32] >> channel % 32 & 1u);
 }
+#endif

@@ -1,11 +1,11 @@
 /* Incremental framing of samples; each frame becomes mel-frequency cepstral coefficients. */
-#include "snn_detect.h"
+#include "snn_stages.h"
 
 #include <string.h>
 
 #include "snn_cepstra.h"
 
-void snn_mfcc_reset(snn_mfcc *s)
+SNN_STAGE void snn_mfcc_reset(snn_mfcc *s)
 {
     s->count = 0;
     s->skip = 0;
@@ -17,23 +17,21 @@ void snn_mfcc_reset(snn_mfcc *s)
 static void advance(snn_mfcc *s)
 {
     s->frames++;
-#if SNN_HOP_LENGTH < SNN_FRAME_LENGTH
-    s->count = SNN_FRAME_LENGTH - SNN_HOP_LENGTH;
-    memmove(s->pending, s->pending + SNN_HOP_LENGTH, s->count * sizeof *s->pending);
-#else
-    s->count = 0;
-    s->skip = SNN_HOP_LENGTH - SNN_FRAME_LENGTH;
-#endif
+    s->count = SNN_OVERLAP;
+    s->skip = SNN_SKIP;
+    if (s->count)
+        memmove(s->pending, s->pending + SNN_HOP_LENGTH, s->count * sizeof *s->pending);
 }
 
 /* Process samples up to the end of the next frame; return the number of samples processed. */
-size_t snn_mfcc_push(snn_mfcc *s, const int16_t *samples, size_t n, snn_cepstrum mfcc[SNN_N_MFCC], int *has_frame)
+SNN_STAGE size_t snn_mfcc_push(snn_mfcc *s, const snn_sample *samples, size_t n, snn_cepstrum mfcc[SNN_N_MFCC],
+                               int *has_frame)
 {
     size_t skipped = s->skip < n ? s->skip : n, space = SNN_FRAME_LENGTH - s->count;
     size_t taken = n - skipped < space ? n : skipped + space;
     snn_amplitude *to = s->pending + s->count;
     for (size_t i = skipped; i < taken; i++)
-        *to++ = snn_emphasised(samples[i], i ? samples[i - 1] : s->previous);
+        *to++ = snn_emphasised(s, samples[i], i ? samples[i - 1] : s->previous);
     if (taken)
         s->previous = samples[taken - 1];
     s->skip -= skipped;
@@ -48,10 +46,11 @@ size_t snn_mfcc_push(snn_mfcc *s, const int16_t *samples, size_t n, snn_cepstrum
 }
 
 /* End the stream; return whether a padded last frame was processed into mfcc. */
-int snn_mfcc_flush(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
+SNN_STAGE int snn_mfcc_flush(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
 {
-    int64_t beyond = s->seen > SNN_FRAME_LENGTH ? s->seen - SNN_FRAME_LENGTH : 0;
-    int64_t frames = s->seen ? 1 + (beyond + SNN_HOP_LENGTH - 1) / SNN_HOP_LENGTH : 0;
+    const int64_t length = (int64_t)SNN_FRAME_LENGTH, hop = (int64_t)SNN_HOP_LENGTH;
+    int64_t beyond = s->seen > length ? s->seen - length : 0;
+    int64_t frames = s->seen ? 1 + (beyond + hop - 1) / hop : 0;
     int is_missing = frames > s->frames;
     if (is_missing) {
         memset(s->pending + s->count, 0, (SNN_FRAME_LENGTH - s->count) * sizeof *s->pending);

@@ -12,9 +12,25 @@ typedef int32_t snn_level;    /* synapses and membranes: 2^-SNN_LEVEL_BITS, 30 b
 typedef int32_t snn_factor;   /* decays from 0 to 1: 2^-30 */
 typedef int32_t snn_cepstrum; /* 2^-SNN_CEPSTRUM_BITS */
 typedef int32_t snn_score;    /* 2^-SNN_SCORE_BITS */
+typedef int32_t snn_mean;     /* of scores */
 typedef int64_t snn_total;    /* of scores */
 #else
-typedef float snn_weight, snn_band, snn_sum, snn_level, snn_factor, snn_cepstrum, snn_score, snn_total;
+typedef float snn_weight, snn_band, snn_sum, snn_level, snn_factor, snn_cepstrum, snn_score;
+#if SNN_CORE
+typedef double snn_mean, snn_total; /* exact, as in the Python decoder */
+#else
+typedef float snn_mean, snn_total;
+#endif
+#endif
+
+#if SNN_CORE
+typedef float snn_sample;  /* 1 at full scale */
+typedef uint32_t snn_row;  /* number of a row of weights */
+typedef double snn_value;  /* of a score in an event */
+#else
+typedef int16_t snn_sample;
+typedef uint16_t snn_row;
+typedef float snn_value;
 #endif
 
 #if SNN_FIXED_FRONT_END

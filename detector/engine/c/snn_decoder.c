@@ -1,5 +1,5 @@
 /* From scores to onsets and offsets: smoothing, hysteresis, minimum durations, refractory time. */
-#include "snn_detect.h"
+#include "snn_stages.h"
 
 #include <string.h>
 
@@ -8,9 +8,13 @@
 /* In fixed point a mean is rounded down. Thresholds are integers there, so that the rounded mean is below one
  * exactly where the unrounded mean is. */
 
-void snn_decoder_reset(snn_decoder *s)
+SNN_STAGE void snn_decoder_reset(snn_decoder *s)
 {
-    memset(s, 0, sizeof *s);
+    memset(s->scores, 0, SNN_MOST_SMOOTHING * SNN_CLASSES * sizeof *s->scores);
+    memset(s->smoothed, 0, SNN_CLASSES * sizeof *s->smoothed);
+    memset(s->tracks, 0, SNN_CLASSES * sizeof *s->tracks);
+    s->frames = 0;
+    s->next_index = 0;
 }
 
 static snn_score clean(snn_score score)
@@ -25,7 +29,7 @@ static snn_score clean(snn_score score)
 }
 
 /* Return a score as events contain it, in [0, 1]. */
-static float as_float(snn_score score)
+static snn_value value_of(snn_mean score)
 {
 #if SNN_INT8
     return (float)score / (float)(1 << SNN_SCORE_BITS);
@@ -36,17 +40,17 @@ static float as_float(snn_score score)
 
 static void smooth(snn_decoder *s, const snn_score scores[SNN_CLASSES])
 {
-    size_t now = (size_t)(s->frames % SNN_MOST_SMOOTHING);
+    size_t now = (size_t)(s->frames % (int64_t)SNN_MOST_SMOOTHING);
     for (size_t c = 0; c < SNN_CLASSES; c++) {
         size_t length = (size_t)snn_classes[c].smoothing;
         if (s->frames < (int64_t)length)
             length = (size_t)s->frames + 1;
-        s->scores[now][c] = clean(scores[c]);
+        s->scores[now * SNN_CLASSES + c] = clean(scores[c]);
         /* Summed in full each time: a running sum would drift. */
-        snn_score sum = 0;
-        for (size_t ago = 0; ago < length; ago++)
-            sum += s->scores[(now + SNN_MOST_SMOOTHING - ago) % SNN_MOST_SMOOTHING][c];
-        s->smoothed[c] = sum / (snn_score)length;
+        snn_mean sum = 0;
+        for (size_t ago = 0, at = now; ago < length; ago++, at = at ? at - 1 : SNN_MOST_SMOOTHING - 1)
+            sum += (snn_mean)s->scores[at * SNN_CLASSES + c];
+        s->smoothed[c] = sum / (snn_mean)length;
     }
 }
 
@@ -57,7 +61,7 @@ static void begin_run(snn_track *t, int64_t frame)
     t->sum = 0;
 }
 
-static void take(snn_track *t, int64_t frame, snn_score score)
+static void take(snn_track *t, int64_t frame, snn_mean score)
 {
     t->last = frame;
     t->peak = score > t->peak ? score : t->peak;
@@ -73,11 +77,11 @@ static void close_track(snn_track *t, const snn_class *p, int64_t frame)
     t->run = 0;
 }
 
-static int has_begun(snn_track *t, const snn_class *p, int64_t frame, snn_score score)
+static int has_begun(snn_track *t, const snn_class *p, int64_t frame, snn_mean score)
 {
     if (t->is_open)
         return 0;
-    if (score < p->on_threshold || frame < t->free_from) {
+    if (score < (snn_mean)p->on_threshold || frame < t->free_from) {
         t->run = 0;
         return 0;
     }
@@ -92,9 +96,9 @@ static int has_begun(snn_track *t, const snn_class *p, int64_t frame, snn_score 
     return 1;
 }
 
-static int has_ended(snn_track *t, const snn_class *p, int64_t frame, snn_score score)
+static int has_ended(snn_track *t, const snn_class *p, int64_t frame, snn_mean score)
 {
-    if (score >= p->off_threshold) {
+    if (score >= (snn_mean)p->off_threshold) {
         t->run = 0;
         take(t, frame, score);
         return 0;
@@ -107,9 +111,10 @@ static int has_ended(snn_track *t, const snn_class *p, int64_t frame, snn_score 
     return 1;
 }
 
-static int64_t end_of(int64_t frame)
+static int64_t end_of(const snn_decoder *s, int64_t frame)
 {
-    return frame * SNN_HOP_LENGTH + SNN_FRAME_LENGTH;
+    (void)s;
+    return frame * (int64_t)SNN_HOP_LENGTH + (int64_t)SNN_FRAME_LENGTH;
 }
 
 static snn_event event_of(const snn_decoder *s, size_t c, snn_kind kind, int64_t frame)
@@ -119,9 +124,9 @@ static snn_event event_of(const snn_decoder *s, size_t c, snn_kind kind, int64_t
     e.kind = kind;
     e.label = (uint16_t)c;
     e.index = t->index;
-    e.onset_sample = t->first * SNN_HOP_LENGTH;
-    e.emitted_sample = end_of(frame) - 1;
-    e.score = as_float(s->smoothed[c]);
+    e.onset_sample = t->first * (int64_t)SNN_HOP_LENGTH;
+    e.emitted_sample = end_of(s, frame) - 1;
+    e.score = value_of(s->smoothed[c]);
     return e;
 }
 
@@ -131,15 +136,15 @@ static void emit_offset(const snn_decoder *s, size_t c, int64_t frame, snn_reaso
     const snn_track *t = &s->tracks[c];
     snn_event e = event_of(s, c, SNN_OFFSET, frame);
     e.reason = reason;
-    e.offset_sample = end_of(t->last);
-    e.peak = as_float(t->peak);
-    e.mean = as_float((snn_score)(t->sum_to_last / (snn_total)(t->last - t->first + 1)));
+    e.offset_sample = end_of(s, t->last);
+    e.peak = value_of(t->peak);
+    e.mean = value_of((snn_mean)(t->sum_to_last / (snn_total)(t->last - t->first + 1)));
     if (on_event)
         on_event(context, &e);
 }
 
 /* Process the scores of a frame; offsets are reported before onsets. */
-void snn_decode(snn_decoder *s, const snn_score scores[SNN_CLASSES], snn_on_event on_event, void *context)
+SNN_STAGE void snn_decode(snn_decoder *s, const snn_score scores[SNN_CLASSES], snn_on_event on_event, void *context)
 {
     uint8_t begun[SNN_CLASSES];
     int64_t frame = s->frames;
@@ -163,7 +168,7 @@ void snn_decode(snn_decoder *s, const snn_score scores[SNN_CLASSES], snn_on_even
 }
 
 /* Report an offset at the last frame for every open sound. */
-void snn_decoder_close(snn_decoder *s, snn_on_event on_event, void *context)
+SNN_STAGE void snn_decoder_close(snn_decoder *s, snn_on_event on_event, void *context)
 {
     for (size_t c = 0; c < SNN_CLASSES; c++)
         if (s->tracks[c].is_open) {

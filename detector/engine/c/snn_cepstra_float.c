@@ -11,36 +11,42 @@
 
 #if !SNN_FIXED_FRONT_END
 
-#include <math.h>
 #include <string.h>
 
-#define HALF (SNN_N_FFT / 2)
-
+#if SNN_CORE
+#include "snn_log.h"
+#define natural_logarithm snn_log
+#else
+#include <math.h>
 #if SNN_SINGLE_FRONT_END
 #define natural_logarithm logf
 #else
 #define natural_logarithm log
 #endif
+#endif
+
+#define HALF (SNN_N_FFT / 2)
 
 #define LENGTH (SNN_FRAME_LENGTH < SNN_N_FFT ? SNN_FRAME_LENGTH : SNN_N_FFT)
 #define QUARTER (HALF / 4)
 #define LANES 4 /* neighbours that a loop processes at once; divides all spans */
 
-/* Return a windowed sample, 0 after the end of the frame; quarter is the quarter of the points that it is in. */
-static inline snn_real windowed(const snn_real *pending, size_t quarter, size_t i)
+/* Return a windowed sample, 0 after the end of the frame; quarter is the quarter of the points that it is in. Where
+ * sizes are known at run time only, frame and window are padded with zeros instead. */
+static inline snn_real windowed(const snn_mfcc *s, size_t quarter, size_t i)
 {
-    return 2 * (quarter + 1) * QUARTER <= LENGTH || i < LENGTH ? pending[i] * snn_window[i] : 0;
+    return SNN_CORE || 2 * (quarter + 1) * QUARTER <= LENGTH || i < LENGTH ? s->pending[i] * snn_window[i] : 0;
 }
 
 /* The first pass reads the samples in bit-reversed order, so that all others work in place; its factors are 1. */
-static void transform_fours(const snn_real *restrict pending, snn_real *restrict re, snn_real *restrict im)
+static void transform_fours(const snn_mfcc *s, snn_real *restrict re, snn_real *restrict im)
 {
     for (size_t i = 0; i < QUARTER; i++) {
         const size_t a = 2 * (size_t)snn_bit_reversal[i], b = a + 4 * QUARTER, c = a + 2 * QUARTER, d = a + 6 * QUARTER;
-        snn_real ar = windowed(pending, 0, a), ai = windowed(pending, 0, a + 1);
-        snn_real br = windowed(pending, 2, b), bi = windowed(pending, 2, b + 1);
-        snn_real cr = windowed(pending, 1, c), ci = windowed(pending, 1, c + 1);
-        snn_real dr = windowed(pending, 3, d), di = windowed(pending, 3, d + 1);
+        snn_real ar = windowed(s, 0, a), ai = windowed(s, 0, a + 1);
+        snn_real br = windowed(s, 2, b), bi = windowed(s, 2, b + 1);
+        snn_real cr = windowed(s, 1, c), ci = windowed(s, 1, c + 1);
+        snn_real dr = windowed(s, 3, d), di = windowed(s, 3, d + 1);
         snn_real sr = ar + br, si = ai + bi, tr = ar - br, ti = ai - bi;
         snn_real ur = cr + dr, ui = ci + di, vr = cr - dr, vi = ci - di;
         re[4 * i] = sr + ur;
@@ -92,11 +98,11 @@ static void join_two(snn_real *restrict ar, snn_real *restrict ai, snn_real *res
         }
 }
 
-static void transform(const snn_real *pending, snn_real *re, snn_real *im)
+static void transform(const snn_mfcc *s, snn_real *re, snn_real *im)
 {
     const snn_real *twiddles = snn_pass_twiddles;
     size_t span = 4;
-    transform_fours(pending, re, im);
+    transform_fours(s, re, im);
     for (; 4 * span <= HALF; twiddles += 6 * span, span *= 4)
         for (size_t i = 0; i < HALF; i += 4 * span) {
             snn_real *a = re + i, *b = im + i;
@@ -107,47 +113,50 @@ static void transform(const snn_real *pending, snn_real *re, snn_real *im)
 }
 
 /* Replace the real parts of points k and HALF - k by the powers of these bins of the frame. */
-static inline void powers_of_pair(snn_real *restrict low_re, const snn_real *restrict low_im,
-                                  snn_real *restrict high_re, const snn_real *restrict high_im, ptrdiff_t k)
+static inline void powers_of_pair(const snn_real *twiddles, snn_real *restrict low_re, const snn_real *restrict low_im,
+                                  snn_real *restrict high_re, const snn_real *restrict high_im, ptrdiff_t k,
+                                  ptrdiff_t quarter)
 {
     snn_real ar = low_re[k], ai = low_im[k], br = high_re[-k], bi = high_im[-k];
     snn_real er = SNN_REAL(0.5) * (ar + br), ei = SNN_REAL(0.5) * (ai - bi); /* the even samples' spectrum */
     snn_real qr = SNN_REAL(0.5) * (ai + bi), qi = SNN_REAL(0.5) * (br - ar); /* the odd samples' */
-    snn_real wr = snn_split_twiddles[0][k], wi = snn_split_twiddles[1][k];
+    snn_real wr = twiddles[k], wi = twiddles[quarter + k];
     snn_real tr = qr * wr - qi * wi, ti = qr * wi + qi * wr;
     snn_real lr = er + tr, li = ei + ti, hr = er - tr, hi = ei - ti;
     low_re[k] = lr * lr + li * li;
     high_re[-k] = hr * hr + hi * hi;
 }
 
-static void powers_of_pairs(snn_real *restrict low_re, const snn_real *restrict low_im, snn_real *restrict high_re,
-                            const snn_real *restrict high_im)
+static void powers_of_pairs(const snn_mfcc *s, snn_real *restrict low_re, const snn_real *restrict low_im,
+                            snn_real *restrict high_re, const snn_real *restrict high_im)
 {
+    const snn_real *twiddles = snn_split_twiddles;
+    const ptrdiff_t quarter = (ptrdiff_t)(HALF / 2);
     ptrdiff_t at = 1;
-    for (; at + LANES <= HALF / 2; at += LANES)
+    (void)s;
+    for (; at + LANES <= quarter; at += LANES)
         for (ptrdiff_t k = at; k < at + LANES; k++)
-            powers_of_pair(low_re, low_im, high_re, high_im, k);
-    for (; at < HALF / 2; at++)
-        powers_of_pair(low_re, low_im, high_re, high_im, at);
+            powers_of_pair(twiddles, low_re, low_im, high_re, high_im, k, quarter);
+    for (; at < quarter; at++)
+        powers_of_pair(twiddles, low_re, low_im, high_re, high_im, at, quarter);
 }
 
 /* Replace the transform's real parts and its first imaginary part by the powers of bins 0 .. HALF. */
-static void power_spectrum(snn_real *re, snn_real *im)
+static void power_spectrum(const snn_mfcc *s, snn_real *re, snn_real *im)
 {
     snn_real even = re[0], odd = im[0], mr = re[HALF / 2], mi = im[HALF / 2];
-    powers_of_pairs(re, im, re + HALF, im + HALF);
+    powers_of_pairs(s, re, im, re + HALF, im + HALF);
     re[0] = (even + odd) * (even + odd);
     re[HALF / 2] = mr * mr + mi * mi;
     re[HALF] = (even - odd) * (even - odd);
 }
 
-static snn_real log_of(snn_real energy)
+static inline snn_real log_of(const snn_mfcc *s, snn_real energy)
 {
-#if SNN_HAS_LOG_FLOOR
-    return natural_logarithm(energy > SNN_LOG_FLOOR ? energy : SNN_LOG_FLOOR);
-#else
-    return natural_logarithm(energy > 0 ? energy : SNN_REAL(2.220446049250313e-16));
-#endif
+    const snn_real least = SNN_HAS_LOG_FLOOR ? SNN_LOG_FLOOR : 0;
+    const snn_real floor = SNN_HAS_LOG_FLOOR ? SNN_LOG_FLOOR : SNN_REAL(2.220446049250313e-16);
+    (void)s;
+    return natural_logarithm(energy > least ? energy : floor);
 }
 
 static snn_cepstrum cepstrum(snn_real value)
@@ -159,12 +168,15 @@ static snn_cepstrum cepstrum(snn_real value)
 #endif
 }
 
-static int is_silent(const snn_real *pending)
+static int is_silent(const snn_mfcc *s)
 {
-    size_t zeros = 0;
-    while (zeros < LENGTH && !(pending[zeros] < 0 || pending[zeros] > 0))
-        zeros++;
-    return zeros == LENGTH;
+    size_t at = 0, sounding = 0;
+    for (; at + 4 * LANES <= LENGTH && !sounding; at += 4 * LANES) /* a few at once, without branches */
+        for (size_t i = at; i < at + 4 * LANES; i++)
+            sounding |= (size_t)(s->pending[i] < 0) | (size_t)(s->pending[i] > 0);
+    for (; at < LENGTH && !sounding; at++)
+        sounding = s->pending[at] < 0 || s->pending[at] > 0;
+    return !sounding;
 }
 
 /* Four independent sums, so that no addition waits for the one before. */
@@ -180,29 +192,46 @@ static snn_real weighted_sum(const snn_real *restrict power, const snn_real *res
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
+/* Each step is a loop of its own where it is over all bands, for the vectors; the order of the sums is that of a loop
+ * over bands. */
+static void cepstra_of_powers(snn_mfcc *s, const snn_real *power, snn_cepstrum mfcc[SNN_N_MFCC])
 {
-    snn_real *power = s->work, sums[SNN_N_MFCC] = {0};
-    if (is_silent(s->pending)) { /* the powers of zeros are zeros */
-        memset(power, 0, (HALF + 1) * sizeof *power);
-    } else {
-        transform(s->pending, s->work, s->work + HALF);
-        power_spectrum(s->work, s->work + HALF);
-    }
-    const snn_real *weight = snn_mel_weights;
-    for (size_t band = 0; band < SNN_N_MELS; weight += snn_mel_count[band++]) {
-        snn_real log_mel = log_of(weighted_sum(power + snn_mel_first[band], weight, snn_mel_count[band]));
+    snn_real sums[SNN_N_MFCC];
+    snn_real *log_mel = s->work + SNN_LOG_MEL;
+    const snn_real *weight = snn_mel_weights, *row = snn_dct;
+    for (size_t band = 0; band < SNN_N_MELS; weight += snn_mel_count[band++])
+        log_mel[band] = weighted_sum(power + snn_mel_first[band], weight, snn_mel_count[band]);
+    for (size_t band = 0; band < SNN_N_MELS; band++)
+        log_mel[band] = log_of(s, log_mel[band]);
+    memset(sums, 0, sizeof sums);
+    for (size_t band = 0; band < SNN_N_MELS; band++, row += SNN_N_MFCC)
         for (size_t k = 0; k < SNN_N_MFCC; k++)
-            sums[k] += log_mel * snn_dct[band][k];
+            sums[k] += log_mel[band] * row[k];
+    if (SNN_APPEND_ENERGY) {
+        snn_real total = 0;
+        for (size_t i = 0; i <= HALF; i++)
+            total += power[i];
+        sums[0] = log_of(s, total / (snn_real)SNN_N_FFT);
     }
-#if SNN_APPEND_ENERGY
-    snn_real total = 0;
-    for (size_t i = 0; i <= HALF; i++)
-        total += power[i];
-    sums[0] = log_of(total / (snn_real)SNN_N_FFT);
-#endif
     for (size_t k = 0; k < SNN_N_MFCC; k++)
         mfcc[k] = cepstrum(sums[k]);
+}
+
+SNN_STAGE void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
+{
+    snn_real *power = s->work;
+    if (is_silent(s)) {
+#if SNN_CORE
+        memcpy(mfcc, s->model->silence, SNN_N_MFCC * sizeof *mfcc);
+        return;
+#else
+        memset(power, 0, (HALF + 1) * sizeof *power); /* the powers of zeros are zeros */
+#endif
+    } else {
+        transform(s, power, power + HALF);
+        power_spectrum(s, power, power + HALF);
+    }
+    cepstra_of_powers(s, power, mfcc);
 }
 
 #else
