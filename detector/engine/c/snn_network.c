@@ -186,9 +186,11 @@ APART static void change_sums(snn_sum *restrict to, const snn_weight *restrict w
 #undef ROW_AT
 }
 
-/* Add, for each plane that is not all zero, the products of neighbouring positions with their rows of weights. */
-APART static void add_products(const snn_network *s, snn_sum *restrict to, const snn_weight *restrict weight,
-                               snn_reach reach, size_t n)
+/* Add, for each plane that is not all zero, the products of neighbouring positions with their rows of weights.
+ * The struct comes last, wholly on the stack: gcc does not count what it pushes of one that is in part in registers, and
+ * the bound on firmware's stack is made of its counts. */
+APART static void add_products(const snn_network *s, snn_sum *restrict to, const snn_weight *restrict weight, size_t n,
+                               snn_reach reach)
 {
 #define BLOCK(length, size) \
     for (size_t i = 0; i < s->plane_count; i++) { \
@@ -273,7 +275,7 @@ static void sum_bands(snn_network *s, const snn_layer *l)
         begin_sums(sums, l);
     s->had_planes = s->plane_count > 0;
     for (size_t o = 0; o < l->out_width && s->plane_count; o++)
-        add_products(s, sums + o * l->out_channels, l->weight, reach_of(l, o, SNN_N_MELS), l->out_channels);
+        add_products(s, sums + o * l->out_channels, l->weight, l->out_channels, reach_of(l, o, SNN_N_MELS));
 }
 
 /* List the spikes that are new since the previous frame and those that are gone, in all frames that a layer reads,

@@ -203,7 +203,7 @@ def spoilt(model: Path, what: str) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "text"),
-    [("manifest", "no manifest"), ("operation", "operation Identity"), ("block", "other bits than single frames")],
+    [("manifest", "no manifest"), ("operation", "is not expected there"), ("block", "other bits than single frames")],
 )
 def test_a_wrong_model_is_reported_in_one_line(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, text: str
