@@ -1,24 +1,41 @@
-"""Sound files: their names, and reading them block by block with errors where libsndfile reports none.
+"""Sound files: their names, and reading them block by block, from files and pipes alike.
 
-libsndfile trusts the shorter of a file and its header, so a file that was cut off looks complete, and
-an MP3 file without a length is read up to where its first frames suggest. Both lose sound that the
-user believes was evaluated. (An Ogg file states no length: one that was cut off cannot be recognised.)
+All sound in a file is read, also where its header says less, and where several files were joined; bytes that are left
+unread are an error. Samples without compression are read here. libsndfile decodes the rest, part by part, out of a
+pipe: it trusts the shorter of a file and its header, and ends at the first of several parts.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
 
+from detector.audio.containers import (
+    TAIL_BYTES,
+    ByteStream,
+    Encoded,
+    FlacPart,
+    Layout,
+    MpegPart,
+    begins_mpeg,
+    next_file,
+    read_layout,
+    skip_tail,
+    sound_follows,
+)
 from detector.errors import SourceError
+from detector.messages import Samples
 
 Block = NDArray[np.float32]
 """(frames, channels): sound as the file holds it."""
@@ -36,16 +53,13 @@ SUFFIXES: Final = frozenset(
 
 _LARGEST_BLOCK: Final = 1 << 22
 """Values in a block, at most: bounds the memory for files of many channels."""
-_OPEN_ENDED_BYTES: Final = 0x7FFF_0000
-"""Recorders that cannot rewind their output state a length from here on: it means "until the end"."""
-_UNKNOWN_FRAMES: Final = 1 << 62
-"""libsndfile's largest count stands for a FLAC stream of unknown length."""
-_MP3_FRAME: Final = 1152
-"""Samples in an MP3 frame: encoders round the length that they state to such frames."""
-_PROMISED_BYTES: Final = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_PROMISED_FRAMES: Final = re.compile(r"does not match value from 'ds64' chunk of (\d+)")
-"""Where libsndfile's log of the header (WAV, AIFF, AU; RF64) disagrees with the file's size."""
-_AGAIN: Final = "events up to there are given; copy or record it again"
+_WRAP: Final = 1 << 32
+"""What a length of 32 bits loses where it is too small."""
+_HEAD_BYTES: Final = 4096
+_CONVERT: Final = "ffmpeg -i FILE sound.wav"
+_SIGNATURE_BYTES: Final = 16
+_GIVEN: Final = "events up to there are given"
+_AGAIN: Final = f"{_GIVEN}; copy or record it again"
 
 
 def is_sound_name(path: Path) -> bool:
@@ -61,6 +75,27 @@ def sounds_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
+class _DamageError(Exception):
+    """The decoder cannot go on; the text is its reason."""
+
+
+class _Part(Protocol):
+    """One of the parts that a file was joined from; most files have one."""
+
+    rate_hz: int
+    channels: int
+    frames: int | None
+    """Frames that the header states, or that are in the file; None where neither is known."""
+    missing: int
+    """Frames that the header promised and that did not come; known behind the last block."""
+
+    def blocks(self, frames: int) -> Iterator[Block]:
+        """Yield blocks; raises _DamageError behind those that can be decoded."""
+
+    def close(self) -> None:
+        """Release the decoder."""
+
+
 class SoundFileReader:
     """An open sound file, read once from its beginning to its end."""
 
@@ -71,98 +106,238 @@ class SoundFileReader:
         384 kHz.
         """
         self.path = path
-        self._descriptor = _open(path)
-        try:
-            # SoundFile owns the descriptor from here on, also where it fails; a descriptor has no name whose
-            # ending could mislead, and no bytes that are not text.
-            self._file = _Sequential(self._descriptor)
-        except soundfile.LibsndfileError as error:
-            raise SourceError(
-                f"{path}: no sound file that can be read ({_reason(error)}); use WAV, FLAC, OGG or MP3"
-            ) from error
-        self.rate_hz: int = self._file.samplerate
-        self.channels: int = self._file.channels
         self.frames_read = 0
-        self._untagged = self._file.format == "MP3" and not _states_length(self._descriptor)
-        self.frames_total = self._promised_frames()
-        if self._file.frames == 0:
+        self._part: _Part | None = None
+        self._layout: Layout | None = None
+        self._end = 0
+        """Where the bytes of the part end, as its header promises; 0 where it does not."""
+        self._stream = ByteStream(_open(path))
+        try:
+            self.rate_hz, self.channels = self._first_part()
+        except BaseException:
             self.close()
-            raise SourceError(f"{path}: holds no sound (0 frames); record it again, or fix the length in its header")
-        if not LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ:
-            self.close()
-            raise SourceError(
-                f"{path}: {self.rate_hz} samples per second is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}; "
-                "fix the rate in its header, or resample it"
-            )
+            raise
+
+    @property
+    def frames_total(self) -> int | None:
+        """Frames in the file, as far as its parts are known; None where that is not stated."""
+        if self._part is None or self._part.frames is None:
+            return None
+        return max(self.frames_read, self._part.frames)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._file.close()
+        self._stream.interrupt()
+        if self._part is not None:
+            self._part.close()
+        self._stream.close()
 
     def blocks(self, frames: int) -> Iterator[Block]:
         """Yield blocks (``frames``, channels), fewer frames at the end; each is overwritten by the next one.
 
-        Raises SourceError, behind all blocks that can be read, where the file is damaged or cut off.
+        A joined part may have another number of channels. Raises SourceError, behind all blocks that can be read,
+        where the file is damaged or cut off, or where bytes lie behind that cannot be read.
         """
-        buffer = np.empty((max(1, min(frames, _LARGEST_BLOCK // self.channels)), self.channels), np.float32)
-        while True:
-            count, damage = self._read(buffer)
-            self.frames_read += count
-            if count:
-                yield buffer[:count]
-            if damage is not None:
-                raise SourceError(f"{self.path}: damaged at {self._position_s} ({damage}); {_AGAIN}")
-            if not count:
-                break
-        self._check_end()
-
-    def _read(self, buffer: Block) -> tuple[int, str | None]:
-        """Fill the buffer; return the frames read, and the reason where the file is damaged behind them."""
-        # A failed read does not say how much it has decoded: NaN marks what it left untouched.
-        buffer.fill(np.nan)
-        try:
-            return len(self._file.read(out=buffer)), None
-        except soundfile.LibsndfileError as error:
-            untouched = np.isnan(buffer[:, 0])
-            return int(untouched.argmax()) if untouched.any() else len(buffer), _reason(error)
-
-    def _check_end(self) -> None:
-        total = self.frames_total
-        slack = _MP3_FRAME if self._file.format == "MP3" else 0
-        if total is not None and self.frames_read + slack < total:
-            raise SourceError(
-                f"{self.path}: ends after {self._position_s} but its header promises "
-                f"{total / self.rate_hz:.2f} s; {_AGAIN}"
-            )
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            return  # a pipe has neither size nor position
-        size = os.fstat(self._descriptor).st_size
-        # The decoder reads ahead and tags may follow the sound; a twentieth is neither.
-        if self._untagged and size - os.lseek(self._descriptor, 0, os.SEEK_CUR) > size // 20:
-            raise SourceError(
-                f"{self.path}: this MP3 file does not state its length, and was read only up to {self._position_s}; "
-                "events up to there are given; convert it to WAV or FLAC"
-            )
+        part = self._part
+        while part is not None:
+            try:
+                for block in self._at_own_rate(part, max(1, min(frames, _LARGEST_BLOCK // part.channels))):
+                    self.frames_read += len(block)
+                    yield block
+            except _DamageError as damage:
+                raise self._error(f"damaged at {self._position_s} ({damage}); {_AGAIN}") from damage
+            self._check_end(part)
+            part = self._next_part()
         if self.frames_read == 0:
-            raise SourceError(f"{self.path}: holds no sound (0 frames); record it again")
+            raise self._error("holds no sound (0 frames); record it again")
 
     @property
     def _position_s(self) -> str:
         return f"{self.frames_read / self.rate_hz:.2f} s"
 
-    def _promised_frames(self) -> int | None:
-        """Return how many frames the header promises; None where it leaves that open."""
-        frames: int = self._file.frames
-        if self._untagged or frames >= _UNKNOWN_FRAMES:
+    def _at_own_rate(self, part: _Part, frames: int) -> Iterator[Block]:
+        """Yield the blocks of a part at the rate of the first one."""
+        if part.rate_hz == self.rate_hz:
+            yield from part.blocks(frames)
+            return
+        stream = soxr.ResampleStream(part.rate_hz, self.rate_hz, part.channels, dtype="float32", quality="HQ")
+        for block in part.blocks(frames):
+            yield stream.resample_chunk(block)
+        yield stream.resample_chunk(np.empty((0, part.channels), np.float32), last=True)
+
+    def _check_end(self, part: _Part) -> None:
+        lacks = f"ends after {self._position_s} but its header promises"
+        if part.missing:
+            raise self._error(
+                f"{lacks} {self.frames_read / self.rate_hz + part.missing / part.rate_hz:.2f} s; {_AGAIN}"
+            )
+        if self._stream.position < self._end:
+            raise self._error(f"{lacks} {self._end - self._stream.position} more bytes; {_AGAIN}")
+
+    def _first_part(self) -> tuple[int, int]:
+        part = self._next_part()
+        if part is None:
+            raise self._error("holds no sound (0 frames); record it again, or fix the length in its header")
+        return part.rate_hz, part.channels
+
+    def _next_part(self) -> _Part | None:
+        """Begin the next part that holds sound; None behind the last one.
+
+        Raises SourceError for bytes that are no sound file.
+        """
+        stream, before = self._stream, self._layout
+        is_first = self._part is None
+        while True:
+            if not is_first or stream.peek(3) == b"ID3":
+                skip_tail(stream, before)
+            if not stream.peek(1):
+                return None
+            begin = stream.position
+            before = self._layout = read_layout(stream)
+            part = self._open_part(is_first=is_first)
+            if part is None:
+                raise self._behind(begin)
+            if self._part is not None:
+                self._part.close()
+            self._part, is_first = part, False
+            if not LOWEST_RATE_HZ <= part.rate_hz <= HIGHEST_RATE_HZ:
+                raise self._error(
+                    f"{part.rate_hz} samples per second is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}; "
+                    "fix the rate in its header, or resample it"
+                )
+            if part.frames != 0:
+                return part
+
+    def _open_part(self, *, is_first: bool) -> _Part | None:
+        """Return the part that comes next; None where it is none that is known here, and not the first one."""
+        stream, layout = self._stream, self._layout
+        self._end = 0
+        if layout is not None and layout.code not in {"", "mp3"}:
+            stream.skip(layout.start)
+            return _PcmPart(stream, layout)
+        if layout is not None and not layout.is_placeholder:
+            self._end = stream.position + layout.start + layout.length
+        encoded = self._encoded()
+        if encoded is None and is_first:
+            if stream.size is not None:
+                return self._whole()
+            encoded = _Rest(stream)
+        return None if encoded is None else self._decoded(encoded)
+
+    def _encoded(self) -> Encoded | None:
+        """Return the compressed part that comes next; None where it is of no format that is known here."""
+        stream, layout = self._stream, self._layout
+        if layout is not None:
+            if layout.code != "mp3" or not begins_mpeg(stream.peek(layout.start + _HEAD_BYTES)[layout.start :]):
+                return None
+            stream.skip(layout.start)
+        head = stream.peek(_HEAD_BYTES)
+        if begins_mpeg(head):
+            return MpegPart(stream)
+        if head.startswith(b"fLaC"):
+            return FlacPart(stream, in_ogg=False)
+        if not head.startswith(b"OggS"):
             return None
-        log: str = self._file.extra_info
-        if found := _PROMISED_FRAMES.search(log):
-            return max(frames, int(found[1])) if int(found[1]) < _UNKNOWN_FRAMES else frames
-        if found := _PROMISED_BYTES.search(log):
-            promised, present = int(found[1]), int(found[2])
-            if present < promised < _OPEN_ENDED_BYTES:
-                return round(frames * promised / max(present, 1))
-        return frames
+        is_flac = head[27 + head[26] :].startswith(b"\x7fFLAC")
+        return FlacPart(stream, in_ogg=True) if is_flac else Encoded(stream)
+
+    def _decoded(self, encoded: Encoded) -> _Part:
+        head = self._stream.peek(_HEAD_BYTES)
+        pump = _Pump(encoded)
+        try:
+            return _DecodedPart(_Sequential(pump.reader), encoded, pump)
+        except soundfile.LibsndfileError as error:
+            pump.end(self._stream)
+            raise self._unreadable(head, error) from error
+
+    def _whole(self) -> _Part:
+        """Return all of the file as libsndfile reads it, up to where the header says that other chunks begin."""
+        stream = self._stream
+        try:
+            # SoundFile owns the descriptor from here on, also where it fails; a descriptor has no name whose
+            # ending could mislead, and no bytes that are not text.
+            part = _DecodedPart(_Sequential(_open(self.path)), None, None)
+        except soundfile.LibsndfileError as error:
+            raise self._unreadable(stream.peek(_HEAD_BYTES), error) from error
+        stream.skip(max(0, self._end - stream.position) if self._end else stream.size or 0)
+        return part
+
+    def _unreadable(self, head: bytes, error: soundfile.LibsndfileError) -> SourceError:
+        name = _recognise(head, self._layout)
+        if name == "text":
+            return self._error("no sound file that can be read, but text; name a sound file")
+        what = f"no sound file that can be read, but {name}" if name else "no sound file that can be read"
+        return self._error(f"{what} ({_reason(error)}); convert it to WAV or FLAC, such as with {_CONVERT}")
+
+    def _behind(self, begin: int) -> SourceError:
+        """Return the error for bytes behind the sound that cannot be read."""
+        stream = self._stream
+        head = stream.peek(TAIL_BYTES)
+        count = len(head) if stream.size is None else stream.size - begin
+        least = "at least " if stream.size is None and len(head) == TAIL_BYTES else ""
+        name = _recognise(head[:_HEAD_BYTES], self._layout)
+        what = f"{least}{count} bytes behind it ({name or 'no sound that is known here'}) were not processed"
+        return self._error(f"the sound ends after {self._position_s}, and {what}; {_GIVEN}; cut the file there")
+
+    def _error(self, text: str) -> SourceError:
+        return SourceError(f"{self.path}: {text}")
+
+
+class _PcmPart:
+    """Samples without compression; they go on behind their stated length where the bytes do."""
+
+    def __init__(self, stream: ByteStream, layout: Layout) -> None:
+        """Take the stream, at the first sample."""
+        self.rate_hz, self.channels = layout.rate_hz, layout.channels
+        self._stream, self._layout = stream, layout
+        self.missing = 0
+        is_empty = not stream.peek(1) or (layout.length == 0 and not sound_follows(stream, layout))
+        self.frames = 0 if is_empty else self._count(layout.length, open_ended=layout.is_placeholder)
+
+    def blocks(self, frames: int) -> Iterator[Block]:
+        """Yield blocks, also behind the stated end."""
+        stream, layout = self._stream, self._layout
+        is_promised, left, rest = not layout.is_placeholder, layout.length, b""
+        while True:
+            if left == 0:
+                if not sound_follows(stream, layout):
+                    return
+                is_promised, left = False, _WRAP
+                self.frames = self._count(left, open_ended=True)
+            count = min(frames * layout.width - len(rest), left)
+            if not is_promised and (at := next_file(stream.peek(count + _SIGNATURE_BYTES), layout)) < count:
+                left = count = at
+            data = stream.read(count)
+            if not data and left:
+                break
+            left -= len(data)
+            rest += data
+            if whole := len(rest) // layout.width:
+                yield decode(rest[: whole * layout.width], layout.code).reshape(whole, layout.channels)
+                rest = rest[whole * layout.width :]
+        if is_promised:
+            self.missing = max(1, (left + len(rest)) // layout.width)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _count(self, length: int, *, open_ended: bool) -> int | None:
+        stream, width = self._stream, self._layout.width
+        if stream.size is None:
+            return None if open_ended else length // width
+        present = stream.size - stream.position
+        return (present if open_ended else min(length, present)) // width
+
+
+class _Rest(Encoded):
+    """All that a pipe still holds, in a format that only libsndfile knows."""
+
+    kind = ""
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield it as it comes."""
+        while data := self._stream.view(1):
+            yield self._stream.read(len(data))
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]  # soundfile is untyped
@@ -174,6 +349,168 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]  # 
 
     def seekable(self) -> bool:
         return False
+
+
+class _Pump(threading.Thread):
+    """Writes a part of a file into a pipe, from which libsndfile reads it."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        """Start writing."""
+        super().__init__(name="sound-file", daemon=True)
+        self._encoded = encoded
+        self._signature = _FLAC_SIGNATURE if encoded.kind == "FLAC" and _skips_signature() else b""
+        self.is_cut_short = False
+        """Whether the decoder was closed before it had read everything."""
+        self.fault: BaseException | None = None
+        self.reader, self._writer = os.pipe()
+        try:
+            self.start()
+        except BaseException:
+            os.close(self.reader)
+            os.close(self._writer)
+            raise
+
+    def run(self) -> None:
+        """Write until the end of the part, or until the decoder is closed."""
+        try:
+            with os.fdopen(self._writer, "wb") as pipe:
+                pipe.write(self._signature)
+                for piece in self._encoded.pieces():
+                    pipe.write(piece)
+        except BrokenPipeError:
+            self.is_cut_short = True
+        except BaseException as error:  # noqa: BLE001 - raised where the blocks are taken
+            self.fault = error
+
+    def end(self, stream: ByteStream | None = None) -> None:
+        """Wait for the end of the thread, once the decoder is closed."""
+        if stream is not None:
+            stream.interrupt()
+        self.join()
+
+
+class _DecodedPart:
+    """A part that libsndfile decodes."""
+
+    def __init__(self, file: _Sequential, encoded: Encoded | None, pump: _Pump | None) -> None:
+        """Take the open file, and what writes into its pipe; None for a file that libsndfile reads by itself."""
+        self._file, self._encoded, self._pump = file, encoded, pump
+        self.rate_hz, self.channels = file.samplerate, file.channels
+        self.missing = 0
+        self._lead, self._padding = (encoded.lead, encoded.padding) if encoded else (0, 0)
+        self.frames = file.frames if encoded is None else encoded.frames
+        if self.frames is not None:
+            self.frames = max(0, self.frames - self._lead - self._padding)
+
+    def blocks(self, frames: int) -> Iterator[Block]:
+        """Yield blocks without the encoder's delay and padding."""
+        buffer = np.empty((frames, self.channels), np.float32)
+        held = buffer[:0].copy()
+        decoded, lead = 0, self._lead
+        while True:
+            count, damage = self._read(buffer)
+            decoded += count
+            block = buffer[min(lead, count) : count]
+            lead -= min(lead, count)
+            if self._padding:
+                block = np.concatenate((held, block))
+                end = max(0, len(block) - self._padding)
+                block, held = block[:end], block[end:].copy()
+            if len(block):
+                yield block
+            if damage is not None and not self._is_padding(decoded):
+                raise _DamageError(damage)
+            if damage is not None or not count:
+                break
+        self._finish(decoded)
+        if self.missing and len(held):
+            yield held
+
+    def close(self) -> None:
+        """Close the decoder; what writes for it ends with that."""
+        self._file.close()
+        if self._pump is not None:
+            self._pump.end()
+
+    def _is_padding(self, decoded: int) -> bool:
+        """Return whether the decoder stumbled only at the padding of a FLAC file."""
+        is_padding = isinstance(self._encoded, FlacPart) and self._encoded.has_padding
+        return is_padding and decoded >= (self.frames or 0)
+
+    def _finish(self, decoded: int) -> None:
+        self.close()
+        if self._pump is None or self._encoded is None:
+            return
+        if self._pump.fault is not None:
+            raise self._pump.fault
+        if self._pump.is_cut_short:
+            raise _DamageError("the decoder ended before the file")
+        found = self._encoded.frames_found if isinstance(self._encoded, MpegPart) else decoded
+        if self._encoded.frames is not None and found + self._encoded.slack < self._encoded.frames:
+            self.missing = self._encoded.frames - found
+
+    def _read(self, buffer: Block) -> tuple[int, str | None]:
+        """Fill the buffer; return the frames read, and the reason where the file is damaged behind them."""
+        # A failed read does not say how much it has decoded: NaN marks what it left untouched.
+        buffer.fill(np.nan)
+        try:
+            return len(self._file.read(out=buffer)), None
+        except soundfile.LibsndfileError as error:
+            untouched = np.isnan(buffer[:, 0])
+            return int(untouched.argmax()) if untouched.any() else len(buffer), _reason(error)
+
+
+_FLAC_SIGNATURE: Final = b"fLaC" + bytes(8)
+_FLAC_PROBE: Final = b"fLaC\x80\0\0\x22\x10\0\x10\0" + bytes(6) + b"\x0a\xc4\x40\xf0" + bytes(20)
+"""A FLAC stream of no frames: 44.1 kHz, mono, 16 bits."""
+
+
+@functools.cache
+def _skips_signature() -> bool:
+    """Return whether libsndfile takes the first 12 bytes of a pipe for itself, and its FLAC decoder misses them."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as pipe:
+        pipe.write(_FLAC_PROBE)
+    try:
+        _Sequential(reader).close()
+    except soundfile.LibsndfileError:
+        return True
+    return False
+
+
+def decode(data: bytes, code: str) -> Samples:
+    """Return raw samples (n,) as floats in [-1, 1), scaled as libsndfile scales them; ``code`` is that of a Layout."""
+    if code in {"ulaw", "alaw"}:
+        return _companded(code)[np.frombuffer(data, np.uint8)]
+    if code[1:] == "i3":
+        # The three bytes become the upper ones of 32 bits, which keeps the sign and the scale.
+        wide = np.zeros((len(data) // 3, 4), np.uint8)
+        first = 1 if code[0] == "<" else 0
+        wide[:, first : first + 3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        data, code = wide.tobytes(), f"{code[0]}i4"
+    values = np.frombuffer(data, code)
+    with np.errstate(over="ignore"):  # found where the scale is checked
+        samples = values.astype(np.float32)
+    if values.dtype.kind == "u":
+        samples -= np.float32(128)
+    if values.dtype.kind != "f":
+        samples *= np.float32(2.0 ** (1 - 8 * values.itemsize))
+    return samples
+
+
+@functools.cache
+def _companded(code: str) -> Samples:
+    """Return the samples of all 256 bytes by ITU-T G.711."""
+    byte = np.arange(256)
+    byte = byte ^ (0xFF if code == "ulaw" else 0x55)
+    exponent, mantissa = byte >> 4 & 7, byte & 0xF
+    if code == "ulaw":
+        size = ((mantissa << 3) + 0x84 << exponent) - 0x84
+        negative = (byte & 0x80) != 0
+    else:
+        size = np.where(exponent == 0, (mantissa << 4) + 8, (mantissa << 4) + 0x108 << np.maximum(exponent - 1, 0))
+        negative = (byte & 0x80) == 0
+    return (np.where(negative, -size, size) / 32768).astype(np.float32)
 
 
 def _open(path: Path) -> int:
@@ -193,20 +530,55 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _states_length(descriptor: int) -> bool:
-    """Return whether an MP3 file begins with an encoder's tag (Xing, Info), which holds the exact length."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return True  # a pipe cannot be read at a position
-    head = os.pread(descriptor, 10, 0)
-    start = 0
-    if head[:3] == b"ID3":
-        # An ID3v2 tag comes first; its size is four bytes of seven bits.
-        start = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-    frame = os.pread(descriptor, 512, start)
-    return b"Xing" in frame or b"Info" in frame
-
-
 def _reason(error: soundfile.LibsndfileError) -> str:
     """Return libsndfile's reason as part of a sentence."""
     text: str = error.error_string
     return text.removeprefix("Error : ").removesuffix(".").strip()
+
+
+_FOREIGN: Final = (
+    (4, b"ftyp", "MP4 or M4A (AAC or ALAC)"),
+    (0, b"\x30\x26\xb2\x75", "WMA"),
+    (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
+    (0, b"#!AMR", "AMR"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"MAC ", "Monkey's Audio"),
+    (0, b"MThd", "MIDI, notes without sound"),
+    (0, b"TTA1", "True Audio"),
+    (0, b"DSD ", "DSD"),
+    (0, b"FRM8", "DSD"),
+    (0, b"MPCK", "Musepack"),
+    (0, b"MP+", "Musepack"),
+    (0, b"ADIF", "AAC"),
+    (0, b"\xff\xf1", "AAC"),
+    (0, b"\xff\xf9", "AAC"),
+    (0, b"\x0b\x77", "AC-3"),
+    (0, b"FLV", "Flash video"),
+    (8, b"AVI ", "AVI"),
+    (0, b"fLaC", "FLAC"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+)
+_OGG_CODECS: Final = (
+    (b"\x01vorbis", "Vorbis"),
+    (b"OpusHead", "Opus"),
+    (b"\x7fFLAC", "FLAC"),
+    (b"Speex", "Speex"),
+    (b"\x80theora", "Theora, video"),
+    (b"fishead", "video"),
+)
+
+
+def _recognise(head: bytes, layout: Layout | None) -> str:
+    """Return the name of what a file is, by its first bytes (512 or more); empty where it is nothing known."""
+    if layout is not None:
+        return layout.name
+    if head.startswith(b"OggS"):
+        codec = next((name for magic, name in _OGG_CODECS if magic in head), "an unknown codec")
+        return f"Ogg ({codec})"
+    for at, magic, name in _FOREIGN:
+        if head[at:].startswith(magic):
+            return name
+    if begins_mpeg(head):
+        return "MP3"
+    return "text" if head and not re.search(rb"[^\t\n\f\r -~\x80-\xff]", head) else ""

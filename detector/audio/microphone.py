@@ -26,7 +26,7 @@ from detector.audio.live_source import (
     SourceStats,
 )
 from detector.audio.portaudio import within
-from detector.audio.resampling import LOUDEST, Resampler, mean_of_channels
+from detector.audio.sources import LOUDEST, Resampler, mean_of_channels
 from detector.config.sections import Audio
 from detector.errors import DeviceError
 from detector.messages import AudioChunk, ConditionName, GapCause, Samples

@@ -1,4 +1,8 @@
-"""Audio sources that are read, not recorded: sound files and raw samples, at the rate of the model."""
+"""Audio sources that are read, not recorded: sound files and raw samples, as mono chunks at the rate of the model.
+
+Each step from blocks of frames to chunks (mixing, resampling, numbering) passes a SourceError on only behind the sound
+that came before it, so that a fault loses no sound that can be used.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,19 @@ from pathlib import Path
 from typing import BinaryIO, Final, Generic, TypeVar
 
 import numpy as np
+import soxr
 
-from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Block, SoundFileReader
+from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Block, SoundFileReader, decode
 from detector.audio.levels import Levels
 from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
-from detector.audio.resampling import to_chunks
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Samples
 
+LOUDEST: Final = 1e12
+"""Larger than full scale of any integer format: samples beyond it are damage."""
 _MAX_CHANNELS: Final = 1024
-_DTYPES: Final = {"s16le": "<i2", "s24le": "<i4", "s32le": "<i4", "f32le": "<f4"}
-_WIDTHS: Final = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
-PCM_FORMATS: Final = tuple(_DTYPES)
+_CODES: Final = {"s16le": "<i2", "s24le": "<i3", "s32le": "<i4", "f32le": "<f4"}
+PCM_FORMATS: Final = tuple(_CODES)
 """Raw sample formats, by the names of ALSA and ffmpeg."""
 _FILE_SIGNATURES: Final = {
     b"RIFF": "WAV",
@@ -260,7 +265,7 @@ class PcmSource(ReadSource):
         the stream begins as a sound file does; and, behind the last chunk, where it was empty, ended within a
         frame, or held a sample that is not a number.
         """
-        if raw.sample_format not in _DTYPES:
+        if raw.sample_format not in _CODES:
             raise ConfigError(f"raw samples: unknown format {raw.sample_format!r}; use {', '.join(PCM_FORMATS)}")
         if not LOWEST_RATE_HZ <= raw.rate_hz <= HIGHEST_RATE_HZ:
             raise ConfigError(f"raw samples: rate {raw.rate_hz} Hz is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
@@ -282,7 +287,8 @@ class PcmSource(ReadSource):
 
     def _blocks(self) -> Iterator[Block]:
         raw = self._raw
-        width = _WIDTHS[raw.sample_format] * raw.channels
+        code = _CODES[raw.sample_format]
+        width = int(code[2:]) * raw.channels
         rest = b""
         while data := self._read(raw.rate_hz * width):
             if self.frames_read == 0:
@@ -290,7 +296,7 @@ class PcmSource(ReadSource):
             rest += data
             count = len(rest) // width
             if count:
-                yield _decode(rest[: count * width], raw.sample_format).reshape(count, raw.channels)
+                yield decode(rest[: count * width], code).reshape(count, raw.channels)
                 rest = rest[count * width :]
         if self._closed.is_set():
             return
@@ -353,21 +359,108 @@ def _file_chunks(
     return to_chunks(counted(blocks), file.rate_hz, rate_hz, str(file.path), chunk_samples)
 
 
-def _decode(data: bytes, sample_format: str) -> Samples:
-    """Return raw samples as floats in [-1, 1), scaled as libsndfile scales them."""
-    if sample_format == "s24le":
-        # The three bytes become the upper ones of 32 bits, which keeps the sign and the scale.
-        wide = np.zeros((len(data) // 3, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        data = wide.tobytes()
-    values = np.frombuffer(data, _DTYPES[sample_format])
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    scale = np.float32(2.0 ** (1 - 8 * values.itemsize))
-    return values.astype(np.float32) * scale
-
-
 def _refuse_sound_file(head: bytes) -> None:
     for signature, name in _FILE_SIGNATURES.items():
         if head.startswith(signature):
             raise SourceError(f"standard input: this is a {name} file, not raw samples; give its name instead of -")
+
+
+def to_chunks(
+    blocks: Iterable[Block], rate_hz: int, model_rate_hz: int, where: str, length: int | None = None
+) -> Iterator[AudioChunk]:
+    """Average the channels of blocks (frames, channels), resample, and number the samples.
+
+    Chunks have ``length`` samples, the last one fewer; None leaves them as they are. A block may be
+    overwritten after the next one is requested. Raises SourceError, naming ``where``, at a sample that is not a
+    number.
+    """
+    return _numbered(_resampled(_mono(blocks, rate_hz, where), rate_hz, model_rate_hz), length)
+
+
+class Resampler:
+    """Streaming resampler for mono sound; the result does not depend on how the sound is divided."""
+
+    def __init__(self, rate_hz: int, model_rate_hz: int) -> None:
+        """Take the rates of the input and of the output."""
+        # HQ takes as long as MQ here, and gives the bits of a whole clip that is resampled at once.
+        self._stream = soxr.ResampleStream(rate_hz, model_rate_hz, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: Samples) -> Samples:
+        """Process samples (n,) and return those that they complete; there may be none."""
+        result: Samples = self._stream.resample_chunk(samples)
+        return result
+
+    def flush(self) -> Samples:
+        """Return the rest, as if silence followed; nothing can be pushed behind it."""
+        result: Samples = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
+        return result
+
+
+def mean_of_channels(block: Block) -> Samples:
+    """Return the mean of a block's channels (frames, channels) as an array of its own."""
+    channels = block.shape[1]
+    mono = block[:, 0].copy()
+    for channel in range(1, channels):
+        mono += block[:, channel]
+    mono /= np.float32(channels)
+    return mono
+
+
+def _mono(blocks: Iterable[Block], rate_hz: int, where: str) -> Iterator[Samples]:
+    """Average the channels of each block; stop with SourceError at a sample that is not a number."""
+    position = 0
+    for block in blocks:
+        with np.errstate(all="ignore"):  # the comparison below finds what overflows
+            mono = mean_of_channels(block)
+            loudest = np.abs(mono).max(initial=0)
+        if loudest <= LOUDEST:
+            position += len(mono)
+            yield mono
+            continue
+        at = int(np.argmax(~(np.abs(mono) <= LOUDEST)))
+        yield mono[:at]
+        raise SourceError(
+            f"{where}: the sample at {(position + at) / rate_hz:.4f} s is {mono[at]:g}, which is not sound; "
+            "events up to there are given; repair or cut the recording"
+        )
+
+
+def _resampled(parts: Iterable[Samples], rate_hz: int, model_rate_hz: int) -> Iterator[Samples]:
+    """Resample parts; a SourceError is raised behind the resampler's tail."""
+    if rate_hz == model_rate_hz:
+        yield from parts
+        return
+    resampler = Resampler(rate_hz, model_rate_hz)
+    fault: SourceError | None = None
+    try:
+        for part in parts:
+            yield resampler.push(part)
+    except SourceError as error:
+        fault = error
+    yield resampler.flush()
+    if fault is not None:
+        raise fault
+
+
+def _numbered(parts: Iterable[Samples], length: int | None = None) -> Iterator[AudioChunk]:
+    """Cut parts into numbered chunks of ``length`` samples; None leaves the parts as they are.
+
+    Chunks of one length that fits the network's blocks of frames make replay fast. A SourceError is raised behind
+    the last chunk.
+    """
+    first = 0
+    pending = np.empty(0, np.float32)
+    fault: SourceError | None = None
+    try:
+        for part in parts:
+            pending = np.concatenate((pending, part)) if pending.size else part
+            size = length or max(1, pending.size)
+            while pending.size >= size:
+                yield AudioChunk(pending[:size], first)
+                first, pending = first + size, pending[size:]
+    except SourceError as error:
+        fault = error
+    if pending.size:
+        yield AudioChunk(pending, first)
+    if fault is not None:
+        raise fault

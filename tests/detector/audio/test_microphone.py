@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.audio.microphone import Segment
-from detector.audio.resampling import to_chunks
+from detector.audio.sources import to_chunks
 from detector.messages import AudioChunk, Samples
 
 
