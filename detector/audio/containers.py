@@ -365,9 +365,6 @@ class Encoded:
     """A part of a file in a compressed format, as libsndfile can decode it: without lengths, tags and joined parts."""
 
     kind = "OGG"
-    rate_hz: int | None = None
-    channels: int | None = None
-    """None where only the decoder knows."""
     frames: int | None = None
     """Frames that the part states to have; None where it leaves that open."""
     lead = padding = slack = 0
@@ -410,9 +407,7 @@ class FlacPart(Encoded):
         head = stream.peek(512)
         if in_ogg:
             head = head[27 + head[26] + 9 :]
-        bits = int.from_bytes(head[18:26].ljust(8, b"\0"), "big")
-        self.rate_hz, self.channels = bits >> 44, (bits >> 41 & 7) + 1
-        self.frames = bits & 0xF_FFFF_FFFF or None
+        self.frames = int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF or None
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the native stream, with a total of zero samples: it goes on to the end."""
@@ -455,7 +450,7 @@ def _length_behind(data: bytes) -> int:
     """Return how many bytes of tags the data end with."""
     count = 128 if data[-128:-125] == b"TAG" else 0
     footer = data[: len(data) - count][-32:]
-    if footer[:8] == b"APETAGEX":
+    if footer[:8] == b"APETAGEX" and len(footer) == 32:
         length, _, flags = struct.unpack_from("<III", footer, 12)
         count += length + (32 if flags & 0x8000_0000 else 0)
     return min(count, len(data))
@@ -529,7 +524,6 @@ class MpegPart(Encoded):
         if frame is None:
             raise ValueError("no frame of MPEG audio")
         self._kind, self.slack = frame.kind, frame.samples
-        self.rate_hz = frame.kind[2]
         if frame.kind[1] == 3:
             self.lead = _ENCODER_DELAY + _DECODER_DELAY
         self.frames_found = 0
@@ -542,7 +536,7 @@ class MpegPart(Encoded):
         if b"VBRI" in data[:40]:
             self.frames = int.from_bytes(data[50:54], "big") * frame.samples or None
             return
-        flags = data[frame.tag + 7]
+        flags = int.from_bytes(data[frame.tag + 4 : frame.tag + 8], "big")
         at = frame.tag + 8
         if flags & 1:
             self.frames = int.from_bytes(data[at : at + 4], "big") * frame.samples or None

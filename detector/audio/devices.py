@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from detector.audio.portaudio import Input
+from detector.audio.sources import Channel, Mixing
 from detector.errors import ConfigError, DeviceError
 
 PROC: Final = Path("/proc/asound")
@@ -106,7 +107,6 @@ RATES_HZ: Final = (48000, 44100, 32000, 16000, 8000, 96000)
 USUAL_RATES_HZ: Final = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000)
 MAX_CHANNELS: Final = 8
 """Maximum number of channels that are averaged."""
-Channel = Literal["mean", "left", "right"] | int
 
 _HARDWARE: Final = re.compile(r" \(hw:(\d+),(\d+)(?:,\d+)?\)(?: \{.*\})?$")
 _USB_ID: Final = re.compile(r"usb-id:[0-9a-f]{4}:[0-9a-f]{4}(:[A-Za-z0-9._-]+)?", re.IGNORECASE)
@@ -184,7 +184,7 @@ def choose_channels(channel: Channel, device: Device) -> Choice:
     if channel == "mean":
         # A sound server offers any number of channels; microphones have two at most.
         return Choice(min(device.channels, MAX_CHANNELS if device.is_hardware else 2), None)
-    column = {"left": 0, "right": 1}[channel] if isinstance(channel, str) else channel - 1
+    column = Mixing(channel).column or 0
     if column >= device.channels:
         plural = "" if device.channels == 1 else "s"
         raise DeviceError(f"{device.name} has {device.channels} channel{plural}; channel = {channel} is not there")

@@ -238,7 +238,7 @@ class SoundFileReader:
             return FlacPart(stream, in_ogg=False)
         if not head.startswith(b"OggS"):
             return None
-        is_flac = head[27 + head[26] :].startswith(b"\x7fFLAC")
+        is_flac = head[27 + sum(head[26:27]) :].startswith(b"\x7fFLAC")
         return FlacPart(stream, in_ogg=True) if is_flac else Encoded(stream)
 
     def _decoded(self, encoded: Encoded) -> _Part:

@@ -1,4 +1,4 @@
-"""Levels in dBFS, and the conditions that follow from them: silence, clipping, DC offset, a wrong rate.
+"""Levels in dBFS, and what follows from them: silence, clipping, DC offset, a wrong rate, a wrong scale, cancellation.
 
 Everything is counted in samples, in windows of a second. A condition begins and ends at different
 limits (hysteresis), and one that comes and goes needs to last longer each time before it is reported.
@@ -15,13 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.audio.live_source import SourceCondition
-from detector.messages import AudioChunk, ConditionName
+from detector.messages import AudioChunk, ConditionName, Samples
 
 FLOOR_DBFS: Final = -120.0
 """The level that silence is reported as."""
 FULL_SCALE: Final = 10 ** (-0.1 / 20)
 """Samples from here on (-0.1 dBFS) may be clipped."""
 
+LOUDEST: Final = 10 ** (30 / 20)
+"""30 dB over full scale: floats beyond it are integers that were not divided, or damage. A mix may reach some dB."""
+_DIVISORS: Final = {1 << 15: 16, 1 << 23: 24, 1 << 31: 32}
+"""Full scale of integers, and their bits."""
 _SHORTEST_RUN: Final = 3
 """So many consecutive samples at full scale are clipped; one or two may be a peak that just fits."""
 _LONG_WINDOWS: Final = 10
@@ -41,6 +45,10 @@ _OVER: Final[dict[ConditionName, str]] = {
 }
 _OFF_PACE: Final = (0.03, 0.015)
 """Relative deviation of the rate at which it is reported, and below which it is over; crystals keep to 0.001."""
+_CANCELLED_S: Final = 3
+_SOUNDING: Final = 1e-7
+"""Mean square from which on channels hold sound: -70 dBFS."""
+_CANCELLED: Final = 1e-2
 _PIECE_S: Final = 0.05
 _PIECES: Final = 400
 
@@ -53,6 +61,71 @@ def amplitude_dbfs(amplitude: float) -> float:
 def power_dbfs(power: float) -> float:
     """Return the level of a mean square, at least FLOOR_DBFS; 0 dBFS is a square wave at full scale."""
     return max(FLOOR_DBFS, 10 * math.log10(power)) if power > 0 else FLOOR_DBFS
+
+
+def find_fault(samples: NDArray[np.float32]) -> tuple[int, str] | None:
+    """Return where samples (n,) or frames (n, channels) are outside the scale of sound first, and why; None: nowhere.
+
+    Sound has numbers, at most 30 dB over full scale; the reason names the peak and what to divide by.
+    """
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(samples)
+    if sizes.max(initial=0) <= LOUDEST:
+        return None
+    if sizes.ndim > 1:
+        sizes = sizes.max(axis=1)  # NaN where any is
+    at = int(np.argmax(~(sizes <= LOUDEST)))
+    peak = float(np.max(sizes, where=np.isfinite(sizes), initial=0))
+    divisor = next((d for d in _DIVISORS if peak <= d), None)
+    if not np.isfinite(sizes[at]) or divisor is None:
+        return at, f"is {sizes[at]:g}, which is not sound"
+    over = f"is {sizes[at]:g}, {amplitude_dbfs(float(sizes[at])):.0f} dB over full scale"
+    return at, f"{over}, and the peak {peak:g}: divide samples of {_DIVISORS[divisor]}-bit scale by {divisor}"
+
+
+class CancellationCheck:
+    """Whether the mean of channels lies 20 dB or more below them: they cancel, as where one wire is swapped."""
+
+    def __init__(self, rate_hz: int) -> None:
+        """Take the rate of the frames."""
+        self._rate_hz = rate_hz
+        self._frames = 0
+        self._energy = self._mean_energy = 0.0
+        self._sounding = self._cancelled = 0
+        self._lost_db = 0.0
+        self._reported = False
+
+    def push(self, frames: NDArray[np.float32], mean: Samples) -> float | None:
+        """Process frames (n, channels) and their mean (n,); return the decibels lost, once, if they cancel for 3 s."""
+        self._energy += float(np.einsum("ij,ij->", frames, frames)) / frames.shape[1]
+        self._mean_energy += float(np.einsum("i,i->", mean, mean))
+        self._frames += len(frames)
+        if self._frames < self._rate_hz:
+            return None
+        self._evaluate(frames.shape[1])
+        return self._report(self._cancelled >= _CANCELLED_S)
+
+    def end(self, channels: int) -> float | None:
+        """Return the decibels lost where shorter sound cancelled all the time, and that was not returned before."""
+        if self._frames:
+            self._evaluate(channels)
+        return self._report(0 < self._cancelled == self._sounding)
+
+    def _report(self, cancels: bool) -> float | None:
+        if self._reported or not cancels:
+            return None
+        self._reported = True
+        return self._lost_db
+
+    def _evaluate(self, channels: int) -> None:
+        """Evaluate the window that is full: independent channels lose 10 lg(channels) dB as well."""
+        if self._energy > _SOUNDING * self._frames:
+            self._sounding += 1
+            cancels = self._mean_energy <= self._energy * _CANCELLED * min(1, 2 / channels)
+            self._cancelled = self._cancelled + 1 if cancels else 0
+            self._lost_db = 10 * math.log10(self._energy / max(self._mean_energy, 1e-12 * self._energy))
+        self._frames = 0
+        self._energy = self._mean_energy = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detector.audio import portaudio
 from detector.audio.capture import Block, BlockQueue, Stream, StreamFormat, Supervisor, now_s
 from detector.audio.devices import Device, check_selector, choose_channels, find, identify, rates_to_try, read_cards
-from detector.audio.levels import Checks, Level
+from detector.audio.levels import LOUDEST, Checks, Level
 from detector.audio.live_source import (
     AudioBlock,
     AudioGap,
@@ -26,7 +26,7 @@ from detector.audio.live_source import (
     SourceStats,
 )
 from detector.audio.portaudio import within
-from detector.audio.sources import LOUDEST, Resampler, mean_of_channels
+from detector.audio.sources import Resampler, mean_of_channels
 from detector.config.sections import Audio
 from detector.errors import DeviceError
 from detector.messages import AudioChunk, ConditionName, GapCause, Samples

@@ -7,6 +7,7 @@ that came before it, so that a fault loses no sound that can be used.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import select
@@ -16,19 +17,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Generic, TypeVar
+from typing import BinaryIO, Final, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import soxr
 
 from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Block, SoundFileReader, decode
-from detector.audio.levels import Levels
+from detector.audio.levels import CancellationCheck, Levels, find_fault
 from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Samples
 
-LOUDEST: Final = 1e12
-"""Larger than full scale of any integer format: samples beyond it are damage."""
+_log: Final = logging.getLogger(__name__)
 _MAX_CHANNELS: Final = 1024
 _CODES: Final = {"s16le": "<i2", "s24le": "<i3", "s32le": "<i4", "f32le": "<f4"}
 PCM_FORMATS: Final = tuple(_CODES)
@@ -55,7 +55,41 @@ _PIECE_MS: Final = 40
 _T = TypeVar("_T")
 
 
-def read_chunks(path: Path | str, rate_hz: int, chunk_samples: int | None = None) -> Generator[AudioChunk, None, None]:
+Channel: TypeAlias = Literal["mean", "left", "right"] | int
+"""The mean of all channels, or one of them; numbers count from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """How channels become one, and what reports that the result is nearly silent."""
+
+    channel: Channel = "mean"
+    warn: Callable[[str], None] = _log.warning
+
+    @property
+    def column(self) -> int | None:
+        """Index of the channel to use; None for the mean of all."""
+        if isinstance(self.channel, int):
+            return self.channel - 1
+        return {"mean": None, "left": 0, "right": 1}[self.channel]
+
+    def used(self, block: Block, where: str) -> Block:
+        """Return the channels of a block (frames, channels) that are used; raises SourceError where it has too few."""
+        column, channels = self.column, block.shape[1]
+        if column is None:
+            return block
+        if column >= channels:
+            plural = "" if channels == 1 else "s"
+            raise SourceError(f"{where}: has {channels} channel{plural}; --channel {self.channel} is not there")
+        return block[:, column : column + 1]
+
+
+MEAN: Final = Mixing()
+
+
+def read_chunks(
+    path: Path | str, rate_hz: int, chunk_samples: int | None = None, *, mixing: Mixing = MEAN
+) -> Generator[AudioChunk, None, None]:
     """Yield a sound file as mono chunks at a rate, in the caller's thread; ``FileSource`` emits the same chunks.
 
     Chunks have ``chunk_samples`` samples (default: one second), the last one fewer. Raises SourceError where the
@@ -63,12 +97,12 @@ def read_chunks(path: Path | str, rate_hz: int, chunk_samples: int | None = None
     can be used, where it is damaged or cut off, or at a sample that is not a number.
     """
     with closing(SoundFileReader(Path(path))) as file:
-        yield from _file_chunks(file, rate_hz, chunk_samples or rate_hz)
+        yield from _file_chunks(file, rate_hz, chunk_samples or rate_hz, mixing)
 
 
-def read_sound(path: Path | str, rate_hz: int) -> Samples:
+def read_sound(path: Path | str, rate_hz: int, *, mixing: Mixing = MEAN) -> Samples:
     """Return a whole file as mono samples (n,) at a rate; for short sounds. Raises SourceError as ``read_chunks``."""
-    return np.concatenate([chunk.samples for chunk in read_chunks(path, rate_hz)])
+    return np.concatenate([chunk.samples for chunk in read_chunks(path, rate_hz, mixing=mixing)])
 
 
 class Reader(threading.Thread, Generic[_T]):
@@ -207,7 +241,7 @@ class ReadSource:
 class FileSource(ReadSource):
     """A sound file of any length: channels averaged, resampled, cut into chunks."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one option each
         self,
         path: Path | str,
         model_rate_hz: int,
@@ -215,6 +249,7 @@ class FileSource(ReadSource):
         *,
         real_time: bool = False,
         loop: bool = False,
+        mixing: Mixing = MEAN,
     ) -> None:
         """Start reading. ``chunk_samples``: length of the chunks at the model's rate (default: one second).
 
@@ -222,7 +257,7 @@ class FileSource(ReadSource):
         the file; positions count on. Errors are those of ``read_chunks``, raised by ``take``.
         """
         self._path, self._chunk_samples = Path(path), chunk_samples or model_rate_hz
-        self._real_time, self._loop = real_time, loop
+        self._real_time, self._loop, self._mixing = real_time, loop, mixing
         super().__init__(str(path), model_rate_hz)
 
     def _chunks(self) -> Generator[AudioChunk, None, None]:
@@ -236,7 +271,7 @@ class FileSource(ReadSource):
             with closing(SoundFileReader(self._path)) as file:
                 self.channels, self.frames_total = file.channels, file.frames_total
                 self.source_rate_hz = file.rate_hz
-                for chunk in _file_chunks(file, self._model_rate_hz, self._chunk_samples, self._counted):
+                for chunk in _file_chunks(file, self._model_rate_hz, self._chunk_samples, self._mixing, self._counted):
                     end = first + chunk.first_sample + len(chunk.samples)
                     yield AudioChunk(chunk.samples, first + chunk.first_sample)
             if not self._loop:
@@ -258,12 +293,12 @@ class RawFormat:
 class PcmSource(ReadSource):
     """Raw interleaved samples from a pipe or file: chunks are passed on as they arrive, about a second at most."""
 
-    def __init__(self, stream: int | BinaryIO, raw: RawFormat, model_rate_hz: int) -> None:
+    def __init__(self, stream: int | BinaryIO, raw: RawFormat, model_rate_hz: int, mixing: Mixing = MEAN) -> None:
         """Start reading a descriptor or binary stream, which stays open.
 
-        Raises ConfigError for an impossible rate, format or number of channels. ``take`` raises SourceError where
-        the stream begins as a sound file does; and, behind the last chunk, where it was empty, ended within a
-        frame, or held a sample that is not a number.
+        Raises ConfigError for an impossible rate, format, channel or number of channels. ``take`` raises SourceError
+        where the stream begins as a sound file does; and, behind the last chunk, where it was empty, ended within a
+        frame, or held a sample that cannot be sound.
         """
         if raw.sample_format not in _CODES:
             raise ConfigError(f"raw samples: unknown format {raw.sample_format!r}; use {', '.join(PCM_FORMATS)}")
@@ -271,7 +306,11 @@ class PcmSource(ReadSource):
             raise ConfigError(f"raw samples: rate {raw.rate_hz} Hz is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
         if not 1 <= raw.channels <= _MAX_CHANNELS:
             raise ConfigError(f"raw samples: {raw.channels} channels are not possible; use 1 to {_MAX_CHANNELS}")
-        self._raw = raw
+        if (mixing.column or 0) >= raw.channels:
+            raise ConfigError(
+                f"raw samples: channel {mixing.channel} is not there, they have {raw.channels}; check --channels"
+            )
+        self._raw, self._mixing = raw, mixing
         self._closed = threading.Event()
         self._read = self._read_function(stream)
         super().__init__("stdin", model_rate_hz)
@@ -283,7 +322,8 @@ class PcmSource(ReadSource):
 
     def _chunks(self) -> Generator[AudioChunk, None, None]:
         self.source_rate_hz, self.channels = self._raw.rate_hz, self._raw.channels
-        yield from to_chunks(self._counted(self._blocks()), self._raw.rate_hz, self._model_rate_hz, "standard input")
+        blocks = self._counted(self._blocks())
+        yield from to_chunks(blocks, self._raw.rate_hz, self._model_rate_hz, "standard input", mixing=self._mixing)
 
     def _blocks(self) -> Iterator[Block]:
         raw = self._raw
@@ -352,11 +392,12 @@ def _file_chunks(
     file: SoundFileReader,
     rate_hz: int,
     chunk_samples: int,
+    mixing: Mixing,
     counted: Callable[[Iterable[Block]], Iterator[Block]] = iter,
 ) -> Iterator[AudioChunk]:
     """Yield the chunks of an open file; ``counted`` sees its blocks on their way."""
     blocks = file.blocks(-(-chunk_samples * file.rate_hz // rate_hz))
-    return to_chunks(counted(blocks), file.rate_hz, rate_hz, str(file.path), chunk_samples)
+    return to_chunks(counted(blocks), file.rate_hz, rate_hz, str(file.path), chunk_samples, mixing=mixing)
 
 
 def _refuse_sound_file(head: bytes) -> None:
@@ -365,16 +406,22 @@ def _refuse_sound_file(head: bytes) -> None:
             raise SourceError(f"standard input: this is a {name} file, not raw samples; give its name instead of -")
 
 
-def to_chunks(
-    blocks: Iterable[Block], rate_hz: int, model_rate_hz: int, where: str, length: int | None = None
+def to_chunks(  # noqa: PLR0913 - both rates, what to do, and a name for errors
+    blocks: Iterable[Block],
+    rate_hz: int,
+    model_rate_hz: int,
+    where: str,
+    length: int | None = None,
+    *,
+    mixing: Mixing = MEAN,
 ) -> Iterator[AudioChunk]:
-    """Average the channels of blocks (frames, channels), resample, and number the samples.
+    """Mix the channels of blocks (frames, channels), resample, and number the samples.
 
     Chunks have ``length`` samples, the last one fewer; None leaves them as they are. A block may be
     overwritten after the next one is requested. Raises SourceError, naming ``where``, at a sample that is not a
-    number.
+    number or far beyond full scale, and where the wanted channel is missing.
     """
-    return _numbered(_resampled(_mono(blocks, rate_hz, where), rate_hz, model_rate_hz), length)
+    return _numbered(_resampled(_mono(blocks, rate_hz, where, mixing), rate_hz, model_rate_hz), length)
 
 
 class Resampler:
@@ -406,23 +453,34 @@ def mean_of_channels(block: Block) -> Samples:
     return mono
 
 
-def _mono(blocks: Iterable[Block], rate_hz: int, where: str) -> Iterator[Samples]:
-    """Average the channels of each block; stop with SourceError at a sample that is not a number."""
-    position = 0
+def _mono(blocks: Iterable[Block], rate_hz: int, where: str, mixing: Mixing) -> Iterator[Samples]:
+    """Mix each block to one channel; stop with SourceError at a sample that cannot be sound."""
+    position, channels = 0, 0
+    check = CancellationCheck(rate_hz)
     for block in blocks:
-        with np.errstate(all="ignore"):  # the comparison below finds what overflows
-            mono = mean_of_channels(block)
-            loudest = np.abs(mono).max(initial=0)
-        if loudest <= LOUDEST:
-            position += len(mono)
-            yield mono
-            continue
-        at = int(np.argmax(~(np.abs(mono) <= LOUDEST)))
-        yield mono[:at]
-        raise SourceError(
-            f"{where}: the sample at {(position + at) / rate_hz:.4f} s is {mono[at]:g}, which is not sound; "
-            "events up to there are given; repair or cut the recording"
-        )
+        channels = block.shape[1]
+        used = mixing.used(block, where)
+        if fault := find_fault(used):
+            at, reason = fault
+            yield mean_of_channels(used[:at])
+            raise SourceError(
+                f"{where}: the sample at {(position + at) / rate_hz:.4f} s {reason}; "
+                "events up to there are given; repair or cut the recording"
+            )
+        position += len(block)
+        mono = mean_of_channels(used)
+        if used.shape[1] > 1 and (lost_db := check.push(used, mono)) is not None:
+            mixing.warn(_cancellation(where, lost_db))
+        yield mono
+    if (lost_db := check.end(channels)) is not None:
+        mixing.warn(_cancellation(where, lost_db))
+
+
+def _cancellation(where: str, lost_db: float) -> str:
+    return (
+        f"{where}: the channels cancel each other, their mean is {lost_db:.0f} dB below them: one may have its wires "
+        "swapped; use a single one (--channel left, or audio.channel in the configuration)"
+    )
 
 
 def _resampled(parts: Iterable[Samples], rate_hz: int, model_rate_hz: int) -> Iterator[Samples]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from detector.audio.files import sounds_below
 from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
-from detector.audio.sources import FileSource
+from detector.audio.sources import MEAN, FileSource, Mixing
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Scores
 from detector.pipeline import Detector
@@ -220,26 +220,30 @@ class ScoreStore:
 class Measurement:
     """Passes sound to a detector and stores the scores."""
 
-    def __init__(self, detector: Detector, store: ScoreStore, signals: SignalHandler) -> None:
-        """Take a detector with a fresh state; a signal ends a measurement, with the scores so far stored."""
-        self._detector, self._store, self._signals = detector, store, signals
+    def __init__(self, detector: Detector, store: ScoreStore, signals: SignalHandler, mixing: Mixing = MEAN) -> None:
+        """Take a detector with a fresh state; a signal ends a measurement, with the scores so far stored.
+
+        ``mixing`` is that of files.
+        """
+        self._detector, self._store, self._signals, self._mixing = detector, store, signals, mixing
         self._rate_hz = detector.sample_rate_hz
 
     def is_measured(self, path: Path) -> bool:
         """Return whether a file was measured to its end."""
-        return self._store.measured_to(_identity(path)) is None
+        return self._store.measured_to(_identity(path, self._mixing)) is None
 
     def measure_file(self, path: Path, label: str | None, advance: Advance) -> None:
         """Measure a file from where it was left; ``label``: it is a recording of that class.
 
         Raises SourceError, after all usable sound, if the file is missing or damaged.
         """
-        source_id = _identity(path)
+        source_id = _identity(path, self._mixing)
         begin = self._store.measured_to(source_id)
         if begin is None:
             return
         self._store.begin(source_id, label)
-        with closing(FileSource(path, self._rate_hz, self._detector.chunk_samples)) as source:
+        length = self._detector.chunk_samples
+        with closing(FileSource(path, self._rate_hz, length, mixing=self._mixing)) as source:
 
             def process(event: SourceEvent, begin: int = begin) -> None:
                 if isinstance(event, AudioBlock):
@@ -312,11 +316,12 @@ def check_labels(labels: Iterable[str], detector: Detector, option: str) -> None
             raise ConfigError(f"{option}: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
 
 
-def _identity(path: Path) -> str:
-    """Return a key of a file's content: its path, size and time of change."""
+def _identity(path: Path, mixing: Mixing) -> str:
+    """Return a key of a file's content: its path, size and time of change, and the channel where it is a single one."""
     try:
         status = path.stat()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SourceError(f"{path}: cannot be opened ({reason}); check the name and the permissions") from error
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    channel = "" if mixing.column is None else f" channel {mixing.column + 1}"
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}{channel}"

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from detector.audio.sources import Mixing
 from detector.calibration.choose import RULE, choose, count, hours_needed, promise
 from detector.calibration.measure import Advance, Measurement, ScoreStore, check_labels, sound_files
 from detector.calibration.report import Outcome, as_json, as_text, fragment_path, write_fragment
@@ -20,6 +21,7 @@ from detector.cli.program import (
     json_option,
     model_option,
     only_option,
+    parse_channel,
     print_error,
     print_json,
     print_status,
@@ -50,6 +52,10 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 @click.command()
 @click.argument("places", metavar="[FILE|FOLDER]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--device", help="A device as snn-detect devices lists it; default: the configuration's.")
+@click.option(
+    "--channel",
+    help="Channel to use: mean, left, right, or a number from 1; default: the configuration's, of files the mean.",
+)
 @click.option(
     "--hours",
     type=click.FloatRange(min=0, max=1000),
@@ -115,6 +121,7 @@ class CalibrateOptions:
     places: tuple[Path, ...]
     """Files and folders of background; empty for live sound."""
     device: str | None
+    channel: str | None
     hours: float | None
     """Hours to measure; None: as many as the promise takes."""
     targets: tuple[tuple[str, Path], ...]
@@ -139,6 +146,7 @@ class Calibrator:
         self._options, self._signals = options, signals
         overrides = {
             "audio.device": options.device,
+            "audio.channel": options.channel,
             "model.path": options.model,
             "listening.only": list(options.only),
         }
@@ -153,7 +161,8 @@ class Calibrator:
         if options.scores is not None and not options.scores.absolute().parent.is_dir():
             raise ConfigError(f"{options.scores}: there is no folder {options.scores.parent}; create it first")
         self._store = ScoreStore(options.scores, self._detector)
-        self._measurement = Measurement(self._detector, self._store, signals)
+        mixing = Mixing(parse_channel(options.channel))
+        self._measurement = Measurement(self._detector, self._store, signals, mixing)
 
     def close(self) -> None:
         """Write pending scores and close their file."""

@@ -23,6 +23,8 @@ from detector.errors import DetectorError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from detector.audio.sources import Channel
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70
 _REFRESH_S = 0.1
@@ -89,6 +91,24 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[_Command], _Command]
     return add
 
 
+_CHANNELS: Final[dict[str, Channel]] = {"mean": "mean", "left": "left", "right": "right"}
+_DIGITS: Final = 5
+
+
+def parse_channel(text: str | None) -> Channel:
+    """Return the channel that an option names; raises click.BadParameter where it can be none."""
+    if text is None or text in _CHANNELS:
+        return _CHANNELS[text or "mean"]
+    if text.isascii() and text.isdecimal() and len(text) < _DIGITS and int(text) > 0:
+        return int(text)
+    raise click.BadParameter(f"--channel {text}: use mean, left, right, or a number from 1")
+
+
+channel_option = click.option(
+    "--channel",
+    callback=lambda _ctx, _param, text: parse_channel(text),
+    help="Channel to use: mean, left, right, or a number from 1.  [default: mean]",
+)
 _RAW: Final = ("rate", "sample_format", "channels")
 
 

@@ -21,6 +21,7 @@ import click
 
 from detector.cli.program import (
     Gauge,
+    channel_option,
     check_raw_options,
     model_option,
     only_option,
@@ -37,7 +38,7 @@ from detector.system import STDIN, replace_file, write_text
 
 if TYPE_CHECKING:
     from detector.audio.live_source import SourceEvent
-    from detector.audio.sources import ReadSource
+    from detector.audio.sources import Channel, ReadSource
     from detector.messages import Event, Samples, Scores
     from detector.pipeline import Detector
 
@@ -74,6 +75,7 @@ class _Moment(_Type):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
 @click.option("--realtime", is_flag=True, help="Read the sound in real time, as from a microphone.")
 @raw_options
+@channel_option
 @click.option("--scores", type=click.Path(path_type=Path), help="Write the scores of every frame to this .npz file.")
 @click.option(
     "--picture",
@@ -289,6 +291,7 @@ class Options:
     sample_format: str = "s16le"
     channels: int = 1
     """Rate in Hz, format and channels of raw samples."""
+    channel: Channel = "mean"
     start_time: datetime | None = None
     """Time of day of the first sample."""
     scores: Path | None = None
@@ -328,6 +331,7 @@ class Replay:
         self._sink = _sink(as_json=options.as_json)
         self._seq = 0
         self._sounds = 0
+        self._warnings: list[str] = []
 
     def run(self) -> int:
         """Replay all files and return the exit code; an error of one file is printed, and the next one follows."""
@@ -371,6 +375,7 @@ class Replay:
                 notes.on_chunk(event.chunk.samples)
                 self._publish(*self._detector.process(event.chunk.samples), stream, notes)
                 self._gauge.advance(source.frames_read, total=source.frames_total)
+                self._print_warnings()
 
         fault: SourceError | None = None
         try:
@@ -378,7 +383,14 @@ class Replay:
         except SourceError as error:
             fault = error
         self._publish(*self._detector.finish(), stream, notes)
+        self._print_warnings()
         return fault
+
+    def _print_warnings(self) -> None:
+        while self._warnings:
+            warning = self._warnings.pop(0)
+            if not self._options.quiet:
+                self._gauge.print_line(f"snn-detect: warning: {warning}")
 
     def _publish(self, scores: Scores, events: Iterable[Event], stream: StreamInfo, notes: FileNotes) -> None:
         notes.evaluate(scores)
@@ -395,14 +407,16 @@ class Replay:
                 self._sink.write(record)
 
     def _open(self, name: str) -> ReadSource:
-        from detector.audio.sources import FileSource, PcmSource, RawFormat
+        from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
 
+        mixing = Mixing(self._options.channel, self._warnings.append)
         if name == STDIN:
             if sys.stdin.isatty():
                 raise ConfigError("standard input is a terminal; pipe raw samples into it, or name a file")
             raw = RawFormat(self._options.rate, self._options.sample_format, self._options.channels)
-            return PcmSource(sys.stdin.buffer, raw, self._rate_hz)
-        return FileSource(name, self._rate_hz, self._detector.chunk_samples, real_time=self._options.realtime)
+            return PcmSource(sys.stdin.buffer, raw, self._rate_hz, mixing)
+        real_time, length = self._options.realtime, self._detector.chunk_samples
+        return FileSource(name, self._rate_hz, length, real_time=real_time, mixing=mixing)
 
     def _stream(self, name: str) -> StreamInfo:
         manifest = self._detector.manifest

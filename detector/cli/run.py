@@ -16,6 +16,7 @@ from detector.cli.program import (
     check_raw_options,
     model_option,
     only_option,
+    parse_channel,
     print_error,
     print_status,
     raw_options,
@@ -211,8 +212,8 @@ def _run(service: Service) -> int:
 
 
 def _replay(ctx: click.Context, options: Mapping[str, Any]) -> None:
-    if options["channel"] is not None or options["tee"] is not None:
-        raise click.UsageError("--channel and --tee are for live sound; a file is replayed as it is.")
+    if options["tee"] is not None:
+        raise click.UsageError("--tee is for live sound; a file is replayed as it is.")
     with SignalHandler() as signals:
         from detector.cli.replay import Options, Replay
 
@@ -224,5 +225,6 @@ def _replay(ctx: click.Context, options: Mapping[str, Any]) -> None:
             only=options["only"],
             thresholds=options["thresholds"],
             quiet=options["quiet"],
+            channel=parse_channel(options["channel"]),
         )
         ctx.exit(Replay(asked, signals).run())

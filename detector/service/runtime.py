@@ -18,7 +18,8 @@ import soundfile
 
 from detector import __version__
 from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
-from detector.audio.sources import FileSource, PcmSource, RawFormat
+from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
+from detector.system import STDIN
 from detector.config.sections import Audio
 from detector.config.settings import Settings
 from detector.errors import ConfigError, DetectorError, SourceError
@@ -102,13 +103,14 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
     if run_options.plays_file:
         if Path(audio.device).is_fifo():  # it could not be repeated, and would block until there is a writer
             raise SourceError(f"{audio.device}: is a pipe, not a file; read it with snn-detect replay")
-        return FileSource(audio.device, model_rate_hz, real_time=True, loop=run_options.loop)
+        return FileSource(
+            audio.device, model_rate_hz, real_time=True, loop=run_options.loop, mixing=Mixing(audio.channel)
+        )
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
-        if audio.channel != "mean":
-            raise ConfigError("audio.channel: raw samples on standard input are always mixed to the mean of channels")
-        return PcmSource(0, run_options.raw or RawFormat(audio.rate_hz or model_rate_hz), model_rate_hz)
+        raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
+        return PcmSource(0, raw, model_rate_hz, Mixing(audio.channel))
     if os.sep in audio.device and Path(audio.device).is_file():
         raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
     from detector.audio.microphone import Microphone
@@ -119,12 +121,14 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
 def is_same_pipe(before: Audio, after: Audio) -> bool:
     """Return whether both read standard input, which cannot be opened again.
 
-    Raises ConfigError where its rate changes.
+    Raises ConfigError where its rate or channel changes.
     """
     if not before.device == after.device == STDIN:
         return False
     if before.rate_hz != after.rate_hz:
         raise ConfigError("audio.rate_hz: raw samples on standard input cannot change their rate; restart to change it")
+    if before.channel != after.channel:
+        raise ConfigError("audio.channel: that of raw samples on standard input changes with a restart")
     return True
 
 

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from tqdm import tqdm
 
+from detector.audio.sources import Channel, Mixing
 from detector.errors import ConfigError
 from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Samples
@@ -66,11 +67,23 @@ class AdaptOptions:
     examples: int
     """Number of examples to draw."""
     epochs: int
+    channel: Channel = "mean"
+    """Channel of the recordings of the new classes and of the background."""
 
     @property
     def folders(self) -> dict[str, Path]:
         """The folder of each new class, by its label."""
         return dict(self.classes)
+
+    @property
+    def negatives(self) -> tuple[Path | None, Path | None, Path | None]:
+        """Background, material and data."""
+        return self.background, self.material, self.data
+
+    @property
+    def mixing(self) -> Mixing:
+        """How channels of the user's recordings become one."""
+        return Mixing(self.channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +120,8 @@ def adapt(options: AdaptOptions) -> AdaptResult:
     if not options.out.absolute().parent.is_dir():
         raise ConfigError(f"{options.out}: there is no folder {options.out.parent}; make it first")
     rate_hz = manifest.features.sample_rate_hz
-    positives = positive_sounds(options.folders, rate_hz)
-    negatives = negative_sounds(rate_hz, options.seed, options.background, options.material, options.data)
+    positives = positive_sounds(options.folders, rate_hz, options.mixing)
+    negatives = negative_sounds(rate_hz, options.seed, *options.negatives, options.mixing)
     recipe = _recipe(manifest, options)
     examples = _make_examples(options, positives, negatives, recipe)
     with tempfile.TemporaryDirectory(dir=options.out.absolute().parent) as folder:

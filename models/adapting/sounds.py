@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 
 from detector.audio.files import sounds_below
-from detector.audio.sources import read_sound
+from detector.audio.sources import MEAN, Mixing, read_sound
 from detector.errors import ConfigError, SourceError
 from detector.messages import Samples
 from models import DEMO_SCENE
@@ -60,7 +60,7 @@ def check_labels(wanted: Sequence[str], taken: Sequence[str]) -> None:
             raise ConfigError(f"label {label!r}: the model has that class already; choose another name")
 
 
-def positive_sounds(folders: Mapping[str, Path], rate_hz: int) -> SoundSet:
+def positive_sounds(folders: Mapping[str, Path], rate_hz: int, mixing: Mixing = MEAN) -> SoundSet:
     """Read the recordings of each new class, with folds that keep cuts of one recording together.
 
     Recordings that cannot be used are left out, with a line each. Raises SourceError for a folder that is missing or
@@ -69,7 +69,7 @@ def positive_sounds(folders: Mapping[str, Path], rate_hz: int) -> SoundSet:
     found = SoundSet()
     for label, folder in folders.items():
         listing = read_class(folder, label)
-        clips, waves, problems = load_good_clips(listing.clips, rate_hz)
+        clips, waves, problems = load_good_clips(listing.clips, rate_hz, mixing=mixing)
         problems = [*listing.problems, *problems]
         if len(clips) < MIN_CLIPS:
             first = f"; the first problem: {problems[0]}" if problems else ""
@@ -81,10 +81,17 @@ def positive_sounds(folders: Mapping[str, Path], rate_hz: int) -> SoundSet:
     return found
 
 
-def negative_sounds(
-    rate_hz: int, seed: int, background: Path | None, material: Path | None, data: Path | None
+def negative_sounds(  # noqa: PLR0913 - where sounds come from
+    rate_hz: int,
+    seed: int,
+    background: Path | None,
+    material: Path | None,
+    data: Path | None,
+    mixing: Mixing = MEAN,
 ) -> SoundSet:
     """Collect negatives: computed noises, the demo scene, and the given background, material and data.
+
+    ``mixing`` is that of the background, which the user recorded.
 
     Raises SourceError for a path that is missing or has no sound.
     """
@@ -92,7 +99,7 @@ def negative_sounds(
     found.add(*_pieces(_noises(rate_hz, seed), "computed noises"))
     found.add(*_pieces(_cut(read_sound(DEMO_SCENE, rate_hz), rate_hz), "demo scene"))
     if background is not None:
-        found.add(*_pieces(_background(background, rate_hz), "background"))
+        found.add(*_pieces(_background(background, rate_hz, mixing), "background"))
     clips = [] if material is None else _of_material(material)
     clips += [] if data is None else _of_data(data)
     if clips:
@@ -122,7 +129,7 @@ def _cut(wave: Samples, rate_hz: int) -> Iterator[Samples]:
     yield from (wave[at : at + size] for at in range(0, max(1, wave.size - size // 2), size))
 
 
-def _background(place: Path, rate_hz: int) -> Iterator[Samples]:
+def _background(place: Path, rate_hz: int, mixing: Mixing) -> Iterator[Samples]:
     """Yield pieces of the recordings of a file or folder, at most half an hour, evenly over all of them."""
     files = list(sounds_below(place)) if place.is_dir() else [place]
     if not files:
@@ -130,7 +137,7 @@ def _background(place: Path, rate_hz: int) -> Iterator[Samples]:
     limit = int(_MAX_BACKGROUND_S / _PIECE_S)
     share = max(1, limit // len(files))
     for path in files[:: max(1, -(-len(files) // limit))]:
-        pieces = list(_cut(read_sound(path, rate_hz), rate_hz))
+        pieces = list(_cut(read_sound(path, rate_hz, mixing=mixing), rate_hz))
         yield from pieces[:: max(1, -(-len(pieces) // share))]
 
 

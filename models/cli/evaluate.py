@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from detector.cli.program import renamed_option
+from detector.cli.program import channel_option, renamed_option
 from detector.errors import ConfigError
 from models import RECIPES, RESULTS
 from models.cli.options import PATH, RenamedChoice, check_folders, pair, processes_option
@@ -19,6 +19,7 @@ from models.files import write_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from detector.audio.sources import Channel, Mixing
     from detector.network import Model
     from models.evaluation.inference import ScenePredictions
     from models.evaluation.matching import Curve, Outcome
@@ -174,6 +175,7 @@ def tune_events(  # noqa: PLR0913 - one option each
 @click.option(
     "--unknown", default=0.2, show_default=True, type=click.FloatRange(0, 1), help="Share of out-of-class sounds."
 )
+@channel_option
 @click.option("--segment", default=300.0, show_default=True, help="Seconds between changes of the background.")
 @renamed_option("--stretch", "--segment")
 @click.option("--stream", default=3600.0, show_default=True, help="Seconds per file, which is a stream of its own.")
@@ -186,6 +188,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     fold: int,
     half: str | None,
     added: tuple[str, ...],
+    channel: Channel,
     soundfont: Path | None,
     hours: float,
     seed: int,
@@ -201,6 +204,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     rendered: str,
 ) -> None:
     """Make long streams with reference annotations, of sounds the model was not trained on, in the new folder OUT."""
+    from detector.audio.sources import Mixing
     from detector.network import load_model
     from models.recipe import load_recipe
     from models.scenes.mixing import SceneMetadata, write_scenes
@@ -211,7 +215,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     manifest = model.manifest
     _check_lengths(level, segment, stream)
     wanted = HeldOut(data, load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), fold, half) if data else None
-    bank = _sound_bank(model, wanted, added, seed, soundfont, rendered)
+    bank = _sound_bank(model, wanted, added, Mixing(channel), seed, soundfont, rendered)
     options = PlanOptions(
         hours=hours,
         seed=seed,
@@ -293,6 +297,7 @@ def _sound_bank(  # noqa: PLR0913 - where sounds come from
     model: Model,
     wanted: HeldOut | None,
     added: tuple[str, ...],
+    mixing: Mixing,
     seed: int,
     soundfont: Path | None,
     rendered: str,
@@ -310,7 +315,7 @@ def _sound_bank(  # noqa: PLR0913 - where sounds come from
     check_not_trained_on(manifest, [Path(folder) for _, folder in folders], wanted)
     sounds, problems = held_out_sounds(manifest, wanted, rate_hz) if wanted else ([], [])
     for label, folder in folders:
-        found, faults = folder_sounds(None if label == OUT_OF_CLASS else label, Path(folder), rate_hz)
+        found, faults = folder_sounds(None if label == OUT_OF_CLASS else label, Path(folder), rate_hz, mixing)
         sounds += found
         problems += faults
     report_problems(problems)

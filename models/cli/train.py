@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from detector.cli.program import renamed_option
+from detector.cli.program import channel_option, renamed_option
 from detector.errors import ConfigError
 from models import RECIPES
 from models.cli.options import (
@@ -22,6 +22,9 @@ from models.cli.options import (
     use_threads,
 )
 from models.console import report_problems
+
+if TYPE_CHECKING:
+    from detector.audio.sources import Channel
 
 _EXAMPLES: Final = 2400
 _EPOCHS: Final = 8
@@ -217,6 +220,7 @@ def tune(held_out: tuple[tuple[Path, int], ...], data: Path, false_rate: float, 
 @click.option("--replace", is_flag=True, help="Remove the old classes.")
 @click.option("--out", type=PATH, help="Model file to write; default: MODEL's name followed by the labels, here.")
 @click.option("--category", default="things", show_default=True, help="Category of the new classes.")
+@channel_option
 @click.option("--background", type=PATH, help="Recordings of the place without the new sounds: a file or a folder.")
 @material_option
 @click.option("--data", type=PATH, help="Folder of recordings in the layout of snn-train fit, as negatives.")
@@ -228,6 +232,7 @@ def adapt(  # noqa: PLR0913 - one option each
     replace: bool,
     out: Path | None,
     category: str,
+    channel: Channel,
     background: Path | None,
     material: Path | None,
     data: Path | None,
@@ -252,6 +257,7 @@ def adapt(  # noqa: PLR0913 - one option each
         category=category,
         replace=replace,
         background=background,
+        channel=channel,
         material=material,
         data=data,
         seed=seed,

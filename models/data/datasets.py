@@ -13,13 +13,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.audio.files import SoundFileReader, is_sound_name
-from detector.audio.sources import read_sound
+from detector.audio.sources import MEAN, Mixing, read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import DataSource
 from models import RECIPES
@@ -160,7 +161,7 @@ def read_classes(data: Path, classes: Sequence[tuple[str, str]]) -> Listing:
 
 
 def load_good_clips(
-    clips: list[Clip], rate_hz: int, processes: int = 2
+    clips: list[Clip], rate_hz: int, processes: int = 2, mixing: Mixing = MEAN
 ) -> tuple[list[Clip], list[NDArray[np.float32]], list[str]]:
     """Decode clips in parallel; return the usable ones, their samples, and a line for each other.
 
@@ -168,7 +169,8 @@ def load_good_clips(
     can be used.
     """
     with ProcessPoolExecutor(processes) as pool:
-        found = list(pool.map(read_or_reason, [c.path for c in clips], [rate_hz] * len(clips), chunksize=16))
+        read = partial(read_or_reason, rate_hz=rate_hz, mixing=mixing)
+        found = list(pool.map(read, [c.path for c in clips], chunksize=16))
     good = [(clip, wave) for clip, wave in zip(clips, found, strict=True) if not isinstance(wave, str)]
     problems = [f"{reason}; left out" for reason in found if isinstance(reason, str)]
     if not good:
@@ -203,10 +205,10 @@ def spread(paths: Sequence[Path], folder: Path) -> dict[Path, int | str]:
     return folds
 
 
-def read_or_reason(path: Path, rate_hz: int) -> NDArray[np.float32] | str:
+def read_or_reason(path: Path, rate_hz: int, mixing: Mixing = MEAN) -> NDArray[np.float32] | str:
     """Return a recording as mono samples at a rate, or the reason why it cannot be used."""
     try:
-        wave = read_sound(path, rate_hz)
+        wave = read_sound(path, rate_hz, mixing=mixing)
     except SourceError as error:
         return str(error)
     except ValueError:  # no chunk: shorter than one sample at the rate

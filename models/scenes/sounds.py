@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from detector.audio.files import is_sound_name
-from detector.audio.sources import read_sound
+from detector.audio.sources import MEAN, Mixing, read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
 from detector.messages import Samples
@@ -124,7 +124,9 @@ def held_out_sounds(manifest: Manifest, wanted: HeldOut, rate_hz: int) -> tuple[
     return sounds, [*listing.problems, *problems]
 
 
-def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[Sound], list[str]]:
+def folder_sounds(
+    label: str | None, folder: Path, rate_hz: int, mixing: Mixing = MEAN
+) -> tuple[list[Sound], list[str]]:
     """Return the sounds of every recording below a folder as one class; raises SourceError where there is none."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; name a folder of recordings")
@@ -132,7 +134,7 @@ def folder_sounds(label: str | None, folder: Path, rate_hz: int) -> tuple[list[S
     paths = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and is_sound_name(p))
     for path in tqdm(paths, unit="clip", desc=folder.name, leave=False, disable=None):
         try:
-            wave = read_sound(path, rate_hz)
+            wave = read_sound(path, rate_hz, mixing=mixing)
         except SourceError as error:
             problems.append(f"{error}; left out")
             continue

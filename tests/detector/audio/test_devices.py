@@ -8,7 +8,6 @@ import pytest
 
 from detector.audio.devices import (
     Card,
-    Channel,
     Device,
     check_selector,
     choose_channels,
@@ -19,6 +18,7 @@ from detector.audio.devices import (
     read_cards,
 )
 from detector.audio.portaudio import Input
+from detector.audio.sources import Channel
 from detector.errors import ConfigError, DeviceError
 from tests.detector.audio.trees import BUILT_IN, CHEAP_LEFT, CHEAP_RIGHT, LOGITECH, FakeCard, build
 

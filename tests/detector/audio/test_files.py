@@ -460,6 +460,16 @@ def test_a_pipe_that_never_ends_is_read_at_once(tmp_path: Path) -> None:
     os.close(reading)
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_beginning_of_a_file_alone(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    whole = encoded(f".{kind}", 0, *ENCODERS[kind])
+    for count in range(1, 160):
+        path.write_bytes(whole[:count])
+        found = read(path)
+        assert found.fault or len(found.sound)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_damaged_files_give_one_line_or_sound(tmp_path: Path, seed: int) -> None:
     """Bytes are changed, cut out, repeated: nothing else may come out than sound and a SourceError."""

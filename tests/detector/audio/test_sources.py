@@ -21,7 +21,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detector.audio.live_source import AudioBlock, SourceEvent, drain
-from detector.audio.sources import PCM_FORMATS, FileSource, PcmSource, RawFormat, ReadSource, in_real_time, read_chunks
+from detector.audio.sources import (
+    PCM_FORMATS,
+    Channel,
+    FileSource,
+    Mixing,
+    PcmSource,
+    RawFormat,
+    ReadSource,
+    in_real_time,
+    read_chunks,
+    read_sound,
+)
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Samples
 
@@ -310,9 +321,114 @@ def test_sample_that_is_not_a_number(tmp_path: Path, bad: float, channel: int) -
     assert "1.2500 s" in str(fault)
 
 
-def test_loud_floats_are_sound(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", tone(44100) * 2**31, 44100, subtype="FLOAT")
-    assert gather(FileSource(tmp_path / "a.wav", RATE))[1] is None
+@pytest.mark.parametrize("over_db", [0, 6, 20, 29])
+def test_floats_that_a_mix_drove_over_full_scale_are_sound(tmp_path: Path, over_db: float) -> None:
+    sound = tone(44100)
+    soundfile.write(tmp_path / "a.wav", sound / np.abs(sound).max() * 10 ** (over_db / 20), 44100, subtype="FLOAT")
+    samples, fault = gather(FileSource(tmp_path / "a.wav", RATE))
+    assert fault is None
+    assert samples.size == round(1.7 * RATE)
+
+
+SCALES = [(16, 32768), (24, 8388608), (32, 2147483648)]
+
+
+@pytest.mark.parametrize(("bits", "divisor"), SCALES)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_floats_in_integer_scale_are_an_error_that_names_peak_and_divisor(
+    tmp_path: Path, bits: int, divisor: int, channels: int
+) -> None:
+    sound = 0.9 * tone(RATE, 0.9, channels) / np.abs(tone(RATE, 0.9, channels)).max()
+    soundfile.write(tmp_path / "a.wav", sound * divisor, RATE, subtype="FLOAT")
+    samples, fault = gather(FileSource(tmp_path / "a.wav", RATE))
+    assert samples.size < 10
+    assert "dB over full scale" in str(fault)
+    assert f"{bits}-bit" in str(fault)
+    assert str(divisor) in str(fault)
+    assert f"peak {0.9 * divisor:g}" in str(fault)
+
+
+def test_integers_that_were_written_into_a_float_file_unscaled(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", (tone(RATE) * 30000).astype(np.int16), RATE, subtype="FLOAT")
+    assert "by 32768" in str(gather(FileSource(tmp_path / "a.wav", RATE))[1])
+
+
+@pytest.mark.parametrize(("bits", "divisor"), SCALES)
+def test_raw_floats_in_integer_scale(bits: int, divisor: int) -> None:
+    samples, fault = gather(pcm((tone(RATE, 0.5) * divisor).astype("<f4").tobytes(), "f32le"))
+    assert samples.size < 10
+    assert f"samples of {bits}-bit scale by {divisor}" in str(fault)
+
+
+def warnings_of(path: Path, channel: Channel = "mean") -> list[str]:
+    found: list[str] = []
+    assert gather(FileSource(path, RATE, mixing=Mixing(channel, found.append)))[1] is None
+    return found
+
+
+@pytest.mark.parametrize("seconds", [0.4, 3.0, 10.0])
+@pytest.mark.parametrize("imbalance_db", [0, 0.5])
+def test_channels_that_cancel_are_reported_once(tmp_path: Path, seconds: float, imbalance_db: float) -> None:
+    left = tone(44100, seconds)
+    soundfile.write(tmp_path / "a.wav", np.hstack((left, -left * 10 ** (-imbalance_db / 20))), 44100, subtype="FLOAT")
+    (warning,) = warnings_of(tmp_path / "a.wav")
+    assert str(tmp_path / "a.wav") in warning
+    assert "dB below them" in warning
+    assert "--channel left" in warning
+    assert warnings_of(tmp_path / "a.wav", "left") == []
+
+
+def test_channels_that_cancel_from_the_middle_on_are_reported(tmp_path: Path) -> None:
+    sound = np.hstack((tone(RATE, 20), tone(RATE, 20)))
+    sound[10 * RATE :, 1] *= -1
+    soundfile.write(tmp_path / "a.wav", sound, RATE)
+    assert len(warnings_of(tmp_path / "a.wav")) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 16])
+def test_channels_that_do_not_cancel_are_not_reported(tmp_path: Path, channels: int) -> None:
+    """Independent noise, one silent channel, two seconds of opposite phase, silence: none of these is swapped wires."""
+    noise = np.random.default_rng(1).normal(0, 0.1, (8 * RATE, channels))
+    for name, sound in {
+        "noise": noise,
+        "silent": noise * (np.arange(channels) == 0),
+        "moment": noise[:, :1] * np.where(np.arange(8 * RATE)[:, None] // RATE % 4 < 2, 1, (-1) ** np.arange(channels)),
+        "nothing": noise * 1e-6,
+    }.items():
+        soundfile.write(tmp_path / f"{name}.wav", sound, RATE, subtype="FLOAT")
+        assert warnings_of(tmp_path / f"{name}.wav") == [], name
+
+
+@pytest.mark.parametrize(("channel", "column"), [("left", 0), ("right", 1), (1, 0), (3, 2)])
+def test_one_channel_of_a_file_and_of_raw_samples(tmp_path: Path, channel: Channel, column: int) -> None:
+    sound = tone(RATE, 1.0, 3).astype("<f4")
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    mixing = Mixing(channel)
+    for source in (
+        FileSource(tmp_path / "a.wav", RATE, mixing=mixing),
+        PcmSource(io.BytesIO(sound.tobytes()), RawFormat(RATE, "f32le", 3), RATE, mixing),
+    ):
+        samples, fault = gather(source)
+        assert fault is None
+        np.testing.assert_array_equal(samples, sound[:, column])
+    np.testing.assert_array_equal(read_sound(tmp_path / "a.wav", RATE, mixing=mixing), sound[:, column])
+
+
+def test_a_channel_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", channels=2)
+    samples, fault = gather(FileSource(path, RATE, mixing=Mixing(5)))
+    assert samples.size == 0
+    assert f"{path}: has 2 channels; --channel 5 is not there" in str(fault)
+    with pytest.raises(ConfigError, match="channel 5 is not there, they have 2"):
+        PcmSource(io.BytesIO(b""), RawFormat(RATE, "s16le", 2), RATE, Mixing(5))
+
+
+def test_a_fault_in_a_channel_that_is_not_used_does_not_matter(tmp_path: Path) -> None:
+    sound = tone(RATE, 1.0, 2).astype(np.float32)
+    sound[100, 1] = np.nan
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    assert gather(FileSource(tmp_path / "a.wav", RATE, mixing=Mixing("left")))[1] is None
+    assert gather(FileSource(tmp_path / "a.wav", RATE))[1] is not None
 
 
 class Dribble(io.RawIOBase):

@@ -146,6 +146,22 @@ def test_a_file_is_continued_where_it_was_left(backgrounds: tuple[Path, Path], t
     assert measured == [pytest.approx(40, abs=1), pytest.approx(SECONDS, abs=0.2)]
 
 
+def test_one_channel_of_recordings_with_swapped_wires(backgrounds: tuple[Path, Path], tmp_path: Path) -> None:
+    sound, _ = soundfile.read(backgrounds[0], dtype="float32")
+    swapped, scores = tmp_path / "swapped.flac", tmp_path / "scores.sqlite"
+    soundfile.write(swapped, np.stack((sound, -sound), axis=1), RATE)
+    options = ("--no-write", "--json", "--quiet")
+    expected = json.loads(calibrate(backgrounds[0], *options).stdout)["classes"]
+    mean = calibrate(swapped, *options, "--scores", scores)
+    assert json.loads(mean.stdout)["classes"] != expected
+    # The same file by another channel is another recording.
+    left = calibrate(swapped, *options, "--channel", "left")
+    assert json.loads(left.stdout)["classes"] == expected
+    both = json.loads(calibrate(swapped, *options, "--channel", "left", "--scores", scores).stdout)
+    assert both["calibration"]["hours"] == pytest.approx(2 * SECONDS / 3600, rel=0.01)
+    assert calibrate(swapped, *options, "--channel", "middle").exit_code == 2
+
+
 def test_interrupted_live_sound_is_continued_later(tmp_path: Path) -> None:
     scores, sound = tmp_path / "site.scores", clatter(np.random.default_rng(2))[: 12 * RATE]
     command = ("calibrate", "--device", "-", "--scores", scores, "--no-write", "--json", "--hours", str(20 / 3600))

@@ -280,6 +280,28 @@ def test_bad_raw_samples(data: bytes, word: str) -> None:
     one_error(replay("-", stdin=data), 66, "standard input", word)
 
 
+def test_channels_that_cancel_are_a_warning_and_one_channel_has_the_events(
+    scene: Path, sound: Samples, tmp_path: Path
+) -> None:
+    swapped = tmp_path / "swapped.wav"
+    soundfile.write(swapped, np.stack((sound, -sound), axis=1), 16000, subtype="FLOAT")
+    mixed = replay(swapped)
+    assert (mixed.exit_code, mixed.stdout) == (0, "")
+    assert f"snn-detect: warning: {swapped}: the channels cancel each other" in mixed.stderr
+    assert "warning" not in replay(swapped, "--quiet").stderr
+    expected = [(r["label"], r["onset_s"]) for r in records(replay(scene).stdout)]
+    raw = np.stack((sound, -sound), axis=1).astype("<f4").tobytes()
+    raw_options = ("-", "--format", "f32le", "--channels", "2")
+    for single in (replay(swapped, "--channel", "left"), replay(*raw_options, "--channel", "1", stdin=raw)):
+        assert single.exit_code == 0
+        assert "warning" not in single.stderr
+        assert [(r["label"], r["onset_s"]) for r in records(single.stdout)] == expected
+    one_error(replay(swapped, "--channel", "3"), 66, str(swapped), "2 channels", "--channel 3")
+    one_error(replay(*raw_options, "--channel", "3", stdin=raw), 2, "channel 3 is not there")
+    for wrong in ("0", "middle", "-1", "1.5", "99999"):
+        one_error(replay(swapped, "--channel", wrong), 2, "--channel", "left, right")
+
+
 def test_scores(detector: Detector, scene: Path, sound: Samples, tmp_path: Path) -> None:
     assert replay(scene, "--scores", tmp_path / "s.npz").exit_code == 0
     with np.load(tmp_path / "s.npz") as found:

@@ -17,7 +17,10 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from detector.cli.main import cli
+from detector.config.sections import Audio
+from detector.errors import ConfigError
 from detector.messages import Samples
+from detector.service.runtime import is_same_pipe
 from tests.detector.service.conftest import lively, scene, sound  # noqa: F401 - fixtures
 from tests.service import COMMAND, Child, Record
 
@@ -75,6 +78,30 @@ def test_rate_format_and_channels_of_raw_sound(sound: Samples) -> None:  # noqa:
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert events(found) == events([json.loads(line) for line in mono.stdout.splitlines()])
+
+
+def test_one_channel_of_raw_sound_whose_channels_cancel(sound: Samples) -> None:  # noqa: F811
+    swapped = np.stack([sound, -sound], axis=1).astype("<f4").tobytes()
+    command = [*COMMAND, "--device", "-", "--format", "f32le", "--channels", "2", "--json"]
+    mixed = subprocess.run(command, input=swapped, capture_output=True, check=True)
+    assert events([json.loads(line) for line in mixed.stdout.splitlines()]) == []
+    assert mixed.stderr.count(b"the channels cancel each other") == 1
+    left = subprocess.run([*command, "--channel", "left"], input=swapped, capture_output=True, check=True)
+    assert b"cancel" not in left.stderr
+    mono = subprocess.run(
+        [*COMMAND, "replay", "-", "--format", "f32le"], input=sound.tobytes(), capture_output=True, check=True
+    )
+    found = [json.loads(line) for line in left.stdout.splitlines()]
+    assert events(found) == events([json.loads(line) for line in mono.stdout.splitlines()])
+    absent = subprocess.run([*command, "--channel", "3"], input=swapped, capture_output=True, check=False)
+    assert absent.returncode == 2
+    assert b"channel 3 is not there, they have 2" in absent.stderr
+
+
+def test_raw_sound_keeps_its_channel_until_a_restart() -> None:
+    assert is_same_pipe(Audio(device="-", channel="left"), Audio(device="-", channel="left"))
+    with pytest.raises(ConfigError, match="channel"):
+        is_same_pipe(Audio(device="-"), Audio(device="-", channel="left"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

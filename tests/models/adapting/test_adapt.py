@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from detector.audio.sources import read_sound
+from detector.audio.sources import Mixing, read_sound
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.network import default_model_path, load_model, verify
 from detector.pipeline import Detector
@@ -141,6 +141,24 @@ def test_backgrounds_are_cut_and_neighbours_stay_together(tmp_path: Path) -> Non
     pieces = [c.fold for c in found.clips if c.source == "background"]
     assert pieces == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert all(c.label is None for c in found.clips)
+
+
+def test_one_channel_of_recordings_with_swapped_wires(bells: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "swapped"
+    folder.mkdir()
+    for path in bells.glob("*.wav"):
+        sound, rate = soundfile.read(path)
+        soundfile.write(folder / path.name, np.stack((sound, -sound), axis=1), rate)
+    expected = positive_sounds({"bell": bells}, RATE)
+    found = positive_sounds({"bell": folder}, RATE, Mixing("left"))
+    for wave, other in zip(found.waves, expected.waves, strict=True):
+        np.testing.assert_array_equal(wave, other)
+    background = negative_sounds(RATE, 0, folder, None, None, Mixing("left"))
+    assert all(
+        np.abs(wave).max() > 0.01
+        for clip, wave in zip(background.clips, background.waves, strict=True)
+        if clip.source == "background"
+    )
 
 
 @pytest.mark.parametrize("label", ["Door bell", "", "türklingel", "x" * 41, "-bell"])

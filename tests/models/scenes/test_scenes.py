@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from detector.audio.sources import read_sound
+from detector.audio.sources import Mixing, read_sound
 from detector.errors import ConfigError
 from detector.manifest import DataSource
 from detector.network import load_model
@@ -27,7 +28,7 @@ from models.scenes import sounds
 from models.scenes.folder import read_scenes
 from models.scenes.mixing import Reference, joined, mix
 from models.scenes.plan import KINDS, Placement, Segment, compose
-from models.scenes.sounds import Sound, check_not_trained_on, cut_sounds, render
+from models.scenes.sounds import Sound, check_not_trained_on, cut_sounds, folder_sounds, render
 from models.scenes.synthetic import rendered_sounds
 
 RATE_HZ = 16000
@@ -144,6 +145,14 @@ def test_a_copy_of_a_training_clip_is_refused_whatever_it_is_called(tree: Path, 
     assert "was trained on it" in str(done.exception)
     shutil.copyfile(tree / "esc10" / "rain" / "5-7-A.ogg", own / "new.ogg")
     assert make(tmp_path / "out", tree, "--add", f"none={own}").exit_code == 0
+
+
+def test_one_channel_of_added_recordings(tmp_path: Path) -> None:
+    sound = 0.1 * np.random.default_rng(0).standard_normal(RATE_HZ)
+    soundfile.write(tmp_path / "a.wav", np.stack((sound, -sound), axis=1), RATE_HZ, subtype="FLOAT")
+    (found,), problems = folder_sounds("rain", tmp_path, RATE_HZ, Mixing("right"))
+    assert problems == []
+    assert np.sqrt(np.square(found.wave).mean()) == pytest.approx(0.1, rel=0.1)
 
 
 def test_rendered_training_material_is_refused(tree: Path, tmp_path: Path) -> None:
