@@ -1,15 +1,20 @@
-"""Default folders, files that appear complete or not at all, and growing pauses between retries.
+"""Default folders, files that appear complete or not at all, growing pauses, and sockets that use few descriptors.
 
 The folders are given by systemd, else by the conventions of the system and of users (XDG); nothing is created here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 STDIN: Final = "-"
 """The name of standard input, in place of a device or file."""
@@ -42,6 +47,13 @@ def clips_directory() -> Path:
 def web_token_file() -> Path:
     """Return the place of the token that is created for a page that other machines can reach."""
     return state_directory() / "web.token"
+
+
+_RESERVED_DESCRIPTORS: Final = 128
+"""Descriptors of the process that are not for clients, but for sound, outputs and files."""
+_MIN_CLIENTS: Final = 8
+_EXHAUSTED_S: Final = 0.05
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @contextmanager
@@ -110,3 +122,59 @@ def _given(variable: str) -> Path | None:
     """Return the first folder of a list as systemd sets it."""
     first = os.environ.get(variable, "").partition(":")[0]
     return Path(first) if first else None
+
+
+def client_bound(wanted: int) -> int:
+    """Return how many clients a server may have at a time: ``wanted``, or fewer where descriptors are few."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if limit == resource.RLIM_INFINITY else max(_MIN_CLIENTS, min(wanted, limit - _RESERVED_DESCRIPTORS))
+
+
+class BoundedListener(socket.socket):
+    """A socket to listen on that has at most so many accepted connections open at a time.
+
+    One beyond them is closed at once, and so is one for which the process has no descriptor left: for that, one is
+    kept in reserve. ``accept`` then raises BlockingIOError, as where no connection waits.
+    """
+
+    def __init__(self, family: int, kind: int, protocol: int = 0, *, bound: int) -> None:
+        """Create the socket; raises OSError."""
+        super().__init__(family, kind, protocol)
+        self._bound = bound
+        self._accepted: list[socket.socket] = []
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        try:
+            connection, address = super().accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._discard()
+                raise BlockingIOError from error
+            raise
+        self._accepted = [s for s in self._accepted if s.fileno() >= 0]
+        if len(self._accepted) >= self._bound:
+            connection.close()
+            raise BlockingIOError
+        self._accepted.append(connection)
+        return connection, address
+
+    def close(self) -> None:
+        """Close the socket; accepted connections stay open."""
+        reserve, self._reserve = self._reserve, -1
+        if reserve >= 0:
+            os.close(reserve)
+        super().close()
+
+    def _discard(self) -> None:
+        """Close a connection that cannot be accepted; while it waited, the socket would stay readable."""
+        if self._reserve >= 0:
+            os.close(self._reserve)
+        self._reserve = -1
+        try:
+            super().accept()[0].close()
+        except OSError:
+            time.sleep(_EXHAUSTED_S)  # the limit is below what is open: leave the processor to others
+        with contextlib.suppress(OSError):
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

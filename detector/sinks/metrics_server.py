@@ -15,12 +15,15 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from detector.system import BoundedListener
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 _log = logging.getLogger(__name__)
 _PATH: Final = "/metrics"
 _MAX_CLIENTS: Final = 8
+"""Beyond it, the connection is closed that has lasted longest."""
 _MAX_CONNECTION_S: Final = 10.0
 """After this a connection is closed, however little has been received."""
 _POLL_S: Final = 0.5
@@ -42,10 +45,18 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         self._token, self._exposition = token, exposition
         self._open: dict[Any, float] = {}
         self._lock = threading.Lock()
-        super().__init__((host, port), _Handler)
-        self.set_app(self._answer)
-        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_S,), name="metrics", daemon=True)
-        self._thread.start()
+        super().__init__((host, port), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = BoundedListener(self.address_family, socket.SOCK_STREAM, bound=2 * _MAX_CLIENTS)
+        try:
+            self.server_bind()
+            self.server_activate()
+            self.set_app(self._answer)
+            self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_S,), name="metrics", daemon=True)
+            self._thread.start()
+        except BaseException:
+            self.server_close()
+            raise
 
     def stop(self) -> None:
         """Stop listening and close all connections."""
@@ -61,9 +72,12 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def verify_request(self, _request: Any, _client_address: Any) -> bool:
-        """Refuse a connection beyond the largest number."""
+        """Take a connection; beyond the largest number, close the one that has lasted longest."""
         with self._lock:
-            return len(self._open) < _MAX_CLIENTS
+            surplus = sorted(self._open, key=self._open.__getitem__)[: max(0, len(self._open) + 1 - _MAX_CLIENTS)]
+        for request in surplus:
+            _end(request)
+        return True
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a new thread."""
@@ -91,8 +105,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         with self._lock:
             old = [request for request, since in self._open.items() if since <= before]
         for request in old:
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)  # its thread wakes up and closes it
+            _end(request)
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer a request: the WSGI application."""
@@ -124,6 +137,12 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         scheme, _, token = authorization.partition(" ")
         given = token.strip().encode("latin-1", "replace")
         return hmac.compare_digest(given, self._token.encode()) and scheme.lower() == "bearer"
+
+
+def _end(request: Any) -> None:
+    """End a connection; its thread wakes up and closes it."""
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):

@@ -1,4 +1,4 @@
-"""The page and its JSON API as an ASGI application.
+"""The page and its JSON API as an ASGI application, and the server that runs it.
 
 FastAPI checks requests and describes the API by the dataclasses of ``detector.web.schema``. Its own pages of
 documentation are off: they would load scripts from another server.
@@ -10,14 +10,22 @@ import asyncio
 import copy
 import gzip
 import hashlib
+import logging
+import math
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any, Final
 from uuid import UUID
 
+import h11
+import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi import Path as PathParameter
 from fastapi import Query as QueryParameters
@@ -31,15 +39,30 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from detector import __version__
 from detector.errors import ConfigError, DetectorError
 from detector.events_db import Wanted
+from detector.system import BoundedListener, client_bound
 from detector.web.auth import COOKIE, AuthMiddleware
 from detector.web.events import Events, ModelInfo, Pictures, as_json
 from detector.web.schema import Error, Event, EventList, Health, Model, Picture
 from detector.web.stream import Broadcaster, Viewer
 
+_STOP_S: Final = 0.5
+_USER_TIMEOUT_MS: Final = 30_000
+"""A connection whose client acknowledges nothing for so long is closed."""
+_SEND_BYTES: Final = 65_536
+_BACKLOG: Final = 256
+_MAX_CONNECTIONS: Final = 128
+"""Beyond it, the connection is closed that has waited longest for its request."""
+_SURPLUS: Final = 32
+"""Connections beyond that bound that may be open until they are closed."""
+_REQUEST_S: Final = 15.0
+"""A connection without a whole request for so long is closed, whether nothing or a little of it comes."""
+_MAX_THREADS: Final = 8
+"""Requests that are answered at the same time; others wait."""
 MAX_EVENTS: Final = 5000
 Exposition = Callable[[str], tuple[bytes, str]]
 """Takes what a client accepts and returns the metrics and their content type."""
@@ -230,6 +253,7 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = _MAX_THREADS
         task = asyncio.create_task(self._broadcaster.run())
         try:
             yield
@@ -367,3 +391,144 @@ async def _invalid(_request: Request, error: RequestValidationError) -> Response
 
 async def _unreadable(_request: Request, error: ConfigError) -> Response:
     return JSONResponse({"error": str(error)}, 503)
+
+
+class WebServer:
+    """Runs an ASGI application with uvicorn, in a thread with its own event loop, until ``stop``."""
+
+    def __init__(self, application: Any, host: str, port: int) -> None:
+        """Listen and start the thread; raises OSError where the address cannot be had."""
+        # Clients' mistakes are not logged; errors of ours are logged by the worker of the sink.
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        bound = client_bound(_MAX_CONNECTIONS)
+        self._socket = _listen(host, port, bound + _SURPLUS)
+        self.address: Final[tuple[str, int]] = self._socket.getsockname()[:2]
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            ws="none",
+            http=partial(_Connection, bound),  # type: ignore[arg-type]  # a class is made of it, too
+            loop="asyncio",
+            lifespan="on",
+            backlog=_BACKLOG,
+            timeout_keep_alive=round(_REQUEST_S),
+            timeout_graceful_shutdown=0,
+        )
+        self._server = uvicorn.Server(config)
+        # uvicorn's own loop wakes up ten times a second to see whether it is to end.
+        self._server.main_loop = self._wait  # type: ignore[method-assign]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+        self.failure: BaseException | None = None
+        """What has ended the thread before ``stop``."""
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._socket.close()
+            raise
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Close all connections, and wait for the thread for at most half a second."""
+        self._server.should_exit = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(_STOP_S)
+        with suppress(OSError):
+            self._socket.close()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._server.serve([self._socket]))
+        except BaseException as error:  # noqa: BLE001 - the sink reports it, and starts another server
+            self.failure = error
+
+    async def _wait(self) -> None:
+        """Sleep until ``stop``."""
+        self._loop = asyncio.get_running_loop()
+        if not self._server.should_exit:
+            await self._stopped.wait()
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed where its request does not come in time.
+
+    Beyond ``bound`` of them, the one is closed that has waited longest for its request.
+    """
+
+    def __init__(self, bound: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._bound = bound
+        self.request_due: asyncio.TimerHandle | None = None
+        """What closes the connection; None while a whole request is being answered."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_request()
+        if len(self.connections) > self._bound:
+            waiting = [c for c in self.connections if isinstance(c, _Connection) and c.request_due is not None]
+            min(waiting, key=_due).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._check_request()
+
+    def on_response_complete(self) -> None:
+        self._expect_request()
+        super().on_response_complete()  # another request may have come already
+        self._check_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget_request()
+
+    def _expect_request(self) -> None:
+        self._forget_request()
+        self.request_due = self.loop.call_later(_REQUEST_S, self.transport.abort)
+
+    def _check_request(self) -> None:
+        """Let the time end with the last part of a request only."""
+        if self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
+            self._forget_request()
+
+    def _forget_request(self) -> None:
+        if self.request_due is not None:
+            self.request_due.cancel()
+            self.request_due = None
+
+
+def _due(connection: _Connection) -> float:
+    return connection.request_due.when() if connection.request_due else math.inf
+
+
+def _listen(host: str, port: int, bound: int) -> socket.socket:
+    """Return a socket that listens, for so many connections; an empty host is every address of this machine."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # Of all addresses, that of IPv6 accepts connections over IPv4, too.
+    chosen = found[0] if host else min(found, key=lambda f: f[0] != socket.AF_INET6)
+    family, kind, protocol, _, address = chosen
+    sock = BoundedListener(family, kind, protocol, bound=bound)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit both: what waits for a browser is bounded in the system, too.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

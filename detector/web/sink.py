@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import logging
 import socket
-import threading
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 from pydantic import Field
 
@@ -23,21 +21,14 @@ from detector.sinks.prometheus import Metrics
 from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
 if TYPE_CHECKING:  # imported with the page
-    import asyncio
-
     from detector.messages import AudioChunk, Trace
     from detector.pipeline import Detector
     from detector.sinks.prometheus import EventMetrics
+    from detector.web.app import WebServer
     from detector.web.events import Archive
 
 _log = logging.getLogger(__name__)
 _EXTRA: Final = "the page needs fastapi and uvicorn: pip install 'snn-detect[web]'"
-_STOP_S: Final = 0.5
-_USER_TIMEOUT_MS: Final = 30_000
-"""A connection whose client acknowledges nothing for so long is closed."""
-_SEND_BYTES: Final = 65_536
-_BACKLOG: Final = 64
-_MAX_CONNECTIONS: Final = 200
 
 
 class Web(ServerSinkSection):
@@ -148,7 +139,7 @@ class WebSink(LiveSink):
 
     def open(self) -> None:
         """Start to serve; raises RetryableError while the address is in use or does not exist yet."""
-        from detector.web.app import Api
+        from detector.web.app import Api, WebServer
 
         api = Api(self._broadcaster, self._events, self._pictures, self._model_info)
         metrics = None if self._metrics is None else self._metrics.exposition
@@ -175,93 +166,21 @@ class WebSink(LiveSink):
         self._broadcaster.on_record(record)
 
     def tick(self) -> None:
-        """Take the pictures of sounds that have ended."""
+        """Take the pictures of sounds that have ended; where the server has ended, start it again."""
         self._pictures.take()
+        server = self._server
+        if server is None or not server.is_running:
+            if server is not None:
+                server.stop()
+                self._server = None
+                _log.warning("the page has ended and is started again: %r", server.failure)
+            self.open()
 
     def close(self) -> None:
         """Stop serving."""
         if self._server is not None:
             self._server.stop()
             self._server = None
-
-
-class WebServer:
-    """Runs an ASGI application with uvicorn, in a thread with its own event loop, until ``stop``."""
-
-    def __init__(self, application: Any, host: str, port: int) -> None:
-        """Listen and start the thread; raises OSError where the address cannot be had."""
-        import asyncio
-
-        import uvicorn
-
-        # Clients' mistakes are not logged; errors of ours are logged by the worker of the sink.
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-        self._socket = _listen(host, port)
-        self.address: Final[tuple[str, int]] = self._socket.getsockname()[:2]
-        config = uvicorn.Config(
-            application,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            ws="none",
-            http="h11",
-            loop="asyncio",
-            lifespan="on",
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=0,
-        )
-        self._server = uvicorn.Server(config)
-        # uvicorn's own loop wakes up ten times a second to see whether it is to end.
-        self._server.main_loop = self._wait  # type: ignore[method-assign]
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped = asyncio.Event()
-        serve = self._server.serve
-        self._thread = threading.Thread(target=lambda: asyncio.run(serve([self._socket])), name="web", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Close all connections, and wait for the thread for at most half a second."""
-        self._server.should_exit = True
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended already
-                self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(_STOP_S)
-        with contextlib.suppress(OSError):
-            self._socket.close()
-
-    async def _wait(self) -> None:
-        """Sleep until ``stop``."""
-        import asyncio
-
-        self._loop = asyncio.get_running_loop()
-        if not self._server.should_exit:
-            await self._stopped.wait()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; an empty host is every address of this machine."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # Of all addresses, that of IPv6 accepts connections over IPv4, too.
-    chosen = found[0] if host else min(found, key=lambda f: f[0] != socket.AF_INET6)
-    family, kind, protocol, _, address = chosen
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit both: what waits for a browser is bounded in the system, too.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _url(host: str, port: int) -> str:

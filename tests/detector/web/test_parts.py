@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -29,6 +30,7 @@ from detector.web.schema import MEMBRANE_STEP
 from detector.web.sink import Web, WebSink
 from detector.web.stream import Broadcaster, FrameEncoder
 from tests.detector.sinks import live_records
+from tests.service import wait_until
 from tests.web_service import scene
 
 NODE_INFO = NodeInfo("pi", "mic", "mic", (("guitar", "music"),), "household-1", "ab12", "0.1.0")
@@ -246,6 +248,23 @@ def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Tra
         assert len(broadcaster._arrived) == 600
 
     asyncio.run(with_broadcaster(detector, act))
+
+
+def test_a_server_that_has_ended_is_started_again(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
+    sink = WebSink(Web(address="127.0.0.1:0"), Archive(None, None), NODE_INFO, detector, None)
+    sink.open()
+    try:
+        server = sink._server
+        assert server is not None
+        wait_until(lambda: server._loop is not None, "the server's start")
+        assert server._loop is not None
+        server._loop.call_soon_threadsafe(sys.exit)
+        wait_until(lambda: not server.is_running, "the end of the server's thread")
+        sink.tick()
+        assert httpx.get(f"http://127.0.0.1:{sink.port}/api/model", timeout=20).status_code == 200
+        assert "the page has ended and is started again" in caplog.text
+    finally:
+        sink.close()
 
 
 def test_an_open_address_needs_a_token(detector: Detector) -> None:
