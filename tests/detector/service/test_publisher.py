@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import os
+import resource
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,7 +161,9 @@ def test_many_warnings_are_a_line_a_minute_with_their_number(
 def _logging_as_before() -> Iterator[None]:
     root, package = logging.getLogger(), logging.getLogger("detector")
     before = root.handlers[:], root.level, package.level
+    hook = threading.excepthook
     yield
+    threading.excepthook = hook
     root.handlers[:], _, _ = before
     root.setLevel(before[1])
     package.setLevel(before[2])
@@ -172,8 +176,8 @@ def test_a_log_without_a_reader_does_not_block(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(logs, "standard_error", lambda: writer)
     logs.configure()
     log = logging.getLogger("detector.test")
-    for _ in range(2000):
-        log.warning("%s", "x" * 100)
+    for number in range(2000):
+        log.warning(f"{number:04d}{'x' * 96}")  # noqa: G004 - texts that are not alike
     taken = b""
     while not taken.endswith(b"lost)\n"):
         taken += os.read(reader, 65536)
@@ -182,7 +186,7 @@ def test_a_log_without_a_reader_does_not_block(monkeypatch: pytest.MonkeyPatch) 
     os.close(reader)
     os.close(writer)
     lines = taken.decode().splitlines()
-    assert lines[0] == f"snn-detect: warning: {'x' * 100}"
+    assert lines[0] == f"snn-detect: warning: 0000{'x' * 96}"
     assert "again here" in lines[-1]
 
 
@@ -199,3 +203,46 @@ def test_other_libraries_are_logged_from_warnings_on(capfd: pytest.CaptureFixtur
         "snn-detect: started",
         "snn-detect: error: this failed (OSError: no space)",
     ]
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_messages_alike_are_bounded_for_each_text_and_each_library(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    logs.configure()
+    own, other = logging.getLogger("detector.x"), logging.getLogger("asyncio")
+    for number in range(5000):
+        own.warning("not understood: %d", number)
+        other.error(f"out of resource {number}")
+    own.warning("something else")
+    found = capfd.readouterr().err.splitlines()
+    assert len(found) == 41
+    assert found[-1] == "snn-detect: warning: something else"
+    now += 60
+    own.warning("not understood: %d", 7)
+    assert capfd.readouterr().err == "snn-detect: warning: not understood: 7 (and 4980 like it were left out)\n"
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_the_end_of_a_thread_is_a_line_and_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    thread = threading.Thread(target=lambda: {}["missing"], name="worker")
+    thread.start()
+    thread.join()
+    assert capfd.readouterr().err == (
+        "snn-detect: error: internal error: the thread worker has ended: KeyError: 'missing'\n"
+    )
+
+
+def test_what_cannot_be_read_of_the_machine_is_unknown(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for name in ("thermal_zone0", "hwmon0"):
+        (tmp_path / name).mkdir()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        found = temperature_c(tmp_path), is_under_voltage(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == (None, None)
