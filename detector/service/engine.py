@@ -19,7 +19,7 @@ import numpy as np
 
 from detector.audio.levels import Loudness
 from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent
-from detector.messages import AudioChunk, Event, Observer, Reason, Scores
+from detector.messages import AudioChunk, Event, Observer, Reason, Scores, Trace
 from detector.pipeline import Detector
 from detector.records import (
     ClipRecord,
@@ -191,6 +191,24 @@ class AudioTap(Protocol):
         """Process a chunk at the model's rate, without blocking; after a gap comes an empty one with ``gap`` set."""
 
 
+class _GuardedObserver:
+    """An observer that cannot stop the detector: what it raises is logged."""
+
+    def __init__(self, observer: Observer, log: RateLimitedLog) -> None:
+        self._observer, self._log = observer, log
+
+    @property
+    def wants_layers(self) -> bool:
+        return self._observer.wants_layers
+
+    def on_trace(self, trace: Trace) -> None:
+        try:
+            self._observer.on_trace(trace)
+        except Exception as error:  # noqa: BLE001 - whatever it is, detection goes on
+            name = type(self._observer).__name__
+            self._log.warning("%s cannot take a trace: %s: %s", name, type(error).__name__, error)
+
+
 class Engine:
     """Passes the events of one source to the detector, and publishes what follows from them.
 
@@ -235,7 +253,8 @@ class Engine:
 
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
-        self._observer = self._detector.observer = observer
+        self._observer = observer
+        self._observe()
 
     @property
     def scores(self) -> dict[str, float]:
@@ -269,6 +288,11 @@ class Engine:
         self._publish(events)
         self._restart()
 
+    def recover(self) -> None:
+        """Close open events and start the detector again, after an event that could not be processed."""
+        self.counters.repairs += 1
+        self._restart()
+
     def check_clock(self) -> None:
         """Publish a status where the wall clock was set since the last call."""
         step_s = self.clock.check()
@@ -279,7 +303,7 @@ class Engine:
 
     def _use(self, detector: Detector, only: Sequence[str]) -> None:
         self._detector, self._only = detector, frozenset(only or detector.labels)
-        detector.observer = self._observer
+        self._observe()
         manifest = detector.manifest
         self._origin = StreamInfo(
             source=self._publisher.source,
@@ -289,14 +313,17 @@ class Engine:
             model_sha256=detector.sha256,
         )
 
+    def _observe(self) -> None:
+        observer = self._observer
+        self._detector.observer = None if observer is None else _GuardedObserver(observer, self._trouble)
+
     def _process(self, block: AudioBlock) -> None:
         begin = time.perf_counter_ns()
         chunk = block.chunk
         self._position = chunk.first_sample + len(chunk.samples)
         self.clock.update(self._position, block.received_at_s)
         self._loudness.push(chunk)
-        for tap in self.taps:
-            tap.on_chunk(chunk)
+        self._give(chunk)
         scores, events = self._detector.process_chunk(chunk)
         if len(scores):
             self._scores = scores[-1]
@@ -315,8 +342,16 @@ class Engine:
         self._publisher.gap(gap, self.rate_hz, self.clock)
         self.clock.lose()
         self.counters.gaps += 1
+        self._give(chunk)
+
+    def _give(self, chunk: AudioChunk) -> None:
+        """Give a chunk to all who receive the sound; one that fails does not stop the others, or detection."""
         for tap in self.taps:
-            tap.on_chunk(chunk)
+            try:
+                tap.on_chunk(chunk)
+            except Exception as error:  # noqa: BLE001 - whatever it is, detection goes on
+                name = type(tap).__name__
+                self._trouble.warning("%s cannot take the sound: %s: %s", name, type(error).__name__, error)
 
     def _on_condition(self, condition: SourceCondition) -> None:
         if condition.active:

@@ -31,7 +31,7 @@ def rss_bytes() -> int:
 def temperature_c(folder: Path = _THERMAL) -> float | None:
     """Return the temperature of the hottest zone; None where there is no thermometer."""
     found = []
-    for file in folder.glob("thermal_zone*/temp"):
+    for file in _files(folder, "thermal_zone*/temp"):
         try:
             found.append(int(file.read_text(encoding="ascii")) / 1000)
         except (OSError, ValueError):
@@ -41,13 +41,21 @@ def temperature_c(folder: Path = _THERMAL) -> float | None:
 
 def is_under_voltage(folder: Path = _HWMON) -> bool | None:
     """Return whether a Raspberry Pi gets too little voltage, or did since this was read last; None elsewhere."""
-    for sensor in sorted(folder.glob("hwmon*")):
+    for sensor in _files(folder, "hwmon*"):
         try:
             if (sensor / "name").read_text(encoding="ascii").strip() == "rpi_volt":
                 return (sensor / "in0_lcrit_alarm").read_text(encoding="ascii").strip() == "1"
         except (OSError, ValueError):
             continue
     return None
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match, in order; none where it cannot be read."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
 
 
 _COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -22,7 +23,7 @@ from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
 from detector.system import STDIN
 from detector.config.sections import Audio
 from detector.config.settings import Settings
-from detector.errors import ConfigError, DetectorError, SourceError
+from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
 from detector.records import ActiveCondition, ServiceState, State
@@ -246,6 +247,11 @@ class ServiceRuntime:
         if self.engine is not None:
             self.engine.handle(event)
 
+    def recover(self) -> None:
+        """Start the detector again, after an event that could not be processed."""
+        if self.engine is not None:
+            self.engine.recover()
+
     def pause(self) -> None:
         """Stop listening, and release the device."""
         self.is_paused = True
@@ -308,11 +314,13 @@ class ServiceRuntime:
         detail = f"stopping: {fault}" if fault else "stopping"
         self.publisher.status("stopping", detail, level=None if fault else logging.INFO)
         closing = threading.Thread(target=self._close_source, name="source-close", daemon=True)
-        closing.start()
+        with contextlib.suppress(RuntimeError):  # the system has no thread left: the source ends with the process
+            closing.start()
         left_s = max(0.1, until - time.monotonic())
         if not self.outputs.close(left_s):
             self.is_hung = True
-        closing.join(_SOURCE_S)
+        if closing.ident is not None:
+            closing.join(_SOURCE_S)
         self.is_hung = self.is_hung or closing.is_alive()
         if self._tee is not None:
             self._tee.close()
@@ -369,7 +377,7 @@ class ServiceRuntime:
         self._close_source()
         try:
             self._listen(settings, detector)
-        except DetectorError:
+        except Exception:
             self._listen(self.settings, self._detector)
             raise
 

@@ -6,10 +6,10 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias, TypeVar
 
-from detector.audio.live_source import drain
+from detector.audio.live_source import SourceEvent, drain
 from detector.config.settings import Settings
 from detector.errors import DetectorError, DeviceError
 from detector.service.engine import Counters
@@ -26,6 +26,41 @@ _CLOCK_S: Final = 1.0
 _END_S: Final = 1.5
 _WAITING: Final = "waiting for the microphone: "
 _BROKEN_PIPE: Final = 128 + signal.SIGPIPE
+_REOPEN_S: Final = 5.0
+_HOPELESS_S: Final = 60.0
+_PAUSE_S: Final = 0.2
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class FaultPolicy:
+    """Keeps the service running while a part of it fails with an unexpected error, which is logged once.
+
+    DetectorError passes, since it says what a user has to correct; so does any error of ``vital`` work that has
+    failed for a minute without interruption.
+    """
+
+    def __init__(self) -> None:
+        """Start without a fault."""
+        self._failing: dict[str, float] = {}
+
+    def attempt(self, part: str, work: Callable[[], _T], otherwise: _T, *, vital: bool = False) -> _T:
+        """Return the result of work; where it fails unexpectedly, log that and return ``otherwise``."""
+        try:
+            result = work()
+        except DetectorError:
+            raise
+        except Exception as error:
+            now = time.monotonic()
+            if part not in self._failing:
+                _log.error("%s has failed and will be tried again: %s: %s", part, type(error).__name__, error)
+            elif vital and now - self._failing[part] >= _HOPELESS_S:
+                raise
+            self._failing.setdefault(part, now)
+            return otherwise
+        if self._failing.pop(part, None) is not None:
+            _log.info("%s works again", part)
+        return result
 
 
 class WatchdogPolicy:
@@ -81,7 +116,8 @@ class Service:
         self._watchdog = WatchdogPolicy(self._notifier, self.counters)
         self._runtime: ServiceRuntime | None = None
         self._code = 0
-        self._clock_at_s = 0.0
+        self._clock_at_s = self._open_at_s = 0.0
+        self._faults = FaultPolicy()
         # The first health record is published with the first sound; where there is none, after the interval.
         self._has_sound = False
         self._health_at_s = time.monotonic() + settings.health.interval_s
@@ -103,7 +139,7 @@ class Service:
             self._notifier.status(f"opening {self._settings.audio.device}")
             runtime.listen()
             gc.freeze()  # objects that last for the whole run need not be searched at every collection
-            drain(runtime, runtime.handle, lambda: self._goes_on(runtime))
+            drain(self, self._handle, lambda: self._goes_on(runtime))
         except DetectorError as error:
             self._end(str(error))
             raise
@@ -112,6 +148,30 @@ class Service:
             raise
         self._end(None)
         return self._code
+
+    def take(self, timeout_s: float) -> Sequence[SourceEvent] | None:
+        """Return the events of the source, see ``AudioSource.take``; none where it fails unexpectedly."""
+        runtime = self._runtime
+        if runtime is None:
+            return None
+        events = self._faults.attempt("the sound source", lambda: (runtime.take(timeout_s),), None, vital=True)
+        if events is not None:
+            return events[0]
+        time.sleep(_PAUSE_S)
+        return ()
+
+    def _handle(self, event: SourceEvent) -> None:
+        """Process an event of the source; where that fails unexpectedly, the detector starts again behind it."""
+        runtime = self._runtime
+        if runtime is None:
+            return
+
+        def process() -> bool:
+            runtime.handle(event)
+            return True
+
+        if not self._faults.attempt("detection", process, otherwise=False, vital=True):
+            self._faults.attempt("the detector's restart", runtime.recover, None)
 
     def _goes_on(self, runtime: ServiceRuntime) -> bool:
         """Do what is due and what was requested between two turns; return whether there is another one."""
@@ -127,16 +187,20 @@ class Service:
 
     def _fulfil(self, runtime: ServiceRuntime) -> None:
         """Do what signals and sinks have requested."""
-        signals = self._signals
+        signals, attempt = self._signals, self._faults.attempt
         if signals.reload:
             signals.reload = False
             self._reload(runtime)
         if signals.reopen:
             signals.reopen = False
-            runtime.outputs.reopen()
+            attempt("reopening the files of outputs", runtime.outputs.reopen, None)
         if runtime.wants_listening == runtime.is_paused:
-            (runtime.resume if runtime.wants_listening else runtime.pause)()
-        runtime.publish_clips()
+            switch = runtime.resume if runtime.wants_listening else runtime.pause
+            attempt("switching listening", switch, None)
+        elif runtime.engine is None and not runtime.is_paused and time.monotonic() >= self._open_at_s:
+            self._open_at_s = time.monotonic() + _REOPEN_S
+            attempt("opening the source", runtime.listen, None)
+        attempt("publishing clips", runtime.publish_clips, None)
 
     def _reload(self, runtime: ServiceRuntime) -> None:
         """Read the settings again; where they are wrong, publish that and keep those in force."""
@@ -146,8 +210,9 @@ class Service:
             self._notifier.reloading()
         try:
             runtime.change(self._load())
-        except DetectorError as error:
-            detail = f"the settings in force stay: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever the new settings do, those in force go on
+            what = error if isinstance(error, DetectorError) else f"{type(error).__name__}: {error}"
+            detail = f"the settings in force stay: {what}"
             runtime.publisher.status("reloaded", detail, active=False, level=logging.ERROR)
         else:
             runtime.publisher.status("reloaded", "the settings have been reloaded")
@@ -156,7 +221,8 @@ class Service:
 
     def _after_turn(self, runtime: ServiceRuntime) -> None:
         """Check calibration and clock, notify systemd, and publish health where it is due."""
-        runtime.check_calibration()
+        attempt = self._faults.attempt
+        attempt("comparing the calibration", runtime.check_calibration, None)
         engine = runtime.engine
         waiting = [c for c in engine.conditions if c.name == "waiting"] if engine else []
         if waiting and not self._run_options.wait:
@@ -165,12 +231,12 @@ class Service:
         now = time.monotonic()
         if engine is not None and now >= self._clock_at_s:
             self._clock_at_s = now + _CLOCK_S
-            engine.check_clock()
-        runtime.show_state()
+            attempt("checking the clock", engine.check_clock, None)
+        attempt("showing the state", runtime.show_state, None)
         if self.counters.frames and not self._has_sound:
             self._has_sound, self._health_at_s = True, now
         if now >= self._health_at_s:
-            self._publish_health(runtime)
+            attempt("the health record", lambda: self._publish_health(runtime), None)
 
     def _mode(self, runtime: ServiceRuntime, *, is_waiting: bool) -> Mode:
         if runtime.is_paused:

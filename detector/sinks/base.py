@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
 _PAUSE_S: Final = (0.5, 60.0)
 """Shortest and longest pause before another attempt."""
+_REPORT_S: Final = 60.0
+"""Between two messages that records were dropped."""
 _CLOSING_PAUSE_S: Final = 0.05
 """The pause while closing."""
 _WRITING_SHARE: Final = 0.7
@@ -131,7 +133,10 @@ class Counts:
 
 
 class SinkWorker:
-    """Write records to a sink in a thread of its own; ``submit`` never waits and never raises."""
+    """Write records to a sink in a thread of its own; ``submit`` never waits and never raises.
+
+    Where the system has no thread left, records wait, and one is tried for again by later calls of ``submit``.
+    """
 
     def __init__(self, name: str, sink: LiveSink, bound: int = 1000) -> None:
         """Start the thread; at most ``bound`` records wait."""
@@ -143,11 +148,15 @@ class SinkWorker:
         self._closing_by: float | None = None
         self._writing_by = 0.0
         self._opened = False
+        self._unreported = 0
+        """Records dropped since that was last logged."""
+        self._report_at = 0.0
         self._troubled: set[str] = set()
         self._backoff = Backoff(_PAUSE_S[0], min(_PAUSE_S[1], sink.longest_pause_s))
         self._retry_at = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._start_at = 0.0
+        self._start()
 
     @property
     def counts(self) -> Counts:
@@ -160,14 +169,17 @@ class SinkWorker:
         """Queue a record if the sink writes such ones; where the queue is full, the oldest is dropped and counted."""
         if not _is_for(self.sink, record):
             return
+        self._start()
         with self._changed:
             if self._closing_by is not None:
                 return
             if len(self._queue) >= self._bound:
                 self._queue.popleft()
                 self._counts.dropped += 1
+                self._unreported += 1
             self._queue.append(record)
             self._changed.notify()
+        self._report_drops("its queue is full")
 
     def begin_close(self, timeout_s: float) -> None:
         """Let the thread write what waits and end within that time; does not wait."""
@@ -182,8 +194,24 @@ class SinkWorker:
         """Wait until the thread has ended or its time is over; returns False where the sink still blocks."""
         with self._changed:
             left = (self._closing_by or time.monotonic()) - time.monotonic()
+        if self._thread is None:
+            self._close()
+            return True
         self._thread.join(max(0.0, left))
         return not self._thread.is_alive()
+
+    def _start(self) -> None:
+        """Start the thread where it could not be started before and another attempt is due."""
+        if self._thread is not None or time.monotonic() < self._start_at:
+            return
+        thread = threading.Thread(target=self._run, name=f"sink-{self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._start_at = time.monotonic() + self._backoff.next_s()
+            self._note("record", f"{error}; records wait")
+            return
+        self._thread = thread
 
     def _run(self) -> None:
         while not self._is_over() and not self._open():
@@ -245,6 +273,7 @@ class SinkWorker:
                 self._counts.written += 1
             else:
                 self._counts.failed += 1
+        self._report_drops("its queue was full")
 
     def _postpone(self) -> None:
         """Set the time of the next attempt: after a growing pause, or a short one while closing."""
@@ -274,13 +303,25 @@ class SinkWorker:
     def _close(self) -> None:
         with self._changed:
             self._counts.dropped += len(self._queue)
+            self._unreported += len(self._queue)
             self._queue.clear()
+            self._report_at = 0.0
+        self._report_drops("they could not be written before the end")
         if not self._opened:
             return
         try:
             self.sink.close()
         except Exception as error:  # noqa: BLE001 - as above
             self._note("record", _describe(error))
+
+    def _report_drops(self, why: str) -> None:
+        """Log how many records have been dropped since the last such line, where there are any and one is due."""
+        with self._changed:
+            now, count = time.monotonic(), self._unreported
+            if not count or now < self._report_at:
+                return
+            self._unreported, self._report_at = 0, now + _REPORT_S
+        _log.warning("%s: %d record%s dropped: %s", self.name, count, " was" if count == 1 else "s were", why)
 
     def _note(self, where: Literal["record", "tick"], trouble: str | None) -> None:
         """Log the beginning and the end of trouble, once each; a record written does not end the trouble of ticks."""

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from detector.messages import Samples
 from tests.detector.service.conftest import lively, scene, sound  # noqa: F401 - fixtures
 from tests.service import COMMAND, Child, NotifySocket, Record, service, wait_until
+from tests.web_service import url_of
 
 Lively = tuple[Samples, dict[str, float]]
 QUIET = np.zeros(16000, np.float32)
+ALL_RECORDS = ("[stdout]", 'types = ["onset", "offset", "gap", "status", "health"]')
 PAUSE = np.zeros(3 * 16000, np.float32)
 
 
@@ -314,3 +319,71 @@ def test_a_calibration_of_another_model_and_device_is_reported_once(config: Path
     assert "usb-id:0d8c:0014, not for stdin" in reported[-1]
     assert sum("calibrated for" in line for line in child.errors) == len(reported)
     assert child.of("health")[-1]["calibrated"] is False
+
+
+def test_silent_connections_to_the_page_end_neither_the_service_nor_the_page(config: Path, lively: Lively) -> None:  # noqa: F811
+    write_config(config, lively, *ALL_RECORDS, "[web]", 'address = "127.0.0.1:0"')
+    with service(config) as child, contextlib.ExitStack() as stack:
+        limit_descriptors(child, 256)
+        host, port = url_of(child).removeprefix("http://").split(":")
+        for _ in range(600):
+            stack.enter_context(socket.create_connection((host, int(port)), 30))
+        written = len(child.errors)
+        before = len(child.of("health"))
+        child.play(np.concatenate([lively[0], PAUSE]))
+        child.wait_for_records(lambda rs: any(r["type"] == "offset" for r in rs), "the sound's end")
+        child.wait_for_records(lambda rs: sum(r["type"] == "health" for r in rs) >= before + 3, "health records")
+        assert httpx.get(f"http://{host}:{port}/api/health", timeout=5).status_code == 200
+        assert len(child.errors) - written <= 10
+        child.signal(signal.SIGTERM)
+        assert child.wait() == 0
+
+
+def test_without_a_free_descriptor_detection_goes_on_and_that_is_logged_once(config: Path, lively: Lively) -> None:  # noqa: F811
+    write_config(config, lively, *ALL_RECORDS, "[web]", 'address = "127.0.0.1:0"')
+    with service(config) as child:
+        url = url_of(child)
+        child.play(QUIET)
+        child.wait_for_records(lambda rs: any(r["type"] == "health" for r in rs), "a health record")
+        written = len(child.errors)
+        limit_descriptors(child, 3)  # what is open stays so, and nothing else can be opened
+        child.play(np.concatenate([lively[0], PAUSE]))
+        child.wait_for_records(lambda rs: any(r["type"] == "offset" for r in rs), "the sound's end")
+        before = len(child.of("health"))
+        child.wait_for_records(lambda rs: sum(r["type"] == "health" for r in rs) >= before + 3, "health records")
+        child.signal(signal.SIGHUP)
+        time.sleep(2)
+        assert child.process.poll() is None
+        limit_descriptors(child, 1024)
+        child.signal(signal.SIGHUP)
+        child.wait_for_records(lambda rs: rs[-1]["type"] == "health" and ("reloaded", True) in child.states(), "reload")
+        assert httpx.get(f"{url}/api/health", timeout=20).status_code == 200
+        assert len(child.errors) - written <= 10, child.errors
+        assert not any("Traceback" in line for line in child.errors)
+
+
+def test_without_a_free_thread_a_new_output_waits_for_one(config: Path, lively: Lively) -> None:  # noqa: F811
+    write_config(config, lively, *ALL_RECORDS)
+    with service(config) as child:
+        child.play(QUIET)
+        child.wait_for_records(lambda rs: any(r["type"] == "health" for r in rs), "a health record")
+        file = config.with_name("events.jsonl")
+        write_config(config, lively, *ALL_RECORDS, "[[file]]", f'path = "{file}"')
+        status = Path(f"/proc/{child.process.pid}/status").read_text()
+        used = int(re.search(r"VmSize:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+        # A stack is 8 MB: as at the unit's TasksMax, no thread can be started any more.
+        resource.prlimit(child.process.pid, resource.RLIMIT_AS, (used + 4_000_000, resource.RLIM_INFINITY))
+        child.signal(signal.SIGHUP)
+        child.wait_for_records(lambda _: any("can't start new thread" in line for line in child.errors), "the warning")
+        child.play(np.concatenate([lively[0], PAUSE]))
+        child.wait_for_records(lambda rs: any(r["type"] == "offset" for r in rs), "the sound's end")
+        resource.prlimit(child.process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        wait_until(lambda: file.exists() and '"type":"offset"' in file.read_text(), "what has waited for the thread")
+        assert sum("can't start new thread" in line for line in child.errors) == 1
+        child.signal(signal.SIGTERM)
+        assert child.wait() == 0
+
+
+def limit_descriptors(child: Child, limit: int) -> None:
+    _, hard = resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
