@@ -40,6 +40,7 @@ from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.runtime import RunOptions, make_detector, node_info_of, open_source
 from detector.service.signals import SignalHandler
 from detector.sinks.base import NodeInfo
+from detector.web.schema import Model as ModelDescription
 from detector.web.schema import describe_model
 from detector.web.stream import FrameEncoder
 
@@ -370,9 +371,13 @@ def _watch_service(console: Console, goes_on: Callable[[], bool], address: str, 
     with closing(Reader(_messages(client), _DEPTH)) as reader:
         models: list[Message] = []
         drain(reader, models.append, lambda: not models and goes_on(), _TURN_S)
-        if models:
+        if not models:
+            return
+        try:
             with _drawing(console, models[0][1], goes_on) as (screen, turn):
                 drain(reader, screen.handle, turn, _TURN_S)
+        except _FOREIGN as error:
+            raise client.foreign(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -445,7 +450,7 @@ def _messages(client: WebClient) -> Generator[Message, None, None]:
 
     Raises DeviceError where there is no service at the start.
     """
-    yield "model", client.get("/api/model")
+    yield "model", _checked_model(client)
     while True:
         try:
             for message in client.stream():
@@ -456,11 +461,32 @@ def _messages(client: WebClient) -> Generator[Message, None, None]:
         time.sleep(_RECONNECT_S)
 
 
+def _checked_model(client: WebClient) -> dict[str, Any]:
+    """Return the model, of a size that can be drawn; raises DeviceError where it is none."""
+    from pydantic import TypeAdapter
+
+    try:
+        model = TypeAdapter(ModelDescription).validate_python(client.get("/api/model"))
+    except ValueError as error:
+        raise client.foreign("no model") from error
+    values = len(model.classes) + len(model.features.mel_hz) + sum(layer.neurons for layer in model.layers)
+    if values + model.encoder.planes * model.encoder.width > _MAX_VALUES:
+        raise client.foreign("too large a model")
+    return asdict(model)
+
+
 Message: TypeAlias = tuple[str, Mapping[str, Any]]
 """A kind (frames, record, state) and its JSON object; see the description of the API."""
 _ANSWER_TIMEOUT_S: Final = 10.0
 _STREAM_TIMEOUT_S: Final = 5.0
 """A stream without data for so long is dead: the state is sent once a second."""
+_MAX_ANSWER_BYTES: Final = 4_000_000
+_MAX_LINE_BYTES: Final = 1_000_000
+"""Some ten times what a model of a thousand classes takes."""
+_MAX_VALUES: Final = 1_000_000
+"""Values of a frame."""
+_FOREIGN: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
+"""What is raised on the way through an answer that is not snn-detect's."""
 
 
 class WebClient:
@@ -474,10 +500,22 @@ class WebClient:
 
     def get(self, path: str) -> Any:
         """Return the JSON of an answer; raises DeviceError where there is no such service, or it requires a token."""
+        until_s, text = time.monotonic() + _ANSWER_TIMEOUT_S, b""
         try:
-            return json.loads(self._answer(path, _ANSWER_TIMEOUT_S).read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise DeviceError(f"{self._address}: the answer is not that of snn-detect's page ({error})") from error
+            with closing(self._answer(path, _ANSWER_TIMEOUT_S)) as answer:
+                while (part := answer.read1(_MAX_ANSWER_BYTES)) and len(text) <= _MAX_ANSWER_BYTES:
+                    text += part
+                    if time.monotonic() > until_s:
+                        raise TimeoutError("too slow")
+            if len(text) > _MAX_ANSWER_BYTES:
+                raise ValueError("too long")
+            return json.loads(text)
+        except (OSError, http.client.HTTPException, *_FOREIGN) as error:
+            raise self.foreign(error) from error
+
+    def foreign(self, error: object) -> DeviceError:
+        """Return the error for an answer that is not that of a page of snn-detect."""
+        return DeviceError(f"{self._address}: the answer is not that of snn-detect's page ({error})")
 
     def stream(self) -> Iterator[Message]:
         """Yield messages as they come.
@@ -485,12 +523,18 @@ class WebClient:
         Raises DeviceError as ``get`` does, OSError where nothing comes any more, SourceError where the stream ends.
         """
         kind = ""
-        for raw in self._answer("/api/stream", _STREAM_TIMEOUT_S):
-            name, _, value = raw.decode().rstrip("\n").partition(": ")
-            if name == "event":
-                kind = value
-            elif name == "data":
-                yield kind, json.loads(value)
+        with closing(self._answer("/api/stream", _STREAM_TIMEOUT_S)) as answer:
+            while raw := answer.readline(_MAX_LINE_BYTES):
+                if not raw.endswith(b"\n"):
+                    raise self.foreign("a line without an end")
+                try:
+                    name, _, value = raw.decode().rstrip("\n").partition(": ")
+                    content = json.loads(value) if name == "data" else None
+                except _FOREIGN as error:
+                    raise self.foreign(error) from error
+                kind = value if name == "event" else kind
+                if isinstance(content, dict):
+                    yield kind, content
         raise SourceError("the stream has ended")
 
     def _answer(self, path: str, timeout_s: float) -> http.client.HTTPResponse:

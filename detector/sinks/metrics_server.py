@@ -114,9 +114,8 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
             body, content_type = self._exposition(environ.get("HTTP_ACCEPT", ""))
         else:
             body, content_type = f"{code.value} {code.phrase}\n".encode(), "text/plain; charset=utf-8"
-            length = environ.get("CONTENT_LENGTH") or "0"
-            if length.isdigit():  # closed with unread data, the connection would be reset before the answer arrives
-                environ["wsgi.input"].read(min(int(length), _MAX_BODY))
+            # Closed with unread data, the connection would be reset before the answer arrives.
+            environ["wsgi.input"].read(_body_bytes(environ.get("CONTENT_LENGTH") or ""))
         headers |= {"Content-Type": content_type, "Content-Length": str(len(body)), "Server": "snn-detect"}
         start_response(f"{code.value} {code.phrase}", list(headers.items()))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
@@ -137,6 +136,13 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         scheme, _, token = authorization.partition(" ")
         given = token.strip().encode("latin-1", "replace")
         return hmac.compare_digest(given, self._token.encode()) and scheme.lower() == "bearer"
+
+
+def _body_bytes(length: str) -> int:
+    """Return how much of a body to read, by its Content-Length, which may be of any length itself."""
+    if not (length.isascii() and length.isdigit()):
+        return 0
+    return _MAX_BODY if len(length) > len(str(_MAX_BODY)) else min(int(length), _MAX_BODY)
 
 
 def _end(request: Any) -> None:

@@ -11,13 +11,15 @@ import logging
 import os
 import secrets
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,6 +57,9 @@ _LEAVE_S: Final = 1.0
 _GRACE_S: Final = 0.2
 """Time for the network loop to end once there is nothing more to send."""
 _FAILURE: Final = 0x80
+_MAX_PACKET_BYTES: Final = 1_000_000
+"""The longest packet of use is the announcement of an earlier run: some 500 bytes a sound."""
+_RECEIVE_BYTES: Final = 65536
 
 
 class Mqtt(SinkSection):
@@ -377,7 +382,7 @@ class MqttSink(LiveSink):
         if message.retain or self._on_listening is None:
             return  # published before this connection
         if message.payload not in (ON.encode(), OFF.encode()):
-            _log.warning("%s: %s and %s are understood, not %.20r", message.topic, ON, OFF, message.payload)
+            _log.warning("%s: %s and %s are understood, not %r", message.topic, ON, OFF, message.payload[:20])
             return
         on = message.payload == ON.encode()
         try:
@@ -489,13 +494,14 @@ def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: 
     Raises ConfigError without paho-mqtt and for files that are missing or no certificates.
     """
     try:
-        from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+        client_class = _bounded_client()
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("paho"):
             raise
         raise ConfigError("MQTT needs paho-mqtt: pip install 'snn-detect[mqtt]'") from error
-    client = Client(
+    client = client_class(
         CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=reconnects
     )
     client.connect_timeout = _CONNECT_S
@@ -506,6 +512,37 @@ def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: 
     if settings.username is not None:
         client.username_pw_set(settings.username, password)
     return client
+
+
+@cache
+def _bounded_client() -> type[Client]:
+    """Return paho's client, of whose incoming packets only the beginning is kept; a broken one ends the connection.
+
+    MQTT 3.1.1 cannot ask a broker for small packets. What is left out is received all the same, so that the broker
+    does not send it again.
+    """
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import MQTTErrorCode
+
+    class Head(bytearray):
+        def __iadd__(self, data: Any) -> Self:  # type: ignore[misc]  # bytearray's has the same result
+            self.extend(data[: max(0, _MAX_PACKET_BYTES - len(self))])
+            return self
+
+    class BoundedClient(Client):
+        def _sock_recv(self, bufsize: int) -> bytes:
+            packet = self._in_packet
+            if not isinstance(packet["packet"], Head):
+                packet["packet"] = Head(packet["packet"])
+            return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
+
+        def _packet_handle(self) -> MQTTErrorCode:
+            try:
+                return super()._packet_handle()
+            except (struct.error, ValueError, IndexError):
+                return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    return BoundedClient
 
 
 def tls_context(settings: Mqtt) -> ssl.SSLContext | None:

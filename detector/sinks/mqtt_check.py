@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 5.0
 _QUIET_S: Final = 1.0
 """All retained messages have come when none has come for this long."""
+_MAX_QUIET_S: Final = 60.0
+_KEPT_BYTES: Final = 64
+"""What is kept of each payload: that of a state, or of a test."""
 _KEEPALIVE_S: Final = 30
 _FAILURE: Final = 0x80
 
@@ -138,8 +142,8 @@ class _Visit:
 
     def wait_until_quiet(self) -> None:
         """Wait until no message has come for a while."""
-        count = -1
-        while count < len(self.received):
+        count, until_s = -1, time.monotonic() + _MAX_QUIET_S
+        while count < len(self.received) and time.monotonic() < until_s:
             count = len(self.received)
             self._wait(lambda count=count: len(self.received) > count, _QUIET_S)  # type: ignore[misc]
 
@@ -161,6 +165,7 @@ class _Visit:
             self._changed.notify_all()
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        message.payload = message.payload[:_KEPT_BYTES]
         with self._changed:
             self.received.append(message)
             self._changed.notify_all()

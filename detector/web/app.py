@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import logging
 import math
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -98,7 +99,7 @@ def _word(text: str) -> str:
 
 
 def _number(text: str | int) -> str | int:
-    if isinstance(text, str) and not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_EVENTS):
+    if isinstance(text, str) and not (re.fullmatch(r"0*[0-9]{1,9}", text) and 1 <= int(text[-9:]) <= MAX_EVENTS):
         raise ValueError(f"limit is a number from 1 to {MAX_EVENTS}")
     return text  # of some versions of FastAPI also the default
 

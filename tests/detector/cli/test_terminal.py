@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -15,16 +17,20 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyte
 import pytest
 
 from detector.cli.terminal import bar, raster
-from tests.service import COMMAND, DEADLINE_S, Child
+from detector.pipeline import Detector
+from detector.sinks.base import NodeInfo
+from detector.web.schema import describe_model
+from tests.service import COMMAND, DEADLINE_S, Child, wait_until
 from tests.web_service import SCENE, url_of
 
 WIDTH, HEIGHT = 120, 40
@@ -157,18 +163,69 @@ def test_a_signal_ends_the_wait_for_a_server_that_does_not_answer() -> None:
             assert terminal.end(signal.SIGINT) == 130  # and not 69, the code of no answer
 
 
-def test_a_page_of_another_program_is_an_error() -> None:
-    page = b"<p>It works!</p>"
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def test_what_another_program_answers_is_an_error_in_one_line() -> None:
+    endless = b"data: " + b"x" * 65536
+    for page, body in (
+        (b"<p>It works!</p>", b""),
+        (b"[1, 2]", b""),
+        (b"{}", b""),
+        (b"[" * 100_000, b""),
+        (b"9" * 100_000, b""),
+        (b"", endless),
+        (json.dumps(model_of(neurons=10**12)).encode(), b""),
+    ):
+        with answering(page, body) as (address, _):
+            assert run("--connect", address) == (69, "is not that of snn-detect's page"), page[:80]
 
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
+
+def test_a_stream_without_an_end_of_line_takes_no_memory() -> None:
+    page = json.dumps(model_of()).encode()
+    with answering(page, b"data: " + b"x" * 65536) as (address, sent), Terminal("--connect", address) as terminal:
+        terminal.wait_for(lambda t: "a line without an end" in t, "what is wrong with the stream")
+        wait_until(lambda: sent[0] > 100_000_000 or "no connection" in terminal.text, "some of it")
+        status = Path(f"/proc/{terminal.process.pid}/status").read_text()
+        assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 300_000  # type: ignore[index]
+        assert terminal.end(signal.SIGINT) == 130
+
+
+def test_messages_that_are_none_of_snn_detect_are_an_error_in_one_line() -> None:
+    page = json.dumps(model_of()).encode()
+    for body in (b'event: record\ndata: {"no": "type"}\n\n', b'event: frames\ndata: {"frames": "many"}\n\n'):
+        with answering(page, body) as (address, _):
+            assert run("--connect", address) == (69, "is not that of snn-detect's page"), body
+
+
+def model_of(**layer: Any) -> dict[str, Any]:
+    """Return what ``/api/model`` answers for the model that ships, with a layer that is changed."""
+    found = asdict(describe_model(Detector.load(), NodeInfo("n", "s", "d", (), "m", "a", "1")))
+    found["layers"][0] |= layer
+    return found
+
+
+@contextlib.contextmanager
+def answering(page: bytes, body: bytes) -> Iterator[tuple[str, list[int]]]:
+    """Answer each request but that of the stream with ``page``, or without end with ``body`` where it is empty."""
+    sent = [0]
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            asked = connection.recv(65536)
+            if page and b"/api/stream" not in asked:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page))
+                return
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                sent[0] += connection.send(body)
 
-        threading.Thread(target=answer, daemon=True).start()
-        assert run("--connect", f"127.0.0.1:{server.getsockname()[1]}") == (69, "is not that of snn-detect's page")
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}", sent
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -27,6 +28,7 @@ from detector.sinks.base import NodeInfo, SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, retained, wait_until
 from tests.detector.sinks.live_records import STATION, health, offset, onset, status
+from tests.service import service
 
 BASE = "snn-detect/pi4"
 GUITAR = f"{BASE}/mic/guitar/state"
@@ -488,3 +490,47 @@ def test_a_client_that_connects_only_after_the_end_leaves_again(
     if is_there:
         assert "Received DISCONNECT from snn-detect-pi4" in broker.log
         broker.kill()
+
+
+def test_a_large_message_takes_no_memory_and_delays_nothing(broker: Broker, tmp_path: Path) -> None:
+    """The broker keeps 100 MB on the topic of the switch; the service is a process of its own."""
+    config = tmp_path / "config.toml"
+    config.write_text(f"""
+        node = "pi4"
+        audio.device = "-"
+        [[mqtt]]
+        host = "127.0.0.1"
+        port = {broker.port}
+    """)
+    with Watcher(broker.port, topic=f"{BASE}/listening/state") as watcher:
+        setting = watcher.client.publish(f"{BASE}/listening/set", b"x" * 100_000_000, qos=1, retain=True)
+        setting.wait_for_publish(60)
+        with service(config) as child:
+            watcher.wait_for(f"{BASE}/listening/state", "ON")
+            watcher.publish(f"{BASE}/listening/set", "y" * 5_000_000)
+            wait_until(lambda: any("are understood, not b'yyy" in e for e in child.errors), "the warning")
+            watcher.publish(f"{BASE}/listening/set", "OFF")
+            watcher.wait_for(f"{BASE}/listening/state", "OFF")
+            assert broker.log.count("as snn-detect-pi4") == 1, "one connection did for all of it"
+            status = Path(f"/proc/{child.process.pid}/status").read_text()
+            assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 200_000  # type: ignore[index]
+
+
+def test_a_packet_that_is_broken_ends_the_connection_and_not_the_client() -> None:
+    """A publish packet without a topic, from what calls itself a broker; the next connection is made all the same."""
+    connections: list[bytes] = []
+    with socket.create_server((HOST, 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connections.append(connection.recv(65536))
+                        connection.sendall(b"\x20\x02\x00\x00" + b"\x30\x01\x00")
+                        connection.recv(65536)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with running(server.getsockname()[1]):
+            wait_until(lambda: len(connections) >= 2, "another connection")
+        server.shutdown(socket.SHUT_RDWR)

@@ -283,6 +283,13 @@ def test_the_answer_to_a_wrong_method_arrives_although_there_is_a_body() -> None
         connection.close()
 
 
+@pytest.mark.parametrize("length", ["9" * 6000, "-1", "0x10", "\xb2", ""])
+def test_a_length_that_is_none_is_answered(length: str) -> None:
+    with serving() as sink, socket.create_connection((HOST, sink.port), 30) as client:
+        client.sendall(f"POST /metrics HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode("latin-1") + b"x" * 70000)
+        assert client.recv(65536).startswith(b"HTTP/1.0 405")
+
+
 def test_the_server_header_is_only_a_name() -> None:
     with serving() as sink:
         assert ask(sink.port)[1]["Server"] == "snn-detect"

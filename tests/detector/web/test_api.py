@@ -130,6 +130,8 @@ def test_events_are_chosen_by_label_category_time_and_number(client: httpx.Clien
         ("lable=guitar", "unknown parameter 'lable'"),
         ("limit=0", "from 1 to 5000"),
         ("limit=many", "from 1 to 5000"),
+        (f"limit={'9' * 6000}", "limit is a number from 1 to 5000"),
+        ("limit=%C2%B2", "limit is a number from 1 to 5000"),
         ("since=yesterday", "a time such as"),
         ("since=2026-11-23T18:04:05", "a time such as"),
         ("until=9999-12-31T23:59:59-23:59", "a time such as"),
@@ -351,6 +353,17 @@ def test_the_token_becomes_a_cookie(guarded: httpx.Client, way: str) -> None:
 
 def test_a_login_is_bounded(guarded: httpx.Client) -> None:
     assert guarded.post("/login", content=b"token=" + b"x" * 10_000).status_code == 413
+
+
+@pytest.mark.parametrize("length", ["9" * 6000, "9" * 25, "-1", "0x10", "\xb2"])
+def test_a_length_that_is_none_ends_the_connection_and_nothing_else(running: Running, length: str) -> None:
+    child, client = running
+    before = len(child.errors)
+    head = f"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+    answer = raw(client, head.encode("latin-1"))
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
+    assert client.get("/api/health").status_code == 200
+    assert child.errors[before:] == []
 
 
 def read_frames(client: httpx.Client, frames: int, counts: list[int], at: int) -> None:
