@@ -224,6 +224,8 @@ class ServiceState:
     paused: bool
     conditions: tuple[ActiveCondition, ...]
     health: HealthState
+    scores: Mapping[str, float] | None = None
+    """Scores of the last frame by label, where the metrics show them."""
 
 
 EventRecord: TypeAlias = OnsetRecord | OffsetRecord

@@ -135,7 +135,7 @@ def is_same_pipe(before: Audio, after: Audio) -> bool:
 
 @runtime_checkable
 class LiveViewer(Protocol):
-    """A sink that also observes the detector, and may ask for the state of the service."""
+    """A sink that also observes the detector."""
 
     @property
     def wants_layers(self) -> bool:
@@ -143,13 +143,6 @@ class LiveViewer(Protocol):
 
     def on_trace(self, trace: Trace) -> None:
         """Process the trace of a chunk, without blocking."""
-
-    @property
-    def wants_state(self) -> bool:
-        """Whether the state has been asked for since it was last shown."""
-
-    def show(self, state: ServiceState) -> None:
-        """Process the state of the service, without blocking."""
 
 
 class Tee:
@@ -206,7 +199,6 @@ class ServiceRuntime:
         self.publisher.unlogged = frozenset() if run_options.wait else frozenset({"waiting"})
         self.engine: Engine | None = None
         """None while there is no source."""
-        self._viewer: LiveViewer | None = None
         self.wants_listening = True
         """Whether listening is switched on; set from threads of sinks, and applied by ``pause`` and ``resume``."""
         self.is_paused = False
@@ -289,15 +281,15 @@ class ServiceRuntime:
         """Publish the state of the service."""
         state = self.health.fields(self.stats, self.outputs.stats, self.node_info)
         calibrated = None if self.settings.calibration is None else self._mismatch is None
-        metrics = self.settings.metrics
-        wants_scores = metrics is not None and metrics.scores and self.engine is not None
-        scores = self.engine.scores if wants_scores and self.engine is not None else None
-        self.publisher.health(state, calibrated=calibrated, scores=scores)
+        self.publisher.health(state, calibrated=calibrated, scores=self._scores())
 
     def show_state(self) -> None:
         """Show the state of the service where it is asked for."""
-        if self._viewer is not None and self._viewer.wants_state:
-            self._viewer.show(self._state())
+        sinks = [sink for sink in self.outputs.sinks if sink.wants_state]
+        if sinks:
+            state = self._state()
+            for sink in sinks:
+                sink.show(state)
 
     def publish_clips(self) -> None:
         """Publish the clips that have been written since the last call."""
@@ -336,7 +328,13 @@ class ServiceRuntime:
             paused=self.is_paused,
             conditions=tuple(ActiveCondition(c.name, c.detail) for c in conditions),
             health=self.health.state(stats, self.outputs.stats, self.node_info),
+            scores=self._scores(),
         )
+
+    def _scores(self) -> dict[str, float] | None:
+        """Return the scores of the last frame where the metrics show them."""
+        metrics = self.settings.metrics
+        return self.engine.scores if self.engine is not None and metrics is not None and metrics.scores else None
 
     def check_calibration(self) -> None:
         """Publish a status where the thresholds begin or cease to be those of another device or model."""
@@ -398,11 +396,11 @@ class ServiceRuntime:
 
     def _connect(self) -> None:
         """Connect the sinks that receive sound or traces."""
-        self._viewer = next((sink for sink in self.outputs.sinks if isinstance(sink, LiveViewer)), None)
         if self.engine is not None:
+            viewer = next((sink for sink in self.outputs.sinks if isinstance(sink, LiveViewer)), None)
             taps: list[AudioTap] = [sink for sink in self.outputs.sinks if isinstance(sink, AudioTap)]
             self.engine.taps = (*taps, *([self._tee] if self._tee else []))
-            self.engine.observer = self._viewer
+            self.engine.observer = viewer
 
     def _close_source(self) -> None:
         engine, self.engine = self.engine, None

@@ -20,7 +20,7 @@ from detector.errors import DetectorError
 from detector.system import Backoff
 
 if TYPE_CHECKING:
-    from detector.records import Record
+    from detector.records import Record, ServiceState
 
 _log = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
@@ -81,6 +81,14 @@ class LiveSink:
     def stats(self) -> Mapping[str, float]:
         """Return what else health records report of this sink, by key; may be read from any thread."""
         return {}
+
+    @property
+    def wants_state(self) -> bool:
+        """Whether the sink asks for the state of the service; read often, from the main thread."""
+        return False
+
+    def show(self, state: ServiceState) -> None:
+        """Take the state that was asked for, without blocking; called from the main thread."""
 
     def open(self) -> None:
         """Prepare to write; raises RetryableError to be called again after a pause."""

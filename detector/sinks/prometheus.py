@@ -21,10 +21,12 @@ from detector.records import (
     EventRecord,
     GapRecord,
     HealthRecord,
+    HealthState,
     Histogram,
     OffsetRecord,
     OnsetRecord,
     Record,
+    ServiceState,
     StatusRecord,
 )
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
@@ -71,6 +73,11 @@ _FAMILIES: Final = {
     "mqtt_connected": _Family("gauge", (), "Whether every MQTT broker is connected."),
     "mqtt_reconnects_total": _Family("counter", (), "MQTT connections beyond the first."),
     "mqtt_dropped_messages_total": _Family("counter", (), "MQTT messages and records that were dropped."),
+    "sink_working": _Family("gauge", ("sink",), "Whether the last attempt to write succeeded."),
+    "sink_waiting_records": _Family("gauge", ("sink",), "Records that wait to be written."),
+    "sink_written_records_total": _Family("counter", ("sink",), "Records that were written."),
+    "sink_dropped_records_total": _Family("counter", ("sink",), "Records dropped by a full queue or at the end."),
+    "sink_failed_records_total": _Family("counter", ("sink",), "Records lost by an error."),
     "clips_bytes": _Family("gauge", (), "Bytes of sound clips."),
     "config_last_reload_successful": _Family("gauge", (), "Whether the last reload of the configuration succeeded."),
 }
@@ -85,6 +92,15 @@ _FROM_HEALTH: Final = {
     "queue_depth_ratio": "queue_depth",
 }
 """Families whose value is a field of health records, whose counters start with the service as well."""
+_FROM_SINKS: Final = {
+    "sink_working": "working",
+    "sink_waiting_records": "waiting",
+    "sink_written_records_total": "written",
+    "sink_dropped_records_total": "dropped",
+    "sink_failed_records_total": "failed",
+}
+_STATE_S: Final = 0.5
+"""How long a client waits for the state of the service; where none comes, it gets the last one."""
 
 
 class Metrics(ServerSinkSection):
@@ -143,6 +159,15 @@ class MetricsSink(LiveSink):
             raise ConfigError(f"metrics address {self._address} is not loopback here: use 127.0.0.1, or set token_file")
         self._server = server
 
+    @property
+    def wants_state(self) -> bool:
+        """Whether a client waits for the state of the service."""
+        return self._metrics.wants_state
+
+    def show(self, state: ServiceState) -> None:
+        """Take the state of the service."""
+        self._metrics.show(state)
+
     def write(self, record: Record) -> None:
         """Count a record."""
         self._metrics.on_record(record)
@@ -155,7 +180,10 @@ class MetricsSink(LiveSink):
 
 
 class EventMetrics:
-    """Counts records in one thread and exposes the counts in any other; a collector of prometheus_client."""
+    """Counts records in one thread and exposes the counts in any other; a collector of prometheus_client.
+
+    What is exposed is the present state, which is asked for by ``wants_state`` and taken by ``show``.
+    """
 
     def __init__(self, node_info: NodeInfo, *, scores: bool) -> None:
         """Start with zeros; ``scores``: expose the score of each class, too.
@@ -171,6 +199,9 @@ class EventMetrics:
         self._source = node_info.source
         self._scores = scores
         self._lock = threading.Lock()
+        self.wants_state = True
+        self._shown = threading.Event()
+        self._has_state = False
         self._values: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
         self._latencies = [0] * (len(_LATENCIES_S) + 1)
         self._latency_sum_s = 0.0
@@ -190,8 +221,20 @@ class EventMetrics:
         """Return the metrics, and their content type, in the format that an Accept header asks for."""
         from prometheus_client.exposition import choose_encoder
 
+        self._shown.clear()
+        self.wants_state = True
+        if self._has_state:
+            self._shown.wait(_STATE_S)
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def show(self, state: ServiceState) -> None:
+        """Take the state of the service."""
+        self.wants_state = False
+        with self._lock:
+            self._health(state.health, state.time, state.scores)
+        self._has_state = True
+        self._shown.set()
 
     def on_record(self, record: Record) -> None:
         """Count a record."""
@@ -204,7 +247,8 @@ class EventMetrics:
                 case StatusRecord():
                     self._status(record.state, active=record.active)
                 case HealthRecord():
-                    self._health(record)
+                    self._health(record.health, record.time, record.scores)
+                    self._resets(record.health.resets)  # not in ``show``: gaps that wait would count as others
                 case ClipRecord():
                     self._add("clips_bytes", record.bytes)
 
@@ -238,19 +282,15 @@ class EventMetrics:
         elif state == "reloaded":
             self._set("config_last_reload_successful", active)
 
-    def _health(self, record: HealthRecord) -> None:
-        health = record.health
+    def _health(self, health: HealthState, time: str | None, scores: Mapping[str, float] | None) -> None:
         for name, key in _FROM_HEALTH.items():
             self._set(name, getattr(health, key), *([self._source] if _FAMILIES[name].labels else []))
         self._set("audio_reopens_total", health.reopens, self._source, "device")
         self._set("audio_level_dbfs", health.rms_dbfs, self._source, "rms")
         self._set("audio_level_dbfs", health.peak_dbfs, self._source, "peak")
-        if health.heard_s != self._processed_s:
+        if health.heard_s != self._processed_s and time:
             self._processed_s = health.heard_s
-            self._set(
-                "audio_last_frame_timestamp_seconds", datetime.fromisoformat(record.time).timestamp(), self._source
-            )
-        self._resets(health.resets)
+            self._set("audio_last_frame_timestamp_seconds", datetime.fromisoformat(time).timestamp(), self._source)
         self._sinks(health.sinks)
         if health.temperature_c is not None:
             self._set("temperature_celsius", health.temperature_c)
@@ -258,7 +298,7 @@ class EventMetrics:
             self._set("under_voltage", health.under_voltage)
         self._inference = health.inference
         if self._scores:
-            for label, score in (record.scores or {}).items():
+            for label, score in (scores or {}).items():
                 self._set("class_score", score, self._source, label)
 
     def _resets(self, resets: int) -> None:
@@ -275,6 +315,8 @@ class EventMetrics:
             self._set("mqtt_connected", all(c.get("connected", c["working"]) for c in brokers))
             self._set("mqtt_reconnects_total", sum(c.get("reconnects", 0) for c in brokers))
             self._set("mqtt_dropped_messages_total", sum(lost))
+        for family, key in _FROM_SINKS.items():
+            self._values[family] = {(name,): float(counts[key]) for name, counts in sinks.items()}
         for name, counts in sinks.items():
             if name.startswith("clips") and "bytes" in counts:
                 self._set("clips_bytes", counts["bytes"])

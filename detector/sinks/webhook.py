@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,16 +25,20 @@ from detector.sinks.lines import json_line
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
 if TYPE_CHECKING:  # imported with the first webhook
+    import socket
     import ssl
     from email.message import Message
+    from http.client import HTTPConnection, HTTPResponse
     from urllib.error import HTTPError
-    from urllib.request import OpenerDirector
+    from urllib.request import OpenerDirector, Request
 
 _RETRYABLE: Final = frozenset({408, 429})
 """Answers that, like those from 500 on, do not reject the record itself."""
 _MAX_PAUSE_S: Final = 300.0
 """Limit of Retry-After."""
 _MAX_ANSWER_BYTES: Final = 65536
+_LEAST_S: Final = 0.001
+"""The time for a step that begins behind the deadline; 0 would mean not to wait at all."""
 
 
 class Webhook(SinkSection):
@@ -50,7 +57,9 @@ class Webhook(SinkSection):
         description="Certificates to trust, where they are not the system's.",
         examples=["/etc/snn-detect/ca.pem"],
     )
-    timeout_s: float = Field(5.0, gt=0, le=60, description="Seconds to wait for an answer.")
+    timeout_s: float = Field(
+        5.0, gt=0, le=60, description="Seconds for one attempt, from the connection to the answer."
+    )
     max_attempts: int = Field(5, ge=1, le=100, description="Attempts for one record before it is given up.")
 
     def shown(self) -> dict[str, Any]:
@@ -135,7 +144,7 @@ class WebhookSink(LiveSink):
             self._not_before = time.monotonic() + min(_pause_s(error.headers), _MAX_PAUSE_S)
             raise RetryableError(text) from error
         if error.code < HTTPStatus.BAD_REQUEST:
-            where = urlsplit(error.headers.get("Location", "")).hostname or "another place"
+            where = _host(error.headers.get("Location", "")) or "another place"
             raise DetectorError(f"{text}, to {where}; redirects are not followed: name the new url") from error
         raise DetectorError(f"{text}; check url and token_file") from error
 
@@ -153,16 +162,91 @@ def _check_url(url: str) -> str:
 
 
 def _opener(settings: Webhook) -> OpenerDirector:
-    """Return the opener that urllib would build, without following redirects."""
+    """Return the opener that urllib would build, without following redirects, and with a deadline for all of it."""
     from urllib import request
 
+    http, https = _connections()
     opener = request.OpenerDirector()
-    handlers = (request.ProxyHandler, request.HTTPHandler, request.HTTPDefaultErrorHandler, request.HTTPErrorProcessor)
-    for handler in handlers:
+    for handler in (request.ProxyHandler, request.HTTPDefaultErrorHandler, request.HTTPErrorProcessor):
         opener.add_handler(handler())
+
+    class Http(request.HTTPHandler):
+        def http_open(self, req: Request) -> HTTPResponse:
+            return self.do_open(http, req)
+
+    opener.add_handler(Http())
     if settings.url.startswith("https:"):
-        opener.add_handler(request.HTTPSHandler(context=_trust(settings.ca_file)))
+        context = _trust(settings.ca_file)
+
+        class Https(request.HTTPSHandler):
+            def https_open(self, req: Request) -> HTTPResponse:
+                return self.do_open(https, req, context=context)
+
+        opener.add_handler(Https(context=context))
     return opener
+
+
+@cache
+def _connections() -> tuple[type[HTTPConnection], type[HTTPConnection]]:
+    """Return classes of connections whose timeout is that of the whole exchange, not of each step."""
+    from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+
+    class Timed(HTTPConnection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            deadline_s = time.monotonic() + float(self.timeout or 0)
+            self._left_s: Callable[[], float] = lambda: max(_LEAST_S, deadline_s - time.monotonic())
+            self._create_connection = partial(_connect, self._left_s)
+            self.response_class = partial(_response, HTTPResponse, self._left_s)  # type: ignore[assignment]
+
+        def send(self, data: Any) -> None:
+            if self.sock is not None:
+                self.sock.settimeout(self._left_s())
+            super().send(data)
+
+    class TimedSecurely(Timed, HTTPSConnection):
+        pass
+
+    return Timed, TimedSecurely
+
+
+def _connect(left_s: Callable[[], float], address: tuple[str, int], *_rest: Any) -> socket.socket:
+    """Connect to the first address of a server that answers, in the time that is left for all of them."""
+    import socket
+
+    failure: OSError | None = None
+    for family, kind, protocol, _, where in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left_s())
+            sock.connect(where)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            return sock
+    raise failure or OSError("no address")
+
+
+def _response(kind: type[HTTPResponse], left_s: Callable[[], float], sock: Any, *arguments: Any, **options: Any) -> Any:
+    """Return a response that is read in the time that is left, however slowly it comes."""
+    response = kind(sock, *arguments, **options)
+    raw = response.fp.detach()
+
+    class Reader(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int | None:
+            sock.settimeout(left_s())
+            return int(raw.readinto(buffer))
+
+        def close(self) -> None:
+            raw.close()
+            super().close()
+
+    response.fp = io.BufferedReader(Reader())
+    return response
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:
@@ -193,10 +277,17 @@ def _pause_s(headers: Message) -> float:
 
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        left_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError, TypeError, IndexError):
         return 0.0
-    left_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return max(0.0, left_s)
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _words(reason: object) -> str:

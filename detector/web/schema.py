@@ -132,7 +132,7 @@ class Health(_Server, HealthState, _Source):
     @classmethod
     def of(cls, state: ServiceState, viewers: int, dropped: int, operations: Operations | None) -> Health:
         """Return the state of the service with the server's own counts."""
-        values = {f.name: getattr(state, f.name) for f in fields(state) if f.name != "health"}
+        values = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in {"health", "scores"}}
         values |= {f.name: getattr(state.health, f.name) for f in fields(state.health)}
         return cls(**values, viewers=viewers, dropped_messages=dropped, operations=operations)
 

@@ -122,7 +122,7 @@ class WebSink(LiveSink):
     @property
     def wants_state(self) -> bool:
         """Whether the state of the service has been requested."""
-        return self._broadcaster.wants_state
+        return self._broadcaster.wants_state or (self._metrics is not None and self._metrics.wants_state)
 
     def on_chunk(self, chunk: AudioChunk) -> None:
         """Add a chunk to the level."""
@@ -136,6 +136,8 @@ class WebSink(LiveSink):
     def show(self, state: ServiceState) -> None:
         """Set the state of the service."""
         self._broadcaster.show(state)
+        if self._metrics is not None:
+            self._metrics.show(state)
 
     def open(self) -> None:
         """Start to serve; raises RetryableError while the address is in use or does not exist yet."""

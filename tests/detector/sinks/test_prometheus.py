@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from detector.errors import ConfigError
-from detector.records import Histogram, State
+from detector.records import HealthRecord, Histogram, ServiceState, State
 from detector.sinks import metrics_server
 from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.prometheus import Metrics, MetricsSink
@@ -105,6 +105,11 @@ def test_names_types_and_labels_are_those_of_the_contract() -> None:
         "snn_detect_mqtt_connected": ("gauge", ()),
         "snn_detect_mqtt_reconnects": ("counter", ()),
         "snn_detect_mqtt_dropped_messages": ("counter", ()),
+        "snn_detect_sink_working": ("gauge", ("sink",)),
+        "snn_detect_sink_waiting_records": ("gauge", ("sink",)),
+        "snn_detect_sink_written_records": ("counter", ("sink",)),
+        "snn_detect_sink_dropped_records": ("counter", ("sink",)),
+        "snn_detect_sink_failed_records": ("counter", ("sink",)),
         "snn_detect_clips_bytes": ("gauge", ()),
         "snn_detect_config_last_reload_successful": ("gauge", ()),
     }
@@ -224,6 +229,49 @@ def test_brokers_and_clips() -> None:
         assert value(found, "clips_bytes") == 500
         sink.write(clip(size=70))
         assert value(page(sink), "clips_bytes") == 570
+
+
+def test_each_sink_has_its_counts() -> None:
+    counts = {"written": 5, "dropped": 1, "failed": 2, "working": False, "waiting": 3}
+    with serving() as sink:
+        sink.write(health(sinks={"webhook": counts, "webhook-2": counts | {"waiting": 7}}))
+        found = page(sink)
+        names = ("working", "waiting_records", "written_records_total", "dropped_records_total", "failed_records_total")
+        assert [value(found, f"sink_{name}", sink="webhook") for name in names] == [0, 3, 5, 1, 2]
+        assert value(found, "sink_waiting_records", sink="webhook-2") == 7
+        sink.write(health(sinks={"webhook": counts}))  # the settings have changed
+        assert value(page(sink), "sink_waiting_records", sink="webhook-2") is None
+
+
+def test_a_client_gets_the_present_state() -> None:
+    """The service shows its state when it is asked to, which may be long before the next health record."""
+    with serving(scores=True) as sink:
+        sink.show(state_of(health(queue_depth=0.25), scores={"guitar": 0.1}))
+        assert not sink.wants_state
+        asked = threading.Thread(target=lambda: found.extend(page(sink)))
+        found: list[Metric] = []
+        asked.start()
+        wait_until(lambda: sink.wants_state, "the question")
+        sink.show(state_of(health(queue_depth=0.5, frames=3000), scores={"guitar": 0.2}))
+        asked.join()
+        assert value(found, "queue_depth_ratio") == 0.5
+        assert value(found, "audio_frames_total", **SOURCE) == 3000
+        assert value(found, "class_score", **GUITAR) == 0.2
+        assert value(page(sink), "queue_depth_ratio") == 0.5  # the service does not answer: the last state
+
+
+def state_of(record: HealthRecord, **values: Any) -> ServiceState:
+    assert record.time is not None
+    return ServiceState(
+        time=record.time,
+        clock_synced=True,
+        device="mic",
+        device_rate_hz=48000,
+        paused=False,
+        conditions=(),
+        health=record.health,
+        **values,
+    )
 
 
 def test_scores_are_exposed_where_the_settings_ask_for_them() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -217,13 +221,90 @@ def test_but_not_for_ever(server: Server, monkeypatch: pytest.MonkeyPatch, later
     assert len(server.records) == 2
 
 
-@pytest.mark.parametrize("later", ["soon", "-5", "", "Thu, 01 Jan 1970 00:00:00 GMT"])
+@pytest.mark.parametrize(
+    "later",
+    [
+        *("soon", "-5", "", "Thu, 01 Jan 1970 00:00:00 GMT", "9" * 5000 + "x"),
+        *("Mon, 01 Jan 0001 00:00:00 +2359", "Mon, 01 Jan 2024 00:00:00 +9999", "Mon, 99 Foo 2024 25:61:61 GMT"),
+    ],
+)
 def test_pauses_that_are_none(server: Server, later: str) -> None:
     server.answers = [Answer(503, {"Retry-After": later})]
     sink, record = sink_for(server.url), onset()
     with pytest.raises(RetryableError):
         sink.write(record)
     sink.write(record)
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "//[", "", "\x1b[31m", "http://h:port/"])
+def test_a_redirect_to_no_address_is_named_all_the_same(server: Server, location: str) -> None:
+    server.answers = [Answer(302, {"Location": location})]
+    with pytest.raises(DetectorError, match="redirects are not followed"):
+        sink_for(server.url).write(onset())
+
+
+@contextmanager
+def dripping(first: bytes, rest: bytes) -> Iterator[str]:
+    """Answer with ``first`` at once, and then a byte of ``rest`` every 50 ms for ever."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(first)
+            for number in itertools.count():
+                connection.sendall(rest[number % len(rest) :][:1])
+                time.sleep(0.05)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=listening.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        (b"", b"HTTP/1.1 200 OK" + b" " * 1000),
+        (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["status", "headers", "continue"],
+)
+def test_an_answer_that_drips_has_a_deadline(first: bytes, rest: bytes) -> None:
+    with dripping(first, rest) as url:
+        sink, began = sink_for(url, timeout_s=0.5), time.monotonic()
+        with pytest.raises(RetryableError, match="gives no answer in time"):
+            sink.write(onset())
+        assert 0.4 < time.monotonic() - began < 2
+
+
+def test_a_body_that_drips_has_a_deadline_and_the_record_has_arrived() -> None:
+    with dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x") as url:
+        sink, began = sink_for(url, timeout_s=0.5), time.monotonic()
+        sink.write(onset())
+        assert 0.4 < time.monotonic() - began < 2
+
+
+def test_records_that_a_dripping_server_makes_wait_are_not_lost_in_silence(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_PAUSE_S", (0.01, 0.05))
+    with dripping(b"", b"H") as url:
+        worker = SinkWorker("webhook", sink_for(url, timeout_s=0.2, max_attempts=1), bound=10)
+        for number in range(26):
+            worker.submit(onset(number=number))
+        wait_until(lambda: worker.counts.failed, "the first one that is given up")
+        worker.begin_close(0.5)
+        assert worker.join()
+        counts = worker.counts
+        assert counts.dropped + counts.failed == 26
+        assert sum(int(n) for n in re.findall(r"webhook: (\d+) records? w", caplog.text)) == counts.dropped
+        assert "gives no answer in time; given up after 1 attempts" in caplog.text
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -466,6 +467,12 @@ def test_metrics_with_the_address_of_the_page_are_served_by_it(tmp_path: Path) -
             lambda: f'snn_detect_events_total{{class="{label}",source="pipe"}} 1.0' in client.get("/metrics").text,
             "the count",
         )
+        heard = client.get("/api/health").json()["heard_s"]
+        assert heard > 5  # long before the second health record
+        text = client.get("/metrics").text
+        (frames,) = re.findall(r'^snn_detect_audio_frames_total{source="pipe"} (\S+)$', text, re.MULTILINE)
+        assert float(frames) > 200
+        assert 'snn_detect_sink_waiting_records{sink="database"} 0.0' in text
         assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=")
         accepts = {"Accept": "application/openmetrics-text; version=1.0.0"}
         assert client.get("/metrics", headers=accepts).text.endswith("# EOF\n")
