@@ -56,18 +56,18 @@ class SoundRing:
                 self._segments.popleft()
             self._segments[0].first = max(self._segments[0].first, oldest)
 
-    def segment_from(self, sample: int) -> Segment | None:
-        """Return the segment that a sample belongs to, else the next one; None where there is none."""
+    def segment_from(self, sample: int, stream: int) -> Segment | None:
+        """Return the segment that a sample belongs to, else the next one; None without, or in another stream."""
         with self._lock:
-            for segment in self._segments:
+            for segment in self._segments if stream == self.stream else ():
                 if segment.end > sample:
                     return Segment(segment.first, segment.end, segment is self._segments[-1])
         return None
 
-    def read(self, first: int, end: int) -> Pcm:
+    def read(self, first: int, end: int, stream: int) -> Pcm:
         """Return a copy of the samples of a segment from ``first`` on, up to ``end``; fewer where some are gone."""
         with self._lock:
-            newest = self._segments[-1].end if self._segments else 0
+            newest = self._segments[-1].end if self._segments and stream == self.stream else 0
             first = max(first, newest - len(self._sound))
             return self._sound.take(np.arange(first, min(end, newest)), mode="wrap")
 

@@ -194,8 +194,9 @@ class Service:
         if signals.reopen:
             signals.reopen = False
             attempt("reopening the files of outputs", runtime.outputs.reopen, None)
-        if runtime.wants_listening == runtime.is_paused:
-            switch = runtime.resume if runtime.wants_listening else runtime.pause
+        wants_listening = runtime.wants_listening  # sinks set it from their threads
+        if wants_listening == runtime.is_paused:
+            switch = runtime.resume if wants_listening else runtime.pause
             attempt("switching listening", switch, None)
         elif runtime.engine is None and not runtime.is_paused and time.monotonic() >= self._open_at_s:
             self._open_at_s = time.monotonic() + _REOPEN_S

@@ -233,7 +233,7 @@ class ClipSink(LiveSink):
 
     def _write_clips(self, *, all_of_them: bool) -> None:
         for event_id, clip in list(self._clips.items()):
-            segment = self._ring.segment_from(clip.onset) if clip.stream == self._ring.stream else None
+            segment = self._ring.segment_from(clip.onset, clip.stream)
             may_wait = not all_of_them and time.monotonic() < clip.due
             if may_wait and segment and segment.is_growing and segment.end < self._end(clip):
                 continue
@@ -257,17 +257,17 @@ class ClipSink(LiveSink):
             raise DetectorError(f"{self._path}: the sound of a clip was gone before it could be written")
         name = clip_name(clip.moment, clip.label, event_id)
         with os.fdopen(os.memfd_create("clip"), "w+b") as memory:
-            self._encode(memory.fileno(), first, end)
+            self._encode(memory.fileno(), first, end, clip.stream)
             size = memory.seek(0, os.SEEK_END)
             memory.seek(0)
             path = self._folder.put(name, memory, size)
         self._on_written(SavedClip(event_id, clip.label, str(path), size))
 
-    def _encode(self, descriptor: int, first: int, end: int) -> None:
+    def _encode(self, descriptor: int, first: int, end: int, stream: int) -> None:
         """Write the samples to a descriptor as FLAC."""
         import soundfile
 
         # By descriptor: for a Python file, soundfile needs callbacks, which a hardened service may not create.
         with soundfile.SoundFile(descriptor, "w", self._rate_hz, 1, "PCM_16", format="FLAC", closefd=False) as file:
             for at in range(first, end, _BLOCK):
-                file.write(self._ring.read(at, min(at + _BLOCK, end)))
+                file.write(self._ring.read(at, min(at + _BLOCK, end), stream))

@@ -21,6 +21,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -40,6 +41,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from detector import __version__
@@ -238,7 +240,7 @@ class Api:
         path = self._events.clip(self._known(event_id))
         if path is None:
             raise HTTPException(404, "no clip of this event is kept")
-        return FileResponse(path, media_type="audio/flac", content_disposition_type="inline", filename=path.name)
+        return _Clip(path, media_type="audio/flac", content_disposition_type="inline", filename=path.name)
 
     async def stream(self, _query: NoParameters) -> Response:
         """Send all that happens as server-sent events."""
@@ -277,6 +279,18 @@ class Api:
         return replace(
             event, clip=f"{path}/clip" if has_clip else None, picture=f"{path}/picture" if has_picture else None
         )
+
+
+class _Clip(FileResponse):
+    """A file that may be deleted, to make room for others, between the question and the answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except RuntimeError:
+            if Path(self.path).is_file():
+                raise
+            await JSONResponse({"error": "no clip of this event is kept"}, 404)(scope, receive, send)
 
 
 class _Stream(StreamingResponse):

@@ -67,7 +67,7 @@ class Events:
                     self._recent[record.id] = replace(known, clip=record.path)
                 return
             self._recent[record.id] = _merged(known, record)
-            while len(self._recent) > _MAX_EVENTS or _is_old(next(iter(self._recent.values()))):
+            while self._recent and (len(self._recent) > _MAX_EVENTS or _is_old(next(iter(self._recent.values())))):
                 self._recent.popitem(last=False)
 
     def find(self, wanted: Wanted) -> list[Event]:

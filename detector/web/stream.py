@@ -140,8 +140,8 @@ class Broadcaster:
         self._viewers: list[Viewer] = []
         self._has_viewers = asyncio.Event()
         self._arrived: deque[Trace | Record] = deque(maxlen=_MAX_ARRIVED)
-        self._peak = self._energy = 0.0
-        self._samples = 0
+        self._levels: deque[tuple[float, float, int]] = deque(maxlen=_MAX_ARRIVED)
+        """Peak, energy and number of samples of each chunk since the last message."""
         self.dropped = 0
         """Messages dropped because viewers were too slow."""
         self.state: ServiceState | None = None
@@ -158,9 +158,7 @@ class Broadcaster:
         """Add a chunk to the level; called in the engine's thread."""
         samples = chunk.samples
         if self._viewers and len(samples):
-            self._peak = max(self._peak, float(np.abs(samples).max()))
-            self._energy += float(np.dot(samples, samples))
-            self._samples += len(samples)
+            self._levels.append((float(np.abs(samples).max()), float(np.dot(samples, samples)), len(samples)))
 
     def on_trace(self, trace: Trace) -> None:
         """Queue a trace; called in the engine's thread."""
@@ -174,7 +172,8 @@ class Broadcaster:
 
     def show(self, state: ServiceState) -> None:
         """Set the state; called in the main thread."""
-        self.state, self.wants_state = state, False
+        self.wants_state = False  # first: what is asked for from here on is a later state
+        self.state = state
 
     async def health(self, timeout_s: float = 0.0) -> Health | None:
         """Request the state and return it; the last one where none comes in time, None where there was none yet."""
@@ -188,6 +187,9 @@ class Broadcaster:
         """Add a viewer; returns None where there are ``MAX_VIEWERS`` already."""
         if len(self._viewers) >= MAX_VIEWERS:
             return None
+        if not self._viewers:  # the detector's threads may have added some since the last one left
+            self._arrived.clear()
+            self._levels.clear()
         viewer = Viewer()
         self._viewers.append(viewer)
         self._has_viewers.set()
@@ -199,6 +201,7 @@ class Broadcaster:
         if not self._viewers:
             self._has_viewers.clear()
             self._arrived.clear()
+            self._levels.clear()
             self._last_second.clear()
 
     async def run(self) -> None:
@@ -246,9 +249,9 @@ class Broadcaster:
 
     def _level(self) -> dict[str, Any]:
         """Return the level since the last call, and start the next one."""
-        peak, energy, samples = self._peak, self._energy, self._samples
-        self._peak = self._energy = 0.0
-        self._samples = 0
+        levels = [self._levels.popleft() for _ in range(len(self._levels))]
+        peak = max((level[0] for level in levels), default=0.0)
+        energy, samples = sum(level[1] for level in levels), sum(level[2] for level in levels)
         rms = math.sqrt(energy / samples) if samples and math.isfinite(energy) else 0.0
         return {"rms_dbfs": _dbfs(rms), "peak_dbfs": _dbfs(peak), "clipped": peak >= FULL_SCALE}
 

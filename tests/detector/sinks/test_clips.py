@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from detector.audio.sound_ring import SoundRing
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
 from detector.sinks.base import RetryableError, SavedClip, SinkWorker
@@ -445,3 +446,13 @@ def test_clips_are_whole_while_sound_comes_in_another_thread(tmp_path: Path) -> 
         pcm, _ = soundfile.read(record.path, dtype="int16")
         assert 2200 <= len(pcm) <= 3200
         assert (np.diff(pcm.astype(int)) % 30_000 == 1).all()
+
+
+def test_sound_of_another_stream_is_not_read() -> None:
+    ring = SoundRing(1000)
+    ring.push(AudioChunk(sound_of(0, 500), 0))
+    assert ring.segment_from(100, 0) is not None
+    ring.push(AudioChunk(sound_of(0, 300), 0))  # the source was opened again: positions restart
+    assert ring.segment_from(100, 0) is None
+    assert len(ring.read(0, 300, 0)) == 0
+    assert len(ring.read(0, 300, 1)) == 300

@@ -8,7 +8,8 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from detector.pipeline import Detector
 from detector.records import OffsetRecord, OnsetRecord
 from detector.sinks.base import NodeInfo
 from detector.web import events as pictures_module
+from detector.web.app import _Clip
 from detector.web.events import Archive, Events, Pictures
 from detector.web.schema import MEMBRANE_STEP
 from detector.web.sink import Web, WebSink
@@ -248,6 +250,97 @@ def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Tra
         assert len(broadcaster._arrived) == 600
 
     asyncio.run(with_broadcaster(detector, act))
+
+
+@pytest.fixture
+def _threads_switch_often() -> Iterator[None]:
+    """Switch between threads after nearly every instruction, so that what reads a state twice is found out."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_an_event_of_a_clock_that_was_not_set_is_no_error() -> None:
+    events = Events(Archive(None, None))
+    events.on_record(live_records.onset(id="a", time="1970-01-01T00:00:10.000+00:00"))
+    assert events.find(Wanted()) == []
+
+
+@pytest.mark.usefixtures("_threads_switch_often")
+def test_pictures_are_whole_while_viewers_come_and_go(detector: Detector) -> None:
+    sink = WebSink(Web(address="127.0.0.1:0"), Archive(None, None), NODE_INFO, detector, None)
+    fresh, over = detector.fresh(), threading.Event()
+    fresh.observer = sink
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            viewer = sink._broadcaster.join()
+            assert viewer is not None
+            sink._broadcaster.leave(viewer)
+
+    toggling = threading.Thread(target=come_and_go)
+    toggling.start()
+    sound = scene()
+    sink.write(onset("a", 2.0))
+    try:
+        for at in range(0, 20 * 16000, 160):
+            fresh.push(sound[at : at + 160])
+    finally:
+        over.set()
+        toggling.join()
+    sink.write(offset("a", 2.0, 18.0))
+    parts = shot(sink._pictures, "a")["parts"]
+    assert sum(p["frames"] for p in parts) >= 17 * 40
+    assert len({bool(p["layers"]) for p in parts}) == 2, "viewers came and went"
+    classes, layers = 15, {layer.name: layer.neurons for layer in detector.manifest.network.layers if layer.spikes}
+    for part in parts:
+        frames = part["frames"]
+        assert len(unpacked(part["scores"])) == len(unpacked(part["means"])) == frames * classes
+        assert len(unpacked(part["membranes"])) == (frames * classes if part["layers"] else 0)
+        assert part["layers"].keys() in (layers.keys(), set())
+        for name, bits in part["layers"].items():
+            assert len(unpacked(bits)) == frames * -(-layers[name] // 8)
+
+
+@pytest.mark.usefixtures("_threads_switch_often")
+def test_levels_are_those_of_whole_chunks(detector: Detector) -> None:
+    async def act(broadcaster: Broadcaster) -> None:
+        assert broadcaster.join() is not None
+        chunk = AudioChunk(np.full(160, 0.5, np.float32), 0)
+        over = threading.Event()
+
+        def give() -> None:
+            while not over.is_set():
+                broadcaster.on_chunk(chunk)
+
+        giving = threading.Thread(target=give)
+        giving.start()
+        try:
+            levels = [broadcaster._level() for _ in range(20_000)]
+        finally:
+            over.set()
+            giving.join()
+        found = {(level["rms_dbfs"], level["peak_dbfs"]) for level in levels}
+        assert (-6.0, -6.0) in found
+        assert len(found) <= 2, found  # nothing at all, or whole chunks
+
+    asyncio.run(with_broadcaster(detector, act))
+
+
+def test_a_clip_that_is_deleted_on_the_way_is_none(tmp_path: Path) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "headers": []}
+    asyncio.run(_Clip(tmp_path / "gone.flac", media_type="audio/flac")(scope, receive, send))
+    assert sent[0]["status"] == 404
+    assert b"no clip" in sent[1]["body"]
 
 
 def test_a_server_that_has_ended_is_started_again(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
