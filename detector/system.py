@@ -1,59 +1,122 @@
-"""Default folders, files that appear complete or not at all, growing pauses, and sockets that use few descriptors.
-
-The folders are given by systemd, else by the conventions of the system and of users (XDG); nothing is created here.
-"""
+"""Output files that replace nothing else and appear complete or not at all; pauses between retries; bounded sockets."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 import resource
 import socket
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-STDIN: Final = "-"
-"""The name of standard input, in place of a device or file."""
-_NAME: Final = "snn-detect"
+from detector.errors import ConfigError
 
-
-def configuration_directories() -> Iterator[Path]:
-    """Yield the folders in which ``config.toml`` is looked for, in order of precedence."""
-    if given := _given("CONFIGURATION_DIRECTORY"):
-        yield given
-    yield Path("/etc") / _NAME
-    yield _of_user("XDG_CONFIG_HOME", ".config")
-
-
-def state_directory() -> Path:
-    """Return the folder of persistent data: events, clips."""
-    return _given("STATE_DIRECTORY") or _by_user("/var/lib", "XDG_STATE_HOME", ".local/state")
-
-
-def database_file() -> Path:
-    """Return the default place of the database of events."""
-    return state_directory() / "events.db"
-
-
-def clips_directory() -> Path:
-    """Return the default folder of clips."""
-    return state_directory() / "clips"
-
-
-def web_token_file() -> Path:
-    """Return the place of the token that is created for a page that other machines can reach."""
-    return state_directory() / "web.token"
-
-
+_HEAD_BYTES: Final = 4096
 _RESERVED_DESCRIPTORS: Final = 128
 """Descriptors of the process that are not for clients, but for sound, outputs and files."""
 _MIN_CLIENTS: Final = 8
 _EXHAUSTED_S: Final = 0.05
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class FileKind(NamedTuple):
+    """A kind of file that commands write, recognised by its first bytes."""
+
+    name: str
+    """With its article, for messages."""
+    head: re.Pattern[bytes]
+
+
+class Output(NamedTuple):
+    """A file that a command will write."""
+
+    option: str
+    """The option that names it."""
+    path: Path | None
+    """None: it is not written."""
+    kind: FileKind
+
+
+def table_kind(name: str, columns: Iterable[str], separator: str) -> FileKind:
+    """Return the kind of tables that begin with these names of columns."""
+    return FileKind(name, re.compile(re.escape(separator.join(columns).encode()) + rb"\r?\n"))
+
+
+JSON: Final = FileKind("a JSON document", re.compile(rb"\s*[{\[]"))
+PNG: Final = FileKind("a PNG picture", re.compile(rb"\x89PNG\r\n\x1a\n"))
+PICTURE: Final = FileKind("a picture", re.compile(rb"\x89PNG\r\n\x1a\n|%PDF-|\s*<(\?xml|!DOCTYPE svg|svg)[\s>]"))
+WAV: Final = FileKind("a WAV file", re.compile(rb"(RIFF|RF64).{4}WAVE", re.DOTALL))
+MODEL: Final = FileKind(
+    "an ONNX model", re.compile(rb"\x08[\x01-\x20]\x12.[\x20-\x7e]+[\x1a\x22\x28\x32\x3a]", re.DOTALL)
+)
+"""The protocol buffer of ONNX: version, name of the producer, and then one of its other fields."""
+
+
+def check_outputs(
+    outputs: Iterable[Output],
+    inputs: Iterable[str | Path | None] = (),
+    *,
+    force: bool = False,
+    makes_folders: bool = False,
+) -> None:
+    """Raise ConfigError, before any work, where a file cannot be written or would replace what it must not.
+
+    It never replaces one of the ``inputs``, another output, or a file of another kind; a file of its own kind only
+    with ``force``. ``makes_folders``: its folder need not exist.
+    """
+    read = [Path(given) for given in inputs if given is not None and os.path.exists(given)]  # noqa: PTH110 - never raises
+    written: dict[str, Output] = {}
+    for output in outputs:
+        if output.path is None:
+            continue
+        where = f"{output.option} {output.path}"
+        _check_place(where, output.path, makes_folders=makes_folders)
+        other = written.setdefault(os.path.realpath(output.path), output)
+        if other is not output:
+            raise ConfigError(f"{where}: {other.option} writes the same file; name another one")
+        if not output.path.exists():
+            continue
+        if any(path.samefile(output.path) for path in read):
+            raise ConfigError(f"{where}: is read by this command and is not replaced; name another file")
+        if not _is_of_kind(output.path, output.kind):
+            raise ConfigError(f"{where}: exists, is not {output.kind.name} and is not replaced; name another file")
+        if not force:
+            raise ConfigError(f"{where}: exists already; name another file, or replace this one with --force")
+
+
+def _check_place(where: str, path: Path, *, makes_folders: bool) -> None:
+    """Raise ConfigError where there can be no file of that name."""
+    try:
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        folder = Path(os.path.realpath(path)).parent
+        while makes_folders and not folder.exists():
+            folder = folder.parent
+    except (OSError, ValueError) as error:  # too long, or with a null character
+        raise ConfigError(f"{where}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{where}: is a directory; name the file to write")
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{where}: is a device or a pipe, not a file; name the file to write")
+    if not folder.is_dir():
+        shown = folder if path.is_symlink() else path.parent
+        raise ConfigError(f"{where}: cannot be written: there is no folder {shown}; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{where}: cannot be written: {folder} is not writable; name another folder")
+
+
+def _is_of_kind(path: Path, kind: FileKind) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False  # what cannot be read may be anything
+    return not head or kind.head.match(head) is not None
 
 
 @contextmanager
@@ -62,7 +125,9 @@ def replace_file(path: Path) -> Iterator[Path]:
 
     Where the block raises, ``path`` stays as it was and the new file is removed. Raises OSError where the file
     cannot be synced or renamed. The folder must exist; access rights are those that the block gives the new file.
+    Where ``path`` is a symbolic link, the file that it leads to is replaced.
     """
+    path = Path(os.path.realpath(path))
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield part
@@ -104,24 +169,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _by_user(system: str, variable: str, in_home: str) -> Path:
-    """Return the system's folder for root, and the user's own for others."""
-    return Path(system) / _NAME if os.geteuid() == 0 else _of_user(variable, in_home)
-
-
-def _of_user(variable: str, in_home: str) -> Path:
-    """Return a folder of the XDG base directories; the specification ignores relative ones."""
-    base = Path(os.environ.get(variable, ""))
-    home = Path("/", os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises for users without one
-    return (base if base.is_absolute() else home / in_home) / _NAME
-
-
-def _given(variable: str) -> Path | None:
-    """Return the first folder of a list as systemd sets it."""
-    first = os.environ.get(variable, "").partition(":")[0]
-    return Path(first) if first else None
 
 
 def client_bound(wanted: int) -> int:

@@ -5,6 +5,7 @@ Modules that need torch, onnx or nir are imported by the commands that use them,
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import tempfile
@@ -13,10 +14,15 @@ from typing import Final
 
 import click
 
+from detector.cli.program import force_option
 from detector.errors import ConfigError, DetectorError
+from detector.system import JSON, MODEL, FileKind, Output, check_outputs
 from models import RECIPES
 
 PATH: Final = click.Path(path_type=Path)
+_NIR: Final = FileKind("a NIR graph", re.compile(rb"\x89HDF\r\n\x1a\n"))
+_NIR_TEXT: Final = FileKind("a text of this command", re.compile(rb"<!-- made by snn-export nir;"))
+_C_HEADER: Final = FileKind("a header of this command", re.compile(rb".*#ifndef SNN_MODEL_H\r?\n", re.DOTALL))
 
 
 @click.group()
@@ -35,11 +41,15 @@ def cli() -> None:
     help="Sounds to compare on, repeated up to 60 s; default: the demo scene.",
 )
 @click.option("--metrics", type=PATH, help="Metrics for the manifest, the JSON of snn-train evaluate.")
-def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None) -> None:
+@force_option
+def onnx(  # noqa: PLR0913 - one option each
+    run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], metrics: Path | None, *, force: bool
+) -> None:
     """Export RUN as a streaming ONNX model.
 
     The file has a manifest, and is written only if it gives the same spikes as the run's network.
     """
+    check_outputs([Output("--out", out, MODEL)], [recipe, metrics, *sound], force=force, makes_folders=True)
     from firmware_export.onnx.export import export_run
 
     parity = export_run(run, recipe, out, sound, metrics)
@@ -56,14 +66,17 @@ def onnx(run: Path, recipe: Path | None, out: Path, sound: tuple[Path, ...], met
     "--out",
     type=PATH,
     required=True,
-    help="Folder to write; an earlier export is replaced.",
+    help="Folder to write.",
 )
+@click.option("--force", is_flag=True, help="Replace the files of an earlier export; others in its folder are kept.")
 @click.option("--float", "is_float", is_flag=True, help="Single precision throughout (default).")
 @click.option("--int8", "is_int8", is_flag=True, help="int8 weights and integer arithmetic throughout.")
 @click.option(
     "--frontend", type=click.Choice(["fixed", "float"]), default="fixed", help="Number format of the MFCC with --int8."
 )
-def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> None:
+def c(  # noqa: PLR0913 - one option each
+    model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str, *, force: bool
+) -> None:
     """Export MODEL as a folder of C99.
 
     It is the whole detector, from 16-bit samples to events.
@@ -73,6 +86,8 @@ def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> N
 
     if is_float and is_int8:
         raise ConfigError("--float and --int8 exclude each other; give one of them")
+    if out.exists():
+        check_outputs([Output("--out", out / "snn_model.h" if out.is_dir() else out, _C_HEADER)], [model], force=force)
     number_format = NumberFormat(int8=True, fixed_front_end=frontend == "fixed") if is_int8 else FLOAT
     export_c(model, out, number_format)
     click.echo(
@@ -83,11 +98,13 @@ def c(model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str) -> N
 @cli.command()
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
-def int8(model: Path, out: Path) -> None:
+@force_option
+def int8(model: Path, out: Path, *, force: bool) -> None:
     """Export MODEL with int8 weights.
 
     The model file is written only if it gives the same spikes as numpy over the demo scene.
     """
+    check_outputs([Output("--out", out, MODEL)], [model], force=force, makes_folders=True)
     from firmware_export.onnx.int8 import export_int8
 
     result = export_int8(model, out)
@@ -101,12 +118,15 @@ def int8(model: Path, out: Path) -> None:
 @cli.command()
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, required=True, help="File to write, FILE.nir.")
-def nir(model: Path, out: Path) -> None:
+@force_option
+def nir(model: Path, out: Path, *, force: bool) -> None:
     """Export MODEL's network as a NIR graph.
 
     The graph is written only if it gives the same spikes over the demo scene; FILE.md describes what NIR cannot
     express.
     """
+    outputs = (Output("--out", out, _NIR), Output("--out", out.with_suffix(".md"), _NIR_TEXT))
+    check_outputs(outputs, [model], force=force, makes_folders=True)
     from firmware_export.nir.export import export_nir
 
     parity = export_nir(model, out)
@@ -128,7 +148,10 @@ def nir(model: Path, out: Path) -> None:
 @click.option("--recipe", type=PATH, help="Recipe whose recordings to evaluate on; default: the model's.")
 @click.option("--compiler", default="cc", show_default=True, help="C compiler for this computer.")
 @click.option("--json", "json_path", type=PATH, help="Also write the measurements to this file.")
-def report(model: Path, data: Path | None, recipe: Path | None, compiler: str, json_path: Path | None) -> None:
+@force_option
+def report(  # noqa: PLR0913 - one option each
+    model: Path, data: Path | None, recipe: Path | None, compiler: str, json_path: Path | None, *, force: bool
+) -> None:
     """Compare all exported forms of MODEL.
 
     Each is made and run; the table has sizes, speed, parity and accuracy.
@@ -140,10 +163,7 @@ def report(model: Path, data: Path | None, recipe: Path | None, compiler: str, j
     from models.data.datasets import recordings
     from models.recipe import load_recipe
 
-    if json_path is not None and not json_path.parent.is_dir():
-        raise ConfigError(f"{json_path}: there is no folder {json_path.parent}; create it first")
-    if json_path is not None and json_path.is_dir():
-        raise ConfigError(f"{json_path}: a folder of that name exists; name a file")
+    check_outputs([Output("--json", json_path, JSON)], [model, recipe], force=force)
     manifest = load_model(model).manifest
     clips = []
     if data is not None:

@@ -17,7 +17,7 @@ annotation as a tab-separated table (filename, onset, offset, event_label; secon
 from __future__ import annotations
 
 import argparse
-import csv
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ import soundfile
 
 from detector.errors import DetectorError
 from detector.messages import Samples
+from detector.system import FileKind, Output, check_outputs, replace_file, table_kind, write_text
 from models import DEMO_SCENE
 from models.rendering.instruments import Shape, fret, strum
 from models.rendering.midi import EXPRESSION, REVERBERATION, VIBRATO, Control, Note, Phrase
@@ -41,6 +42,9 @@ AUDIBLE_DB = -28.0
 """A part is active where its 20 ms level is above this, relative to its loudest 20 ms."""
 _BLOCK = RATE_HZ // 50
 _SEED = 34
+_COLUMNS = ("filename", "onset", "offset", "event_label")
+_ANNOTATION = table_kind("an event table", _COLUMNS, "\t")
+_FLAC = FileKind("a FLAC file", re.compile(rb"fLaC"))
 _ROOM_S, _ROOM_SHARE = 0.3, 0.25
 _A_MINOR: Shape = (None, 0, 2, 2, 1, 0)
 _C: Shape = (None, 3, 2, 0, 1, 0)
@@ -101,21 +105,26 @@ def write_scene(out: Path = DEMO_SCENE) -> None:
     """Write the scene (16-bit FLAC) to ``out`` and its annotation beside it with the suffix ``.tsv``."""
     parts = render_parts()
     out.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(out, mix(parts), RATE_HZ, subtype="PCM_16", compression_level=1.0)
+    with replace_file(out) as part:
+        soundfile.write(part, mix(parts), RATE_HZ, subtype="PCM_16", compression_level=1.0)
     rows = [
         (out.name, f"{onset:.2f}", f"{offset:.2f}", part.label) for part in parts for onset, offset in [part.active_s()]
     ]
-    with out.with_suffix(".tsv").open("w", newline="") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n")
-        table.writerows([("filename", "onset", "offset", "event_label"), *rows])
+    write_text(out.with_suffix(".tsv"), "".join("\t".join(row) + "\n" for row in (_COLUMNS, *rows)))
 
 
 def main() -> int:
     """Render the scene; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m models.demo_scene", description="Render the demonstration scene.")
     parser.add_argument("out", type=Path, nargs="?", default=DEMO_SCENE, metavar="OUT", help="default: %(default)s")
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that exist, where they are of the same kind"
+    )
+    given = parser.parse_args()
+    outputs = (Output("OUT", given.out, _FLAC), Output("OUT", given.out.with_suffix(".tsv"), _ANNOTATION))
     try:
-        write_scene(parser.parse_args().out)
+        check_outputs(outputs, force=given.force, makes_folders=True)
+        write_scene(given.out)
     except DetectorError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +23,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; name a new folder")
-    part = out.with_name(out.name + ".part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        part.rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            part = Path(folder, out.name)
+            part.mkdir()
+            yield part
+            part.rename(out)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from detector.system import replace_file
+
 DPI = 120
 _DARK = 0.5
 """Share of a row above which a cell is dark enough for white text."""
@@ -24,9 +26,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, creating its folder where it is missing."""
+    """Write the figure as PNG, complete or not at all, creating its folder where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    with replace_file(path) as part:
+        figure.savefig(part, dpi=DPI)
 
 
 def raster(axes: Any, spikes: NDArray[Any], *, colour: str = "black") -> None:

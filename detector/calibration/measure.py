@@ -6,6 +6,8 @@ Only scores are kept, never sound, and all but the last minute whenever a run en
 from __future__ import annotations
 
 import math
+import os
+import re
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +24,7 @@ from detector.audio.sources import MEAN, FileSource, Mixing
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Scores
 from detector.pipeline import Detector
+from detector.system import FileKind
 
 if TYPE_CHECKING:
     from detector.service.signals import SignalHandler
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 Advance = Callable[[float, float], None]
 """Called with the share of the sound that has been processed, and its level in dBFS."""
 
+SCORES: Final = FileKind("a file of scores", re.compile(rb"SQLite format 3\0"))
 _APPLICATION: Final = 0x534E4E63
 """SQLite's application id of such a file."""
 _VERSION: Final = 1
@@ -299,12 +303,19 @@ class Measurement:
 
 
 def sound_files(places: Iterable[Path]) -> list[Path]:
-    """Return files, and the sound files below folders, each once; raises SourceError for a folder without any."""
+    """Return files, and the sound files below folders, each once.
+
+    Raises SourceError for a folder without any, and for a file that is missing or cannot be read.
+    """
     found: dict[Path, None] = {}
     for place in places:
         files = list(sounds_below(place)) if place.is_dir() else [place]
         if not files:
             raise SourceError(f"{place}: no sound files in this folder; name one with WAV, FLAC, OGG or MP3 files")
+        for file in files:
+            _identity(file)
+            if not os.access(file, os.R_OK):
+                raise SourceError(f"{file}: cannot be opened (permission denied); check the permissions")
         found |= dict.fromkeys(files)
     return list(found)
 

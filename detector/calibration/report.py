@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +18,11 @@ from detector.config.settings import Settings
 from detector.config.show import toml_value
 from detector.errors import ConfigError
 from detector.statistics import HourlyRate, Rate
-from detector.system import write_text
+from detector.system import FileKind, write_text
 
 FILE_NAME: Final = "50-calibration.toml"
 _SECTION: Final = "calibration"
+FRAGMENT: Final = FileKind("a calibration", re.compile(rb"(\s|#[^\n]*\n)*\[calibration\]"))
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -161,28 +161,10 @@ def _rounded_up(value: float) -> str:
 
 
 def fragment_path(configuration: Configuration, out: Path | None) -> Path | None:
-    """Return the file for the settings: ``out``, else one in config.d beside the configuration; None without one.
-
-    Raises ConfigError if it cannot be written or is not a calibration: before hours of measurement, not after them.
-    """
+    """Return the file for the settings: ``out``, else one in config.d beside the configuration; None without one."""
     if out is None and not configuration.files:
         return None
-    path = out or configuration.files[0].with_suffix(".d") / FILE_NAME
-    folder = next(p for p in path.absolute().parents if p.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ConfigError(f"{path}: cannot be written ({folder} is not yours); sudo, or --out FILE, or --no-write")
-    if out is not None and folder != path.absolute().parent:
-        raise ConfigError(f"{path}: there is no folder {path.parent}; create it first")
-    if path.exists() and not _is_calibration(path):
-        raise ConfigError(f"{path}: exists and is no calibration; choose another file with --out")
-    return path
-
-
-def _is_calibration(path: Path) -> bool:
-    try:
-        return _SECTION in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return out or configuration.files[0].with_suffix(".d") / FILE_NAME
 
 
 def write_fragment(path: Path, calibration: Calibration, choices: Sequence[Choice]) -> None:

@@ -13,11 +13,12 @@ import click
 
 from detector.audio.sources import Mixing
 from detector.calibration.choose import RULE, choose, count, hours_needed, promise
-from detector.calibration.measure import Advance, Measurement, ScoreStore, check_labels, sound_files
-from detector.calibration.report import Outcome, as_json, as_text, fragment_path, write_fragment
+from detector.calibration.measure import SCORES, Advance, Measurement, ScoreStore, check_labels, sound_files
+from detector.calibration.report import FRAGMENT, Outcome, as_json, as_text, fragment_path, write_fragment
 from detector.cli.program import (
     Gauge,
     config_option,
+    force_option,
     json_option,
     model_option,
     only_option,
@@ -29,11 +30,12 @@ from detector.cli.program import (
 )
 from detector.config.loading import load_configuration
 from detector.config.sections import Calibration
-from detector.errors import ConfigError, DetectorError, SourceError
+from detector.errors import DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
 from detector.service.runtime import RunOptions, open_source
 from detector.service.signals import SignalHandler
+from detector.system import Output, check_outputs
 
 _PARTS: Final = 10_000
 """A promised rate is rounded up to a multiple of 1 / 10000."""
@@ -92,6 +94,7 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to write the settings; default: config.d/50-calibration.toml beside the configuration.",
 )
+@force_option
 @click.option("--no-write", is_flag=True, help="Write no settings.")
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only errors.")
@@ -133,6 +136,8 @@ class CalibrateOptions:
     """The configuration."""
     model: Path | None
     out: Path | None
+    force: bool
+    """Whether ``out`` is replaced where it exists."""
     no_write: bool
     as_json: bool
     quiet: bool
@@ -158,11 +163,20 @@ class Calibrator:
         self._target = None if options.no_write else fragment_path(configuration, options.out)
         self._files: list[tuple[str | None, Path]] = [(None, path) for path in sound_files(options.places)]
         self._files += [(label, path) for label, place in options.targets for path in sound_files([place])]
-        if options.scores is not None and not options.scores.absolute().parent.is_dir():
-            raise ConfigError(f"{options.scores}: there is no folder {options.scores.parent}; create it first")
+        self._check_outputs()
         self._store = ScoreStore(options.scores, self._detector)
         mixing = Mixing(parse_channel(options.channel))
         self._measurement = Measurement(self._detector, self._store, signals, mixing)
+
+    def _check_outputs(self) -> None:
+        """Raise ConfigError for places that cannot be written; a file of scores is continued, and not replaced."""
+        options = self._options
+        outputs = [Output("--out", self._target, FRAGMENT)]
+        if options.scores is not None and not options.scores.exists():
+            outputs.append(Output("--scores", options.scores, SCORES))
+        inputs = [*(path for _, path in self._files), self._detector.path, options.scores]
+        # The place beside the configuration is this command's own.
+        check_outputs(outputs, inputs, force=options.force or options.out is None, makes_folders=options.out is None)
 
     def close(self) -> None:
         """Write pending scores and close their file."""
@@ -180,7 +194,7 @@ class Calibrator:
             if code:
                 return code  # each file has its line
             raise SourceError("no background was measured: there is nothing to choose thresholds by")
-        self._publish(self._evaluate())
+        self._publish(self._evaluate(has_errors=code != 0), has_errors=code != 0)
         return self._signals.exit_code or code
 
     def _measure(self) -> Iterator[DetectorError]:
@@ -222,8 +236,8 @@ class Calibrator:
 
         return advance
 
-    def _evaluate(self) -> Outcome:
-        """Count events at every threshold, choose, and write the settings unless the run was interrupted."""
+    def _evaluate(self, *, has_errors: bool) -> Outcome:
+        """Count events at every threshold, choose, and write the settings unless the run was cut short or failed."""
         manifest, only = self._detector.manifest, self._settings.listening.only
         hours, is_interrupted = self._store.background_hours, not self._signals.goes_on()
         with closing(self._gauge("counting", sum(s.frames for s in self._store.segments()))) as gauge:
@@ -248,7 +262,7 @@ class Calibrator:
             model=f"{manifest.name}-{manifest.version}",
             model_sha256=self._detector.sha256,
         )
-        target = None if is_interrupted else self._target
+        target = None if is_interrupted or has_errors else self._target
         if target is not None:
             write_fragment(target, calibration, choices)
         card = {c.label: m for c in classes if (m := manifest.metrics.get(f"{c.label}_recall")) is not None}
@@ -262,7 +276,7 @@ class Calibrator:
             print_status(f"the background is from several sources ({names}): the settings will name no device")
         return devices[0] if len(devices) == 1 else None
 
-    def _publish(self, outcome: Outcome) -> None:
+    def _publish(self, outcome: Outcome, *, has_errors: bool) -> None:
         if self._options.as_json:
             print_json(as_json(outcome))
         else:
@@ -271,6 +285,8 @@ class Calibrator:
             scores = self._options.scores
             rest = f"the same command continues {scores}" if scores else "the scores are gone; --scores keeps them"
             print_status(f"interrupted, no settings are written: {rest}")
+        elif has_errors and not self._options.no_write:
+            print_status("no settings are written: not all of the sound was measured; see the errors above")
         elif outcome.fragment is not None:
             print_status(f"{outcome.fragment}: written; systemctl reload snn-detect makes the service read it")
         elif not self._options.no_write:

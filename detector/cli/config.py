@@ -119,7 +119,7 @@ def _one_of(argument: Path | None, option: Path | None) -> Path | None:
 
 
 def _default_file() -> Path:
-    from detector.system import configuration_directories
+    from detector.config.paths import configuration_directories
 
     *_, system, own = configuration_directories()
     return (system if os.geteuid() == 0 else own) / _FILE_NAME

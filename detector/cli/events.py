@@ -200,7 +200,7 @@ def _database(given: Path | None) -> Path:
     if given is not None:
         return given
     from detector.config.loading import load_settings
-    from detector.system import database_file
+    from detector.config.paths import database_file
 
     settings = load_settings(None)
     if settings.database is not None and settings.database.path is not None:

@@ -41,6 +41,9 @@ model_option = click.option(
 )
 config_option = click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+force_option = click.option(
+    "--force", is_flag=True, help="Replace output files that exist, where they are of the same kind."
+)
 
 
 def _split(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

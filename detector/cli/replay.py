@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +23,7 @@ from detector.cli.program import (
     Gauge,
     channel_option,
     check_raw_options,
+    force_option,
     model_option,
     only_option,
     print_error,
@@ -30,11 +31,12 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
+from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.signals import SignalHandler
 from detector.sinks.base import Sink
-from detector.system import STDIN, replace_file, write_text
+from detector.system import PICTURE, FileKind, Output, check_outputs, replace_file, table_kind, write_text
 
 if TYPE_CHECKING:
     from detector.audio.live_source import SourceEvent
@@ -51,6 +53,9 @@ _TIMES_AT_ONCE: Final = 65_536
 """Times written together: bounds the memory of a long stream."""
 TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
 """Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
+_TABLE: Final = table_kind("an event table", TABLE_HEAD, "\t")
+_LABEL_TRACK: Final = FileKind("a label track", re.compile(rb"\d+(\.\d+)?\t\d+(\.\d+)?\t"))
+_SCORES: Final = FileKind("a file of scores", re.compile(rb"PK\x03\x04.{26}scores\.npy", re.DOTALL))
 
 
 class _Moment(_Type):
@@ -86,6 +91,7 @@ class _Moment(_Type):
 @click.option("--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a DCASE event table.")
 @only_option
 @threshold_option
+@force_option
 @click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary, only errors.")
 @click.pass_context
@@ -119,14 +125,6 @@ def table_rows(name: str, records: Iterable[EventRecord]) -> list[tuple[str, ...
     return [(Path(name).name, *row) for row in audacity_rows(records)]
 
 
-def check_place(path: Path, option: str) -> None:
-    """Raise ConfigError where a file cannot be written there."""
-    if path.is_dir():
-        raise ConfigError(f"{option} {path}: is a directory; name the file to write")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{option} {path}: nothing can be written to {path.parent}; name another folder")
-
-
 def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
     """Write rows of cells separated by tabs, complete or not at all; raises OSError."""
     lines = ("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
@@ -141,9 +139,7 @@ class ScoresFile:
     """
 
     def __init__(self, path: Path, labels: tuple[str, ...]) -> None:
-        """Prepare to write ``path``; raises ConfigError where it is a folder or its folder is not writable."""
-        if path.is_dir():
-            raise ConfigError(f"{path}: is a directory; name the .npz file to write")
+        """Prepare to write ``path``; raises ConfigError where its folder is not writable."""
         self._path = path
         self._labels = labels
         self._frames = 0
@@ -193,17 +189,14 @@ class FileNotes:
     """The files that are written for one input besides its records: at its end, or not at all."""
 
     def __init__(self, detector: Detector, scores: Path | None, picture: Path | None, audacity: Path | None) -> None:
-        """Prepare to write to these places; raises ConfigError where that is not possible."""
+        """Prepare to write to these places, which ``check_outputs`` has passed."""
         self._detector, self._audacity = detector, audacity
         self._wants_records = bool(picture or audacity)
         self.records: list[EventRecord] = []
         self._sheet = None
-        if audacity is not None:
-            check_place(audacity, "--audacity")
         if picture is not None:
             from detector.plots import Sheet
 
-            check_place(picture, "--picture")
             self._sheet = Sheet(picture, detector)
         self._scores = None if scores is None else ScoresFile(scores, detector.labels)
 
@@ -299,13 +292,15 @@ class Options:
     audacity: Path | None = None
     """Where to write these; with several files each has its own."""
     tsv: Path | None = None
+    force: bool = False
+    """Whether those that exist are replaced."""
 
 
 class Replay:
     """One run of the command: one model, one sink, and any number of files, one after another."""
 
     def __init__(self, options: Options, signals: SignalHandler) -> None:
-        """Load the model; raises ManifestError or ConfigError for impossible options."""
+        """Check the outputs and load the model; raises ManifestError or ConfigError for impossible options."""
         from detector.pipeline import Detector
 
         self._options = options
@@ -319,9 +314,8 @@ class Replay:
                 strict=True,
             )
         )
+        self._check_outputs()
         self._rows: list[tuple[str, ...]] = [TABLE_HEAD]
-        if options.tsv is not None:
-            check_place(options.tsv, "--tsv")
         self._detector = Detector.load(options.model, options.thresholds)
         self._rate_hz = self._detector.sample_rate_hz
         labels = self._detector.labels
@@ -332,6 +326,14 @@ class Replay:
         self._seq = 0
         self._sounds = 0
         self._warnings: list[str] = []
+
+    def _check_outputs(self) -> None:
+        outputs = [Output("--tsv", self._options.tsv, _TABLE)]
+        for scores, picture, audacity in self._places:
+            outputs += [Output("--scores", scores, _SCORES), Output("--picture", picture, PICTURE)]
+            outputs += [Output("--audacity", audacity, _LABEL_TRACK)]
+        files = (name for name in self._options.files if name != STDIN)
+        check_outputs(outputs, [*files, self._options.model], force=self._options.force)
 
     def run(self) -> int:
         """Replay all files and return the exit code; an error of one file is printed, and the next one follows."""

@@ -14,6 +14,7 @@ import click
 
 from detector.cli.program import (
     check_raw_options,
+    force_option,
     model_option,
     only_option,
     parse_channel,
@@ -22,9 +23,10 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
+from detector.config.paths import STDIN, web_token_file
 from detector.errors import DetectorError
 from detector.service.signals import SignalHandler
-from detector.system import STDIN, web_token_file
+from detector.system import WAV, Output, check_outputs
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
@@ -73,6 +75,7 @@ def bare_options(command: _Command) -> _Command:
         raw_options,
         click.option("--loop", is_flag=True, help="Repeat a sound file, with --web."),
         click.option("--tee", type=click.Path(path_type=Path), help="Record the sound in this WAV file."),
+        force_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -116,6 +119,8 @@ def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
     if plays_file and options["web"] is None:
         _replay(ctx, options)
         return
+    inputs = (device if plays_file else None, options["model"], options["web_token_file"])
+    check_outputs([Output("--tee", options["tee"], WAV)], inputs, force=options["force"])
     _configure_logging(quiet=options["quiet"])
     with SignalHandler(exits=True) as signals:
         from detector.config.loading import settings_of

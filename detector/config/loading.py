@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pydantic import ValidationError
 
+from detector.config.paths import configuration_directories
 from detector.config.secrets import token_required
 from detector.config.sections import Section, ServerSection
 from detector.config.settings import Settings
 from detector.errors import ConfigError
-from detector.system import configuration_directories
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -26,6 +26,7 @@ from detector.audio.live_source import (
 )
 from detector.audio.microphone import find_device
 from detector.audio.portaudio import within
+from detector.config.paths import STDIN
 from detector.config.sections import Audio
 from detector.doctor.result import (
     SETTINGS,
@@ -47,7 +48,6 @@ from detector.doctor.result import (
 )
 from detector.errors import ConfigError, DetectorError
 from detector.messages import Samples
-from detector.system import STDIN
 
 SYSTEM: Final = "PortAudio"
 DEVICE: Final = "device"

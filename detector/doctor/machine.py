@@ -15,6 +15,7 @@ from typing import Final
 
 import detector
 from detector.bench import bench_sound, push_timed
+from detector.config.paths import state_directory
 from detector.config.settings import Settings
 from detector.doctor.result import (
     SETTINGS,
@@ -32,7 +33,6 @@ from detector.doctor.result import (
 from detector.pipeline import Detector
 from detector.service.health import is_under_voltage, temperature_c
 from detector.service.systemd import Notifier
-from detector.system import state_directory
 
 TEMPERATURE: Final = "temperature"
 POWER: Final = "power"

@@ -21,6 +21,7 @@ from detector.audio.devices import Device
 from detector.audio.live_source import drain
 from detector.audio.sources import FileSource, read_sound
 from detector.config.loading import FILE_NAME, Configuration, environment_layer, load_configuration
+from detector.config.paths import configuration_directories
 from detector.config.secrets import split_address, token_required
 from detector.config.sections import ServerSection
 from detector.config.settings import Settings
@@ -48,7 +49,6 @@ from detector.service.runtime import make_detector, node_info_of
 from detector.sinks.mqtt import Mqtt, broker_password
 from detector.sinks.mqtt_check import test_connection
 from detector.sinks.section import SinkContext
-from detector.system import configuration_directories
 
 CONFIGURATION: Final = "configuration"
 MODEL: Final = "model"

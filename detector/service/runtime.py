@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
@@ -20,7 +21,7 @@ import soundfile
 from detector import __version__
 from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
 from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
-from detector.system import STDIN
+from detector.config.paths import STDIN
 from detector.config.sections import Audio
 from detector.config.settings import Settings
 from detector.errors import ConfigError, SourceError
@@ -33,7 +34,7 @@ from detector.service.health import NO_SOURCE, Health
 from detector.service.outputs import SinkManager
 from detector.sinks.base import NodeInfo, SavedClip
 from detector.sinks.section import SinkContext
-from detector.system import STDIN
+from detector.system import replace_file
 
 _log = logging.getLogger(__name__)
 _LONGEST_GAP_S: Final = 60
@@ -148,16 +149,19 @@ class LiveViewer(Protocol):
 class Tee:
     """Writes chunks to a WAV file of floats, for which ``snn-detect replay`` gives the same events.
 
-    Lost sound becomes silence in the file, a minute at most for each gap.
+    Lost sound becomes silence in the file, a minute at most for each gap. A file that is there already is replaced
+    at the end, by the complete new one.
     """
 
     def __init__(self, path: Path, rate_hz: int) -> None:
         """Create the file; raises ConfigError where it cannot be written."""
         self._path, self._rate_hz = path, rate_hz
         self._next = 0
+        self._replacement = ExitStack()
+        part = self._replacement.enter_context(replace_file(path)) if path.exists() else path
         try:
             self._file: soundfile.SoundFile | None = soundfile.SoundFile(
-                path, "w", rate_hz, 1, format="WAV", subtype="FLOAT"
+                part, "w", rate_hz, 1, format="WAV", subtype="FLOAT"
             )
         except (OSError, soundfile.LibsndfileError) as error:
             raise ConfigError(f"--tee {path}: cannot be written ({error}); name another file") from error
@@ -179,8 +183,13 @@ class Tee:
     def close(self) -> None:
         """Complete the file."""
         file, self._file = self._file, None
-        if file is not None:
+        if file is None:
+            return
+        try:
             file.close()
+            self._replacement.close()
+        except (OSError, soundfile.LibsndfileError) as error:
+            _log.warning("--tee %s: the file is not complete: %s", self._path, error)
 
 
 class ServiceRuntime:

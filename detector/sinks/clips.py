@@ -14,12 +14,13 @@ from typing import IO, TYPE_CHECKING, Final
 
 from pydantic import Field
 
+from detector.config.paths import clips_directory
 from detector.config.sections import Labels, LimitInDays, UserPath, slug
 from detector.errors import DetectorError
 from detector.records import OffsetRecord, OnsetRecord, Record
 from detector.sinks.base import LiveSink, RetryableError, SavedClip, describe_oserror
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
-from detector.system import clips_directory, replace_file
+from detector.system import replace_file
 
 if TYPE_CHECKING:
     from detector.audio.sound_ring import Segment

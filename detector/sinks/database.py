@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydantic import Field
 
+from detector.config.paths import database_file
 from detector.config.sections import UserPath
 from detector.records import Record
 from detector.sinks.base import LiveSink, RetryableError, describe_oserror
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
-from detector.system import database_file
 
 if TYPE_CHECKING:  # imported with the first database
     import sqlite3

@@ -107,17 +107,17 @@ class _StateOffsets:
 
 
 def export_c(model: Path, out: Path, number_format: NumberFormat = FLOAT) -> None:
-    """Write a model as a folder of C sources; a folder that this function made before is replaced.
+    """Write a model as a folder of C sources; files of a folder that this function made before are replaced.
 
     Raises ManifestError for a file that is no model or a model that the C cannot run, ConfigError for a folder that
     cannot be written or holds something else. The folder is complete or not there.
     """
+    if out.exists() and not (out.is_dir() and ((out / _MARK).is_file() or not any(out.iterdir()))):
+        raise ConfigError(f"{out}: exists and was not made by this command; name another folder")
     network = read_network(model)
     _check(model, network)
     arrays = model_arrays(network, number_format)
     texts = {"snn_model.h": header(network, arrays), "snn_model.c": tables(network, arrays)}
-    if out.exists() and not (out.is_dir() and ((out / _MARK).is_file() or not any(out.iterdir()))):
-        raise ConfigError(f"{out}: exists and was not made by this command; name another folder")
     with atomic_output(out) as folder:
         _copy(resources.files("firmware_export").joinpath("c"), folder)
         for name in _STAGES:

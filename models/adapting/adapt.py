@@ -16,12 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from detector.audio.sources import Channel, Mixing
-from detector.errors import ConfigError
 from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Samples
 from detector.network import load_model
 from detector.pipeline import Detector, with_threshold
 from detector.statistics import Rate
+from detector.system import replace_file
 from models.adapting.extension import backbone_of, extend
 from models.adapting.head import HeadExamples, batches_of, make_examples, train_head
 from models.adapting.sounds import SoundSet, check_labels, negative_sounds, positive_sounds
@@ -117,8 +117,6 @@ def adapt(options: AdaptOptions) -> AdaptResult:
     """
     manifest, backbone = load_model(options.model).manifest, backbone_of(options.model)
     check_labels([label for label, _ in options.classes], () if options.replace else manifest.labels)
-    if not options.out.absolute().parent.is_dir():
-        raise ConfigError(f"{options.out}: there is no folder {options.out.parent}; make it first")
     rate_hz = manifest.features.sample_rate_hz
     positives = positive_sounds(options.folders, rate_hz, options.mixing)
     negatives = negative_sounds(rate_hz, options.seed, *options.negatives, options.mixing)
@@ -149,7 +147,8 @@ def adapt(options: AdaptOptions) -> AdaptResult:
             },
             old_scores_equal=equal,
         )
-        part.replace(options.out)
+        with replace_file(options.out) as new:
+            new.write_bytes(part.read_bytes())
     return found
 
 

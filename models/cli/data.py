@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
-from detector.cli.program import renamed_option
+from detector.cli.program import force_option, renamed_option
 from detector.errors import ConfigError, SourceError
+from detector.system import Output, check_outputs, table_kind, write_text
 from models.cli.options import PATH, RenamedChoice, data_option, pair, processes_option
 from models.console import report_problems
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from models.data.catalogue import Use
 
 _EXAMPLE: Final = "animals=Animal"
+_COLUMNS: Final = ("path", "label", "fold")
 
 
 @click.command()
@@ -32,13 +35,15 @@ _EXAMPLE: Final = "animals=Animal"
     help="A class and its folders below the data folder; * matches names; repeat for each class.",
 )
 @click.option("--out", type=PATH, required=True, help="The CSV file to write.")
-def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
+@force_option
+def manifest(data: Path, classes: tuple[str, ...], out: Path, *, force: bool) -> None:
     """Write a CSV manifest of clips with class and fold, from folders of recordings.
 
     Files named like ESC's keep ESC's folds; others are distributed over the folds, folder by folder.
     """
     from models.data.datasets import read_classes
 
+    check_outputs([Output("--out", out, table_kind("a manifest of clips", _COLUMNS, ","))], force=force)
     pairs = [
         (label, folder.strip())
         for label, folders in (pair(text, _EXAMPLE) for text in classes)
@@ -50,7 +55,7 @@ def manifest(data: Path, classes: tuple[str, ...], out: Path) -> None:
     listing = read_classes(data, pairs)
     report_problems(listing.problems)
     rows = [(c.path.relative_to(data).as_posix(), c.label, c.fold) for c in listing.clips]
-    _write(out, ("path", "label", "fold"), rows)
+    _write(out, _COLUMNS, rows)
 
 
 @click.command()
@@ -158,6 +163,7 @@ def find_copies(data: Path, processes: int) -> None:
 @click.option("--per-class", type=click.IntRange(1), help="Maximum clips per theme; default: those of the smallest.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the choice of clips.")
 @click.option("--out", type=PATH, required=True, help="The CSV file to write.")
+@force_option
 def audioset_manifest(  # noqa: PLR0913 - one option each
     segments: tuple[Path, ...],
     tree: Path,
@@ -166,10 +172,14 @@ def audioset_manifest(  # noqa: PLR0913 - one option each
     per_class: int | None,
     seed: int,
     out: Path,
+    *,
+    force: bool,
 ) -> None:
     """Write a manifest of AudioSet clips of single themes, equally many of each, with a fold per video."""
     from models.data import audioset
 
+    kind = table_kind("a manifest of clips", audioset.COLUMNS, ",")
+    check_outputs([Output("--out", out, kind)], [*segments, tree, labels], force=force)
     wanted: dict[str, list[str]] = {}
     for label, name in (pair(text, _EXAMPLE) for text in themes):
         wanted.setdefault(label, []).append(name)
@@ -193,8 +203,10 @@ def audioset_download(manifest_path: Path, out: Path, sample_rate: int, jobs: in
     AudioSet's labels are CC BY 4.0; the videos are the property of their authors. Cookies and proxies are
     set in yt-dlp's own configuration file.
     """
-    from models.data.audioset import download, read_wanted
+    from models.data.audioset import FAILURES, download, read_wanted
 
+    kind = table_kind("a list of failed downloads", ("path", "reason"), ",")
+    check_outputs([Output("--out", out / FAILURES, kind)], [manifest_path], force=True, makes_folders=True)
     wanted, problems = read_wanted(manifest_path)
     report_problems(problems)
     outcome = download(wanted, out, sample_rate, jobs)
@@ -205,10 +217,11 @@ def audioset_download(manifest_path: Path, out: Path, sample_rate: int, jobs: in
 
 def _write(out: Path, columns: Sequence[str], rows: Sequence[Iterable[object]]) -> None:
     try:
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        write_text(out, table.getvalue())
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); name another file") from error
     click.echo(f"{out}: {len(rows)} clips", err=True)

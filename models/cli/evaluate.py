@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from detector.cli.program import channel_option, renamed_option
+from detector.cli.program import channel_option, force_option, renamed_option
 from detector.errors import ConfigError
+from detector.system import JSON, MODEL, PNG, Output, check_outputs
 from models import RECIPES, RESULTS
-from models.cli.options import PATH, RenamedChoice, check_folders, pair, processes_option
+from models.cli.options import PATH, RenamedChoice, pair, processes_option
 from models.console import report_problems
 from models.files import write_json
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 BACKGROUNDS: Final = "rain,room,hum,babble,music,silence"
 _MIN_SEGMENT_S: Final = 20
+_PICTURES: Final = ("det", "precision", "confusion", "timeline")
 
 
 @click.command("evaluate-events")
@@ -35,8 +37,11 @@ _MIN_SEGMENT_S: Final = 20
 @click.argument("folder", metavar="SCENES", type=PATH)
 @click.option("--json", "json_path", type=PATH, help="Write all results here.")
 @click.option("--pictures", type=PATH, help="Draw DET, precision, confusion and timeline to PREFIX-*.png.")
+@force_option
 @processes_option
-def evaluate_events(model: Path, folder: Path, json_path: Path | None, pictures: Path | None, processes: int) -> None:
+def evaluate_events(  # noqa: PLR0913 - one option each
+    model: Path, folder: Path, json_path: Path | None, pictures: Path | None, processes: int, *, force: bool
+) -> None:
     """Evaluate MODEL's events on SCENES (a folder of make-scenes) through the streaming pipeline."""
     from models.evaluation.dcase import measure, sed_scores
     from models.evaluation.inference import predict_scenes
@@ -45,7 +50,8 @@ def evaluate_events(model: Path, folder: Path, json_path: Path | None, pictures:
     from models.evaluation.thresholds import tuned_on
     from models.scenes.folder import read_scenes
 
-    check_folders(json_path, pictures)
+    drawn = [Output("--pictures", _picture(pictures, what), PNG) for what in _PICTURES] if pictures else []
+    check_outputs([Output("--json", json_path, JSON), *drawn], [model], force=force)
     sed_scores()  # a missing library is reported before hours of audio are processed
     scenes = read_scenes(folder)
     predictions = predict_scenes(model, scenes, processes)
@@ -68,8 +74,9 @@ def evaluate_events(model: Path, folder: Path, json_path: Path | None, pictures:
 @click.argument("model", type=PATH)
 @click.argument("folder", metavar="SCENES", type=PATH)
 @click.option("--json", "json_path", type=PATH, help="Write the results here.")
+@force_option
 @processes_option
-def evaluate_channels(model: Path, folder: Path, json_path: Path | None, processes: int) -> None:
+def evaluate_channels(model: Path, folder: Path, json_path: Path | None, processes: int, *, force: bool) -> None:
     """Compare MODEL's events on SCENES as they are and through other levels and microphones.
 
     Best on scenes of one level, such as make-scenes --level -20 -20: the whole scene is scaled.
@@ -78,7 +85,7 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
     from models.evaluation.inference import model_of
     from models.scenes.folder import read_scenes
 
-    check_folders(json_path)
+    check_outputs([Output("--json", json_path, JSON)], [model], force=force)
     scenes = read_scenes(folder)
     compared = robustness.compare(model, scenes, processes, lambda name: click.echo(f"channel: {name}", err=True))
     click.echo(robustness.table(compared))
@@ -96,6 +103,7 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
 @click.option("--into", type=PATH, help="Model of the same classes that receives the values; default: MODEL.")
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
 @click.option("--json", "json_path", type=PATH, help="Write rule, scenes and choices here.")
+@force_option
 @processes_option
 def tune_events(  # noqa: PLR0913 - one option each
     model: Path,
@@ -106,6 +114,8 @@ def tune_events(  # noqa: PLR0913 - one option each
     out: Path,
     json_path: Path | None,
     processes: int,
+    *,
+    force: bool,
 ) -> None:
     """Choose MODEL's decoder values on SCENES by a fixed rule, and write a model file with them.
 
@@ -124,7 +134,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     budget = FalseAlarmBudget(1.0 if max_false_alarms is None else max_false_alarms)
     if total is not None:
         budget = FalseAlarmBudget(total, all_classes=True)
-    check_folders(json_path, out)
+    check_outputs([Output("--json", json_path, JSON), Output("--out", out, MODEL)], [model, into], force=force)
     scenes = read_scenes(folder)
     target = load_model(into or model).manifest
     if target.labels != load_model(model).manifest.labels:
@@ -244,20 +254,25 @@ def make_scenes(  # noqa: PLR0913 - one option each
 @click.option("--command", required=True, help="The command that made the runs, for the results page.")
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="Keep the first run's plots, too.")
 @click.option("--results", type=PATH, default=RESULTS, help="Folder of kept results; default: models/results.")
-def keep(name: str, runs: tuple[Path, ...], command: str, results: Path, *, pictures: bool) -> None:
+@force_option
+def keep(  # noqa: PLR0913 - one option each
+    name: str, runs: tuple[Path, ...], command: str, results: Path, *, pictures: bool, force: bool
+) -> None:
     """Keep the metrics and plots of RUNS as NAME for the results page."""
     from models.evaluation.results import keep
 
-    click.echo(str(keep(name, command, runs, results, pictures=pictures)))
+    click.echo(str(keep(name, command, runs, results, pictures=pictures, force=force)))
 
 
 @click.command()
 @click.option("--results", type=PATH, default=RESULTS, help="Folder of kept results; default: models/results.")
 @click.option("--out", type=PATH, default=RESULTS.parent / "RESULTS.md", help="Default: models/RESULTS.md.")
-def report(results: Path, out: Path) -> None:
+@force_option
+def report(results: Path, out: Path, *, force: bool) -> None:
     """Write the results page from the kept results."""
-    from models.evaluation.results import load, write_report
+    from models.evaluation.results import PAGE, load, write_report
 
+    check_outputs([Output("--out", out, PAGE)], sorted(results.glob("*.json")), force=force)
     write_report(load(results), out)
     click.echo(str(out))
 
@@ -282,15 +297,16 @@ def _draw(
     title = f"{name}: {len(outcome.matched)} events in {scenes.manifest.hours:g} h"
     drawn = {label: curve for label, curve in found_curves.items() if curve.reports.shape[1]}
 
-    def path(what: str) -> Path:
-        return prefix.with_name(f"{prefix.name}-{what}.png")
-
     if drawn:
-        draw_det(drawn, path("det"), title=title)
-        draw_precision_recall(drawn, path("precision"), title=title)
+        draw_det(drawn, _picture(prefix, "det"), title=title)
+        draw_precision_recall(drawn, _picture(prefix, "precision"), title=title)
     counts = confusion(outcome, labels)
-    draw_event_confusion(counts, labels, path("confusion"), title=title)
-    draw_timeline(scenes.streams[0], predictions.detections[0], labels, path("timeline"))
+    draw_event_confusion(counts, labels, _picture(prefix, "confusion"), title=title)
+    draw_timeline(scenes.streams[0], predictions.detections[0], labels, _picture(prefix, "timeline"))
+
+
+def _picture(prefix: Path, what: str) -> Path:
+    return prefix.with_name(f"{prefix.name}-{what}.png")
 
 
 def _sound_bank(  # noqa: PLR0913 - where sounds come from

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from detector.cli.program import force_option
 from detector.errors import ConfigError
+from detector.system import JSON, PNG, Output, check_outputs
 from models.cli.options import PATH, data_option, plot_option, threads_option, use_threads
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--steps", type=click.IntRange(1, 1024), default=128, show_default=True, help="Number of steps.")
 @click.option("--examples", type=click.IntRange(1), help="Evaluate on the first N images only.")
+@force_option
 @threads_option
 def convert(  # noqa: PLR0913 - one option each
     run: Path,
@@ -42,9 +45,16 @@ def convert(  # noqa: PLR0913 - one option each
     steps: int,
     examples: int | None,
     threads: int | None,
+    *,
+    force: bool,
 ) -> None:
     """Convert the trained cnn of RUN to a spiking network and evaluate it step by step."""
+    metrics, plot = out / "metrics.json", out / "accuracy-vs-steps.png"
+    outputs = (Output("--out", metrics, JSON), Output("--out", plot, PNG))
+    inputs = [path for folder in (run, *beside) for path in folder.glob("*")]
+    check_outputs(outputs, inputs, force=force, makes_folders=True)
     use_threads(threads)
+    from models.files import write_json
     from models.images import conversion
 
     points = dict(_point(folder) for folder in beside)
@@ -52,8 +62,8 @@ def convert(  # noqa: PLR0913 - one option each
     found = {"twin": twin.value, "n": twin.total, "percentile": percentile, "scales": scales}
     found |= {name: _figures(conversion_curve) for name, conversion_curve in conversion_curves.items()}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    conversion.draw_conversion(conversion_curves, twin, points, out / "accuracy-vs-steps.png")
+    write_json(metrics, found)
+    conversion.draw_conversion(conversion_curves, twin, points, plot)
     for name, conversion_curve in conversion_curves.items():
         click.echo(name)
         for mark, rate in conversion_curve.accuracy.items():
@@ -124,10 +134,12 @@ def compare(  # noqa: PLR0913 - one option each
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the rate encoding.")
 @plot_option("encoding.png")
+@force_option
 def show_encoding(  # noqa: PLR0913 - one option each
-    file: Path | None, index: int | None, data: Path | None, seconds: float, seed: int, out: Path
+    file: Path | None, index: int | None, data: Path | None, seconds: float, seed: int, out: Path, *, force: bool
 ) -> None:
     """Draw a sound FILE, or a digit, as spikes in each encoding, and print the reconstruction errors."""
+    check_outputs([Output("--out", out, PNG)], [file], force=force, makes_folders=True)
     source = _chosen(file, index, data, seconds)
     from models.images.encodings import encode_all
     from models.images.tutorial import draw_encodings, table
@@ -140,8 +152,10 @@ def show_encoding(  # noqa: PLR0913 - one option each
 @click.command()
 @click.option("--beta", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Membrane decay per step.")
 @plot_option("neuron.png")
-def show_neuron(beta: float, out: Path) -> None:
+@force_option
+def show_neuron(beta: float, out: Path, *, force: bool) -> None:
     """Draw one neuron's input, membrane and spikes, with its reset and with snnTorch's default."""
+    check_outputs([Output("--out", out, PNG)], force=force, makes_folders=True)
     from models.images.tutorial import draw_neuron, neuron_pairs
 
     pairs = neuron_pairs(beta)

@@ -64,13 +64,6 @@ def plot_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., An
     )
 
 
-def check_folders(*paths: Path | None) -> None:
-    """Raise ConfigError for an output file whose folder does not exist, before any work is done."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {path.parent}; create it first")
-
-
 def integers(text: str, option: str) -> list[int]:
     """Parse integers separated by commas; raises ConfigError that names the option."""
     try:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from detector.cli.program import channel_option, renamed_option
+from detector.cli.program import channel_option, force_option, renamed_option
 from detector.errors import ConfigError
+from detector.system import JSON, MODEL, PNG, FileKind, Output, check_outputs, write_text
 from models import RECIPES
 from models.cli.options import (
     PATH,
-    check_folders,
     data_option,
     integers,
     material_option,
@@ -26,6 +26,7 @@ from models.console import report_problems
 if TYPE_CHECKING:
     from detector.audio.sources import Channel
 
+_CARD: Final = FileKind("the card of an adapted model", re.compile(rb"# .*\n\n.*Made by `", re.DOTALL))
 _EXAMPLES: Final = 2400
 _EPOCHS: Final = 8
 """Training of the head of new classes."""
@@ -80,6 +81,7 @@ def fit(  # noqa: PLR0913 - one option each
 @click.option("--json", "json_path", type=PATH, help="Write the metrics here.")
 @click.option("--picture", type=PATH, help="Draw the confusion matrix here (PNG).")
 @click.option("--out", type=PATH, help="Write the model here, with the metrics in its manifest.")
+@force_option
 def evaluate(  # noqa: PLR0913 - one option each
     model: Path,
     data: Path,
@@ -88,6 +90,8 @@ def evaluate(  # noqa: PLR0913 - one option each
     json_path: Path | None,
     picture: Path | None,
     out: Path | None,
+    *,
+    force: bool,
 ) -> None:
     """Evaluate MODEL on a fold's recordings through the streaming pipeline."""
     from models.data.datasets import recordings
@@ -96,8 +100,9 @@ def evaluate(  # noqa: PLR0913 - one option each
     from models.plots import draw_confusion
     from models.recipe import load_recipe
 
+    outputs = (Output("--json", json_path, JSON), Output("--picture", picture, PNG), Output("--out", out, MODEL))
+    check_outputs(outputs, (model, recipe), force=force)
     manifest = check_unseen(model, fold)
-    check_folders(json_path, picture, out)
     listing = recordings(load_recipe(recipe or RECIPES / f"{manifest.name}.toml"), data)
     report_problems(listing.problems)
     predictions = predict_clips(model, [c for c in listing.clips if c.fold == fold])
@@ -138,16 +143,27 @@ def folds(recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: in
 @click.option("--runs", type=PATH, help="Folder of the runs of the models, for their training time.")
 @click.option("--json", "json_path", type=PATH, help="Write rows and summary here.")
 @click.option("--picture", type=PATH, help="Draw the confusion matrix of all folds here (PNG).")
+@force_option
 def cross_evaluate(  # noqa: PLR0913 - one option each
-    models: tuple[Path, ...], recipe: Path, data: Path, runs: Path | None, json_path: Path | None, picture: Path | None
+    models: tuple[Path, ...],
+    recipe: Path,
+    data: Path,
+    runs: Path | None,
+    json_path: Path | None,
+    picture: Path | None,
+    *,
+    force: bool,
 ) -> None:
     """Evaluate MODELS, each on the fold it left out: model files, or run folders of a CNN twin."""
     from tqdm import tqdm
 
     from models.evaluation.clips import confusion, evaluate_fold, folds_table, mean_training_seconds, summary
+    from models.files import write_json
     from models.plots import draw_confusion
     from models.recipe import load_recipe
 
+    outputs = (Output("--json", json_path, JSON), Output("--picture", picture, PNG))
+    check_outputs(outputs, (*models, recipe), force=force, makes_folders=True)
     wanted = load_recipe(recipe)
     results = [evaluate_fold(model, wanted, data) for model in tqdm(models, unit="model")]
     document = summary(results)
@@ -156,7 +172,7 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     click.echo(folds_table(document))
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(json_path, document)
     if picture:
         counts = sum((confusion(r.predictions) for r in results[1:]), confusion(results[0].predictions))
         title = f"{len(results)} models, each on its held-out fold: {counts.sum()} clips"
@@ -219,6 +235,7 @@ def tune(held_out: tuple[tuple[Path, int], ...], data: Path, false_rate: float, 
 )
 @click.option("--replace", is_flag=True, help="Remove the old classes.")
 @click.option("--out", type=PATH, help="Model file to write; default: MODEL's name followed by the labels, here.")
+@force_option
 @click.option("--category", default="things", show_default=True, help="Category of the new classes.")
 @channel_option
 @click.option("--background", type=PATH, help="Recordings of the place without the new sounds: a file or a folder.")
@@ -238,6 +255,8 @@ def adapt(  # noqa: PLR0913 - one option each
     data: Path | None,
     seed: int,
     workers: int,
+    *,
+    force: bool,
 ) -> None:
     """Add classes to MODEL from your own recordings, on a CPU in minutes; scores of the old classes do not change.
 
@@ -250,6 +269,9 @@ def adapt(  # noqa: PLR0913 - one option each
 
     labels = [label for label, _ in classes]
     target = out or Path(f"{model.stem}-{'-'.join(labels)}.onnx")
+    page = target.with_suffix(".md")
+    outputs = (Output("--out", target, MODEL), Output("the card", page, _CARD))
+    check_outputs(outputs, [p for p in (model, background, material, data) if p is not None], force=force)
     options = AdaptOptions(
         model=model,
         classes=classes,
@@ -269,6 +291,5 @@ def adapt(  # noqa: PLR0913 - one option each
     report_problems(result.problems)
     for line in evaluation_table(result):
         click.echo(line)
-    page = target.with_suffix(".md")
-    page.write_text(card(options, result), encoding="utf-8")
+    write_text(page, card(options, result))
     click.echo(f"{target}, {page}: written; next: snn-detect replay --model {target} RECORDING", err=True)

@@ -7,6 +7,7 @@ version, and the metrics. Weights stay in the run folders.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from detector.errors import ConfigError
 from detector.statistics import Rate
+from detector.system import JSON, PNG, FileKind, Output, check_outputs, replace_file, write_text
 from models import RESULTS
 
 Results = dict[str, Any]
@@ -26,6 +28,7 @@ PUBLISHED = (
     ("spiking network", 69.0, "the best spiking result on ESC-10 that we found in print (Larroza et al.)"),
 )
 """Published accuracies in percent on ESC-10's five folds, with their sources."""
+PAGE = FileKind("a page of results", re.compile(rb"# Results\n"))
 OPENING = """# Results
 
 Written by `snn-train report` from the figures in [`results/`](results); change those, not this page. Intervals are
@@ -83,7 +86,7 @@ COMPARED = (
 def write_report(results: Results, path: Path) -> None:
     """Write the page; a section without results names the missing ones."""
     sections = [OPENING, *(section(results) for section in SECTIONS)]
-    path.write_text("\n".join(s.rstrip() + "\n" for s in sections), encoding="utf-8")
+    write_text(path, "\n".join(s.rstrip() + "\n" for s in sections))
 
 
 def esc10(results: Results) -> str:
@@ -189,18 +192,31 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(head, lines)
 
 
-def keep(name: str, command: str, runs: Sequence[Path], results: Path = RESULTS, *, pictures: bool = True) -> Path:
+def keep(  # noqa: PLR0913 - one option each
+    name: str,
+    command: str,
+    runs: Sequence[Path],
+    results: Path = RESULTS,
+    *,
+    pictures: bool = True,
+    force: bool = False,
+) -> Path:
     """Write the metrics of runs to ``name``.json and optionally copy the first one's plots as ``name``-*.png.
 
     ``runs`` are folders with a metrics.json: of ``fit``, ``compare`` or ``convert``. Raises
-    ConfigError where one has none.
+    ConfigError where one has none, and where the files exist, without ``force``.
     """
-    rows = [_read_run(run) for run in runs]
-    results.mkdir(parents=True, exist_ok=True)
     path = results / f"{name}.json"
-    path.write_text(json.dumps({"command": command, "runs": rows}, indent=1) + "\n", encoding="utf-8")
-    for picture in sorted(runs[0].glob("*.png")) if pictures else ():
-        shutil.copyfile(picture, results / f"{name}-{picture.name}")
+    copies = {p: results / f"{name}-{p.name}" for p in (sorted(runs[0].glob("*.png")) if pictures else ())}
+    outputs = [Output("NAME", path, JSON), *(Output("--pictures", copy, PNG) for copy in copies.values())]
+    inputs = [*(run / "metrics.json" for run in runs), *copies]
+    check_outputs(outputs, inputs, force=force, makes_folders=True)
+    rows = [_read_run(run) for run in runs]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({"command": command, "runs": rows}, indent=1) + "\n")
+    for picture, copy in copies.items():
+        with replace_file(copy) as part:
+            shutil.copyfile(picture, part)
     return path
 
 

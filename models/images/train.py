@@ -33,7 +33,7 @@ from models.network.activity import Activity
 from models.network.device import training_device
 from models.plots import draw_confusion, draw_curves, new_figure, raster, save
 from models.training.optimiser import Optimiser, clip_gradient, rate_at
-from models.training.runs import RunFolder
+from models.training.runs import RunFolder, check_run_folder
 
 BATCH = 200
 _DIGITS = 4
@@ -280,6 +280,7 @@ def variations(base: dict[str, Any], axes: Sequence[str], where: str) -> list[Va
 
 def compare(found: Sequence[Variation], run: ImageRun) -> list[VariationResult]:
     """Train each variation in its own folder below the run's; write table.md, metrics.json and comparison.png."""
+    check_run_folder(run.folder, "01/plan.json", "")
     results = []
     for number, variation in enumerate(found, 1):
         folder = run.folder / f"{number:02d}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from detector.errors import ConfigError
 from detector.messages import Samples
 from models.rendering.instruments import Player, compose_drums, compose_guitar, compose_melody
 from models.rendering.midi import Phrase, Rng
@@ -90,8 +91,10 @@ def render_material(out: Path, seed: int = 0, progress: Progress | None = None) 
 
     The columns are path and class; the classes ``other`` and ``noise`` are out of class. Every batch has its own
     generator, so adding one does not change the others.
-    Raises RenderError where a synthesiser is missing.
+    Raises RenderError where a synthesiser is missing, and ConfigError for a folder that holds something already.
     """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already; name a new folder")
     rows: list[tuple[str, str]] = []
     for clip in _clips(seed, progress or _silent):
         path = Path(clip.label, f"{clip.name}.flac")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,12 @@ class RunFolder:
     path: Path
 
     def claim(self, plan: dict[str, Any]) -> None:
-        """Write the plan and the code's version; raises ConfigError where the folder holds a run of another plan."""
+        """Write the plan and the code's version.
+
+        Raises ConfigError where the folder holds a run of another plan, or anything else than stages of a run.
+        """
         text, path = json.dumps(plan, indent=1), self.path / "plan.json"
+        check_run_folder(self.path, "plan.json", "stage")
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             others = "of another recipe, seed, left-out fold or --warm-start, or of an earlier version"
             raise ConfigError(f"{self.path}: holds a run {others}; name another folder")
@@ -66,6 +71,15 @@ class RunFolder:
             return None
         saved = torch.load(path, weights_only=True, map_location="cpu")
         return {_RENAMED.get(key, key): value for key, value in saved.items()}
+
+
+def check_run_folder(folder: Path, mark: str, parts: str) -> None:
+    """Raise ConfigError for a folder without ``mark`` that holds more than entries named ``parts`` and a number."""
+    if (folder / mark).exists() or not folder.exists():
+        return
+    part = re.compile(rf"{parts}\d+")
+    if not folder.is_dir() or any(not part.fullmatch(entry.name) for entry in folder.iterdir()):
+        raise ConfigError(f"{folder}: exists and is not the folder of a run; name a new folder")
 
 
 def stage_folders(folder: Path, stages: int) -> list[Path]:

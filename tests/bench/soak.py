@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from detector.audio.live_source import drain
 from detector.audio.sources import read_sound
+from detector.config.paths import STDIN
 from detector.config.sections import Audio, Model
 from detector.config.settings import Settings
 from detector.messages import Samples
@@ -43,7 +44,6 @@ from detector.service.runtime import RunOptions, ServiceRuntime
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
 from detector.sinks.stdout import Stdout
-from detector.system import STDIN
 
 MOST_GROWTH_BYTES: Final = 5_000_000
 _SPREADS: Final = 2

@@ -219,7 +219,7 @@ def test_the_fragment_lies_beside_the_configuration_and_is_replaced(tmp_path: Pa
     fragment.write_text("[listening]\n")
     done = calibrate(quiet, "--config", config)
     assert done.exit_code == 2
-    assert "is no calibration" in line_of(done)
+    assert "is not a calibration" in line_of(done)
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_file_without_sound_events_or_shorter_than_a_frame_has_its_sheet(tmp_p
     for seconds in (0.01, 2.0):
         sound = tmp_path / "quiet.wav"
         soundfile.write(sound, np.zeros(round(16000 * seconds), np.float32), 16000)
-        done = replay("--picture", tmp_path / "quiet.png", "--audacity", tmp_path / "quiet.txt", sound)
+        done = replay("--picture", tmp_path / "quiet.png", "--audacity", tmp_path / "quiet.txt", "--force", sound)
         assert done.exit_code == 0, done.stderr
         assert (tmp_path / "quiet.png").stat().st_size > 5000
         assert (tmp_path / "quiet.txt").read_text() == ""
@@ -80,9 +80,9 @@ def test_a_file_without_sound_events_or_shorter_than_a_frame_has_its_sheet(tmp_p
     ("arguments", "reason"),
     [
         (("--picture", "out.jpeg"), "must end in .png or .pdf or .svg"),
-        (("--picture", "nowhere/out.png"), "nothing can be written to nowhere"),
-        (("--audacity", "nowhere/out.txt"), "nothing can be written to nowhere"),
-        (("--tsv", "nowhere/out.tsv"), "nothing can be written to nowhere"),
+        (("--picture", "nowhere/out.png"), "there is no folder nowhere"),
+        (("--audacity", "nowhere/out.txt"), "there is no folder nowhere"),
+        (("--tsv", "nowhere/out.tsv"), "there is no folder nowhere"),
         (("--tsv", "."), "is a directory"),
     ],
 )

@@ -266,7 +266,7 @@ def test_what_cannot_be_exported_leaves_nothing(
 
 def test_exporting_again_replaces_the_folder(tmp_path: Path) -> None:
     for flags in ([], ["--int8"], ["--int8", "--frontend", "float"]):
-        done = CliRunner().invoke(cli, ["c", str(HOUSEHOLD), "--out", str(tmp_path / "c"), *flags])
+        done = CliRunner().invoke(cli, ["c", str(HOUSEHOLD), "--out", str(tmp_path / "c"), "--force", *flags])
         assert done.exit_code == 0, done.output
     assert "int8, MFCC in float" in (tmp_path / "c" / "snn_model.h").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["c"]

@@ -84,7 +84,7 @@ def test_a_model_with_a_bias_behind_its_synapse_spikes_the_same(
     assert printed.count("\n") == 1
     assert "the same spikes in 3 layers over 2399 frames" in printed
     first = (tmp_path / "small.nir").read_bytes()
-    assert command(monkeypatch, model, "--out", tmp_path / "small.nir") == 0  # an earlier export may be replaced
+    assert command(monkeypatch, model, "--out", tmp_path / "small.nir", "--force") == 0
     assert (tmp_path / "small.nir").read_bytes() == first
 
 
@@ -213,8 +213,8 @@ def test_paths_that_cannot_be_written_are_refused_in_one_line(
     for name, error in [
         ("file/small.nir", "cannot be written"),
         (f"{'x' * 300}.nir", "cannot be written"),
-        ("card.nir", "was not made by this command"),
-        ("folder.nir", "a folder of that name"),
+        ("card.nir", "is not a text of this command"),
+        ("folder.nir", "is a directory"),
         ("small.onnx", "must end in .nir"),
     ]:
         assert error in refusal_line(monkeypatch, capsys, model, tmp_path / name)
@@ -247,7 +247,7 @@ def test_a_failed_check_leaves_the_old_files(
 
     write = nir.write
     monkeypatch.setattr(nir, "write", broken)
-    assert command(monkeypatch, model, "--out", tmp_path / "small.nir") == 70
+    assert command(monkeypatch, model, "--out", tmp_path / "small.nir", "--force") == 70
     error = capsys.readouterr().err
     assert "spikes of conv2 differ from the model's at frame" in error
     assert error.count("\n") == 1

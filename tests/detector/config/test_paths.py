@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.system import configuration_directories, state_directory
+from detector.config.paths import configuration_directories, state_directory
 
 
 def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_directories_of_users() -> None:
     """Asked in a process of its own, which is no longer root's: the system's folders are root's alone."""
     program = (
         "import os\n"
-        "from detector.system import state_directory\n"
+        "from detector.config.paths import state_directory\n"
         "os.geteuid() or os.setuid(65534)\n"
         "print(state_directory())"
     )
