@@ -165,6 +165,8 @@ class HealthState:
     silent: bool
     up: bool
     """Whether the source is open."""
+    paused: bool
+    """Whether listening is switched off."""
     queue_depth: float
     """Share of the capture buffer that is filled, 0 to 1."""
     rss_bytes: int

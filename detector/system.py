@@ -1,9 +1,10 @@
-"""Output files that replace nothing else and appear complete or not at all; pauses between retries; bounded sockets."""
+"""Output files that replace nothing else and appear complete or not at all; locks, flags, pauses, bounded sockets."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -12,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -141,6 +143,71 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a text file (UTF-8), complete or not at all; raises OSError. ``errors``: as for ``open``."""
     with replace_file(path) as part:
         part.write_text(text, encoding="utf-8", errors=errors)
+
+
+class ProcessLock:
+    """A folder that one process uses at a time; the lock ends with the process, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder, making it where it is missing.
+
+        Raises ConfigError where another process has it, OSError where it cannot be made or written.
+        """
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = _process(os.pread(self._descriptor, _HEAD_BYTES, 0).decode(errors="replace").strip())
+            self.close()
+            raise ConfigError(
+                f"{folder} is in use by {other}; end it, or give this one a folder of its own with STATE_DIRECTORY"
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Release the folder."""
+        os.close(self._descriptor)
+
+
+def _process(number: str) -> str:
+    """Return how a process is named in messages: its number and, where that can be read, its command."""
+    with contextlib.suppress(OSError, ValueError):
+        words = Path("/proc", str(int(number)), "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+        return f"process {number} ({' '.join(words).strip()[:200]})"
+    return f"process {number}" if number.isdigit() else "another process"
+
+
+class LastingFlag:
+    """A flag that survives power failures: a file that is there while it is set, with the time since when."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the flag; raises nothing: one that cannot be read counts as set."""
+        self._path = path
+        self.is_set = os.path.lexists(path)
+
+    @property
+    def since(self) -> str:
+        """When it was set, as far as that is known."""
+        with contextlib.suppress(OSError, ValueError):
+            return datetime.fromisoformat(self._path.read_text(encoding="ascii").strip()).isoformat(sep=" ")
+        return "an unknown time"
+
+    def set(self, *, wanted: bool) -> None:
+        """Set or remove the flag, and have that on the disk; raises OSError, with the flag as wanted until the end."""
+        if wanted == self.is_set:
+            return
+        self.is_set = wanted
+        if wanted:
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            write_text(self._path, f"{datetime.now().astimezone().isoformat(timespec='seconds')}\n")
+        else:
+            self._path.unlink(missing_ok=True)
+        _sync(self._path.parent)
 
 
 class Backoff:

@@ -167,7 +167,7 @@ def service(
     config: Path, *arguments: str, notify: NotifySocket | None = None, watchdog_s: float | None = None, **options: Any
 ) -> Iterator[Child]:
     """Run the service on raw sound, as systemd would start it."""
-    environment: dict[str, str] = dict(options.pop("environment", {}))
+    environment: dict[str, str] = {"STATE_DIRECTORY": str(config.parent / "state"), **options.pop("environment", {})}
     if notify is not None:
         environment["NOTIFY_SOCKET"] = str(notify.path)
     if watchdog_s is not None:

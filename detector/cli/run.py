@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,10 +24,10 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
-from detector.config.paths import STDIN, web_token_file
+from detector.config.paths import STDIN, listening_flag, state_directory, web_token_file
 from detector.errors import DetectorError
 from detector.service.signals import SignalHandler
-from detector.system import WAV, Output, check_outputs
+from detector.system import WAV, LastingFlag, Output, ProcessLock, check_outputs
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
 _WEB: Final = "127.0.0.1:8765"
+_log = logging.getLogger(__name__)
 
 
 def live_options(command: _Command) -> _Command:
@@ -101,10 +103,12 @@ def run(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
 
         return load_settings(path, overrides)
 
-    with SignalHandler(exits=True, reloads=True) as signals:
+    with SignalHandler(exits=True, reloads=True) as signals, ExitStack() as stack:
         from detector.service.service import Service
 
-        ctx.exit(_run(Service(load(), signals, load=load)))
+        settings = load()
+        _lock_state(stack)
+        ctx.exit(_run(Service(settings, signals, load=load, switch=LastingFlag(listening_flag()))))
 
 
 def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
@@ -194,6 +198,15 @@ def _own_token(address: str) -> str | None:
     make_secret(path)
     print_status(f"other machines need the token in {path}")
     return str(path)
+
+
+def _lock_state(stack: ExitStack) -> None:
+    """Keep other services out of the folder of the state; raises ConfigError where one is in it already."""
+    folder = state_directory()
+    try:
+        stack.enter_context(closing(ProcessLock(folder)))
+    except OSError as error:
+        _log.warning("%s: cannot be written (%s): a restart switches listening on again", folder, error.strerror)
 
 
 def _configure_logging(*, quiet: bool) -> None:

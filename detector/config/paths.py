@@ -38,6 +38,11 @@ def clips_directory() -> Path:
     return state_directory() / "clips"
 
 
+def listening_flag() -> Path:
+    """Return the file that is there while listening is switched off."""
+    return state_directory() / "listening-off"
+
+
 def web_token_file() -> Path:
     """Return the place of the token that is created for a page that other machines can reach."""
     return state_directory() / "web.token"

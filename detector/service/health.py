@@ -80,6 +80,8 @@ class Health:
         self._mark = _Mark()
         self.realtime_factor = 0.0
         """Processing time of a second of sound, recently; 1 is the limit for live sound."""
+        self.is_paused = False
+        """Whether listening is switched off."""
 
     @property
     def uptime_s(self) -> float:
@@ -111,6 +113,7 @@ class Health:
             clipped_samples=int(self._closed["clipped_samples"]) + stats.clipped_samples,
             silent="silent" in stats.conditions,
             up=stats.is_open,
+            paused=self.is_paused,
             queue_depth=round(stats.queue_depth, 3),
             rss_bytes=rss_bytes(),
             temperature_c=temperature_c(),

@@ -21,7 +21,7 @@ import soundfile
 from detector import __version__
 from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
 from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
-from detector.config.paths import STDIN
+from detector.config.paths import STDIN, listening_flag
 from detector.config.sections import Audio
 from detector.config.settings import Settings
 from detector.errors import ConfigError, SourceError
@@ -32,9 +32,9 @@ from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
 from detector.service.outputs import SinkManager
-from detector.sinks.base import NodeInfo, SavedClip
+from detector.sinks.base import NodeInfo, SavedClip, describe_oserror
 from detector.sinks.section import SinkContext
-from detector.system import replace_file
+from detector.system import LastingFlag, replace_file
 
 _log = logging.getLogger(__name__)
 _LONGEST_GAP_S: Final = 60
@@ -198,8 +198,14 @@ class ServiceRuntime:
     The source is exchanged where settings change or listening is switched off, while the loop continues.
     """
 
-    def __init__(self, settings: Settings, run_options: RunOptions, counters: Counters) -> None:
-        """Load the model and start the sinks; raises DetectorError for impossible settings."""
+    def __init__(
+        self, settings: Settings, run_options: RunOptions, counters: Counters, switch: LastingFlag | None = None
+    ) -> None:
+        """Load the model and start the sinks; raises DetectorError for impossible settings.
+
+        ``switch``: is set while listening is switched off, and read before any device is opened; None: not kept.
+        """
+        self._switch = switch
         self.settings, self._run_options, self._counters = settings, run_options, counters
         self.health = Health(counters)
         self.outputs = SinkManager()
@@ -208,7 +214,7 @@ class ServiceRuntime:
         self.publisher.unlogged = frozenset() if run_options.wait else frozenset({"waiting"})
         self.engine: Engine | None = None
         """None while there is no source."""
-        self.wants_listening = True
+        self.wants_listening = switch is None or not switch.is_set
         """Whether listening is switched on; set from threads of sinks, and applied by ``pause`` and ``resume``."""
         self.is_paused = False
         self.is_hung = False
@@ -228,13 +234,22 @@ class ServiceRuntime:
         return NO_SOURCE if self.engine is None else self.engine.source.stats
 
     @property
+    def paused_detail(self) -> str:
+        """What is said while listening is switched off."""
+        since = f" since {self._switch.since}" if self._switch is not None and self._switch.is_set else ""
+        return f"listening is switched off{since}"
+
+    @property
     def rate_hz(self) -> int:
         """The model's rate."""
         return self._detector.sample_rate_hz
 
     def listen(self) -> None:
-        """Open the source; raises DetectorError where it cannot be."""
-        self._listen(self.settings, self._detector)
+        """Open the source unless listening is switched off; raises DetectorError where it cannot be."""
+        if self.wants_listening:
+            self._listen(self.settings, self._detector)
+        else:
+            self.pause()
 
     def take(self, timeout_s: float) -> Sequence[SourceEvent] | None:
         """Return the events of the present source, none while there is no source; see ``AudioSource.take``."""
@@ -255,16 +270,16 @@ class ServiceRuntime:
 
     def pause(self) -> None:
         """Stop listening, and release the device."""
-        self.is_paused = True
+        self.is_paused = self.health.is_paused = True
         if self.engine is not None:
             self.engine.pause()
         if self.settings.audio.device != STDIN:  # the writer of the pipe waits
             self._close_source()
-        self.publisher.status("listening", "listening is switched off", active=False)
+        self.publisher.status("listening", self.paused_detail, active=False)
 
     def resume(self) -> None:
         """Listen again; raises DetectorError where the source cannot be opened."""
-        self.is_paused = False
+        self.is_paused = self.health.is_paused = False
         if self.engine is None:
             self.listen()
 
@@ -369,7 +384,15 @@ class ServiceRuntime:
         )
 
     def _set_listening(self, wanted: bool) -> None:
-        self.wants_listening = wanted
+        """Switch listening on or off: kept before it is acknowledged, and applied even where it cannot be kept."""
+        try:
+            if self._switch is not None:
+                self._switch.set(wanted=not wanted)
+        except OSError as error:
+            what = describe_oserror(listening_flag(), error)
+            _log.warning("listening is switched %s, but not beyond a restart: %s", "on" if wanted else "off", what)
+        finally:
+            self.wants_listening = wanted
 
     def _change_source(self, settings: Settings, detector: Detector) -> None:
         """Change the source or the detector where the settings do; on an error, return to those before."""
@@ -421,7 +444,7 @@ class ServiceRuntime:
         """Return the present states as status records: name, whether active, detail."""
         found: list[tuple[State, bool, str]] = []
         if self.is_paused:
-            found.append(("listening", False, "listening is switched off"))
+            found.append(("listening", False, self.paused_detail))
         elif self.engine is not None:
             found += [(c.name, True, c.detail) for c in self.engine.conditions]
             if self.engine.has_audio:

@@ -16,6 +16,7 @@ from detector.service.engine import Counters
 from detector.service.runtime import RunOptions, ServiceRuntime
 from detector.service.signals import SignalHandler
 from detector.service.systemd import Notifier
+from detector.system import Backoff, LastingFlag
 
 Mode: TypeAlias = Literal["listening", "waiting", "paused", "stuck"]
 """Stuck: no sound arrives although the device is present."""
@@ -24,6 +25,8 @@ _PATIENCE_S: Final = 20.0
 _STATUS_S: Final = 10.0
 _CLOCK_S: Final = 1.0
 _END_S: Final = 1.5
+_RESUME_S: Final = 0.5
+_CALM_S: Final = 60.0
 _WAITING: Final = "waiting for the microphone: "
 _BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 _REOPEN_S: Final = 5.0
@@ -88,7 +91,7 @@ class WatchdogPolicy:
         worked = has_new and mode != "stuck"  # the rest of the sound from before does not count
         self._frames, self._processed_s = max(self._frames, self._counters.frames), self._counters.heard_s
         is_idle = mode in {"waiting", "paused"}
-        if not self.is_ready and (worked or (is_idle and now - self._began_s >= _PATIENCE_S)):
+        if not self.is_ready and (worked or mode == "paused" or (is_idle and now - self._began_s >= _PATIENCE_S)):
             self.is_ready, self._mode = True, None
             self._notifier.ready()
         if worked or is_idle:
@@ -107,9 +110,13 @@ class Service:
         signals: SignalHandler,
         run_options: RunOptions | None = None,
         load: Callable[[], Settings] | None = None,
+        switch: LastingFlag | None = None,
     ) -> None:
-        """Prepare; ``load`` reads the settings again and raises ConfigError, None where they cannot change."""
-        self._settings, self._signals, self._load = settings, signals, load
+        """Prepare; ``load`` reads the settings again and raises ConfigError, None where they cannot change.
+
+        ``switch`` keeps whether listening is switched off; None: a new process always listens.
+        """
+        self._settings, self._signals, self._load, self._switch = settings, signals, load, switch
         self._run_options = run_options or RunOptions()
         self._notifier = Notifier()
         self.counters = Counters()
@@ -118,6 +125,7 @@ class Service:
         self._code = 0
         self._clock_at_s = self._open_at_s = 0.0
         self._faults = FaultPolicy()
+        self._resume_pause, self._resume_at_s = Backoff(_RESUME_S, _CALM_S), 0.0
         # The first health record is published with the first sound; where there is none, after the interval.
         self._has_sound = False
         self._health_at_s = time.monotonic() + settings.health.interval_s
@@ -135,7 +143,7 @@ class Service:
         """
         try:
             self._notifier.status("loading the model")
-            self._runtime = runtime = ServiceRuntime(self._settings, self._run_options, self.counters)
+            self._runtime = runtime = ServiceRuntime(self._settings, self._run_options, self.counters, self._switch)
             self._notifier.status(f"opening {self._settings.audio.device}")
             runtime.listen()
             gc.freeze()  # objects that last for the whole run need not be searched at every collection
@@ -194,14 +202,22 @@ class Service:
         if signals.reopen:
             signals.reopen = False
             attempt("reopening the files of outputs", runtime.outputs.reopen, None)
-        wants_listening = runtime.wants_listening  # sinks set it from their threads
-        if wants_listening == runtime.is_paused:
-            switch = runtime.resume if wants_listening else runtime.pause
-            attempt("switching listening", switch, None)
-        elif runtime.engine is None and not runtime.is_paused and time.monotonic() >= self._open_at_s:
+        attempt("switching listening", lambda: self._switch_listening(runtime), None)
+        if runtime.engine is None and not runtime.is_paused and time.monotonic() >= self._open_at_s:
             self._open_at_s = time.monotonic() + _REOPEN_S
             attempt("opening the source", runtime.listen, None)
         attempt("publishing clips", runtime.publish_clips, None)
+
+    def _switch_listening(self, runtime: ServiceRuntime) -> None:
+        """Switch listening off at once, and on again after a pause that grows while it is switched often."""
+        now, wants_listening = time.monotonic(), runtime.wants_listening  # sinks set it from their threads
+        if not wants_listening and not runtime.is_paused:
+            if now >= self._resume_at_s + _CALM_S:
+                self._resume_pause.reset()
+            self._resume_at_s = now + self._resume_pause.next_s()
+            runtime.pause()
+        elif wants_listening and runtime.is_paused and now >= self._resume_at_s:
+            runtime.resume()
 
     def _reload(self, runtime: ServiceRuntime) -> None:
         """Read the settings again; where they are wrong, publish that and keep those in force."""
@@ -258,7 +274,7 @@ class Service:
 
     def _line(self, runtime: ServiceRuntime) -> str:
         if runtime.is_paused:
-            return "paused: listening is switched off"
+            return f"paused: {runtime.paused_detail}"
         conditions = runtime.engine.conditions if runtime.engine else ()
         return runtime.health.line(runtime.settings.audio.source, runtime.stats, conditions)
 

@@ -144,8 +144,9 @@ def test_a_missing_file_is_an_error() -> None:
     assert "/nowhere/none.flac" in result.stderr
 
 
-def test_the_service_does_not_accept_a_file(scene: Path) -> None:  # noqa: F811
-    with Child("run", "--config", os.devnull, "--device", scene) as child:
+def test_the_service_does_not_accept_a_file(scene: Path, tmp_path: Path) -> None:  # noqa: F811
+    state = {"STATE_DIRECTORY": str(tmp_path)}
+    with Child("run", "--config", os.devnull, "--device", scene, environment=state) as child:
         assert child.wait() == 2
     assert "replay" in child.errors[-1]
 

@@ -68,18 +68,24 @@ def test_a_stuck_device_does_not_feed_the_watchdog_by_its_remaining_sound(notify
     assert notify.count("WATCHDOG=1") == 1
 
 
-@pytest.mark.parametrize("mode", ["waiting", "paused"])
+def test_a_service_that_starts_switched_off_is_ready_at_once(notify: NotifySocket) -> None:
+    watch = watchdog(notify, Counters())
+    watch.after_turn("paused", lambda: "paused")
+    notify.wait_for("READY=1")
+    notify.wait_for("WATCHDOG=1")
+
+
 def test_a_service_without_a_device_feeds_the_watchdog_and_is_ready_after_a_while(
-    notify: NotifySocket, mode: str, monkeypatch: pytest.MonkeyPatch
+    notify: NotifySocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = watchdog(notify, Counters())
-    watch.after_turn(mode, lambda: "waiting for usb-id:1234")  # type: ignore[arg-type]
+    watch.after_turn("waiting", lambda: "waiting for usb-id:1234")
     notify.wait_for("STATUS=waiting for usb-id:1234")
     assert notify.count("WATCHDOG=1") == 1
     assert notify.count("READY=1") == 0
     real = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + 21)
-    watch.after_turn(mode, lambda: "waiting for usb-id:1234")  # type: ignore[arg-type]
+    watch.after_turn("waiting", lambda: "waiting for usb-id:1234")
     monkeypatch.undo()
     notify.wait_for("READY=1")
     notify.wait_for("WATCHDOG=1", times=2)

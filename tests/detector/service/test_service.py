@@ -291,7 +291,8 @@ def test_lines_for_the_journal_have_priorities(config: Path, tmp_path: Path) -> 
     log = tmp_path / "journal"
     with log.open("wb") as stream:
         status = os.fstat(stream.fileno())
-        environment = os.environ | {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        journal = f"{status.st_dev}:{status.st_ino}"
+        environment = os.environ | {"JOURNAL_STREAM": journal, "STATE_DIRECTORY": str(tmp_path / "state")}
         command = [*COMMAND, "run", "--config", str(config)]
         sound = np.zeros(32000, "<i2").tobytes()
         subprocess.run(command, input=sound, stdout=subprocess.DEVNULL, stderr=stream, env=environment, check=True)
