@@ -313,7 +313,7 @@ def sound_files(places: Iterable[Path]) -> list[Path]:
         if not files:
             raise SourceError(f"{place}: no sound files in this folder; name one with WAV, FLAC, OGG or MP3 files")
         for file in files:
-            _identity(file)
+            _status(file)
             if not os.access(file, os.R_OK):
                 raise SourceError(f"{file}: cannot be opened (permission denied); check the permissions")
         found |= dict.fromkeys(files)
@@ -329,10 +329,14 @@ def check_labels(labels: Iterable[str], detector: Detector, option: str) -> None
 
 def _identity(path: Path, mixing: Mixing) -> str:
     """Return a key of a file's content: its path, size and time of change, and the channel where it is a single one."""
+    status = _status(path)
+    channel = "" if mixing.column is None else f" channel {mixing.column + 1}"
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}{channel}"
+
+
+def _status(path: Path) -> os.stat_result:
     try:
-        status = path.stat()
+        return path.stat()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SourceError(f"{path}: cannot be opened ({reason}); check the name and the permissions") from error
-    channel = "" if mixing.column is None else f" channel {mixing.column + 1}"
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}{channel}"

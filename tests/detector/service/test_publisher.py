@@ -216,7 +216,7 @@ def test_messages_alike_are_bounded_for_each_text_and_each_library(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    monkeypatch.setattr("detector.service.logs.time.monotonic", lambda: now)
     logs.configure()
     own, other = logging.getLogger("detector.x"), logging.getLogger("asyncio")
     for number in range(5000):
@@ -234,7 +234,7 @@ def test_messages_alike_are_bounded_for_each_text_and_each_library(
 @pytest.mark.usefixtures("_logging_as_before")
 def test_the_end_of_a_thread_is_a_line_and_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure()
-    thread = threading.Thread(target=lambda: {}["missing"], name="worker")
+    thread = threading.Thread(target=lambda: dict[str, int]()["missing"], name="worker")
     thread.start()
     thread.join()
     assert capfd.readouterr().err == (

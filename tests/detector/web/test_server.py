@@ -178,7 +178,7 @@ def no_descriptors() -> Iterator[None]:
 
 def test_few_descriptors_mean_few_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, bound in ((1024, 128), (200, 72), (100, 8)):
-        monkeypatch.setattr(system.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        monkeypatch.setattr("detector.system.resource.getrlimit", lambda _, limit=limit: (limit, limit))
         assert system.client_bound(128) == bound
 
 
