@@ -1,19 +1,19 @@
 """The capture thread, the bounded queue behind it, and the supervisor that replaces a thread that hangs.
 
 The thread opens the device, reads from it and does nothing else; an absent device it waits for. A call into the
-sound system may never return.
+sound system may never return. Most of what listening costs is paid by the block, so blocks are as long as the delay
+that they add allows, and the thread wakes up once for each.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,14 @@ from detector.messages import GapCause
 from detector.system import Backoff
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _MAX_CONDITIONS: Final = 100
 """More of them are queued only where the consumer has stopped."""
-_BLOCK_S: Final = 0.04
-_LONGEST_BLOCK_S: Final = 0.1
+_BLOCK_S: Final = 0.1
+"""The time between two blocks, and the longest that a sample waits for its block to be read."""
+_LEAST_BLOCK_S: Final = 0.06
+"""So much is read if no more is there: a device delivers in periods, the last of which may be a moment late."""
+_LONGEST_BLOCK_S: Final = 0.2
 """A backlog is read in blocks of this length."""
 _SHORTEST_NAP_S: Final = 0.005
 _NO_FRAMES_S: Final = 5.0
@@ -221,8 +225,7 @@ class Capture(threading.Thread):
     def _capture(self) -> None:
         """Read one stream until it is lost or the thread is stopped; raises DeviceError."""
         try:
-            with self._call():
-                stream = self._open()
+            stream = self._call(self._open)
         except DetectorError:
             self.is_stalled = False
             raise
@@ -232,46 +235,44 @@ class Capture(threading.Thread):
             self.is_stalled = True
             raise
         finally:
-            with self._call():
-                stream.close()
+            self._call(stream.close)
 
     def _read(self, stream: Stream) -> None:
         self._cause = "device" if self.had_sound else None
-        block_frames = round(_BLOCK_S * stream.format.rate_hz)
+        rate_hz = stream.format.rate_hz
+        block_frames, least_frames = round(_BLOCK_S * rate_hz), round(_LEAST_BLOCK_S * rate_hz)
         checked_s = fed_s = now_s()
         while not self._stopped.is_set():
-            with self._call():
-                available = stream.available()
+            available = self._call(stream.available)
             before_s, checked_s = checked_s, now_s()
+            missing = least_frames - available
             if checked_s - before_s > _SUSPENDED_S:
-                with self._call():
-                    stream.restart()
+                self._call(stream.restart)
                 self._cause = "suspended"
                 checked_s = fed_s = now_s()
-            elif available >= block_frames:
-                self._pass_on(stream, available)
+                continue
+            if missing <= 0:
+                missing = block_frames - self._pass_on(stream, available)
                 fed_s = checked_s
             elif checked_s - fed_s > _NO_FRAMES_S:
                 raise _StalledError(f"no sound arrives from {stream.format.device}")
-            else:
-                missing_s = (block_frames - available) / stream.format.rate_hz
-                time.sleep(max(_SHORTEST_NAP_S, missing_s))
+            time.sleep(max(_SHORTEST_NAP_S, missing / rate_hz))
 
-    def _pass_on(self, stream: Stream, available: int) -> None:
-        """Read and queue one block, with the cause of a gap before it."""
+    def _pass_on(self, stream: Stream, available: int) -> int:
+        """Read and queue one block, with the cause of a gap before it; return how many frames are left."""
         frames = min(available, round(_LONGEST_BLOCK_S * stream.format.rate_hz))
-        with self._call():
-            data, overrun = stream.read(frames)
+        data, overrun = self._call(lambda: stream.read(frames))
         arrived_s = now_s()
         if overrun:
             self.overruns += 1
             self._cause = self._cause or "overrun"
         if self._stopped.is_set():
-            return
+            return 0
         if self.format is None:
             self._begin(stream.format)
         self._queue.put(Block(data, frames, stream.format, arrived_s, available - frames, self._cause))
         self._cause = None
+        return available - frames
 
     def _begin(self, stream_format: StreamFormat) -> None:
         self.format = stream_format
@@ -287,11 +288,10 @@ class Capture(threading.Thread):
             self.is_waiting = True
             self._queue.put(SourceCondition("waiting", active=True, detail=f"waiting for the microphone: {why}"))
 
-    @contextlib.contextmanager
-    def _call(self) -> Iterator[None]:
+    def _call(self, function: Callable[[], _T]) -> _T:
         self.calls += 1
         try:
-            yield
+            return function()
         finally:
             self.calls += 1
 

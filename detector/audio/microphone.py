@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detector.audio import portaudio
 from detector.audio.capture import Block, BlockQueue, Stream, StreamFormat, Supervisor, now_s
 from detector.audio.devices import Device, check_selector, choose_channels, find, identify, rates_to_try, read_cards
-from detector.audio.levels import LOUDEST, Checks, Level
+from detector.audio.levels import LOUDEST, Checks, Level, loudest
 from detector.audio.live_source import (
     AudioBlock,
     AudioGap,
@@ -292,5 +292,6 @@ def clean_samples(block: Block) -> NDArray[np.float32]:
     """Return a block's frames (frames, channels) with 0 for NaN, infinity and absurd values, which state would keep."""
     samples = block.samples()
     with np.errstate(invalid="ignore"):
-        sound = np.abs(samples) <= LOUDEST
-    return samples if sound.all() else np.where(sound, samples, np.float32(0))
+        if loudest(samples) <= LOUDEST:  # false for NaN
+            return samples
+        return np.where(np.abs(samples) <= LOUDEST, samples, np.float32(0))

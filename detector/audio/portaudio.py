@@ -207,20 +207,26 @@ class InputStream:
 
     def available(self) -> int:
         """Return how many frames can be read without blocking."""
-        with self._notified():
+        try:
             return int(self._stream.read_available)
+        except self._module.PortAudioError as error:
+            raise self._lost(error) from error
 
     def read(self, frames: int) -> tuple[memoryview, bool]:
         """Return frames that are available, and whether some were lost before them."""
-        with self._notified():
-            data, lost = self._stream.read(frames)
-            return memoryview(data), bool(lost)
+        try:
+            data, overrun = self._stream.read(frames)
+        except self._module.PortAudioError as error:
+            raise self._lost(error) from error
+        return memoryview(data), bool(overrun)
 
     def restart(self) -> None:
         """Discard what is buffered, and continue with present sound."""
-        with self._notified():
+        try:
             self._stream.abort()
             self._stream.start()
+        except self._module.PortAudioError as error:
+            raise self._lost(error) from error
 
     def close(self) -> None:
         """Close; with a device that hangs, this may never return."""
@@ -230,12 +236,8 @@ class InputStream:
         finally:
             _users.leave()
 
-    @contextlib.contextmanager
-    def _notified(self) -> Iterator[None]:
-        try:
-            yield
-        except self._module.PortAudioError as error:
-            raise DeviceError(f"{self._name} is lost: {_line(error)}") from error
+    def _lost(self, error: BaseException) -> DeviceError:
+        return DeviceError(f"{self._name} is lost: {_line(error)}")
 
 
 @functools.cache

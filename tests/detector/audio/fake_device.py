@@ -31,10 +31,12 @@ class FakeDevice:
         self.hangs = threading.Event()
         """While this is set, no call returns."""
         self.overrun = False
-        self.opened = self.closed = self.restarted = 0
+        self.opened = self.closed = self.restarted = self.checked = 0
         self.began_s = 0.0
         self.value: Callable[[NDArray[np.int64]], NDArray[np.float64]] = lambda n: (n % 1000) / 2000 - 0.25
         self.pace = 1.0
+        self.period_s = 0.0
+        """Frames become available in periods of this length; 0: one by one."""
 
     def __call__(self) -> FakeStream:
         self.wait()
@@ -58,11 +60,15 @@ class FakeStream:
 
     def available(self) -> int:
         self._device.wait()
+        self._device.checked += 1
         if not self._device.is_present:
             raise DeviceError("fake is lost")
         if self._device.is_frozen:
             return 0
-        frames = (time.monotonic() - self._began_s) * self.format.rate_hz * self._device.pace
+        passed_s = time.monotonic() - self._began_s
+        if self._device.period_s:
+            passed_s -= passed_s % self._device.period_s
+        frames = passed_s * self.format.rate_hz * self._device.pace
         if self._device.overrun:  # the buffered frames are lost
             self._device.overrun, self._overrun = False, True
             self._read = int(frames)

@@ -64,10 +64,24 @@ def test_blocks_have_the_time_of_their_last_sample() -> None:
             assert sound.received_at_s - device.began_s == pytest.approx(end_s, abs=0.05)
 
 
+@pytest.mark.parametrize("period_s", [0.0, 0.02])
+def test_the_thread_checks_the_device_once_for_each_block(period_s: float) -> None:
+    """Waking up is most of what listening costs."""
+    device = FakeDevice(48000, 2)
+    device.period_s = period_s
+    with listening(device) as consumer:
+        consumer.record(0.5)
+        begin, checked = len(consumer.source_events), device.checked
+        consumer.record(3.0)
+        blocks, checks = len(consumer.source_events) - begin, device.checked - checked
+    assert checks <= 1.2 * blocks + 1
+    assert 25 <= blocks <= 40
+
+
 def test_a_consumer_that_stalls_loses_the_oldest_sound() -> None:
-    with listening(FakeDevice(), buffer_s=0.5) as consumer:
+    with listening(FakeDevice(), buffer_s=1.25) as consumer:
         consumer.record(0.3)
-        time.sleep(2.0)
+        time.sleep(2.75)
         assert consumer.microphone.stats.queue_depth == pytest.approx(1.0, abs=0.1)
         consumer.record(1.0)
         stats = consumer.microphone.stats
