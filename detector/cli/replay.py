@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 import re
 import shutil
 import sys
 import tempfile
 import time
+import traceback
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
 from detector.cli.program import (
+    FileProgress,
     Gauge,
+    Workers,
     channel_option,
     check_raw_options,
     force_option,
     model_option,
     only_option,
     print_error,
-    print_status,
     raw_options,
     threshold_option,
 )
@@ -49,6 +54,9 @@ else:
     # Not generic in older releases of click.
     _Type = click.ParamType
 
+_PROGRESS_S: Final = 0.1
+_SHOWN: Final = 4
+"""Files at once whose progress is shown by name."""
 _TIMES_AT_ONCE: Final = 65_536
 """Times written together: bounds the memory of a long stream."""
 TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
@@ -92,6 +100,7 @@ class _Moment(_Type):
 @only_option
 @threshold_option
 @force_option
+@click.option("--jobs", type=click.IntRange(min=1), help="Files to replay at once.  [default: one for each core]")
 @click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary, only errors.")
 @click.pass_context
@@ -100,7 +109,8 @@ def replay(ctx: click.Context, /, **options: Any) -> None:
 
     On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. For a file that
     cannot be used, or not to its end, an error is printed, and the others follow; the exit code is then 66.
-    With several files, the scores of a.wav are written to NAME-a.npz, pictures and label tracks likewise.
+    With several files, the scores of a.wav are written to NAME-a.npz, pictures and label tracks likewise; several
+    files at once are replayed by as many processes, which changes neither the output nor its order.
     """
     files: tuple[str, ...] = options["files"]
     check_raw_options(ctx, reads_stdin=STDIN in files)
@@ -225,10 +235,10 @@ class FileNotes:
         if self._wants_records:
             self.records.append(record)
 
-    def save(self, name: str) -> None:
-        """Write all files; raises ConfigError where one cannot be written."""
+    def save(self, name: str) -> list[str]:
+        """Write all files, and return lines for the user; raises ConfigError where one cannot be written."""
         try:
-            self._save(name)
+            return self._save(name)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise ConfigError(f"{where}cannot be written ({error.strerror})") from error
@@ -238,7 +248,7 @@ class FileNotes:
         if self._scores is not None:
             self._scores.close()
 
-    def _save(self, name: str) -> None:
+    def _save(self, name: str) -> list[str]:
         if self._scores is not None:
             features = self._detector.manifest.features
             self._scores.save(features.sample_rate_hz, features.hop_length, features.frame_length)
@@ -249,7 +259,8 @@ class FileNotes:
 
             self._sheet.save(Path(name).name, self.records)
             if self._sheet.is_cut:
-                print_status(f"{name}: the picture shows the first {LONGEST_S / 60:.0f} minutes")
+                return [f"{name}: the picture shows the first {LONGEST_S / 60:.0f} minutes"]
+        return []
 
 
 def places(option: str, target: Path | None, names: Sequence[str], suffixes: Sequence[str]) -> list[Path | None]:
@@ -294,77 +305,54 @@ class Options:
     tsv: Path | None = None
     force: bool = False
     """Whether those that exist are replaced."""
+    jobs: int | None = None
+    """Files to replay at once; None: one for each core."""
 
 
-class Replay:
-    """One run of the command: one model, one sink, and any number of files, one after another."""
+Result: TypeAlias = EventRecord | FileProgress | str | Exception | None
+"""What comes of a file: records, progress, lines for standard error, the error that ended it; None behind the rest."""
+
+
+class FileReplay:
+    """Replays files with one model, one after another, and emits what comes of them."""
 
     def __init__(self, options: Options, signals: SignalHandler) -> None:
-        """Check the outputs and load the model; raises ManifestError or ConfigError for impossible options."""
+        """Load the model; raises ManifestError or ConfigError for impossible options."""
         from detector.pipeline import Detector
 
-        self._options = options
-        self._signals = signals
-        names = options.files
-        self._places = list(
-            zip(
-                places("--scores", options.scores, names, (".npz",)),
-                places("--picture", options.picture, names, (".png", ".pdf", ".svg")),
-                places("--audacity", options.audacity, names, ()),
-                strict=True,
-            )
-        )
-        self._check_outputs()
-        self._rows: list[tuple[str, ...]] = [TABLE_HEAD]
+        self._options, self._signals = options, signals
+        self._places = file_places(options)
         self._detector = Detector.load(options.model, options.thresholds)
         self._rate_hz = self._detector.sample_rate_hz
         labels = self._detector.labels
         for label in options.only:
             if label not in labels:
                 raise ConfigError(f"--only: unknown label {label!r}; the model knows {', '.join(labels)}")
-        self._sink = _sink(as_json=options.as_json)
-        self._seq = 0
+        self._emit: Callable[[Result], object] = print
         self._sounds = 0
         self._warnings: list[str] = []
 
-    def _check_outputs(self) -> None:
-        outputs = [Output("--tsv", self._options.tsv, _TABLE)]
-        for scores, picture, audacity in self._places:
-            outputs += [Output("--scores", scores, _SCORES), Output("--picture", picture, PICTURE)]
-            outputs += [Output("--audacity", audacity, _LABEL_TRACK)]
-        files = (name for name in self._options.files if name != STDIN)
-        check_outputs(outputs, [*files, self._options.model], force=self._options.force)
+    def run(self, number: int, emit: Callable[[Result], object]) -> None:
+        """Replay one of the files; an error is emitted, and all else before it."""
+        self._emit, self._sounds = emit, 0
+        try:
+            self._replay(self._options.files[number], FileNotes(self._detector, *self._places[number]))
+        except Exception as error:  # noqa: BLE001 - raised again, or printed, in its turn
+            error.add_note(traceback.format_exc())  # which does not pass from one process to another
+            emit(error)
+        emit(None)
 
-    def run(self) -> int:
-        """Replay all files and return the exit code; an error of one file is printed, and the next one follows."""
-        code = 0
-        for name, where in zip(self._options.files, self._places, strict=True):
-            try:
-                self._one(name, FileNotes(self._detector, *where))
-            except ManifestError:
-                raise  # an error of the model, not of the file
-            except DetectorError as error:
-                print_error(error)
-                code = max(code, error.exit_code)
-            if not self._signals.goes_on():
-                return self._signals.exit_code
-        if self._options.tsv is not None:
-            write_rows(self._options.tsv, self._rows)
-        return code
-
-    def _one(self, name: str, notes: FileNotes) -> None:
+    def _replay(self, name: str, notes: FileNotes) -> None:
         begin = time.perf_counter()
-        self._sounds = 0
         with ExitStack() as stack:
             stack.enter_context(notes.taken())
             source = stack.enter_context(closing(self._open(name)))
-            wanted = not self._options.quiet
-            with closing(Gauge(name, None, wanted=wanted, line_every_s=math.inf)) as self._gauge:
-                fault = self._detect(source, self._stream(name), notes)
+            fault = self._detect(source, self._stream(name), notes)
             if self._signals.goes_on() and (fault is None or source.frames_read):
-                notes.save(name)
+                for line in notes.save(name):
+                    self._emit(line)
         if not self._options.quiet and source.frames_read:
-            self._summarise(name, source, time.perf_counter() - begin)
+            self._emit(self._summary(name, source, time.perf_counter() - begin))
         if fault is not None:
             raise fault
 
@@ -372,12 +360,18 @@ class Replay:
         """Process a source to its end, to a fault or to a signal, close open events, and return the fault."""
         from detector.audio.live_source import AudioBlock, drain
 
+        shown_s = time.monotonic()
+
         def process(event: SourceEvent) -> None:
-            if isinstance(event, AudioBlock):
-                notes.on_chunk(event.chunk.samples)
-                self._publish(*self._detector.process(event.chunk.samples), stream, notes)
-                self._gauge.advance(source.frames_read, total=source.frames_total)
-                self._print_warnings()
+            nonlocal shown_s
+            if not isinstance(event, AudioBlock):
+                return
+            notes.on_chunk(event.chunk.samples)
+            self._publish(*self._detector.process(event.chunk.samples), stream, notes)
+            if (now_s := time.monotonic()) - shown_s >= _PROGRESS_S:
+                shown_s = now_s
+                self._emit(FileProgress(source.frames_read, source.frames_total))
+            self._print_warnings()
 
         fault: SourceError | None = None
         try:
@@ -392,21 +386,17 @@ class Replay:
         while self._warnings:
             warning = self._warnings.pop(0)
             if not self._options.quiet:
-                self._gauge.print_line(f"snn-detect: warning: {warning}")
+                self._emit(f"snn-detect: warning: {warning}")
 
     def _publish(self, scores: Scores, events: Iterable[Event], stream: StreamInfo, notes: FileNotes) -> None:
         notes.evaluate(scores)
         for event in events:
             if self._options.only and event.label not in self._options.only:
                 continue
-            self._seq += 1
             self._sounds += event.kind == "onset"
-            record = event_record(event, stream, self._seq)
+            record = event_record(event, stream, 0)
             notes.note(record)
-            if self._options.tsv is not None:
-                self._rows += table_rows(stream.source, [record])
-            with self._gauge.aside():
-                self._sink.write(record)
+            self._emit(record)
 
     def _open(self, name: str) -> ReadSource:
         from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
@@ -431,11 +421,112 @@ class Replay:
             started=self._options.start_time,
         )
 
-    def _summarise(self, name: str, source: ReadSource, wall_s: float) -> None:
+    def _summary(self, name: str, source: ReadSource, wall_s: float) -> str:
         sound_s = source.seconds_read
         found = f"{self._sounds} sound{'' if self._sounds == 1 else 's'}"
-        speed = f"in {wall_s:.2f} s ({sound_s / wall_s:.0f} x real time)"
-        print_status(f"{name}: {sound_s:.1f} s, {found}, {speed}")
+        return f"{name}: {sound_s:.1f} s, {found}, in {wall_s:.2f} s ({sound_s / wall_s:.0f} x real time)"
+
+
+def file_places(options: Options) -> list[tuple[Path | None, ...]]:
+    """Return for each file where its scores, picture and label track are written; raises ConfigError as ``places``."""
+    names = options.files
+    return list(
+        zip(
+            places("--scores", options.scores, names, (".npz",)),
+            places("--picture", options.picture, names, (".png", ".pdf", ".svg")),
+            places("--audacity", options.audacity, names, ()),
+            strict=True,
+        )
+    )
+
+
+class Replay:
+    """One run of the command: any number of files, and one sink."""
+
+    def __init__(self, options: Options, signals: SignalHandler) -> None:
+        """Check the options and load the model; raises ManifestError or ConfigError for impossible options."""
+        self._options, self._signals = options, signals
+        self._check_outputs()
+        self._rows: list[tuple[str, ...]] = [TABLE_HEAD]
+        self._sink = _sink(as_json=options.as_json)
+        self._seq = self._code = 0
+        self._shares: dict[int, float] = {}
+        self._done = 0
+        jobs = min(options.jobs or len(os.sched_getaffinity(0)), len(options.files))
+        if options.realtime or STDIN in options.files:
+            jobs = 1
+        self._files: Workers | FileReplay = (
+            FileReplay(options, signals)
+            if jobs == 1
+            else Workers(lambda own: FileReplay(options, own).run, options.files, signals, jobs)
+        )
+
+    def _check_outputs(self) -> None:
+        outputs = [Output("--tsv", self._options.tsv, _TABLE)]
+        for scores, picture, audacity in file_places(self._options):
+            outputs += [Output("--scores", scores, _SCORES), Output("--picture", picture, PICTURE)]
+            outputs += [Output("--audacity", audacity, _LABEL_TRACK)]
+        files = (name for name in self._options.files if name != STDIN)
+        check_outputs(outputs, [*files, self._options.model], force=self._options.force)
+
+    def run(self) -> int:
+        """Replay all files and return the exit code; an error of one file is printed, and the next one follows."""
+        names = self._options.files
+        title, total = (names[0], None) if len(names) == 1 else (f"{len(names)} files", len(names))
+        with closing(Gauge(title, total, wanted=not self._options.quiet, line_every_s=math.inf)) as self._gauge:
+            self._run()
+        if not self._signals.goes_on():
+            return self._signals.exit_code
+        if self._options.tsv is not None:
+            write_rows(self._options.tsv, self._rows)
+        return self._code
+
+    def _run(self) -> None:
+        if isinstance(self._files, Workers):
+            with closing(self._files):
+                self._files.run(self._handle)
+            return
+        for number in range(len(self._options.files)):
+            self._files.run(number, partial(self._handle, number))
+            if not self._signals.goes_on():
+                return
+
+    def _handle(self, number: int, output: Result) -> None:
+        """Process what comes of a file; raises what is not an error of this file alone."""
+        match output:
+            case FileProgress():
+                self._shares[number] = output.frames / output.total if output.total else 0.0
+                self._show(output.total)
+            case None:
+                self._shares.pop(number, None)
+                self._done += 1
+            case str():
+                self._gauge.print_line(output)
+            case DetectorError() if not isinstance(output, ManifestError):  # that is an error of the model
+                with self._gauge.aside():
+                    print_error(output)
+                self._code = max(self._code, output.exit_code)
+            case Exception():
+                raise output
+            case _:
+                self._publish(output)
+
+    def _show(self, total: int | None) -> None:
+        """Show the progress of all files."""
+        names, done = self._options.files, self._done + sum(self._shares.values())
+        if len(names) == 1:
+            self._gauge.advance(done, total=total and 1)
+            return
+        now = [f"{Path(names[k]).name} {100 * share:.0f} %" for k, share in sorted(self._shares.items())[:_SHOWN]]
+        self._gauge.advance(done, f"{self._done} done; {', '.join(now)}")
+
+    def _publish(self, record: EventRecord) -> None:
+        self._seq += 1
+        record = dataclasses.replace(record, seq=self._seq)
+        if self._options.tsv is not None:
+            self._rows += table_rows(record.source, [record])
+        with self._gauge.aside():
+            self._sink.write(record)
 
 
 def _sink(*, as_json: bool) -> Sink:
