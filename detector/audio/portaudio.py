@@ -76,8 +76,11 @@ _HOST_ERROR: Final = -9999
 _CODE_AT: Final = 1
 _HOST_AT: Final = 2
 """Where sounddevice's errors hold PortAudio's code, and the message of the sound system."""
+_ALSA: Final = "libasound.so.2"
+_ENCODER: Final = b"pcm.a52"
+"""An output of ALSA that encodes sound. Opening it loads a hundred libraries, 15 MB, only to find it is no input."""
 _TALKATIVE: Final = (
-    ("libasound.so.2", "snd_lib_error_set_handler"),
+    (_ALSA, "snd_lib_error_set_handler"),
     ("libjack.so.0", "jack_set_error_function"),
     ("libjack.so.0", "jack_set_info_function"),
 )
@@ -130,6 +133,7 @@ def renew() -> None:
             # Its _initialize() would redirect standard error, the log of the process, for as long as it takes.
             while module._initialized:  # noqa: SLF001
                 module._terminate()  # noqa: SLF001
+            _hide_encoder()
             module._check(module._lib.Pa_Initialize())  # noqa: SLF001
             module._initialized += 1  # noqa: SLF001
         except module.PortAudioError as error:
@@ -242,20 +246,41 @@ class InputStream:
 
 @functools.cache
 def _load() -> Any:
+    _hide_encoder()
     module: Any = importlib.import_module("sounddevice")
     # The system releases everything at the exit of the process; a device that hangs would block it there.
     atexit.unregister(module._exit_handler)  # noqa: SLF001
     with contextlib.suppress(OSError, AttributeError):
         # PortAudio's default is four periods: much delay, or a buffer that soon overruns.
         ctypes.CDLL(module._libname).PaAlsa_SetNumPeriods(_PERIODS)  # noqa: SLF001
-    # They write to standard error whenever they look for an absent device. Any C function that ignores its
-    # arguments silences them; a Python function would need memory as above.
+    _silence_libraries()
+    _silence_stderr()
+    return module
+
+
+def _hide_encoder() -> None:
+    """Read ALSA's configuration before PortAudio does, and remove what it would open in vain.
+
+    Only while nothing else uses ALSA; it is read again after PortAudio was terminated.
+    """
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # a PortAudio without ALSA
+        alsa = ctypes.CDLL(_ALSA)
+        _silence_libraries()
+        alsa.snd_config_update()
+        node = ctypes.c_void_p()
+        if alsa.snd_config_search(ctypes.c_void_p.in_dll(alsa, "snd_config"), _ENCODER, ctypes.byref(node)) == 0:
+            alsa.snd_config_delete(node)
+
+
+def _silence_libraries() -> None:
+    """Discard the messages of libraries that write to standard error whenever they look for an absent device.
+
+    Any C function that ignores its arguments does so; a Python function would need memory that is executable.
+    """
     silence = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
     for library, function in _TALKATIVE:
         with contextlib.suppress(OSError, AttributeError):
             getattr(ctypes.CDLL(library, mode=os.RTLD_LAZY | os.RTLD_NOLOAD), function)(silence)
-    _silence_stderr()
-    return module
 
 
 def _silence_stderr() -> None:

@@ -229,6 +229,17 @@ def test_opening_and_closing_leaves_nothing_behind(listen: Listen) -> None:
     listening.end()
 
 
+def test_no_encoder_of_ffmpeg_is_loaded_to_list_the_inputs(listen: Listen) -> None:
+    """ALSA's plug-in for A52 loads a hundred libraries; it belongs to the package that has the one for PulseAudio."""
+    listening = listen()
+    listening.until("sound")
+    listening.ask("cycle 2")
+    mapped = Path(f"/proc/{listening.process.pid}/maps").read_text()
+    assert "libasound_module_pcm_pulse.so" in mapped
+    assert "libavcodec" not in mapped
+    listening.end()
+
+
 def test_no_memory_is_made_executable(listen: Listen) -> None:
     """With MemoryDenyWriteExecute= of a hardened service in force, sound arrives nevertheless."""
     listening = listen(no_write_execute=True)
