@@ -7,6 +7,7 @@ quick on a small board.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -68,6 +69,8 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    # Before numpy is imported: each thread of OpenBLAS is started then, and spins for a while.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if logging.lastResort is not None:  # for commands that configure no log of their own
         logging.lastResort.setFormatter(logging.Formatter("snn-detect: warning: %(message)s"))
     open_closed_streams()

@@ -6,13 +6,10 @@ import dataclasses
 import math
 import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 import uuid
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -44,6 +41,8 @@ from detector.sinks.base import Sink
 from detector.system import PICTURE, FileKind, Output, check_outputs, replace_file, table_kind, write_text
 
 if TYPE_CHECKING:
+    import zipfile
+
     from detector.audio.live_source import SourceEvent
     from detector.audio.sources import Channel, ReadSource
     from detector.messages import Event, Samples, Scores
@@ -153,6 +152,8 @@ class ScoresFile:
         self._path = path
         self._labels = labels
         self._frames = 0
+        import tempfile
+
         try:
             self._spool: IO[bytes] = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - open until close()
         except OSError as error:
@@ -167,6 +168,9 @@ class ScoresFile:
 
     def save(self, rate_hz: int, hop_length: int, frame_length: int) -> None:
         """Write the file; frame k ends ``k * hop_length + frame_length`` samples into the stream."""
+        import shutil
+        import zipfile
+
         import numpy as np
 
         with replace_file(self._path) as part, part.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
@@ -188,6 +192,8 @@ class ScoresFile:
 
 def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
     """Open an array of the archive for its bytes; the date is fixed, so that equal scores give equal files."""
+    import zipfile
+
     import numpy as np
 
     out = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)

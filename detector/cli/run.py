@@ -175,11 +175,15 @@ def _bare_overrides(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _run_options(options: Mapping[str, Any]) -> RunOptions:
-    from detector.audio.sources import RawFormat
     from detector.service.runtime import RunOptions
 
+    raw = None
+    if options["device"] == STDIN:
+        from detector.audio.sources import RawFormat
+
+        raw = RawFormat(options["rate"], options["sample_format"], options["channels"])
     return RunOptions(
-        raw=RawFormat(options["rate"], options["sample_format"], options["channels"]),
+        raw=raw,
         wait=not options["no_wait"],
         tee=options["tee"],
         plays_file=is_file(options["device"]),

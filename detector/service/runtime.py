@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
-import soundfile
 
 from detector import __version__
 from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
-from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
 from detector.config.paths import STDIN, listening_flag
 from detector.config.sections import Audio
 from detector.config.settings import Settings
@@ -35,6 +33,9 @@ from detector.service.outputs import SinkManager
 from detector.sinks.base import NodeInfo, SavedClip, describe_oserror
 from detector.sinks.section import SinkContext
 from detector.system import LastingFlag, replace_file
+
+if TYPE_CHECKING:
+    from detector.audio.sources import RawFormat
 
 _log = logging.getLogger(__name__)
 _LONGEST_GAP_S: Final = 60
@@ -103,6 +104,8 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
     pipe in place of a file.
     """
     if run_options.plays_file:
+        from detector.audio.sources import FileSource, Mixing
+
         if Path(audio.device).is_fifo():  # it could not be repeated, and would block until there is a writer
             raise SourceError(f"{audio.device}: is a pipe, not a file; read it with snn-detect replay")
         return FileSource(
@@ -111,6 +114,8 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
+        from detector.audio.sources import Mixing, PcmSource, RawFormat
+
         raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
         return PcmSource(0, raw, model_rate_hz, Mixing(audio.channel))
     if os.sep in audio.device and Path(audio.device).is_file():
@@ -155,6 +160,9 @@ class Tee:
 
     def __init__(self, path: Path, rate_hz: int) -> None:
         """Create the file; raises ConfigError where it cannot be written."""
+        import soundfile
+
+        self._errors = (OSError, soundfile.LibsndfileError)
         self._path, self._rate_hz = path, rate_hz
         self._next = 0
         self._replacement = ExitStack()
@@ -163,7 +171,7 @@ class Tee:
             self._file: soundfile.SoundFile | None = soundfile.SoundFile(
                 part, "w", rate_hz, 1, format="WAV", subtype="FLOAT"
             )
-        except (OSError, soundfile.LibsndfileError) as error:
+        except self._errors as error:
             raise ConfigError(f"--tee {path}: cannot be written ({error}); name another file") from error
 
     def on_chunk(self, chunk: AudioChunk) -> None:
@@ -176,7 +184,7 @@ class Tee:
             if lost:
                 self._file.write(np.zeros(lost, np.float32))
             self._file.write(chunk.samples)
-        except (OSError, soundfile.LibsndfileError) as error:
+        except self._errors as error:
             _log.warning("--tee %s: writing has failed: %s", self._path, error)
             self.close()
 

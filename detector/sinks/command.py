@@ -33,9 +33,9 @@ _MAX_OUTPUT_BYTES: Final = 1000
 _MAX_CHARACTERS: Final = 8192
 _OF_SERVICE: Final = frozenset(
     {"CREDENTIALS_DIRECTORY", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET"}
-    | {"WATCHDOG_PID", "WATCHDOG_USEC"}
+    | {"OPENBLAS_NUM_THREADS", "WATCHDOG_PID", "WATCHDOG_USEC"}
 )
-"""Variables of systemd that are for the service alone."""
+"""Variables that are for the service alone."""
 
 
 class Command(SinkSection):

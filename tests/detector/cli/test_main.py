@@ -66,6 +66,35 @@ def lively(tmp_path: Path, detector: Detector, sound: Samples) -> tuple[Path, st
     return path, f"--threshold={label}={level / 2}"
 
 
+def test_numpy_starts_no_threads() -> None:
+    """A thread of OpenBLAS for each core would spin for a while at the start."""
+    code = """
+import atexit, os, sys
+from detector.cli.main import main
+assert "numpy" not in sys.modules
+@atexit.register
+def count():
+    import numpy
+    print(len(os.listdir("/proc/self/task")))
+main()
+"""
+    clean = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], env=clean, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[1] == "1"
+
+
+def test_what_listens_loads_no_reader_of_sound_files() -> None:
+    code = """
+import sys
+import detector.cli.run, detector.config.loading, detector.service.service, detector.audio.microphone
+print(sorted({"soundfile", "rich", "multiprocessing", "asyncio", "ssl"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def replay(*arguments: str | Path, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(cli, ["replay", *map(str, arguments)], input=stdin)
 
