@@ -14,8 +14,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
-from detector.system import digest
-
 if TYPE_CHECKING:
     from detector.messages import ConditionName, Event, GapCause, Reason
 
@@ -313,9 +311,7 @@ def event_id(event: Event, origin: StreamInfo) -> str:
     parts = (origin.stream, origin.model_sha256, str(event.index), event.label, str(event.onset_sample))
     # A file's name may hold bytes that are no text, which uuid5 would refuse.
     name = "\n".join(parts).encode("utf-8", "surrogateescape").decode("latin-1")
-    # What uuid.uuid5 does, which loads OpenSSL for it.
-    value = digest("sha1", _NAMESPACE.bytes + name.encode())
-    return str(uuid.UUID(bytes=value[:16], version=5))
+    return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

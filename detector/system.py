@@ -12,11 +12,10 @@ import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from detector.errors import ConfigError
 
@@ -228,17 +227,6 @@ class Backoff:
     def reset(self) -> None:
         """Begin again with the shortest pause: an attempt has succeeded."""
         self._pause_s = self._shortest_s
-
-
-def digest(algorithm: Literal["sha1", "sha256"], data: bytes) -> bytes:
-    """Return a hash value, by code of the interpreter where it has any: hashlib loads OpenSSL, which takes 3.4 MB."""
-    for name in ("_sha1",) if algorithm == "sha1" else ("_sha2", "_sha256"):  # _sha2 from Python 3.12 on
-        with suppress(ImportError):
-            module: Any = import_module(name)
-            return bytes(getattr(module, algorithm)(data).digest())
-    import hashlib
-
-    return hashlib.new(algorithm, data, usedforsecurity=False).digest()
 
 
 def _sync(path: Path) -> None:

@@ -196,7 +196,7 @@ class Tee:
         try:
             file.close()
             self._replacement.close()
-        except (OSError, soundfile.LibsndfileError) as error:
+        except self._errors as error:
             _log.warning("--tee %s: the file is not complete: %s", self._path, error)
 
 

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from detector.system import Backoff, digest, replace_file, write_text
+from detector.system import Backoff, replace_file, write_text
 
 
 def test_the_file_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -81,15 +77,3 @@ def test_the_first_pause_can_be_another_one() -> None:
 def test_no_pause_is_longer_than_the_longest() -> None:
     assert Backoff(0.5, 0.2).next_s() == 0.2
     assert Backoff(0.5, 2.0, first_s=8.0).next_s() == 2.0
-
-
-@pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
-def test_hash_values_are_those_of_hashlib(algorithm: Literal["sha1", "sha256"]) -> None:
-    for data in (b"", b"abc", bytes(range(256)) * 4000):
-        assert digest(algorithm, data) == hashlib.new(algorithm, data).digest()
-
-
-def test_hash_values_do_not_load_openssl() -> None:
-    code = "import sys; from detector.system import digest; digest('sha1', b''); print('_hashlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -85,6 +85,27 @@ main()
     assert done.stdout.splitlines()[1] == "1"
 
 
+def test_hash_values_are_computed_without_openssl() -> None:
+    code = """
+import atexit, sys
+from detector.cli.main import main
+@atexit.register
+def count():
+    import hashlib, hmac, uuid
+    print(uuid.uuid5(uuid.NAMESPACE_DNS, "python.org"), hashlib.sha256(b"abc").hexdigest())
+    print("libcrypto" in open("/proc/self/maps").read())
+    import ssl
+    print(ssl.OPENSSL_VERSION_INFO > (1,))
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == [
+        "886313e1-3b8a-5372-9b90-0c9aee199e5d ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "False",
+        "True",
+    ]
+
+
 def test_what_listens_loads_no_reader_of_sound_files() -> None:
     code = """
 import sys

@@ -67,7 +67,13 @@ def test_the_record_is_in_the_environment(tmp_path: Path) -> None:
 
 
 def test_what_is_meant_for_the_service_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "OPENBLAS_NUM_THREADS"):
+    for name in (
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "CREDENTIALS_DIRECTORY",
+        "OPENBLAS_NUM_THREADS",
+        "PYDANTIC_DISABLE_PLUGINS",
+    ):
         monkeypatch.setenv(name, "/secret")
     monkeypatch.setenv("KEPT", "yes")
     sink_for("/bin/sh", "-c", f"env > {tmp_path}/out").write(onset())
