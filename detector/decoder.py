@@ -132,6 +132,7 @@ class EventDecoder:
     def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
         """Clear the state; the next frame begins at ``first_sample``, the next onset is ``first_index``."""
         self._first_sample, self._next_index, self._frames = first_sample, first_index, 0
+        self._end_sample: int | None = None
         self._tracks = [Track(c.decoder) for c in self._classes]
         self._onsets: dict[int, Event] = {}
         self._active: list[int] = []
@@ -150,6 +151,10 @@ class EventDecoder:
     def next_sample(self) -> int:
         """Position of the first sample of the next frame."""
         return self._span(self._frames, self._first_sample)[0]
+
+    def end_at(self, samples: int) -> None:
+        """Let no event lie behind so many samples of the stream, until a reset: the last frame is padded."""
+        self._end_sample = self._first_sample + samples
 
     def push(self, scores: Scores, trace: Trace | None = None) -> list[Event]:
         """Return the events that scores (frames, classes) bring about.
@@ -237,6 +242,11 @@ class EventDecoder:
                 events.append(self._onset(c, frame, score))
         self._active = [c for c in classes if self._tracks[c].is_active]
 
+    def _end_of(self, frame: int) -> int:
+        """Return the position behind a frame's last sample, or behind the stream's last one."""
+        end = self._span(frame, self._first_sample)[1]
+        return end if self._end_sample is None else min(end, self._end_sample)
+
     def _onset(self, c: int, frame: int, score: float) -> Event:
         spec = self._classes[c]
         self._onsets[c] = onset = Event(
@@ -245,7 +255,7 @@ class EventDecoder:
             label=spec.label,
             category=spec.category,
             onset_sample=self._span(self._tracks[c].first, self._first_sample)[0],
-            emitted_sample=self._span(frame, self._first_sample)[1] - 1,
+            emitted_sample=self._end_of(frame) - 1,
             score=score,
             threshold=spec.decoder.on_threshold,
         )
@@ -257,9 +267,9 @@ class EventDecoder:
         return replace(
             self._onsets.pop(c),
             kind="offset",
-            emitted_sample=self._span(frame, self._first_sample)[1] - 1,
+            emitted_sample=self._end_of(frame) - 1,
             score=score,
-            offset_sample=self._span(track.last, self._first_sample)[1],
+            offset_sample=self._end_of(track.last),
             peak=track.peak,
             mean=track.mean,
             reason=reason,

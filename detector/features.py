@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.manifest import MfccParams
-from detector.messages import Frames, Samples
+from detector.messages import Frames, Samples, find_fault
 
 __all__ = ["MfccExtractor", "mfcc_params"]
 
@@ -34,9 +34,6 @@ _LARGEST = 1 << 20
 """Samples in a frame, a hop or a transform, at most: beyond it a number is a mistake."""
 _BLOCK_FRAMES = 64
 """Frames transformed at once: bounds the memory of a long push and keeps it in the cache."""
-
-LARGEST_SAMPLE = 32.0
-"""Samples of 30 dB above full scale and more are no sound in [-1, 1)."""
 
 WINDOWS: dict[str, Callable[[int], Float64]] = {
     "rectangular": np.ones,
@@ -215,6 +212,11 @@ class MfccExtractor:
         self._eps = float(np.finfo(np.float64).eps)
         self.reset()
 
+    @property
+    def samples(self) -> int:
+        """Samples pushed since the reset."""
+        return self._s.seen
+
     def reset(self) -> None:
         """Forget everything: the next sample is the first of a stream."""
         self._s = _State(pending=np.empty(0), skip=0, previous=0.0, seen=0, frames=0)
@@ -308,22 +310,13 @@ def as_samples(samples: Samples) -> Samples:
     """Return samples (n,) as float32, as the detector takes them.
 
     Raises ValueError for an array that is not one-dimensional or not of floats, for values that are not finite, and
-    for values in the scale of integers: full scale is [-1, 1), and a sound a few dB above it is still a sound.
+    for values in the scale of integers (``detector.messages.find_fault``).
     """
     _check_array(samples)
-    taken = samples.astype(np.float32, copy=False)
-    peak = float(np.abs(taken).max(initial=0.0))
-    if not peak < LARGEST_SAMPLE:
-        raise ValueError(out_of_scale(peak))
-    return taken
-
-
-def out_of_scale(peak: float) -> str:
-    """Return what is wrong with samples of a peak that is not finite or at least ``LARGEST_SAMPLE``."""
-    if not math.isfinite(peak):
-        return "samples must be finite: one of them is infinite or not a number"
-    bits = 16 if peak <= 1 << 15 else 24 if peak <= 1 << 23 else 32
-    return f"samples must lie in [-1, 1), and their peak is {peak:.6g}; divide {bits}-bit samples by {1 << bits - 1}"
+    if fault := find_fault(samples):
+        at, reason = fault
+        raise ValueError(f"samples must be floats in [-1, 1): sample {at} {reason}")
+    return samples.astype(np.float32, copy=False)
 
 
 class _SparseFilters:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Samples: TypeAlias = NDArray[np.float32]
 """(samples,): mono PCM at the model's rate, full scale is [-1, 1)."""
+
+LOUDEST: Final = 10 ** (30 / 20)
+"""30 dB over full scale: floats beyond it are integers that were not divided, or damage. A mix may reach some dB."""
+_DIVISORS: Final = {1 << 15: 16, 1 << 23: 24, 1 << 31: 32}
+"""Full scale of integers, and their bits."""
 
 Frames: TypeAlias = NDArray[np.float32]
 """(frames, n_mfcc): one feature vector per analysis window."""
@@ -70,6 +76,26 @@ class Event:
     """Mean smoothed score between onset and offset; None for an onset."""
     reason: Reason | None = None
     """Why an offset was sent; None for an onset."""
+
+
+def find_fault(samples: NDArray[np.float32]) -> tuple[int, str] | None:
+    """Return where samples (n,) or frames (n, channels) are outside the scale of sound first, and why; None: nowhere.
+
+    Sound has numbers, at most 30 dB over full scale; the reason names the peak and what to divide by.
+    """
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(samples)
+    if sizes.max(initial=0) <= LOUDEST:
+        return None
+    if sizes.ndim > 1:
+        sizes = sizes.max(axis=1)  # NaN where any is
+    at = int(np.argmax(~(sizes <= LOUDEST)))
+    peak = float(np.max(sizes, where=np.isfinite(sizes), initial=0))
+    divisor = next((d for d in _DIVISORS if peak <= d), None)
+    if not np.isfinite(sizes[at]) or divisor is None:
+        return at, f"is {sizes[at]:g}, which is not sound"
+    over = f"is {sizes[at]:g}, {20 * math.log10(sizes[at]):.0f} dB over full scale"
+    return at, f"{over}, and the peak {peak:g}: divide samples of {_DIVISORS[divisor]}-bit scale by {divisor}"
 
 
 LayerSpikes: TypeAlias = Mapping[str, NDArray[np.float32]]

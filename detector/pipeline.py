@@ -227,6 +227,8 @@ class _PythonStages:
         return self.process(samples)[1]
 
     def process(self, samples: Samples | None, trace: Trace | None = None) -> tuple[Scores, list[Event]]:
+        if samples is None:
+            self._decoder.end_at(self._features.samples)
         frames = self._features.flush() if samples is None else self._features.push(as_samples(samples))
         spikes = self._encoder.push(frames)
         if trace is not None:

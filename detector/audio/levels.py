@@ -22,10 +22,6 @@ FLOOR_DBFS: Final = -120.0
 FULL_SCALE: Final = 10 ** (-0.1 / 20)
 """Samples from here on (-0.1 dBFS) may be clipped."""
 
-LOUDEST: Final = 10 ** (30 / 20)
-"""30 dB over full scale: floats beyond it are integers that were not divided, or damage. A mix may reach some dB."""
-_DIVISORS: Final = {1 << 15: 16, 1 << 23: 24, 1 << 31: 32}
-"""Full scale of integers, and their bits."""
 _SHORTEST_RUN: Final = 3
 """So many consecutive samples at full scale are clipped; one or two may be a peak that just fits."""
 _LONG_WINDOWS: Final = 10
@@ -61,26 +57,6 @@ def amplitude_dbfs(amplitude: float) -> float:
 def power_dbfs(power: float) -> float:
     """Return the level of a mean square, at least FLOOR_DBFS; 0 dBFS is a square wave at full scale."""
     return max(FLOOR_DBFS, 10 * math.log10(power)) if power > 0 else FLOOR_DBFS
-
-
-def find_fault(samples: NDArray[np.float32]) -> tuple[int, str] | None:
-    """Return where samples (n,) or frames (n, channels) are outside the scale of sound first, and why; None: nowhere.
-
-    Sound has numbers, at most 30 dB over full scale; the reason names the peak and what to divide by.
-    """
-    with np.errstate(invalid="ignore"):
-        sizes = np.abs(samples)
-    if sizes.max(initial=0) <= LOUDEST:
-        return None
-    if sizes.ndim > 1:
-        sizes = sizes.max(axis=1)  # NaN where any is
-    at = int(np.argmax(~(sizes <= LOUDEST)))
-    peak = float(np.max(sizes, where=np.isfinite(sizes), initial=0))
-    divisor = next((d for d in _DIVISORS if peak <= d), None)
-    if not np.isfinite(sizes[at]) or divisor is None:
-        return at, f"is {sizes[at]:g}, which is not sound"
-    over = f"is {sizes[at]:g}, {amplitude_dbfs(float(sizes[at])):.0f} dB over full scale"
-    return at, f"{over}, and the peak {peak:g}: divide samples of {_DIVISORS[divisor]}-bit scale by {divisor}"
 
 
 class CancellationCheck:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detector.audio import portaudio
 from detector.audio.capture import Block, BlockQueue, Stream, StreamFormat, Supervisor, now_s
 from detector.audio.devices import Device, check_selector, choose_channels, find, identify, rates_to_try, read_cards
-from detector.audio.levels import LOUDEST, Checks, Level, loudest
+from detector.audio.levels import Checks, Level, loudest
 from detector.audio.live_source import (
     AudioBlock,
     AudioGap,
@@ -29,7 +29,7 @@ from detector.audio.portaudio import within
 from detector.audio.sources import Resampler, mean_of_channels
 from detector.config.sections import Audio
 from detector.errors import DeviceError
-from detector.messages import AudioChunk, ConditionName, GapCause, Samples
+from detector.messages import LOUDEST, AudioChunk, ConditionName, GapCause, Samples
 
 _SPAN_S: Final = 5.0
 """Within this time, at least one block is assumed to arrive without delay."""

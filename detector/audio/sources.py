@@ -23,10 +23,10 @@ import numpy as np
 import soxr
 
 from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Block, SoundFileReader, decode
-from detector.audio.levels import CancellationCheck, Levels, find_fault
+from detector.audio.levels import CancellationCheck, Levels
 from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
 from detector.errors import ConfigError, SourceError
-from detector.messages import AudioChunk, Samples
+from detector.messages import AudioChunk, Samples, find_fault
 
 _log: Final = logging.getLogger(__name__)
 _MAX_CHANNELS: Final = 1024

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from detector.engine.topology import Layer, Neurons, Topology, inexact_layer
 from detector.features import (
-    LARGEST_SAMPLE,
     as_samples,
     bit_reversal,
     dct_matrix,
@@ -28,7 +27,7 @@ from detector.features import (
     window_coefficients,
 )
 from detector.manifest import ClassSpec, Manifest, MfccParams
-from detector.messages import Event, Reason, Samples, Scores, Spikes, Trace
+from detector.messages import LOUDEST, Event, Reason, Samples, Scores, Spikes, Trace
 
 LIBRARY: Final = Path(__file__).with_name("_snn_core.so")
 MIN_N_FFT: Final = 16
@@ -329,7 +328,7 @@ def _spec(manifest: Manifest, topology: Topology, arrays: _Arrays) -> _Spec:
         keep=1 - e.leak,
         preemphasis=f.preemphasis,
         log_floor=f.log_floor,
-        largest_sample=LARGEST_SAMPLE,
+        largest_sample=LOUDEST,
         threshold=arrays.address(e.thresholds),
         rest=arrays.address(e.rest or np.zeros(f.n_mfcc)),
         to_bands=arrays.address(topology.to_bands),

@@ -49,6 +49,7 @@ void snn_push(snn_detector *d, const int16_t *samples, size_t n)
 void snn_flush(snn_detector *d)
 {
     snn_cepstrum mfcc[SNN_N_MFCC];
+    d->decoder.end = d->mfcc.seen; /* the last frame is padded */
     if (snn_mfcc_flush(&d->mfcc, mfcc))
         take_frame(d, mfcc);
     snn_decoder_close(&d->decoder, d->on_event, d->context);

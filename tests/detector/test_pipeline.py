@@ -15,7 +15,7 @@ from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError
 from detector.features import MfccExtractor
 from detector.messages import AudioChunk, Samples, Trace
-from detector.network import load_model, trace
+from detector.network import ENGINE_VARIABLE, load_model, trace
 from tests.strategies import chunk_lengths, cut
 
 
@@ -198,3 +198,18 @@ def test_what_is_seen_inside_is_what_the_network_did(detector: Detector, scene: 
     for event in onsets:
         frame, c = (event.emitted_sample + 1 - 800) // 400, detector.labels.index(event.label)
         assert means[frame, c] == event.score >= on[c]
+
+
+@pytest.mark.parametrize("engine", ["core", "onnxruntime"])
+@pytest.mark.parametrize("beyond", [1, 100, 399])
+def test_no_event_lies_behind_the_end_of_the_stream(
+    monkeypatch: pytest.MonkeyPatch, scene: Samples, engine: str, beyond: int
+) -> None:
+    """The last frame is padded with zeros, which are no part of the stream."""
+    monkeypatch.setenv(ENGINE_VARIABLE, engine)
+    own = Detector.load()
+    sound = scene[: 7 * own.sample_rate_hz + beyond]
+    events = at_once(own, sound)
+    (offset,) = (e for e in events if e.reason == "end_of_stream")
+    assert offset.offset_sample == len(sound)
+    assert max(e.emitted_sample for e in events) == len(sound) - 1

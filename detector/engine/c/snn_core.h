@@ -24,7 +24,7 @@ typedef struct {
     int32_t thresholds, layers, classes;
     float keep;
     double preemphasis, log_floor;
-    double largest_sample;          /* of what a push takes, exclusive */
+    double largest_sample;          /* that a push takes */
     const double *window;           /* [frame_length] */
     const double *pass_twiddles;    /* [snn_core_twiddles(n_fft)] */
     const double *split_twiddles;   /* [2][n_fft / 4] */
@@ -85,7 +85,7 @@ void snn_core_stream_free(snn_core_stream *stream);
 size_t snn_core_frames_in(const snn_core_stream *stream, size_t samples);
 
 /* Process samples; return the number of events, -1 where memory for them is short, or -2, with nothing processed, where
- * a sample is not finite or not below the largest one. */
+ * a sample is not a number or larger than the largest one. */
 int64_t snn_core_push(snn_core_stream *stream, const float *samples, size_t n, const snn_core_trace *trace);
 
 /* Process the padded last frame, if there is one; return the number of events. Open sounds stay open. */

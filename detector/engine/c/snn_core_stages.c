@@ -100,13 +100,13 @@ static void process_frame(snn_core_stream *stream, const float *mfcc, place at)
     }
 }
 
-/* Return whether all samples are finite and below the largest one. */
+/* Return whether all samples are numbers and none is larger than the largest one that is taken. */
 static int are_in_scale(const snn_core_stream *stream, const float *samples, size_t n)
 {
     const float most = (float)stream->mfcc.model->largest_sample;
     uint32_t beyond = 0;
     for (size_t i = 0; i < n; i++)
-        beyond |= !(samples[i] < most && samples[i] > -most);
+        beyond |= !(samples[i] <= most && samples[i] >= -most);
     return !beyond;
 }
 
@@ -137,6 +137,7 @@ static void finish(snn_core_stream *stream, const snn_core_trace *trace)
 {
     const unsigned before = flush_subnormals();
     float mfcc[stream->mfcc.model->n_mfcc];
+    stream->decoder.end = stream->mfcc.seen; /* the last frame is padded */
     if (snn_mfcc_flush(&stream->mfcc, mfcc))
         process_frame(stream, mfcc, (place){trace, 0});
     restore(before);

@@ -14,6 +14,7 @@ SNN_STAGE void snn_decoder_reset(snn_decoder *s)
     memset(s->smoothed, 0, SNN_CLASSES * sizeof *s->smoothed);
     memset(s->tracks, 0, SNN_CLASSES * sizeof *s->tracks);
     s->frames = 0;
+    s->end = INT64_MAX;
     s->next_index = 0;
 }
 
@@ -113,8 +114,8 @@ static int has_ended(snn_track *t, const snn_class *p, int64_t frame, snn_mean s
 
 static int64_t end_of(const snn_decoder *s, int64_t frame)
 {
-    (void)s;
-    return frame * (int64_t)SNN_HOP_LENGTH + (int64_t)SNN_FRAME_LENGTH;
+    const int64_t end = frame * (int64_t)SNN_HOP_LENGTH + (int64_t)SNN_FRAME_LENGTH;
+    return end < s->end ? end : s->end;
 }
 
 static snn_event event_of(const snn_decoder *s, size_t c, snn_kind kind, int64_t frame)

@@ -103,6 +103,7 @@ typedef struct {
     SNN_ARRAY(snn_mean, smoothed, SNN_CLASSES);
     SNN_ARRAY(snn_track, tracks, SNN_CLASSES);
     int64_t frames;
+    int64_t end; /* no event lies behind it: samples of a stream that has ended, before that INT64_MAX */
     uint32_t next_index;
 #if SNN_CORE
     const snn_class *classes; /* with the thresholds in force, which are the stream's own */

@@ -82,13 +82,13 @@ static void check_offset(checked *w, const snn_event *e)
     mix_score(w, e->mean);
 }
 
-/* No position is beyond the pushed samples, except for the zeros that pad a flushed frame. */
+/* No position is beyond the pushed samples. */
 static void on_event(void *context, const snn_event *e)
 {
     checked *w = context;
     CHECK(e->label < SNN_CLASSES);
     CHECK(e->onset_sample >= 0 && e->onset_sample < w->pushed && e->onset_sample <= e->emitted_sample);
-    CHECK(e->emitted_sample < w->pushed + (w->is_flushing ? SNN_FRAME_LENGTH : 0));
+    CHECK(e->emitted_sample < w->pushed);
     CHECK(e->emitted_sample >= w->last_emitted);
     w->last_emitted = e->emitted_sample;
     mix(w, (uint64_t)e->kind);
