@@ -1,4 +1,4 @@
-"""Output files that replace nothing else and appear complete or not at all; locks, flags, pauses, bounded sockets."""
+"""What the operating system gives: output files, streams of bytes, locks, lasting flags, bounded sockets, and pauses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import fcntl
 import os
 import re
 import resource
+import select
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ from typing import Any, Final, NamedTuple
 from detector.errors import ConfigError
 
 _HEAD_BYTES: Final = 4096
+_PIECE: Final = 1 << 16
+_POLL_MS: Final = 200
+_LONGEST_VIEW: Final = 1 << 24
 _RESERVED_DESCRIPTORS: Final = 128
 """Descriptors of the process that are not for clients, but for sound, outputs and files."""
 _MIN_CLIENTS: Final = 8
@@ -227,6 +232,77 @@ class Backoff:
     def reset(self) -> None:
         """Begin again with the shortest pause: an attempt has succeeded."""
         self._pause_s = self._shortest_s
+
+
+class ByteStream:
+    """The bytes of a file or pipe, read once from the beginning to the end, with a view of those that come next."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take an open descriptor, which ``close`` closes."""
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        self.size: int | None = status.st_size if stat.S_ISREG(status.st_mode) else None
+        """Bytes in the file; None for a pipe."""
+        self.position = 0
+        """Bytes that have been read."""
+        self._ahead = bytearray()
+        self._closed = threading.Event()
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes without reading them: ``count``, fewer at the end."""
+        while len(self._ahead) < count and (data := self._next(max(count - len(self._ahead), _PIECE))):
+            self._ahead += data
+        return bytes(memoryview(self._ahead)[:count])
+
+    def at(self, offset: int, count: int) -> bytes:
+        """Return ``count`` bytes that begin ``offset`` bytes ahead, fewer at the end; a pipe is kept up to there."""
+        if self.size is not None:
+            start = self.position + offset
+            return os.pread(self._descriptor, count, start) if start < self.size else b""
+        self.peek(min(offset + count, _LONGEST_VIEW))
+        return bytes(memoryview(self._ahead)[offset : offset + count])
+
+    def view(self, least: int) -> bytes:
+        """Return what comes next as far as it has arrived, at least so many bytes; fewer at the end."""
+        self.peek(least)
+        return bytes(memoryview(self._ahead)[: max(least, 2 * _PIECE)])
+
+    def read(self, count: int) -> bytes:
+        """Read ``count`` bytes, fewer at the end."""
+        data = self.peek(count)
+        del self._ahead[: len(data)]
+        self.position += len(data)
+        return data
+
+    def skip(self, count: int) -> None:
+        """Read bytes and discard them; those of a file are passed over."""
+        within = min(count, len(self._ahead))
+        del self._ahead[:within]
+        self.position += within
+        rest = count - within
+        if self.size is not None and rest:
+            rest = max(0, min(rest, self.size - self.position))
+            self.position = os.lseek(self._descriptor, self.position + rest, os.SEEK_SET)
+            return
+        while rest and (data := self.read(min(rest, _PIECE))):
+            rest -= len(data)
+
+    def interrupt(self) -> None:
+        """End a read that waits for a pipe, within a moment, as at the end."""
+        self._closed.set()
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _next(self, count: int) -> bytes:
+        while self.size is None and not self._closed.is_set() and not self._poll.poll(_POLL_MS):
+            pass
+        return b"" if self._closed.is_set() else os.read(self._descriptor, count)
 
 
 def _sync(path: Path) -> None:

@@ -8,88 +8,26 @@ here trusts a length before it is compared with the bytes.
 from __future__ import annotations
 
 import math
-import os
 import re
-import select
-import stat
 import struct
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from detector.system import ByteStream
 
 _PIECE: Final = 1 << 16
 TAIL_BYTES: Final = 1 << 20
 """How far is looked ahead, behind the stated end of the sound or for the next frame of a damaged stream."""
 _LONGEST_HEADER: Final = 1 << 24
-_POLL_MS: Final = 200
+"""For the offset of AU; other headers may be longer in a file."""
+_LONGEST_CHUNK: Final = 1 << 12
+"""Of the properties of the sound."""
+_MOST_CHUNKS: Final = 10_000
 _OPEN_ENDED: Final = 1 << 62
 _PLACEHOLDERS: Final = (0x7F00_0000, 0x8000_0000, 0xFFFF_FFFF)
 """Lengths in 32 bits that recorders write where they cannot rewind, rounded down to whole frames."""
 _ROUNDED: Final = 0x1_0000
-
-
-class ByteStream:
-    """The bytes of a file or pipe, read once from the beginning to the end, with a view of those that come next."""
-
-    def __init__(self, descriptor: int) -> None:
-        """Take an open descriptor, which ``close`` closes."""
-        self._descriptor = descriptor
-        status = os.fstat(descriptor)
-        self.size: int | None = status.st_size if stat.S_ISREG(status.st_mode) else None
-        """Bytes in the file; None for a pipe."""
-        self.position = 0
-        """Bytes that have been read."""
-        self._ahead = bytearray()
-        self._closed = threading.Event()
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLIN)
-
-    def peek(self, count: int) -> bytes:
-        """Return the next bytes without reading them: ``count``, fewer at the end."""
-        while len(self._ahead) < count and (data := self._next(max(count - len(self._ahead), _PIECE))):
-            self._ahead += data
-        return bytes(memoryview(self._ahead)[:count])
-
-    def view(self, least: int) -> bytes:
-        """Return what comes next as far as it has arrived, at least so many bytes; fewer at the end."""
-        self.peek(least)
-        return bytes(memoryview(self._ahead)[: max(least, 2 * _PIECE)])
-
-    def read(self, count: int) -> bytes:
-        """Read ``count`` bytes, fewer at the end."""
-        data = self.peek(count)
-        del self._ahead[: len(data)]
-        self.position += len(data)
-        return data
-
-    def skip(self, count: int) -> None:
-        """Read bytes and discard them; those of a file are passed over."""
-        within = min(count, len(self._ahead))
-        del self._ahead[:within]
-        self.position += within
-        rest = count - within
-        if self.size is not None and rest:
-            rest = max(0, min(rest, self.size - self.position))
-            self.position = os.lseek(self._descriptor, self.position + rest, os.SEEK_SET)
-            return
-        while rest and (data := self.read(min(rest, _PIECE))):
-            rest -= len(data)
-
-    def interrupt(self) -> None:
-        """End a read that waits for a pipe, within a moment, as at the end."""
-        self._closed.set()
-
-    def close(self) -> None:
-        """Close the descriptor; a second call does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
-
-    def _next(self, count: int) -> bytes:
-        while self.size is None and not self._closed.is_set() and not self._poll.poll(_POLL_MS):
-            pass
-        return b"" if self._closed.is_set() else os.read(self._descriptor, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +103,8 @@ _Format = tuple[int, int, str, int]
 def _chunk_layout(stream: ByteStream, kind: _Kind) -> Layout | None:
     chunks, found = kind.chunks, dict[bytes, bytes]()
     at = chunks.first
-    while at < _LONGEST_HEADER:
-        raw = stream.peek(at + chunks.head.size + 8)[at:]
+    for _ in range(_MOST_CHUNKS):
+        raw = stream.at(at, chunks.head.size + 8)
         if len(raw) < chunks.head.size:
             return None
         key, length = chunks.head.unpack_from(raw)
@@ -174,10 +112,12 @@ def _chunk_layout(stream: ByteStream, kind: _Kind) -> Layout | None:
         at += chunks.head.size
         if key == kind.samples:
             break
-        if not 0 <= length < _LONGEST_HEADER:
+        if length < 0:
             return None
-        found[key] = stream.peek(at + length)[at:]
+        found[key] = stream.at(at, min(length, _LONGEST_CHUNK))
         at += -(-(length + chunks.own) // chunks.pad) * chunks.pad - chunks.own
+    else:
+        return None
     try:
         rate_hz, channels, code, before = kind.parse(found, chunks, raw[chunks.head.size :])
     except (struct.error, KeyError, OverflowError, ValueError):
@@ -582,8 +522,9 @@ class MpegPart(Encoded):
         if _tag_length(data) or begins_file(data):
             return -1
         for found in re.finditer(rb"\xff[\xe2-\xff]", data):
-            frame = _mpeg_frame(data[found.start() : found.start() + 4])
-            if frame is not None and frame.kind == self._kind and begins_mpeg(data[found.start() :]):
+            head = data[found.start() : found.start() + 4096]
+            frame = _mpeg_frame(head)
+            if frame is not None and frame.kind == self._kind and begins_mpeg(head):
                 return found.start()
         return -1
 

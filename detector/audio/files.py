@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from detector.audio.containers import (
     TAIL_BYTES,
-    ByteStream,
     Encoded,
     FlacPart,
     Layout,
@@ -36,6 +35,7 @@ from detector.audio.containers import (
 )
 from detector.errors import SourceError
 from detector.messages import Samples
+from detector.system import ByteStream
 
 Block = NDArray[np.float32]
 """(frames, channels): sound as the file holds it."""
@@ -109,8 +109,8 @@ class SoundFileReader:
         self.frames_read = 0
         self._part: _Part | None = None
         self._layout: Layout | None = None
-        self._end = 0
-        """Where the bytes of the part end, as its header promises; 0 where it does not."""
+        self._begin = self._end = 0
+        """Where the bytes of the part begin, and where they end as its header promises; 0 where it does not."""
         self._stream = ByteStream(_open(path))
         try:
             self.rate_hz, self.channels = self._first_part()
@@ -153,7 +153,7 @@ class SoundFileReader:
 
     @property
     def _position_s(self) -> str:
-        return f"{self.frames_read / self.rate_hz:.2f} s"
+        return f"{self.frames_read / self.rate_hz if self.frames_read else 0:.2f} s"
 
     def _at_own_rate(self, part: _Part, frames: int) -> Iterator[Block]:
         """Yield the blocks of a part at the rate of the first one."""
@@ -171,7 +171,7 @@ class SoundFileReader:
             raise self._error(
                 f"{lacks} {self.frames_read / self.rate_hz + part.missing / part.rate_hz:.2f} s; {_AGAIN}"
             )
-        if self._stream.position < self._end:
+        if self._stream.position < self._end and not self._stream.peek(1):
             raise self._error(f"{lacks} {self._end - self._stream.position} more bytes; {_AGAIN}")
 
     def _first_part(self) -> tuple[int, int]:
@@ -192,11 +192,11 @@ class SoundFileReader:
                 skip_tail(stream, before)
             if not stream.peek(1):
                 return None
-            begin = stream.position
+            self._begin = stream.position
             before = self._layout = read_layout(stream)
             part = self._open_part(is_first=is_first)
             if part is None:
-                raise self._behind(begin)
+                raise self._behind(stream.peek(TAIL_BYTES))
             if self._part is not None:
                 self._part.close()
             self._part, is_first = part, False
@@ -228,7 +228,7 @@ class SoundFileReader:
         """Return the compressed part that comes next; None where it is of no format that is known here."""
         stream, layout = self._stream, self._layout
         if layout is not None:
-            if layout.code != "mp3" or not begins_mpeg(stream.peek(layout.start + _HEAD_BYTES)[layout.start :]):
+            if layout.code != "mp3" or not begins_mpeg(stream.at(layout.start, _HEAD_BYTES)):
                 return None
             stream.skip(layout.start)
         head = stream.peek(_HEAD_BYTES)
@@ -243,7 +243,10 @@ class SoundFileReader:
 
     def _decoded(self, encoded: Encoded) -> _Part:
         head = self._stream.peek(_HEAD_BYTES)
-        pump = _Pump(encoded)
+        try:
+            pump = _Pump(encoded)
+        except RuntimeError as error:
+            raise self._error(f"cannot be read ({error}); the process has too many threads") from error
         try:
             return _DecodedPart(_Sequential(pump.reader), encoded, pump)
         except soundfile.LibsndfileError as error:
@@ -263,20 +266,21 @@ class SoundFileReader:
         return part
 
     def _unreadable(self, head: bytes, error: soundfile.LibsndfileError) -> SourceError:
+        if self._part is not None:
+            return self._behind(head, reason=_reason(error))
         name = _recognise(head, self._layout)
         if name == "text":
             return self._error("no sound file that can be read, but text; name a sound file")
         what = f"no sound file that can be read, but {name}" if name else "no sound file that can be read"
         return self._error(f"{what} ({_reason(error)}); convert it to WAV or FLAC, such as with {_CONVERT}")
 
-    def _behind(self, begin: int) -> SourceError:
-        """Return the error for bytes behind the sound that cannot be read."""
-        stream = self._stream
-        head = stream.peek(TAIL_BYTES)
-        count = len(head) if stream.size is None else stream.size - begin
-        least = "at least " if stream.size is None and len(head) == TAIL_BYTES else ""
+    def _behind(self, head: bytes, reason: str = "no sound that is known here") -> SourceError:
+        """Return the error for bytes behind the sound that cannot be read; ``head``: the first of them."""
+        size = self._stream.size
+        count = len(head) if size is None else size - self._begin
+        least = "at least " if size is None else ""
         name = _recognise(head[:_HEAD_BYTES], self._layout)
-        what = f"{least}{count} bytes behind it ({name or 'no sound that is known here'}) were not processed"
+        what = f"{least}{count} bytes behind it ({name or reason}) were not processed"
         return self._error(f"the sound ends after {self._position_s}, and {what}; {_GIVEN}; cut the file there")
 
     def _error(self, text: str) -> SourceError:

@@ -36,6 +36,7 @@ PCM_FORMATS: Final = tuple(_CODES)
 _FILE_SIGNATURES: Final = {
     b"RIFF": "WAV",
     b"RF64": "WAV",
+    b"BW64": "WAV",
     b"riff": "W64",
     b"fLaC": "FLAC",
     b"OggS": "OGG",
@@ -403,7 +404,9 @@ def _file_chunks(
 def _refuse_sound_file(head: bytes) -> None:
     for signature, name in _FILE_SIGNATURES.items():
         if head.startswith(signature):
-            raise SourceError(f"standard input: this is a {name} file, not raw samples; give its name instead of -")
+            raise SourceError(
+                f"standard input: this is a {name} file, not raw samples; give its name, or /dev/stdin, instead of -"
+            )
 
 
 def to_chunks(  # noqa: PLR0913 - both rates, what to do, and a name for errors

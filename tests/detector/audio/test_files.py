@@ -9,6 +9,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -380,6 +381,47 @@ def test_bytes_behind_that_cannot_be_read_are_counted(tmp_path: Path, kind: str)
     np.testing.assert_array_equal(found.sound, whole.sound)
     assert "70000 bytes behind it" in found.fault
     assert "not processed" in found.fault
+
+
+def test_a_later_part_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    first = encode(tmp_path / "a.ogg", 0, *ENCODERS["ogg"])
+    second = encode(tmp_path / "b.spx", 0, "-c:a", "libspeex", "-ar", "16000")
+    joined = tmp_path / "joined.ogg"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    found = both_ways(joined)
+    np.testing.assert_array_equal(found.sound, read(first).sound)
+    assert f"{second.stat().st_size} bytes behind it (Ogg (Speex)) were not processed" in found.fault
+
+
+def test_mp3_inside_wav_with_padding_and_chunks_behind(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.wav", 0, "-c:a", "libmp3lame")
+    whole = read(path)
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    length = struct.unpack_from("<I", data, at)[0]
+    padded = data[: at + 4 + length] + bytes(200) + TAILS["LIST"]
+    path.write_bytes(padded[:at] + struct.pack("<I", length + 200) + padded[at + 4 :])
+    found = both_ways(path)
+    assert found.fault == ""
+    np.testing.assert_array_equal(found.sound, whole.sound)
+
+
+def test_headers_of_many_and_of_long_chunks(tmp_path: Path) -> None:
+    """A picture of 20 MB before the sound; thousands of chunks are neither slow nor believed."""
+    data = wav(tmp_path / "a.wav").read_bytes()
+    whole = read(tmp_path / "a.wav")
+    stale = field(data, b"data", struct.pack("<I", 88200))
+    path = tmp_path / "b.wav"
+    path.write_bytes(stale[:36] + chunk(b"id3 ", bytes(20_000_000)) + stale[36:])
+    found = read(path)
+    assert found.fault == ""
+    np.testing.assert_array_equal(found.sound, whole.sound)
+    path.write_bytes(stale[:36] + chunk(b"JUNK", b"1234") * 5000 + stale[36:])
+    np.testing.assert_array_equal(both_ways(path).sound, whole.sound)
+    begin = time.monotonic()
+    path.write_bytes(stale[:36] + chunk(b"JUNK", b"1234") * 1_000_000)
+    assert "no sound file" in read(path).fault
+    assert time.monotonic() - begin < 10
 
 
 def test_bytes_behind_adpcm_are_counted(tmp_path: Path) -> None:
