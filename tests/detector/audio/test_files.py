@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -268,6 +269,38 @@ def test_placeholders_of_wav_through_files_and_pipes(tmp_path: Path, length: int
     found = both_ways(path)
     assert found.fault == ""
     np.testing.assert_array_equal(found.sound, whole.sound)
+
+
+WRITERS = ("wav", "wavex", "rf64", "w64", "aiff", "au", "caf", "flac", "ogg", "mp3")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_a_recorder_leaves_that_was_killed(tmp_path: Path, kind: str) -> None:
+    """The header is completed when the file is closed; without that, all that reached the disk is read."""
+    path = tmp_path / f"a.{kind}"
+    expected = sound(5.0)
+    with soundfile.SoundFile(tmp_path / "open", "w", RATE, 2, format=kind.upper()) as file:
+        for at in range(0, len(expected), 4410):
+            file.write(expected[at : at + 4410])
+        path.write_bytes((tmp_path / "open").read_bytes())
+    found = both_ways(path)
+    assert found.fault == ""
+    if kind in {"flac", "ogg", "mp3"}:  # the encoder holds the latest samples back
+        assert 4.5 * RATE < len(found.sound) < 5 * RATE
+    else:
+        np.testing.assert_allclose(found.sound, expected[:, 0], rtol=0, atol=2**-15)
+
+
+def test_what_python_leaves_that_was_killed(tmp_path: Path) -> None:
+    samples = np.arange(20_000, dtype="<i2")
+    with (tmp_path / "open").open("wb") as file, wave.open(file) as recording:
+        recording.setparams((1, 2, RATE, 0, "NONE", "not compressed"))
+        recording.writeframesraw(samples.tobytes())
+        file.flush()
+        (tmp_path / "a.wav").write_bytes((tmp_path / "open").read_bytes())
+    found = both_ways(tmp_path / "a.wav")
+    assert found.fault == ""
+    np.testing.assert_array_equal(found.sound, samples / np.float32(32768))
 
 
 @pytest.mark.parametrize("kind", ["wav", "aiff", "au", "caf", "w64"])

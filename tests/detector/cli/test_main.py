@@ -330,6 +330,25 @@ def test_bad_raw_samples(data: bytes, word: str) -> None:
     one_error(replay("-", stdin=data), 66, "standard input", word)
 
 
+def test_a_chain_of_ogg_has_the_events_of_all_its_links(sound: Samples, tmp_path: Path) -> None:
+    def found(path: Path) -> list[tuple[str, float]]:
+        return [(r["label"], r["onset_s"]) for r in records(replay(path).stdout) if r["type"] == "onset"]
+
+    soundfile.write(tmp_path / "link.ogg", sound, 16000)
+    link = (tmp_path / "link.ogg").read_bytes()
+    (tmp_path / "chain.ogg").write_bytes(link + link)
+    decoded, _ = soundfile.read(tmp_path / "link.ogg", dtype="float32")
+    soundfile.write(tmp_path / "both.wav", np.concatenate((decoded, decoded)), 16000, subtype="FLOAT")
+    expected = found(tmp_path / "both.wav")
+    assert expected[-1][1] > sound.size / 16000
+    assert found(tmp_path / "chain.ogg") == expected
+    (tmp_path / "chain.ogg").write_bytes(link + b"no sound" * 1000)
+    broken = replay(tmp_path / "chain.ogg")
+    assert broken.exit_code == 66
+    assert "8000 bytes behind it" in broken.stderr
+    assert records(broken.stdout)
+
+
 def test_channels_that_cancel_are_a_warning_and_one_channel_has_the_events(
     scene: Path, sound: Samples, tmp_path: Path
 ) -> None:
