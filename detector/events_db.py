@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
@@ -33,6 +34,11 @@ _ONSET: Final = ("score", "threshold", "level_dbfs", "model_sha256")
 _OFFSET: Final = ("offset_s", "offset_utc", "peak", "mean", "reason")
 _GAP_COLUMNS: Final = ("source", "device", "at_s", "lost_s", "cause", "at_utc", "clock_synced")
 _WAIT_S: Final = 5.0
+_CHECKED_BYTES: Final = 16_000_000
+"""Up to this size a whole file is checked when it is opened: some tenths of a second, also on an SD card."""
+_NEWEST: Final = "ORDER BY onset_utc DESC, number DESC LIMIT ?"
+_MAX_PARTS: Final = 100
+"""Labels times categories of which each is searched by its own index."""
 _DECIMALS: Final = 6
 _DAMAGED: Final = "if it is damaged, the service creates a new one at its next start"
 
@@ -79,6 +85,11 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             UNIQUE (source, at_s, at_utc)
         )""",
         "CREATE INDEX gaps_by_time ON gaps (at_utc)",
+    ),
+    (
+        "CREATE INDEX events_by_category ON events (category, onset_utc)",
+        "CREATE INDEX events_by_label_category ON events (label, category, onset_utc)",
+        "CREATE INDEX events_going_on ON events (number) WHERE reason IS NULL",
     ),
 )
 VERSION: Final = len(_MIGRATIONS)
@@ -141,14 +152,19 @@ class EventStore:
                 self._connection.execute("ROLLBACK")
 
     def forget(self, before: datetime) -> int:
-        """Delete events and gaps that began before a moment and return how many; nothing is written for none."""
+        """Delete the oldest thousand events and gaps that began before a moment, and return how many these were."""
         moment = {"before": utc_text(before)}
-        old = {
-            table: self._connection.execute(f"SELECT count(*) FROM {where}", moment).fetchone()[0]  # noqa: S608
-            for table, where in _OLD.items()
-        }
-        self.apply([(f"DELETE FROM {_OLD[table]}", moment) for table, count in old.items() if count])  # noqa: S608
-        return sum(old.values())
+        old = [
+            (table, number)
+            for table, column in _TIMES.items()
+            for (number,) in self._connection.execute(
+                f"SELECT number FROM {table} WHERE {column} < :before ORDER BY {column} LIMIT {MAX_FORGOTTEN}",  # noqa: S608
+                moment,
+            )
+        ]
+        if old:
+            self.apply((f"DELETE FROM {table} WHERE number = :number", {"number": number}) for table, number in old)  # noqa: S608
+        return len(old)
 
     def is_in_place(self) -> bool:
         """Return whether the file still has its name: events would be lost in one that was deleted or replaced."""
@@ -168,9 +184,7 @@ class EventStore:
 
     def _prepare(self) -> None:
         connection = self._connection
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise _damaged(found)
+        self._check()
         version_of(connection, self.path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -180,6 +194,19 @@ class EventStore:
         migrate(connection, self.path)
         if connection.execute("SELECT 1 FROM events WHERE reason IS NULL LIMIT 1").fetchone():
             connection.execute("UPDATE events SET reason = ? WHERE reason IS NULL", (INTERRUPTED,))
+
+    def _check(self) -> None:
+        """Look for damage: through a file of moderate size, else only where the newest events are.
+
+        What is damaged elsewhere is found where it is read or written.
+        """
+        connection = self._connection
+        if self.path.stat().st_size <= _CHECKED_BYTES:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise _damaged(found)
+        elif connection.execute("PRAGMA user_version").fetchone()[0]:
+            connection.execute("SELECT * FROM events ORDER BY onset_utc DESC LIMIT 1").fetchone()
 
 
 def change_of(record: Record) -> Change | None:
@@ -249,7 +276,9 @@ _UPSERTS: Final = {"onset": _upsert(_ONSET), "offset": _upsert(_OFFSET)}
 _GAP: Final = (
     f"INSERT OR IGNORE INTO gaps ({', '.join(_GAP_COLUMNS)}) VALUES ({', '.join(f':{n}' for n in _GAP_COLUMNS)})"  # noqa: S608
 )
-_OLD: Final = {"events": "events WHERE onset_utc < :before", "gaps": "gaps WHERE at_utc < :before"}
+_TIMES: Final = {"events": "onset_utc", "gaps": "at_utc"}
+MAX_FORGOTTEN: Final = 1000
+"""Events, and gaps, that are deleted at a time: records wait meanwhile."""
 
 
 FIELDS: Final = (
@@ -325,12 +354,14 @@ class EventReader:
 
     def events(self, wanted: Wanted) -> Iterator[StoredEvent]:
         """Yield events, the oldest first; raises ConfigError where the file is damaged or held by another program."""
-        where, values = _conditions(wanted)
-        rows = f"SELECT * FROM events WHERE {where}"  # noqa: S608 - made of texts from here alone
-        if wanted.newest is not None:
-            rows = f"SELECT * FROM ({rows} ORDER BY onset_utc DESC, number DESC LIMIT {wanted.newest:d})"  # noqa: S608
-        for row in self._rows(f"{rows} ORDER BY onset_utc, number", values):
-            yield StoredEvent(row["number"], _fields(row))
+        where, values = _conditions(wanted) if wanted.newest is None else _newest(wanted)
+        # The plus keeps SQLite from reading all events in the order of time where some numbers are asked for.
+        order = "onset_utc" if wanted.newest is None else "+onset_utc"
+        rows = f"SELECT * FROM events WHERE {where} ORDER BY {order}, number"  # noqa: S608 - made of texts from here alone
+        convert: Callable[[Sequence[Any]], StoredEvent] | None = None
+        for row in self._rows(rows, values):
+            convert = convert or _converter(row.keys())
+            yield convert(row)
 
     def last_number(self) -> int:
         """Return the highest number there is, 0 without events."""
@@ -338,7 +369,7 @@ class EventReader:
 
     def labels(self) -> list[str]:
         """Return the labels that there are events of."""
-        return [label for (label,) in self._rows("SELECT DISTINCT label FROM events ORDER BY label")]
+        return [label for (label,) in self._rows(_LABELS)]
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[sqlite3.Row]:
         try:
@@ -396,10 +427,25 @@ def _has_log(path: Path) -> bool:
         return False
 
 
+def _newest(wanted: Wanted) -> tuple[str, list[Any]]:
+    """Return the condition for the newest events, and its values: those of each label and category by their index."""
+    by_label: list[tuple[str, ...]] = [(name,) for name in dict.fromkeys(wanted.labels)] or [()]
+    by_category: list[tuple[str, ...]] = [(name,) for name in dict.fromkeys(wanted.categories)] or [()]
+    keys = [(labels, categories) for labels in by_label for categories in by_category]
+    if len(keys) > _MAX_PARTS:
+        keys = [(wanted.labels, wanted.categories)]
+    parts, values = [], []
+    for labels, categories in keys:
+        where, part_values = _conditions(replace(wanted, labels=labels, categories=categories))
+        parts.append(f"SELECT * FROM (SELECT number, onset_utc FROM events WHERE {where} {_NEWEST})")  # noqa: S608
+        values += [*part_values, wanted.newest]
+    return f"number IN (SELECT number FROM ({' UNION ALL '.join(parts)}) {_NEWEST})", [*values, wanted.newest]  # noqa: S608
+
+
 def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
     """Return the condition of WHERE, and its values."""
-    parts: list[str] = ["number > ?"]
-    values: list[Any] = [wanted.after]
+    parts: list[str] = ["number > ?"] if wanted.after else []
+    values: list[Any] = [wanted.after] if wanted.after else []
     lists = {"label": wanted.labels or None, "category": wanted.categories or None, "id": wanted.ids}
     for name, members in lists.items():
         if members is not None:
@@ -409,24 +455,56 @@ def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
         if moment is not None:
             parts.append(f"onset_utc {operator} ?")
             values.append(utc_text(moment))
-    return " AND ".join(parts), values
+    return " AND ".join(parts) or "1", values
 
 
-def _fields(row: sqlite3.Row) -> dict[str, Any]:
-    """Return a row by ``FIELDS``; a file of an older version lacks columns."""
-    found = dict(zip(row.keys(), row, strict=True))
-    found["onset_time"], found["offset_time"] = _local(found["onset_utc"]), _local(found["offset_utc"])
-    ended = found["offset_s"] is not None
-    found["duration_s"] = round(found["offset_s"] - found["onset_s"], _DECIMALS) if ended else None
-    if found["clock_synced"] is not None:
-        found["clock_synced"] = bool(found["clock_synced"])
-    return {name: found.get(name) for name in FIELDS}
+_LABELS: Final = """
+    WITH RECURSIVE found(label) AS (
+        SELECT min(label) FROM events
+        UNION ALL SELECT (SELECT min(label) FROM events WHERE label > found.label) FROM found WHERE label IS NOT NULL
+    )
+    SELECT label FROM found WHERE label IS NOT NULL
+"""
+"""From one label to the next by their index, instead of through all events."""
+_TEN_MINUTES: Final = len("2026-11-23T18:0")
 
 
-def _local(utc: str | None) -> str | None:
-    if utc is None:
-        return None
-    return datetime.fromisoformat(utc).astimezone().isoformat(timespec="milliseconds")
+def _converter(columns: Sequence[str]) -> Callable[[Sequence[Any]], StoredEvent]:
+    """Return what makes an event of a row with these columns; a file of an older version lacks some."""
+    own = [name for name in FIELDS if name in columns]
+    at = {name: columns.index(name) for name in (*own, "number", "onset_utc", "offset_utc")}
+    take = itemgetter(*(at[name] for name in own))
+    local = _local_times()
+
+    def convert(row: Sequence[Any]) -> StoredEvent:
+        found: dict[str, Any] = dict.fromkeys(FIELDS)
+        found.update(zip(own, take(row), strict=True))
+        found["onset_time"], found["offset_time"] = local(row[at["onset_utc"]]), local(row[at["offset_utc"]])
+        if found["offset_s"] is not None:
+            found["duration_s"] = round(found["offset_s"] - found["onset_s"], _DECIMALS)
+        if found["clock_synced"] is not None:
+            found["clock_synced"] = bool(found["clock_synced"])
+        return StoredEvent(row[at["number"]], found)
+
+    return convert
+
+
+def _local_times() -> Callable[[str | None], str | None]:
+    """Return what makes a local time of one of the tables; the offset is looked up once for ten minutes of time."""
+    offsets: dict[str, tuple[timedelta, str]] = {}
+
+    def local(utc: str | None) -> str | None:
+        if utc is None:
+            return None
+        known = offsets.get(utc[:_TEN_MINUTES])
+        if known is None:
+            moment = datetime.fromisoformat(utc).astimezone()
+            known = (moment.utcoffset() or timedelta(), moment.isoformat(timespec="milliseconds")[len(utc) - 1 :])
+            offsets[utc[:_TEN_MINUTES]] = known
+        moment = datetime.fromisoformat(utc[:-1]) + known[0]
+        return f"{moment.isoformat(timespec='milliseconds')}{known[1]}"
+
+    return local
 
 
 class Follower:

@@ -27,6 +27,7 @@ _MAX_PENDING: Final = 500
 _TICK_S: Final = 1.0
 """Interval of ticks: what is due before the next one is committed at this one."""
 _HOUR_S: Final = 3600.0
+_DELETE_S: Final = 0.2
 _BESIDE: Final = ("", "-wal", "-shm")
 """What SQLite adds to the file's name."""
 
@@ -78,6 +79,7 @@ class DatabaseSink(LiveSink):
         self._due = 0.0
         self._now: datetime | None = None
         self._delete_at = 0.0
+        self._deleted = 0
 
     def open(self) -> None:
         """Open or create the file; raises RetryableError where that is not possible now."""
@@ -106,7 +108,6 @@ class DatabaseSink(LiveSink):
         self._commit_if_due()
         if self._settings.retention_days and self._now and time.monotonic() >= self._delete_at:
             self._guarded(self._now - timedelta(days=self._settings.retention_days))
-            self._delete_at = time.monotonic() + _HOUR_S
 
     def close(self) -> None:
         """Commit what is left; raises RetryableError where that is not possible, and it is lost."""
@@ -159,8 +160,23 @@ class DatabaseSink(LiveSink):
         if self._pending:
             self._store.apply(self._pending)
             self._pending.clear()
-        if delete_before is not None and (count := self._store.forget(delete_before)):
-            _log.info("%s: %d old records deleted", self._path, count)
+        if delete_before is not None:
+            self._delete(self._store, delete_before)
+
+    def _delete(self, store: EventStore, before: datetime) -> None:
+        """Delete what is old in steps, some now and the rest with the next tick, so that records do not wait."""
+        from detector.events_db import MAX_FORGOTTEN
+
+        until_s = time.monotonic() + _DELETE_S
+        while (count := store.forget(before)) and time.monotonic() < until_s:
+            self._deleted += count
+        self._deleted += count
+        if count >= MAX_FORGOTTEN:
+            return
+        self._delete_at = time.monotonic() + _HOUR_S
+        if self._deleted:
+            _log.info("%s: %d old records deleted", self._path, self._deleted)
+        self._deleted = 0
 
     def _prepare_next_try(self, code: int) -> None:
         import sqlite3

@@ -34,7 +34,7 @@ from fastapi import Query as QueryParameters
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -151,6 +151,7 @@ class EventQuery(NoQuery):
         return Wanted(tuple(self.label), tuple(self.category), self.since, self.until, self.limit)
 
 
+_EVENT_LIST: Final = TypeAdapter(EventList)
 NoParameters = Annotated[NoQuery, QueryParameters()]
 EventId = Annotated[UUID, PathParameter(alias="id")]
 
@@ -195,7 +196,7 @@ class Api:
         sse = {200: {"description": _STREAM, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
         _add(app, "/api/health", self.health, 503)
         _add(app, "/api/model", self.model)
-        _add(app, "/api/events", self.events, 503)
+        _add(app, "/api/events", self.events, 503, response_model=EventList)
         _add(app, "/api/events/{id}", self.event, 404, 503)
         _add(app, "/api/events/{id}/picture", self.picture, 404, 503, response_model=Picture)
         _add(app, "/api/events/{id}/clip", self.clip, 404, 503, response_class=FileResponse, responses=flac)
@@ -213,9 +214,10 @@ class Api:
         """Return what the model is."""
         return self._model_info.model
 
-    def events(self, query: Annotated[EventQuery, QueryParameters()]) -> EventList:
+    def events(self, query: Annotated[EventQuery, QueryParameters()]) -> Response:
         """List events, the newest first."""
-        return EventList([self._shown(e) for e in self._events.find(query.wanted())])
+        found = EventList([self._shown(e) for e in self._events.find(query.wanted())])
+        return Response(_EVENT_LIST.dump_json(found), media_type="application/json")
 
     def event(self, event_id: EventId, _query: NoParameters) -> Event:
         """Return one event."""
@@ -276,6 +278,8 @@ class Api:
         path = f"/api/events/{event.id}"
         has_clip = self._events.clip(event) is not None
         has_picture = has_clip or self._pictures.has(event.id)
+        if not has_picture and event.clip is None:
+            return event
         return replace(
             event, clip=f"{path}/clip" if has_clip else None, picture=f"{path}/picture" if has_picture else None
         )

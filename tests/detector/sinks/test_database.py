@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detector.errors import ConfigError
-from detector.events_db import VERSION
+from detector.events_db import VERSION, EventReader, EventStore, StoredEvent, Wanted
+from detector.sinks import database as database_module
 from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.database import Database, DatabaseSink
 from tests.detector.sinks.live_records import clip, gap, health, offset, onset
@@ -432,3 +435,133 @@ def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:
     assert version(path) == 99
     assert rows(path)[0]["id"] == "old-1"
     assert path.read_bytes() == before
+
+
+def filled(path: Path, count: int) -> None:
+    """Write a file with so many events of ten labels in two categories, half a minute apart, the last of them rare."""
+    EventStore(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            """
+            WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < :count)
+            INSERT INTO events (id, source, label, category, onset_s, offset_s, onset_utc, offset_utc, reason)
+            SELECT printf('%08d-0000-4000-8000-000000000000', k), 'mic',
+                CASE WHEN k % 10000 = 0 THEN 'rare' ELSE 'label' || (k % 10) END,
+                CASE WHEN k % 10000 = 0 THEN 'rare' WHEN k % 10 < 5 THEN 'low' ELSE 'high' END,
+                30 * k, 30 * k + 1,
+                strftime('%Y-%m-%dT%H:%M:%S.000Z', '2026-01-01', '+' || (30 * k) || ' seconds'),
+                strftime('%Y-%m-%dT%H:%M:%S.000Z', '2026-01-01', '+' || (30 * k + 1) || ' seconds'), 'ended'
+            FROM n
+            """,
+            {"count": count},
+        )
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "events.db"
+    filled(path, 200_000)
+    return path
+
+
+def steps_of(connection: sqlite3.Connection, act: Callable[[], object]) -> int:
+    """Return how many thousand steps of SQLite's machine something takes: unlike seconds, the same everywhere."""
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    connection.set_progress_handler(count, 1000)
+    act()
+    connection.set_progress_handler(None, 0)
+    return steps[0]
+
+
+NOON = datetime(2026, 2, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [
+        ({}, 500),
+        ({"labels": ("label3",)}, 500),
+        ({"labels": ("label3", "label7", "rare", "none")}, 500),
+        ({"labels": ("rare",)}, 20),
+        ({"labels": ("none",)}, 0),
+        ({"categories": ("low",)}, 500),
+        ({"categories": ("rare",)}, 20),
+        ({"categories": ("none",)}, 0),
+        ({"labels": ("label3",), "categories": ("low",)}, 500),
+        ({"labels": ("label3",), "categories": ("high",)}, 0),
+        ({"since": NOON}, 500),
+        ({"until": NOON}, 500),
+        ({"since": NOON, "until": NOON + timedelta(hours=1), "labels": ("label3", "label4")}, 24),
+        ({"until": NOON, "categories": ("rare",)}, 9),
+        ({"since": datetime(2030, 1, 1, tzinfo=UTC)}, 0),
+        ({"ids": ("00000007-0000-4000-8000-000000000000",)}, 1),
+    ],
+)
+def test_the_newest_of_very_many_are_found_without_reading_the_others(
+    large: Path, wanted: dict[str, Any], count: int
+) -> None:
+    found: list[StoredEvent] = []
+    with EventReader(large) as reader:
+        selection = Wanted(**wanted, newest=500)
+        steps = steps_of(reader._connection, lambda: found.extend(reader.events(selection)))
+        assert steps <= 60, "thousand steps; through all of them it would be some 1,000"
+        everything = list(reader.events(Wanted(**wanted)))
+    assert len(found) == count
+    assert [e.number for e in found] == [e.number for e in everything][-500:]
+
+
+def test_the_labels_of_very_many_events_are_found_without_reading_them(large: Path) -> None:
+    with EventReader(large) as reader:
+        names: list[str] = []
+        assert steps_of(reader._connection, lambda: names.extend(reader.labels())) <= 1
+        assert names == [*(f"label{k}" for k in range(10)), "rare"]
+
+
+def test_a_store_of_very_many_events_is_opened_at_once(large: Path) -> None:
+    assert large.stat().st_size > 16_000_000
+    began = time.process_time()
+    EventStore(large).close()
+    assert time.process_time() - began < 0.1
+
+
+def test_damage_in_a_large_file_is_found_where_it_is_written(
+    large: Path, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(large.read_bytes())
+    sink = opened(path)
+    sink.write(onset(number=1))
+    with path.open("r+b") as file:
+        file.seek(16 * 4096)
+        file.write(b"\xff" * (path.stat().st_size - 17 * 4096))
+    sink.close()
+    sink = opened(path)
+    for number in range(2, 4):
+        sink.write(onset(number=number))
+    sink.close()
+    assert ids(path) == ["id-2", "id-3"]
+    assert "the database is damaged" in caplog.text
+
+
+def test_very_many_old_events_are_deleted_in_steps(
+    large: Path, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    path.write_bytes(large.read_bytes())
+    monkeypatch.setattr(database_module, "_DELETE_S", 0.0)
+    sink = opened(path, Database(path=path, commit_s=0, retention_days=7))
+    sink.write(health(time="2026-02-08T12:00:00+00:00"))
+    before = sum(e["onset_utc"] < "2026-02-01T12:00:00.000Z" for e in rows(path))
+    assert before > 80_000
+    sink.tick()
+    assert len(rows(path)) == 199_000
+    sink.write(onset(number=1, time="2026-02-08T12:00:00+00:00"))  # it does not wait for the rest
+    monkeypatch.setattr(database_module, "_DELETE_S", 60.0)
+    sink.tick()
+    assert len(rows(path)) == 200_001 - before
+    assert f"{before} old records deleted" in caplog.text
+    sink.close()
