@@ -1,4 +1,4 @@
-"""What the operating system gives: output files, streams of bytes, locks, lasting flags, bounded sockets, and pauses."""
+"""What the operating system gives: output files, streams of bytes, locks, lasting flags, bounded sockets, pauses."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def check_outputs(
             continue
         if any(path.samefile(output.path) for path in read):
             raise ConfigError(f"{where}: is read by this command and is not replaced; name another file")
-        if not _is_of_kind(output.path, output.kind):
+        if not is_of_kind(output.path, output.kind):
             raise ConfigError(f"{where}: exists, is not {output.kind.name} and is not replaced; name another file")
         if not force:
             raise ConfigError(f"{where}: exists already; name another file, or replace this one with --force")
@@ -117,7 +117,8 @@ def _check_place(where: str, path: Path, *, makes_folders: bool) -> None:
         raise ConfigError(f"{where}: cannot be written: {folder} is not writable; name another folder")
 
 
-def _is_of_kind(path: Path, kind: FileKind) -> bool:
+def is_of_kind(path: Path, kind: FileKind) -> bool:
+    """Return whether a file is of a kind, or empty."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from detector.cli.program import json_option, print_error, print_json, print_status
 from detector.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.config.loading import Configuration, Key
 
 _FILE_NAME: Final = "config.toml"
 _file_argument = click.argument("path", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
@@ -39,10 +35,11 @@ def config() -> None:
 def check(ctx: click.Context, path: Path | None, option: Path | None) -> None:
     """Print what is wrong with a configuration, line by line; exit code 2 where something is."""
     from detector.config.loading import SettingsError, load_configuration
+    from detector.service.runtime import all_mistakes
 
     try:
         found = load_configuration(_one_of(path, option))
-        mistakes = [*_unknown_labels(found), *_bad_secrets(found)]
+        mistakes = list(all_mistakes(found))
     except SettingsError as error:
         mistakes = list(error.mistakes)
     for mistake in mistakes:
@@ -123,36 +120,3 @@ def _default_file() -> Path:
 
     *_, system, own = configuration_directories()
     return (system if os.geteuid() == 0 else own) / _FILE_NAME
-
-
-def _unknown_labels(found: Configuration) -> Iterator[str]:
-    """Yield a line for each label that the model does not know."""
-    from detector.config.loading import nearest
-    from detector.network import load_model
-
-    known = load_model(found.settings.model.path).manifest.labels
-    for key, label in _labels(found):
-        if label not in known:
-            near = nearest(label, known)
-            hint = f"did you mean {near!r}?" if near else f"it knows {', '.join(known)}"
-            yield f"{found.layers.place_of(key)}: {found.layers.name(key)}: the model knows no {label!r}; {hint}"
-
-
-def _labels(found: Configuration) -> Iterator[tuple[Key, str]]:
-    """Yield each label that a setting names: those of ``listening``, and those of any sink with a key ``labels``."""
-    listening = found.settings.listening
-    yield from ((("listening", "only"), label) for label in listening.only)
-    yield from ((("listening", "thresholds"), label) for label in listening.thresholds)
-    for key, section in found.settings.sections():
-        yield from (((*key, "labels"), label) for label in getattr(section, "labels", ()))
-
-
-def _bad_secrets(found: Configuration) -> Iterator[str]:
-    """Yield a line for each file of a secret that cannot be read."""
-    from detector.config.secrets import read_secret
-
-    for key, file in found.settings.secret_files():
-        try:
-            read_secret(file)
-        except ConfigError as error:
-            yield f"{found.layers.place_of(key)}: {found.layers.name(key)}: {error}"

@@ -8,13 +8,12 @@ was perhaps meant.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import logging
 import os
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pydantic import ValidationError
 
 from detector.config.paths import configuration_directories
-from detector.config.secrets import token_required
-from detector.config.sections import Section, ServerSection
+from detector.config.secrets import redacted_url, token_required
+from detector.config.sections import Section, ServerSection, nearest
 from detector.config.settings import Settings
 from detector.errors import ConfigError
 
@@ -57,6 +56,7 @@ _MAX_BYTES: Final = 1_000_000
 _MISSING: Final = object()
 _SECRETS: Final = frozenset({"password", "passwd", "passphrase", "token", "secret", "api_key"})
 _MAX_SHOWN: Final = 40
+_MAX_BITS: Final = 128
 _SLUG_WORDS: Final = "must be 1 to 64 letters (a to z), digits, _ and -"
 _WORDS: Final = {
     "string_type": "must be text in quotes",
@@ -311,7 +311,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line} is not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
@@ -340,11 +340,11 @@ def _parsed(text: str, variable: str) -> object:
         return text
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         pass
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise ConfigError(
             f'{variable}: neither TOML nor JSON; write a list as ["a", "b"], a table as {{key = "value"}}'
         ) from None
@@ -386,7 +386,8 @@ def _unknown(key: Key, layers: Layers) -> str:
     around = "".join(f"{part}." for part in key[:-1] if isinstance(part, str))
     everywhere = list(known_keys())
     near = nearest(name, siblings)
-    elsewhere = [k for k in everywhere if k.rpartition(".")[2] == name.lower()]
+    # A section is no place for a value, though it may have the name of one: [command] command = "...".
+    elsewhere = [k for k in everywhere if k.rpartition(".")[2] == name.lower() and not fields_of((k,))]
     meant = (
         (around + near if near else None)
         or (elsewhere[0] if elsewhere and (len(elsewhere) == 1 or not around) else None)
@@ -410,7 +411,11 @@ def _not(value: object) -> str:
         return ", not a table"
     if isinstance(value, list | tuple):
         return f", not a list of {len(value)}"
-    text = repr(value) if isinstance(value, str) else str(value).lower()
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return ", not a number of so many digits"
+    text = str(value).lower()
+    if isinstance(value, str):
+        text = repr(redacted_url(value) if "//" in value or "@" in value else value)
     return f", not {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '...'}"
 
 
@@ -447,11 +452,6 @@ def known_part(location: Key) -> Key:
             is_entry = bool(fields) or typing.get_origin(annotation) is dict
             return location[: n + 1] if is_entry else location[:n]
     return location
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is most like a word; None where none is."""
-    return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1)), None)
 
 
 def _of_several() -> Iterator[Key]:

@@ -23,8 +23,9 @@ _OF_THE_SERVICE: Final = "/run/credentials/snn-detect.service"
 _MAX_BYTES: Final = 65536
 _RANDOM_BYTES: Final = 24
 _MAX_PORT: Final = 65535
+_PORT_DIGITS: Final = 5
 _HIDDEN: Final = "..."
-_SUSPECT: Final = re.compile(r"pass|token|secret|auth|bearer|key", re.IGNORECASE)
+_OPTION: Final = re.compile(r"-[A-Za-z]|--[a-z][a-z-]*")
 _warned: set[Path] = set()
 
 
@@ -81,29 +82,23 @@ def make_secret(path: Path) -> None:
 
 
 def redacted_url(url: str) -> str:
-    """Return scheme, host and port of a URL: user, path and query often hold a secret."""
-    parts = urlsplit(url)
+    """Return scheme, host and port of a URL, or of what was meant as one: user, path and query often hold a secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _HIDDEN
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}/{_HIDDEN if url != f'{parts.scheme}://{host}/' else ''}"
 
 
 def redacted_arguments(arguments: list[str]) -> Iterator[str]:
-    """Yield arguments of a program without what may be secret.
-
-    Hidden are paths of URLs, values of options whose name suggests a secret, and the argument after such an option.
-    """
-    before = ""
+    """Yield the program and the names of its options; every other argument may be secret and is hidden."""
     for number, argument in enumerate(arguments):
         name, equals, _ = argument.partition("=")
-        if number and before.startswith("-") and _SUSPECT.search(before) and "=" not in before:
-            yield _HIDDEN
-        elif argument.startswith(("http://", "https://")):
-            yield redacted_url(argument)
-        elif number and _SUSPECT.search(argument) and (equals or " " in argument):
-            yield f"{name}={_HIDDEN}" if equals and _SUSPECT.search(name) else _HIDDEN
-        else:
+        if not number or _OPTION.fullmatch(argument):
             yield argument
-        before = argument
+        else:
+            yield f"{name}={_HIDDEN}" if equals and _OPTION.fullmatch(name) else _HIDDEN
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -113,8 +108,10 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
+    if not colon or not (port.isascii() and port.isdigit()):
         raise ConfigError(f"{address!r} lacks its port: write such as 127.0.0.1:9464 or [::1]:9464")
+    if len(port) > _PORT_DIGITS or int(port) > _MAX_PORT:
+        raise ConfigError(f"{address[:40]!r}: there is no such port; the highest is {_MAX_PORT}")
     if ":" in host and not bracketed:
         raise ConfigError(f"{address!r}: put an IPv6 address into brackets, such as [::1]:9464")
     return (host[1:-1] if bracketed else host), int(port)

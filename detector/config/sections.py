@@ -6,9 +6,11 @@ A section is a table of the configuration file. Its docstring and the descriptio
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -41,7 +43,7 @@ UserPath = Annotated[Path, AfterValidator(_user_path)]
 """A path as users write it."""
 SecretFile = Annotated[Path, AfterValidator(_user_path), _Secret()]
 """Path of a file whose first line is a secret."""
-LimitInDays = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_for_zero)]
+LimitInDays = Annotated[Annotated[float, Field(gt=0, le=36500)] | None, BeforeValidator(_none_for_zero)]
 """A limit in days; 0 is no limit."""
 
 
@@ -50,6 +52,11 @@ def is_secret(annotation: Any) -> bool:
     if any(isinstance(mark, _Secret) for mark in getattr(annotation, "__metadata__", ())):
         return True
     return any(map(is_secret, typing.get_args(annotation)))
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like a word; None where none is."""
+    return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1)), None)
 
 
 def slug(text: str) -> str:

@@ -6,15 +6,28 @@ doctor follow from the fields. ``detector.config.loading`` knows where the value
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field, field_validator
 
-from detector.config.sections import Audio, Calibration, Health, Listening, Model, Section, Slug, is_secret, slug
+from detector.config.sections import (
+    Audio,
+    Calibration,
+    Health,
+    Listening,
+    Model,
+    Section,
+    Slug,
+    is_secret,
+    nearest,
+    slug,
+)
 from detector.sinks.clips import Clips
 from detector.sinks.command import Command
 from detector.sinks.database import Database
@@ -23,9 +36,13 @@ from detector.sinks.mqtt import Mqtt
 from detector.sinks.prometheus import Metrics
 from detector.sinks.stdout import Stdout
 from detector.sinks.webhook import Webhook
+from detector.system import FileKind, is_of_kind
 from detector.web.sink import Web
 
 __all__ = ["Settings"]
+
+JSON_LINES: Final = FileKind("a file of JSON lines", re.compile(rb"\{"))
+DATABASE: Final = FileKind("an SQLite database", re.compile(rb"SQLite format 3\0"))
 
 
 class Settings(Section):
@@ -90,12 +107,44 @@ class Settings(Section):
             elif isinstance(value, tuple):
                 yield from (((name, number), section) for number, section in enumerate(value))
 
+    def mistakes(self, known: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], str]]:
+        """Yield key and reason for each label that is not ``known`` to the model, and each file with two purposes."""
+        named: list[tuple[tuple[Any, ...], Iterable[str]]] = [
+            (("listening", "only"), self.listening.only),
+            (("listening", "thresholds"), self.listening.thresholds),
+            *(((*key, "labels"), getattr(section, "labels", ())) for key, section in self.sections()),
+        ]
+        for key, labels in named:
+            yield from ((key, _unknown(label, known)) for label in labels if label not in known)
+        yield from self._file_mistakes()
+
+    def _file_mistakes(self) -> Iterator[tuple[tuple[Any, ...], str]]:
+        """Yield key and reason for each file that two settings name, or that would be written though it is another."""
+        written: dict[tuple[Any, ...], tuple[Path, FileKind]] = {
+            ("file", number, "path"): (file.path, JSON_LINES) for number, file in enumerate(self.file)
+        }
+        if self.database is not None:
+            written["database", "path"] = (self.database.file, DATABASE)
+        read = dict(self.secret_files()) | ({("model", "path"): self.model.path} if self.model.path else {})
+        places: dict[str, tuple[Any, ...]] = {os.path.realpath(path): key for key, path in read.items()}
+        for key, (path, kind) in written.items():
+            other = places.setdefault(os.path.realpath(path), key)
+            if other != key:
+                yield key, f"{path} is the file of {'.'.join(str(p) for p in other if isinstance(p, str))}, too"
+            elif path.is_file() and not is_of_kind(path, kind):
+                yield key, f"{path} exists and is not {kind.name}; name another file"
+
     def secret_files(self) -> Iterator[tuple[tuple[Any, ...], Path]]:
         """Yield key and path of every file of a secret that a section names."""
         for key, section in self.sections():
             for name, field in type(section).model_fields.items():
                 if is_secret(field.annotation) and (path := getattr(section, name)) is not None:
                     yield (*key, name), path
+
+
+def _unknown(label: str, known: Sequence[str]) -> str:
+    near = nearest(label, known)
+    return f"the model knows no {label!r}; " + (f"did you mean {near!r}?" if near else f"it knows {', '.join(known)}")
 
 
 def _twice(values: Iterable[object]) -> list[object]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from detector.config.settings import Settings
+from detector.errors import ConfigError
 from detector.records import Record
 from detector.sinks.base import LiveSink, SinkWorker
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+from detector.sinks.stdout import Stdout
 
 _log = logging.getLogger(__name__)
 _CHANGE_S: Final = 1.5
@@ -19,10 +22,38 @@ _CHANGE_S: Final = 1.5
 
 def specs(settings: Settings, context: SinkContext) -> Iterator[tuple[str, SinkSpec]]:
     """Yield kind and specification of each sink; raises ConfigError for a secret that cannot be read."""
-    context = replace(context, sections=tuple(section for _, section in settings.sections()))
+    context = _with_sections(settings, context)
     for (kind, *_), section in settings.sections():
-        if isinstance(section, SinkSection) and (spec := section.build(context)) is not None:
-            yield kind, spec
+        if isinstance(section, SinkSection):
+            with _named(kind):
+                spec = section.build(context)
+            if spec is not None:
+                yield kind, spec
+
+
+def mistakes(settings: Settings, context: SinkContext) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Yield key and reason for each section that a sink cannot be made of; the sinks are made and not started."""
+    context = _with_sections(settings, context)
+    for key, section in settings.sections():
+        try:
+            is_plain = isinstance(section, Stdout)  # needs nothing, and would take standard output over
+            if isinstance(section, SinkSection) and not is_plain and (spec := section.build(context)) is not None:
+                spec.make()
+        except ConfigError as error:
+            yield key, str(error)
+
+
+def _with_sections(settings: Settings, context: SinkContext) -> SinkContext:
+    return replace(context, sections=tuple(section for _, section in settings.sections()))
+
+
+@contextmanager
+def _named(kind: str) -> Iterator[None]:
+    """Begin the text of a ConfigError with the section."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(kind) else f"{kind}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +92,11 @@ class SinkManager:
         identities = [spec.identity for _, spec in wanted]
         kept = [o for o in self._outputs if o.spec.identity in identities]
         known = [o.spec.identity for o in kept]
-        made = [(kind, spec, spec.make()) for kind, spec in wanted if spec.identity not in known]
+        made = []
+        for kind, spec in wanted:
+            if spec.identity not in known:
+                with _named(kind):
+                    made.append((kind, spec, spec.make()))
         return lambda: self._change(kept, made)
 
     def submit(self, record: Record) -> None:

@@ -9,27 +9,31 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from detector import __version__
+from detector.audio.devices import check_selector
 from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
+from detector.config.loading import Configuration, Key
 from detector.config.paths import STDIN, listening_flag
+from detector.config.secrets import read_secret
 from detector.config.sections import Audio
 from detector.config.settings import Settings
-from detector.errors import ConfigError, SourceError
+from detector.errors import ConfigError, DetectorError, SourceError
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
 from detector.records import ActiveCondition, ServiceState, State
 from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
-from detector.service.outputs import SinkManager
+from detector.service.outputs import SinkManager, mistakes
 from detector.sinks.base import NodeInfo, SavedClip, describe_oserror
 from detector.sinks.section import SinkContext
 from detector.system import LastingFlag, replace_file
@@ -63,13 +67,39 @@ class RunOptions:
 
 
 def make_detector(settings: Settings) -> Detector:
-    """Load the model; raises ManifestError for a wrong one, ConfigError for unknown labels or impossible thresholds."""
-    listening = settings.listening
-    detector = Detector.load(settings.model.path, listening.thresholds)
-    for label in listening.only:
-        if label not in detector.labels:
-            raise ConfigError(f"only: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
-    return detector
+    """Load the model; raises ManifestError for a wrong one, ConfigError for impossible thresholds."""
+    return Detector.load(settings.model.path, settings.listening.thresholds)
+
+
+def check_settings(settings: Settings, detector: Detector) -> None:
+    """Raise ConfigError for what does not depend on sinks alone: labels, files, the source."""
+    for key, text in settings.mistakes(detector.labels):
+        raise ConfigError(f"{'.'.join(part for part in key if isinstance(part, str))}: {text}")
+
+
+def all_mistakes(configuration: Configuration) -> Iterator[str]:
+    """Yield a line for all that prevents the service from running with a configuration, by the checks of a run.
+
+    Raises ManifestError for a model that cannot be loaded.
+    """
+    settings, layers = configuration.settings, configuration.layers
+    detector = Detector.load(settings.model.path)
+    context = SinkContext(node_info_of(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
+    found = list(settings.mistakes(detector.labels))
+    checks: dict[Key, Callable[[], object]] = {("audio", "device"): lambda: check_device(settings.audio.device)}
+    if not found:
+        checks["listening", "thresholds"] = lambda: make_detector(settings)
+    checks |= {key: partial(read_secret, path) for key, path in settings.secret_files()}
+    for key, check in checks.items():
+        try:
+            check()
+        except DetectorError as error:
+            found.append((key, str(error)))
+    found += [(key, text) for key, text in mistakes(settings, context) if not any(k[:-1] == key for k, _ in found)]
+    for key, text in found:
+        name, place = layers.name(key), layers.place_of(key)
+        named = text if text.startswith(name.partition("[")[0]) else f"{name}: {text}"
+        yield named if place is None else f"{place}: {named}"
 
 
 def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
@@ -97,6 +127,15 @@ def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:
     )
 
 
+def check_device(device: str) -> None:
+    """Raise ConfigError for what can be no device to listen to."""
+    if device == STDIN:
+        return
+    if os.sep in device and Path(device).is_file():
+        raise ConfigError(f"{device} is a file, not a device; use snn-detect replay")
+    check_selector(device)
+
+
 def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> AudioSource:
     """Open the source of the settings; a microphone that is absent is waited for.
 
@@ -118,8 +157,7 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
 
         raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
         return PcmSource(0, raw, model_rate_hz, Mixing(audio.channel))
-    if os.sep in audio.device and Path(audio.device).is_file():
-        raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
+    check_device(audio.device)
     from detector.audio.microphone import Microphone
 
     return Microphone(audio, model_rate_hz)
@@ -232,6 +270,7 @@ class ServiceRuntime:
         self._mismatch: str | None = None
         self._used_device: str | None = None
         self._detector = make_detector(settings)
+        check_settings(settings, self._detector)
         self.node_info = node_info_of(settings, self._detector)
         self._tee = Tee(run_options.tee, self._detector.sample_rate_hz) if run_options.tee else None
         self.outputs.prepare(settings, self._sink_context(settings, self._detector))()
@@ -298,6 +337,7 @@ class ServiceRuntime:
         """
         before = self.settings
         detector = self._detector if is_current(self._detector, before, settings) else make_detector(settings)
+        check_settings(settings, detector)
         take_over = self.outputs.prepare(settings, self._sink_context(settings, detector))
         self._change_source(settings, detector)
         self.settings, self._detector = settings, detector

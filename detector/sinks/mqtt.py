@@ -114,7 +114,15 @@ class Mqtt(SinkSection):
     @field_validator("host")
     @classmethod
     def _is_name(cls, value: str) -> str:
-        """Refuse what the resolver raises UnicodeError for, which would end paho's thread."""
+        """Refuse what is no name or address of a host, such as a URL or a name with a port.
+
+        The resolver raises UnicodeError for some of it, which would end paho's thread.
+        """
+        name, colon, _ = value.rpartition(":")
+        if "/" in value or "@" in value:
+            raise ValueError("must be the name or address of the broker alone, without mqtt://, user or path")
+        if value.startswith("[") or (colon and ":" not in name):
+            raise ValueError("must be the name or address alone, without brackets; the port is a key of its own, port")
         try:
             value.encode("idna")
         except UnicodeError as error:

@@ -427,7 +427,7 @@ def test_secrets_are_not_shown(file: Path) -> None:
         file,
         "[[webhook]]\nurl = 'https://user:SECRET@example.org:8443/SECRET?SECRET'\n[[webhook]]\nurl = 'http://h/'\n"
         "[[command]]\nargv = ['curl', '--token', 'SECRET', '--auth=SECRET', '-H', 'Authorization: Bearer SECRET', "
-        "'https://h/SECRET', '--data', '@-']\n",
+        "'https://h/SECRET', '--data', '@-', '-P', 'SECRET', '-pSECRET', 'me:SECRET', 'SECRET']\n",
     )
     for arguments in (("show", "--config", file), ("show", "--config", file, "--json")):
         text = run(*arguments).stdout
@@ -451,6 +451,89 @@ def test_check_knows_the_models_labels_and_the_secrets_files(file: Path, tmp_pat
     assert "clips.labels: the model knows no 'zzz'; it knows guitar" in lines[2]
     assert "mqtt.password_file: " in lines[3]
     assert "No such file" in lines[3]
+
+
+SECRET = "S" + "ECRET"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[webhook]\nurl = 'https://me:SECRET@example.org/x'", "webhook url: must be http(s)://HOST/PATH"),
+        ("[webhook]\nurl = 'https://example.org:99999/x'", "webhook url: "),
+        ("[webhook]\nurl = 'https://example.org/'\nca_file = '/none.pem'", "webhook: /none.pem: cannot be read"),
+        ("[mqtt]\nhost = 'h'\ntls = true\nca_file = '/none.pem'", "mqtt: ca_file /none.pem: "),
+        ("[mqtt]\nhost = 'h'\nprefix = 'a/#'", "mqtt.prefix: "),
+        ("[mqtt]\nhost = 'h'\ndiscovery_prefix = 'a/+'", "mqtt discovery_prefix 'a/+' must hold no +"),
+        ("[mqtt]\nhost = 'mqtt://me:SECRET@h'", "mqtt.host: must be the name or address of the broker alone"),
+        ("[mqtt]\nhost = 'h:1883'", "mqtt.host: must be the name or address alone"),
+        ("[mqtt]\nhost = '[::1]'", "mqtt.host: must be the name or address alone"),
+        ("[mqtt]\nhost = 'h'\nport = 99999", "mqtt.port: must be at most 65535, not 99999"),
+        ("[web]\naddress = '127.0.0.1:99999'", "there is no such port; the highest is 65535"),
+        ("[[file]]\npath = '{0}/a'\n[[file]]\npath = '{0}/../{1}/a'", "is the file of file.path, too"),
+        ("[[file]]\npath = '{0}/a'\n[database]\npath = '{0}/a'", "{0}/a is the file of file.path, too"),
+        ("[[file]]\npath = '{0}/sound.wav'", "{0}/sound.wav exists and is not a file of JSON lines"),
+        ("[database]\npath = '{0}/sound.wav'", "{0}/sound.wav exists and is not an SQLite database"),
+        ("[[file]]\npath = '{0}/token'\n[web]\ntoken_file = '{0}/token'", "is the file of web.token_file, too"),
+        ("[clips]\nlabels = ['zzz']", "clips.labels: the model knows no 'zzz'"),
+        ("[listening.thresholds]\nzzz = 0.5", " 'zzz'; "),
+        ("[audio]\ndevice = '{0}/sound.wav'", "is a file, not a device"),
+        ("[audio]\ndevice = 'usb-id:1'", "expected usb-id:vid:pid"),
+    ],
+)
+def test_check_and_run_refuse_the_same(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: str
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    (tmp_path / "sound.wav").write_bytes(b"RIFF1234WAVEfmt ")
+    (tmp_path / "token").write_text("long enough to be a token")
+    (tmp_path / "token").chmod(0o600)
+    written(file, text.format(tmp_path, tmp_path.name).replace("SECRET", SECRET) + "\n")
+    checked = run("check", file)
+    command = [sys.executable, "-m", "detector", "run", "--config", str(file)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (checked.exit_code, ran.returncode) == (2, 2), (checked.output, ran.stderr)
+    assert line.format(tmp_path) in checked.stderr
+    assert len(checked.stderr.splitlines()) == 1
+    words = line.format(tmp_path).removeprefix("clips.labels: ")
+    assert words in ran.stderr
+    assert SECRET not in checked.output + ran.stderr
+    assert (tmp_path / "sound.wav").read_bytes() == b"RIFF1234WAVEfmt "
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[webhook]\nurl = 'htp://me:SECRET@example.org/SECRET'", "webhook.url: "),
+        ("[command]\nargv = 'curl -u me:SECRET@h'", "command.argv: must be a list"),
+        ("[health]\ninterval_s = 1" + 5000 * "0", "not TOML: "),
+        ("[clips]\nmax_files = -1" + 400 * "0", "clips.max_files: must be more than 0, not a number of so many digits"),
+        ("[clips]\nmax_days = 1e300", "clips.max_days: must be at most 36500"),
+        ("[web]\naddress = '127.0.0.1:" + 5000 * "9" + "'", "there is no such port"),
+        ("[command]\nargv = ['a']\ncommand = 'b'", "command.command: no such key; known here are argv"),
+        ("[clips]\nclips = 1", "clips.clips: no such key; known here are directory"),
+        ("[audio]\nthresholds = 1", "audio.thresholds: no such key; did you mean listening.thresholds?"),
+        ("a = " + 2000 * "[", "not TOML: "),
+    ],
+)
+def test_wrong_values_are_one_line_without_secrets(file: Path, text: str, line: str) -> None:
+    result = run("check", written(file, text.replace("SECRET", SECRET) + "\n"))
+    assert result.exit_code == 2
+    (found,) = result.stderr.splitlines()
+    assert line in found
+    assert len(found) < 400
+    assert SECRET not in found
+
+
+def test_numbers_of_thousands_of_digits_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(file, "")
+    for value in ("[" + 5000 * "9" + "]", 5000 * "9"):
+        monkeypatch.setenv("SNN_DETECT_HEALTH__INTERVAL_S", value)
+        result = run("check", file)
+        assert result.exit_code == 2
+        (found,) = result.stderr.splitlines()
+        assert "SNN_DETECT_HEALTH__INTERVAL_S" in found
+        assert len(found) < 300
 
 
 def test_check_of_a_good_file(file: Path) -> None:
