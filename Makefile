@@ -22,7 +22,7 @@ BUILDING := .venv-build
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # What the tests of sound files, of rendering, of the service and of the exported C run.
 TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-general-soundfont espeak-ng \
-  systemd logrotate libportaudio2 libasound2-plugins alsa-utils pulseaudio pulseaudio-utils mosquitto openssl make gcc libc6-dev libasound2-dev cmake \
+  systemd logrotate libportaudio2 libasound2-plugins alsa-utils pulseaudio pulseaudio-utils mosquitto openssl strace util-linux make gcc libc6-dev libasound2-dev cmake \
   clang libclang-rt-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm chromium \
   sox libsox-fmt-base ffmpeg lame
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.config.paths import set_plot_cache
 from detector.errors import ConfigError
 from detector.features import log_mel_matrix, mel_centres_hz
 from detector.manifest import ClassSpec, MfccParams
@@ -119,6 +120,7 @@ def _shown(means: NDArray[np.float64], classes: Sequence[ClassSpec], records: Se
 def _figure_class() -> Any:
     """Return matplotlib's figure class, which needs no display; raises ConfigError without matplotlib."""
     try:
+        set_plot_cache()
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):

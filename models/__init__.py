@@ -6,6 +6,10 @@ Importing this package loads no torch; ``models.network.csnn`` does.
 from pathlib import Path
 from typing import Final
 
+from detector.config.paths import set_plot_cache
+
+set_plot_cache()  # snntorch imports matplotlib, too
+
 RECIPES: Final = Path(__file__).parent / "recipes"
 """Folder of the recipes that ship."""
 RESULTS: Final = Path(__file__).parent / "results"

@@ -28,6 +28,12 @@ def state_directory() -> Path:
     return _given("STATE_DIRECTORY") or _by_user("/var/lib", "XDG_STATE_HOME", ".local/state")
 
 
+def set_plot_cache() -> None:
+    """Have matplotlib keep its list of fonts in the cache of this program; to be called before it is imported."""
+    folder = _given("CACHE_DIRECTORY") or _by_user("/var/cache", "XDG_CACHE_HOME", ".cache")
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+
+
 def database_file() -> Path:
     """Return the default place of the database of events."""
     return state_directory() / "events.db"
