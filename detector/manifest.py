@@ -8,6 +8,7 @@ strictly, by the same ``parse_strictly``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -227,6 +228,10 @@ def parse_strictly(kind: Any, data: Any, where: str, what: str, error: type[Dete
     return _Parser(where, what, error).parse(kind, data, "")
 
 
+# They are evaluated from text: for each class once, not for each value.
+_hints = functools.cache(typing.get_type_hints)
+
+
 @dataclass(frozen=True, slots=True)
 class _Parser:
     where: str
@@ -252,7 +257,7 @@ class _Parser:
         """Choose a union's member: "a text or a list", or dataclasses distinguished by their key ``kind``."""
         if not dataclasses.is_dataclass(args[0]):
             return next(a for a in args if isinstance(value, list) == (a is not str))
-        names = {typing.get_args(typing.get_type_hints(a)["kind"])[0]: a for a in args}
+        names = {typing.get_args(_hints(a)["kind"])[0]: a for a in args}
         kind = value.get("kind") if isinstance(value, dict) else value
         if kind not in names:
             raise self._wrong(f"{path}.kind", " or ".join(repr(name) for name in names), kind)
@@ -270,7 +275,7 @@ class _Parser:
     def _dataclass(self, kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             raise self._wrong(path, "an object", value)
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         prefix = f"{path}." if path else ""
         for key in hints:
             if key not in value:
