@@ -387,8 +387,13 @@ class _Worker:
     """Of the file on which it works; None: it waits for one."""
 
 
+def can_fork() -> bool:
+    """Return whether this process has one thread: in a forked one, locks that others hold would stay locked."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
+
+
 class Workers:
-    """Processes that work on files; they are forked, so nothing may have started a thread before.
+    """Processes that work on files; they are forked, see ``can_fork``.
 
     What they emit comes out in the order of the files, as if one had worked on all of them, but for ``FileProgress``,
     which comes out at once. Only this process handles the signals of a terminal.

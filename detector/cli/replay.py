@@ -24,6 +24,7 @@ from detector.cli.program import (
     FileProgress,
     Gauge,
     Workers,
+    can_fork,
     channel_option,
     check_raw_options,
     force_option,
@@ -33,12 +34,11 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
-from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.signals import SignalHandler
 from detector.sinks.base import Sink
-from detector.system import PICTURE, FileKind, Output, check_outputs, replace_file, table_kind, write_text
+from detector.system import PICTURE, STDIN, FileKind, Output, check_outputs, replace_file, table_kind, write_text
 
 if TYPE_CHECKING:
     import zipfile
@@ -459,7 +459,7 @@ class Replay:
         self._shares: dict[int, float] = {}
         self._done = 0
         jobs = min(options.jobs or len(os.sched_getaffinity(0)), len(options.files))
-        if options.realtime or STDIN in options.files:
+        if options.realtime or STDIN in options.files or not can_fork():
             jobs = 1
         self._files: Workers | FileReplay = (
             FileReplay(options, signals)

@@ -25,10 +25,19 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
-from detector.system import STDIN, listening_flag, state_directory, web_token_file
 from detector.errors import DetectorError
 from detector.service.signals import SignalHandler
-from detector.system import WAV, LastingFlag, Output, ProcessLock, check_outputs
+from detector.system import (
+    STDIN,
+    WAV,
+    LastingFlag,
+    Output,
+    ProcessLock,
+    check_outputs,
+    listening_flag,
+    state_directory,
+    web_token_file,
+)
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
