@@ -139,7 +139,7 @@ static const char *wrong_layer(const snn_core_layer *l, int64_t in_channels, int
     if (room < 0 || l->out_width != room / l->stride + 1)
         return "the width of a layer";
     /* Every position of the input that a kernel begins at or ends before exists. */
-    if ((int64_t)(l->out_width - 1) * l->stride - l->padding >= in_width || l->padding >= in_width)
+    if ((int64_t)(l->out_width - 1) * l->stride - l->padding >= in_width)
         return "the padding of a layer";
     return (int64_t)in_channels * l->frames * l->bands * l->out_channels <= ((int64_t)1 << 28) ? NULL : "a layer's weights";
 }
