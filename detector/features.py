@@ -362,6 +362,7 @@ def check_mfcc(p: MfccParams) -> None:
         (p.log_floor < 0, "log_floor must not be negative"),
         (isinstance(p.window, str) and p.window not in WINDOWS, f"window must be one of {', '.join(WINDOWS)}"),
         (not isinstance(p.window, str) and len(p.window) != p.frame_length, "window must have frame_length values"),
+        (not isinstance(p.window, str) and not all(map(math.isfinite, p.window)), "window must be finite"),
     ]
     for is_wrong, text in wrong:
         if is_wrong:

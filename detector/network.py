@@ -50,10 +50,14 @@ class BoundGraph:
         session: Any,
         frames: int,
         states: tuple[dict[str, NDArray[np.float32]], ...],
+        where: str,
         extra: tuple[str, ...] = (),
     ) -> None:
-        """Bind the states, and ``extra`` outputs to have beside the scores, where they are no state."""
-        self._session = session
+        """Bind the states, and ``extra`` outputs to have beside the scores, where they are no state.
+
+        ``where`` names the file in errors.
+        """
+        self._session, self._where = session, where
         inputs = {i.name: i.shape for i in session.get_inputs()}
         self._spikes = np.zeros(inputs["spikes"], np.float32)
         self._by_frame = self._spikes[0].transpose(1, 0, 2)
@@ -67,10 +71,15 @@ class BoundGraph:
     def run(self, spikes: Spikes, current: int) -> Scores:
         """Run on spikes (frames, planes, n_mfcc) from states ``current`` to the others.
 
-        The scores hold until the next call.
+        The scores hold until the next call. Raises ManifestError for a graph that cannot be computed.
         """
         self._by_frame[:] = spikes
-        self._session.run_with_iobinding(self._bindings[current])
+        try:
+            self._session.run_with_iobinding(self._bindings[current])
+        except Exception as error:
+            raise ManifestError(
+                f"{self._where}: onnxruntime cannot run this model ({_reason(error)}); export the model again"
+            ) from error
         return self._scores
 
     def _bind(self, old: dict[str, NDArray[np.float32]], new: dict[str, NDArray[np.float32]]) -> Any:
@@ -85,6 +94,8 @@ class BoundGraph:
 
 
 DEFAULT_MODEL = "household.onnx"
+_LARGEST_FILE: Final = 256 << 20
+"""Bytes of a model file at most: a hundred times those of the model that ships."""
 
 
 class Model:
@@ -178,9 +189,13 @@ def _wanted_engine() -> EngineName | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise ManifestError(f"{path}: the model cannot be read ({error.strerror}); name an .onnx file") from error
+    if len(data) > _LARGEST_FILE:
+        raise ManifestError(f"{path}: it has more than {_LARGEST_FILE >> 20} MiB and is no model; name an .onnx file")
+    return data
 
 
 def _graph(data: bytes, where: str) -> Graph:
@@ -213,7 +228,7 @@ class StreamingNetwork:
         # A call reads one set of states and writes the other; then they change places.
         self._states = tuple({s.name: np.zeros(s.shape, np.float32) for s in self._params.states} for _ in range(2))
         self._current = 0
-        self._step = BoundGraph(model.session, 1, self._states)
+        self._step = BoundGraph(model.session, 1, self._states, str(model.path))
         self._block: BoundGraph | None = None
         self._traced: BoundGraph | None = None
 
@@ -258,7 +273,9 @@ class StreamingNetwork:
     def _push_traced(self, spikes: Spikes, trace: Trace) -> Scores:
         outputs = self._spike_outputs()
         if self._traced is None:
-            self._traced = BoundGraph(self._model.session, 1, self._states, tuple(outputs.values()))
+            self._traced = BoundGraph(
+                self._model.session, 1, self._states, str(self._model.path), tuple(outputs.values())
+            )
         readout = f"{self._params.layers[-1].name}_mem" if self._params.layers else ""
         scores = np.empty((len(spikes), len(self._model.manifest.classes)), np.float32)
         rows: dict[str, list[NDArray[np.float32]]] = {name: [] for name in outputs}
@@ -291,7 +308,7 @@ class StreamingNetwork:
             where, data = f"{self._model.path} (block graph)", self._model.block
             session = _session(data, where)
             _check_tensors(_graph(data, where), self._model.manifest, self._params.block_frames, where)
-            self._block = BoundGraph(session, self._params.block_frames, self._states)
+            self._block = BoundGraph(session, self._params.block_frames, self._states, where)
         return self._block
 
 
@@ -363,9 +380,13 @@ def _session(data: bytes, where: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no public base class
-        reason = str(error).splitlines()[0][:120]
-        raise ManifestError(f"{where}: onnxruntime cannot load this as a model ({reason})") from error
+    except Exception as error:
+        raise ManifestError(f"{where}: onnxruntime cannot load this as a model ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what one of onnxruntime's exceptions says; they share no public base class."""
+    return str(error).partition("\n")[0][:120]
 
 
 def _check_tensors(graph: Graph, manifest: Manifest, frames: int, where: str) -> None:

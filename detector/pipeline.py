@@ -39,7 +39,7 @@ class Detector:
         try:
             check_classes(classes, f.hop_length, f.frame_length)
             self._stages = _stages(model, classes)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:  # states may have any size, too
             raise ManifestError(f"{model.path}: {error}; export the model again") from error
 
     @classmethod

@@ -2,7 +2,7 @@
 
 Only what a streaming graph is made of is read. The fields and their numbers are those of ``onnx.proto``; the encoding
 is Protocol Buffers' (https://protobuf.dev/programming-guides/encoding/). Sizes are compared with the bytes that are
-there before anything is allocated.
+there before anything is allocated, and what is made of them has bounds: memory is a small multiple of the file's size.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
 _LONGEST_VARINT: Final = 10
 _MOST_AXES: Final = 8
+_MOST_FIELDS: Final = 1 << 16
+"""Of a message, and numbers of a list: a network of 64 layers has a thousand."""
+_MOST_FOLDED: Final = 8
+"""Bytes of computed constants for each byte of those in the file: int8 becomes float32, and that its product."""
 FLOAT: Final = 1
 """Element type float32, in ONNX's numbering."""
 _TYPES: Final[dict[int, np.dtype[Any]]] = {FLOAT: np.dtype("<f4"), 3: np.dtype("i1"), 7: np.dtype("<i8")}
@@ -89,7 +93,9 @@ class _Message:
 
     def __init__(self, data: memoryview) -> None:
         self._fields: dict[int, list[_Value]] = {}
-        for number, value in _fields(data):
+        for count, (number, value) in enumerate(_fields(data)):
+            if count == _MOST_FIELDS:
+                raise ValueError(f"it has more than {_MOST_FIELDS} fields in one message")
             self._fields.setdefault(number, []).append(value)
 
     def parts(self, number: int) -> list[memoryview]:
@@ -157,6 +163,8 @@ def _packed(data: memoryview) -> list[int]:
     while at < len(data):
         value, at = _varint(data, at)
         values.append(value)
+        if len(values) > _MOST_FIELDS:
+            raise ValueError(f"it has a list of more than {_MOST_FIELDS} numbers")
     return values
 
 
@@ -203,20 +211,27 @@ def _tensor(info: _Message) -> Tensor:
 
 def _fold(nodes: list[Node], constants: dict[str, Array]) -> tuple[Node, ...]:
     """Compute the casts and products of constants, and return the other nodes."""
-    left = []
+    left, space = [], _MOST_FOLDED * sum(value.nbytes for value in constants.values())
     for node in nodes:
         operands = [constants[name] for name in node.inputs if name in constants]
-        if node.op == "Cast" and len(operands) == 1 and node.attributes.get("to") == FLOAT:
-            constants[node.outputs[0]] = operands[0].astype(np.float32)
-        elif node.op == "Mul" and len(operands) == 2 and _is_scaling(*operands):  # noqa: PLR2004 - both factors
-            constants[node.outputs[0]] = np.asarray(operands[0] * operands[1], np.float32)
-        else:
+        is_cast = node.op == "Cast" and len(operands) == 1 and node.attributes.get("to") == FLOAT
+        if not is_cast and not (node.op == "Mul" and _are_factors(operands)):
             left.append(node)
+            continue
+        space -= max(value.size for value in operands) * np.dtype(np.float32).itemsize
+        if space < 0:
+            raise ValueError("it computes more constants than it holds")
+        with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+            folded = operands[0] if is_cast else operands[0] * operands[1]
+            constants[node.outputs[0]] = np.asarray(folded, np.float32)
     return tuple(left)
 
 
-def _is_scaling(a: Array, b: Array) -> bool:
-    """Return whether a product has the size of one of its factors: others could be of any size."""
+def _are_factors(operands: list[Array]) -> bool:
+    """Return whether there are two, whose product has the size of one of them: others could be of any size."""
+    if len(operands) != 2:  # noqa: PLR2004 - a product
+        return False
+    a, b = operands
     try:
         return math.prod(np.broadcast_shapes(a.shape, b.shape)) == max(a.size, b.size)
     except ValueError:

@@ -101,8 +101,8 @@ def topology_of(graph: Graph, manifest: Manifest) -> Topology:
     found = reader.read()
     if unknown := next((n for n in graph.nodes if n not in reader.expected), None):
         raise TopologyError(f"operation {unknown.op} with the output {unknown.outputs[0]!r} is not expected there")
-    if len(graph.nodes) != len(reader.expected):
-        raise TopologyError(f"it has {len(graph.nodes)} operations, not {len(reader.expected)}")
+    if len(graph.nodes) != len(reader.expected) or any(n not in graph.nodes for n in reader.expected):
+        raise TopologyError("operations are missing, or there more than once")
     return found
 
 
@@ -162,8 +162,7 @@ class _Reader:
     def _convolution(self, x: str, layer: LayerNames, channels: int, width: int) -> Layer:
         weight = self._floats(layer.weight, (-1, channels, -1, -1))
         attributes = self._attributes(layer.current)
-        found = {k: v for k, v in attributes.items() if isinstance(v, tuple)}
-        dilation, stride, padding = (found.get(k, (1, 1, 1))[i] for k, i in _CONV_ATTRIBUTES)
+        dilation, stride, padding = (_axis_of(attributes.get(k), i) for k, i in _CONV_ATTRIBUTES)
         out_width = (width + 2 * padding - weight.shape[3]) // max(stride, 1) + 1
         found_layer = Layer(
             weight, None, self._neurons(layer, len(weight), out_width), dilation, stride, padding, width, out_width
@@ -258,7 +257,7 @@ class _Reader:
     def _per_channel(self, name: str, channels: int, width: int) -> Float32:
         """Return one value per channel, (channels,), of a constant with one per neuron, (1, channels, ..., width)."""
         values = self._floats(name, None).reshape(-1)
-        if values.size != channels * width:
+        if not values.size or values.size != channels * width:
             raise TopologyError(f"the constant {name!r} has {values.size} values, not {channels * width}")
         rows = values.reshape(channels, width)
         if (rows != rows[:, :1]).any():
@@ -286,6 +285,11 @@ class _Reader:
 
     def _expect(self, op: str, inputs: tuple[str, ...], output: str, **attributes: Any) -> None:
         self.expected.append(Node(op, inputs, (output,), attributes))
+
+
+def _axis_of(attribute: Any, axis: int) -> int:
+    """Return a convolution's parameter of an axis; 1 where it is no list or too short, which is not expected then."""
+    return int(attribute[axis]) if isinstance(attribute, tuple) and len(attribute) > axis else 1
 
 
 _CONV_ATTRIBUTES: Final = (("dilations", 0), ("strides", 1), ("pads", 1))

@@ -162,7 +162,7 @@ def test_a_trace_changes_nothing(scene: Samples, monkeypatch: pytest.MonkeyPatch
 
 
 def test_silence_and_the_ends_of_scales(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Digital silence, the smallest and the largest samples that there are, noise far below hearing, and clicks."""
+    """Digital silence, the smallest and the largest samples that there are, noise that is hardly there, and clicks."""
     rng, n = np.random.default_rng(0), RATE_HZ
     click = np.zeros(n, np.float32)
     click[777] = 31.9
