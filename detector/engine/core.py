@@ -7,6 +7,8 @@ compiler, or in the wheel of the platform; without it, ``onnxruntime`` runs the 
 from __future__ import annotations
 
 import ctypes
+import logging
+import threading
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32
 from ctypes import c_void_p as pointer
 from functools import cache
@@ -16,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.engine.topology import Layer, Neurons, Topology, inexact_layer
+from detector.engine.topology import Layer, Topology, inexact_layer
 from detector.features import (
     as_samples,
     bit_reversal,
@@ -29,6 +31,8 @@ from detector.features import (
 from detector.manifest import ClassSpec, Manifest, MfccParams
 from detector.messages import LOUDEST, Event, Reason, Samples, Scores, Spikes, Trace
 
+_log = logging.getLogger(__name__)
+
 LIBRARY: Final = Path(__file__).with_name("_snn_core.so")
 MIN_N_FFT: Final = 16
 """Smallest transform of the C: a first pass and one more."""
@@ -38,6 +42,7 @@ _BUFFER: Final = 4096
 _OUT_OF_SCALE: Final = -2
 """What a push returns for samples that are not finite or far outside of [-1, 1); nothing has changed then."""
 _REASON_BYTES: Final = 200
+_LARGEST_INT: Final = (1 << 31) - 1
 
 
 class CoreError(Exception):
@@ -108,9 +113,25 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
 
 @cache
 def library() -> Any:
-    """Load the library once; raises CoreError, each time, where it is missing or cannot be used."""
+    """Load the library once; raises CoreError, each time, where it is missing or cannot be used.
+
+    One that is there and cannot be used is a warning in the log, once.
+    """
     if not LIBRARY.exists():
         raise CoreError("it was not built: there was no C compiler when this was installed")
+    try:
+        return _loaded()
+    except CoreError as error:
+        _warn(str(error))
+        raise
+
+
+@cache
+def _warn(reason: str) -> None:
+    _log.warning("the C core cannot be used, onnxruntime takes its place: %s", reason)
+
+
+def _loaded() -> Any:
     try:
         found = ctypes.CDLL(str(LIBRARY))
         for name, (result, arguments) in _FUNCTIONS.items():
@@ -154,7 +175,7 @@ class CoreModel:
 
 
 class CoreStream:
-    """The stages from samples to events of one stream."""
+    """The stages from samples to events of one stream; a call waits for that of another thread."""
 
     def __init__(self, model: CoreModel, classes: tuple[ClassSpec, ...]) -> None:
         """Start from the state after a reset; raises ValueError for parameters of classes that cannot be."""
@@ -169,6 +190,7 @@ class CoreStream:
             raise ValueError("decoder: the parameters of a class cannot be, or memory is short")
         self._input = np.empty(_BUFFER, np.float32)
         self._address = self._input.ctypes.data
+        self._lock = threading.Lock()  # the interpreter's is released in the core
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -190,32 +212,39 @@ class CoreStream:
 
     def push(self, samples: Samples) -> list[Event]:
         """Return the events that samples (n,) bring about; raises ValueError as ``features.as_samples``."""
-        if type(samples) is not np.ndarray or samples.ndim != 1 or samples.dtype.kind != "f" or samples.size > _BUFFER:
-            whole = np.ascontiguousarray(as_samples(samples))
-            count = self._push(self._handle, whole.ctypes.data, whole.size, None)
-        else:
-            n = samples.size
-            self._input[:n] = samples
-            count = self._push(self._handle, self._address, n, None)
-        if count == _OUT_OF_SCALE:
-            as_samples(samples)
-        return self._events(count) if count else []
+        with self._lock:
+            if (
+                type(samples) is np.ndarray
+                and samples.ndim == 1
+                and samples.size <= _BUFFER
+                and samples.dtype.kind == "f"
+            ):
+                n = samples.size
+                self._input[:n] = samples
+                count = self._push(self._handle, self._address, n, None)
+            else:
+                whole = _aligned(as_samples(samples))
+                count = self._push(self._handle, whole.ctypes.data, whole.size, None)
+            if count == _OUT_OF_SCALE:
+                as_samples(samples)
+            return self._events(count) if count else []
 
     def process(self, samples: Samples | None, trace: Trace | None = None) -> tuple[Scores, list[Event]]:
         """Return scores (frames, classes), and events, of samples; None is the padded last frame, if there is one."""
-        whole = np.empty(0, np.float32) if samples is None else np.ascontiguousarray(as_samples(samples))
-        frames = 1 if samples is None else int(self._library.snn_core_frames_in(self._handle, whole.size))
-        before = self._library.snn_core_frames(self._handle)
         own = Trace(0, with_layers=False) if trace is None else trace
-        arrays, to = self._trace_arrays(frames, own, is_traced=trace is not None)
-        if samples is None:
-            count = self._library.snn_core_finish(self._handle, byref(to))
-        else:
-            count = self._push(self._handle, whole.ctypes.data, whole.size, byref(to))
-        del arrays
-        if samples is None and self._library.snn_core_frames(self._handle) == before:
-            own.clear()
-        return own.scores, self._events(count)
+        whole = np.empty(0, np.float32) if samples is None else _aligned(as_samples(samples))
+        with self._lock:
+            frames = 1 if samples is None else int(self._library.snn_core_frames_in(self._handle, whole.size))
+            before = self._library.snn_core_frames(self._handle)
+            arrays, to = self._trace_arrays(frames, own, is_traced=trace is not None)
+            if samples is None:
+                count = self._library.snn_core_finish(self._handle, byref(to))
+            else:
+                count = self._push(self._handle, whole.ctypes.data, whole.size, byref(to))
+            del arrays
+            if samples is None and self._library.snn_core_frames(self._handle) == before:
+                own.clear()
+            return own.scores, self._events(count)
 
     def step(self, spikes: Spikes, trace: Trace | None = None) -> Scores:
         """Return scores (frames, classes) of spikes (frames, planes, n_mfcc), through the network alone."""
@@ -223,21 +252,24 @@ class CoreStream:
         wanted = (2 * len(m.encoder.thresholds), m.features.n_mfcc)
         if spikes.shape[1:] != wanted:
             raise ValueError(f"spikes must have the shape (n, {wanted[0]}, {wanted[1]}), not {spikes.shape}")
-        whole = np.ascontiguousarray(spikes, np.float32)
+        whole = _aligned(spikes)
         own = Trace(0, with_layers=False) if trace is None else trace
         kept, to = self._trace_arrays(len(whole), own, is_traced=trace is not None)
-        self._library.snn_core_step(self._handle, whole.ctypes.data, len(whole), byref(to))
+        with self._lock:
+            self._library.snn_core_step(self._handle, whole.ctypes.data, len(whole), byref(to))
         del kept
         return own.scores
 
     def close(self, reason: Reason) -> list[Event]:
         """Return the offsets of open sounds, with their last frame the last one processed."""
-        return self._events(self._library.snn_core_close(self._handle), reason)
+        with self._lock:
+            return self._events(self._library.snn_core_close(self._handle), reason)
 
     def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
         """Clear the state; the next frame begins at ``first_sample``, the next onset is ``first_index``."""
-        self._first_sample = first_sample
-        self._library.snn_core_reset(self._handle, first_index)
+        with self._lock:
+            self._first_sample = first_sample
+            self._library.snn_core_reset(self._handle, first_index)
 
     def _trace_arrays(self, frames: int, trace: Trace, *, is_traced: bool) -> tuple[list[Any], _Trace]:
         """Give a trace arrays for so many frames; return what has to stay alive, and the struct for the core."""
@@ -286,10 +318,16 @@ class CoreStream:
         )
 
 
+def _aligned(values: NDArray[Any], kind: Any = np.float32) -> NDArray[Any]:
+    """Return values of a kind, one after the other and where the processor can load them: parts of files are not."""
+    return np.require(values, kind, ["C_CONTIGUOUS", "ALIGNED"])
+
+
 def _class_array(classes: tuple[ClassSpec, ...]) -> Any:
     rows = [
         _Class(
-            d.on_threshold, d.off_threshold, d.smoothing_frames, d.min_on_frames, d.min_off_frames, d.refractory_frames
+            *(d.on_threshold, d.off_threshold, d.smoothing_frames),
+            *(min(n, _LARGEST_INT) for n in (d.min_on_frames, d.min_off_frames, d.refractory_frames)),
         )
         for d in (c.decoder for c in classes)
     ]
@@ -306,7 +344,7 @@ class _Arrays:
         """Return where values of a kind are; None for None."""
         if values is None:
             return None
-        self._kept.append(np.ascontiguousarray(values, kind))
+        self._kept.append(_aligned(values, kind))
         return int(self._kept[-1].ctypes.data)
 
 
@@ -341,18 +379,11 @@ def _spec(manifest: Manifest, topology: Topology, arrays: _Arrays) -> _Spec:
 
 def _layer(layer: Layer, arrays: _Arrays) -> _Layer:
     out, channels, frames, bands = layer.weight.shape
-    alpha, offset = _synapse(layer.neurons)
-    return _Layer(
-        *(channels, out, layer.out_width, frames, layer.dilation, bands, layer.stride, layer.padding),
-        *map(arrays.address, (layer.weight, layer.bias, alpha, offset, layer.neurons.beta)),
-    )
-
-
-def _synapse(neurons: Neurons) -> tuple[Any, Any]:
-    """Return decay and offset of a synapse; a synapse without an offset has zeros."""
-    if neurons.alpha is None:
-        return None, None
-    return neurons.alpha, np.zeros_like(neurons.alpha) if neurons.offset is None else neurons.offset
+    sizes = (channels, out, layer.out_width, frames, layer.dilation, bands, layer.stride, layer.padding)
+    if not all(0 <= n <= _LARGEST_INT for n in sizes):  # as integers of C they would be others
+        raise CoreError("it does not take the sizes of a layer")
+    n = layer.neurons
+    return _Layer(*sizes, *map(arrays.address, (layer.weight, layer.bias, n.alpha, n.offset, n.beta)))
 
 
 def _front_end(f: MfccParams) -> dict[str, tuple[Any, Any]]:

@@ -2,6 +2,7 @@
 #define SNN_STAGES_ELSEWHERE
 #include "snn_core_stream.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,9 @@
 
 #define MOST_BYTES ((uint64_t)1 << 30) /* of a model or a stream */
 #define MOST_OF_ONE ((uint64_t)1 << 20)
+#define MOST_OF_LAYER ((uint64_t)1 << 24) /* values of each kind: their sums over all layers fit 32 bits */
+#define MOST_LAYERS 64
+#define MOST_MAGNITUDE 1e30 /* of parameters: no power of a sample times these overflows */
 #define MOST_WIDTH 4096 /* of what stands on the stack: cepstra, classes, cepstra times planes */
 #define ALIGNMENT 64
 
@@ -105,10 +109,52 @@ static uint64_t twiddles_of(uint64_t n_fft)
     return span < half ? count + 2 * span : count;
 }
 
+static int are_finite(const float *values, uint64_t n)
+{
+    for (uint64_t i = 0; values && i < n; i++)
+        if (!isfinite(values[i]))
+            return 0;
+    return 1;
+}
+
+/* Return whether all values are numbers, and none of a size that leads to infinite powers. */
+static int are_moderate(const double *values, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++)
+        if (!(fabs(values[i]) <= MOST_MAGNITUDE))
+            return 0;
+    return 1;
+}
+
+static int has_all_arrays(const snn_core_spec *p)
+{
+    return p->window && p->pass_twiddles && p->split_twiddles && p->dct && p->mel_weights && p->bit_reversal &&
+           p->mel_first && p->mel_count && p->threshold && p->rest && p->to_bands && p->layer && p->readout_weight &&
+           p->readout_bias && p->readout_beta;
+}
+
+static const char *wrong_values(const snn_core_spec *p)
+{
+    const uint64_t mels = (uint64_t)p->n_mels, mfcc = (uint64_t)p->n_mfcc, n_fft = (uint64_t)p->n_fft;
+    const double scalars[] = {p->preemphasis, p->log_floor, p->largest_sample};
+    if (!are_moderate(scalars, 3) || !isfinite(p->keep) || (p->has_log_floor && !(p->log_floor >= DBL_MIN)))
+        return "a number of the front end";
+    if (!are_moderate(p->window, (uint64_t)p->frame_length) || !are_moderate(p->pass_twiddles, twiddles_of(n_fft)) ||
+        !are_moderate(p->split_twiddles, n_fft / 2) || !are_moderate(p->dct, mels * mfcc) ||
+        !are_moderate(p->mel_weights, (uint64_t)p->mel_terms))
+        return "a table of the front end, which is not finite";
+    if (!are_finite(p->threshold, (uint64_t)p->thresholds * mfcc) || !are_finite(p->rest, mfcc) ||
+        !are_finite(p->to_bands, mfcc * mels))
+        return "a table of the encoder, which is not finite";
+    return NULL;
+}
+
 static const char *wrong_front_end(const snn_core_spec *p)
 {
     const int64_t most = (int64_t)MOST_OF_ONE;
     uint64_t terms = 0;
+    if (!has_all_arrays(p))
+        return "an array that is missing";
     if (!lies_in(p->frame_length, 1, most) || !lies_in(p->hop_length, 1, most))
         return "frame_length or hop_length";
     if (!lies_in(p->n_fft, 16, most) || (p->n_fft & (p->n_fft - 1)))
@@ -125,7 +171,19 @@ static const char *wrong_front_end(const snn_core_spec *p)
     for (int32_t i = 0; i < p->n_fft / 8; i++)
         if (p->bit_reversal[i] >= (uint32_t)p->n_fft / 8)
             return "bit_reversal";
-    return lies_in((int64_t)p->thresholds * 2 * p->n_mfcc, 2, 16 * MOST_WIDTH) ? NULL : "thresholds";
+    if (!lies_in((int64_t)p->thresholds * 2 * p->n_mfcc, 2, 16 * MOST_WIDTH))
+        return "thresholds";
+    return wrong_values(p);
+}
+
+/* Return whether weights, state and lists of a layer have sizes that fit: none of these products overflows. */
+static int fits(const snn_core_layer *l, uint64_t in_channels, uint64_t in_width)
+{
+    const uint64_t frames = (uint64_t)l->frames, out = rounded_up((size_t)l->out_channels), in = rounded_up(in_channels);
+    const uint64_t ring = (frames - 1) * (uint64_t)l->dilation + 2;
+    return in_channels * frames * (uint64_t)l->bands * out <= (uint64_t)1 << 28 &&
+           out * (uint64_t)l->out_width <= MOST_OF_LAYER && in * frames * in_width <= MOST_OF_LAYER &&
+           ring * in * in_width <= (uint64_t)1 << 28;
 }
 
 static const char *wrong_layer(const snn_core_layer *l, int64_t in_channels, int64_t in_width)
@@ -133,15 +191,22 @@ static const char *wrong_layer(const snn_core_layer *l, int64_t in_channels, int
     if (l->in_channels != in_channels)
         return "the input channels of a layer";
     if (!lies_in(l->out_channels, 1, 65536) || !lies_in(l->frames, 1, 4096) || !lies_in(l->dilation, 1, 4096) ||
-        !lies_in(l->bands, 1, 65536) || !lies_in(l->stride, 1, 65536) || !lies_in(l->padding, 0, l->bands - 1))
+        !lies_in(l->bands, 1, 65536) || !lies_in(l->stride, 1, 65536) ||
+        !lies_in(l->padding, 0, l->bands - 1)) /* every kernel reads at least one position of the input */
         return "the sizes of a layer";
     const int64_t room = in_width + 2 * (int64_t)l->padding - l->bands;
     if (room < 0 || l->out_width != room / l->stride + 1)
         return "the width of a layer";
-    /* Every position of the input that a kernel begins at or ends before exists. */
-    if ((int64_t)(l->out_width - 1) * l->stride - l->padding >= in_width)
-        return "the padding of a layer";
-    return (int64_t)in_channels * l->frames * l->bands * l->out_channels <= ((int64_t)1 << 28) ? NULL : "a layer's weights";
+    if (!fits(l, (uint64_t)in_channels, (uint64_t)in_width))
+        return "the size of a layer";
+    const uint64_t out = (uint64_t)l->out_channels;
+    if (!l->weight || !l->beta)
+        return "a layer without weights or decays";
+    const uint64_t weights = out * (uint64_t)in_channels * (uint64_t)l->frames * (uint64_t)l->bands;
+    return are_finite(l->weight, weights) && are_finite(l->bias, out) && are_finite(l->alpha, out) &&
+                   are_finite(l->offset, out) && are_finite(l->beta, out)
+               ? NULL
+               : "a layer's values, which are not finite";
 }
 
 static const char *wrong_spec(const snn_core_spec *p)
@@ -149,7 +214,7 @@ static const char *wrong_spec(const snn_core_spec *p)
     const char *wrong = wrong_front_end(p);
     if (wrong)
         return wrong;
-    if (!lies_in(p->layers, 1, 64) || !lies_in(p->classes, 1, MOST_WIDTH))
+    if (!lies_in(p->layers, 1, MOST_LAYERS) || !lies_in(p->classes, 1, MOST_WIDTH))
         return "the number of layers or classes";
     int64_t channels = 2 * (int64_t)p->thresholds, width = p->n_mels;
     for (int32_t i = 0; i < p->layers && !wrong; i++) {
@@ -157,7 +222,15 @@ static const char *wrong_spec(const snn_core_spec *p)
         channels = p->layer[i].out_channels;
         width = p->layer[i].out_width;
     }
-    return wrong ? wrong : width == 1 ? NULL : "the last layer, which has to have one position";
+    if (wrong)
+        return wrong;
+    if (width != 1)
+        return "the last layer, which has to have one position";
+    const uint64_t classes = (uint64_t)p->classes;
+    return are_finite(p->readout_weight, classes * (uint64_t)channels) && are_finite(p->readout_bias, classes) &&
+                   are_finite(p->readout_beta, classes)
+               ? NULL
+               : "the read-out, which is not finite";
 }
 
 /* Copy count values into an array of at least that many. */
@@ -176,6 +249,12 @@ static const float *padded_copy(arena *a, const float *from, size_t channels)
         return NULL;
     COPY(a, to, from, channels, rounded_up(channels));
     return to;
+}
+
+static const float *zeros(arena *a, size_t channels)
+{
+    float *to;
+    return TAKE(a, to, rounded_up(channels)); /* memory is zeroed */
 }
 
 /* Copy weights from [out][in] to rows [in] of rounded_up(out) values. */
@@ -217,7 +296,7 @@ static void lay_out_layer(const snn_core_spec *p, snn_model *m, arena *a, size_t
     l->weight = rows_of(a, from->weight, out, in * l->frames * l->bands);
     l->bias = padded_copy(a, from->bias, out);
     l->alpha = padded_copy(a, from->alpha, out);
-    l->offset = padded_copy(a, from->offset, out);
+    l->offset = from->offset || !from->alpha ? padded_copy(a, from->offset, out) : zeros(a, out);
     l->beta = padded_copy(a, from->beta, out);
     m->spike_words += l->ring * l->words;
     m->n_synapses += l->alpha || from->alpha ? l->neurons : 0;
@@ -260,7 +339,7 @@ static int lay_out(const snn_core_spec *p, snn_model *m, arena *a)
 {
     const size_t n_fft = (size_t)p->n_fft, frame = (size_t)p->frame_length, mels = (size_t)p->n_mels;
     const size_t mfcc = (size_t)p->n_mfcc, classes = (size_t)p->classes, padded = frame > n_fft ? frame : n_fft;
-    snn_layer own[64], *layers;
+    snn_layer own[MOST_LAYERS], *layers;
     double *window, *pass_twiddles, *split_twiddles, *dct, *mel_weights;
     uint32_t *bit_reversal, *mel_first, *mel_count;
     float *threshold, *rest, *to_bands;
@@ -378,7 +457,8 @@ static int take_classes(snn_class *to, const snn_core_class *from, size_t classe
     *most_smoothing = 1;
     for (size_t c = 0; c < classes; c++) {
         const snn_core_class *p = &from[c];
-        if (!lies_in(p->smoothing, 1, 65536) || p->min_on < 1 || p->min_off < 1 || p->refractory < 0)
+        if (!lies_in(p->smoothing, 1, 65536) || p->min_on < 1 || p->min_off < 1 || p->refractory < 0 ||
+            !isfinite(p->on_threshold) || !isfinite(p->off_threshold))
             return 0;
         to[c] = (snn_class){p->on_threshold, p->off_threshold, p->smoothing, p->min_on, p->min_off, p->refractory};
         *most_smoothing = (size_t)p->smoothing > *most_smoothing ? (size_t)p->smoothing : *most_smoothing;
@@ -502,14 +582,6 @@ PUBLIC uint32_t snn_core_next_index(const snn_core_stream *s)
 PUBLIC int64_t snn_core_frames(const snn_core_stream *s)
 {
     return s->decoder.frames;
-}
-
-static int are_finite(const float *values, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(values[i]))
-            return 0;
-    return 1;
 }
 
 PUBLIC int snn_core_is_finite(const snn_core_stream *s)

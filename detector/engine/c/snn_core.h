@@ -14,7 +14,7 @@
 typedef struct {
     int32_t in_channels, out_channels, out_width, frames, dilation, bands, stride, padding;
     const float *weight;                           /* [out_channels][in_channels][frames][bands] */
-    const float *bias, *alpha, *offset, *beta;     /* [out_channels]; the first three may be NULL */
+    const float *bias, *alpha, *offset, *beta;     /* [out_channels]; all but beta may be NULL */
 } snn_core_layer;
 
 /* All of a model; the arrays are copied. Front end and encoder have the sizes that their comments name. */
@@ -72,8 +72,9 @@ int snn_core_abi(void);
 /* Return the instructions in use: "avx512", "avx2" or "baseline". */
 const char *snn_core_instructions(void);
 
-/* Return a model, or NULL and what is wrong with the spec in reason, of so many bytes at most. Pointers have to be
- * valid for the sizes that the spec names; the sizes themselves are checked before anything is read. */
+/* Return a model, or NULL and what is wrong with the spec in reason, of so many bytes at most. Pointers other than NULL
+ * have to be valid for the sizes that the spec names; these are checked before anything is read, values before anything
+ * is computed. */
 snn_core_model *snn_core_model_new(const snn_core_spec *spec, char *reason, size_t bytes);
 void snn_core_model_free(snn_core_model *model);
 

@@ -77,7 +77,8 @@ static void trace_output(const snn_core_stream *stream, place at, const float *s
     const snn_model *m = stream->network.model;
     const size_t first = at.frame * m->classes, bytes = m->classes * sizeof *scores;
     for (size_t i = 0; at.to->layers && i <= m->convs; i++)
-        trace_layer(stream, i, at.to->layers[i] + at.frame * m->layers[i].channels * m->layers[i].out_width);
+        if (at.to->layers[i])
+            trace_layer(stream, i, at.to->layers[i] + at.frame * m->layers[i].channels * m->layers[i].out_width);
     if (at.to->membranes)
         memcpy(at.to->membranes + first, stream->network.readout, bytes);
     if (at.to->scores)

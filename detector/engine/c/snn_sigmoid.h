@@ -44,7 +44,7 @@ static inline float snn_sigmoid(float level)
     for (int i = 1; i < 6; i++)
         below = snn_fused(below, square, q[i]);
     const float score = above * x / below + 0.5f;
-    return score < 0.0f ? 0.0f : score > 1.0f ? 1.0f : score;
+    return score < 0.0f ? 0.0f : score; /* for a few x below 18 it is 1 + 2^-23, which decoders take for 1 */
 }
 
 #endif
