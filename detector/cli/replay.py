@@ -34,11 +34,12 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
+from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.signals import SignalHandler
 from detector.sinks.base import Sink
-from detector.system import PICTURE, STDIN, FileKind, Output, check_outputs, replace_file, table_kind, write_text
+from detector.system import PICTURE, FileKind, Output, check_outputs, replace_file, table_kind, write_text
 
 if TYPE_CHECKING:
     import zipfile

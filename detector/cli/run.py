@@ -25,19 +25,10 @@ from detector.cli.program import (
     raw_options,
     threshold_option,
 )
+from detector.config.paths import STDIN, listening_flag, state_directory, web_token_file
 from detector.errors import DetectorError
 from detector.service.signals import SignalHandler
-from detector.system import (
-    STDIN,
-    WAV,
-    LastingFlag,
-    Output,
-    ProcessLock,
-    check_outputs,
-    listening_flag,
-    state_directory,
-    web_token_file,
-)
+from detector.system import WAV, LastingFlag, Output, ProcessLock, check_outputs
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
