@@ -1,14 +1,16 @@
-"""The HTTP server of metrics that have an address of their own."""
+"""The HTTP server of metrics that have an address of their own, and the check of tokens, which the page uses, too."""
 
 from __future__ import annotations
 
 import contextlib
 import hmac
 import io
+import ipaddress
 import logging
 import socket
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 from socketserver import TCPServer, ThreadingMixIn
@@ -28,9 +30,78 @@ _MAX_CONNECTION_S: Final = 10.0
 """After this a connection is closed, however little has been received."""
 _POLL_S: Final = 0.5
 _MAX_BODY: Final = 65536
+_MIN_TOKEN: Final = 16
+_GUESSES_PER_S: Final = 10
+_DAY_S: Final = 86400.0
+_FREE_ATTEMPTS: Final = 5
+"""Wrong tokens of an address after which it has to wait."""
+_ATTEMPT_S: Final = 1.0
+_MAX_WAITING: Final = 4
+"""Attempts of one address that may wait; others are refused without a look at their token."""
+_MAX_ADDRESSES: Final = 1000
 
 Exposition = Callable[[str], tuple[bytes, str]]
 """Takes the Accept header of a client and returns the metrics and their content type."""
+
+
+class TokenCheck:
+    """Compares tokens that clients give; from an address that gave wrong ones, it takes one a second."""
+
+    def __init__(self, token: str) -> None:
+        """Take the right token."""
+        self._token = token.encode()
+        self._lock = threading.Lock()
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """Number of wrong tokens of an address, and when it may give the next one."""
+
+    def wait_s(self, address: str) -> float | None:
+        """Return how long to wait before the next token of an address is looked at; None: too many wait for that."""
+        now = time.monotonic()
+        with self._lock:
+            count, next_s = self._wrong.get(_network(address), (0, 0.0))
+            if count < _FREE_ATTEMPTS:
+                return 0.0
+            wait_s = max(0.0, next_s - now)
+            if wait_s > _MAX_WAITING * _ATTEMPT_S:
+                return None
+            self._wrong[_network(address)] = count, max(now, next_s) + _ATTEMPT_S
+            return wait_s
+
+    def matches(self, given: bytes, address: str) -> bool:
+        """Return whether a token is right, and remember where it is wrong."""
+        is_right = hmac.compare_digest(given, self._token)
+        network = _network(address)
+        with self._lock:
+            count, next_s = self._wrong.pop(network, (0, 0.0))
+            if not is_right:
+                self._wrong[network] = count + 1, max(next_s, time.monotonic() + _ATTEMPT_S)
+            while len(self._wrong) > _MAX_ADDRESSES:
+                self._wrong.popitem(last=False)
+        return is_right
+
+
+def _network(address: str) -> str:
+    """Return what stands for one client: an address, of IPv6 its network of 64 bits."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is None:
+        return str(ipaddress.IPv6Network((int(number) >> 64 << 64, 64)))
+    return str(getattr(number, "ipv4_mapped", None) or number)
+
+
+def weakness(token: str) -> str | None:
+    """Return why a token is too short, with the time in which it is found by guesses; None where it is not."""
+    if len(token) >= _MIN_TOKEN:
+        return None
+    kinds = ((str.isdigit, 10), (str.islower, 26), (str.isupper, 26), (lambda c: not c.isalnum(), 33))
+    letters = sum(count for holds, count in kinds if any(map(holds, token)))
+    days = max(letters, 10) ** len(token) / 2 / _GUESSES_PER_S / _DAY_S
+    return (
+        f"the token has {len(token)} characters, at least {_MIN_TOKEN} are advised: {_GUESSES_PER_S} guesses a second, "
+        f"from as many addresses, find it in {days:.2g} days; openssl rand -hex 16 makes a new one"
+    )
 
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
@@ -42,7 +113,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
     def __init__(self, host: str, port: int, token: str | None, exposition: Exposition) -> None:
         """Listen on an address; raises OSError. With a token, other requests are refused."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._token, self._exposition = token, exposition
+        self._token, self._exposition = None if token is None else TokenCheck(token), exposition
         self._open: dict[Any, float] = {}
         self._lock = threading.Lock()
         super().__init__((host, port), _Handler, bind_and_activate=False)
@@ -122,7 +193,10 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
     def _check(self, environ: WSGIEnvironment) -> tuple[HTTPStatus, dict[str, str]]:
         """Return the status of the answer to a request, and headers that go with it."""
-        if not self._is_authenticated(environ.get("HTTP_AUTHORIZATION", "")):
+        is_authenticated = self._authenticate(environ.get("HTTP_AUTHORIZATION", ""), environ["REMOTE_ADDR"])
+        if is_authenticated is None:
+            return HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": "60"}
+        if not is_authenticated:
             return HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="snn-detect"'}
         if environ["PATH_INFO"] != _PATH:
             return HTTPStatus.NOT_FOUND, {}
@@ -130,12 +204,18 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
             return HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"}
         return HTTPStatus.OK, {}
 
-    def _is_authenticated(self, authorization: str) -> bool:
+    def _authenticate(self, authorization: str, address: str) -> bool | None:
+        """Return whether a request has the token; None where too many wrong ones came from its address."""
         if self._token is None:
             return True
         scheme, _, token = authorization.partition(" ")
-        given = token.strip().encode("latin-1", "replace")
-        return hmac.compare_digest(given, self._token.encode()) and scheme.lower() == "bearer"
+        if scheme.lower() != "bearer":
+            return False
+        wait_s = self._token.wait_s(address)
+        if wait_s is None:
+            return None
+        time.sleep(wait_s)
+        return self._token.matches(token.strip().encode("latin-1", "replace"), address)
 
 
 def _body_bytes(length: str) -> int:

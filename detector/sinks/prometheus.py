@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from detector.sinks.metrics_server import MetricsServer
 
+_log = logging.getLogger(__name__)
 _EXTRA: Final = "metrics need prometheus-client: pip install 'snn-detect[metrics]'"
 _LATENCIES_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 
@@ -137,6 +139,10 @@ class MetricsSink(LiveSink):
         self._address, self._token = settings.address, token
         if token is None and token_required(settings.address):
             raise ConfigError(f"metrics address {settings.address} is open to others: set token_file, or use 127.0.0.1")
+        from detector.sinks.metrics_server import weakness
+
+        if token is not None and (found := weakness(token)) is not None:
+            _log.warning("metrics: %s", found)
         self._metrics = EventMetrics(node_info, scores=settings.scores)
         self._server: MetricsServer | None = None
 

@@ -163,7 +163,13 @@ class Api:
         """Keep what the answers come from."""
         self._broadcaster, self._events, self._pictures, self._model_info = broadcaster, events, pictures, model_info
 
-    def application(self, token: str | None, hosts: tuple[str, ...], metrics: Exposition | None = None) -> FastAPI:
+    def application(
+        self,
+        token: str | None,
+        hosts: tuple[str, ...],
+        frame_ancestors: tuple[str, ...] = (),
+        metrics: Exposition | None = None,
+    ) -> FastAPI:
         """Return the application; with ``metrics`` it serves those, too, on ``/metrics``."""
         handlers: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
             HTTPException: _failed,
@@ -179,7 +185,7 @@ class Api:
             docs_url=None,
             redoc_url=None,
             generate_unique_id_function=lambda route: route.name,
-            middleware=[Middleware(AuthMiddleware, token=token, hosts=hosts)],
+            middleware=[Middleware(AuthMiddleware, token=token, hosts=hosts, frame_ancestors=frame_ancestors)],
             exception_handlers=handlers,
             lifespan=self._lifespan,
             telemetry=_NO_TELEMETRY,

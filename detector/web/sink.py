@@ -17,6 +17,7 @@ from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record, Serv
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
+from detector.sinks.metrics_server import weakness
 from detector.sinks.prometheus import Metrics
 from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
@@ -46,6 +47,12 @@ class Web(ServerSinkSection):
         (),
         description="Names by which browsers call this machine, beside localhost and its own; IP addresses always "
         "work.",
+    )
+
+    frame_ancestors: tuple[Annotated[str, Field(pattern=r"^https?://(\*\.)?[A-Za-z0-9.\[\]:-]{1,253}$")], ...] = Field(
+        (),
+        description="Origins whose pages may show this one in a frame, such as a dashboard. Empty: none.",
+        examples=[["http://homeassistant.local:8123"]],
     )
 
     def build(self, context: SinkContext, /) -> SinkSpec:
@@ -91,6 +98,8 @@ class WebSink(LiveSink):
         if token is None and token_required(settings.address):
             raise ConfigError(f"web address {settings.address} is open to others: set token_file, or use 127.0.0.1")
         _require_extra()
+        if token is not None and (found := weakness(token)) is not None:
+            _log.warning("web: %s", found)
         from detector.web.events import Events, ModelInfo, Pictures
         from detector.web.stream import Broadcaster, FrameEncoder
 
@@ -145,7 +154,8 @@ class WebSink(LiveSink):
 
         api = Api(self._broadcaster, self._events, self._pictures, self._model_info)
         metrics = None if self._metrics is None else self._metrics.exposition
-        application = api.application(self._token, self._settings.hosts, metrics)
+        settings = self._settings
+        application = api.application(self._token, settings.hosts, settings.frame_ancestors, metrics)
         try:
             server = WebServer(application, self._host, self._port)
         except OSError as error:

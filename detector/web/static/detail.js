@@ -1,7 +1,7 @@
 // Dialogue of one sound: its record, its picture, and its clip where there is one.
 
 import { showPicture } from "./picture.js";
-import { day, decibels, element, named, score, span } from "./words.js";
+import { day, decibels, element, named, relative, score, span } from "./words.js";
 
 const dialog = document.getElementById("detail");
 const byId = (id) => document.getElementById(`detail-${id}`);
@@ -31,14 +31,14 @@ export class Detail {
   }
 
   async open(id) {
-    const answer = await fetch(`/api/events/${encodeURIComponent(id)}`);
+    const answer = await fetch(`api/events/${encodeURIComponent(id)}`);
     if (!answer.ok) return;
     const event = (this.#event = await answer.json());
     this.#picture = null;
     byId("title").textContent = named(event.label);
     byId("line").textContent = [event.onset_time && day(event.onset_time), event.reason ? span(event.duration_s) : "in progress", event.category].filter(Boolean).join(" · ");
     byId("clip").hidden = !event.clip;
-    if (event.clip) byId("clip").src = event.clip;
+    if (event.clip) byId("clip").src = relative(event.clip);
     else byId("clip").removeAttribute("src");
     this.#record(event);
     const [before, after] = this.neighbours(id);
@@ -50,7 +50,7 @@ export class Detail {
   }
 
   async #fetchPicture(event) {
-    const answer = event.picture ? await fetch(event.picture) : null;
+    const answer = event.picture ? await fetch(relative(event.picture)) : null;
     if (this.#event !== event) return;
     if (answer?.ok) {
       this.#picture = await answer.json();

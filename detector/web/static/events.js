@@ -2,7 +2,7 @@
 
 import { palette } from "./colours.js";
 import { fit, line } from "./paint.js";
-import { clock, day, decibels, element, named, score, span } from "./words.js";
+import { clock, day, decibels, element, named, score, span, storage } from "./words.js";
 
 const ROWS_SHOWN = 200;
 const MAX_EVENTS = 5000;
@@ -13,7 +13,7 @@ const STEPS_S = [10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 21600, 43200, 86
 export class Events {
   #model;
   #events = new Map();
-  #hidden = new Set(JSON.parse(localStorage.getItem("hidden") ?? "[]"));
+  #hidden = new Set(JSON.parse(storage.get("hidden") ?? "[]"));
   #span = 900;
   #end = null;
   #loaded = null;
@@ -36,7 +36,7 @@ export class Events {
 
   async load() {
     const since = new Date((this.#until - this.#span) * 1000).toISOString();
-    const answer = await fetch(`/api/events?${new URLSearchParams({ since, limit: MAX_EVENTS })}`);
+    const answer = await fetch(`api/events?${new URLSearchParams({ since, limit: MAX_EVENTS })}`);
     if (!answer.ok) return;
     this.#loaded = this.#until - this.#span;
     for (const event of (await answer.json()).events) this.#events.set(event.id, event);
@@ -195,7 +195,7 @@ export class Events {
 
   #choose(change) {
     change();
-    localStorage.setItem("hidden", JSON.stringify([...this.#hidden]));
+    storage.set("hidden", JSON.stringify([...this.#hidden]));
     for (const chip of document.querySelectorAll("[data-filter]")) chip.setAttribute("aria-pressed", String(!this.#hidden.has(chip.dataset.filter)));
     this.draw();
   }

@@ -6,6 +6,7 @@ import { Events } from "./events.js";
 import { Health } from "./health.js";
 import { Now } from "./now.js";
 import { Stream } from "./stream.js";
+import { storage } from "./words.js";
 
 const VIEWS = ["now", "events", "health"];
 const byId = (id) => document.getElementById(id);
@@ -17,7 +18,7 @@ let state = null;
 let early = []; // records that arrived while earlier events were still being fetched
 
 async function begin() {
-  const chosen = localStorage.getItem("theme");
+  const chosen = storage.get("theme");
   if (chosen) setTheme(chosen);
   document.addEventListener("keydown", onKey);
   addEventListener("hashchange", route);
@@ -39,7 +40,7 @@ async function begin() {
 // After each connection: the service may have been restarted with another configuration.
 async function refresh() {
   early ??= [];
-  const answer = await fetch("/api/model");
+  const answer = await fetch("api/model");
   if (answer.status === 401) location.reload();
   if (!answer.ok) return;
   const found = await answer.json();
@@ -48,7 +49,7 @@ async function refresh() {
     model = found;
     build();
   }
-  const known = await fetch("/api/events?limit=50");
+  const known = await fetch("api/events?limit=50");
   if (known.ok) parts.now.known((await known.json()).events);
   await parts.events.load();
   const waited = early ?? [];
@@ -112,7 +113,7 @@ function showStatus() {
 
 function otherTheme() {
   const next = theme() === "dark" ? "light" : "dark";
-  localStorage.setItem("theme", next);
+  storage.set("theme", next);
   setTheme(next);
 }
 

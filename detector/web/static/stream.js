@@ -28,7 +28,7 @@ export class Stream extends EventTarget {
 
   #open() {
     if (this.#source && this.#source.readyState !== EventSource.CLOSED) return;
-    const source = (this.#source = new EventSource("/api/stream"));
+    const source = (this.#source = new EventSource("api/stream"));
     for (const kind of ["frames", "record", "state"]) {
       source.addEventListener(kind, (event) => {
         this.#receivedAt = performance.now();

@@ -2,6 +2,27 @@
 
 export const named = (label) => label.replaceAll("_", " ");
 
+// A path of the API from here: the page may be below a path of a proxy.
+export const relative = (path) => path.replace(/^\//, "");
+
+// What the browser keeps of the last visit; in a frame it may keep nothing, and refuse to be asked.
+export const storage = {
+  get(name) {
+    try {
+      return localStorage.getItem(name);
+    } catch {
+      return null;
+    }
+  },
+  set(name, value) {
+    try {
+      localStorage.setItem(name, value);
+    } catch {
+      // It is shown as chosen until the page is closed.
+    }
+  },
+};
+
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   const { dataset = {}, ...rest } = properties;

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,7 @@ from detector.errors import ConfigError
 from detector.records import HealthRecord, Histogram, ServiceState, State
 from detector.sinks import metrics_server
 from detector.sinks.base import RetryableError, SinkWorker
+from detector.sinks.metrics_server import TokenCheck, weakness
 from detector.sinks.prometheus import Metrics, MetricsSink
 from tests.broker import wait_until
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
@@ -499,3 +501,46 @@ def talks(client: socket.socket) -> bool:
 
 def threads(prefix: str) -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith(prefix)]
+
+
+def test_wrong_tokens_are_slowed_down() -> None:
+    with serving(token=TOKEN) as sink, ThreadPoolExecutor(8) as pool:
+        given = [{"Authorization": f"Bearer wrong-{number}"} for number in range(24)]
+        began = time.monotonic()
+        codes = [code for code, _, _ in pool.map(lambda headers: ask(sink.port, **headers), given)]
+        assert set(codes) == {401, 429}
+        assert codes.count(401) <= 6 + time.monotonic() - began
+
+
+def test_addresses_of_one_network_count_together() -> None:
+    check = TokenCheck(TOKEN)
+    for number in range(5):
+        assert check.wait_s(f"2001:db8:1:2::{number}") == 0
+        assert not check.matches(b"wrong", f"2001:db8:1:2::{number}")
+    assert check.wait_s("2001:db8:1:2::ffff") > 0
+    assert check.wait_s("2001:db8:1:3::1") == 0
+    assert check.matches(TOKEN.encode(), "2001:db8:1:2::1")
+    assert check.wait_s("2001:db8:1:2::ffff") == 0
+
+
+def test_addresses_are_not_remembered_without_end() -> None:
+    check = TokenCheck(TOKEN)
+    for number in range(3000):
+        check.matches(b"wrong", f"10.0.{number // 256}.{number % 256}")
+    assert len(check._wrong) == 1000
+
+
+@pytest.mark.parametrize(
+    ("token", "days"),
+    [
+        ("1234", "0.0058"),
+        ("sesame", "1.8e+02"),
+        ("open sesame", "1.7e+13"),
+        ("a" * 16, None),
+        ("Tr0ub4dor&3xyz99", None),
+    ],
+)
+def test_a_short_token_is_weak(token: str, days: str | None) -> None:
+    found = weakness(token)
+    assert (found is None) == (days is None)
+    assert days is None or f"find it in {days} days" in str(found)

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from detector.web.app import Api
 from detector.web.auth import HEADERS
 from detector.web.events import Archive, Events
 from detector.web.schema import Event
+from detector.web.sink import Web
 from tests.service import Child, service, wait_until
 from tests.web_service import play_scene, scene, url_of, web_service
 
@@ -319,7 +321,7 @@ def test_without_the_token_only_the_login_page_is_served(guarded: httpx.Client) 
         answer = guarded.get(path)
         assert answer.status_code in {401, 303}, path
         assert b"guitar" not in answer.content
-    assert guarded.get("/").headers["location"] == "/login"
+    assert guarded.get("/").headers["location"] == "login"
     assert guarded.get("/login").status_code == 200
     assert guarded.get("/api/events", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
@@ -329,7 +331,7 @@ def test_a_wrong_token_is_refused(guarded: httpx.Client, given_token: str) -> No
     headers = [(b"Authorization", f"Bearer {given_token}".encode("latin-1"))]
     assert guarded.get("/api/events", headers=headers).status_code == 401
     answer = guarded.post("/login", data={"token": given_token})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login?wrong=1")
+    assert (answer.status_code, answer.headers["location"]) == (303, "login?wrong=1")
     assert "set-cookie" not in answer.headers
     forged = {"Cookie": f"snn_detect={TOKEN}"}
     assert guarded.get("/api/events", headers=forged).status_code == 401
@@ -340,8 +342,9 @@ def test_the_token_becomes_a_cookie(guarded: httpx.Client, way: str) -> None:
     answer = (
         guarded.post("/login", data={"token": TOKEN}) if way == "form" else guarded.get("/", params={"token": TOKEN})
     )
-    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
     cookie = answer.headers["set-cookie"]
+    assert "secure" not in cookie.lower()
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
     assert TOKEN not in cookie
@@ -350,6 +353,39 @@ def test_the_token_becomes_a_cookie(guarded: httpx.Client, way: str) -> None:
     assert guarded.get("/api/events", headers=known).status_code == 200
     assert guarded.get("/api/events", headers={"Cookie": f"{known['Cookie'][:-1]}0"}).status_code == 401
     guarded.cookies.clear()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Forwarded-Proto": "https"}, {"Forwarded": 'for=192.0.2.1;proto="https"'}, {"Forwarded": "Proto=HTTPS"}],
+)
+def test_behind_a_proxy_with_tls_the_cookie_is_for_tls_alone(guarded: httpx.Client, headers: dict[str, str]) -> None:
+    cookie = guarded.post("/login", data={"token": TOKEN}, headers=headers).headers["set-cookie"]
+    assert "Secure" in cookie
+    assert "Path" not in cookie, "it is that of the page, below the proxy's path"
+    guarded.cookies.clear()
+
+
+def test_wrong_tokens_from_an_address_are_slowed_down_and_those_from_others_are_not(guarded: httpx.Client) -> None:
+    def attempt(address: str, given: str) -> int:
+        headers = {"Authorization": f"Bearer {given}", "X-Forwarded-For": f"203.0.113.9, {address}"}
+        return httpx.get(f"{guarded.base_url}/api/model", headers=headers, timeout=60).status_code
+
+    began = time.monotonic()
+    assert {attempt("192.0.2.1", f"wrong-{number}") for number in range(5)} == {401}
+    assert time.monotonic() - began < 3
+    with ThreadPoolExecutor(30) as pool:
+        began = time.monotonic()
+        codes = list(pool.map(lambda number: attempt("192.0.2.1", f"other-{number}"), range(30)))
+        assert 3 < time.monotonic() - began < 20
+    assert codes.count(401) <= 10
+    assert codes.count(429) >= 20
+    began = time.monotonic()
+    assert attempt("192.0.2.2", TOKEN) == 200
+    assert time.monotonic() - began < 1
+    time.sleep(5)
+    assert attempt("192.0.2.1", TOKEN) == 200
+    assert attempt("192.0.2.1", "wrong") == 401
 
 
 def test_a_login_is_bounded(guarded: httpx.Client) -> None:
@@ -430,6 +466,33 @@ def test_the_command_without_a_configuration_makes_a_token_for_other_machines(tm
         url = f"http://127.0.0.1:{port}/api/model"
         assert httpx.get(url).status_code == 401
         assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_a_short_token_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("1234\n")
+    (tmp_path / "token").chmod(0o600)
+    with web_service(tmp_path, f'token_file = "{tmp_path / "token"}"') as (child, _):
+        (line,) = [e for e in child.errors if "the token has 4 characters, at least 16 are advised" in e]
+        assert "find it in 0.0058 days" in line
+        assert "1234" not in line
+
+
+def test_pages_of_other_origins_may_frame_it_where_the_settings_say_so(tmp_path: Path) -> None:
+    origins = 'frame_ancestors = ["https://home.example:8123", "http://*.lan"]'
+    with web_service(tmp_path, origins) as (_, client):
+        headers = client.get("/").headers
+    assert "x-frame-options" not in headers
+    assert "frame-ancestors https://home.example:8123 http://*.lan" in headers["content-security-policy"]
+    expected = {k: v for k, v in HEADERS.items() if k not in {"X-Frame-Options", "Content-Security-Policy"}}
+    assert {name: headers.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "home.example", "https://a;script-src *", "https://a b", "https://a/path", "'self'"]
+)
+def test_an_origin_that_is_none_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="frame_ancestors"):
+        Web(frame_ancestors=(origin,))
 
 
 def event(**values: Any) -> Event:

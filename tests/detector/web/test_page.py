@@ -5,8 +5,12 @@ Screenshots are kept in ``build/web-screenshots``, for review by eye.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import http.server
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.service import DEADLINE_S, Child, wait_until
 from tests.sound_server import SoundServer, require_programs, sound_server  # noqa: F401 - a fixture
-from tests.web_service import SCENE, url_of
+from tests.web_service import SCENE, scene, url_of, web_service
 
 PICTURES: Final = Path(__file__).resolve().parents[3] / "build" / "web-screenshots"
 SIZES: Final = {"phone": (390, 844), "desktop": (1440, 900)}
@@ -229,3 +233,81 @@ def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
         page.wait_for_selector("#strips[data-frames]")
         assert "sesame" not in page.evaluate("document.cookie + location.href")
         page.close()
+
+
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    """Serves what is below /snn/ from the page, as a proxy with a path does, and a dashboard that frames it at /."""
+
+    page = ""
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+        pass
+
+    def _answer(self) -> None:
+        if not self.path.startswith("/snn/"):
+            self.send_response(200 if self.path == "/" else 404)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b'<title>home</title><iframe src="/snn/" width="1400" height="800"></iframe>')
+            return
+        connection = http.client.HTTPConnection(self.page, timeout=60)
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        headers = {name: value for name, value in self.headers.items() if name != "Host"}
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.request(self.command, self.path.removeprefix("/snn"), body, headers | {"Host": self.page})
+            answer = connection.getresponse()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in {"transfer-encoding", "connection"}:
+                    self.send_header(name, value)
+            self.end_headers()
+            while data := answer.read1(65536):
+                self.wfile.write(data)
+                self.wfile.flush()
+
+
+def test_below_a_path_of_a_proxy_and_in_a_dashboard(browser: Browser, tmp_path: Path) -> None:
+    """Log in through the proxy, and see the page whole in a frame of the proxy's own page."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as proxy:
+        home = f"http://127.0.0.1:{proxy.server_address[1]}"
+        (tmp_path / "token").write_text("sesame, sesame, sesame\n")
+        (tmp_path / "token").chmod(0o600)
+        options = f'token_file = "{tmp_path / "token"}"\nframe_ancestors = ["{home}"]'
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        with web_service(tmp_path, options) as (child, client):
+            _Proxy.page = client.base_url.netloc.decode()
+            child.play(scene())
+            over = threading.Event()
+
+            def go_on() -> None:
+                while not over.wait(0.5):
+                    child.play(scene()[: 16000 // 2])
+
+            threading.Thread(target=go_on, daemon=True).start()
+            context = browser.new_context()
+            page = context.new_page()
+            page.set_default_timeout(TIMEOUT_MS)
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(f"{home}/snn/")
+            page.fill("#token", "sesame, sesame, sesame")
+            page.click("button[type=submit]")
+            page.wait_for_selector("#strips[data-frames]")
+            assert page.url == f"{home}/snn/"
+            page.goto(home)
+            frame = page.frame_locator("iframe")
+            frame.locator("#strips[data-frames]").wait_for()
+            frame.locator("nav a[data-view=events]").click()
+            frame.locator("#rows tr button").first.click()
+            frame.locator("#detail-picture canvas").first.wait_for()
+            outside = [url for url in asked if not url.startswith((f"{home}/snn/", "data:")) and url != f"{home}/"]
+            assert outside in ([], [f"{home}/favicon.ico"])
+            context.close()
+            over.set()
+        proxy.shutdown()
