@@ -17,7 +17,6 @@ from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record, Serv
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
-from detector.sinks.metrics_server import weakness
 from detector.sinks.prometheus import Metrics
 from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
@@ -98,6 +97,8 @@ class WebSink(LiveSink):
         if token is None and token_required(settings.address):
             raise ConfigError(f"web address {settings.address} is open to others: set token_file, or use 127.0.0.1")
         _require_extra()
+        from detector.sinks.metrics_server import weakness
+
         if token is not None and (found := weakness(token)) is not None:
             _log.warning("web: %s", found)
         from detector.web.events import Events, ModelInfo, Pictures
