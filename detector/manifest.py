@@ -19,6 +19,7 @@ from detector.errors import DetectorError, ManifestError
 
 SCHEMA = 1
 _HIGHEST_RATE_HZ, _LONGEST_BLOCK = 384_000, 4096
+_LONGEST_NAME, _MOST_CLASSES = 64, 10_000
 METADATA_KEY = "snn_detect.manifest"
 """Key of the manifest in the ONNX file's metadata."""
 BLOCK_KEY = "snn_detect.block"
@@ -215,6 +216,14 @@ def _check_consistency(manifest: Manifest, where: str) -> None:
         raise ManifestError(
             f"{where}: manifest keys 'features.sample_rate_hz' ({rate}) and 'network.block_frames' ({block}) "
             f"must lie in 1..{_HIGHEST_RATE_HZ} and 1..{_LONGEST_BLOCK}; export the model again"
+        )
+    names = [manifest.name, manifest.version, *(text for c in manifest.classes for text in (c.label, c.category))]
+    wrong = [text for text in names if not (0 < len(text) <= _LONGEST_NAME and text.isprintable())]
+    if wrong or len(manifest.classes) > _MOST_CLASSES:
+        what = f"the name {wrong[0][:_LONGEST_NAME]!r}" if wrong else f"{len(manifest.classes)} classes"
+        raise ManifestError(
+            f"{where}: the manifest has {what}; names have 1 to {_LONGEST_NAME} printable characters, and there are at "
+            f"most {_MOST_CLASSES} classes; export the model again"
         )
     if not manifest.classes or len(set(manifest.labels)) != len(manifest.classes):
         raise ManifestError(f"{where}: manifest key 'classes' must hold distinct labels; export the model again")

@@ -1,4 +1,4 @@
-"""What the operating system gives: output files, streams of bytes, locks, lasting flags, bounded sockets, pauses."""
+"""What the operating system gives: files, streams of bytes, locks, flags, sockets; pauses; texts safe to print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ _LONGEST_VIEW: Final = 1 << 24
 _RESERVED_DESCRIPTORS: Final = 128
 """Descriptors of the process that are not for clients, but for sound, outputs and files."""
 _MIN_CLIENTS: Final = 8
+_FORMULA: Final = ("=", "+", "-", "@")
 _EXHAUSTED_S: Final = 0.05
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -369,3 +370,24 @@ class BoundedListener(socket.socket):
             time.sleep(_EXHAUSTED_S)  # the limit is below what is open: leave the processor to others
         with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal or a log: what would control it, or cannot be shown, is replaced; lines stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def all_printable(value: Any) -> Any:
+    """Return what JSON has decoded, with all its texts made printable, in one line each."""
+    if isinstance(value, str):
+        return printable(value).replace("\n", " ")
+    if isinstance(value, Mapping):
+        return {all_printable(name): all_printable(member) for name, member in value.items()}
+    return [all_printable(member) for member in value] if isinstance(value, list | tuple) else value
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value for a cell of a table: a text that a spreadsheet would take for a formula begins with a quote."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in _FORMULA else value

@@ -11,6 +11,7 @@ import click
 
 from detector import __version__
 from detector.cli.program import config_option, json_option, model_option, print_json
+from detector.system import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,9 +69,9 @@ def _shown(results: Iterable[CheckResult], console: Console) -> list[CheckResult
         line.add_column(width=_STATE_WIDTH)
         line.add_column(width=_NAME_WIDTH)
         line.add_column(ratio=1, overflow="fold")
-        line.add_row(Text(r.state, _COLOURS[r.state]), Text(r.name), Text(r.found))
+        line.add_row(Text(r.state, _COLOURS[r.state]), Text(r.name), Text(printable(r.found)))
         if r.advice:
-            line.add_row("", "", Text(f"-> {r.advice}", "cyan"))
+            line.add_row("", "", Text(printable(f"-> {r.advice}"), "cyan"))
         console.print(line)
     counts = {state: sum(r.state == state for r in done) for state in ("problem", "warning")}
     summary = ", ".join(counted(n, state) for state, n in counts.items() if n) or "all is well"

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 from detector.cli.program import options as add_options
-from detector.cli.program import print_status
+from detector.cli.program import print_status, print_text
+from detector.system import csv_cell
 
 if TYPE_CHECKING:
     from detector.events_db import EventReader, StoredEvent, Wanted
@@ -168,7 +169,7 @@ def _print_text(event: Mapping[str, Any]) -> None:
     words += [_ENDS[event["reason"]]] if event["reason"] in _ENDS else []
     words += ["clock not set"] if event["clock_synced"] is False else []
     words += [event["clip"]] if event["clip"] else []
-    click.echo("  ".join(words))
+    print_text("  ".join(words))
 
 
 def _csv_printer() -> _Printer:
@@ -180,7 +181,7 @@ def _csv_printer() -> _Printer:
     words = {True: "true", False: "false"}
 
     def show(event: Mapping[str, Any]) -> None:
-        writer.writerow({k: words[v] if isinstance(v, bool) else v for k, v in event.items()})
+        writer.writerow({k: words[v] if isinstance(v, bool) else csv_cell(v) for k, v in event.items()})
 
     return show
 

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from detector import __version__
 from detector.cli.program import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, print_error, settle_streams
 from detector.cli.run import bare_options, listen
+from detector.system import printable
 
 _OWN_HASHES = (("_md5",), ("_sha1",), ("_sha2", "_sha256"), ("_sha2", "_sha512"))
 """Modules of Python releases that compute hash values without OpenSSL."""
@@ -81,11 +82,16 @@ def _load_less() -> None:
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main() -> None:
     """Run the command line and exit."""
     _load_less()
     if logging.lastResort is not None:  # for commands that configure no log of their own
-        logging.lastResort.setFormatter(logging.Formatter("snn-detect: warning: %(message)s"))
+        logging.lastResort.setFormatter(_Formatter("snn-detect: warning: %(message)s"))
     open_closed_streams()
     try:
         cli(prog_name="snn-detect")

@@ -11,9 +11,10 @@ import numpy as np
 
 from detector.audio.levels import amplitude_dbfs
 from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
-from detector.cli.program import model_option, print_json, print_status
+from detector.cli.program import model_option, print_json, print_status, print_text
 from detector.messages import AudioChunk
 from detector.service.signals import SignalHandler
+from detector.system import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +155,7 @@ def watch(meter: Meter, source: AudioSource, console: Console, signals: SignalHa
 
     def print_line(line: str | None) -> None:
         if line is not None:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
             console.file.flush()
 
     show = _every(_LINE_S, lambda now_s: print_line(meter.line(now_s)))
@@ -201,13 +202,13 @@ def devices(*, as_json: bool) -> None:
     if not found:
         print_status(f"no input can be opened: {NO_INPUT_ADVICE}")
     for device, rates in found:
-        click.echo(f"{device.id}{' (the default)' if device.is_default else ''}")
+        print_text(f"{device.id}{' (the default)' if device.is_default else ''}")
         if device.is_hardware:
             plural = "" if device.channels == 1 else "s"
-            click.echo(f"    {device.name}, {device.channels} channel{plural}, {', '.join(map(str, rates))} Hz")
+            print_text(f"    {device.name}, {device.channels} channel{plural}, {', '.join(map(str, rates))} Hz")
         else:
             click.echo("    a sound server or plug-in: any rate, any number of channels")
-        click.echo(f"    also: {', '.join([*device.ids[1:], str(device.number)])}")
+        print_text(f"    also: {', '.join([*device.ids[1:], str(device.number)])}")
 
 
 @click.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detector.cli.program import MODEL_VARIABLE, json_option, model_option, print_json
+from detector.cli.program import MODEL_VARIABLE, json_option, model_option, print_json, print_text
 
 if TYPE_CHECKING:
     from detector.manifest import ClassSpec
@@ -40,7 +40,7 @@ def info(path: Path | None, *, as_json: bool) -> None:
         return
     for heading, lines in _sections(loaded):
         for number, line in enumerate(lines):
-            click.echo(f"{heading if number == 0 else '':<10} {line}")
+            print_text(f"{heading if number == 0 else '':<10} {line}")
 
 
 @model.command()
@@ -59,7 +59,7 @@ def verify(path: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    click.echo(f"{found['path']}\nsha256 {found['sha256']}")
+    print_text(f"{found['path']}\nsha256 {found['sha256']}")
     click.echo("manifest: complete and consistent")
     click.echo("tensors: names and shapes are those of the manifest")
     engines = " and ".join(found["engines"])

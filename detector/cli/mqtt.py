@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detector.cli.program import json_option, print_json
+from detector.cli.program import json_option, print_json, print_text
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
@@ -46,7 +46,7 @@ def test(config: Path | None, *, as_json: bool) -> None:
         for broker, stages in found:
             click.echo(f"{broker.host}:{broker.port}")
             for stage in stages:
-                click.echo(f"  {stage.name:<8} {'ok' if stage.ok else 'failed':<7} {stage.text}")
+                print_text(f"  {stage.name:<8} {'ok' if stage.ok else 'failed':<7} {stage.text}")
     if not all(stage.ok for _, stages in found for stage in stages):
         raise click.exceptions.Exit(_UNAVAILABLE)
 

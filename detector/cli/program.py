@@ -23,6 +23,7 @@ from click.core import ParameterSource
 
 from detector.errors import DetectorError
 from detector.service.signals import SignalHandler
+from detector.system import printable
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -267,7 +268,12 @@ def print_error(message: object) -> None:
 def print_status(line: str) -> None:
     """Print a line on standard error; where that cannot be written, that is ignored."""
     with contextlib.suppress(OSError):
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
+
+
+def print_text(text: str) -> None:
+    """Print lines for people on standard output, without what would control a terminal."""
+    click.echo(printable(text))
 
 
 def open_closed_streams() -> None:

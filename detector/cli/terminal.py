@@ -40,6 +40,7 @@ from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.runtime import RunOptions, make_detector, node_info_of, open_source
 from detector.service.signals import SignalHandler
 from detector.sinks.base import NodeInfo
+from detector.system import all_printable
 from detector.web.schema import Model as ModelDescription
 from detector.web.schema import describe_model
 from detector.web.stream import FrameEncoder
@@ -203,15 +204,15 @@ class Screen:
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         """Take the model as ``/api/model`` describes it."""
-        self._model = model
-        self._frames = LastFrames(model, FRAMES * _MAX_CELLS)
+        self._model = all_printable(model)
+        self._frames = LastFrames(self._model, FRAMES * _MAX_CELLS)
         self._state: Mapping[str, Any] = {}
         self._sounds: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._lost = ""
 
     def handle(self, message: Message) -> None:
         """Process a message of the stream, or of the kind ``connection`` with what is wrong with it."""
-        kind, content = message
+        kind, content = message[0], all_printable(message[1])
         if kind == "frames":
             self._frames.push(content)
         elif kind == "state":

@@ -10,6 +10,8 @@ import threading
 import time
 from typing import Final
 
+from detector.system import printable
+
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY: Final = 7
 _STANDARD_ERROR: Final = 2
@@ -67,12 +69,12 @@ class _Lines(logging.Handler):
         try:
             if (omitted := self._omitted(record)) is None:
                 return
-            text = " ".join(record.getMessage().split())
+            text = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
                 text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
             if omitted:
                 text += f" (and {omitted} like it were left out)"
-            self._write(record.levelno, text)
+            self._write(record.levelno, printable(" ".join(text.split())))
         except Exception:  # noqa: BLE001 - a message that cannot be written must not end the service
             self._left_out += 1
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from detector.system import printable
+
 _log = logging.getLogger(__name__)
 _PATIENCE_S: Final = 1.0
 """Timeout for what must arrive; a status or watchdog message is soon followed by another."""
@@ -40,7 +42,7 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Send the state of the service as one line, unless it is the same as before."""
-        line = " ".join(text.split())
+        line = printable(" ".join(text.split()))
         if line != self._status and self._send(f"STATUS={line}"):
             self._status = line
 

@@ -16,6 +16,7 @@ from detector.records import (
     StatusRecord,
     as_dict,
 )
+from detector.system import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ class TextSink:
 
         if record.source != self._source:
             self._source = record.source
-            self._print(Text(_printable(str(self._source)), style="bold"))
+            self._print(Text(_line(str(self._source)), style="bold"))
         time = f"  {record.time}" if record.time else ""
         self._print(Text.assemble(*_parts(record), (time, "dim")))
 
@@ -75,9 +76,9 @@ def _parts(record: Record) -> list[_Part]:
         case StatusRecord():
             state = record.state.replace("_", " ")
             heading = f"{state if record.active else f'not {state}':<{_LABEL_WIDTH}}  "
-            return [_NO_POSITION, (heading, "yellow"), _printable(record.detail)]
+            return [_NO_POSITION, (heading, "yellow"), _line(record.detail)]
         case ClipRecord():
-            return [_NO_POSITION, _label(record.label), f"clip    {_printable(record.path)}"]
+            return [_NO_POSITION, _label(record.label), f"clip    {_line(record.path)}"]
         case HealthRecord():
             return [_NO_POSITION, f"{record.type:<{_LABEL_WIDTH}}  ", _health(record)]
 
@@ -91,7 +92,7 @@ def _offset(record: OffsetRecord) -> str:
 def _health(record: HealthRecord) -> str:
     """Return the numbers, texts and flags of a health record, without what all records hold."""
     plain = {k: v for k, v in as_dict(record).items() if k not in _HEAD and isinstance(v, bool | int | float | str)}
-    return "  ".join(f"{key} {_printable(str(value))}" for key, value in plain.items())
+    return "  ".join(f"{key} {_line(str(value))}" for key, value in plain.items())
 
 
 def _at(position_s: float) -> _Part:
@@ -99,7 +100,7 @@ def _at(position_s: float) -> _Part:
 
 
 def _label(label: str, weight: str = "") -> _Part:
-    return (f"{label:<{_LABEL_WIDTH}}  ", f"{weight}{_colour(label)}")
+    return (f"{_line(label):<{_LABEL_WIDTH}}  ", f"{weight}{_colour(label)}")
 
 
 def _latency(latency_s: float) -> _Part:
@@ -111,9 +112,8 @@ def _colour(label: str) -> str:
     return _COLOURS[zlib.crc32(label.encode()) % len(_COLOURS)]
 
 
-def _printable(name: str) -> str:
-    """Return a text in which control characters and others that a terminal cannot show are replaced."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+def _line(text: str) -> str:
+    return printable(text).replace("\n", " ")
 
 
 class JsonLinesSink:

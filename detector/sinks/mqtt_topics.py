@@ -139,7 +139,8 @@ class States:
         self._ids = class_ids(label for label, _ in node_info.classes)
         self._model, self._version = node_info.model, node_info.version
         self._attributes: dict[str, dict[str, Any]] = {}
-        self._conditions: set[str] = set()
+        self._conditions: dict[str, str] = {}
+        """Detail by name, the latest last."""
         self._is_paused = False
         self._detail = ""
         self._clipped = 0
@@ -230,8 +231,10 @@ class States:
             return self._source(up=False)
         if state not in _CONDITIONS:
             return []
-        (self._conditions.add if active else self._conditions.discard)(state)
-        self._detail = record.detail
+        self._conditions.pop(state, None)
+        if active:
+            self._conditions[state] = record.detail
+        self._detail = self._latest_detail(record.detail)
         return self._problem() + (self._source(up=not active) if state == "waiting" else [])
 
     def _listening(self, *, active: bool) -> list[Message]:
@@ -241,6 +244,7 @@ class States:
             messages = self._source(up=True) if "waiting" not in self._conditions else []
         else:
             self._conditions.clear()
+            self._detail = ""
             messages = [*self._source(up=False), *self._problem()]
         has_switch = self._topics.listening_state in self._present
         return messages + (self.listening(on=active) if has_switch else [])
@@ -267,10 +271,15 @@ class States:
     def _end_conditions(self, health: HealthState) -> list[Message]:
         """Remove conditions whose end was not reported, such as those of a source that was closed."""
         over = {name for name, holds in (("waiting", not health.up), ("silent", health.silent)) if not holds}
-        if not over & self._conditions:
+        if not over & self._conditions.keys():
             return []
-        self._conditions -= over
+        self._conditions = {name: detail for name, detail in self._conditions.items() if name not in over}
+        self._detail = self._latest_detail("")
         return self._problem()
+
+    def _latest_detail(self, otherwise: str) -> str:
+        """Return the detail of the latest condition that is active; ``otherwise`` without one."""
+        return next(reversed(self._conditions.values()), otherwise)
 
     def _level(self, health: HealthState) -> list[Message]:
         """Return the level if the last one is old enough, with the samples that were clipped in between."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.system import Backoff, replace_file, write_text
+from detector.system import Backoff, all_printable, csv_cell, printable, replace_file, write_text
 
 
 def test_the_file_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -77,3 +77,29 @@ def test_the_first_pause_can_be_another_one() -> None:
 def test_no_pause_is_longer_than_the_longest() -> None:
     assert Backoff(0.5, 0.2).next_s() == 0.2
     assert Backoff(0.5, 2.0, first_s=8.0).next_s() == 2.0
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[31m", "\x9b31m", "\x1b]0;title\x07", "\r", "\x00", "\u202e", "\u2028", "\udcff", "\t"]
+)
+def test_what_would_control_a_terminal_is_replaced(text: str) -> None:
+    assert printable(f"a{text}b").replace("\N{REPLACEMENT CHARACTER}", "").isprintable()
+    assert printable(f"a{text}\nb").count("\n") == 1
+    found = all_printable({"labels": [text], text: ({"x": text}, 1, None, 2.5)})
+    assert "".join(str(found)).isprintable()
+
+
+def test_what_is_printable_stays() -> None:
+    text = "flûte, 犬の鳴き声, 🎸 (C:\\sounds) 'x'"
+    assert printable(text) == text
+    assert all_printable({"a": [text, 1, None]}) == {"a": [text, 1, None]}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r\n=1", " =1"])
+def test_a_text_that_a_spreadsheet_would_compute_begins_with_a_quote(text: str) -> None:
+    assert csv_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["guitar", "", "2026-11-23T18:04:05+01:00", -31.2, None, 7])
+def test_other_cells_stay(value: object) -> None:
+    assert csv_cell(value) == value

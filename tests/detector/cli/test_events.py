@@ -469,3 +469,22 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_labels_from_elsewhere_are_safe_in_a_terminal_and_in_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.db"
+    sink = DatabaseSink(Database(path=path, commit_s=0), path)
+    sink.open()
+    for number, label in enumerate(("a\x1b[2Jb", "=HYPERLINK(1)", "@x", "-x")):
+        sink.write(onset(label, number))
+        sink.write(offset(label, number))
+    sink.close()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    events.main(["query", "--database", str(path)], standalone_mode=False)
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+    events.main(["export", "--database", str(path)], standalone_mode=False)
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert sorted(row["label"] for row in table)[:3] == ["'-x", "'=HYPERLINK(1)", "'@x"]
+    assert table[0]["level_dbfs"] == "-31.24"

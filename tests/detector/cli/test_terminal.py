@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -25,8 +26,9 @@ from typing import Any, Self
 import numpy as np
 import pyte
 import pytest
+from rich.console import Console
 
-from detector.cli.terminal import bar, raster
+from detector.cli.terminal import Screen, bar, raster
 from detector.pipeline import Detector
 from detector.sinks.base import NodeInfo
 from detector.web.schema import describe_model
@@ -193,6 +195,19 @@ def test_messages_that_are_none_of_snn_detect_are_an_error_in_one_line() -> None
     for body in (b'event: record\ndata: {"no": "type"}\n\n', b'event: frames\ndata: {"frames": "many"}\n\n'):
         with answering(page, body) as (address, _):
             assert run("--connect", address) == (69, "is not that of snn-detect's page"), body
+
+
+def test_what_a_service_sends_is_not_obeyed_by_the_terminal() -> None:
+    model = model_of()
+    model["source"] = model["classes"][0]["label"] = "evil\x1b]0;x\x07\x9b"
+    screen = Screen(model)
+    sound = {"type": "offset", "id": "1", "time": "2026-11-23T18:04:05\x1b[2J", "label": "a\x1b[2Jb"}
+    screen.handle(("record", sound | {"duration_s": 1.0, "peak": 0.5}))
+    screen.handle(("connection", {"detail": "no connection: \x1b[2J"}))
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, height=HEIGHT, color_system=None).print(screen)
+    assert "evil" in out.getvalue()
+    assert out.getvalue().replace("\n", "").isprintable()
 
 
 def model_of(**layer: Any) -> dict[str, Any]:

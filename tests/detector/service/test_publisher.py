@@ -232,6 +232,16 @@ def test_messages_alike_are_bounded_for_each_text_and_each_library(
 
 
 @pytest.mark.usefixtures("_logging_as_before")
+def test_what_others_have_written_is_not_obeyed_by_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    logging.getLogger("detector.x").warning("%s answers", "a\x1b]0;b\x07\x9bc")
+    logging.getLogger("elsewhere").warning("x", exc_info=OSError("\x1b[2J"))
+    found = capfd.readouterr().err
+    assert found.replace("\n", "").isprintable()
+    assert found.startswith("snn-detect: warning: a\N{REPLACEMENT CHARACTER}]0;b")
+
+
+@pytest.mark.usefixtures("_logging_as_before")
 def test_the_end_of_a_thread_is_a_line_and_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure()
     thread = threading.Thread(target=lambda: dict[str, int]()["missing"], name="worker")

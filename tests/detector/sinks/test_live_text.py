@@ -51,6 +51,11 @@ def test_details_are_not_obeyed_by_the_terminal() -> None:
     assert "\x1b" not in line_of(status("silent", detail="a\x1b[2Jb"))
 
 
+def test_labels_and_paths_are_not_obeyed_either() -> None:
+    for record in (onset("a\x1b[2Jb"), offset("a\x9b2Jb"), clip(path="/clips/\u202ea\x07\nb.flac")):
+        assert line_of(record).replace("\N{REPLACEMENT CHARACTER}", "").isprintable()
+
+
 def test_clips() -> None:
     assert line_of(clip()).split() == ["guitar", "clip", "/clips/a.flac"]
 

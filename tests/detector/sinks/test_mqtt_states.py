@@ -164,6 +164,7 @@ def test_a_pause_takes_the_source_away_and_its_troubles() -> None:
         "mic/status": "offline",
         "mic/problem/state": "OFF",
     }
+    assert json.loads(paused["mic/problem/attributes"].payload) == {"conditions": [], "detail": ""}
     s.take(health())  # standard input stays open
     assert by_topic(s.present())["mic/status"].payload == "offline"
     resumed = by_topic(s.take(status("listening")))
@@ -178,6 +179,19 @@ def test_health_ends_conditions_whose_end_was_not_published() -> None:
     assert payload(s.take(health()), "mic/problem/attributes")["conditions"] == ["clipping"]
     s.take(status("silent"))
     assert "mic/problem/state" not in by_topic(s.take(health(silent=True)))
+
+
+def test_the_text_of_a_problem_is_that_of_one_that_lasts() -> None:
+    s = states()
+    s.take(status("clipping", detail="too loud"))
+    s.take(status("silent", detail="only zeros"))
+    found = payload(s.take(status("silent", active=False, detail="sound again")), "mic/problem/attributes")
+    assert found == {"conditions": ["clipping"], "detail": "too loud"}
+    s.take(status("waiting", detail="no device"))
+    assert payload(s.take(health()), "mic/problem/attributes") == {"conditions": ["clipping"], "detail": "too loud"}
+    s.take(status("clipping", active=False, detail="not too loud"))
+    s.take(status("waiting", detail="no device"))
+    assert payload(s.take(health()), "mic/problem/attributes") == {"conditions": [], "detail": ""}
 
 
 @pytest.mark.parametrize("condition", get_args(ConditionName))
