@@ -4,6 +4,8 @@
 # make install    install the runtime and its service below PREFIX; DESTDIR=... goes before every path
 # make uninstall  remove them; settings and events stay
 # make deb        make a Debian package of the runtime and its service in build/, for this architecture and Python
+# make lock       write the releases that install and deb use, with their hashes, to LOCK; UPGRADE=1 takes newer ones
+# make check-lock compare that file with pyproject.toml
 # make clean      remove all environments and what the tools left behind
 
 PYTHON ?= python3
@@ -14,6 +16,8 @@ DESTDIR ?=
 TEST_PROCESSES ?= 4
 # What the installed runtime can do beyond listening and writing.
 EXTRAS ?= mqtt,metrics,web
+# Releases and hashes of all that is installed; LOCK= takes the newest releases instead, of any extra.
+LOCK ?= systemd/requirements.txt
 
 RUNTIME := .venv
 TESTING := .venv-test
@@ -27,7 +31,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
   sox libsox-fmt-base ffmpeg lame
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb
+.PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -60,6 +64,8 @@ $(TESTING)/.installed: pyproject.toml
 	@touch $@
 
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' detector/__init__.py)
+# Once all of it is downloaded and verified, nothing comes from elsewhere, not even what builds the wheel.
+VERIFIED = $(if $(LOCK),--no-index --find-links build/wheel)
 WHEEL = build/wheel/snn_detect-$(VERSION)-py3-none-any.whl
 ROOT := $(abspath $(DESTDIR))
 PROGRAM := $(PREFIX)/lib/snn-detect
@@ -73,10 +79,11 @@ install: install-runtime install-service
 install-runtime: $(BUILDING)/.installed
 	@echo "installing the runtime into $(ROOT)$(PROGRAM)"
 	@rm -rf build/wheel build/lib build/bdist.*
-	@$(call install,$(BUILDING),wheel) --no-deps --wheel-dir build/wheel .
+	@$(if $(LOCK),$(call install,$(BUILDING),download) --require-hashes --only-binary :all: -r $(LOCK) -d build/wheel)
+	@$(call install,$(BUILDING),wheel) $(VERIFIED) --no-deps --wheel-dir build/wheel .
 	@$(PYTHON) -m venv --clear --without-pip $(ROOT)$(PROGRAM)
 	@$(BUILDING)/bin/python -m pip --python $(ROOT)$(PROGRAM)/bin/python install -qq --disable-pip-version-check \
-	  --no-compile "$(WHEEL)[$(EXTRAS)]"
+	  --no-compile $(VERIFIED) "$(WHEEL)[$(EXTRAS)]"
 	@rm -f $(ROOT)$(PROGRAM)/bin/[aA]ctivate* $(ROOT)$(PROGRAM)/lib/python*/site-packages/snn_detect-*/direct_url.json
 	@test -z "$(ROOT)" || grep -rlIF "$(ROOT)" $(ROOT)$(PROGRAM)/bin $(ROOT)$(PROGRAM)/pyvenv.cfg | xargs -r sed -i "s|$(ROOT)||g"
 	@$(ROOT)$(PROGRAM)/bin/python -m compileall -qq $(if $(ROOT),-s $(ROOT) -p /) $(ROOT)$(PROGRAM)/lib || true
@@ -123,6 +130,22 @@ deb:
 	  -e "s/@NEXT_PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % (sys.version_info[1] + 1))')/" \
 	  systemd/debian/control >$(DEB_ROOT)/DEBIAN/control
 	@dpkg-deb --root-owner-group $(DEB_PACKING) --build $(DEB_ROOT) build
+
+# For all releases of Python and all architectures at once. The releases in the file stay as long as they fit.
+lock: build/lock.txt
+	@cp $< systemd/requirements.txt
+
+check-lock: build/lock.txt
+	@diff -u systemd/requirements.txt $< || { echo "make: the lock file is not that of pyproject.toml; run: make lock" >&2; exit 1; }
+
+.PHONY: build/lock.txt
+build/lock.txt: $(BUILDING)/.installed
+	@$(call install,$(BUILDING)) "uv>=0.7"
+	@mkdir -p build && $(if $(UPGRADE),rm -f $@,cp systemd/requirements.txt $@)
+	@echo "$(BUILD_REQUIREMENT)" | $(BUILDING)/bin/uv pip compile --quiet pyproject.toml - --extra mqtt --extra metrics --extra web \
+	  --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" --output-file $@
+
+BUILD_REQUIREMENT := $(shell sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml)
 
 $(BUILDING)/.installed:
 	$(call create_venv,$(BUILDING))

@@ -8,10 +8,12 @@ import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from detector.sinks.prometheus import _FAMILIES
 
@@ -164,6 +166,35 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (found,) = (sources / "build").glob("*.deb")
     return found
+
+
+def test_the_lock_file_has_releases_and_hashes_for_all_that_is_installed() -> None:
+    """Whether they still are what pyproject.toml asks for, ``make check-lock`` finds out, which needs an index."""
+    text = (SYSTEMD / "requirements.txt").read_text(encoding="utf-8")
+    entries = [e for e in re.split(r"\n(?=\S)", text) if not e.startswith("#")]
+    assert {e.split("==")[0] for e in entries if "==" not in e or "--hash=sha256:" not in e} == set()
+    locked = {e.split("==")[0]: e.split("==")[1].split()[0] for e in entries}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *extras["mqtt"], *extras["metrics"], *extras["web"]]
+    for requirement in map(Requirement, wanted + project["build-system"]["requires"]):
+        assert requirement.specifier.contains(locked[requirement.name]), requirement
+    assert not re.search(r"://|index-url|find-links", text)
+
+
+def test_a_package_with_another_hash_is_not_installed(tmp_path: Path) -> None:
+    """A wheel that was changed stops the installation."""
+    sources = tmp_path / "sources"
+    shutil.copytree(ROOT, sources, symlinks=True, ignore=NOT_SOURCES)
+    lock = sources / "systemd" / "requirements.txt"
+    text = lock.read_text(encoding="utf-8")
+    lock.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", text), encoding="utf-8")
+    done = make("install-runtime", f"DESTDIR={tmp_path / 'root'}", cwd=sources)
+    if "No matching distribution" in done.stderr or "ConnectionError" in done.stderr:
+        missing(f"no packages of Python can be had here: {done.stderr[-300:]}")
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert not (tmp_path / "root").exists()
 
 
 def test_the_package_is_whole(package: Path) -> None:
