@@ -29,11 +29,11 @@ CREATE TABLE gaps (number INTEGER PRIMARY KEY,
     clock_synced INTEGER,
     UNIQUE (source, at_s, at_utc));
 
-CREATE INDEX events_by_label_category ON events (label, category, onset_utc);
-
 CREATE INDEX events_by_category ON events (category, onset_utc);
 
 CREATE INDEX events_by_label ON events (label, onset_utc);
+
+CREATE INDEX events_by_label_category ON events (label, category, onset_utc);
 
 CREATE INDEX events_by_time ON events (onset_utc);
 
