@@ -497,7 +497,7 @@ class WebClient:
         """Prepare; nothing is requested yet."""
         self._host, self._port = host, port
         self._address = f"{host}:{port}"
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"Authorization": f"Bearer {token}".encode()} if token else {}
 
     def get(self, path: str) -> Any:
         """Return the JSON of an answer; raises DeviceError where there is no such service, or it requires a token."""
@@ -543,7 +543,7 @@ class WebClient:
         try:
             connection.request("GET", path, headers=self._headers)
             answer = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             reason = f"no page of snn-detect answers ({error}); start one with --web"
             raise DeviceError(f"{self._address}: {reason}") from error
         if answer.status == http.client.UNAUTHORIZED:

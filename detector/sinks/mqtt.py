@@ -11,15 +11,13 @@ import logging
 import os
 import secrets
 import socket
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,13 +27,12 @@ from detector.errors import ConfigError
 from detector.records import Record
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
+from detector.sinks.mqtt_client import Trouble, failure, make_client, refused, unanswered, where
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, Outbox, States, Topics, client_id, status
 from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 from detector.system import Backoff
 
 if TYPE_CHECKING:
-    import ssl
-
     from paho.mqtt.client import Client, MQTTMessage
 
 BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
@@ -46,7 +43,6 @@ _PAUSE_S: Final = (1.0, 120.0)
 _STEADY_S: Final = 10.0
 """A connection that lasted this long makes the next pause short again."""
 _KEEPALIVE_S: Final = 30
-_CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 """A broker that has not answered by then is reported as absent."""
 _EARLIER_S: Final = 0.5
@@ -57,9 +53,6 @@ _LEAVE_S: Final = 1.0
 _GRACE_S: Final = 0.2
 """Time for the network loop to end once there is nothing more to send."""
 _FAILURE: Final = 0x80
-_MAX_PACKET_BYTES: Final = 1_000_000
-"""The longest packet of use is the announcement of an earlier run: some 500 bytes a sound."""
-_RECEIVE_BYTES: Final = 65536
 
 
 class Mqtt(SinkSection):
@@ -208,6 +201,7 @@ class MqttSink(LiveSink):
         with self._lock:
             if self._outbox.is_open and self._announce_at is not None and time.monotonic() >= self._announce_at:
                 self._outbox.put(self._all())
+        self._client.loop_start()  # does nothing but where an unexpected error has ended paho's thread
         self._send()
         if self._link.is_connected:
             self._reported.clear()
@@ -302,7 +296,7 @@ class MqttSink(LiveSink):
             self._link.trouble = refused(self._settings, str(reason))
             return
         if self._link.connections == 0:
-            _log.info("mqtt: %s: connected", _where(self._settings))
+            _log.info("mqtt: %s: connected", where(self._settings))
         self._link.connected()
         if topics := self._subscriptions():
             _, number = client.subscribe([(topic, 1) for topic in topics])
@@ -341,7 +335,7 @@ class MqttSink(LiveSink):
         if self._link.is_closing:
             client.loop_stop()
         elif self._link.is_connected:
-            self._link.trouble = Trouble(f"{_where(self._settings)}: connection lost{self._link.complaint}")
+            self._link.trouble = Trouble(f"{where(self._settings)}: connection lost{self._link.complaint}")
             _set_pause(client, self._link.pause_after())
         elif self._link.asked_at is not None:
             self._link.trouble = self._missing_answer() or unanswered(self._settings, self._link.complaint)
@@ -353,7 +347,7 @@ class MqttSink(LiveSink):
         for topic in (topic for topic, reason in zip(asked, reasons, strict=False) if reason.value >= _FAILURE):
             if topic not in self._link.denied:
                 self._link.denied.add(topic)
-                _log.warning("mqtt: %s: may not read %s; change the access rules", _where(self._settings), topic)
+                _log.warning("mqtt: %s: may not read %s; change the access rules", where(self._settings), topic)
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
         """Follow the switch, and publish discovery when Home Assistant starts, use an earlier announcement."""
@@ -375,7 +369,7 @@ class MqttSink(LiveSink):
         if level != LogLevel.MQTT_LOG_ERR:
             return
         if text.startswith("Caught exception"):
-            _log.error("mqtt: %s: internal error: %s", _where(self._settings), text)
+            _log.error("mqtt: %s: internal error: %s", where(self._settings), text)
         elif client.socket() is not None:
             self._link.complaint = f" ({' '.join(text.split())})"
 
@@ -453,130 +447,6 @@ class _Link:
         return self.pause_s
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why there is no connection, in one line with what to do."""
-
-    text: str
-    is_refusal: bool = False
-    """Whether the broker is there and does not accept this client as it is: waiting does not help."""
-
-
-def failure(settings: Mqtt, error: Exception) -> Trouble:
-    """Return why a broker cannot be reached, and what to do."""
-    import ssl
-
-    explanations: tuple[tuple[type[Exception], str], ...] = (
-        (socket.gaierror, "no such host ({0.strerror}); check host and the network"),
-        (ConnectionRefusedError, "nothing listens there; check host and port, and whether the broker runs"),
-        (ConnectionError, "breaks the connection off; check port and tls (TLS is usually on 8883, without it on 1883)"),
-        (TimeoutError, "no answer; check host, port and firewall"),
-        (
-            ssl.SSLCertVerificationError,
-            "its certificate is not trusted: {0.verify_message}; check host, ca_file and clock",
-        ),
-        (ssl.SSLError, "TLS failed: {0.reason}; check port (usually 8883) and certificates"),
-    )
-    known = next((text.format(error) for kind, text in explanations if isinstance(error, kind)), None)
-    what = known or getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-    return Trouble(f"{_where(settings)}: {what}", isinstance(error, ssl.SSLError))
-
-
-def refused(settings: Mqtt, reason: str) -> Trouble:
-    """Return that a broker does not accept this client."""
-    user = f"user {settings.username!r}" if settings.username else "clients without a user name"
-    text = f"the broker refuses {user}: {reason}; check username and password_file"
-    return Trouble(f"{_where(settings)}: {text}", is_refusal=True)
-
-
-def unanswered(settings: Mqtt, complaint: str = "") -> Trouble:
-    """Return that the connection was closed in place of an answer; ``complaint``: what paho said, in brackets."""
-    hint = "check port and tls" + (", certificate_file and key_file" if settings.tls else "")
-    text = f"closed the connection without an answer{complaint}; {hint}"
-    return Trouble(f"{_where(settings)}: {text}", is_refusal=True)
-
-
-def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: bool = True) -> Client:
-    """Return a client of paho that is not connected yet; ``name`` is its id with the broker.
-
-    Raises ConfigError without paho-mqtt and for files that are missing or no certificates.
-    """
-    try:
-        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-
-        client_class = _bounded_client()
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("paho"):
-            raise
-        raise ConfigError("MQTT needs paho-mqtt: pip install 'snn-detect[mqtt]'") from error
-    client = client_class(
-        CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=reconnects
-    )
-    client.connect_timeout = _CONNECT_S
-    client.max_inflight_messages_set(0)  # the limits are those of Outbox
-    client.max_queued_messages_set(0)
-    if (context := tls_context(settings)) is not None:
-        client.tls_set_context(context)
-    if settings.username is not None:
-        client.username_pw_set(settings.username, password)
-    return client
-
-
-@cache
-def _bounded_client() -> type[Client]:
-    """Return paho's client, of whose incoming packets only the beginning is kept; a broken one ends the connection.
-
-    MQTT 3.1.1 cannot ask a broker for small packets. What is left out is received all the same, so that the broker
-    does not send it again.
-    """
-    from paho.mqtt.client import Client
-    from paho.mqtt.enums import MQTTErrorCode
-
-    class Head(bytearray):
-        def __iadd__(self, data: Any) -> Self:  # type: ignore[misc]  # bytearray's has the same result
-            self.extend(data[: max(0, _MAX_PACKET_BYTES - len(self))])
-            return self
-
-    class BoundedClient(Client):
-        def _sock_recv(self, bufsize: int) -> bytes:
-            packet = self._in_packet
-            if not isinstance(packet["packet"], Head):
-                packet["packet"] = Head(packet["packet"])
-            return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
-
-        def _packet_handle(self) -> MQTTErrorCode:
-            try:
-                return super()._packet_handle()
-            except (struct.error, ValueError, IndexError):
-                return MQTTErrorCode.MQTT_ERR_PROTOCOL
-
-    return BoundedClient
-
-
-def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
-    """Return the context for TLS, which always verifies the broker's name and certificate; None without TLS.
-
-    Raises ConfigError for files that are missing or no certificates.
-    """
-    if not settings.tls:
-        return None
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as error:
-        raise ConfigError(f"ca_file {settings.ca_file}: {_describe_file_error(error)}") from error
-    if settings.certificate_file is None:
-        return context
-    try:
-        # An empty password, so that an encrypted key fails in place of a prompt at the terminal.
-        context.load_cert_chain(settings.certificate_file, settings.key_file, password="")
-    except OSError as error:
-        files = f"certificate_file {settings.certificate_file}, key_file {settings.key_file}"
-        raise ConfigError(f"{files}: {_describe_file_error(error)}") from error
-    return context
-
-
 def broker_password(broker: Mqtt, fallback: Path | None = None) -> str | None:
     """Return the password for a broker: from its file, else the credential, else the file ``fallback``; None without.
 
@@ -592,17 +462,5 @@ def broker_password(broker: Mqtt, fallback: Path | None = None) -> str | None:
     return read_secret(fallback) if fallback is not None and has_one else None
 
 
-def _describe_file_error(error: OSError) -> str:
-    import ssl
-
-    if isinstance(error, ssl.SSLError):
-        return f"not PEM files that fit ({error.reason or error})"
-    return str(error.strerror)
-
-
 def _set_pause(client: Client, pause_s: float) -> None:
     client.reconnect_delay_set(pause_s, _PAUSE_S[1])  # type: ignore[arg-type]  # it takes fractions of a second
-
-
-def _where(settings: Mqtt) -> str:
-    return f"{settings.host}:{settings.port}"

@@ -135,7 +135,9 @@ class WebhookSink(LiveSink):
             "User-Agent": "snn-detect",
             "Idempotency-Key": f"{key}-{record.type}",
         }
-        return headers if self._token is None else headers | {"Authorization": f"Bearer {self._token}"}
+        if self._token is None:
+            return headers
+        return headers | {"Authorization": f"Bearer {self._token}".encode().decode("latin-1")}  # its bytes are UTF-8
 
     def _refused(self, error: HTTPError) -> None:
         """Raise what the answer means."""
@@ -154,8 +156,11 @@ def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError as error:
         raise ConfigError(f"webhook url: {error}") from error
+    if not url.isascii() or not url.isprintable():
+        raise ConfigError("webhook url: write what is not ASCII as a browser's address shows it: xn--... and %C3%A4")
     if not parts.hostname or parts.username is not None:
         raise ConfigError("webhook url: must be http(s)://HOST/PATH; a user's name or password cannot be in it")
     return f"{parts.hostname}{f':{port}' if port else ''}"

@@ -64,7 +64,7 @@ _SURPLUS: Final = 32
 """Connections beyond that bound that may be open until they are closed."""
 _REQUEST_S: Final = 15.0
 """A connection without a whole request for so long is closed, whether nothing or a little of it comes."""
-_MAX_THREADS: Final = 8
+_MAX_THREADS: Final = 4
 """Requests that are answered at the same time; others wait."""
 MAX_EVENTS: Final = 5000
 Exposition = Callable[[str], tuple[bytes, str]]

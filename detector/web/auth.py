@@ -97,7 +97,7 @@ class AuthMiddleware:
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            is_right = await self._try(request, given.strip())
+            is_right = await self._try(request, given.strip().encode("latin-1", "replace"))
             if is_right is None:
                 return _TOO_MANY
             if is_right:
@@ -106,7 +106,7 @@ class AuthMiddleware:
             return RedirectResponse(LOGIN[1:], 303)  # relative: the page may be below a path of a proxy
         return _refusal(401, "the token is missing or wrong", {"WWW-Authenticate": 'Bearer realm="snn-detect"'})
 
-    async def _try(self, request: Request, given: str) -> bool | None:
+    async def _try(self, request: Request, given: bytes) -> bool | None:
         """Return whether a token is right; None, without a look at it, where too many wrong ones came from there."""
         address = _address(request)
         wait_s = 0.0 if self._token is None else self._token.wait_s(address)
@@ -114,7 +114,7 @@ class AuthMiddleware:
             return None
         if wait_s:
             await asyncio.sleep(wait_s)
-        return self._token.matches(given.encode("utf-8", "surrogateescape"), address)
+        return self._token.matches(given, address)
 
     def _is_own_host(self, host: str) -> bool:
         """Return whether a Host header names this machine; another name would be a DNS rebinding attack."""
@@ -144,7 +144,7 @@ class AuthMiddleware:
         """Set the cookie for the right token, and redirect to the page without the token in its address."""
         if self._token is None:
             return RedirectResponse(_HERE, 303)
-        is_right = await self._try(request, given)
+        is_right = await self._try(request, given.encode("utf-8", "surrogateescape"))
         if is_right is None:
             return _TOO_MANY
         if not is_right:

@@ -180,6 +180,11 @@ def test_what_another_program_answers_is_an_error_in_one_line() -> None:
             assert run("--connect", address) == (69, "is not that of snn-detect's page"), page[:80]
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 300])
+def test_a_host_that_is_none_is_an_error_in_one_line(host: str) -> None:
+    assert run("--connect", f"{host}:80") == (69, "no page of snn-detect answers")
+
+
 def test_a_stream_without_an_end_of_line_takes_no_memory() -> None:
     page = json.dumps(model_of()).encode()
     with answering(page, b"data: " + b"x" * 65536) as (address, sent), Terminal("--connect", address) as terminal:

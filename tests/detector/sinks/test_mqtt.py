@@ -534,3 +534,20 @@ def test_a_packet_that_is_broken_ends_the_connection_and_not_the_client() -> Non
         with running(server.getsockname()[1]):
             wait_until(lambda: len(connections) >= 2, "another connection")
         server.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_end_of_paho_s_thread_is_not_the_end_of_the_connection(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with Watcher(broker.port) as watcher, running(broker.port) as (worker, sink):
+        watcher.wait_for(GUITAR, "OFF")
+
+        def fail(*_: object) -> None:
+            raise ValueError("filedescriptor out of range in select()")
+
+        monkeypatch.setattr(sink._client, "_loop", fail)
+        wait_until(lambda: sink._client._thread is None, "the end of the thread")
+        monkeypatch.undo()
+        worker.submit(onset())
+        watcher.wait_for(GUITAR, "ON")

@@ -412,3 +412,17 @@ def test_certificates_that_cannot_be(tmp_path: Path) -> None:
         sink_for("https://example.org/", ca_file=tmp_path / "text.pem")
     with pytest.raises(ConfigError, match=r"none.pem: cannot be read \(no such file or directory\)"):
         sink_for("https://example.org/", ca_file=tmp_path / "none.pem")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/\xe4", "http://m\xfcnchen.example/", "http://a..b/", f"http://{'a' * 300}/", "http://h/\x1b[2J"]
+)
+def test_an_address_that_cannot_be_asked_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^webhook url: ") as error:
+        sink_for(url)
+    assert str(error.value).isprintable()
+
+
+def test_a_token_may_hold_any_letters(server: Server) -> None:
+    sink_for(server.url, "öffne dich, Sesam → 犬").write(onset())
+    assert server.headers[0]["authorization"].encode("latin-1").decode() == "Bearer öffne dich, Sesam → 犬"

@@ -468,6 +468,15 @@ def test_the_command_without_a_configuration_makes_a_token_for_other_machines(tm
         assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
+def test_a_token_may_hold_any_letters(tmp_path: Path) -> None:
+    token = "öffne dich, Sesam → 犬"  # noqa: S105 - of this test
+    (tmp_path / "token").write_text(f"{token}\n")
+    (tmp_path / "token").chmod(0o600)
+    with web_service(tmp_path, f'token_file = "{tmp_path / "token"}"') as (_, client):
+        assert client.get("/api/model", headers=[(b"Authorization", f"Bearer {token}".encode())]).status_code == 200
+        assert client.post("/login", data={"token": token}).headers["location"] == "./"
+
+
 def test_a_short_token_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("1234\n")
     (tmp_path / "token").chmod(0o600)

@@ -1,33 +1,186 @@
-"""Brokers from the command line: test the connection, and delete what this machine has left there."""
+"""Connections to brokers: paho's client, why there is none, a test, and deleting what this machine has left there."""
 
 from __future__ import annotations
 
 import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from detector.errors import BrokerError
+from detector.errors import BrokerError, ConfigError
 from detector.sinks.home_assistant import config_topic
-from detector.sinks.mqtt import Mqtt, failure, make_client, refused, tls_context, unanswered
 from detector.sinks.mqtt_topics import ONLINE, Topics, client_id
 
 if TYPE_CHECKING:
+    import ssl
+
     from paho.mqtt.client import Client, MQTTMessage
+    from paho.mqtt.enums import MQTTErrorCode
+
+    from detector.sinks.mqtt import Mqtt
 
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 5.0
 _QUIET_S: Final = 1.0
 """All retained messages have come when none has come for this long."""
+_MAX_PACKET_BYTES: Final = 1_000_000
+"""The longest packet of use is the announcement of an earlier run: some 500 bytes a sound."""
+_RECEIVE_BYTES: Final = 65536
 _MAX_QUIET_S: Final = 60.0
 _KEPT_BYTES: Final = 64
 """What is kept of each payload: that of a state, or of a test."""
 _KEEPALIVE_S: Final = 30
 _FAILURE: Final = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why there is no connection, in one line with what to do."""
+
+    text: str
+    is_refusal: bool = False
+    """Whether the broker is there and does not accept this client as it is: waiting does not help."""
+
+
+def failure(settings: Mqtt, error: Exception) -> Trouble:
+    """Return why a broker cannot be reached, and what to do."""
+    import ssl
+
+    explanations: tuple[tuple[type[Exception], str], ...] = (
+        (socket.gaierror, "no such host ({0.strerror}); check host and the network"),
+        (ConnectionRefusedError, "nothing listens there; check host and port, and whether the broker runs"),
+        (ConnectionError, "breaks the connection off; check port and tls (TLS is usually on 8883, without it on 1883)"),
+        (TimeoutError, "no answer; check host, port and firewall"),
+        (
+            ssl.SSLCertVerificationError,
+            "its certificate is not trusted: {0.verify_message}; check host, ca_file and clock",
+        ),
+        (ssl.SSLError, "TLS failed: {0.reason}; check port (usually 8883) and certificates"),
+    )
+    known = next((text.format(error) for kind, text in explanations if isinstance(error, kind)), None)
+    what = known or getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return Trouble(f"{where(settings)}: {what}", isinstance(error, ssl.SSLError))
+
+
+def refused(settings: Mqtt, reason: str) -> Trouble:
+    """Return that a broker does not accept this client."""
+    user = f"user {settings.username!r}" if settings.username else "clients without a user name"
+    text = f"the broker refuses {user}: {reason}; check username and password_file"
+    return Trouble(f"{where(settings)}: {text}", is_refusal=True)
+
+
+def unanswered(settings: Mqtt, complaint: str = "") -> Trouble:
+    """Return that the connection was closed in place of an answer; ``complaint``: what paho said, in brackets."""
+    hint = "check port and tls" + (", certificate_file and key_file" if settings.tls else "")
+    text = f"closed the connection without an answer{complaint}; {hint}"
+    return Trouble(f"{where(settings)}: {text}", is_refusal=True)
+
+
+def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: bool = True) -> Client:
+    """Return a client of paho that is not connected yet; ``name`` is its id with the broker.
+
+    Raises ConfigError without paho-mqtt and for files that are missing or no certificates.
+    """
+    try:
+        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+        client_class = _bounded_client()
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("paho"):
+            raise
+        raise ConfigError("MQTT needs paho-mqtt: pip install 'snn-detect[mqtt]'") from error
+    client = client_class(
+        CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=reconnects
+    )
+    client.connect_timeout = _CONNECT_S
+    client.max_inflight_messages_set(0)  # the limits are those of Outbox
+    client.max_queued_messages_set(0)
+    if (context := tls_context(settings)) is not None:
+        client.tls_set_context(context)
+    if settings.username is not None:
+        client.username_pw_set(settings.username, password)
+    return client
+
+
+@cache
+def _bounded_client() -> type[Client]:
+    """Return paho's client, of whose incoming packets only the beginning is kept; a broken one ends the connection.
+
+    MQTT 3.1.1 cannot ask a broker for small packets. What is left out is received all the same, so that the broker
+    does not send it again.
+    """
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import MQTTErrorCode
+
+    class Head(bytearray):
+        def __iadd__(self, data: Any) -> Self:  # type: ignore[misc]  # bytearray's has the same result
+            self.extend(data[: max(0, _MAX_PACKET_BYTES - len(self))])
+            return self
+
+    class BoundedClient(Client):
+        def _sock_recv(self, bufsize: int) -> bytes:
+            packet = self._in_packet
+            if not isinstance(packet["packet"], Head):
+                packet["packet"] = Head(packet["packet"])
+            return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
+
+        def loop_start(self) -> MQTTErrorCode:
+            try:
+                return super().loop_start()
+            except BaseException:
+                self._thread = None  # one that could not be started would keep others from it
+                raise
+
+        def _packet_handle(self) -> MQTTErrorCode:
+            try:
+                return super()._packet_handle()
+            except (struct.error, ValueError, IndexError):
+                return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    return BoundedClient
+
+
+def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
+    """Return the context for TLS, which always verifies the broker's name and certificate; None without TLS.
+
+    Raises ConfigError for files that are missing or no certificates.
+    """
+    if not settings.tls:
+        return None
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise ConfigError(f"ca_file {settings.ca_file}: {_describe_file_error(error)}") from error
+    if settings.certificate_file is None:
+        return context
+    try:
+        # An empty password, so that an encrypted key fails in place of a prompt at the terminal.
+        context.load_cert_chain(settings.certificate_file, settings.key_file, password="")
+    except OSError as error:
+        files = f"certificate_file {settings.certificate_file}, key_file {settings.key_file}"
+        raise ConfigError(f"{files}: {_describe_file_error(error)}") from error
+    return context
+
+
+def _describe_file_error(error: OSError) -> str:
+    import ssl
+
+    if isinstance(error, ssl.SSLError):
+        return f"not PEM files that fit ({error.reason or error})"
+    return str(error.strerror)
+
+
+def where(settings: Mqtt) -> str:
+    """Return how a broker is named in messages."""
+    return f"{settings.host}:{settings.port}"
 
 
 @dataclass(frozen=True, slots=True)
