@@ -42,7 +42,7 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Send the state of the service as one line, unless it is the same as before."""
-        line = printable(" ".join(text.split()))
+        line = printable(" ".join(text.split()).encode(errors="replace").decode())
         if line != self._status and self._send(f"STATUS={line}"):
             self._status = line
 

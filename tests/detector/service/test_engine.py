@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from detector.audio.levels import Loudness
 from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
 from detector.errors import SourceError
-from detector.messages import AudioChunk, Samples
+from detector.messages import AudioChunk, Samples, Trace
 from detector.network import ENGINE_VARIABLE
 from detector.pipeline import Detector, _PythonStages
 from detector.records import StreamInfo, as_dict, event_record
@@ -263,3 +263,36 @@ def test_loudness_is_that_of_the_segment() -> None:
     assert loudness.dbfs(RATE, 2 * RATE) == pytest.approx(-23.0, abs=0.1)
     assert loudness.dbfs(0, RATE) == -120
     assert loudness.dbfs(5 * RATE, 6 * RATE) is None
+
+
+class Broken:
+    """Receives sound and traces, and fails with each."""
+
+    wants_layers = True
+
+    def on_chunk(self, chunk: AudioChunk) -> None:
+        raise RuntimeError(f"no memory for {len(chunk.samples)} samples")
+
+    def on_trace(self, trace: Trace) -> None:
+        raise KeyError(len(trace.scores))
+
+
+def test_what_receives_sound_and_traces_cannot_stop_detection(
+    lively: Lively, detector: Detector, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(blocks(lively[0]), detector)
+    bench.engine.taps = (Broken(),)
+    bench.engine.observer = Broken()
+    bench.run()
+    bench.engine.close_events("end_of_stream")
+    assert bare(bench.of("onset", "offset")) == expected(*lively)
+    assert caplog.text.count("Broken cannot take") == 1, "once a minute, for both"
+
+
+def test_detection_starts_again_behind_what_it_could_not_process(lively: Lively, detector: Detector) -> None:
+    bench = Bench([*blocks(lively[0][:32000]), *blocks(lively[0][32000:], first=32000)], detector)
+    bench.run()
+    bench.engine.recover()
+    assert paired(bench.records)
+    assert bench.of("offset")[-1]["reason"] == "gap"
+    assert bench.engine.counters.repairs == 1

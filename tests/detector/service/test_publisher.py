@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from detector.audio.live_source import SourceCondition
+from detector.errors import DeviceError
 from detector.service import logs
 from detector.service.engine import Counters, RateLimitedLog
 from detector.service.health import NO_SOURCE, Health, is_under_voltage, rss_bytes, temperature_c
-from detector.service.service import WatchdogPolicy
+from detector.service.service import FaultPolicy, WatchdogPolicy
 from detector.service.systemd import Notifier
 from detector.sinks.base import NodeInfo
 from tests.detector.sinks.live_records import onset
@@ -262,3 +263,42 @@ def test_what_cannot_be_read_of_the_machine_is_unknown(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert found == (None, None)
+
+
+def test_an_unexpected_error_of_a_part_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    faults, errors = FaultPolicy(), [OSError("too many open files")] * 3
+
+    def work() -> int:
+        if errors:
+            raise errors.pop()
+        return 7
+
+    assert [faults.attempt("the health record", work, None) for _ in range(5)] == [None, None, None, 7, 7]
+    assert [r.getMessage() for r in caplog.records] == [
+        "the health record has failed and will be tried again: OSError: too many open files",
+        "the health record works again",
+    ]
+
+
+def test_errors_that_a_user_can_correct_pass() -> None:
+    def work() -> None:
+        raise DeviceError("no such microphone")
+
+    with pytest.raises(DeviceError):
+        FaultPolicy().attempt("x", work, None)
+
+
+def test_vital_work_that_fails_for_a_minute_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, faults = 1000.0, FaultPolicy()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def work() -> None:
+        raise MemoryError
+
+    for now in (1000.0, 1030.0, 1059.0):  # noqa: B007 - the clock's
+        assert faults.attempt("detection", work, otherwise=False, vital=True) is False
+    now = 1061.0
+    assert faults.attempt("the page", work, otherwise=False) is False
+    with pytest.raises(MemoryError):
+        faults.attempt("detection", work, otherwise=False, vital=True)
