@@ -76,9 +76,12 @@ class Sheet:
     def save(self, title: str, records: Sequence[EventRecord]) -> None:
         """Draw the sheet, complete or not at all; raises OSError if the file cannot be written."""
         begun = [r for r in records if r.onset_s * self._features.sample_rate_hz < self._max_samples]
-        figure = self._drawn(title, begun)
-        with replace_file(self._path) as part:
-            figure.savefig(part, dpi=_DPI)
+        from matplotlib import rc_context
+
+        # A name may hold anything: $ is no formula, and what cannot be printed cannot be in an SVG file.
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in title)
+        with rc_context({"text.parse_math": False}), replace_file(self._path) as part:
+            self._drawn(shown, begun).savefig(part, dpi=_DPI)
 
     def _drawn(self, title: str, records: Sequence[EventRecord]) -> Any:
         means = np.concatenate([np.empty((0, len(self._classes))), *(t.means for t in self._traces)])

@@ -7,6 +7,7 @@ identified by its USB ids, its USB port, or its name.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from detector.audio.portaudio import Input
 from detector.audio.sources import Channel, Mixing
 from detector.errors import ConfigError, DeviceError
 
+_log = logging.getLogger(__name__)
+_warned: set[tuple[str, int]] = set()
 PROC: Final = Path("/proc/asound")
 SYS: Final = Path("/sys/class/sound")
 
@@ -105,6 +108,8 @@ DEFAULT: Final = "mic"
 RATES_HZ: Final = (48000, 44100, 32000, 16000, 8000, 96000)
 """Tried in this order where the device has no rate of its own, or cannot be opened at that."""
 USUAL_RATES_HZ: Final = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000)
+_SERVER_CHANNELS: Final = 2
+"""Channels that a sound server is opened with: microphones have two at most."""
 MAX_CHANNELS: Final = 8
 """Maximum number of channels that are averaged."""
 
@@ -182,12 +187,19 @@ def find(selector: str, devices: Sequence[Device], cards: Sequence[Card] = ()) -
 def choose_channels(channel: Channel, device: Device) -> Choice:
     """Return how to open a device for one channel or the mean of all; raises DeviceError where it has too few."""
     if channel == "mean":
-        # A sound server offers any number of channels; microphones have two at most.
-        return Choice(min(device.channels, MAX_CHANNELS if device.is_hardware else 2), None)
+        return Choice(min(device.channels, MAX_CHANNELS if device.is_hardware else _SERVER_CHANNELS), None)
     column = Mixing(channel).column or 0
     if column >= device.channels:
         plural = "" if device.channels == 1 else "s"
         raise DeviceError(f"{device.name} has {device.channels} channel{plural}; channel = {channel} is not there")
+    if column >= _SERVER_CHANNELS and not device.is_hardware and (device.id, column) not in _warned:
+        _warned.add((device.id, column))
+        _log.warning(
+            "%s takes any number of channels: channel %d is silent if the source has fewer; an id such as hw:CARD=... "
+            "(snn-detect devices) opens the card itself",
+            device.id,
+            column + 1,
+        )
     # A sound server opened with one channel gives the mean of two: left has to be one of two.
     return Choice(min(device.channels, max(2, column + 1)), column)
 

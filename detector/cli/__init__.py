@@ -1,1 +1,5 @@
-"""The command line ``snn-detect``, a module for each command."""
+"""The command line: its commands, and what they print."""
+
+from detector.service.signals import hold_requests
+
+hold_requests()

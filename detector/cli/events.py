@@ -32,6 +32,8 @@ else:
 _Printer: TypeAlias = Callable[[Mapping[str, Any]], None]
 _SERVICE_DATABASE: Final = Path("/var/lib/snn-detect/events.db")
 _POLL_S: Final = 1.0
+_MAX_ROWS: Final = 2**63 - 1
+"""SQLite counts no further."""
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ENDS: Final = {None: "going on", "interrupted": "interrupted"}
@@ -75,7 +77,7 @@ _selection_options = add_options(
 _time_options = add_options(
     click.option("--since", type=_When(), help="Only events that began then or later: 2h, a date, or a time."),
     click.option("--until", type=_When(end_of_day=True), help="Only events that began before it; a date: its end."),
-    click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest."),
+    click.option("--limit", type=click.IntRange(1, _MAX_ROWS), help="At most so many, the newest."),
 )
 
 
@@ -91,7 +93,7 @@ def events() -> None:
 
 @events.command()
 @_selection_options
-@click.option("--limit", "-n", type=click.IntRange(min=0), default=10, show_default=True, help="How many.")
+@click.option("--limit", "-n", type=click.IntRange(0, _MAX_ROWS), default=10, show_default=True, help="How many.")
 @click.option("--follow", "-f", is_flag=True, help="Continue with new events, until Ctrl-C.")
 @_json_option
 def tail(*, limit: int, follow: bool, as_json: bool, **options: Any) -> None:

@@ -41,6 +41,7 @@ _TURN_S = 0.2
 _END_S = 2.0
 """How long a process may take to notice that what it emits is not read any more."""
 _STARTING = -1
+_MAX_LINE = 2000
 _DEBUG = "SNN_DETECT_DEBUG"
 MODEL_VARIABLE = "SNN_DETECT_MODEL"
 
@@ -261,8 +262,9 @@ def _report_usage(error: click.UsageError) -> int:
 
 
 def print_error(message: object) -> None:
-    """Print an error as one line on standard error."""
-    print_status(f"snn-detect: error: {' '.join(str(message).splitlines())}")
+    """Print an error as one line on standard error, shortened where it repeats thousands of characters of its input."""
+    line = " ".join(str(message).splitlines())
+    print_status(f"snn-detect: error: {line if len(line) <= _MAX_LINE else f'{line[:_MAX_LINE]}...'}")
 
 
 def print_status(line: str) -> None:

@@ -279,6 +279,7 @@ class Service:
         return runtime.health.line(runtime.settings.audio.source, runtime.stats, conditions)
 
     def _end(self, fault: str | None) -> None:
+        gc.unfreeze()  # what an error holds in a cycle is collected, or libraries print it as leaked at the exit
         self._notifier.stopping()
         if self._runtime is not None:
             self._runtime.end("end_of_stream" if self._signals.goes_on() else "shutdown", fault, _END_S)

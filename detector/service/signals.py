@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 _END: Final = (signal.SIGINT, signal.SIGTERM)
+_REQUESTS: Final = (signal.SIGHUP, signal.SIGUSR1)
+
+
+def hold_requests() -> None:
+    """Hold back SIGHUP and SIGUSR1, which would end a service that is still starting, until there is a handler."""
+    if sys.argv[1:2] == ["run"]:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
 
 
 class SignalHandler:
@@ -26,7 +34,7 @@ class SignalHandler:
         self.reload = False
         self.reopen = False
         self._exits = exits
-        self._numbers = (*_END, *((signal.SIGHUP, signal.SIGUSR1) if reloads else ()))
+        self._numbers = (*_END, *(_REQUESTS if reloads else ()))
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -43,14 +51,16 @@ class SignalHandler:
         for number in self._numbers:
             if number not in _END or signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Restore the previous handlers."""
+        """Restore the previous handlers; requests to a service that is ending are ignored."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            is_request = number in _REQUESTS and handler is signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if is_request else handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:

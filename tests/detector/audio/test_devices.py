@@ -175,3 +175,13 @@ def test_rates() -> None:
     assert rates_to_try(None, device(2, is_hardware=False))[0] == 48000
     assert rates_of(device(2, is_hardware=True), lambda _n, rate, _c: rate in (16000, 48000)) == [16000, 48000]
     assert 44100 in rates_of(device(2, is_hardware=False), lambda *_: pytest.fail("a server is not asked"))
+
+
+def test_a_channel_that_a_sound_server_may_not_have_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It gives silence for channels that its source has not."""
+    server = Device(0, "five", ("five",), 32, 44100, is_default=False, is_hardware=False)
+    for _ in range(3):
+        assert choose_channels(5, server).column == 4
+    assert choose_channels(2, server).column == 1
+    (line,) = caplog.messages
+    assert "channel 5 is silent if the source has fewer" in line

@@ -488,3 +488,13 @@ def test_labels_from_elsewhere_are_safe_in_a_terminal_and_in_a_table(
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert sorted(row["label"] for row in table)[:3] == ["'-x", "'=HYPERLINK(1)", "'@x"]
     assert table[0]["level_dbfs"] == "-31.24"
+
+
+@pytest.mark.parametrize("command", ["tail", "query", "export"])
+def test_a_limit_of_many_digits_is_one_line(command: str, stored: DatabaseSink, path: Path) -> None:
+    stored.close()
+    many = run(command, "--database", path, "--limit", "9" * 5000)
+    one_error(many, "--limit")
+    assert len(many.stderr) < 2100
+    one_error(run(command, "--database", path, "--limit", "9" * 30), "--limit")
+    assert run(command, "--database", path, "--limit", str(2**63 - 1)).exit_code == 0

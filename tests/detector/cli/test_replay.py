@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from importlib import resources
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -110,3 +112,14 @@ def test_log_mel_energies_are_restored_from_cepstra(n_mfcc: int, lifter: int) ->
         np.testing.assert_allclose(back, bands, atol=1e-9)
     else:  # only what the truncation removed is missing
         np.testing.assert_allclose(back @ dct_matrix(p), bands @ dct_matrix(p), atol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+@pytest.mark.parametrize("name", [b"$x_{$.wav", b"a$b$c.wav", b"odd-\xff.wav", b"bell\x07\n.wav"])
+def test_any_name_of_a_file_can_stand_in_a_picture(name: bytes, suffix: str, tmp_path: Path) -> None:
+    path, target = tmp_path / os.fsdecode(name), tmp_path / f"sheet{suffix}"
+    soundfile.write(os.fsencode(path), np.zeros(16000, np.float32), 16000)
+    done = replay("--quiet", "--picture", target, path)
+    assert done.exit_code == 0, done.stderr
+    if suffix == ".svg":
+        ElementTree.fromstring(target.read_text(encoding="utf-8"))  # noqa: S314 - our own file

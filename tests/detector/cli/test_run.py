@@ -253,3 +253,20 @@ def test_the_service_imports_only_what_its_sinks_need() -> None:
     )
     silence: Any = np.zeros(16000, "<i2").tobytes()
     subprocess.run([sys.executable, "-c", code], input=silence, cwd=Path.cwd(), capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("rate_hz", ["44100", "16000"])
+def test_no_library_prints_behind_the_line_of_an_error(rate_hz: str) -> None:
+    """What is alive when the interpreter ends, libraries take for leaked."""
+    with Child("--device", "-", "--sample-rate", rate_hz) as child:
+        child.end_sound()
+        assert child.wait() == 66
+    (line,) = child.errors
+    assert "holds no sound" in line
+
+
+def test_a_port_that_cannot_be_is_not_a_missing_one() -> None:
+    with Child("--device", "-", "--web", "0.0.0.0:99999") as child:
+        assert child.wait() == 2
+    (line,) = child.errors
+    assert "'0.0.0.0:99999': there is no such port; the highest is 65535" in line

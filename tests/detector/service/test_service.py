@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -388,3 +389,18 @@ def test_without_a_free_thread_a_new_output_waits_for_one(config: Path, lively: 
 def limit_descriptors(child: Child, limit: int) -> None:
     _, hard = resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+def test_requests_before_the_handlers_exist_do_not_end_the_service(config: Path, tmp_path: Path, name: str) -> None:
+    """Logrotate and systemd do not know how far the start has come."""
+    program = (
+        "import os, signal, sys; sys.argv[1:] = ['run', '--config', sys.argv[1]]; import detector.cli; "
+        f"os.kill(os.getpid(), signal.{name}); from detector.cli.main import main; main()"
+    )
+    environment = os.environ | {"STATE_DIRECTORY": str(tmp_path / "state")}
+    command = [sys.executable, "-c", program, str(config)]
+    zeros = np.zeros(32000, "<i2").tobytes()
+    done = subprocess.run(command, input=zeros, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (b"reloaded" in done.stderr) == (name == "SIGHUP")
