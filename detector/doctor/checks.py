@@ -78,6 +78,7 @@ class CheckRunner:
         if is_configured:
             yield machine.DISK, lambda: machine.check_disks(self._settings, machine.writer())
             yield setup.BROKER, lambda: setup.check_brokers(self._settings, paths)
+        yield machine.SWITCH, machine.check_switch
         yield machine.SERVICE, lambda: machine.check_service(paths)
         if self._selftest:
             yield setup.SELFTEST, self._check_scene

@@ -15,7 +15,7 @@ from typing import Final
 
 import detector
 from detector.bench import bench_sound, push_timed
-from detector.config.paths import state_directory
+from detector.config.paths import listening_flag, state_directory
 from detector.config.settings import Settings
 from detector.doctor.result import (
     SETTINGS,
@@ -33,12 +33,14 @@ from detector.doctor.result import (
 from detector.pipeline import Detector
 from detector.service.health import is_under_voltage, temperature_c
 from detector.service.systemd import Notifier
+from detector.system import LastingFlag
 
 TEMPERATURE: Final = "temperature"
 POWER: Final = "power"
 CLOCK: Final = "clock"
 SPEED: Final = "speed"
 SERVICE: Final = "service"
+SWITCH: Final = "switch"
 DISK: Final = "disk"
 
 _HOT_C: Final = 80.0
@@ -255,6 +257,15 @@ def _not_writable(name: str, nearest: Path, user: User) -> CheckResult:
         return skipped(name, f"{nearest} belongs to the service, not to {user.name}; root can check it")
     advice = f"sudo chown -R {user.name} {nearest}, or configure another path"
     return problem(name, f"{user.name} may not write to {nearest}, which belongs to {owner}", advice, SETTINGS)
+
+
+def check_switch() -> CheckResult:
+    """Check whether listening is switched off, by MQTT, which outlasts a restart."""
+    switch = LastingFlag(listening_flag())
+    if not switch.is_set:
+        return ok(SWITCH, "listening is switched on")
+    advice = "publish ON to the topic .../listening/set, or remove that file while the service is stopped"
+    return warning(SWITCH, f"listening is switched off since {switch.since} ({listening_flag()})", advice)
 
 
 def writer() -> User:

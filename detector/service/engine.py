@@ -278,9 +278,14 @@ class Engine:
         self._restart()
 
     def pause(self) -> None:
-        """Close open events; the next sound is announced as the first one was."""
+        """Close open events; the next sound is announced as the first one was.
+
+        Taps receive a gap, since nothing continues the sound so far: a clip of it is written at once, not later.
+        """
         self.close_events("shutdown")
         self.has_audio = False
+        for tap in self.taps:
+            tap.on_chunk(AudioChunk(_NO_SAMPLES, self._position, gap=True))
 
     def close_events(self, reason: Reason) -> None:
         """Evaluate the last frame and close open events; the detector starts again."""

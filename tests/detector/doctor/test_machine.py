@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from detector.config.paths import listening_flag
 from detector.config.settings import Settings
 from detector.doctor.machine import (
     Place,
@@ -19,6 +20,7 @@ from detector.doctor.machine import (
     check_place,
     check_power,
     check_service,
+    check_switch,
     check_temperature,
     install_time,
     may_write,
@@ -29,6 +31,7 @@ from detector.doctor.result import SystemPaths
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
+from detector.system import LastingFlag
 from tests.detector.doctor.conftest import Program, write
 
 NOW = datetime(2026, 11, 23, 18, 4, 5, tzinfo=UTC)
@@ -215,3 +218,13 @@ def test_an_abstract_socket_will_do(paths: SystemPaths) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(f"\0{name}")
         assert check_service(paths, {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "30000000"}).state == "ok"
+
+
+def test_listening_that_is_switched_off_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert check_switch().state == "ok"
+    LastingFlag(listening_flag()).set(wanted=True)
+    found = check_switch()
+    assert found.state == "warning"
+    assert "listening is switched off since 20" in found.found
+    assert "listening/set" in found.advice

@@ -99,6 +99,31 @@ def test_listening_that_was_switched_off_stays_off_over_power_loss(
         assert child.wait() == 0
 
 
+def test_the_clip_of_a_sound_is_written_when_listening_is_switched_off_and_none_later(
+    broker: Broker,
+    lively: Lively,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    config = write_config(tmp_path / "config.toml", broker.port, lively[1])
+    config.write_text(config.read_text().replace("post_roll_s = 0.2", "post_roll_s = 20"))
+    with Watcher(broker.port) as watcher, service(config) as child:
+        child.play(lively[0])
+        child.wait_for_records(lambda r: any(x["type"] == "onset" for x in r), "an onset")
+        onsets = len(child.of("onset"))
+        watcher.publish(f"{BASE}/listening/set", "OFF")
+        wait_until(lambda: paused(child), "the pause")
+        switched_s = time.monotonic()
+        wait_until(lambda: len(child.of("clip")) == onsets, "the clips")
+        assert time.monotonic() - switched_s < 5  # not after their post-roll
+        before = clips(tmp_path)
+        child.play(np.tile(lively[0], 2))
+        time.sleep(3)
+        assert clips(tmp_path) == before
+        child.signal(signal.SIGTERM)
+        assert child.wait() == 0
+        assert clips(tmp_path) == before
+
+
 def test_a_flood_on_the_switch_is_followed_and_not_logged_line_by_line(
     broker: Broker,
     tmp_path: Path,
