@@ -33,7 +33,7 @@ from detector.config.sections import Calibration
 from detector.errors import DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
-from detector.service.runtime import RunOptions, open_source
+from detector.service.runtime import RunOptions, check_source, open_source
 from detector.service.signals import SignalHandler
 from detector.system import Output, check_outputs
 
@@ -163,6 +163,8 @@ class Calibrator:
         self._target = None if options.no_write else fragment_path(configuration, options.out)
         self._files: list[tuple[str | None, Path]] = [(None, path) for path in sound_files(options.places)]
         self._files += [(label, path) for label, place in options.targets for path in sound_files([place])]
+        if not options.places:
+            check_source(self._settings.audio)
         self._check_outputs()
         self._store = ScoreStore(options.scores, self._detector)
         mixing = Mixing(parse_channel(options.channel))

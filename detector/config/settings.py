@@ -84,7 +84,7 @@ class Settings(Section):
     @field_validator("mqtt")
     @classmethod
     def _own_broker(cls, value: tuple[Mqtt, ...]) -> tuple[Mqtt, ...]:
-        if twice := _twice(f"{broker.host}:{broker.port}" for broker in value):
+        if twice := _twice(f"{broker.host.lower()}:{broker.port}" for broker in value):
             raise ValueError(f"two sections name the broker {twice[0]}, where each disconnects the other; keep one")
         return value
 
@@ -129,10 +129,14 @@ class Settings(Section):
         places: dict[str, tuple[Any, ...]] = {os.path.realpath(path): key for key, path in read.items()}
         for key, (path, kind) in written.items():
             other = places.setdefault(os.path.realpath(path), key)
-            if other != key:
+            if os.path.isdir(path):  # noqa: PTH112 - raises nothing where this user may not look
+                yield key, f"{path} is a directory; name a file"
+            elif other != key:
                 yield key, f"{path} is the file of {'.'.join(str(p) for p in other if isinstance(p, str))}, too"
-            elif path.is_file() and not is_of_kind(path, kind):
+            elif os.access(path, os.R_OK) and os.path.isfile(path) and not is_of_kind(path, kind):  # noqa: PTH113
                 yield key, f"{path} exists and is not {kind.name}; name another file"
+        if self.clips is not None and os.path.isfile(self.clips.folder):  # noqa: PTH113 - as above
+            yield ("clips", "directory"), f"{self.clips.folder} is a file; name a folder"
 
     def secret_files(self) -> Iterator[tuple[tuple[Any, ...], Path]]:
         """Yield key and path of every file of a secret that a section names."""

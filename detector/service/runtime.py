@@ -86,7 +86,7 @@ def all_mistakes(configuration: Configuration) -> Iterator[str]:
     detector = Detector.load(settings.model.path)
     context = SinkContext(node_info_of(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
     found = list(settings.mistakes(detector.labels))
-    checks: dict[Key, Callable[[], object]] = {("audio", "device"): lambda: check_device(settings.audio.device)}
+    checks: dict[Key, Callable[[], object]] = {("audio", "device"): lambda: check_source(settings.audio)}
     if not found:
         checks["listening", "thresholds"] = lambda: make_detector(settings)
     checks |= {key: partial(read_secret, path) for key, path in settings.secret_files()}
@@ -127,13 +127,13 @@ def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:
     )
 
 
-def check_device(device: str) -> None:
-    """Raise ConfigError for what can be no device to listen to."""
-    if device == STDIN:
+def check_source(audio: Audio) -> None:
+    """Raise ConfigError for what can be no live source, whether or not its device is there."""
+    if audio.device == STDIN:
         return
-    if os.sep in device and Path(device).is_file():
-        raise ConfigError(f"{device} is a file, not a device; use snn-detect replay")
-    check_selector(device)
+    if os.sep in audio.device and Path(audio.device).is_file():
+        raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
+    check_selector(audio.device)
 
 
 def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> AudioSource:
@@ -150,6 +150,7 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
         return FileSource(
             audio.device, model_rate_hz, real_time=True, loop=run_options.loop, mixing=Mixing(audio.channel)
         )
+    check_source(audio)
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
@@ -157,7 +158,6 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
 
         raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
         return PcmSource(0, raw, model_rate_hz, Mixing(audio.channel))
-    check_device(audio.device)
     from detector.audio.microphone import Microphone
 
     return Microphone(audio, model_rate_hz)

@@ -112,7 +112,7 @@ class Mqtt(SinkSection):
         The resolver raises UnicodeError for some of it, which would end paho's thread.
         """
         name, colon, _ = value.rpartition(":")
-        if "/" in value or "@" in value:
+        if "/" in value or "@" in value or value.split() != [value]:
             raise ValueError("must be the name or address of the broker alone, without mqtt://, user or path")
         if value.startswith("[") or (colon and ":" not in name):
             raise ValueError("must be the name or address alone, without brackets; the port is a key of its own, port")

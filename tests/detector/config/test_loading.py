@@ -21,6 +21,7 @@ from detector.cli.program import Program
 from detector.config.loading import RENAMED, known_keys, load_configuration, load_settings
 from detector.config.settings import Settings
 from detector.errors import ConfigError
+from detector.network import default_model_path
 
 ROOT = Path(__file__).resolve().parents[3]
 SYSTEM_FILE = Path("/etc/snn-detect/config.toml")
@@ -479,6 +480,13 @@ SECRET = "S" + "ECRET"
         ("[listening.thresholds]\nzzz = 0.5", " 'zzz'; "),
         ("[audio]\ndevice = '{0}/sound.wav'", "is a file, not a device"),
         ("[audio]\ndevice = 'usb-id:1'", "expected usb-id:vid:pid"),
+        ("[mqtt]\nhost = 'a b'", "mqtt.host: must be the name or address of the broker alone"),
+        ("[[mqtt]]\nhost = 'h'\n[[mqtt]]\nhost = 'H'", "two sections name the broker h:1883"),
+        ("[[file]]\npath = '{0}'", "{0} is a directory; name a file"),
+        ("[database]\npath = '{0}'", "{0} is a directory; name a file"),
+        ("[clips]\ndirectory = '{0}/sound.wav'", "{0}/sound.wav is a file; name a folder"),
+        ("[model]\npath = '{0}'", "{0}: the model cannot be read"),
+        ("[audio]\ndevice = '-'\nchannel = 2", "audio.channel: raw samples"),
     ],
 )
 def test_check_and_run_refuse_the_same(
@@ -499,6 +507,28 @@ def test_check_and_run_refuse_the_same(
     assert words in ran.stderr
     assert SECRET not in checked.output + ran.stderr
     assert (tmp_path / "sound.wav").read_bytes() == b"RIFF1234WAVEfmt "
+
+
+def test_a_user_who_may_not_look_at_the_outputs_can_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the service's state is closed to others."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    state, file = tmp_path / "state", tmp_path / "config.toml"
+    state.mkdir(mode=0o700)
+    (state / "events.jsonl").write_text("no JSON, but nothing that another user can see")
+    written(file, f"[[file]]\npath = '{state}/events.jsonl'\n[database]\npath = '{state}/e.db'\n[clips]\n")
+    for path in (file, *(p for p in file.parents if "pytest" in str(p))):
+        path.chmod(0o755)
+    (model := tmp_path / "model.onnx").write_bytes(default_model_path().read_bytes())
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+    monkeypatch.setenv("SNN_DETECT_MODEL", str(model))
+    assert "exists and is not a file of JSON lines" in run("check", file).stderr  # root sees it, and imports all
+    os.seteuid(65534)
+    try:
+        done = run("check", file)
+    finally:
+        os.seteuid(0)
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
