@@ -38,10 +38,24 @@ typedef struct {
     uint64_t used;
 } arena;
 
+/* The address sanitizer reports what is read or written between two arrays. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#define GAP ALIGNMENT
+#endif
+#endif
+#ifndef GAP
+#define GAP 0
+#define ASAN_POISON_MEMORY_REGION(address, size) ((void)0)
+#endif
+
 static void *take_bytes(arena *a, uint64_t count, uint64_t size)
 {
-    const uint64_t at = a->used;
-    a->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const uint64_t at = a->used, end = at + count * size;
+    a->used = (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + GAP;
+    if (a->base)
+        ASAN_POISON_MEMORY_REGION(a->base + end, a->used - end);
     return a->base ? a->base + at : NULL;
 }
 
@@ -433,14 +447,12 @@ static void lay_out_stream(const snn_model *m, snn_core_stream *s, arena *a)
     TAKE(a, s->mfcc.pending, padded);
     TAKE(a, s->mfcc.work, m->work);
     TAKE(a, s->encoder.baseline, m->n_mfcc);
-    const uint64_t begin = a->used;
-    n->state = TAKE(a, n->bands, (uint64_t)slots * m->n_mels);
+    TAKE(a, n->bands, (uint64_t)slots * m->n_mels);
     TAKE(a, n->active, slots);
     TAKE(a, n->spikes, m->spike_words);
     TAKE(a, n->synapses, m->n_synapses);
     TAKE(a, n->membranes, m->n_membranes);
     TAKE(a, n->readout, m->readout_row);
-    n->state_size = (size_t)(a->used - begin);
     TAKE(a, n->sums, m->n_membranes);
     TAKE(a, n->plane, slots);
     TAKE(a, n->plane_row, slots);

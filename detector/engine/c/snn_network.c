@@ -38,7 +38,12 @@
 SNN_STAGE void snn_network_reset(snn_network *s)
 {
 #if SNN_CORE
-    memset(s->state, 0, s->state_size);
+    memset(s->bands, 0, SNN_BAND_FRAMES * SNN_PLANES * SNN_N_MELS * sizeof *s->bands);
+    memset(s->active, 0, SNN_BAND_FRAMES * SNN_PLANES);
+    memset(s->spikes, 0, SNN_SPIKE_WORDS * sizeof *s->spikes);
+    memset(s->synapses, 0, SNN_SYNAPSES * sizeof *s->synapses);
+    memset(s->membranes, 0, SNN_MEMBRANES * sizeof *s->membranes);
+    memset(s->readout, 0, SNN_CLASSES * sizeof *s->readout);
     s->has_sums = 0;
     s->time = 0;
 #else

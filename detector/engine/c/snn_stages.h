@@ -81,10 +81,6 @@ typedef struct {
     size_t plane_count;
     uint32_t time;
     uint8_t has_sums, had_planes;
-#if SNN_CORE
-    void *state; /* what a reset clears */
-    size_t state_size;
-#endif
 } snn_network;
 
 typedef struct {
