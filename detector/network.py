@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.encoder import check_encoder
-from detector.engine.core import CoreError, CoreModel, CoreStream, library
+from detector.engine.core import CoreError, CoreModel, CoreStream, DamagedCoreError, library
 from detector.engine.graph import FLOAT, Graph, read_graph
 from detector.engine.topology import TopologyError, topology_of
 from detector.errors import ConfigError, ManifestError
@@ -110,12 +110,15 @@ class Model:
         """The model in the C core; None where onnxruntime runs it."""
         self.engine_reason = f"as {ENGINE_VARIABLE} says" if engine else "the same bits at a fraction of the cost"
         """Why the engine is the one that it is."""
+        self.core_is_damaged = False
+        """Whether the core was installed and cannot be loaded."""
         if engine != "onnxruntime":
             try:
                 library()
                 self.core = CoreModel(manifest, topology_of(graph, manifest))
             except (CoreError, TopologyError) as error:
                 self.engine_reason = f"the C core cannot run it: {error}"
+                self.core_is_damaged = isinstance(error, DamagedCoreError)
         if self.core is None:
             if engine == "core":
                 raise ManifestError(f"{path}: {self.engine_reason}; unset {ENGINE_VARIABLE}")
@@ -379,7 +382,10 @@ def _session(data: bytes, where: str) -> Any:
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        # The convolution that this would fuse with the decay of membranes rounds the sum otherwise, on aarch64.
+        return ort.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConvAddActivationFusion"]
+        )
     except Exception as error:
         raise ManifestError(f"{where}: onnxruntime cannot load this as a model ({_reason(error)})") from error
 

@@ -152,6 +152,8 @@ def check_threads(detector: Detector) -> CheckResult:
         found = f"onnxruntime has {threads[0]} and {threads[1]} threads, and uses {share:.0%} of a core without work"
         return warning(THREADS, found, "install onnxruntime again, in a version that pyproject.toml allows")
     found = f"onnxruntime computes in one thread and is idle without work ({share:.0%} of a core)"
+    if model.core_is_damaged:
+        return warning(THREADS, f"{found}; {model.engine_reason}", _REINSTALL)
     return ok(THREADS, f"{found}; {model.engine_reason}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import struct
 import threading
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32
 from ctypes import c_void_p as pointer
@@ -47,6 +48,10 @@ _LARGEST_INT: Final = (1 << 31) - 1
 
 class CoreError(Exception):
     """The core cannot be loaded, or cannot run a model; the text says why."""
+
+
+class DamagedCoreError(CoreError):
+    """The core was installed, but its library is missing or cannot be loaded."""
 
 
 class _Layer(Structure):
@@ -113,15 +118,13 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
 
 @cache
 def library() -> Any:
-    """Load the library once; raises CoreError, each time, where it is missing or cannot be used.
+    """Load the library once; raises CoreError, each time, where it was not built or cannot be used.
 
-    One that is there and cannot be used is a warning in the log, once.
+    One that was installed and cannot be used is a warning in the log, once.
     """
-    if not LIBRARY.exists():
-        raise CoreError("it was not built: there was no C compiler when this was installed")
     try:
         return _loaded()
-    except CoreError as error:
+    except DamagedCoreError as error:
         _warn(str(error))
         raise
 
@@ -132,17 +135,49 @@ def _warn(reason: str) -> None:
 
 
 def _loaded() -> Any:
+    if not LIBRARY.exists():
+        if _is_in_wheel():
+            raise DamagedCoreError(f"{LIBRARY.name} is missing: install snn-detect again")
+        raise CoreError("it was not built: there was no C compiler when this was installed")
     try:
+        _check_length()
         found = ctypes.CDLL(str(LIBRARY))
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(found, f"snn_core_{name}")
             function.restype, function.argtypes = result, arguments
         abi = found.snn_core_abi()
     except (OSError, AttributeError) as error:
-        raise CoreError(f"{LIBRARY.name} cannot be loaded ({error})") from error
+        reason = str(error).removeprefix(f"{LIBRARY}: ")
+        raise DamagedCoreError(f"{LIBRARY.name} cannot be loaded ({reason}): install snn-detect again") from error
     if abi != _ABI:
-        raise CoreError(f"{LIBRARY.name} has the interface {abi}, not {_ABI}: install this version again")
+        raise DamagedCoreError(f"{LIBRARY.name} has the interface {abi}, not {_ABI}: install this version again")
     return found
+
+
+def _is_in_wheel() -> bool:
+    """Return whether the wheel that this was installed from holds the library."""
+    from importlib.metadata import PackageNotFoundError, files  # takes longer than to load the library
+
+    try:
+        installed = files("snn-detect") or ()
+    except PackageNotFoundError:
+        return False
+    return any(f.name == LIBRARY.name and Path(str(f.locate())).resolve() == LIBRARY.resolve() for f in installed)
+
+
+def _check_length() -> None:
+    """Raise OSError for an ELF file that was cut off: to load it would end the process.
+
+    The table of sections is the last thing in such a file, and the header says where (System V ABI, "ELF header").
+    """
+    with LIBRARY.open("rb") as file:
+        header = file.read(64)
+    fields, at = ("=I10xHH", 32) if header[4:5] == b"\x01" else ("=Q10xHH", 40)
+    if header[:4] != b"\x7fELF" or len(header) < at + struct.calcsize(fields):
+        return  # which the loader reports itself
+    start, size, count = struct.unpack_from(fields, header, at)
+    if LIBRARY.stat().st_size < start + size * count:
+        raise OSError("the file is cut off")
 
 
 def instructions() -> str:
