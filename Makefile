@@ -6,6 +6,8 @@
 # make deb        make a Debian package of the runtime and its service in build/, for this architecture and Python
 # make lock       write the releases that install and deb use, with their hashes, to LOCK; UPGRADE=1 takes newer ones
 # make check-lock compare its releases with pyproject.toml; new files of an old release do not matter
+# make wheels     make wheels for x86-64, ARM with 64 bits and ARM with 32 bits in build/wheels/, on any of them
+# make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make clean      remove all environments and what the tools left behind
 
 PYTHON ?= python3
@@ -22,6 +24,8 @@ LOCK ?= systemd/requirements.txt
 RUNTIME := .venv
 TESTING := .venv-test
 BUILDING := .venv-build
+# What the library is built of; where there is no compiler, onnxruntime runs the network.
+CORE := setup.py $(wildcard detector/engine/c/*)
 # The version that pyproject.toml pins, written nowhere else.
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # What the tests of sound files, of rendering, of the service and of the exported C run.
@@ -31,7 +35,8 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
   sox libsox-fmt-base ffmpeg lame
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock
+.PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
+  check-arm64 check-armhf
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -46,17 +51,17 @@ lint: $(TESTING)/.installed
 	$(TESTING)/bin/lint-imports
 
 clean:
-	rm -rf $(RUNTIME) $(TESTING) $(BUILDING) build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(RUNTIME) $(TESTING) $(BUILDING) build detector/engine/*.so *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(RUNTIME)/.installed: pyproject.toml
+$(RUNTIME)/.installed: pyproject.toml $(CORE)
 	$(call create_venv,$(RUNTIME))
 	@echo "installing the runtime into $(RUNTIME)"
 	@$(call install,$(RUNTIME)) --editable .
 	@touch $@
 
 # torch goes first and alone: no search for versions of the rest can then reach for another one.
-$(TESTING)/.installed: pyproject.toml
+$(TESTING)/.installed: pyproject.toml $(CORE)
 	$(call create_venv,$(TESTING))
 	@echo "installing $(TORCH), the project and its tools into $(TESTING); this takes minutes the first time"
 	@$(call install,$(TESTING)) $(TORCH)
@@ -66,7 +71,6 @@ $(TESTING)/.installed: pyproject.toml
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' detector/__init__.py)
 # Once all of it is downloaded and verified, nothing comes from elsewhere, not even what builds the wheel.
 VERIFIED = $(if $(LOCK),--no-index --find-links build/wheel)
-WHEEL = build/wheel/snn_detect-$(VERSION)-py3-none-any.whl
 ROOT := $(abspath $(DESTDIR))
 PROGRAM := $(PREFIX)/lib/snn-detect
 DOCUMENTS := $(PREFIX)/share/doc/snn-detect
@@ -78,12 +82,12 @@ install: install-runtime install-service
 # An environment of its own: Debian's Python takes no packages from elsewhere. Nothing in it knows of DESTDIR.
 install-runtime: $(BUILDING)/.installed
 	@echo "installing the runtime into $(ROOT)$(PROGRAM)"
-	@rm -rf build/wheel build/lib build/bdist.*
+	@rm -rf build/wheel $(LEFT_BY_BUILDS)
 	@$(if $(LOCK),$(call install,$(BUILDING),download) --require-hashes --only-binary :all: -r $(LOCK) -d build/wheel)
 	@$(call install,$(BUILDING),wheel) $(VERIFIED) --no-deps --wheel-dir build/wheel .
 	@$(PYTHON) -m venv --clear --without-pip $(ROOT)$(PROGRAM)
 	@$(BUILDING)/bin/python -m pip --python $(ROOT)$(PROGRAM)/bin/python install -qq --disable-pip-version-check \
-	  --no-compile $(VERIFIED) "$(WHEEL)[$(EXTRAS)]"
+	  --no-compile $(VERIFIED) "$$(echo build/wheel/snn_detect-*.whl)[$(EXTRAS)]"
 	@rm -f $(ROOT)$(PROGRAM)/bin/[aA]ctivate* $(ROOT)$(PROGRAM)/lib/python*/site-packages/snn_detect-*/direct_url.json
 	@test -z "$(ROOT)" || grep -rlIF "$(ROOT)" $(ROOT)$(PROGRAM)/bin $(ROOT)$(PROGRAM)/pyvenv.cfg | xargs -r sed -i "s|$(ROOT)||g"
 	@$(ROOT)$(PROGRAM)/bin/python -m compileall -qq $(if $(ROOT),-s $(ROOT) -p /) $(ROOT)$(PROGRAM)/lib || true
@@ -152,11 +156,36 @@ $(BUILDING)/.installed:
 	$(call create_venv,$(BUILDING))
 	@touch $@
 
+# Zig's compiler comes from PyPI and has the headers of every glibc: the wheels run from glibc 2.17 (2012) on.
+ZIG := ziglang==0.17.1
+WHEELS := x86_64-linux-gnu.2.17=manylinux_2_17_x86_64 aarch64-linux-gnu.2.17=manylinux_2_17_aarch64 \
+  arm-linux-gnueabihf.2.17=manylinux_2_17_armv7l
+wheels: $(BUILDING)/.zig
+	@rm -rf build/wheels
+	@zig=$$(echo $(abspath $(BUILDING))/lib/python3*/site-packages/ziglang/zig); for pair in $(WHEELS); do \
+	  echo "making the wheel for $${pair#*=}"; rm -rf $(LEFT_BY_BUILDS); \
+	  ZIG_GLOBAL_CACHE_DIR=$(abspath $(BUILDING))/zig ZIG_LOCAL_CACHE_DIR=$(abspath $(BUILDING))/zig \
+	  CC="$$zig cc -target $${pair%=*}" SNN_CORE_REQUIRED=1 SNN_WHEEL_PLATFORM=$${pair#*=} \
+	  $(call install,$(BUILDING),wheel) --no-deps --wheel-dir build/wheels . || exit 1; \
+	done
+
+$(BUILDING)/.zig: $(BUILDING)/.installed
+	@echo "installing $(ZIG) into $(BUILDING)"
+	@$(call install,$(BUILDING)) $(ZIG)
+	@touch $@
+
+check-arm64 check-armhf: wheels $(RUNTIME)/.installed
+	@command -v qemu-arm-static >/dev/null || $(call install_packages,qemu-user-static) || \
+	  { echo "make: as root, run: apt-get install qemu-user-static" >&2; exit 1; }
+	@$(RUNTIME)/bin/python tests/check_processor.py $(@:check-%=%)
+
 test-programs:
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \
 	  echo "make: without $(TEST_PROGRAMS) some tests are skipped; install them for all tests"
 
 install = $(1)/bin/python -m pip $(or $(2),install) -qq --disable-pip-version-check
+# A file that was removed would otherwise be in the next wheel, and a library in that of another processor.
+LEFT_BY_BUILDS = build/lib* build/temp* build/bdist*
 systemd_reload = { ! test -d /run/systemd/system || systemctl daemon-reload; }
 
 # Debian keeps what venv needs in a package of its own.
@@ -166,6 +195,8 @@ define create_venv
 @$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call install_packages,python3-venv) || \
   { echo "make: $(PYTHON) cannot create environments; as root, run: apt-get install python3-venv" >&2; exit 1; }
 @$(PYTHON) -m venv $(1)
+@command -v $(firstword $(CC)) >/dev/null || $(call install_packages,gcc libc6-dev) || \
+  echo "make: there is no C compiler, so onnxruntime will run the network; for the faster C core, as root, run: apt-get install gcc libc6-dev"
 endef
 
 # Only root may, and only where there is apt-get; lists of packages are fetched when those here do not suffice.

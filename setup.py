@@ -2,13 +2,12 @@
 
 A compiler is not required: without one the wheel is pure Python, and onnxruntime runs the network. Environment:
 ``CC`` is the compiler with its options, ``SNN_WHEEL_PLATFORM`` the platform tag of a wheel that is compiled for another
-processor, ``SNN_CORE_REQUIRED=1`` makes a failure of the compiler one of the build.
+processor (``make wheels`` sets both), ``SNN_CORE_REQUIRED=1`` makes a failure of the compiler one of the build.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -92,7 +91,8 @@ def compile_core(compiler: list[str], sources: Path, target: Path, folder: Path)
 
 def is_x86_64(compiler: list[str]) -> bool:
     """Ask the compiler for which processor it compiles."""
-    found = subprocess.run([*compiler, "-dM", "-E", "-x", "c", "/dev/null"], check=True, capture_output=True, text=True)
+    macros = [*compiler, "-dM", "-E", "-x", "c", "/dev/null"]
+    found = subprocess.run(macros, check=True, stdout=subprocess.PIPE, text=True)
     return "__x86_64__" in found.stdout
 
 
@@ -104,16 +104,26 @@ class PlatformWheel(bdist_wheel):
         library = Path(self.bdist_dir) / "detector" / "engine" / LIBRARY
         if not library.exists():
             return "py3", "none", "any"
-        own = f"linux_{platform.machine()}" if sys.platform == "linux" else super().get_tag()[2]
-        return "py3", "none", os.environ.get("SNN_WHEEL_PLATFORM") or own
+        return "py3", "none", os.environ.get("SNN_WHEEL_PLATFORM") or super().get_tag()[2]
 
 
 class WithCore(Distribution):
-    """A distribution that may hold a library."""
+    """A distribution that may hold a library, and requires onnxruntime where that has a wheel."""
 
     def has_ext_modules(self) -> bool:
         """Return whether files depend on the platform."""
         return True
+
+    def parse_config_files(self, *arguments: Any, **options: Any) -> None:
+        """Read pyproject.toml; leave out onnxruntime for a 32-bit system.
+
+        No environment marker says what that is: where the kernel has 64 bits, its machine is aarch64.
+        """
+        super().parse_config_files(*arguments, **options)
+        wanted = os.environ.get("SNN_WHEEL_PLATFORM")
+        if wanted.endswith("armv7l") if wanted else sys.maxsize < 1 << 32:
+            self.install_requires = [r for r in self.install_requires if not r.startswith("onnxruntime")]
+            self.metadata.install_requires = self.install_requires
 
 
 setup(

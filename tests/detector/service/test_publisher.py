@@ -293,7 +293,7 @@ def test_vital_work_that_fails_for_a_minute_ends_the_service(monkeypatch: pytest
     now, faults = 1000.0, FaultPolicy()
     monkeypatch.setattr("time.monotonic", lambda: now)
 
-    def work() -> None:
+    def work() -> bool:
         raise MemoryError
 
     for now in (1000.0, 1030.0, 1059.0):  # noqa: B007 - the clock's
