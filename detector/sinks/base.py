@@ -206,6 +206,8 @@ class SinkWorker:
             self._close()
             return True
         self._thread.join(max(0.0, left))
+        if self._thread.is_alive():
+            self._drop_rest()  # the process may end before the thread does
         return not self._thread.is_alive()
 
     def _start(self) -> None:
@@ -309,18 +311,22 @@ class SinkWorker:
             return self._closing_by is not None and (not self._queue or time.monotonic() >= self._writing_by)
 
     def _close(self) -> None:
-        with self._changed:
-            self._counts.dropped += len(self._queue)
-            self._unreported += len(self._queue)
-            self._queue.clear()
-            self._report_at = 0.0
-        self._report_drops("they could not be written before the end")
+        self._drop_rest()
         if not self._opened:
             return
         try:
             self.sink.close()
         except Exception as error:  # noqa: BLE001 - as above
             self._note("record", _describe(error))
+
+    def _drop_rest(self) -> None:
+        """Drop what still waits, and log how many records that are, one that is being written included."""
+        with self._changed:
+            self._counts.dropped += len(self._queue)
+            self._unreported += len(self._queue)
+            self._queue.clear()
+            self._report_at = 0.0
+        self._report_drops("they could not be written before the end")
 
     def _report_drops(self, why: str) -> None:
         """Log how many records have been dropped since the last such line, where there are any and one is due."""

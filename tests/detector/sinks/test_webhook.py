@@ -303,7 +303,9 @@ def test_records_that_a_dripping_server_makes_wait_are_not_lost_in_silence(
         assert worker.join()
         counts = worker.counts
         assert counts.dropped + counts.failed == 26
-        assert sum(int(n) for n in re.findall(r"webhook: (\d+) records? w", caplog.text)) == counts.dropped
+        # One that is still being posted when the time is over is reported as dropped, whatever becomes of it.
+        reported = sum(int(n) for n in re.findall(r"webhook: (\d+) records? w", caplog.text))
+        assert reported in {counts.dropped, counts.dropped + 1}
         assert "gives no answer in time; given up after 1 attempts" in caplog.text
 
 
