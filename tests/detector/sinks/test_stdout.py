@@ -242,4 +242,5 @@ def test_a_process_whose_reader_stalls_for_ever_ends(tmp_path: Path) -> None:
     assert numbers == sorted(set(numbers))
     assert len(numbers) > 100
     dropped = re.findall(rb"stdout: (\d+) records were dropped: they could not be written before the end", errors)
-    assert 1 + sum(map(int, dropped)) == 5000 - len(numbers)
+    # The last line, and the rest of one before it, may still find room after the time is over.
+    assert 1 + sum(map(int, dropped)) - (5000 - len(numbers)) in {0, 1, 2}
