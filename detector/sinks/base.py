@@ -283,7 +283,7 @@ class SinkWorker:
                 self._counts.written += 1
             else:
                 self._counts.failed += 1
-        self._report_drops("its queue was full")
+        self._report_drops("its queue is full")
 
     def _postpone(self) -> None:
         """Set the time of the next attempt: after a growing pause, or a short one while closing."""
