@@ -247,7 +247,7 @@ class ByteStream:
         """Bytes in the file; None for a pipe."""
         self.position = 0
         """Bytes that have been read."""
-        self._ahead = bytearray()
+        self._ahead = b""
         self._closed = threading.Event()
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
@@ -256,7 +256,7 @@ class ByteStream:
         """Return the next bytes without reading them: ``count``, fewer at the end."""
         while len(self._ahead) < count and (data := self._next(max(count - len(self._ahead), _PIECE))):
             self._ahead += data
-        return bytes(memoryview(self._ahead)[:count])
+        return self._ahead[:count]
 
     def at(self, offset: int, count: int) -> bytes:
         """Return ``count`` bytes that begin ``offset`` bytes ahead, fewer at the end; a pipe is kept up to there."""
@@ -264,24 +264,29 @@ class ByteStream:
             start = self.position + offset
             return os.pread(self._descriptor, count, start) if start < self.size else b""
         self.peek(min(offset + count, _LONGEST_VIEW))
-        return bytes(memoryview(self._ahead)[offset : offset + count])
+        return self._ahead[offset : offset + count]
 
     def view(self, least: int) -> bytes:
         """Return what comes next as far as it has arrived, at least so many bytes; fewer at the end."""
         self.peek(least)
-        return bytes(memoryview(self._ahead)[: max(least, 2 * _PIECE)])
+        return self._ahead[: max(least, 2 * _PIECE)]
 
     def read(self, count: int) -> bytes:
         """Read ``count`` bytes, fewer at the end."""
         data = self.peek(count)
-        del self._ahead[: len(data)]
+        self._ahead = self._ahead[len(data) :]
         self.position += len(data)
         return data
+
+    def put_back(self, data: bytes) -> None:
+        """Have the bytes that were read last be read again."""
+        self._ahead = data + self._ahead
+        self.position -= len(data)
 
     def skip(self, count: int) -> None:
         """Read bytes and discard them; those of a file are passed over."""
         within = min(count, len(self._ahead))
-        del self._ahead[:within]
+        self._ahead = self._ahead[within:]
         self.position += within
         rest = count - within
         if self.size is not None and rest:

@@ -25,6 +25,7 @@ _LONGEST_CHUNK: Final = 1 << 12
 """Of the properties of the sound."""
 _MOST_CHUNKS: Final = 10_000
 _OPEN_ENDED: Final = 1 << 62
+_SIGNATURE_BYTES: Final = 16
 _PLACEHOLDERS: Final = (0x7F00_0000, 0x8000_0000, 0xFFFF_FFFF)
 """Lengths in 32 bits that recorders write where they cannot rewind, rounded down to whole frames."""
 _ROUNDED: Final = 0x1_0000
@@ -245,12 +246,19 @@ def begins_file(data: bytes) -> bool:
     return data.startswith((b".snd\0", b"caff\0\1\0\0", _W64_SIGNATURE, b"OggS\0", *_FLAC_BEGINS))
 
 
-def next_file(data: bytes, layout: Layout) -> int:
-    """Return where another file of this container begins; the length of the data where none does."""
-    at = data.find(layout.signature)
-    while at >= 0 and not begins_file(data[at : at + 16]):
-        at = data.find(layout.signature, at + 1)
-    return at if at >= 0 else len(data)
+def read_to_next_file(stream: ByteStream, layout: Layout, count: int) -> bytes:
+    """Read ``count`` bytes, fewer at the end or where another file of the same container begins."""
+    data, signature = stream.read(count), layout.signature
+    at = data.find(signature)
+    while at < len(data):
+        if at < 0:  # it may begin with the last bytes, and only then are more of a live pipe waited for
+            at = next((len(data) - n for n in (3, 2, 1) if data.endswith(signature[:n])), len(data))
+        head = data[at : at + _SIGNATURE_BYTES]
+        if head and begins_file(head + stream.peek(_SIGNATURE_BYTES - len(head))):
+            stream.put_back(data[at:])
+            return data[:at]
+        at = data.find(signature, at + 1) if len(data) - at >= len(signature) else len(data)
+    return data
 
 
 def _pad(layout: Layout) -> int:
@@ -313,6 +321,9 @@ class Encoded:
     def __init__(self, stream: ByteStream) -> None:
         """Take the stream, at the beginning of the part."""
         self._stream = stream
+        self.gaps = 0
+        """Places where sound is missing that the decoder passes over in silence; known behind the last piece."""
+        self._numbers: dict[bytes, int] = {}
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the bytes for the decoder, up to the end of the part."""
@@ -323,14 +334,24 @@ class Encoded:
                 at = ahead.find(b"OggS", 1)
                 if at < 0:
                     return
-                yield stream.read(at)  # damage: the decoder looks for the next page as well
+                self.gaps += 1
+                self._numbers.clear()
+                yield stream.read(at)  # the decoder looks for the next page as well
                 continue
             begins_stream = bool(data[5] & 2)
             if begins_stream and has_data:
                 return
             has_data = not begins_stream
+            self._count_gap(data)
             table = stream.peek(27 + data[26])[27:]
             yield stream.read(27 + len(table) + sum(table))
+
+    def _count_gap(self, head: bytes) -> None:
+        """Compare a page's number with that of the one before; a stream that is recorded live may begin anywhere."""
+        number, serial = int.from_bytes(head[18:22], "little"), head[14:18]
+        self.gaps += self._numbers.get(serial, number - 1) != number - 1
+        if any(head[6:14]):  # a page of sound
+            self._numbers[serial] = number
 
 
 class FlacPart(Encoded):
@@ -451,6 +472,10 @@ def begins_mpeg(data: bytes) -> bool:
     return (after is not None and after.kind == frame.kind) or bool(_tag_length(data[frame.length :]))
 
 
+_FRAME_BYTES: Final = 400
+"""Less than this between two frames is hardly sound that is missing."""
+
+
 class MpegPart(Encoded):
     """MPEG audio: an MP3 file, or one of several that were joined."""
 
@@ -503,6 +528,7 @@ class MpegPart(Encoded):
             at = self._resume(stream.peek(TAIL_BYTES))
             if at <= 0:
                 return
+            self.gaps += at >= _FRAME_BYTES
             stream.skip(at)
 
     def _count(self, data: bytes) -> int:

@@ -28,8 +28,8 @@ from detector.audio.containers import (
     Layout,
     MpegPart,
     begins_mpeg,
-    next_file,
     read_layout,
+    read_to_next_file,
     skip_tail,
     sound_follows,
 )
@@ -57,7 +57,6 @@ _WRAP: Final = 1 << 32
 """What a length of 32 bits loses where it is too small."""
 _HEAD_BYTES: Final = 4096
 _CONVERT: Final = "ffmpeg -i FILE sound.wav"
-_SIGNATURE_BYTES: Final = 16
 _GIVEN: Final = "events up to there are given"
 _AGAIN: Final = f"{_GIVEN}; copy or record it again"
 
@@ -88,6 +87,8 @@ class _Part(Protocol):
     """Frames that the header states, or that are in the file; None where neither is known."""
     missing: int
     """Frames that the header promised and that did not come; known behind the last block."""
+    gaps: int
+    """Places where sound is missing; known behind the last block."""
 
     def blocks(self, frames: int) -> Iterator[Block]:
         """Yield blocks; raises _DamageError behind those that can be decoded."""
@@ -114,6 +115,9 @@ class SoundFileReader:
         self._stream = ByteStream(_open(path))
         try:
             self.rate_hz, self.channels = self._first_part()
+        except OSError as error:
+            self.close()
+            raise self._error(f"cannot be read ({error.strerror}); copy it again") from error
         except BaseException:
             self.close()
             raise
@@ -138,16 +142,20 @@ class SoundFileReader:
         A joined part may have another number of channels. Raises SourceError, behind all blocks that can be read,
         where the file is damaged or cut off, or where bytes lie behind that cannot be read.
         """
-        part = self._part
+        part, gaps = self._part, 0
         while part is not None:
             try:
                 for block in self._at_own_rate(part, max(1, min(frames, _LARGEST_BLOCK // part.channels))):
                     self.frames_read += len(block)
                     yield block
-            except _DamageError as damage:
-                raise self._error(f"damaged at {self._position_s} ({damage}); {_AGAIN}") from damage
-            self._check_end(part)
+            except (_DamageError, OSError) as damage:
+                reason = damage.strerror if isinstance(damage, OSError) else damage
+                raise self._error(f"damaged at {self._position_s} ({reason}); {_AGAIN}") from damage
+            gaps += part.gaps or self._is_cut_off(part)
             part = self._next_part()
+        if gaps:
+            places = "1 place" if gaps == 1 else f"{gaps} places"
+            raise self._error(f"damaged: sound is missing in {places}; the rest was processed; copy it again")
         if self.frames_read == 0:
             raise self._error("holds no sound (0 frames); record it again")
 
@@ -165,14 +173,16 @@ class SoundFileReader:
             yield stream.resample_chunk(block)
         yield stream.resample_chunk(np.empty((0, part.channels), np.float32), last=True)
 
-    def _check_end(self, part: _Part) -> None:
+    def _is_cut_off(self, part: _Part) -> bool:
+        """Return whether a part is shorter than its header promises; raises SourceError where it is the last one."""
         lacks = f"ends after {self._position_s} but its header promises"
-        if part.missing:
-            raise self._error(
-                f"{lacks} {self.frames_read / self.rate_hz + part.missing / part.rate_hz:.2f} s; {_AGAIN}"
-            )
-        if self._stream.position < self._end and not self._stream.peek(1):
+        is_last = not self._stream.peek(1)
+        if part.missing and is_last:
+            promised_s = self.frames_read / self.rate_hz + part.missing / part.rate_hz
+            raise self._error(f"{lacks} {promised_s:.2f} s; {_AGAIN}")
+        if self._stream.position < self._end and is_last:
             raise self._error(f"{lacks} {self._end - self._stream.position} more bytes; {_AGAIN}")
+        return part.missing > 0
 
     def _first_part(self) -> tuple[int, int]:
         part = self._next_part()
@@ -293,8 +303,8 @@ class _PcmPart:
     def __init__(self, stream: ByteStream, layout: Layout) -> None:
         """Take the stream, at the first sample."""
         self.rate_hz, self.channels = layout.rate_hz, layout.channels
-        self._stream, self._layout = stream, layout
-        self.missing = 0
+        self._stream, self._layout, self._start = stream, layout, stream.position
+        self.missing = self.gaps = 0
         is_empty = not stream.peek(1) or (layout.length == 0 and not sound_follows(stream, layout))
         self.frames = 0 if is_empty else self._count(layout.length, open_ended=layout.is_placeholder)
 
@@ -309,10 +319,8 @@ class _PcmPart:
                 is_promised, left = False, _WRAP
                 self.frames = self._count(left, open_ended=True)
             count = min(frames * layout.width - len(rest), left)
-            if not is_promised and (at := next_file(stream.peek(count + _SIGNATURE_BYTES), layout)) < count:
-                left = count = at
-            data = stream.read(count)
-            if not data and left:
+            data = read_to_next_file(stream, layout, count)
+            if not data:
                 break
             left -= len(data)
             rest += data
@@ -329,7 +337,7 @@ class _PcmPart:
         stream, width = self._stream, self._layout.width
         if stream.size is None:
             return None if open_ended else length // width
-        present = stream.size - stream.position
+        present = stream.size - self._start
         return (present if open_ended else min(length, present)) // width
 
 
@@ -400,7 +408,7 @@ class _DecodedPart:
         """Take the open file, and what writes into its pipe; None for a file that libsndfile reads by itself."""
         self._file, self._encoded, self._pump = file, encoded, pump
         self.rate_hz, self.channels = file.samplerate, file.channels
-        self.missing = 0
+        self.missing = self.gaps = 0
         self._lead, self._padding = (encoded.lead, encoded.padding) if encoded else (0, 0)
         self.frames = file.frames if encoded is None else encoded.frames
         if self.frames is not None:
@@ -449,6 +457,7 @@ class _DecodedPart:
             raise self._pump.fault
         if self._pump.is_cut_short:
             raise _DamageError("the decoder ended before the file")
+        self.gaps = self._encoded.gaps
         found = self._encoded.frames_found if isinstance(self._encoded, MpegPart) else decoded
         if self._encoded.frames is not None and found + self._encoded.slack < self._encoded.frames:
             self.missing = self._encoded.frames - found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -242,23 +243,21 @@ def test_rf64_with_an_old_length(tmp_path: Path) -> None:
 
 
 def test_a_length_that_wrapped_at_4_gib(tmp_path: Path) -> None:
-    """A sparse file: five seconds of sound at both ends of 4 GiB of silence."""
-    rate, head = 384_000, wav(tmp_path / "a.wav").read_bytes()[:44]
-    block, total = 16 * 4, (1 << 32) + 64 * 100_000
-    head = head[:16] + struct.pack("<IHHIIHH", 16, 1, 32, rate, rate * 64, 64, 16) + head[36:]
+    """A sparse file of a little more than 4 GiB, whose header states what is more: it goes on behind that."""
+    width, beyond = 64 * 8, 1000
+    size = (1 << 32) + beyond * width
+    form = struct.pack("<IHHIIHH", 16, 3, 64, 384_000, 384_000 * width, width, 64)
     path = tmp_path / "long.wav"
     with path.open("wb") as file:
-        file.write(field(head, b"data", struct.pack("<I", total & 0xFFFF_FFFF)))
-        file.write(b"\x01\x10" * (block * 1000 // 2))
-        file.seek(44 + total - 64)
-        file.write(b"\x02\x20" * 32)
+        file.write(b"RIFF" + bytes(4) + b"WAVEfmt " + form + b"data" + struct.pack("<I", beyond * width))
+        file.write(np.full(64 * 2 * beyond, 0.25).tobytes())
+        file.truncate(44 + size)
     reader = SoundFileReader(path)
-    frames, last = 0, 0.0
-    for part in reader.blocks(1 << 20):
-        frames, last = frames + len(part), float(part[-1, 0])
+    blocks = reader.blocks(beyond // 2)
+    assert all(float(next(blocks).min()) == 0.25 for _ in range(4))
+    assert len(next(blocks)) == beyond // 2
+    assert reader.frames_total == size // width
     reader.close()
-    assert frames == total // 64
-    assert last == 0x2002 / 32768
 
 
 @pytest.mark.parametrize("length", [0, 44, 0xFFFF_FFFF, 0x7FFF_FFFF, 0x8000_0000, 0x7FFF_F000])
@@ -478,6 +477,61 @@ def test_what_is_cut_off_is_still_an_error(tmp_path: Path, kind: str) -> None:
     found = both_ways(path)
     assert "promises 3.0" in found.fault
     np.testing.assert_array_equal(found.sound[:-3000], whole.sound[: len(found.sound) - 3000])
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus", "oga", "mp3"])
+def test_sound_that_is_missing_in_the_middle_is_an_error_behind_the_rest(tmp_path: Path, kind: str) -> None:
+    """A page or frames are gone, or overwritten, and all is joined to another file: that is read nevertheless."""
+    short_pages = () if kind == "mp3" else ("-page_duration", "200000")
+    path = encode(tmp_path / f"a.{kind}", 0, *ENCODERS[kind], *short_pages)
+    whole, data = read(path), path.read_bytes()
+    if kind == "mp3":
+        starts = [len(data) // 3, len(data) // 2]
+    else:
+        pages = [found.start() for found in re.finditer(rb"OggS\0", data)]
+        starts = pages[len(pages) // 2 : len(pages) // 2 + 2]
+    first, last = starts
+    damaged = {"overwritten": data[:first] + bytes(last - first) + data[last:]}
+    if kind != "mp3":
+        damaged["gone"] = data[:first] + data[last:]
+    for name, less in damaged.items():
+        path.write_bytes(less + data)
+        found = both_ways(path)
+        assert "damaged" in found.fault, name
+        if kind != "oga":  # the decoder of FLAC cannot go on
+            assert "missing in 1 place;" in found.fault
+            assert len(found.sound) > len(whole.sound)
+            np.testing.assert_array_equal(found.sound[-len(whole.sound) :], whole.sound)
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "au", "caf", "w64", "flac"])
+def test_a_part_that_was_cut_off_costs_no_other_part(tmp_path: Path, kind: str) -> None:
+    path = encode(tmp_path / f"a.{kind}", 0, *ENCODERS[kind])
+    whole, data = read(path), path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + data)
+    found = both_ways(path)
+    assert "damaged" in found.fault
+    if kind != "flac":  # its decoder ends within the frame that is cut
+        assert "missing in 1 place;" in found.fault
+        np.testing.assert_array_equal(found.sound[-len(whole.sound) :], whole.sound)
+
+
+def test_a_second_file_is_found_wherever_blocks_end(tmp_path: Path) -> None:
+    first = field(wav(tmp_path / "a.wav", 0, 0.002).read_bytes(), b"data", b"\xff\xff\xff\xff")
+    path = tmp_path / "joined.wav"
+    path.write_bytes(first + wav(tmp_path / "b.wav", 1, 0.002).read_bytes())
+    whole = np.concatenate([read(tmp_path / "a.wav").sound, read(tmp_path / "b.wav").sound])
+    for frames in range(1, 120):
+        np.testing.assert_array_equal(read(path, frames).sound, whole)
+
+
+def test_a_stream_that_was_recorded_from_its_middle_on_has_no_gap(tmp_path: Path) -> None:
+    data = encode(tmp_path / "a.ogg", 0, *ENCODERS["ogg"], "-page_duration", "200000").read_bytes()
+    pages = [found.start() for found in re.finditer(rb"OggS\0", data)]
+    (tmp_path / "b.ogg").write_bytes(data[: pages[2]] + data[pages[5] :])
+    found = both_ways(tmp_path / "b.ogg")
+    assert found.fault == ""
+    assert len(found.sound) > RATE
 
 
 def test_cut_off_mp3_and_adpcm_inside_wav(tmp_path: Path) -> None:
