@@ -155,6 +155,22 @@ def test_a_command_opens_no_socket_and_writes_to_its_own_folders_alone(
     assert list(place.temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "arguments", [("devices",), ("meter", "--seconds", "1"), ("doctor",), ("doctor", "--device", "-")]
+)
+def test_commands_on_microphones_speak_to_the_sound_system_of_this_machine_alone(
+    isolated: list[str], place: Place, arguments: tuple[str, ...]
+) -> None:
+    found = seen(isolated, place, "detector", *arguments)
+    assert "Traceback" not in found.text
+    assert found.families <= {"UNIX", "NETLINK"}  # the kernel's messages on devices
+    local = re.compile(r"pulse|pipewire|jack|nscd|/run/(user|dbus|systemd|udev)/|/tmp/")
+    assert {peer for peer in found.peers if not local.search(peer)} == set()
+    shared = r"/dev/shm/(jack|sem\.|pulse)|/tmp/pulse-"  # noqa: S108 - of JACK and PulseAudio
+    own = re.compile(rf"{shared}|{place.home}/\.config(/pulse.*)?$|{place.temporary}/")
+    assert {path for path in found.written if not own.match(path)} == set()
+
+
 def test_the_network_is_used_where_it_is_asked_for(isolated: list[str], place: Place) -> None:
     """The check itself would see a socket."""
     (place.work / "service.toml").write_text('[audio]\ndevice = "-"\n[mqtt]\nhost = "192.0.2.1"\n')
