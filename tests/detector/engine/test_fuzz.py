@@ -103,8 +103,8 @@ def planted(tmp_path: Path, name: str, old: str, new: str) -> Path:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Give the folders of both programs, with their objects."""
     folders = {target.program: tmp_path_factory.mktemp(target.program) for target in (FUZZ, THREADS)}
-    for target in (FUZZ, THREADS):
-        target.build(folders[target.program], every=True)
+    FUZZ.build(folders[FUZZ.program], every=True)
+    THREADS.build(folders[THREADS.program])
     return folders
 
 
