@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 
 from detector.encoder import check_encoder
 from detector.engine.core import CoreError, CoreModel, CoreStream, DamagedCoreError, library
-from detector.engine.graph import FLOAT, Graph, read_graph
-from detector.engine.topology import TopologyError, topology_of
+from detector.engine.graph import FLOAT, Graph, TopologyError, read_graph, topology_of
 from detector.errors import ConfigError, ManifestError
 from detector.features import check_mfcc
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest

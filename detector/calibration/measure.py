@@ -27,7 +27,7 @@ from detector.pipeline import Detector
 from detector.system import FileKind
 
 if TYPE_CHECKING:
-    from detector.service.signals import SignalHandler
+    from detector.service.process import SignalHandler
 
 Advance = Callable[[float, float], None]
 """Called with the share of the sound that has been processed, and its level in dBFS."""

@@ -1,5 +1,5 @@
 """The command line: its commands, and what they print."""
 
-from detector.service.signals import hold_requests
+from detector.service.process import hold_requests
 
 hold_requests()

@@ -12,9 +12,20 @@ from typing import Any, Final
 import click
 
 from detector.audio.sources import Mixing
-from detector.calibration.choose import RULE, choose, count, hours_needed, promise
 from detector.calibration.measure import SCORES, Advance, Measurement, ScoreStore, check_labels, sound_files
-from detector.calibration.report import FRAGMENT, Outcome, as_json, as_text, fragment_path, write_fragment
+from detector.calibration.report import (
+    FRAGMENT,
+    RULE,
+    Outcome,
+    as_json,
+    as_text,
+    choose,
+    count,
+    fragment_path,
+    hours_needed,
+    promise,
+    write_fragment,
+)
 from detector.cli.program import (
     Gauge,
     config_option,
@@ -33,8 +44,8 @@ from detector.config.sections import Calibration
 from detector.errors import DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
+from detector.service.process import SignalHandler
 from detector.service.runtime import RunOptions, check_source, open_source
-from detector.service.signals import SignalHandler
 from detector.system import Output, check_outputs
 
 _PARTS: Final = 10_000

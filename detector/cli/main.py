@@ -29,10 +29,10 @@ _COMMANDS = (
     LazyCommand("devices", "detector.cli.meter", "List the microphones with their stable ids."),
     LazyCommand("meter", "detector.cli.meter", "Show a microphone's level and the scores."),
     LazyCommand("calibrate", "detector.cli.calibrate", "Fit the thresholds to a place."),
-    LazyCommand("doctor", "detector.cli.doctor", "Diagnose the installation."),
+    LazyCommand("doctor", "detector.cli.diagnose", "Diagnose the installation."),
     LazyCommand("events", "detector.cli.events", "Query the events that the service stored."),
     LazyCommand("config", "detector.cli.config", "Check, show and create the configuration."),
-    LazyCommand("mqtt", "detector.cli.mqtt", "Test the MQTT brokers of the configuration."),
+    LazyCommand("mqtt", "detector.cli.diagnose", "Test the MQTT brokers of the configuration."),
     LazyCommand("model", "detector.cli.model", "Inspect a model file."),
     LazyCommand("bench", "detector.cli.model", "Measure speed, latency and memory here."),
 )

@@ -13,7 +13,7 @@ from detector.audio.levels import amplitude_dbfs
 from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
 from detector.cli.program import model_option, print_json, print_status, print_text
 from detector.messages import AudioChunk
-from detector.service.signals import SignalHandler
+from detector.service.process import SignalHandler
 from detector.system import printable
 
 if TYPE_CHECKING:

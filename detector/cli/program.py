@@ -22,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from detector.errors import DetectorError
-from detector.service.signals import SignalHandler
+from detector.service.process import SignalHandler
 from detector.system import printable
 
 if TYPE_CHECKING:

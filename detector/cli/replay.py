@@ -37,7 +37,7 @@ from detector.cli.program import (
 from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
-from detector.service.signals import SignalHandler
+from detector.service.process import SignalHandler
 from detector.sinks.base import Sink
 from detector.system import PICTURE, FileKind, Output, check_outputs, replace_file, table_kind, write_text
 

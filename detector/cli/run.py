@@ -27,7 +27,7 @@ from detector.cli.program import (
 )
 from detector.config.paths import STDIN, listening_flag, state_directory, web_token_file
 from detector.errors import DetectorError
-from detector.service.signals import SignalHandler
+from detector.service.process import SignalHandler
 from detector.system import WAV, LastingFlag, Output, ProcessLock, check_outputs
 
 if TYPE_CHECKING:

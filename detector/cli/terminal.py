@@ -37,8 +37,8 @@ from detector.messages import Trace
 from detector.pipeline import Detector
 from detector.records import as_dict
 from detector.service.engine import Counters, Engine, RecordPublisher
+from detector.service.process import SignalHandler
 from detector.service.runtime import RunOptions, make_detector, node_info_of, open_source
-from detector.service.signals import SignalHandler
 from detector.sinks.base import NodeInfo
 from detector.system import all_printable
 from detector.web.schema import Model as ModelDescription

@@ -32,7 +32,7 @@ from detector.doctor.result import (
 )
 from detector.pipeline import Detector
 from detector.service.health import is_under_voltage, temperature_c
-from detector.service.systemd import Notifier
+from detector.service.process import Notifier
 from detector.system import LastingFlag
 
 TEMPERATURE: Final = "temperature"

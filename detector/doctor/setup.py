@@ -46,9 +46,9 @@ from detector.records import OnsetRecord, Record
 from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.outputs import specs
 from detector.service.runtime import make_detector, node_info_of
+from detector.sinks.base import SinkContext
 from detector.sinks.mqtt import Mqtt, broker_password
 from detector.sinks.mqtt_client import test_connection
-from detector.sinks.section import SinkContext
 
 CONFIGURATION: Final = "configuration"
 MODEL: Final = "model"

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.engine.topology import Layer, Topology, inexact_layer
+from detector.engine.graph import Layer, Topology, inexact_layer
 from detector.features import (
     as_samples,
     bit_reversal,

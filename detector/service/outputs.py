@@ -11,8 +11,7 @@ from typing import Any, Final
 from detector.config.settings import Settings
 from detector.errors import ConfigError
 from detector.records import Record
-from detector.sinks.base import LiveSink, SinkWorker
-from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+from detector.sinks.base import LiveSink, SinkContext, SinkSection, SinkSpec, SinkWorker
 from detector.sinks.stdout import Stdout
 
 _log = logging.getLogger(__name__)

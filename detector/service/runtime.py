@@ -34,8 +34,7 @@ from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
 from detector.service.outputs import SinkManager, mistakes
-from detector.sinks.base import NodeInfo, SavedClip, describe_oserror
-from detector.sinks.section import SinkContext
+from detector.sinks.base import NodeInfo, SavedClip, SinkContext, describe_oserror
 from detector.system import LastingFlag, replace_file
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from detector.audio.live_source import SourceEvent, drain
 from detector.config.settings import Settings
 from detector.errors import DetectorError, DeviceError
 from detector.service.engine import Counters
+from detector.service.process import Notifier, SignalHandler
 from detector.service.runtime import RunOptions, ServiceRuntime
-from detector.service.signals import SignalHandler
-from detector.service.systemd import Notifier
 from detector.system import Backoff, LastingFlag
 
 Mode: TypeAlias = Literal["listening", "waiting", "paused", "stuck"]

@@ -18,8 +18,15 @@ from detector.config.paths import clips_directory
 from detector.config.sections import Labels, LimitInDays, UserPath, slug
 from detector.errors import DetectorError
 from detector.records import OffsetRecord, OnsetRecord, Record
-from detector.sinks.base import LiveSink, RetryableError, SavedClip, describe_oserror
-from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+from detector.sinks.base import (
+    LiveSink,
+    RetryableError,
+    SavedClip,
+    SinkContext,
+    SinkSection,
+    SinkSpec,
+    describe_oserror,
+)
 from detector.system import replace_file
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from pydantic import Field
 from detector.config.paths import database_file
 from detector.config.sections import UserPath
 from detector.records import Record
-from detector.sinks.base import LiveSink, RetryableError, describe_oserror
-from detector.sinks.section import SinkContext, SinkSection, SinkSpec
+from detector.sinks.base import LiveSink, RetryableError, SinkContext, SinkSection, SinkSpec, describe_oserror
 
 if TYPE_CHECKING:  # imported with the first database
     import sqlite3

@@ -13,9 +13,8 @@ from pydantic import Field
 
 from detector.config.sections import RECORD_TYPES, RecordType, UserPath
 from detector.records import Record
-from detector.sinks.base import LiveSink, RetryableError, describe_oserror
+from detector.sinks.base import LiveSink, RetryableError, SinkContext, SinkSection, SinkSpec, describe_oserror
 from detector.sinks.lines import json_line
-from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 
 _MODE: Final = 0o640
 

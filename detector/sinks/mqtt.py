@@ -25,11 +25,10 @@ from detector.config.secrets import credential, read_secret
 from detector.config.sections import SecretFile, UserPath
 from detector.errors import ConfigError
 from detector.records import Record
-from detector.sinks.base import LiveSink, NodeInfo, RetryableError
+from detector.sinks.base import LiveSink, NodeInfo, RetryableError, SinkContext, SinkSection, SinkSpec
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_client import Trouble, failure, make_client, refused, unanswered, where
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, Outbox, States, Topics, client_id, status
-from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 from detector.system import Backoff
 
 if TYPE_CHECKING:

@@ -30,8 +30,7 @@ from detector.records import (
     ServiceState,
     StatusRecord,
 )
-from detector.sinks.base import LiveSink, NodeInfo, RetryableError
-from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
+from detector.sinks.base import LiveSink, NodeInfo, RetryableError, ServerSinkSection, SinkContext, SinkSpec
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

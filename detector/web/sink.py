@@ -14,11 +14,10 @@ from detector.config.secrets import read_optional_secret, split_address, token_r
 from detector.config.sections import SecretFile
 from detector.errors import ConfigError
 from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record, ServiceState
-from detector.sinks.base import LiveSink, NodeInfo, RetryableError
+from detector.sinks.base import LiveSink, NodeInfo, RetryableError, ServerSinkSection, SinkContext, SinkSpec
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
 from detector.sinks.prometheus import Metrics
-from detector.sinks.section import ServerSinkSection, SinkContext, SinkSpec
 
 if TYPE_CHECKING:  # imported with the page
     from detector.messages import AudioChunk, Trace

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.engine.topology import Layer
+from detector.engine.graph import Layer
 from detector.errors import ConfigError, ManifestError
 from detector.manifest import ClassSpec
 from firmware_export.c99.formats import FLOAT, MIN_N_FFT, LayerArrays, ModelArrays, NumberFormat, model_arrays

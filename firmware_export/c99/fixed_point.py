@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.engine import names
-from detector.engine.topology import Layer
+from detector.engine.graph import Layer
 from detector.errors import ManifestError
 from detector.features import dct_matrix, mel_spans, window_coefficients
 from detector.manifest import EncoderParams, MfccParams

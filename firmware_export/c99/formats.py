@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.engine.topology import Layer
+from detector.engine.graph import Layer
 from detector.features import (
     bit_reversal,
     dct_matrix,

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.engine import names
-from detector.engine.topology import Float32
+from detector.engine.graph import Float32
 from detector.errors import ConfigError
 from detector.manifest import Manifest
 from detector.messages import Spikes

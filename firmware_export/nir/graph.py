@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.engine import names
-from detector.engine.topology import Float32, Layer, Neurons
+from detector.engine.graph import Float32, Layer, Neurons
 from detector.errors import ConfigError
 from detector.manifest import Manifest
 from firmware_export.onnx.read import Network

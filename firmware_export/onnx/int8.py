@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from detector.engine import names
+from detector.engine.graph import Float32
 from detector.engine.names import Int8Names
-from detector.engine.topology import Float32
 from detector.errors import ConfigError, ManifestError
 from detector.manifest import BLOCK_KEY, METADATA_KEY, Manifest
 from detector.network import Model, StreamingNetwork, load_model, verify

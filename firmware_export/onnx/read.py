@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.engine.graph import read_graph
-from detector.engine.topology import Topology, TopologyError, topology_of
+from detector.engine.graph import Topology, TopologyError, read_graph, topology_of
 from detector.errors import ManifestError
 from detector.manifest import Manifest
 from detector.network import load_model

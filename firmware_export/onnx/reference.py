@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.engine import names
-from detector.engine.topology import Float32, Layer, Neurons, Readout
+from detector.engine.graph import Float32, Layer, Neurons, Readout
 from detector.messages import Spikes
 from firmware_export.onnx.parity import ParityError, Traces
 from firmware_export.onnx.read import Network

@@ -20,7 +20,7 @@ from detector.calibration.measure import Measurement, ScoreStore
 from detector.cli.main import cli
 from detector.messages import Samples
 from detector.pipeline import Detector
-from detector.service.signals import SignalHandler
+from detector.service.process import SignalHandler
 from detector.statistics import poisson_upper_bound
 from tests.service import Child, wait_until
 

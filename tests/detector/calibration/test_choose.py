@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from detector.calibration.choose import Choice, Row, choose, hours_needed, promise
+from detector.calibration.report import Choice, Row, choose, hours_needed, promise
 from detector.statistics import HourlyRate, Rate
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)

@@ -24,7 +24,7 @@ from detector.cli.main import cli
 from detector.cli.program import Program
 from detector.messages import Samples
 from detector.records import StreamInfo, as_dict, event_record
-from detector.service.signals import SignalHandler
+from detector.service.process import SignalHandler
 
 Record = dict[str, Any]
 MODEL = os.environ.get("SNN_DETECT_MODEL")

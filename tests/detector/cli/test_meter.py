@@ -18,7 +18,7 @@ from detector.audio.sources import read_sound
 from detector.cli.meter import LOWEST_DBFS, Meter, PeakHold, watch
 from detector.messages import AudioChunk
 from detector.pipeline import Detector
-from detector.service.signals import SignalHandler
+from detector.service.process import SignalHandler
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from detector.cli.mqtt import mqtt
+from detector.cli.diagnose import mqtt
 from detector.cli.program import Program
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink

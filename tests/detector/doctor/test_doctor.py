@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from detector.audio.portaudio import within
 from detector.audio.sources import read_sound
-from detector.cli.doctor import doctor
+from detector.cli.diagnose import doctor
 from detector.doctor.audio import check_access
 from detector.doctor.checks import CheckRunner
 from detector.doctor.result import CheckResult, SystemPaths, exit_code, ok, output_of, problem, warning
@@ -28,7 +28,7 @@ from detector.messages import Samples
 from tests.detector.doctor.conftest import Program, write
 from tests.sound_server import SoundServer
 
-COMMAND = [sys.executable, "-W", "error", "-c", "from detector.cli.doctor import doctor; doctor()"]
+COMMAND = [sys.executable, "-W", "error", "-c", "from detector.cli.diagnose import doctor; doctor()"]
 UNPRIVILEGED = 65534
 
 

@@ -23,8 +23,7 @@ from detector import Detector, Event
 from detector.audio.sources import read_sound
 from detector.engine import core
 from detector.engine.core import CoreStream, _Arrays, _Layer, _Spec, _spec, _Trace, library
-from detector.engine.graph import read_graph
-from detector.engine.topology import topology_of
+from detector.engine.graph import read_graph, topology_of
 from detector.messages import Samples, Trace
 from detector.network import ENGINE_VARIABLE, load_model, onnxruntime
 from models import DEMO_SCENE

@@ -16,12 +16,11 @@ from detector.errors import ConfigError
 from detector.pipeline import Detector
 from detector.records import Record
 from detector.service.outputs import SinkManager, specs
-from detector.sinks.base import LiveSink, NodeInfo
+from detector.sinks.base import LiveSink, NodeInfo, SinkContext, SinkSection, SinkSpec
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
 from detector.sinks.mqtt import Mqtt
-from detector.sinks.section import SinkContext, SinkSection, SinkSpec
 from detector.sinks.stdout import Stdout
 from detector.sinks.webhook import Webhook
 from tests.detector.sinks import live_records

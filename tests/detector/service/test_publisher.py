@@ -19,8 +19,8 @@ from detector.errors import DeviceError
 from detector.service import logs
 from detector.service.engine import Counters, RateLimitedLog
 from detector.service.health import NO_SOURCE, Health, is_under_voltage, rss_bytes, temperature_c
+from detector.service.process import Notifier
 from detector.service.service import FaultPolicy, WatchdogPolicy
-from detector.service.systemd import Notifier
 from detector.sinks.base import NodeInfo
 from tests.detector.sinks.live_records import onset
 from tests.service import NotifySocket

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.service.systemd import Notifier
+from detector.service.process import Notifier
 
 
 class Listener:

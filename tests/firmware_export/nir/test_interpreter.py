@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from snntorch.import_nir import import_from_nir
 
-from detector.engine.topology import Neurons
+from detector.engine.graph import Neurons
 from detector.errors import ConfigError
 from detector.network import default_model_path, load_model, trace
 from firmware_export.nir.graph import affine_node, build_graph, leak_step, neuron_node, time_constants
