@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from detector.audio.live_source import Channel, Mixing
 from detector.audio.portaudio import Input
-from detector.audio.sources import Channel, Mixing
 from detector.errors import ConfigError, DeviceError
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from typing import Final, Protocol
 import numpy as np
 import soundfile
 import soxr
-from numpy.typing import NDArray
 
 from detector.audio.containers import (
     TAIL_BYTES,
@@ -33,12 +32,10 @@ from detector.audio.containers import (
     skip_tail,
     sound_follows,
 )
+from detector.audio.live_source import Block
 from detector.errors import SourceError
 from detector.messages import Samples
 from detector.system import ByteStream
-
-Block = NDArray[np.float32]
-"""(frames, channels): sound as the file holds it."""
 
 LOWEST_RATE_HZ: Final = 4_000
 HIGHEST_RATE_HZ: Final = 384_000

@@ -1,18 +1,26 @@
-"""Audio sources: the protocol, the events that a source emits, and the loop that passes them on."""
+"""What all audio sources have: their protocol and events, the loop that drains them, mixing, and resampling."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+import soxr
+from numpy.typing import NDArray
 
-from detector.messages import AudioChunk, ConditionName, GapCause
+from detector.errors import SourceError
+from detector.messages import AudioChunk, ConditionName, GapCause, Samples
 
 TURN_S: Final = 0.2
 """How long ``drain`` waits for the next event before it calls ``goes_on``."""
 _NO_SAMPLES: Final = np.empty(0, np.float32)
+_log: Final = logging.getLogger(__name__)
+
+Block: TypeAlias = NDArray[np.float32]
+"""(frames, channels), full scale is [-1, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +130,64 @@ def drain(
         for event in events:
             handle(event)
     return False
+
+
+Channel: TypeAlias = Literal["mean", "left", "right"] | int
+"""The mean of all channels, or one of them; numbers count from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """How channels become one, and what reports that the result is nearly silent."""
+
+    channel: Channel = "mean"
+    warn: Callable[[str], None] = _log.warning
+
+    @property
+    def column(self) -> int | None:
+        """Index of the channel to use; None for the mean of all."""
+        if isinstance(self.channel, int):
+            return self.channel - 1
+        return {"mean": None, "left": 0, "right": 1}[self.channel]
+
+    def used(self, block: Block, where: str) -> Block:
+        """Return the channels of a block (frames, channels) that are used; raises SourceError where it has too few."""
+        column, channels = self.column, block.shape[1]
+        if column is None:
+            return block
+        if column >= channels:
+            plural = "" if channels == 1 else "s"
+            raise SourceError(f"{where}: has {channels} channel{plural}; --channel {self.channel} is not there")
+        return block[:, column : column + 1]
+
+
+MEAN: Final = Mixing()
+
+
+class Resampler:
+    """Streaming resampler for mono sound; the result does not depend on how the sound is divided."""
+
+    def __init__(self, rate_hz: int, model_rate_hz: int) -> None:
+        """Take the rates of the input and of the output."""
+        # HQ takes as long as MQ here, and gives the bits of a whole clip that is resampled at once.
+        self._stream = soxr.ResampleStream(rate_hz, model_rate_hz, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: Samples) -> Samples:
+        """Process samples (n,) and return those that they complete; there may be none."""
+        result: Samples = self._stream.resample_chunk(samples)
+        return result
+
+    def flush(self) -> Samples:
+        """Return the rest, as if silence followed; nothing can be pushed behind it."""
+        result: Samples = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
+        return result
+
+
+def mean_of_channels(block: Block) -> Samples:
+    """Return the mean of a block's channels (frames, channels) as an array of its own."""
+    channels = block.shape[1]
+    mono = block[:, 0].copy()
+    for channel in range(1, channels):
+        mono += block[:, channel]
+    mono /= np.float32(channels)
+    return mono

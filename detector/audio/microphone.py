@@ -21,12 +21,13 @@ from detector.audio.levels import Checks, Level, loudest
 from detector.audio.live_source import (
     AudioBlock,
     AudioGap,
+    Resampler,
     SourceCondition,
     SourceEvent,
     SourceStats,
+    mean_of_channels,
 )
 from detector.audio.portaudio import within
-from detector.audio.sources import Resampler, mean_of_channels
 from detector.config.sections import Audio
 from detector.errors import DeviceError
 from detector.messages import LOUDEST, AudioChunk, ConditionName, GapCause, Samples

@@ -17,14 +17,22 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import BinaryIO, Final, Generic, TypeVar
 
 import numpy as np
-import soxr
 
-from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Block, SoundFileReader, decode
+from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, SoundFileReader, decode
 from detector.audio.levels import CancellationCheck, Levels
-from detector.audio.live_source import AudioBlock, SourceEvent, SourceStats
+from detector.audio.live_source import (
+    MEAN,
+    AudioBlock,
+    Block,
+    Mixing,
+    Resampler,
+    SourceEvent,
+    SourceStats,
+    mean_of_channels,
+)
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Samples, find_fault
 
@@ -54,38 +62,6 @@ _POLL_S: Final = 0.2
 _PIECE_MS: Final = 40
 
 _T = TypeVar("_T")
-
-
-Channel: TypeAlias = Literal["mean", "left", "right"] | int
-"""The mean of all channels, or one of them; numbers count from 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mixing:
-    """How channels become one, and what reports that the result is nearly silent."""
-
-    channel: Channel = "mean"
-    warn: Callable[[str], None] = _log.warning
-
-    @property
-    def column(self) -> int | None:
-        """Index of the channel to use; None for the mean of all."""
-        if isinstance(self.channel, int):
-            return self.channel - 1
-        return {"mean": None, "left": 0, "right": 1}[self.channel]
-
-    def used(self, block: Block, where: str) -> Block:
-        """Return the channels of a block (frames, channels) that are used; raises SourceError where it has too few."""
-        column, channels = self.column, block.shape[1]
-        if column is None:
-            return block
-        if column >= channels:
-            plural = "" if channels == 1 else "s"
-            raise SourceError(f"{where}: has {channels} channel{plural}; --channel {self.channel} is not there")
-        return block[:, column : column + 1]
-
-
-MEAN: Final = Mixing()
 
 
 def read_chunks(
@@ -425,35 +401,6 @@ def to_chunks(  # noqa: PLR0913 - both rates, what to do, and a name for errors
     number or far beyond full scale, and where the wanted channel is missing.
     """
     return _numbered(_resampled(_mono(blocks, rate_hz, where, mixing), rate_hz, model_rate_hz), length)
-
-
-class Resampler:
-    """Streaming resampler for mono sound; the result does not depend on how the sound is divided."""
-
-    def __init__(self, rate_hz: int, model_rate_hz: int) -> None:
-        """Take the rates of the input and of the output."""
-        # HQ takes as long as MQ here, and gives the bits of a whole clip that is resampled at once.
-        self._stream = soxr.ResampleStream(rate_hz, model_rate_hz, 1, dtype="float32", quality="HQ")
-
-    def push(self, samples: Samples) -> Samples:
-        """Process samples (n,) and return those that they complete; there may be none."""
-        result: Samples = self._stream.resample_chunk(samples)
-        return result
-
-    def flush(self) -> Samples:
-        """Return the rest, as if silence followed; nothing can be pushed behind it."""
-        result: Samples = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
-        return result
-
-
-def mean_of_channels(block: Block) -> Samples:
-    """Return the mean of a block's channels (frames, channels) as an array of its own."""
-    channels = block.shape[1]
-    mono = block[:, 0].copy()
-    for channel in range(1, channels):
-        mono += block[:, channel]
-    mono /= np.float32(channels)
-    return mono
 
 
 def _mono(blocks: Iterable[Block], rate_hz: int, where: str, mixing: Mixing) -> Iterator[Samples]:

@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from detector.audio.files import sounds_below
-from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
-from detector.audio.sources import MEAN, FileSource, Mixing
+from detector.audio.live_source import (
+    MEAN,
+    AudioBlock,
+    AudioGap,
+    AudioSource,
+    Mixing,
+    SourceCondition,
+    SourceEvent,
+    drain,
+)
+from detector.audio.sources import FileSource
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Scores
 from detector.pipeline import Detector

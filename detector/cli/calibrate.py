@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from detector.audio.sources import Mixing
+from detector.audio.live_source import Mixing
 from detector.calibration.measure import SCORES, Advance, Measurement, ScoreStore, check_labels, sound_files
 from detector.calibration.report import (
     FRAGMENT,

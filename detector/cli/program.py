@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from detector.audio.sources import Channel
+    from detector.audio.live_source import Channel
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70

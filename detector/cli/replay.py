@@ -44,8 +44,8 @@ from detector.system import PICTURE, FileKind, Output, check_outputs, replace_fi
 if TYPE_CHECKING:
     import zipfile
 
-    from detector.audio.live_source import SourceEvent
-    from detector.audio.sources import Channel, ReadSource
+    from detector.audio.live_source import Channel, SourceEvent
+    from detector.audio.sources import ReadSource
     from detector.messages import Event, Samples, Scores
     from detector.pipeline import Detector
 
@@ -406,7 +406,8 @@ class FileReplay:
             self._emit(record)
 
     def _open(self, name: str) -> ReadSource:
-        from detector.audio.sources import FileSource, Mixing, PcmSource, RawFormat
+        from detector.audio.live_source import Mixing
+        from detector.audio.sources import FileSource, PcmSource, RawFormat
 
         mixing = Mixing(self._options.channel, self._warnings.append)
         if name == STDIN:

@@ -142,7 +142,8 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
     pipe in place of a file.
     """
     if run_options.plays_file:
-        from detector.audio.sources import FileSource, Mixing
+        from detector.audio.live_source import Mixing
+        from detector.audio.sources import FileSource
 
         if Path(audio.device).is_fifo():  # it could not be repeated, and would block until there is a writer
             raise SourceError(f"{audio.device}: is a pipe, not a file; read it with snn-detect replay")
@@ -153,7 +154,8 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
-        from detector.audio.sources import Mixing, PcmSource, RawFormat
+        from detector.audio.live_source import Mixing
+        from detector.audio.sources import PcmSource, RawFormat
 
         raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
         return PcmSource(0, raw, model_rate_hz, Mixing(audio.channel))

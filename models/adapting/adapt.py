@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from tqdm import tqdm
 
-from detector.audio.sources import Channel, Mixing
+from detector.audio.live_source import Channel, Mixing
 from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Samples
 from detector.network import load_model

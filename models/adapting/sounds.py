@@ -13,7 +13,8 @@ import numpy as np
 import soxr
 
 from detector.audio.files import sounds_below
-from detector.audio.sources import MEAN, Mixing, read_sound
+from detector.audio.live_source import MEAN, Mixing
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.messages import Samples
 from models import DEMO_SCENE

@@ -20,7 +20,7 @@ from models.files import write_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from detector.audio.sources import Channel, Mixing
+    from detector.audio.live_source import Channel, Mixing
     from detector.network import Model
     from models.evaluation.inference import ScenePredictions
     from models.evaluation.matching import Curve, Outcome
@@ -214,7 +214,7 @@ def make_scenes(  # noqa: PLR0913 - one option each
     rendered: str,
 ) -> None:
     """Make long streams with reference annotations, of sounds the model was not trained on, in the new folder OUT."""
-    from detector.audio.sources import Mixing
+    from detector.audio.live_source import Mixing
     from detector.network import load_model
     from models.recipe import load_recipe
     from models.scenes.mixing import SceneMetadata, write_scenes

@@ -24,7 +24,7 @@ from models.cli.options import (
 from models.console import report_problems
 
 if TYPE_CHECKING:
-    from detector.audio.sources import Channel
+    from detector.audio.live_source import Channel
 
 _CARD: Final = FileKind("the card of an adapted model", re.compile(rb"# .*\n\n.*Made by `", re.DOTALL))
 _EXAMPLES: Final = 2400

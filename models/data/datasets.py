@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.audio.files import SoundFileReader, is_sound_name
-from detector.audio.sources import MEAN, Mixing, read_sound
+from detector.audio.live_source import MEAN, Mixing
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import DataSource
 from models import RECIPES

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from detector.audio.sources import Resampler, read_chunks
+from detector.audio.live_source import Resampler
+from detector.audio.sources import read_chunks
 from detector.messages import AudioChunk, Samples
 from detector.statistics import Rate
 from models.evaluation.inference import Change, predict_scenes

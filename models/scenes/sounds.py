@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from detector.audio.files import is_sound_name
-from detector.audio.sources import MEAN, Mixing, read_sound
+from detector.audio.live_source import MEAN, Mixing
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
 from detector.messages import Samples

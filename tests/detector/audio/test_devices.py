@@ -17,8 +17,8 @@ from detector.audio.devices import (
     rates_to_try,
     read_cards,
 )
+from detector.audio.live_source import Channel
 from detector.audio.portaudio import Input
-from detector.audio.sources import Channel
 from detector.errors import ConfigError, DeviceError
 from tests.detector.audio.trees import BUILT_IN, CHEAP_LEFT, CHEAP_RIGHT, LOGITECH, FakeCard, build
 

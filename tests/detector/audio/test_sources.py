@@ -20,12 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detector.audio.live_source import AudioBlock, SourceEvent, drain
+from detector.audio.live_source import AudioBlock, Channel, Mixing, SourceEvent, drain
 from detector.audio.sources import (
     PCM_FORMATS,
-    Channel,
     FileSource,
-    Mixing,
     PcmSource,
     RawFormat,
     ReadSource,

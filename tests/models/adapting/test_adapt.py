@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from detector.audio.sources import Mixing, read_sound
+from detector.audio.live_source import Mixing
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.network import default_model_path, load_model, verify
 from detector.pipeline import Detector

@@ -15,7 +15,8 @@ import soundfile
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from detector.audio.sources import Mixing, read_sound
+from detector.audio.live_source import Mixing
+from detector.audio.sources import read_sound
 from detector.errors import ConfigError
 from detector.manifest import DataSource
 from detector.network import load_model
