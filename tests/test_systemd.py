@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shutil
@@ -228,6 +229,7 @@ def test_what_the_package_unpacks_runs(package: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    assert json.loads(detect("model", "info", "--json"))["engine"] == "core"
     assert '"type":"onset"' in detect("replay", ROOT / "models" / "demo" / "scene.flac")
     assert detect("config", "init", "-") == (SYSTEMD / "config.toml").read_text(encoding="utf-8")
     for module in ("paho.mqtt.client", "prometheus_client", "sounddevice"):

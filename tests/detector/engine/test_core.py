@@ -360,13 +360,13 @@ def test_arrays_at_odd_addresses(small: Path, scene: Samples) -> None:
 
 
 WRONG_SAMPLES: Final[dict[str, tuple[float, str]]] = {
-    "not a number": (NAN, "must be finite"),
-    "infinite": (math.inf, "must be finite"),
-    "negative and infinite": (-math.inf, "must be finite"),
-    "of 16 bits": (-32768.0, "divide 16-bit samples by 32768"),
-    "of 24 bits": (8388607.0, "divide 24-bit samples by 8388608"),
-    "the largest float": (3.4e38, "divide 32-bit samples"),
-    "just out of scale": (32.0, "must lie in"),
+    "not a number": (NAN, "which is not sound"),
+    "infinite": (math.inf, "which is not sound"),
+    "negative and infinite": (-math.inf, "which is not sound"),
+    "of 16 bits": (-32768.0, "divide samples of 16-bit scale by 32768"),
+    "of 24 bits": (8388607.0, "divide samples of 24-bit scale by 8388608"),
+    "the largest float": (3.4e38, "which is not sound"),
+    "just out of scale": (32.0, "30 dB over full scale"),
 }
 
 

@@ -23,7 +23,7 @@ from firmware_export.onnx.int8 import export_int8
 from tests.detector.engine.test_parity import SHIPPED
 from tests.detector.engine.topologies import VARIANTS, write_model
 
-SECONDS: Final = 20
+SECONDS: Final = 90
 """A hostile file is refused in much less; this machine may be busy."""
 BYTES_FOR_EACH: Final = 40
 """Memory for each byte of a file, at most."""
