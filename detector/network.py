@@ -17,7 +17,6 @@ import os
 import typing
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal
@@ -155,7 +154,9 @@ class Model:
 
 def default_model_path() -> Path:
     """Return the path of the model that ships with the package ``models``."""
-    return Path(str(resources.files("models") / "pretrained" / DEFAULT_MODEL))
+    import models  # not by importlib.resources, which loads tempfile and zipfile
+
+    return Path(models.__path__[0]) / "pretrained" / DEFAULT_MODEL
 
 
 def load_model(path: Path | str | None = None) -> Model:

@@ -30,7 +30,18 @@ _RESERVED_DESCRIPTORS: Final = 128
 _MIN_CLIENTS: Final = 8
 _FORMULA: Final = ("=", "+", "-", "@")
 _EXHAUSTED_S: Final = 0.05
+_MALLOPT: Final = ((-3, 128 * 1024), (-8, 1))
+"""M_MMAP_THRESHOLD, which glibc would raise to the size of the model's file, and M_ARENA_MAX of malloc.h."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def limit_heap() -> None:
+    """Have freed memory returned to the system, and threads share one heap: they allocate little."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
+        for option, value in _MALLOPT:
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 class FileKind(NamedTuple):

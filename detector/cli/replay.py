@@ -39,7 +39,16 @@ from detector.errors import ConfigError, DetectorError, ManifestError, SourceErr
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.process import SignalHandler
 from detector.sinks.base import Sink
-from detector.system import PICTURE, FileKind, Output, check_outputs, replace_file, table_kind, write_text
+from detector.system import (
+    PICTURE,
+    FileKind,
+    Output,
+    check_outputs,
+    limit_heap,
+    replace_file,
+    table_kind,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import zipfile
@@ -327,6 +336,7 @@ class FileReplay:
         """Load the model; raises ManifestError or ConfigError for impossible options."""
         from detector.pipeline import Detector
 
+        limit_heap()
         self._options, self._signals = options, signals
         self._places = file_places(options)
         self._detector = Detector.load(options.model, options.thresholds)

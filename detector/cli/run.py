@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import logging
 import os
@@ -28,7 +27,7 @@ from detector.cli.program import (
 from detector.config.paths import STDIN, listening_flag, state_directory, web_token_file
 from detector.errors import DetectorError
 from detector.service.process import SignalHandler
-from detector.system import WAV, LastingFlag, Output, ProcessLock, check_outputs
+from detector.system import WAV, LastingFlag, Output, ProcessLock, check_outputs, limit_heap
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
@@ -39,8 +38,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
 _WEB: Final = "127.0.0.1:8765"
 _log = logging.getLogger(__name__)
-_HEAP: Final = ((-3, 128 * 1024), (-8, 1))
-"""M_MMAP_THRESHOLD, which glibc would raise to the size of the model's file, and M_ARENA_MAX of malloc.h."""
 
 
 def live_options(command: _Command) -> _Command:
@@ -223,18 +220,9 @@ def _configure_logging(*, quiet: bool) -> None:
     logs.configure(logging.WARNING if quiet else logging.INFO)
 
 
-def _limit_heap() -> None:
-    """Have freed memory returned to the system, and threads share one heap: they allocate little."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
-        for option, value in _HEAP:
-            ctypes.CDLL(None).mallopt(option, value)
-
-
 def _run(service: Service) -> int:
     """Run a service and return its exit code; where a part of it hangs, end the process without that part."""
-    _limit_heap()
+    limit_heap()
     try:
         code = service.run()
     except DetectorError as error:
