@@ -6,10 +6,13 @@ quick on a small board.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import click
@@ -71,12 +74,33 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     listen(ctx, options)
 
 
+class _Metadata(ModuleType):
+    """Stands for ``importlib.metadata`` until something of it is used.
+
+    pydantic imports it, and with it email, csv and zipfile, to look for plugins, which it is told not to do.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the real module has, which takes its place."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+    def entry_points(self, **selection: Any) -> Any:
+        """Return the entry points that the real function does; pydantic imports it by its name."""
+        return self.__getattr__("entry_points")(**selection)
+
+
 def _load_less() -> None:
     """Decide, before they are imported, what libraries load; a tenth of a service's memory, and half of its start."""
     # Each thread of OpenBLAS is started when numpy is imported, and spins for a while.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # All installed packages are searched for them.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if "importlib.metadata" not in sys.modules:
+        importlib.metadata = sys.modules["importlib.metadata"] = _Metadata("importlib.metadata")
     # hashlib then uses the interpreter's own code, as where Python is built without OpenSSL.
     if all(any(map(find_spec, names)) for names in _OWN_HASHES):
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ A section is a table of the configuration file. Its docstring and the descriptio
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import typing
@@ -56,6 +55,8 @@ def is_secret(annotation: Any) -> bool:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that is most like a word; None where none is."""
+    import difflib
+
     return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1)), None)
 
 

@@ -106,6 +106,24 @@ main()
     ]
 
 
+def test_the_metadata_of_packages_is_read_only_where_it_is_asked_for() -> None:
+    code = """
+import atexit, sys
+from detector.cli.main import main
+@atexit.register
+def count():
+    import importlib.metadata
+    import detector.config.loading
+    print("email" in sys.modules)
+    from importlib.metadata import PackageNotFoundError, version
+    print(version("numpy"), issubclass(PackageNotFoundError, ImportError), importlib.metadata.version is version)
+    print(len(importlib.metadata.entry_points(group="console_scripts")) > 0)
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["False", f"{np.__version__} True True", "True"]
+
+
 def test_what_listens_loads_no_reader_of_sound_files() -> None:
     code = """
 import sys
