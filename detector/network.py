@@ -155,9 +155,8 @@ class Model:
 
 def default_model_path() -> Path:
     """Return the path of the model that ships with the package ``models``."""
-    import models  # not by importlib.resources, which loads tempfile and zipfile
-
-    return Path(models.__path__[0]) / "pretrained" / DEFAULT_MODEL
+    # Not by importlib.resources, which loads tempfile and zipfile.
+    return Path(importlib.import_module("models").__path__[0]) / "pretrained" / DEFAULT_MODEL
 
 
 def load_model(path: Path | str | None = None) -> Model:

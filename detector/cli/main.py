@@ -77,7 +77,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 class _Metadata(ModuleType):
     """Stands for ``importlib.metadata`` until something of it is used.
 
-    pydantic imports it, and with it email, csv and zipfile, to look for plugins, which it is told not to do.
+    pydantic imports it, and with it email, csv and zipfile, to look for plugins, which ``_load_less`` switches off.
     """
 
     def __getattr__(self, name: str) -> Any:
