@@ -337,7 +337,7 @@ static size_t make_samples(input *in, float *samples)
 
 static void refuse_samples(input *in, snn_core_stream *stream, const float *samples, size_t n)
 {
-    static const float wrong[] = {NAN, INFINITY, -INFINITY, 32, -40000};
+    static const float wrong[] = {NAN, INFINITY, -INFINITY, 32.5f, -40000};
     float *copy = malloc((n + 1) * sizeof *copy);
     CHECK(copy);
     memcpy(copy, samples, n * sizeof *copy);
