@@ -20,7 +20,7 @@ import numpy as np
 
 from detector import __version__
 from detector.audio.devices import check_selector
-from detector.audio.live_source import AudioSource, SourceEvent, SourceStats
+from detector.audio.live_source import AudioSource, Mixing, SourceEvent, SourceStats
 from detector.config.loading import Configuration, Key
 from detector.config.paths import STDIN, listening_flag
 from detector.config.secrets import read_secret
@@ -126,9 +126,12 @@ def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:
     )
 
 
-def check_source(audio: Audio) -> None:
+def check_source(audio: Audio, raw_channels: int = 1) -> None:
     """Raise ConfigError for what can be no live source, whether or not its device is there."""
     if audio.device == STDIN:
+        if (Mixing(audio.channel).column or 0) >= raw_channels:
+            has = f"they have {raw_channels}"
+            raise ConfigError(f"raw samples: channel {audio.channel} is not there, {has}; check --channels")
         return
     if os.sep in audio.device and Path(audio.device).is_file():
         raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
@@ -142,7 +145,6 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
     pipe in place of a file.
     """
     if run_options.plays_file:
-        from detector.audio.live_source import Mixing
         from detector.audio.sources import FileSource
 
         if Path(audio.device).is_fifo():  # it could not be repeated, and would block until there is a writer
@@ -150,11 +152,10 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
         return FileSource(
             audio.device, model_rate_hz, real_time=True, loop=run_options.loop, mixing=Mixing(audio.channel)
         )
-    check_source(audio)
+    check_source(audio, run_options.raw.channels if run_options.raw else 1)
     if audio.device == STDIN:
         if os.isatty(0):
             raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
-        from detector.audio.live_source import Mixing
         from detector.audio.sources import PcmSource, RawFormat
 
         raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)

@@ -131,6 +131,8 @@ def _bounded_client() -> type[Client]:
             return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
 
         def loop_start(self) -> MQTTErrorCode:
+            if self._thread is None:
+                self._reset_sockets(sockpair_only=True)  # the next thread has a pair of its own
             try:
                 return super().loop_start()
             except BaseException:

@@ -76,7 +76,7 @@ def test_text_lines_are_coloured_on_a_terminal_only() -> None:
 
 def test_text_lines_escape_names() -> None:
     text = text_of(replace(ONSET, source="[red]\x1b[2J\n\udce9.wav"))
-    assert text.splitlines()[0] == "[red]\ufffd[2J\ufffd\ufffd.wav"
+    assert text.splitlines()[0] == "[red]\ufffd[2J \ufffd.wav"
 
 
 def test_scores_file(tmp_path: Path) -> None:

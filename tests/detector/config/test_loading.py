@@ -486,7 +486,7 @@ SECRET = "S" + "ECRET"
         ("[database]\npath = '{0}'", "{0} is a directory; name a file"),
         ("[clips]\ndirectory = '{0}/sound.wav'", "{0}/sound.wav is a file; name a folder"),
         ("[model]\npath = '{0}'", "{0}: the model cannot be read"),
-        ("[audio]\ndevice = '-'\nchannel = 2", "audio.channel: raw samples"),
+        ("[audio]\ndevice = '-'\nchannel = 2", "raw samples: channel 2 is not there"),
     ],
 )
 def test_check_and_run_refuse_the_same(

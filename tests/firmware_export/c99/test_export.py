@@ -163,14 +163,15 @@ def check_integers(host: Host, params: MfccParams, pcm: NDArray[np.int16], path:
     fired = np.concatenate(output.spikes, axis=1)
     np.testing.assert_array_equal(host.stage_output("spikes", pcm, np.uint8, fired.shape[1]), fired)
     np.testing.assert_array_equal(host.stage_output("scores", pcm, np.int32, output.scores.shape[1]), output.scores)
-    assert host_event_keys(host, pcm) == event_keys(decoded_events(path, output.scores))
+    assert host_event_keys(host, pcm) == event_keys(decoded_events(path, output.scores, len(pcm)))
 
 
-def decoded_events(path: Path, scores: NDArray[np.int64]) -> list[Event]:
-    """Return the events of the runtime's decoder for fixed-point scores."""
+def decoded_events(path: Path, scores: NDArray[np.int64], samples: int) -> list[Event]:
+    """Return the events of the runtime's decoder for the fixed-point scores of a stream of so many samples."""
     model = fixed_point(read_network(path))
     params = model.network.manifest.features
     decoder = EventDecoder(fixed_reference.decoder_classes(model), params.hop_length, params.frame_length)
+    decoder.end_at(samples)
     return decoder.push(fixed_reference.as_fractions(scores)) + decoder.flush()
 
 

@@ -199,7 +199,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(
     out = tmp_path / "out" / "small.nir"
     (tmp_path / "text.onnx").write_text("guitar")
     assert "no manifest" in refusal_line(monkeypatch, capsys, without_manifest(model, tmp_path), out)
-    assert "cannot load this as a model" in refusal_line(monkeypatch, capsys, tmp_path / "text.onnx", out)
+    assert "this is no ONNX file of a model" in refusal_line(monkeypatch, capsys, tmp_path / "text.onnx", out)
     assert "cannot be read" in refusal_line(monkeypatch, capsys, tmp_path / "none.onnx", out)
     assert "cannot be read" in refusal_line(monkeypatch, capsys, tmp_path, out)
 
