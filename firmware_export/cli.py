@@ -74,8 +74,12 @@ def onnx(  # noqa: PLR0913 - one option each
 @click.option(
     "--frontend", type=click.Choice(["fixed", "float"]), default="fixed", help="Number format of the MFCC with --int8."
 )
+@click.option(
+    "--prefix",
+    help="Beginning of all names that the linker sees; default: the model's name and the number format.",
+)
 def c(  # noqa: PLR0913 - one option each
-    model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str, *, force: bool
+    model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str, prefix: str | None, *, force: bool
 ) -> None:
     """Export MODEL as a folder of C99.
 
@@ -89,7 +93,7 @@ def c(  # noqa: PLR0913 - one option each
     if out.exists():
         check_outputs([Output("--out", out / "snn_model.h" if out.is_dir() else out, _C_HEADER)], [model], force=force)
     number_format = NumberFormat(int8=True, fixed_front_end=frontend == "fixed") if is_int8 else FLOAT
-    export_c(model, out, number_format)
+    export_c(model, out, number_format, prefix)
     click.echo(
         f"{out}: {model.name} in C99 ({number_format.name}); next: make -C {out}, then pipe samples into {out}/snn_host"
     )

@@ -39,7 +39,8 @@ _EXAMPLE: Final = Path("examples") / "cortex_m"
 _PIECE_S: Final = 6
 _TIMEOUT_S: Final = 600
 """A program that runs longer is ended."""
-_ENTRY_POINTS: Final = ("snn_push", "snn_flush")
+_ENTRY_POINTS: Final = re.compile(r"(.*_)?snn_(push|flush)(_.*)?")
+"""With the prefix of a model, and what its header is bound to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def stack_bound(graphs: str) -> int:
             raise ConfigError(f"{name} calls itself: its stack has no bound; export the model again")
         return sizes[name] + max((depth(called, (*path, name)) for called in calls[name]), default=0)
 
-    return max(depth(name, ()) for name in _ENTRY_POINTS)
+    return max(depth(name, ()) for name in sizes if _ENTRY_POINTS.fullmatch(name))
 
 
 def to_pcm(samples: Samples) -> Pcm:

@@ -8,6 +8,7 @@ the sizes of the model and ``snn_model.c`` with its arrays, floats to the bit.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -32,6 +33,22 @@ _STAGES: Final = (
     *("snn_encoder.c", "snn_network.c", "snn_decoder.c"),
 )
 """Sources that firmware and the runtime's engine share."""
+_ENTRY_POINTS: Final = ("snn_init", "snn_watch", "snn_push", "snn_flush", "snn_reset")
+"""What programs call with a state of their own, whose size the header says."""
+_SYMBOLS: Final = (
+    *("snn_fired", "snn_put_event", "snn_put_integer", "snn_put_text"),
+    *("snn_mfcc_push", "snn_mfcc_flush", "snn_mfcc_reset", "snn_cepstra", "snn_encode", "snn_encoder_reset"),
+    *("snn_step", "snn_layer_spikes", "snn_network_reset", "snn_decode", "snn_decoder_close", "snn_decoder_reset"),
+    *("snn_model_name", "snn_model_sha256", "snn_labels", "snn_classes", "snn_layers", "snn_to_bands"),
+    *("snn_window", "snn_twiddles", "snn_pass_twiddles", "snn_split_twiddles", "snn_bit_reversal", "snn_dct"),
+    *("snn_mel_first", "snn_mel_count", "snn_mel_weights", "snn_logs", "snn_silence", "snn_thresholds", "snn_rest"),
+    *("snn_readout_weight", "snn_readout_bias", "snn_readout_beta", "snn_readout_shift", "snn_sigmoid"),
+)
+"""All other symbols that the linker sees."""
+_LONGEST_PREFIX: Final = 63
+_PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+_MARK_DIGITS: Final = 16
+"""Of the model file's SHA-256, in the names of the entry points."""
 _MAX_ROWS: Final = 65535
 """Rows of weights and entries of lists are counted in 16 bits."""
 _WORD_BITS: Final = 32
@@ -64,6 +81,7 @@ typedef struct {
     int32_t smoothing, min_on, min_off, refractory;
 } snn_class;
 
+NAMES
 extern const char *const snn_labels[SNN_CLASSES];
 extern const char snn_model_name[], snn_model_sha256[];
 #if SNN_FIXED_FRONT_END
@@ -106,18 +124,25 @@ class _StateOffsets:
     membranes: int
 
 
-def export_c(model: Path, out: Path, number_format: NumberFormat = FLOAT) -> None:
+def export_c(model: Path, out: Path, number_format: NumberFormat = FLOAT, prefix: str | None = None) -> None:
     """Write a model as a folder of C sources; files of a folder that this function made before are replaced.
 
-    Raises ManifestError for a file that is no model or a model that the C cannot run, ConfigError for a folder that
-    cannot be written or holds something else. The folder is complete or not there.
+    All names that the linker sees begin with ``prefix``, by default the model's name and the number format. Raises
+    ManifestError for a file that is no model or a model that the C cannot run, ConfigError for a prefix that is no name
+    in C, and for a folder that cannot be written or holds something else. The folder is complete or not there.
     """
     if out.exists() and not (out.is_dir() and ((out / _MARK).is_file() or not any(out.iterdir()))):
         raise ConfigError(f"{out}: exists and was not made by this command; name another folder")
+    if prefix is not None and not _PREFIX.fullmatch(prefix):
+        raise ConfigError(
+            f"the prefix {prefix!r} is no name in C; give a letter, then letters, digits or _, "
+            f"{_LONGEST_PREFIX} at most"
+        )
     network = read_network(model)
     _check(model, network)
     arrays = model_arrays(network, number_format)
-    texts = {"snn_model.h": header(network, arrays), "snn_model.c": tables(network, arrays)}
+    names = _renamed(prefix or default_prefix(network.manifest.name, number_format), network.sha256, number_format)
+    texts = {"snn_model.h": header(network, arrays, names), "snn_model.c": tables(network, arrays)}
     with atomic_output(out) as folder:
         _copy(resources.files("firmware_export").joinpath("c"), folder)
         for name in _STAGES:
@@ -127,8 +152,34 @@ def export_c(model: Path, out: Path, number_format: NumberFormat = FLOAT) -> Non
             (folder / name).write_text(text, encoding="ascii")
 
 
-def header(network: Network, arrays: ModelArrays) -> str:
-    """Return ``snn_model.h``: the sizes of the model and the types of its arrays."""
+def default_prefix(name: str, number_format: NumberFormat) -> str:
+    """Return the prefix of a model's names in C: letters, digits and underscores of its name, and the format."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    named = plain if plain[:1].isalpha() else f"model_{plain}"
+    return f"{named[: _LONGEST_PREFIX - 1 - len(number_format.slug)]}_{number_format.slug}"
+
+
+def _renamed(prefix: str, sha256: str, number_format: NumberFormat) -> str:
+    """Return the definitions that give all symbols the model's prefix.
+
+    Entry points carry what the size of their state depends on, too: a header of another model, number format or front
+    end names functions that the library does not have.
+    """
+    mark = f"{sha256[:_MARK_DIGITS]}_{number_format.slug}"
+    entries = {
+        end: "".join(f"#define {name} {prefix}_{name}_{mark}{end}\n" for name in _ENTRY_POINTS)
+        for end in ("", "_single")
+    }
+    plain = "".join(f"#define {name} {prefix}_{name}\n" for name in _SYMBOLS)
+    single = f"#if !SNN_FIXED_FRONT_END && SNN_SINGLE_FRONT_END\n{entries['_single']}#else\n{entries['']}#endif\n"
+    return (
+        "/* Names for the linker: those of another model are others, and a header that is not this library's does not\n"
+        f" * link. */\n#define SNN_PREFIX {prefix}\n{plain}{single}"
+    )
+
+
+def header(network: Network, arrays: ModelArrays, names: str) -> str:
+    """Return ``snn_model.h``: the sizes of the model, its symbols' names and the types of its arrays."""
     m, offsets = network.manifest, _state_offsets(network)
     f, e, layers = m.features, m.encoder, network.layers
     sizes: dict[str, Any] = {
@@ -167,7 +218,7 @@ def header(network: Network, arrays: ModelArrays) -> str:
     }
     sizes |= {name: _constant(value) for name, value in arrays.constants.items()}
     defines = "".join(f"#define SNN_{name} {_bracketed(value)}\n" for name, value in sizes.items())
-    return f"{_origin(network, arrays.number_format)}{_HEADER_TOP}{defines}{_HEADER_TYPES}"
+    return f"{_origin(network, arrays.number_format)}{_HEADER_TOP}{defines}{_HEADER_TYPES.replace('NAMES', names)}"
 
 
 def tables(network: Network, arrays: ModelArrays) -> str:

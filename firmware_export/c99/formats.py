@@ -66,6 +66,13 @@ class NumberFormat:
             return "float"
         return "int8" if self.fixed_front_end else "int8, MFCC in float"
 
+    @property
+    def slug(self) -> str:
+        """The name as a part of names in C."""
+        if not self.int8:
+            return "float"
+        return "int8" if self.fixed_front_end else "int8_float_mfcc"
+
 
 FLOAT: Final = NumberFormat(int8=False, fixed_front_end=False)
 INT8: Final = NumberFormat(int8=True, fixed_front_end=True)
