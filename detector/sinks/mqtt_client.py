@@ -108,6 +108,12 @@ def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: 
     return client
 
 
+def _close_old_pair(client: Any) -> None:
+    """Close the pair of sockets of a thread that has ended; the next thread has one of its own."""
+    if client._thread is None:  # noqa: SLF001 - of the client below
+        client._reset_sockets(sockpair_only=True)  # noqa: SLF001
+
+
 @cache
 def _bounded_client() -> type[Client]:
     """Return paho's client, of whose incoming packets only the beginning is kept; a broken one ends the connection.
@@ -131,8 +137,7 @@ def _bounded_client() -> type[Client]:
             return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
 
         def loop_start(self) -> MQTTErrorCode:
-            if self._thread is None:
-                self._reset_sockets(sockpair_only=True)  # the next thread has a pair of its own
+            _close_old_pair(self)
             try:
                 return super().loop_start()
             except BaseException:
