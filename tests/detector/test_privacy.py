@@ -43,11 +43,12 @@ class Seen(NamedTuple):
 @pytest.fixture(scope="module")
 def isolated() -> list[str]:
     """Give the command that runs another one without a network; skip where the system permits none, except in CI."""
-    command = [*_program("unshare"), "-rn", "--", *_program("strace"), "-f", "-qq", "-e", "trace=none", "true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    isolating = [*_program("unshare"), "-rn", "--"]
+    tracing = [*_program("strace"), "-f", "-qq", "-e", "trace=none"]
+    done = subprocess.run([*isolating, *tracing, "true"], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no network namespace, or no tracing, is permitted: {done.stderr.strip()[-200:]}")
-    return command[:4]
+    return isolating
 
 
 def _program(name: str) -> list[str]:
