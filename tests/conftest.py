@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from detector.manifest import MfccParams
+from tests.front_end import FRONT_END
 
 settings.register_profile("project", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("project")
+
+# A shell ignores SIGINT in what it starts in the background, and the commands under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(os.environ.get("SNN_DETECT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -30,18 +36,4 @@ def data() -> Path:
 @pytest.fixture
 def model_params() -> MfccParams:
     """Give a front end like that of the model that ships."""
-    return MfccParams(
-        sample_rate_hz=16000,
-        frame_length=800,
-        hop_length=400,
-        n_fft=1024,
-        n_mels=40,
-        n_mfcc=40,
-        f_min_hz=50.0,
-        f_max_hz=8000.0,
-        preemphasis=0.0,
-        lifter=0,
-        append_energy=False,
-        window="hann",
-        log_floor=1e-8,
-    )
+    return FRONT_END

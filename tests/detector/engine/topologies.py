@@ -17,6 +17,7 @@ from models import DEMO_SCENE
 from models.network.csnn import SpikingConvNet
 from models.network.spec import ConvSpec
 from tests.firmware_export.onnx.test_export import RECORD, small_recipe
+from tests.front_end import FRONT_END
 
 SPEECH: Final[dict[str, Any]] = {
     "frame_length": 400,
@@ -105,19 +106,4 @@ def write_model(variant: Variant, folder: Path, seed: int = 1) -> Path:
 
 def front_end(changes: dict[str, Any]) -> MfccParams:
     """Return a front end with changes; where these have no floor, one for the rest of the recipe to start from."""
-    base = MfccParams(
-        sample_rate_hz=16000,
-        frame_length=800,
-        hop_length=400,
-        n_fft=1024,
-        n_mels=40,
-        n_mfcc=40,
-        f_min_hz=50.0,
-        f_max_hz=8000.0,
-        preemphasis=0.0,
-        lifter=0,
-        append_energy=False,
-        window="hann",
-        log_floor=1e-8,
-    )
-    return dataclasses.replace(base, **{**changes, "log_floor": changes.get("log_floor") or base.log_floor})
+    return dataclasses.replace(FRONT_END, **{**changes, "log_floor": changes.get("log_floor") or FRONT_END.log_floor})
