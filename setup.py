@@ -115,14 +115,14 @@ class WithCore(Distribution):
         return True
 
     def parse_config_files(self, *arguments: Any, **options: Any) -> None:
-        """Read pyproject.toml; leave out onnxruntime for a 32-bit system.
+        """Read pyproject.toml; leave out onnxruntime, and what is for it alone, for a 32-bit system.
 
         No environment marker says what that is: where the kernel has 64 bits, its machine is aarch64.
         """
         super().parse_config_files(*arguments, **options)
         wanted = os.environ.get("SNN_WHEEL_PLATFORM")
         if wanted.endswith("armv7l") if wanted else sys.maxsize < 1 << 32:
-            self.install_requires = [r for r in self.install_requires if not r.startswith("onnxruntime")]
+            self.install_requires = [r for r in self.install_requires if not r.startswith(("onnxruntime", "protobuf"))]
             self.metadata.install_requires = self.install_requires
 
 
