@@ -121,7 +121,7 @@ class Model:
         if self.core is None:
             if engine == "core":
                 raise ManifestError(f"{path}: {self.engine_reason}; unset {ENGINE_VARIABLE}")
-            self.__dict__["session"] = self._checked_session(data)
+            self.__dict__["session"] = _session(data, str(path))
 
     @property
     def engine(self) -> EngineName:
@@ -134,7 +134,7 @@ class Model:
 
         Raises ManifestError where the file has changed or onnxruntime cannot load it.
         """
-        return self._checked_session(self._data())
+        return _session(self._data(), str(self.path))
 
     @property
     def block(self) -> bytes:
@@ -146,11 +146,6 @@ class Model:
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise ManifestError(f"{self.path}: the file has changed since it was loaded; start again")
         return data
-
-    def _checked_session(self, data: bytes) -> Any:
-        session = _session(data, str(self.path))
-        _check_tensors(read_graph(data), self.manifest, 1, str(self.path))
-        return session
 
 
 def default_model_path() -> Path:

@@ -219,7 +219,7 @@ class CoreStream:
         self._model, self._classes = model, classes
         self._first_sample = 0
         f = model.manifest.features
-        self._hop, self._frame = f.hop_length, f.frame_length
+        self._hop = f.hop_length
         self._handle = self._library.snn_core_stream_new(model.handle, _class_array(classes))
         if not self._handle:
             raise ValueError("decoder: the parameters of a class cannot be, or memory is short")
