@@ -7,6 +7,7 @@
 # make lock       write the releases that install and deb use, with their hashes, to LOCK; UPGRADE=1 takes newer ones
 # make check-lock compare its releases with pyproject.toml; new files of an old release do not matter
 # make wheels     make wheels for x86-64, ARM with 64 bits and ARM with 32 bits in build/wheels/, on any of them
+# make check-wheels  make them and test what they hold; takes minutes
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make clean      remove all environments and what the tools left behind
 
@@ -36,7 +37,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-arm64 check-armhf
+  check-wheels check-arm64 check-armhf
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -173,6 +174,9 @@ $(BUILDING)/.zig: $(BUILDING)/.installed
 	@echo "installing $(ZIG) into $(BUILDING)"
 	@$(call install,$(BUILDING)) $(ZIG)
 	@touch $@
+
+check-wheels: wheels $(TESTING)/.installed
+	SNN_TEST_WHEELS=$(abspath build/wheels) $(TESTING)/bin/python -m pytest -n 0 tests/test_wheels.py
 
 check-arm64 check-armhf: wheels $(RUNTIME)/.installed
 	@command -v qemu-arm-static >/dev/null || $(call install_packages,qemu-user-static) || \
