@@ -21,7 +21,9 @@ data_option = click.option(
     "or SNN_DETECT_DATA.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="Threads of torch and of the scan; default: all cores."
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of torch and of the scan; default: cores without a worker.",
 )
 material_option = click.option("--material", type=PATH, help="Rendered material (python -m models.rendering).")
 processes_option = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,8 @@ def fit(  # noqa: PLR0913 - one option each
     """Train by RECIPE, stage by stage, or resume from the checkpoint in the run folder."""
     from models.recipe import load_stages, read_toml
 
-    use_threads(threads)
+    # Where another process takes a core, threads spend more time waiting for one another than they save.
+    use_threads(threads or max(1, (os.cpu_count() or 1) - workers))
     if read_toml(recipe).get("kind") == "image":
         from models.images import train as image_train
 

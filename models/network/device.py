@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +13,19 @@ import torch
 def training_device() -> torch.device:
     """Return the device that networks are trained on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Have this thread compute with zero in place of denormal numbers, which take many times as long.
+
+    Squares of small gradients are denormal: the optimiser and convolutions took a fifth of the time of training.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @cache

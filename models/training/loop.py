@@ -22,7 +22,7 @@ from models.data.clips import Clip
 from models.data.datasets import folds_left_out, load_good_clips, recordings, sources_of
 from models.network.activity import Activity, reading_macs
 from models.network.csnn import SpikingConvNet
-from models.network.device import training_device
+from models.network.device import denormals_flushed, training_device
 from models.network.twin import Network, make_network
 from models.plots import draw_curves
 from models.recipe import MixtureExamples, Recipe, Stage, as_dict
@@ -98,7 +98,8 @@ def train(recipe: Recipe, run: Run) -> Network:
     net = net.to(training_device())
     trainer = _Trainer(net, recipe, run, clips)
     trainer.resume()
-    with tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch", desc=run.folder.name) as bar:
+    progress = tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch", desc=run.folder.name)
+    with progress as bar, denormals_flushed():
         while trainer.epoch < recipe.schedule.epochs:
             row = trainer.one_epoch()
             bar.set_postfix(loss=f"{row['loss']:.4f}")

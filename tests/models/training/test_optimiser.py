@@ -40,7 +40,8 @@ def test_without_hidden_weights_it_is_adamw() -> None:
     groups = [{"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": 0.1}]
     groups.append({"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0})
     learn(theirs, torch.optim.AdamW(groups, lr=0.01))
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # one pass rounds otherwise than a dozen
 
 
 def test_hidden_weights_move_in_all_directions_alike_and_others_by_adamw() -> None:
