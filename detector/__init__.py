@@ -1,6 +1,8 @@
 """Detect sounds in a stream with a small spiking network.
 
->>> from detector import Detector
+>>> from detector import Detector, detect_file
+>>> for found in detect_file("recording.wav"):
+...     print(found.label, found.onset_s, found.offset_s, found.score)
 >>> detector = Detector.load()
 
 The names below are loaded when they are first used, so that ``import detector`` costs nothing.
@@ -12,13 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detector.api import Detection, detect_file, listen
     from detector.messages import Event
     from detector.pipeline import Detector
 
-__all__ = ["Detector", "Event", "__version__"]
+__all__ = ["Detection", "Detector", "Event", "__version__", "detect_file", "listen"]
 __version__ = "0.1.0"
 
-_HOMES = {"Detector": "detector.pipeline", "Event": "detector.messages"}
+_HOMES = {
+    "Detection": "detector.api",
+    "Detector": "detector.pipeline",
+    "Event": "detector.messages",
+    "detect_file": "detector.api",
+    "listen": "detector.api",
+}
 
 
 def __getattr__(name: str) -> Any:

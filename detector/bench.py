@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,8 +212,9 @@ def bench_sound(rate_hz: int) -> NDArray[np.float32]:
     import numpy as np
 
     from detector.audio.sources import read_sound
+    from detector.network import shipped_file
 
-    scene = read_sound(str(resources.files("models") / "demo" / "scene.flac"), rate_hz)
+    scene = read_sound(shipped_file("demo/scene.flac"), rate_hz)
     return np.resize(scene, SECONDS * rate_hz)
 
 

@@ -116,10 +116,13 @@ class EventDecoder:
     0.7. A score that is not a number counts as 0, one outside [0, 1] as the nearer end.
     """
 
-    def __init__(self, classes: Sequence[ClassSpec], hop_length: int, frame_length: int) -> None:
-        """Take the classes in the order of the scores; raises ValueError, naming class and value, for a wrong one."""
+    def __init__(self, classes: Sequence[ClassSpec], hop_length: int, frame_length: int, rate_hz: int = 0) -> None:
+        """Take the classes in the order of the scores; raises ValueError, naming class and value, for a wrong one.
+
+        ``rate_hz`` is passed on in the events; 0: not known.
+        """
         check_classes(classes, hop_length, frame_length)
-        self._classes = tuple(classes)
+        self._classes, self._rate_hz = tuple(classes), rate_hz
         self._span = partial(frame_span, hop_length=hop_length, frame_length=frame_length)
         self._smoothing = np.array([c.decoder.smoothing_frames for c in classes])
         self._memory = int(self._smoothing.max()) - 1
@@ -258,6 +261,7 @@ class EventDecoder:
             emitted_sample=self._end_of(frame) - 1,
             score=score,
             threshold=spec.decoder.on_threshold,
+            rate_hz=self._rate_hz,
         )
         self._next_index += 1
         return onset

@@ -76,6 +76,23 @@ class Event:
     """Mean smoothed score between onset and offset; None for an onset."""
     reason: Reason | None = None
     """Why an offset was sent; None for an onset."""
+    rate_hz: int = 0
+    """Samples a second of the positions, the rate of the model; 0: not known."""
+
+    @property
+    def onset_s(self) -> float:
+        """Onset in seconds since the stream began; raises ValueError where the rate is not known."""
+        return self._seconds(self.onset_sample)
+
+    @property
+    def offset_s(self) -> float | None:
+        """Offset in seconds since the stream began, None for an onset; raises ValueError as ``onset_s``."""
+        return None if self.offset_sample is None else self._seconds(self.offset_sample)
+
+    def _seconds(self, sample: int) -> float:
+        if self.rate_hz <= 0:
+            raise ValueError("the event has no rate_hz, so its positions are known in samples only")
+        return sample / self.rate_hz
 
 
 def find_fault(samples: NDArray[np.float32]) -> tuple[int, str] | None:

@@ -148,10 +148,17 @@ class Model:
         return data
 
 
+def shipped_file(name: str) -> Path:
+    """Return the path of a file of the package ``models`` of this distribution, such as ``demo/scene.flac``.
+
+    It lies beside this package, wherever that is; to import ``models`` could give one of the program that uses it.
+    """
+    return Path(__file__).resolve().parents[1] / "models" / name
+
+
 def default_model_path() -> Path:
-    """Return the path of the model that ships with the package ``models``."""
-    # Not by importlib.resources, which loads tempfile and zipfile.
-    return Path(importlib.import_module("models").__path__[0]) / "pretrained" / DEFAULT_MODEL
+    """Return the path of the model that ships."""
+    return shipped_file(f"pretrained/{DEFAULT_MODEL}")
 
 
 def load_model(path: Path | str | None = None) -> Model:

@@ -5,27 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from detector.decoder import EventDecoder, check_classes
 from detector.encoder import DeltaEncoder
 from detector.engine.core import CoreStream
-from detector.errors import ConfigError, ManifestError
+from detector.errors import ConfigError, ManifestError, unknown_label
 from detector.features import MfccExtractor, as_samples
 from detector.manifest import ClassSpec, Manifest
 from detector.messages import AudioChunk, Event, Observer, Reason, Samples, Scores, Trace
 from detector.network import EngineName, Model, StreamingNetwork, load_model
+
+if TYPE_CHECKING:
+    from detector.audio.live_source import Resampler
 
 
 class Detector:
     """Detect sounds in a stream: ``push`` samples as they come, take the events that come out.
 
     >>> detector = Detector.load()
-    >>> for block in blocks:  # float32, mono, detector.sample_rate_hz
-    ...     for event in detector.push(block):
-    ...         print(event.kind, event.label)
+    >>> for block in blocks:  # float32, mono, of any length
+    ...     for event in detector.push(block, rate_hz=48000):
+    ...         print(event.kind, event.label, event.onset_s)
     """
 
     def __init__(self, model: Model, classes: tuple[ClassSpec, ...]) -> None:
@@ -35,7 +38,11 @@ class Detector:
         """Receives a trace of each push; scores and events have the same bits with and without."""
         self.classes = classes
         """The classes, in the order of the scores, with the thresholds in force."""
+        self._rate_hz: float | None = None
+        """Rate of the samples that are pushed; None before the first ones."""
+        self._resampler: Resampler | None = None
         f = model.manifest.features
+        self._model_rate_hz = f.sample_rate_hz
         try:
             check_classes(classes, f.hop_length, f.frame_length)
             self._stages = _stages(model, classes)
@@ -73,8 +80,8 @@ class Detector:
 
     @property
     def sample_rate_hz(self) -> int:
-        """The rate at which ``push`` takes samples."""
-        return self.manifest.features.sample_rate_hz
+        """The rate of the model, at which ``push`` takes samples unless it is given another."""
+        return self._model_rate_hz
 
     @property
     def chunk_samples(self) -> int:
@@ -92,32 +99,37 @@ class Detector:
         """What runs the stages: the C core, or onnxruntime with the front end and the decoder in Python."""
         return self._model.engine
 
-    def push(self, samples: Samples) -> list[Event]:
+    def push(self, samples: Samples, *, rate_hz: float | None = None) -> list[Event]:
         """Take samples (n,), any n, and return the events that they bring about.
 
-        Raises ValueError for what is not a one-dimensional array of floats that are finite and in [-1, 1), or not far
-        outside.
+        ``rate_hz`` is their rate, 4 to 384 kHz, by default the model's. Others are resampled as files are, with the
+        same bits however the stream is divided; positions of events are at the model's rate. A stream has one rate.
+        Raises ValueError for another one, and for what is not a one-dimensional array of floats that are finite and
+        in [-1, 1), or not far outside.
         """
+        samples = self._at_model_rate(samples, rate_hz)
         return self._stages.push(samples) if self.observer is None else self._process(samples)[1]
 
     def flush(self) -> list[Event]:
-        """End the stream: evaluate the padded last frame, close open events, reset."""
+        """End the stream: evaluate what resampling held back and the padded last frame, close open events, reset."""
         return self.finish()[1]
 
     def reset(self) -> None:
-        """Forget everything, open events included: the next sample is the first of a stream."""
+        """Forget everything, open events included: the next sample is the first of a stream, at any rate."""
+        self._rate_hz = self._resampler = None
         self._stages.reset()
 
-    def process(self, samples: Samples) -> tuple[Scores, list[Event]]:
+    def process(self, samples: Samples, *, rate_hz: float | None = None) -> tuple[Scores, list[Event]]:
         """Do what ``push`` does and return the scores (frames, classes) of the frames completed, too."""
-        return self._process(samples)
+        return self._process(self._at_model_rate(samples, rate_hz))
 
     def finish(self, reason: Reason = "end_of_stream") -> tuple[Scores, list[Event]]:
-        """Do what ``flush`` does and return the scores of the last frame, if there was one, too."""
-        scores, events = self._process(None)
-        events += self._stages.close(reason)
+        """Do what ``flush`` does and return the scores of the last frames, if there were any, too."""
+        held = () if self._resampler is None else (self._resampler.flush(),)
+        parts = [self._process(samples) for samples in (*held, None)]
+        events = [event for _, found in parts for event in found] + self._stages.close(reason)
         self.reset()
-        return scores, events
+        return np.concatenate([scores for scores, _ in parts]), events
 
     def push_chunk(self, chunk: AudioChunk) -> list[Event]:
         """Take a chunk; after a gap, close open events and restart at its position."""
@@ -133,15 +145,45 @@ class Detector:
         """Return whether the network's state is finite; where it is not, only a reset or a gap repairs it."""
         return self._stages.is_finite()
 
-    def score(self, samples: Samples) -> Scores:
-        """Return the scores (frames, classes) of a whole clip, from a fresh state; the stream is not touched."""
+    def score(self, samples: Samples, *, rate_hz: float | None = None) -> Scores:
+        """Return the scores (frames, classes) of a whole clip, from a fresh state; the stream is not touched.
+
+        ``rate_hz`` and errors are those of ``push``.
+        """
+        resampler = self._resampler_from(self._model_rate_hz if rate_hz is None else rate_hz)
+        if resampler is not None:
+            samples = np.concatenate([resampler.push(as_samples(samples)), resampler.flush()])
         stages = _stages(self._model, self.classes)
         return np.concatenate([stages.process(samples)[0], stages.process(None)[0]])
+
+    def _at_model_rate(self, samples: Samples, rate_hz: float | None) -> Samples:
+        """Return the samples at the model's rate that these complete."""
+        if rate_hz is None:
+            rate_hz = self._model_rate_hz
+        if rate_hz != self._rate_hz:
+            if self._rate_hz is not None:
+                raise ValueError(f"samples of {rate_hz:g} Hz in a stream of {self._rate_hz:g} Hz: end it with flush()")
+            resampler = self._resampler_from(rate_hz)
+            as_samples(samples)  # what is refused begins no stream
+            self._rate_hz, self._resampler = rate_hz, resampler
+        return samples if self._resampler is None else self._resampler.push(as_samples(samples))
+
+    def _resampler_from(self, rate_hz: float) -> Resampler | None:
+        """Return what resamples from a rate, None where it is the model's; raises ValueError where it can be none."""
+        if rate_hz == self._model_rate_hz:
+            return None
+        from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
+        from detector.audio.live_source import Resampler
+
+        if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
+            raise ValueError(f"rate_hz {rate_hz:g} is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
+        return Resampler(rate_hz, self._model_rate_hz)
 
     def _restart(self, chunk: AudioChunk) -> list[Event]:
         """Return the offsets of open events where a chunk follows a gap, and reset to its position."""
         if not chunk.gap:
             return []
+        self._rate_hz = self._resampler = None
         closed = self._stages.close("gap")
         self._stages.reset(chunk.first_sample, self._stages.next_index)
         return closed
@@ -162,7 +204,7 @@ def with_thresholds(manifest: Manifest, thresholds: Mapping[str, float]) -> tupl
     """Return the classes with other on-thresholds; the off-threshold keeps its proportion to it."""
     for label, value in thresholds.items():
         if label not in manifest.labels:
-            raise ConfigError(f"threshold for unknown label {label!r}; the model knows {', '.join(manifest.labels)}")
+            raise ConfigError(f"threshold for {label!r}: {unknown_label(label, manifest.labels)}")
         if not 0 < value < 1:
             raise ConfigError(f"threshold {value:g} for {label!r} must lie between 0 and 1")
     return tuple(with_threshold(c, thresholds[c.label]) if c.label in thresholds else c for c in manifest.classes)
@@ -213,7 +255,8 @@ class _PythonStages:
         self._features = MfccExtractor(m.features)
         self._encoder = DeltaEncoder(m.encoder)
         self._network = StreamingNetwork(model)
-        self._decoder = EventDecoder(classes, m.features.hop_length, m.features.frame_length)
+        f = m.features
+        self._decoder = EventDecoder(classes, f.hop_length, f.frame_length, f.sample_rate_hz)
 
     @property
     def next_sample(self) -> int:

@@ -12,7 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from detector.errors import SourceError
-from detector.messages import AudioChunk, ConditionName, GapCause, Samples
+from detector.messages import LOUDEST, AudioChunk, ConditionName, GapCause, Samples
 
 TURN_S: Final = 0.2
 """How long ``drain`` waits for the next event before it calls ``goes_on``."""
@@ -167,20 +167,23 @@ MEAN: Final = Mixing()
 class Resampler:
     """Streaming resampler for mono sound; the result does not depend on how the sound is divided."""
 
-    def __init__(self, rate_hz: int, model_rate_hz: int) -> None:
+    def __init__(self, rate_hz: float, model_rate_hz: int) -> None:
         """Take the rates of the input and of the output."""
         # HQ takes as long as MQ here, and gives the bits of a whole clip that is resampled at once.
         self._stream = soxr.ResampleStream(rate_hz, model_rate_hz, 1, dtype="float32", quality="HQ")
 
     def push(self, samples: Samples) -> Samples:
         """Process samples (n,) and return those that they complete; there may be none."""
-        result: Samples = self._stream.resample_chunk(samples)
-        return result
+        return _in_scale(self._stream.resample_chunk(samples))
 
     def flush(self) -> Samples:
         """Return the rest, as if silence followed; nothing can be pushed behind it."""
-        result: Samples = self._stream.resample_chunk(np.empty(0, np.float32), last=True)
-        return result
+        return _in_scale(self._stream.resample_chunk(np.empty(0, np.float32), last=True))
+
+
+def _in_scale(samples: Samples) -> Samples:
+    """Return samples (n,) that the filter has raised beyond the scale of sound at its bound."""
+    return np.clip(samples, -LOUDEST, LOUDEST, out=samples)
 
 
 def mean_of_channels(block: Block) -> Samples:

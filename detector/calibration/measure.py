@@ -30,7 +30,7 @@ from detector.audio.live_source import (
     drain,
 )
 from detector.audio.sources import FileSource
-from detector.errors import ConfigError, SourceError
+from detector.errors import ConfigError, SourceError, unknown_label
 from detector.messages import AudioChunk, Scores
 from detector.pipeline import Detector
 from detector.system import FileKind
@@ -333,7 +333,7 @@ def check_labels(labels: Iterable[str], detector: Detector, option: str) -> None
     """Raise ConfigError for a label that the model does not know."""
     for label in labels:
         if label not in detector.labels:
-            raise ConfigError(f"{option}: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
+            raise ConfigError(f"{option}: {unknown_label(label, detector.labels)}")
 
 
 def _identity(path: Path, mixing: Mixing) -> str:

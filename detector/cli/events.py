@@ -19,6 +19,7 @@ import click
 
 from detector.cli.program import options as add_options
 from detector.cli.program import print_status, print_text
+from detector.errors import suggestion
 from detector.system import csv_cell
 
 if TYPE_CHECKING:
@@ -194,8 +195,10 @@ def _report_none(reader: EventReader, wanted: Wanted) -> None:
     if not labels:
         print_status(f"{reader.path}: holds no events yet")
         return
-    named = f"; there are events of {', '.join(labels)}" if wanted.labels or wanted.categories else ""
-    print_status(f"{reader.path}: no such events{named}")
+    near = {label: suggestion(label, labels) for label in wanted.labels if label not in labels}
+    hints = [f"did you mean {found!r}?" for found in near.values() if found]
+    hints += [f"there are events of {', '.join(labels)}"] if wanted.labels or wanted.categories else []
+    print_status("; ".join([f"{reader.path}: no such events", *hints]))
 
 
 def _database(given: Path | None) -> Path:

@@ -35,7 +35,7 @@ from detector.cli.program import (
     threshold_option,
 )
 from detector.config.paths import STDIN
-from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
+from detector.errors import ConfigError, DetectorError, ManifestError, SourceError, unknown_label
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.process import SignalHandler
 from detector.sinks.base import Sink
@@ -344,7 +344,7 @@ class FileReplay:
         labels = self._detector.labels
         for label in options.only:
             if label not in labels:
-                raise ConfigError(f"--only: unknown label {label!r}; the model knows {', '.join(labels)}")
+                raise ConfigError(f"--only: {unknown_label(label, labels)}")
         self._emit: Callable[[Result], object] = print
         self._sounds = 0
         self._warnings: list[str] = []

@@ -23,9 +23,9 @@ from pydantic import ValidationError
 
 from detector.config.paths import configuration_directories
 from detector.config.secrets import redacted_url, token_required
-from detector.config.sections import Section, ServerSection, nearest
+from detector.config.sections import Section, ServerSection
 from detector.config.settings import Settings
-from detector.errors import ConfigError
+from detector.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

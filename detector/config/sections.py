@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -51,13 +50,6 @@ def is_secret(annotation: Any) -> bool:
     if any(isinstance(mark, _Secret) for mark in getattr(annotation, "__metadata__", ())):
         return True
     return any(map(is_secret, typing.get_args(annotation)))
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that is most like a word; None where none is."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1)), None)
 
 
 def slug(text: str) -> str:

@@ -25,9 +25,9 @@ from detector.config.sections import (
     Section,
     Slug,
     is_secret,
-    nearest,
     slug,
 )
+from detector.errors import unknown_label
 from detector.sinks.clips import Clips
 from detector.sinks.command import Command
 from detector.sinks.database import Database
@@ -115,7 +115,7 @@ class Settings(Section):
             *(((*key, "labels"), getattr(section, "labels", ())) for key, section in self.sections()),
         ]
         for key, labels in named:
-            yield from ((key, _unknown(label, known)) for label in labels if label not in known)
+            yield from ((key, unknown_label(label, known)) for label in labels if label not in known)
         yield from self._file_mistakes()
 
     def _file_mistakes(self) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -144,11 +144,6 @@ class Settings(Section):
             for name, field in type(section).model_fields.items():
                 if is_secret(field.annotation) and (path := getattr(section, name)) is not None:
                     yield (*key, name), path
-
-
-def _unknown(label: str, known: Sequence[str]) -> str:
-    near = nearest(label, known)
-    return f"the model knows no {label!r}; " + (f"did you mean {near!r}?" if near else f"it knows {', '.join(known)}")
 
 
 def _twice(values: Iterable[object]) -> list[object]:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +39,7 @@ from detector.doctor.result import (
 )
 from detector.engine.core import instructions
 from detector.errors import ConfigError, DetectorError, SourceError
-from detector.network import load_model, verify
+from detector.network import load_model, shipped_file, verify
 from detector.pipeline import Detector
 from detector.records import OnsetRecord, Record
 from detector.service.engine import Counters, Engine, RecordPublisher
@@ -298,7 +297,7 @@ def check_scene(detector: Detector, scene: Path | None = None) -> CheckResult:
 
     They must also be those of the same sound in one piece. The thresholds are those of the detector.
     """
-    scene = scene or Path(str(resources.files("models") / "demo" / "scene.flac"))
+    scene = scene or shipped_file("demo/scene.flac")
     try:
         expected = [e for e in annotated(scene) if e.label in detector.labels]
         if not expected:

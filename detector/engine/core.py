@@ -219,7 +219,7 @@ class CoreStream:
         self._model, self._classes = model, classes
         self._first_sample = 0
         f = model.manifest.features
-        self._hop = f.hop_length
+        self._hop, self._rate_hz = f.hop_length, f.sample_rate_hz
         self._handle = self._library.snn_core_stream_new(model.handle, _class_array(classes))
         if not self._handle:
             raise ValueError("decoder: the parameters of a class cannot be, or memory is short")
@@ -350,6 +350,7 @@ class CoreStream:
             peak=e.peak if is_offset else None,
             mean=e.mean if is_offset else None,
             reason=("ended" if e.has_ended else reason) if is_offset else None,
+            rate_hz=self._rate_hz,
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import detector
-from detector import Detector, Event
+from detector import Detection, Detector, Event, detect_file, listen
 from tests.contracts.live import ROOT, SCENE, scene
 from tests.contracts.programs import clean_environment
 from tests.contracts.snapshots import check
@@ -58,6 +58,9 @@ def test_names() -> None:
     for field in dataclasses.fields(Event):
         default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
         lines.append(f"Event.{field.name}{default}")
+    lines += [f"Event.{name}: property" for name in sorted(vars(Event)) if isinstance(vars(Event)[name], property)]
+    lines += [f"Detection.{field.name}" for field in dataclasses.fields(Detection)]
+    lines += [f"{function.__name__}{signature(function)}" for function in (detect_file, listen)]
     check("python-api.txt", "\n".join(lines))
 
 

@@ -56,6 +56,7 @@ def test_a_sound_by_hand() -> None:
         "peak": None,
         "mean": None,
         "reason": None,
+        "rate_hz": 0,
     }
     assert asdict(offset) == {
         **asdict(onset),

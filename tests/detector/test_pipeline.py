@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given, settings
 
 from detector import Detector, Event
@@ -112,8 +113,59 @@ def test_thresholds_can_be_overridden(scene: Samples) -> None:
 
 @pytest.mark.parametrize("thresholds", [{"violin": 0.5}, {"guitar": 0.0}, {"guitar": 1.0}, {"guitar": float("nan")}])
 def test_thresholds_that_cannot_be_are_refused(thresholds: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"threshold .*(label|must lie between 0 and 1)"):
+    with pytest.raises(ConfigError, match=r"threshold .*(knows no|must lie between 0 and 1)"):
         Detector.load(thresholds=thresholds)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 22050.5, 44100, 48000])
+def test_another_rate_gives_the_events_of_the_whole_clip_resampled_however_it_is_divided(
+    detector: Detector, scene: Samples, rate_hz: float
+) -> None:
+    sound = soxr.resample(scene[: 16000 * 9], 16000, rate_hz).astype(np.float32)
+    there = soxr.resample(sound, rate_hz, 16000, quality="HQ").astype(np.float32)
+    wanted = at_once(detector, there)
+    assert [(e.kind, e.label) for e in wanted] == [("onset", "guitar"), ("offset", "guitar")]
+    for lengths in ([len(sound)], [1, 0, 479, 44100, 7], [4410]):
+        found = [e for chunk in cut(sound, lengths) for e in detector.push(chunk, rate_hz=rate_hz)]
+        assert found + detector.flush() == wanted
+    scores = [detector.process(chunk, rate_hz=rate_hz)[0] for chunk in cut(sound, [12345])]
+    assert np.array_equal(np.concatenate([*scores, detector.finish()[0]]), detector.score(there))
+    assert np.array_equal(detector.score(sound, rate_hz=rate_hz), detector.score(there))
+
+
+def test_positions_in_seconds_are_those_in_samples(detector: Detector, scene: Samples) -> None:
+    onset, offset = at_once(detector, scene[: 16000 * 9])
+    assert (onset.onset_s, onset.offset_s) == (onset.onset_sample / 16000, None)
+    assert (offset.onset_s, offset.offset_s) == (onset.onset_s, 9.0)
+    unknown = Event("onset", 0, "guitar", "music", 16000, 17000, 0.9, 0.8)
+    with pytest.raises(ValueError, match="no rate_hz"):
+        _ = unknown.onset_s
+
+
+def test_a_stream_has_one_rate_until_its_end_and_a_gap_ends_it(detector: Detector, scene: Samples) -> None:
+    detector.reset()
+    with pytest.raises(ValueError, match="divide 16-bit samples"):
+        detector.push(np.zeros(10, np.int16), rate_hz=44100)
+    detector.push(scene[:1000], rate_hz=48000)
+    for other in (None, 16000, 44100):
+        with pytest.raises(ValueError, match=r"16000|44100 Hz in a stream of 48000 Hz: end it with flush\(\)"):
+            detector.push(scene[:1000], rate_hz=other)
+    detector.push(scene[1000:2000], rate_hz=48000)
+    detector.push_chunk(AudioChunk(scene[:1000], 16000, gap=True))
+    detector.flush()
+    for impossible in (0, -48000, 3999, 384001, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="outside 4000 to 384000"):
+            detector.push(scene[:1000], rate_hz=impossible)
+    assert detector.push(scene[:1000], rate_hz=16000) == []
+    detector.reset()
+
+
+def test_the_loudest_sound_at_another_rate_is_taken_although_resampling_raises_it(detector: Detector) -> None:
+    loudest = np.float32(31.6) * np.where(np.arange(48000) % 480 < 240, 1, -1).astype(np.float32)
+    assert np.abs(soxr.resample(loudest, 48000, 16000)).max() > 31.7
+    detector.reset()
+    detector.push(loudest, rate_hz=48000)
+    detector.flush()
 
 
 def test_integer_samples_are_refused(detector: Detector) -> None:

@@ -235,8 +235,8 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     for code, words, *arguments in (
         (66, "no sound files in this folder", empty),
         (66, "none.wav", tmp_path / "none.wav", "--no-write"),
-        (2, "unknown label 'tuba'", quiet, "--target", f"tuba={quiet}"),
-        (2, "unknown label 'tuba'", quiet, "--only", "tuba"),
+        (2, "the model knows no 'tuba'", quiet, "--target", f"tuba={quiet}"),
+        (2, "the model knows no 'tuba'", quiet, "--only", "tuba"),
         (2, "label=folder", quiet, "--target", "guitar"),
         (2, "--hours", quiet, "--hours", "1"),
         (2, "name their file with --scores", "--hours", "0"),

@@ -79,7 +79,11 @@ def test_output_errors_and_files_are_those_of_one_job(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(("--only", "unicorn"), "unknown label 'unicorn'"), (("--model", "no.onnx"), "no.onnx"), (("--jobs", "0"), "0")],
+    [
+        (("--only", "unicorn"), "the model knows no 'unicorn'"),
+        (("--model", "no.onnx"), "no.onnx"),
+        (("--jobs", "0"), "0"),
+    ],
 )
 def test_an_impossible_option_is_reported_once(arguments: tuple[str, ...], reason: str) -> None:
     done = replay("--jobs", "2", *arguments, SCENE, SCENE)
