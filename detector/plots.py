@@ -16,7 +16,7 @@ from detector.features import log_mel_matrix, mel_centres_hz
 from detector.manifest import ClassSpec, MfccParams
 from detector.messages import Trace
 from detector.records import OffsetRecord
-from detector.system import replace_file
+from detector.system import install_command, replace_file
 
 if TYPE_CHECKING:
     from detector.messages import Frames, LayerSpikes, Samples, Spikes
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LONGEST_S: Final = 600.0
 """Longest sound that a sheet shows: beyond it a spike is narrower than a dot of ink."""
-_EXTRA: Final = "--picture needs matplotlib: pip install 'snn-detect[plot]'"
 _DPI: Final = 160
 _WIDTH_INCHES: Final = 12.0
 _HEIGHTS: Final = (1.0, 1.8, 2.4, 3.4, 2.2)
@@ -128,7 +127,7 @@ def _figure_class() -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise
-        raise ConfigError(_EXTRA) from error
+        raise ConfigError(f"--picture needs matplotlib: {install_command('plot')}") from error
     return Figure
 
 

@@ -32,6 +32,7 @@ _FORMULA: Final = ("=", "+", "-", "@")
 _EXHAUSTED_S: Final = 0.05
 _MALLOPT: Final = ((-3, 128 * 1024), (-8, 1))
 """M_MMAP_THRESHOLD, which glibc would raise to the size of the model's file, and M_ARENA_MAX of malloc.h."""
+_DISTRIBUTION: Final = "snn-detect"
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -386,6 +387,66 @@ class BoundedListener(socket.socket):
             time.sleep(_EXHAUSTED_S)  # the limit is below what is open: leave the processor to others
         with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra of this project to this installation.
+
+    The project is in no index, so it names the clone or the wheel that was installed; where neither is known any more,
+    the packages of the extra, which are in one.
+    """
+    import shlex
+
+    clone, origin, pip = Path(__file__).resolve().parents[1], _installed_from(), _pip()
+    if (clone / "pyproject.toml").is_file():
+        return f"{pip or 'pip'} install -e '{clone}[{extra}]'"
+    if origin is not None:
+        return f"{pip or 'pip'} install '{origin}[{extra}]'"
+    if pip is None:  # as make leaves an environment
+        extras = dict.fromkeys(("mqtt", "metrics", "web", extra))
+        return f"make install EXTRAS={','.join(extras)} LOCK="
+    return f"{pip} install {shlex.join(_requirements(extra))}"
+
+
+def _pip() -> str | None:
+    """Return what to call for pip in this environment; None where it has none."""
+    import shutil
+    import sys
+
+    own = Path(sys.prefix) / "bin" / "pip"
+    if own.exists():
+        return "pip" if shutil.which("pip") == str(own) else str(own)
+    with contextlib.suppress(OSError):
+        if re.search(r"^uv\b", (Path(sys.prefix) / "pyvenv.cfg").read_text(encoding="utf-8"), re.MULTILINE):
+            return "uv pip"
+    return None
+
+
+def _installed_from() -> Path | None:
+    """Return the folder or wheel that was given to pip (PEP 610); None where that is not known, or not there."""
+    import json
+    from importlib import metadata
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        origin = json.loads(metadata.distribution(_DISTRIBUTION).read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+    url = urlsplit(origin.get("url", ""))
+    path = Path(unquote(url.path))
+    return path if url.scheme == "file" and path.exists() else None
+
+
+def _requirements(extra: str) -> list[str]:
+    """Return what an extra requires, without its environment markers."""
+    from importlib import metadata
+
+    try:
+        listed = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        listed = []
+    pairs = (line.partition(";") for line in listed)
+    return [name.strip() for name, _, marker in pairs if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
 
 
 def printable(text: str) -> str:

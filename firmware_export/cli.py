@@ -14,8 +14,9 @@ from typing import Final
 
 import click
 
-from detector.cli.program import force_option
-from detector.errors import ConfigError, DetectorError
+from detector import __version__
+from detector.cli.program import Program, force_option, run_program
+from detector.errors import ConfigError
 from detector.system import JSON, MODEL, FileKind, Output, check_outputs
 from models import RECIPES
 
@@ -25,7 +26,13 @@ _NIR_TEXT: Final = FileKind("a text of this command", re.compile(rb"<!-- made by
 _C_HEADER: Final = FileKind("a header of this command", re.compile(rb".*#ifndef SNN_MODEL_H\r?\n", re.DOTALL))
 
 
-@click.group()
+def _extra_of(module: str) -> str | None:
+    """Return the extra that installs a module; None where the module is one of this project."""
+    return None if module in {"detector", "models", "firmware_export"} else "export"
+
+
+@click.group("snn-export", cls=Program, extra_of=_extra_of)
+@click.version_option(__version__, prog_name="snn-export", message="%(prog)s %(version)s")
 def cli() -> None:
     """Export a trained model in other forms."""
 
@@ -182,16 +189,9 @@ def report(  # noqa: PLR0913 - one option each
 
 
 def main() -> None:
-    """Run the command; an error that the user can fix ends it with one line and an exit code."""
+    """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _exit)
-    try:
-        cli(standalone_mode=True)
-    except ModuleNotFoundError as error:
-        click.echo(f"snn-export: error: {error.name} is not installed; run pip install 'snn-detect[export]'", err=True)
-        sys.exit(2)
-    except DetectorError as error:
-        click.echo(f"snn-export: error: {error}", err=True)
-        sys.exit(error.exit_code)
+    run_program(cli, "snn-export")
 
 
 def _exit(number: int, _frame: object) -> None:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("detector", "models", "firmware_export")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-OUTSIDE = ("torch", "snntorch", "onnx", "nir", "scipy", "numba", "matplotlib", "mido", "tqdm")
+OUTSIDE = ("torch", "snntorch", "onnx", "nir", "scipy", "numba", "matplotlib", "mido")
 
 
 def name(path: Path) -> str:

@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from detector import __version__
-from detector.cli.program import INTERNAL_ERROR, LazyCommand, Program, open_closed_streams, print_error, settle_streams
+from detector.cli.program import LazyCommand, Program, run_program
 from detector.cli.run import bare_options, listen
 from detector.system import printable
 
@@ -42,11 +42,11 @@ _COMMANDS = (
 
 
 @click.group(
+    "snn-detect",
     cls=Program,
     lazy_commands=_COMMANDS,
     invoke_without_command=True,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @bare_options
 @click.version_option(__version__, prog_name="snn-detect", message="%(prog)s %(version)s")
@@ -116,11 +116,4 @@ def main() -> None:
     _load_less()
     if logging.lastResort is not None:  # for commands that configure no log of their own
         logging.lastResort.setFormatter(_Formatter("snn-detect: warning: %(message)s"))
-    open_closed_streams()
-    try:
-        cli(prog_name="snn-detect")
-    except OSError as error:  # --help and --version write before any command is entered
-        print_error(error)
-        sys.exit(INTERNAL_ERROR)
-    finally:
-        settle_streams()
+    run_program(cli, "snn-detect")

@@ -1,34 +1,28 @@
-"""Common parts of the commands of ``snn-detect``: options, errors as one line, progress, and work in processes."""
+"""Common parts of the commands of ``snn-detect``: options, errors as one line, and progress."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import pickle
 import signal
 import sys
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from detector.errors import DetectorError
-from detector.service.process import SignalHandler
-from detector.system import printable
+from detector.errors import ConfigError, DetectorError
+from detector.system import install_command, printable
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.process import BaseProcess
-
+    from click.shell_completion import CompletionItem
     from rich.progress import Progress
 
     from detector.audio.live_source import Channel
@@ -37,10 +31,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70
 _REFRESH_S = 0.1
 _LINE_S = 600.0
-_TURN_S = 0.2
-_END_S = 2.0
-"""How long a process may take to notice that what it emits is not read any more."""
-_STARTING = -1
 _MAX_LINE = 2000
 _DEBUG = "SNN_DETECT_DEBUG"
 MODEL_VARIABLE = "SNN_DETECT_MODEL"
@@ -195,10 +185,21 @@ class LazyCommand(NamedTuple):
 class Program(click.Group):
     """A group whose commands turn every error into one line on standard error and an exit code."""
 
-    def __init__(self, *args: Any, lazy_commands: Sequence[LazyCommand] = (), **attributes: Any) -> None:
-        """Take the arguments of click.Group, and commands to import when they are run."""
+    def __init__(
+        self,
+        *args: Any,
+        lazy_commands: Sequence[LazyCommand] = (),
+        extra_of: Callable[[str], str | None] = lambda _module: None,
+        **attributes: Any,
+    ) -> None:
+        """Take the arguments of click.Group, and commands to import when they are run.
+
+        ``extra_of`` returns the extra of the project that installs a module, None where none does.
+        """
+        attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **attributes)
         self._lazy = {command.name: command for command in lazy_commands}
+        self._extra_of = extra_of
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -220,6 +221,15 @@ class Program(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._lazy[name].summary) for name in sorted(self._lazy)])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the options and commands that begin like this, without importing the lazy ones."""
+        if not self._lazy:
+            return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(c.name, help=c.summary) for c in self._lazy.values() if c.name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the group's own options; errors are printed as those of its commands are."""
         try:
@@ -240,18 +250,45 @@ class Program(click.Group):
         except DetectorError as error:
             print_error(error)
             code = error.exit_code
+        except ModuleNotFoundError as error:
+            code = self._report_missing(error)
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
         except BrokenPipeError:
             code = 128 + signal.SIGPIPE
         except Exception as error:  # noqa: BLE001 - the last resort: a line instead of a traceback
-            # Errors of the system (no space left) explain themselves; any other is an error of this program.
-            what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
-            print_error(f"{what}{error} ({_DEBUG}=1 shows where)")
-            if os.environ.get(_DEBUG) == "1":
-                traceback.print_exc()
-            code = INTERNAL_ERROR
+            code = _report_internal(error)
         raise click.exceptions.Exit(code)
+
+    def _report_missing(self, error: ModuleNotFoundError) -> int:
+        """Print what installs a module that is missing, and return the exit code."""
+        extra = self._extra_of((error.name or "").partition(".")[0])
+        if extra is None:
+            return _report_internal(error)
+        print_error(f"{error.name} is not installed: {install_command(extra)}")
+        return ConfigError.exit_code
+
+
+def run_program(group: click.Group, name: str) -> None:
+    """Run a program and exit; what the standard streams do not take is no error of it."""
+    open_closed_streams()
+    try:
+        group(prog_name=name)
+    except OSError as error:  # --help and --version write before any command is entered
+        print_error(error, name)
+        sys.exit(INTERNAL_ERROR)
+    finally:
+        settle_streams()
+
+
+def _report_internal(error: Exception) -> int:
+    """Print an error that no user can have caused, and return the exit code."""
+    # Errors of the system (no space left) explain themselves; any other is an error of this program.
+    what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
+    print_error(f"{what}{error} ({_DEBUG}=1 shows where)")
+    if os.environ.get(_DEBUG) == "1":
+        traceback.print_exc()
+    return INTERNAL_ERROR
 
 
 def _report_usage(error: click.UsageError) -> int:
@@ -261,10 +298,15 @@ def _report_usage(error: click.UsageError) -> int:
     return error.exit_code
 
 
-def print_error(message: object) -> None:
-    """Print an error as one line on standard error, shortened where it repeats thousands of characters of its input."""
+def print_error(message: object, program: str | None = None) -> None:
+    """Print an error as one line on standard error, shortened where it repeats thousands of characters of its input.
+
+    ``program`` is its name; None: that of the one that runs.
+    """
+    context = click.get_current_context(silent=True)
+    name = program or (context and context.find_root().info_name) or "snn-detect"
     line = " ".join(str(message).splitlines())
-    print_status(f"snn-detect: error: {line if len(line) <= _MAX_LINE else f'{line[:_MAX_LINE]}...'}")
+    print_status(f"{name}: error: {line if len(line) <= _MAX_LINE else f'{line[:_MAX_LINE]}...'}")
 
 
 def print_status(line: str) -> None:
@@ -371,181 +413,3 @@ def _progress() -> Progress | None:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class FileProgress:
-    """How far the work on a file has come."""
-
-    frames: int
-    total: int | None
-    """None: not known."""
-
-
-Emit: TypeAlias = Callable[[Any], object]
-Work: TypeAlias = Callable[[int, Emit], object]
-"""Works on one of several files, emits what comes of it, errors too, and None behind the rest."""
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    process: BaseProcess
-    link: Connection[Any, Any]
-    number: int | None = _STARTING
-    """Of the file on which it works; None: it waits for one."""
-
-
-def can_fork() -> bool:
-    """Return whether this process has one thread: in a forked one, locks that others hold would stay locked."""
-    return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
-
-
-class Workers:
-    """Processes that work on files; they are forked, see ``can_fork``.
-
-    What they emit comes out in the order of the files, as if one had worked on all of them, but for ``FileProgress``,
-    which comes out at once. Only this process handles the signals of a terminal.
-    """
-
-    def __init__(
-        self, prepare: Callable[[SignalHandler], Work], names: Sequence[str], signals: SignalHandler, jobs: int
-    ) -> None:
-        """Start that many, in each of which ``prepare`` returns what works; raises what ``prepare`` raises."""
-        self._prepare, self._names, self._signals = prepare, names, signals
-        self._waiting = deque(range(len(names)))
-        self._workers: list[_Worker] = []
-        self._is_ending = False
-        try:
-            for _ in range(jobs):
-                self._start()
-            for worker in self._workers:
-                self._begin(worker, self._receive(worker))
-        except BaseException:
-            self.close()
-            raise
-
-    def run(self, emit: Callable[[int, Any], object]) -> None:
-        """Work on all files; once a signal has asked for the end, no further than the one whose turn it is then."""
-        kept: dict[int, deque[Any]] = {number: deque() for number in self._waiting}
-        turn = 0
-        while turn < len(kept) and (self._signals.goes_on() or turn not in self._waiting):
-            for number, output in self._outputs():
-                if isinstance(output, FileProgress):
-                    emit(number, output)
-                else:
-                    kept[number].append(output)
-            while turn < len(kept) and kept[turn]:
-                output = kept[turn].popleft()
-                emit(turn, output)
-                turn += output is None
-                if output is None and not self._signals.goes_on():
-                    return
-
-    def close(self) -> None:
-        """End the processes: when nothing reads what they emit, they end by themselves."""
-        for worker in self._workers:
-            worker.link.close()
-        for worker in self._workers:
-            worker.process.join(_END_S)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-
-    def _start(self) -> None:
-        from multiprocessing import get_context
-
-        context = get_context("fork")
-        link, other = context.Pipe()
-        inherited = [link, *(worker.link for worker in self._workers)]
-        process = context.Process(target=_work, args=(self._prepare, self._signals, other, inherited), daemon=True)
-        process.start()
-        other.close()
-        self._workers.append(_Worker(process, link))
-
-    def _begin(self, worker: _Worker, error: Exception | None) -> None:
-        if error is not None:
-            raise error
-        worker.number = None
-
-    def _receive(self, worker: _Worker) -> Any:
-        """Return the next output of a process, or the error that it has ended by itself."""
-        try:
-            return worker.link.recv()
-        except (EOFError, OSError):
-            self._workers.remove(worker)
-            worker.link.close()
-            worker.process.join()
-            name = "" if worker.number is None or worker.number == _STARTING else f"{self._names[worker.number]}: "
-            code = worker.process.exitcode or 0
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return DetectorError(f"{name}the process that worked on it has ended ({how})")
-
-    def _outputs(self) -> Iterator[tuple[int, Any]]:
-        """Wait a moment for what is emitted, and yield it with the number of its file."""
-        from multiprocessing.connection import wait
-
-        self._assign()
-        ready = wait([worker.link for worker in self._workers], _TURN_S)
-        for worker in [worker for worker in self._workers if worker.link in ready]:
-            number, output = worker.number, self._receive(worker)
-            if number == _STARTING:
-                self._begin(worker, output)
-                continue
-            if number is not None:
-                yield number, output
-            if worker not in self._workers:
-                if number is not None:
-                    yield number, None
-                if self._waiting:
-                    self._start()
-            elif output is None:
-                worker.number = None
-
-    def _assign(self) -> None:
-        """Give files to the processes that wait for one; once a signal has asked for the end, stop the others."""
-        if self._signals.goes_on():
-            for worker in self._workers:
-                if worker.number is None and self._waiting:
-                    worker.number = self._waiting.popleft()
-                    with contextlib.suppress(OSError):  # it has ended, which is noticed where it is read
-                        worker.link.send(worker.number)
-        elif not self._is_ending:
-            self._is_ending = True
-            for worker in self._workers:
-                os.kill(worker.process.pid or 0, signal.SIGUSR1)
-
-
-def _work(
-    prepare: Callable[[SignalHandler], Work],
-    signals: SignalHandler,
-    link: Connection[Any, Any],
-    inherited: Iterable[Connection[Any, Any]],
-) -> None:
-    """Work on the files whose numbers arrive until the other end of the link is closed."""
-    for other in inherited:  # the parent's, which must be closed where it ends
-        other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, lambda number, _: setattr(signals, "number", number))
-
-    def emit(output: Any) -> None:
-        link.send(_portable(output) if isinstance(output, Exception) else output)
-
-    with contextlib.suppress(OSError, EOFError):  # the link is closed
-        try:
-            work = prepare(signals)
-        except Exception as error:  # noqa: BLE001 - raised again by the parent
-            emit(error)
-            return
-        emit(None)
-        while True:
-            work(link.recv(), emit)
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error as another process can load it."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
-    except Exception:  # noqa: BLE001 - it may refuse in any way
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

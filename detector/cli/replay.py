@@ -21,10 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 from detector.cli.program import (
-    FileProgress,
     Gauge,
-    Workers,
-    can_fork,
     channel_option,
     check_raw_options,
     force_option,
@@ -37,7 +34,7 @@ from detector.cli.program import (
 from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError, unknown_label
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
-from detector.service.process import SignalHandler
+from detector.service.process import FileProgress, SignalHandler, Workers, can_fork
 from detector.sinks.base import Sink
 from detector.system import (
     PICTURE,

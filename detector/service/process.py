@@ -1,19 +1,33 @@
-"""The process towards those that manage it: signals, and the notifications of systemd."""
+"""Processes: signals, the notifications of systemd, and processes that share the work on several files."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from detector.errors import DetectorError
 from detector.system import printable
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+_TURN_S: Final = 0.2
+_END_S: Final = 2.0
+"""How long a process may take to notice that what it emits is not read any more."""
+_STARTING: Final = -1
 _END: Final = (signal.SIGINT, signal.SIGTERM)
 _REQUESTS: Final = (signal.SIGHUP, signal.SIGUSR1)
 
@@ -163,3 +177,181 @@ def _watchdog_s(environment: Mapping[str, str]) -> float | None:
         _log.warning("WATCHDOG_USEC=%s is not a number; the watchdog is not fed", environment["WATCHDOG_USEC"])
         return None
     return period_us / 1e6 if period_us > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class FileProgress:
+    """How far the work on a file has come."""
+
+    frames: int
+    total: int | None
+    """None: not known."""
+
+
+Emit: TypeAlias = Callable[[Any], object]
+Work: TypeAlias = Callable[[int, Emit], object]
+"""Works on one of several files, emits what comes of it, errors too, and None behind the rest."""
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    process: BaseProcess
+    link: Connection[Any, Any]
+    number: int | None = _STARTING
+    """Of the file on which it works; None: it waits for one."""
+
+
+def can_fork() -> bool:
+    """Return whether this process has one thread: in a forked one, locks that others hold would stay locked."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
+
+
+class Workers:
+    """Processes that work on files; they are forked, see ``can_fork``.
+
+    What they emit comes out in the order of the files, as if one had worked on all of them, but for ``FileProgress``,
+    which comes out at once. Only this process handles the signals of a terminal.
+    """
+
+    def __init__(
+        self, prepare: Callable[[SignalHandler], Work], names: Sequence[str], signals: SignalHandler, jobs: int
+    ) -> None:
+        """Start that many, in each of which ``prepare`` returns what works; raises what ``prepare`` raises."""
+        self._prepare, self._names, self._signals = prepare, names, signals
+        self._waiting = deque(range(len(names)))
+        self._workers: list[_Worker] = []
+        self._is_ending = False
+        try:
+            for _ in range(jobs):
+                self._start()
+            for worker in self._workers:
+                self._begin(worker, self._receive(worker))
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, emit: Callable[[int, Any], object]) -> None:
+        """Work on all files; once a signal has asked for the end, no further than the one whose turn it is then."""
+        kept: dict[int, deque[Any]] = {number: deque() for number in self._waiting}
+        turn = 0
+        while turn < len(kept) and (self._signals.goes_on() or turn not in self._waiting):
+            for number, output in self._outputs():
+                if isinstance(output, FileProgress):
+                    emit(number, output)
+                else:
+                    kept[number].append(output)
+            while turn < len(kept) and kept[turn]:
+                output = kept[turn].popleft()
+                emit(turn, output)
+                turn += output is None
+                if output is None and not self._signals.goes_on():
+                    return
+
+    def close(self) -> None:
+        """End the processes: when nothing reads what they emit, they end by themselves."""
+        for worker in self._workers:
+            worker.link.close()
+        for worker in self._workers:
+            worker.process.join(_END_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def _start(self) -> None:
+        from multiprocessing import get_context
+
+        context = get_context("fork")
+        link, other = context.Pipe()
+        inherited = [link, *(worker.link for worker in self._workers)]
+        process = context.Process(target=_work, args=(self._prepare, self._signals, other, inherited), daemon=True)
+        process.start()
+        other.close()
+        self._workers.append(_Worker(process, link))
+
+    def _begin(self, worker: _Worker, error: Exception | None) -> None:
+        if error is not None:
+            raise error
+        worker.number = None
+
+    def _receive(self, worker: _Worker) -> Any:
+        """Return the next output of a process, or the error that it has ended by itself."""
+        try:
+            return worker.link.recv()
+        except (EOFError, OSError):
+            self._workers.remove(worker)
+            worker.link.close()
+            worker.process.join()
+            name = "" if worker.number is None or worker.number == _STARTING else f"{self._names[worker.number]}: "
+            code = worker.process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            return DetectorError(f"{name}the process that worked on it has ended ({how})")
+
+    def _outputs(self) -> Iterator[tuple[int, Any]]:
+        """Wait a moment for what is emitted, and yield it with the number of its file."""
+        from multiprocessing.connection import wait
+
+        self._assign()
+        ready = wait([worker.link for worker in self._workers], _TURN_S)
+        for worker in [worker for worker in self._workers if worker.link in ready]:
+            number, output = worker.number, self._receive(worker)
+            if number == _STARTING:
+                self._begin(worker, output)
+                continue
+            if number is not None:
+                yield number, output
+            if worker not in self._workers:
+                if number is not None:
+                    yield number, None
+                if self._waiting:
+                    self._start()
+            elif output is None:
+                worker.number = None
+
+    def _assign(self) -> None:
+        """Give files to the processes that wait for one; once a signal has asked for the end, stop the others."""
+        if self._signals.goes_on():
+            for worker in self._workers:
+                if worker.number is None and self._waiting:
+                    worker.number = self._waiting.popleft()
+                    with contextlib.suppress(OSError):  # it has ended, which is noticed where it is read
+                        worker.link.send(worker.number)
+        elif not self._is_ending:
+            self._is_ending = True
+            for worker in self._workers:
+                os.kill(worker.process.pid or 0, signal.SIGUSR1)
+
+
+def _work(
+    prepare: Callable[[SignalHandler], Work],
+    signals: SignalHandler,
+    link: Connection[Any, Any],
+    inherited: Iterable[Connection[Any, Any]],
+) -> None:
+    """Work on the files whose numbers arrive until the other end of the link is closed."""
+    for other in inherited:  # the parent's, which must be closed where it ends
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, lambda number, _: setattr(signals, "number", number))
+
+    def emit(output: Any) -> None:
+        link.send(_portable(output) if isinstance(output, Exception) else output)
+
+    with contextlib.suppress(OSError, EOFError):  # the link is closed
+        try:
+            work = prepare(signals)
+        except Exception as error:  # noqa: BLE001 - raised again by the parent
+            emit(error)
+            return
+        emit(None)
+        while True:
+            work(link.recv(), emit)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error as another process can load it."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+    except Exception:  # noqa: BLE001 - it may refuse in any way
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from detector.errors import BrokerError, ConfigError
 from detector.sinks.home_assistant import config_topic
 from detector.sinks.mqtt_topics import ONLINE, Topics, client_id
+from detector.system import install_command
 
 if TYPE_CHECKING:
     import ssl
@@ -94,7 +95,7 @@ def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: 
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("paho"):
             raise
-        raise ConfigError("MQTT needs paho-mqtt: pip install 'snn-detect[mqtt]'") from error
+        raise ConfigError(f"MQTT needs paho-mqtt: {install_command('mqtt')}") from error
     client = client_class(
         CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=reconnects
     )

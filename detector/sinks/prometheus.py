@@ -31,6 +31,7 @@ from detector.records import (
     StatusRecord,
 )
 from detector.sinks.base import LiveSink, NodeInfo, RetryableError, ServerSinkSection, SinkContext, SinkSpec
+from detector.system import install_command
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from detector.sinks.metrics_server import MetricsServer
 
 _log = logging.getLogger(__name__)
-_EXTRA: Final = "metrics need prometheus-client: pip install 'snn-detect[metrics]'"
 _LATENCIES_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 
 
@@ -200,7 +200,7 @@ class EventMetrics:
         except ModuleNotFoundError as error:
             if error.name is None or not error.name.startswith("prometheus_client"):
                 raise
-            raise ConfigError(_EXTRA) from error
+            raise ConfigError(f"metrics need prometheus-client: {install_command('metrics')}") from error
         self._source = node_info.source
         self._scores = scores
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import socket
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from detector.sinks.base import LiveSink, NodeInfo, RetryableError, ServerSinkSe
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
 from detector.sinks.prometheus import Metrics
+from detector.system import install_command
 
 if TYPE_CHECKING:  # imported with the page
     from detector.messages import AudioChunk, Trace
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # imported with the page
     from detector.web.events import Archive
 
 _log = logging.getLogger(__name__)
-_EXTRA: Final = "the page needs fastapi and uvicorn: pip install 'snn-detect[web]'"
 
 
 class Web(ServerSinkSection):
@@ -210,4 +210,4 @@ def _event_metrics(settings: Metrics, node_info: NodeInfo) -> EventMetrics:
 def _require_extra() -> None:
     # Found, not imported: that takes time, which the thread of the sink has.
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn")):
-        raise ConfigError(_EXTRA)
+        raise ConfigError(f"the page needs fastapi and uvicorn: {install_command('web')}")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from tqdm import tqdm
 
 from detector.audio.live_source import Channel, Mixing
 from detector.manifest import ClassSpec, DataSource, Manifest
@@ -25,6 +24,7 @@ from detector.system import replace_file
 from models.adapting.extension import backbone_of, extend
 from models.adapting.head import HeadExamples, batches_of, make_examples, train_head
 from models.adapting.sounds import SoundSet, check_labels, negative_sounds, positive_sounds
+from models.console import Progress
 from models.data.clips import Clip
 from models.data.datasets import FOLDS
 from models.evaluation.clips import ClipPrediction, ThresholdChoice, choose_thresholds
@@ -126,14 +126,14 @@ def adapt(options: AdaptOptions) -> AdaptResult:
         part = Path(folder) / options.out.name
         predictions: list[tuple[int, ClipPrediction]] = []
         batches = sum(batches_of(int((examples.fold != fold).sum()), recipe) for fold in (*FOLDS, None))
-        with tqdm(total=batches, unit="batch", desc="training", leave=False) as bar:
+        with Progress("training", batches, "batches") as bar:
             for fold in FOLDS:
-                head = train_head(examples.without(fold), backbone, recipe, options.seed, bar.update)
+                head = train_head(examples.without(fold), backbone, recipe, options.seed, bar.advance)
                 extend(
                     options.model, part, head.extension(), _with_classes(manifest, options, {}), replace=options.replace
                 )
                 predictions += [(fold, p) for p in _predict(part, positives.of_fold(fold), negatives.of_fold(fold))]
-            head = train_head(examples, backbone, recipe, options.seed, bar.update)
+            head = train_head(examples, backbone, recipe, options.seed, bar.advance)
         classes = _cross_validate(predictions, Detector.load(part).manifest, options)
         final = _final_manifest(manifest, options, classes, positives)
         extend(options.model, part, head.extension(), final, replace=options.replace)
@@ -185,8 +185,8 @@ def card(options: AdaptOptions, result: AdaptResult) -> str:
 
 def _make_examples(options: AdaptOptions, positives: SoundSet, negatives: SoundSet, recipe: Recipe) -> HeadExamples:
     total = recipe.schedule.examples_per_epoch // len(FOLDS) * len(FOLDS)
-    with tqdm(total=total, unit="example", desc="examples", leave=False) as bar:
-        return make_examples(options.model, positives, negatives, recipe, options.seed, options.processes, bar.update)
+    with Progress("examples", total, "examples") as bar:
+        return make_examples(options.model, positives, negatives, recipe, options.seed, options.processes, bar.advance)
 
 
 def _recipe(manifest: Manifest, options: AdaptOptions) -> Recipe:

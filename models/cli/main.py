@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from detector.errors import DetectorError
+from detector import __version__
+from detector.cli.program import Program, run_program
 from models.cli.data import audioset_download, audioset_manifest, find_copies, gather, manifest, play_notes
 from models.cli.evaluate import evaluate_channels, evaluate_events, keep, make_scenes, report, tune_events
 from models.cli.images import compare, convert, show_encoding, show_neuron
@@ -15,7 +14,15 @@ from models.cli.train import adapt, cross_evaluate, evaluate, fit, folds, tune
 _SCENES_EXTRA = {"dcase_util", "onnx", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
 
 
-@click.group()
+def _extra_of(module: str) -> str | None:
+    """Return the extra that installs a module; None where the module is one of this project."""
+    if module in {"detector", "models", "firmware_export"}:
+        return None
+    return "scenes" if module in _SCENES_EXTRA else "train"
+
+
+@click.group("snn-train", cls=Program, extra_of=_extra_of)
+@click.version_option(__version__, prog_name="snn-train", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, evaluate and inspect spiking networks for sound event detection."""
 
@@ -48,16 +55,8 @@ for command in (
 
 
 def main() -> None:
-    """Run the command; errors that a user can fix are reported in one line, with an exit code."""
-    try:
-        cli(standalone_mode=True)
-    except ModuleNotFoundError as error:
-        extra = "scenes" if (error.name or "").partition(".")[0] in _SCENES_EXTRA else "train"
-        click.echo(f"snn-train: error: {error.name} is not installed; pip install 'snn-detect[{extra}]'", err=True)
-        sys.exit(2)
-    except DetectorError as error:
-        click.echo(f"snn-train: error: {error}", err=True)
-        sys.exit(error.exit_code)
+    """Run the command line and exit."""
+    run_program(cli, "snn-train")
 
 
 if __name__ == "__main__":

@@ -157,8 +157,7 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     force: bool,
 ) -> None:
     """Evaluate MODELS, each on the fold it left out: model files, or run folders of a CNN twin."""
-    from tqdm import tqdm
-
+    from models.console import progress
     from models.evaluation.clips import confusion, evaluate_fold, folds_table, mean_training_seconds, summary
     from models.files import write_json
     from models.plots import draw_confusion
@@ -167,7 +166,7 @@ def cross_evaluate(  # noqa: PLR0913 - one option each
     outputs = (Output("--json", json_path, JSON), Output("--picture", picture, PNG))
     check_outputs(outputs, (*models, recipe), force=force, makes_folders=True)
     wanted = load_recipe(recipe)
-    results = [evaluate_fold(model, wanted, data) for model in tqdm(models, unit="model")]
+    results = [evaluate_fold(model, wanted, data) for model in progress(models, "evaluating", "models")]
     document = summary(results)
     if runs:
         document["training_seconds"] = mean_training_seconds(runs)

@@ -28,10 +28,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
+from models.console import Progress
 from models.data.clips import read_rows
 from models.data.datasets import FOLDS
 
@@ -244,7 +243,7 @@ def download(wanted: Sequence[Wanted], out: Path, rate_hz: int, jobs: int) -> Ou
         raise ConfigError(f"{out}: cannot be made ({error.strerror}); name another folder") from error
     missing = [w for w in wanted if not (out / w.path).is_file()]
     outcome = Outcome(0, len(wanted) - len(missing), {})
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(missing), unit="clip") as bar:
+    with ThreadPoolExecutor(jobs) as pool, Progress("audioset", len(missing), "clips") as bar:
         try:
             futures = {pool.submit(_fetch, programs, w, out, rate_hz): w for w in missing}
             for future in as_completed(futures):
@@ -252,8 +251,7 @@ def download(wanted: Sequence[Wanted], out: Path, rate_hz: int, jobs: int) -> Ou
                     outcome.failures[futures[future].path] = reason
                 else:
                     outcome.fetched += 1
-                bar.set_postfix(failed=len(outcome.failures))
-                bar.update()
+                bar.advance(failed=len(outcome.failures))
         finally:
             programs.stop()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from detector.errors import SourceError
 from detector.messages import Samples
+from models.console import progress
 from models.data.catalogue import Entry, Gathered, rows, write_index
 from models.data.datasets import read_or_reason
 from models.files import new_folder
@@ -113,7 +113,7 @@ def gather(
         _check_found([(entry, at) for entry, at in opened if entry not in full], root)
         check_instruments(list(instruments), root)
         total = len(listed) + sum(i.clips for i in instruments)
-        made = tqdm(_made(listed, instruments, root), total=total, unit="clip", desc="gather", disable=None)
+        made = progress(_made(listed, instruments, root), "gather", "clips", total)
         return _write_all(stack.enter_context(new_folder(out)), made)
 
 

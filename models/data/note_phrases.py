@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from detector.audio.sources import read_sound
 from detector.messages import Samples
+from models.console import progress
 from models.data.collect import STYLES, playing_range
 from models.data.recordings import (
     LABEL_OF_KIND,
@@ -59,7 +59,7 @@ def play_notes(folder: Path, out: Path, seed: int = 0) -> list[NotePhrase]:
     instruments = playable_instruments(read_recordings_index(folder), _MIN_PITCHES)
     phrases: list[NotePhrase] = []
     with new_folder(out) as part:
-        for (name, kind), notes in tqdm(instruments.items(), unit="instrument", disable=None):
+        for (name, kind), notes in progress(instruments.items(), "notes", "instruments"):
             label = LABEL_OF_KIND[kind] or NO_CLASS
             rng = np.random.default_rng([seed, *name.encode(), *kind.encode()])
             (part / label).mkdir(exist_ok=True)

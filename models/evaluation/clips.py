@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from detector.audio.sources import read_chunks, read_sound
 from detector.bench import activity
@@ -40,6 +39,7 @@ from detector.manifest import Manifest
 from detector.network import load_model
 from detector.pipeline import Detector, with_threshold
 from detector.statistics import Rate
+from models.console import progress
 from models.data.clips import Clip
 from models.data.datasets import recordings
 from models.data.household import ESC10
@@ -88,7 +88,7 @@ def check_unseen(model: Path, fold: int) -> Manifest:
 def predict_clips(model: Path, clips: Sequence[Clip], processes: int = 2) -> list[ClipPrediction]:
     """Run every clip through the detector, each as a stream of its own."""
     with ProcessPoolExecutor(processes, initializer=_load, initargs=(model,)) as pool:
-        return list(tqdm(pool.map(_predict, clips, chunksize=8), total=len(clips), unit="clip", leave=False))
+        return list(progress(pool.map(_predict, clips, chunksize=8), "predicting", "clips", len(clips)))
 
 
 def accuracy(predictions: Sequence[ClipPrediction], frames: int | None = None) -> Rate:

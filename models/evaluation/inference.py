@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from detector.audio.sources import read_chunks
 from detector.decoder import EventDecoder
@@ -19,6 +18,7 @@ from detector.manifest import ClassSpec, Manifest
 from detector.messages import AudioChunk, Event, Scores
 from detector.network import load_model
 from detector.pipeline import Detector
+from models.console import progress
 from models.data.segments import JOIN_S
 from models.scenes.folder import Scenes, Span
 
@@ -61,7 +61,7 @@ def predict_scenes(model: Path, scenes: Scenes, processes: int = 2, change: Chan
     tasks = [(model, stream.path, change) for stream in scenes.streams]
     with ProcessPoolExecutor(max(1, min(processes, len(tasks)))) as pool:
         results = pool.map(_predict_stream, *zip(*tasks, strict=True))
-        predictions = list(tqdm(results, total=len(tasks), unit="stream", desc="predicting", leave=False, disable=None))
+        predictions = list(progress(results, "predicting", "streams", len(tasks)))
     scores = []
     for (found, events), stream in zip(predictions, scenes.streams, strict=True):
         if decode(detector.manifest.classes, detector.manifest, found) != events:

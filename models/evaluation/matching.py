@@ -22,12 +22,12 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from detector.manifest import ClassSpec, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.statistics import HourlyRate, Rate
+from models.console import progress
 from models.evaluation.inference import Detection, ScenePredictions, decode, evaluated_hours
 from models.scenes.folder import EventReference, Scenes, Stream
 
@@ -241,7 +241,7 @@ def sweep(predictions: ScenePredictions, processes: int = 2) -> list[Events]:
     work = partial(_at_threshold, predictions.manifest, predictions.scores)
     with ProcessPoolExecutor(processes) as pool:
         found = pool.map(work, THRESHOLD_GRID)
-        return list(tqdm(found, total=len(THRESHOLD_GRID), unit="threshold", desc="curves", leave=False, disable=None))
+        return list(progress(found, "curves", "thresholds", len(THRESHOLD_GRID)))
 
 
 def curves(events: Sequence[Events], scenes: Scenes, labels: Sequence[str]) -> dict[str, Curve]:

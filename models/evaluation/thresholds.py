@@ -24,12 +24,12 @@ from functools import partial
 from itertools import product
 
 import numpy as np
-from tqdm import tqdm
 
 from detector.manifest import ClassSpec, DataSource, Manifest
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.statistics import HourlyRate, Rate
+from models.console import progress
 from models.evaluation.inference import ScenePredictions, decode, evaluated_hours
 from models.evaluation.matching import match, of_label
 from models.scenes.folder import EventReference, Scenes
@@ -177,7 +177,7 @@ def _evaluate_settings(
     work = partial(_evaluate_setting, predictions.manifest, predictions.scores, references, hours)
     with ProcessPoolExecutor(processes) as pool:
         results = pool.map(work, settings, chunksize=4)
-        return list(tqdm(results, total=len(settings), unit="setting", desc=what, leave=False, disable=None))
+        return list(progress(results, what, "settings", len(settings)))
 
 
 def _evaluate_setting(

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from detector.errors import ConfigError
 from detector.statistics import Rate
+from models.console import progress
 from models.images.data import ImageSet, Subset, encode, open_images
 from models.images.network import ImageNetwork, Layer
 from models.images.recipe import ImageRecipe
@@ -111,7 +111,7 @@ def evaluate_by_steps(
     sums = {mark: [0.0, 0.0] for mark in marks}
     activity = Activity()
     total = len(images.labels)
-    for index in tqdm(torch.split(torch.arange(total), _BATCH), unit="batch", leave=False):
+    for index in progress(torch.split(torch.arange(total), _BATCH), "evaluating", "batches"):
         x = encode(images.draw(index, augment=False), recipe)
         response = net(x)
         activity.add(layered(response))

@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from detector.errors import ConfigError
 from detector.statistics import Rate
+from models.console import Progress, progress
 from models.evaluation.results import comparison_table
 from models.images.data import ImageSet, encode, open_images
 from models.images.network import ImageNetwork, Response
@@ -70,7 +70,7 @@ def evaluate(net: ImageNetwork, recipe: ImageRecipe, images: ImageSet) -> Evalua
     confusion = np.zeros((classes, classes), np.int64)
     activity = Activity()
     counts: dict[str, tuple[float, float]] = {}
-    for index in tqdm(torch.split(torch.arange(len(images.labels)), BATCH), unit="batch", leave=False):
+    for index in progress(torch.split(torch.arange(len(images.labels)), BATCH), "evaluating", "batches"):
         x = encode(images.draw(index, augment=False), recipe)
         response = net(x)
         np.add.at(confusion, (images.labels[index].numpy(), response.decide().numpy()), 1)
@@ -360,7 +360,7 @@ class _Trainer:
     def train(self) -> None:
         """Run the epochs that are left."""
         epochs = self._recipe.schedule.epochs
-        with tqdm(total=epochs * self._batches, initial=self._epoch * self._batches, unit="batch") as bar:
+        with Progress("training", epochs * self._batches, "batches", self._epoch * self._batches) as bar:
             while self._epoch < epochs:
                 began = time.monotonic()
                 row = self._one_epoch(bar)
@@ -369,7 +369,7 @@ class _Trainer:
                 saved = {"net": self.net.state_dict(), "optimiser": self._optimiser.state_dict()}
                 self._folder.save(saved | {"epoch": self._epoch, "seconds": self.seconds})
 
-    def _one_epoch(self, bar: Any) -> dict[str, Any]:
+    def _one_epoch(self, bar: Progress) -> dict[str, Any]:
         """Run one epoch; return its row of curves.jsonl."""
         # Each epoch seeds the generator, so that a resumed run ends with the same weights.
         torch.manual_seed(self._run.seed * 100_003 + self._epoch)
@@ -379,8 +379,8 @@ class _Trainer:
         for i, (x, labels) in enumerate(self._drawn_batches()):
             if self._epoch == i == 0 and self._recipe.network.start_rate > 0:
                 self.net.scale_to_rate(x, self._recipe.network.start_rate)
-            progress = (self._epoch + i / self._batches) / self._recipe.schedule.epochs
-            self._optimiser.set_rate(rate_at(progress, self._recipe.schedule.learning_rate, warm_up=0.03, floor=0.01))
+            share = (self._epoch + i / self._batches) / self._recipe.schedule.epochs
+            self._optimiser.set_rate(rate_at(share, self._recipe.schedule.learning_rate, warm_up=0.03, floor=0.01))
             response = self.net(x)
             loss = total_loss(response, labels, self._recipe)
             self._optimiser.zero_grad()
@@ -390,8 +390,7 @@ class _Trainer:
             losses += loss.item()
             right += int((response.decide() == labels).sum())
             activity.add(layered(response))
-            bar.update()
-            bar.set_postfix(epoch=self._epoch + 1, loss=f"{losses / (i + 1):.4f}", refresh=False)
+            bar.advance(epoch=self._epoch + 1, loss=f"{losses / (i + 1):.4f}")
         self._epoch += 1
         seen = self._batches * min(self._recipe.schedule.batch, len(self._images.labels))
         return {

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from detector import __version__
 from detector.messages import Samples
+from models.console import Progress
 from models.data.segments import JOIN_S
 from models.files import new_folder
 from models.scenes.folder import (
@@ -149,7 +149,7 @@ def _reference(  # noqa: PLR0913 - all that a reference contains
 def _write(part: Path, segments: Sequence[Segment], bank: Sequence[Sound], metadata: SceneMetadata) -> ScenesManifest:
     rows: list[tuple[str, Reference]] = []
     files = []
-    with tqdm(total=len(segments), unit="segment", desc="scenes", disable=None) as bar:
+    with Progress("scenes", len(segments), "segments") as bar:
         for number, group in groupby(segments, key=lambda s: s.stream):
             name = f"scene-{number + 1:02d}.{metadata.format}"
             references: list[Reference] = []
@@ -158,7 +158,7 @@ def _write(part: Path, segments: Sequence[Segment], bank: Sequence[Sound], metad
                     mixed = mix(segment, bank, metadata.rate_hz)
                     file.write(mixed.wave)
                     references += mixed.references
-                    bar.update()
+                    bar.advance()
                 samples = file.frames
             rows += [(name, ref) for ref in joined(references, metadata.rate_hz)]
             files.append(StreamFile(name, samples, _digest(part / name)))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from detector.audio.files import is_sound_name
 from detector.audio.live_source import MEAN, Mixing
@@ -19,6 +18,7 @@ from detector.audio.sources import read_sound
 from detector.errors import ConfigError, SourceError
 from detector.manifest import Manifest
 from detector.messages import Samples
+from models.console import progress
 from models.data.catalogue import INDEX, read_catalogue, read_index
 from models.data.clips import Clip
 from models.data.datasets import load_good_clips, recordings
@@ -133,7 +133,7 @@ def folder_sounds(
         raise SourceError(f"{folder}: no such folder; name a folder of recordings")
     sounds, problems = list[Sound](), list[str]()
     paths = sorted(p for p in folder.rglob("[!.]*") if p.is_file() and is_sound_name(p))
-    for path in tqdm(paths, unit="clip", desc=folder.name, leave=False, disable=None):
+    for path in progress(paths, folder.name, "clips"):
         try:
             wave = read_sound(path, rate_hz, mixing=mixing)
         except SourceError as error:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import scipy.signal
-from tqdm import tqdm
 
 from detector.errors import ConfigError
 from detector.messages import Samples
+from models.console import progress
 from models.data.household import RENDERED
 from models.rendering.instruments import Player, compose_melody
 from models.rendering.material import Batch, batches
@@ -82,7 +82,7 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, negatives_o
         raise ConfigError(f"{soundfont}: is a sound font of the training material; name another")
     sounds = list[Sound]()
     wanted = [b for b in _batches() if b.label not in RENDERED or not negatives_only]
-    for batch in tqdm(wanted, unit="program", desc="instruments", leave=False, disable=None):
+    for batch in progress(wanted, "instruments", "programs"):
         rng = _generator(seed, f"scene {batch.label}", batch.program)
         phrases = [batch.compose(rng) for _ in range(batch.count)]
         waves = play(phrases, batch.program, drums=batch.label == "drums", soundfont=soundfont)
@@ -95,7 +95,7 @@ def rendered_sounds(seed: int, soundfont: Path = OTHER_SOUNDFONT, *, negatives_o
 def spoken_sounds(seed: int) -> list[Sound]:
     """Return sentences by voices not used in training; raises RenderError where espeak-ng is missing."""
     rng, sounds = _generator(seed, "scene speech", 0), list[Sound]()
-    for n in tqdm(range(_SPEECH_CLIPS), unit="clip", desc="voices", leave=False, disable=None):
+    for n in progress(range(_SPEECH_CLIPS), "voices", "clips"):
         language, voice = str(rng.choice(list(_TEXTS))), str(rng.choice(_VOICES))
         texts = rng.permutation(_TEXTS[language])[: int(rng.integers(1, 4))]
         wave = speak(" ".join(texts), f"{language}+{voice}", int(rng.integers(120, 200)), int(rng.integers(25, 75)))

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
-
 from detector.errors import DetectorError
+from models.console import Progress
 
 POLL_S = 1.0
 
@@ -53,7 +52,7 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
     Raises FoldError that names the failed runs and their log files.
     """
     waiting, running, failed = [r for r in wanted if not r.finished], dict[FoldRun, subprocess.Popen[bytes]](), []
-    with _sigterm() as signals, tqdm(total=epochs * len(wanted), unit="epoch") as bar:
+    with _sigterm() as signals, Progress("training", epochs * len(wanted), "epochs") as bar:
         try:
             while waiting or running:
                 if signals:
@@ -64,8 +63,7 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
                 time.sleep(POLL_S)
                 exited = [run for run, process in running.items() if process.poll() is not None]
                 failed += [run for run in exited if running.pop(run).returncode]
-                bar.n = sum(epochs if run.finished else min(epochs, run.epochs()) for run in wanted)
-                bar.refresh()
+                bar.reach(sum(epochs if run.finished else min(epochs, run.epochs()) for run in wanted))
         finally:
             for process in running.values():
                 process.terminate()

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from tqdm import tqdm
 
 from detector.manifest import TrainingRecord
-from models.console import report_problems
+from models.console import Progress, report_problems
 from models.data.clips import Clip
 from models.data.datasets import folds_left_out, load_good_clips, recordings, sources_of
 from models.network.activity import Activity, reading_macs
@@ -98,12 +97,10 @@ def train(recipe: Recipe, run: Run) -> Network:
     net = net.to(training_device())
     trainer = _Trainer(net, recipe, run, clips)
     trainer.resume()
-    progress = tqdm(total=recipe.schedule.epochs, initial=trainer.epoch, unit="epoch", desc=run.folder.name)
-    with progress as bar, denormals_flushed():
+    with denormals_flushed(), Progress(run.folder.name, recipe.schedule.epochs, "epochs", trainer.epoch) as bar:
         while trainer.epoch < recipe.schedule.epochs:
             row = trainer.one_epoch()
-            bar.set_postfix(loss=f"{row['loss']:.4f}")
-            bar.update()
+            bar.advance(loss=f"{row['loss']:.4f}")
     _write_results(folder, net, recipe.name)
     folder.write("record.json", dataclasses.asdict(training_record(recipe, run, clips)))
     return net.cpu()

@@ -247,7 +247,7 @@ def test_paho_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         return importing(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_paho)
-    with pytest.raises(ConfigError, match=r"MQTT needs paho-mqtt: pip install 'snn-detect\[mqtt\]'"):
+    with pytest.raises(ConfigError, match=r"MQTT needs paho-mqtt: .*pip install -e '.*\[mqtt\]'"):
         MqttSink(Mqtt(host=HOST), STATION, None)
 
 

@@ -485,7 +485,7 @@ def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.Monkey
         return importing(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"pip install 'snn-detect\[metrics\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.*\[metrics\]'"):
         MetricsSink(Metrics(), STATION, None)
 
 

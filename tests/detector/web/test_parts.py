@@ -367,7 +367,7 @@ def test_an_open_address_needs_a_token(detector: Detector) -> None:
 
 def test_without_the_extra_it_is_named(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'snn-detect\[web\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.*\[web\]'"):
         WebSink(Web(), Archive(None, None), NODE_INFO, detector, None)
 
 

@@ -131,8 +131,10 @@ def test_both_are_parts_of_a_cmake_project(folders: dict[str, Path], tmp_path: P
 @pytest.mark.parametrize("prefix", ["", "9lives", "_hidden", "a-b", "a b", "ä", "x" * 64, "a\n"])
 def test_a_prefix_that_is_no_name_is_refused(prefix: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["c", str(MODEL), "--out", str(tmp_path / "c"), "--prefix", prefix])
-    assert isinstance(result.exception, ConfigError)
-    assert re.fullmatch(r"the prefix '.*' is no name in C; give a letter, then .*, 63 at most", str(result.exception))
+    assert result.exit_code == ConfigError.exit_code
+    assert re.fullmatch(
+        r"snn-export: error: the prefix '.*' is no name in C; give a letter, then .*, 63 at most\n", result.stderr
+    )
     assert not (tmp_path / "c").exists()
 
 

@@ -145,22 +145,22 @@ def test_what_cannot_be_asked(arguments: list[object], text: str) -> None:
 
 def test_no_such_image(mnist: Path, tmp_path: Path) -> None:
     result = invoke("show-encoding", "--mnist", 2, "--data", mnist, "--out", tmp_path / "x.png")
-    assert isinstance(result.exception, ConfigError)
-    assert str(result.exception) == "--mnist 2: the test set has the images 0 to 1"
+    assert result.exit_code == ConfigError.exit_code
+    assert result.stderr == "snn-train: error: --mnist 2: the test set has the images 0 to 1\n"
     assert not (tmp_path / "x.png").exists()
 
 
 def test_a_damaged_sound(wav: Path, tmp_path: Path) -> None:
     result = invoke("show-encoding", wav, "--seconds", 3, "--out", tmp_path / "x.png")
-    assert isinstance(result.exception, SourceError)
-    assert "is not sound" in str(result.exception)
+    assert result.exit_code == SourceError.exit_code
+    assert "is not sound" in result.stderr
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = invoke("show-neuron", "--out", tmp_path / "file" / "n.png")
-    assert isinstance(result.exception, ConfigError)
-    assert "cannot be written" in str(result.exception)
+    assert result.exit_code == ConfigError.exit_code
+    assert "cannot be written" in result.stderr
 
 
 def test_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

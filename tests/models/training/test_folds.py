@@ -55,4 +55,4 @@ def test_numbers_are_checked(tmp_path: Path) -> None:
     done = CliRunner().invoke(
         cli, ["folds", str(RECIPES / "esc10.toml"), "--data", "x", "--runs", str(tmp_path), "--folds", "one"]
     )
-    assert "--folds one: expected whole numbers" in str(done.exception)
+    assert "--folds one: expected whole numbers" in done.stderr
