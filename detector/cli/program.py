@@ -73,8 +73,26 @@ def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     return found
 
 
+def _complete_labels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the list of labels so far with each label of the model that may be its last one."""
+    from detector.network import load_model
+
+    before, comma, begun = incomplete.rpartition(",")
+    try:
+        labels = load_model(ctx.params.get("model")).manifest.labels
+    except DetectorError:
+        return []
+    end = "=" if param.name == "thresholds" else ""
+    return [f"{before}{comma}{label}{end}" for label in labels if label.startswith(begun)]
+
+
 only_option = click.option(
-    "--only", multiple=True, metavar="LABEL,...", callback=_labels, help="Report these sounds only."
+    "--only",
+    multiple=True,
+    metavar="LABEL,...",
+    callback=_labels,
+    shell_complete=_complete_labels,
+    help="Report these sounds only.",
 )
 threshold_option = click.option(
     "--threshold",
@@ -82,6 +100,7 @@ threshold_option = click.option(
     multiple=True,
     metavar="LABEL=VALUE,...",
     callback=_thresholds,
+    shell_complete=_complete_labels,
     help="Score from which on a sound is reported, in place of the model's own.",
 )
 

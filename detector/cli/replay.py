@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
+from click.shell_completion import CompletionItem
 
 from detector.cli.program import (
     Gauge,
@@ -89,7 +90,13 @@ class _Moment(_Type):
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    shell_complete=lambda _ctx, _param, begun: [CompletionItem(begun, type="file")],
+)
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
 @click.option("--realtime", is_flag=True, help="Read the sound in real time, as from a microphone.")

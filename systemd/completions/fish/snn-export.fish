@@ -1,0 +1,2 @@
+# The installed program gives the script itself, as its release of click has it.
+_SNN_EXPORT_COMPLETE=fish_source snn-export | source
