@@ -1,8 +1,8 @@
 """The manifest: everything about a model that must be the same in training, runtime and firmware.
 
-It travels as JSON in the metadata of the ``.onnx`` file. Every key is required and no other is
-allowed; the parameter classes of the stages check their own values. Recipes and run folders are read as
-strictly, by the same ``parse_strictly``.
+It travels as JSON in the metadata of the ``.onnx`` file. Every key is required, except for those that say that they
+may be left out, and no other is allowed; the parameter classes of the stages check their own values. Recipes and run
+folders are read as strictly, by the same ``parse_strictly``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from detector.errors import DetectorError, ManifestError
 
@@ -24,6 +24,12 @@ METADATA_KEY = "snn_detect.manifest"
 """Key of the manifest in the ONNX file's metadata."""
 BLOCK_KEY = "snn_detect.block"
 """Key of the same network unrolled over ``block_frames`` frames, as base64 of an ONNX file."""
+Sensitivity = Literal["low", "balanced", "high"]
+"""An operating point of a model: few false events, or few missed sounds."""
+SENSITIVITIES: Final[tuple[Sensitivity, ...]] = typing.get_args(Sensitivity)
+_MAY_BE_ABSENT: Final = "may be absent"
+_OPTIONAL: Final = {_MAY_BE_ABSENT: True}
+"""Metadata of a field that may be None: its key is then left out, as in models of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +125,32 @@ class DecoderParams:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatingPoints:
+    """The false events per hour for which decoder values were chosen, at each sensitivity."""
+
+    low: float
+    balanced: float
+    high: float
+    of: Literal["class", "all classes"]
+    """Whether those are the false events of each class or of all together."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClassSpec:
     """One class: its label, the category it belongs to, its decoder defaults."""
 
     label: str
     category: str
     decoder: DecoderParams
+    """Values at the balanced sensitivity."""
+    low: DecoderParams | None = field(default=None, metadata=_OPTIONAL)
+    high: DecoderParams | None = field(default=None, metadata=_OPTIONAL)
+    """Values at the other sensitivities, where the manifest has operating points; may be left out."""
+
+    def at(self, sensitivity: Sensitivity) -> ClassSpec:
+        """Return the class with the decoder values of a sensitivity; unchanged where it has no others."""
+        values = {"low": self.low, "balanced": self.decoder, "high": self.high}[sensitivity]
+        return self if values is None else dataclasses.replace(self, decoder=values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +191,13 @@ class Manifest:
     """Algorithmic latency: from a sound's first sample to the first score that can depend on it."""
     training: TrainingRecord
     metrics: dict[str, float] = field(default_factory=dict)
+    operating_points: OperatingPoints | None = field(default=None, metadata=_OPTIONAL)
+    """May be left out: the classes then have one set of decoder values, that of the balanced sensitivity."""
+
+    @property
+    def sensitivities(self) -> tuple[Sensitivity, ...]:
+        """The sensitivities to choose from."""
+        return SENSITIVITIES if self.operating_points is not None else ("balanced",)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -195,7 +228,19 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text that ``from_json`` reads back."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        return json.dumps(self.as_dict(), separators=(",", ":"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the object of JSON, without the keys that are left out."""
+        result: dict[str, Any] = _as_json(self)
+        return result
+
+
+def _as_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        parts = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: _as_json(part) for f, part in parts if part is not None or _MAY_BE_ABSENT not in f.metadata}
+    return [_as_json(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _refuse_constant(name: str) -> float:
@@ -227,6 +272,13 @@ def _check_consistency(manifest: Manifest, where: str) -> None:
         )
     if not manifest.classes or len(set(manifest.labels)) != len(manifest.classes):
         raise ManifestError(f"{where}: manifest key 'classes' must hold distinct labels; export the model again")
+    has_points = manifest.operating_points is not None
+    for spec in manifest.classes:
+        if {spec.low is not None, spec.high is not None} != {has_points}:
+            raise ManifestError(
+                f"{where}: the class {spec.label!r} must have decoder values at low and high sensitivity where the "
+                "manifest has 'operating_points', and only there; export the model again"
+            )
 
 
 def parse_strictly(kind: Any, data: Any, where: str, what: str, error: type[DetectorError]) -> Any:
@@ -259,7 +311,9 @@ class _Parser:
                 raise self._wrong(path, " or ".join(repr(a) for a in args), value)
             return value
         if origin is types.UnionType:
-            return self.parse(self._member(args, value, path), value, path)
+            members = tuple(a for a in args if a is not types.NoneType)  # None stands for a key that is left out
+            kind = members[0] if len(members) == 1 else self._member(members, value, path)
+            return self.parse(kind, value, path)
         return self._scalar(kind, value, path)
 
     def _member(self, args: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -286,13 +340,15 @@ class _Parser:
             raise self._wrong(path, "an object", value)
         hints = _hints(kind)
         prefix = f"{path}." if path else ""
+        optional = {f.name for f in dataclasses.fields(kind) if _MAY_BE_ABSENT in f.metadata}
         for key in hints:
-            if key not in value:
+            if key not in value and key not in optional:
                 raise self.error(f"{self.where}: the {self.what} lacks the key {prefix + key!r}")
         for key in value:
             if key not in hints:
                 raise self.error(f"{self.where}: the {self.what} has the unknown key {prefix + key!r}")
-        return kind(**{key: self.parse(hint, value[key], prefix + key) for key, hint in hints.items()})
+        parsed = {key: self.parse(hint, value[key], prefix + key) for key, hint in hints.items() if key in value}
+        return kind(**parsed)
 
     def _scalar(self, kind: Any, value: Any, path: str) -> Any:
         if kind is float and type(value) is int:

@@ -14,7 +14,7 @@ from detector.encoder import DeltaEncoder
 from detector.engine.core import CoreStream
 from detector.errors import ConfigError, ManifestError, unknown_label
 from detector.features import MfccExtractor, as_samples
-from detector.manifest import ClassSpec, Manifest
+from detector.manifest import ClassSpec, Manifest, Sensitivity
 from detector.messages import AudioChunk, Event, Observer, Reason, Samples, Scores, Trace
 from detector.network import EngineName, Model, StreamingNetwork, load_model
 
@@ -31,9 +31,11 @@ class Detector:
     ...         print(event.kind, event.label, event.onset_s)
     """
 
-    def __init__(self, model: Model, classes: tuple[ClassSpec, ...]) -> None:
+    def __init__(self, model: Model, classes: tuple[ClassSpec, ...], sensitivity: Sensitivity = "balanced") -> None:
         """Use ``load``; this takes a model that is loaded and the classes with the thresholds in force."""
         self._model = model
+        self.sensitivity = sensitivity
+        """The operating point that the classes' decoder values are those of, but for single thresholds."""
         self.observer: Observer | None = None
         """Receives a trace of each push; scores and events have the same bits with and without."""
         self.classes = classes
@@ -50,18 +52,26 @@ class Detector:
             raise ManifestError(f"{model.path}: {error}; export the model again") from error
 
     @classmethod
-    def load(cls, path: Path | str | None = None, thresholds: Mapping[str, float] | None = None) -> Detector:
+    def load(
+        cls,
+        path: Path | str | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        sensitivity: Sensitivity = "balanced",
+    ) -> Detector:
         """Load a model file (None: the one that ships), with on-thresholds to override by label.
 
-        Raises ManifestError for a model that is missing or wrong, ConfigError for an unknown label
-        or a threshold outside (0, 1).
+        ``sensitivity`` chooses among the model's operating points. Raises ManifestError for a model that is missing or
+        wrong, ConfigError for an unknown label, a threshold outside (0, 1) or a sensitivity that the model lacks.
         """
-        model = load_model(path)
-        return cls(model, with_thresholds(model.manifest, thresholds or {}))
+        return _with(load_model(path), thresholds or {}, sensitivity)
 
     def fresh(self) -> Detector:
         """Return a detector for another stream, with the same model and thresholds; the model is shared."""
-        return Detector(self._model, self.classes)
+        return Detector(self._model, self.classes, self.sensitivity)
+
+    def at(self, sensitivity: Sensitivity, thresholds: Mapping[str, float] | None = None) -> Detector:
+        """Return a detector of the same model at a sensitivity; see ``load``."""
+        return _with(self._model, thresholds or {}, sensitivity)
 
     @property
     def manifest(self) -> Manifest:
@@ -200,14 +210,26 @@ class Detector:
         return scores, events
 
 
-def with_thresholds(manifest: Manifest, thresholds: Mapping[str, float]) -> tuple[ClassSpec, ...]:
-    """Return the classes with other on-thresholds; the off-threshold keeps its proportion to it."""
+def _with(model: Model, thresholds: Mapping[str, float], sensitivity: Sensitivity) -> Detector:
+    if sensitivity not in model.manifest.sensitivities:
+        raise ConfigError(
+            f"sensitivity {sensitivity!r}: {model.path} has no operating points, only its own thresholds (balanced); "
+            "set single thresholds, or choose points with snn-train tune-events"
+        )
+    return Detector(model, with_thresholds(model.manifest, thresholds, sensitivity), sensitivity)
+
+
+def with_thresholds(
+    manifest: Manifest, thresholds: Mapping[str, float], sensitivity: Sensitivity = "balanced"
+) -> tuple[ClassSpec, ...]:
+    """Return the classes at a sensitivity with other on-thresholds; the off-threshold keeps its proportion to it."""
     for label, value in thresholds.items():
         if label not in manifest.labels:
             raise ConfigError(f"threshold for {label!r}: {unknown_label(label, manifest.labels)}")
         if not 0 < value < 1:
             raise ConfigError(f"threshold {value:g} for {label!r} must lie between 0 and 1")
-    return tuple(with_threshold(c, thresholds[c.label]) if c.label in thresholds else c for c in manifest.classes)
+    classes = [c.at(sensitivity) for c in manifest.classes]
+    return tuple(with_threshold(c, thresholds[c.label]) if c.label in thresholds else c for c in classes)
 
 
 def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
+from detector.manifest import Sensitivity
+
 if TYPE_CHECKING:
     from detector.messages import ConditionName, Event, GapCause, Reason
 
@@ -26,7 +28,7 @@ _SCORE_DECIMALS: Final = 4
 _LIVE_ONLY: Final = ("level_dbfs", "device", "clock_synced")
 """Keys that a record lacks where there is no device."""
 
-State: TypeAlias = "ConditionName | Literal['listening', 'stopping', 'reloaded', 'clock', 'calibration']"
+State: TypeAlias = "ConditionName | Literal['listening', 'stopping', 'reloaded', 'clock', 'calibration', 'sensitivity']"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,8 @@ class HealthState:
     model_sha256: str
     version: str
     """Version of snn-detect."""
+    sensitivity: Sensitivity
+    """The model's operating point in force."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as keys of a JSON object."""

@@ -13,13 +13,15 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from detector.errors import ConfigError
+
+_WordT = TypeVar("_WordT", bound=str)
 
 _HEAD_BYTES: Final = 4096
 _PIECE: Final = 1 << 16
@@ -226,6 +228,30 @@ class LastingFlag:
             write_text(self._path, f"{datetime.now().astimezone().isoformat(timespec='seconds')}\n")
         else:
             self._path.unlink(missing_ok=True)
+        _sync(self._path.parent)
+
+
+class LastingChoice(Generic[_WordT]):
+    """One of several words that survives power failures: a file that holds it; without the file there is none."""
+
+    def __init__(self, path: Path, words: Sequence[_WordT]) -> None:
+        """Read the choice; raises nothing: a file that cannot be read, or holds another word, counts as none."""
+        self._path = path
+        text = ""
+        with contextlib.suppress(OSError, ValueError):
+            text = path.read_text(encoding="ascii").strip()
+        self.word: _WordT | None = next((word for word in words if word == text), None)
+
+    def set(self, word: _WordT | None) -> None:
+        """Keep a word, or none, and have that on the disk; raises OSError, with the word as wanted until the end."""
+        if word == self.word and (word is None) != self._path.exists():
+            return
+        self.word = word
+        if word is None:
+            self._path.unlink(missing_ok=True)
+        else:
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            write_text(self._path, f"{word}\n")
         _sync(self._path.parent)
 
 

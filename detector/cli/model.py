@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from detector.cli.program import MODEL_VARIABLE, json_option, model_option, print_json, print_text
+from detector.manifest import SENSITIVITIES
 
 if TYPE_CHECKING:
-    from detector.manifest import ClassSpec
+    from detector.manifest import ClassSpec, Manifest
     from detector.network import Model
 
 _file_argument = click.argument(
@@ -36,7 +36,7 @@ def info(path: Path | None, *, as_json: bool) -> None:
 
     loaded = load_model(path)
     if as_json:
-        print_json(_summary(loaded) | {"manifest": dataclasses.asdict(loaded.manifest)})
+        print_json(_summary(loaded) | {"manifest": loaded.manifest.as_dict()})
         return
     for heading, lines in _sections(loaded):
         for number, line in enumerate(lines):
@@ -119,6 +119,7 @@ def _sections(loaded: Model) -> Iterator[tuple[str, list[str]]]:
     yield "sha256", [loaded.sha256]
     yield "engine", [f"{loaded.engine}: {loaded.engine_reason}"]
     width = max(len(label) for label in manifest.labels)
+    yield "points", list(_point_lines(manifest))
     yield "sounds", [_class_line(spec, width) for spec in manifest.classes]
     yield (
         "features",
@@ -142,6 +143,22 @@ def _sections(loaded: Model) -> Iterator[tuple[str, list[str]]]:
     yield "training", lines
     yield "data", [f"{source.name} ({source.licence}): {source.use}" for source in training.sources]
     yield "metrics", [f"{name} {value:g}" for name, value in manifest.metrics.items()]
+
+
+def _point_lines(manifest: Manifest) -> Iterator[str]:
+    """Yield the operating points, each with the false events that it was chosen for and the thresholds."""
+    points = manifest.operating_points
+    if points is None:
+        yield "balanced only: the thresholds below"
+        return
+    of = "each class" if points.of == "class" else points.of
+    for name in SENSITIVITIES:
+        thresholds = [c.at(name).decoder.on_threshold for c in manifest.classes]
+        default = ", the default" if name == "balanced" else ""
+        yield (
+            f"{name:<8}  {getattr(points, name):g} false events an hour of {of}{default}; "
+            f"onsets from {min(thresholds):.2f} to {max(thresholds):.2f}"
+        )
 
 
 def _class_line(spec: ClassSpec, width: int) -> str:

@@ -19,6 +19,8 @@ import click
 from click.core import ParameterSource
 
 from detector.errors import ConfigError, DetectorError
+from detector.manifest import SENSITIVITIES
+from detector.service.process import SignalHandler
 from detector.system import install_command, printable
 
 if TYPE_CHECKING:
@@ -102,6 +104,11 @@ threshold_option = click.option(
     callback=_thresholds,
     shell_complete=_complete_labels,
     help="Score from which on a sound is reported, in place of the model's own.",
+)
+sensitivity_option = click.option(
+    "--sensitivity",
+    type=click.Choice(SENSITIVITIES),
+    help="The model's operating point: low gives few false events, high misses few sounds.  [default: balanced]",
 )
 
 

@@ -30,6 +30,7 @@ from detector.cli.program import (
     only_option,
     print_error,
     raw_options,
+    sensitivity_option,
     threshold_option,
 )
 from detector.config.paths import STDIN
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from detector.audio.live_source import Channel, SourceEvent
     from detector.audio.sources import ReadSource
+    from detector.manifest import Sensitivity
     from detector.messages import Event, Samples, Scores
     from detector.pipeline import Detector
 
@@ -111,6 +113,7 @@ class _Moment(_Type):
 @click.option("--audacity", type=click.Path(path_type=Path), help="Write the sounds as a label track of Audacity.")
 @click.option("--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a DCASE event table.")
 @only_option
+@sensitivity_option
 @threshold_option
 @force_option
 @click.option("--jobs", type=click.IntRange(min=1), help="Files to replay at once.  [default: one for each core]")
@@ -311,6 +314,8 @@ class Options:
     """Labels to report; empty for all."""
     thresholds: dict[str, float]
     quiet: bool
+    sensitivity: Sensitivity | None = None
+    """Operating point of the model; None: the balanced one."""
     rate: int = 16000
     sample_format: str = "s16le"
     channels: int = 1
@@ -343,7 +348,7 @@ class FileReplay:
         limit_heap()
         self._options, self._signals = options, signals
         self._places = file_places(options)
-        self._detector = Detector.load(options.model, options.thresholds)
+        self._detector = Detector.load(options.model, options.thresholds, options.sensitivity or "balanced")
         self._rate_hz = self._detector.sample_rate_hz
         labels = self._detector.labels
         for label in options.only:

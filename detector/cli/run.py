@@ -22,12 +22,14 @@ from detector.cli.program import (
     print_error,
     print_status,
     raw_options,
+    sensitivity_option,
     threshold_option,
 )
-from detector.config.paths import STDIN, listening_flag, state_directory, web_token_file
+from detector.config.paths import STDIN, listening_flag, sensitivity_file, state_directory, web_token_file
 from detector.errors import DetectorError
+from detector.manifest import SENSITIVITIES
 from detector.service.process import SignalHandler
-from detector.system import WAV, LastingFlag, Output, ProcessLock, check_outputs, limit_heap
+from detector.system import WAV, LastingChoice, LastingFlag, Output, ProcessLock, check_outputs, limit_heap
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
@@ -51,6 +53,7 @@ def live_options(command: _Command) -> _Command:
         model_option,
         click.option("--channel", help="Channel to use: mean, left, right, or a number from 1.  [default: mean]"),
         only_option,
+        sensitivity_option,
         threshold_option,
         click.option(
             "--web",
@@ -108,7 +111,8 @@ def run(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
 
         settings = load()
         _lock_state(stack)
-        ctx.exit(_run(Service(settings, signals, load=load, switch=LastingFlag(listening_flag()))))
+        choice = LastingChoice(sensitivity_file(), SENSITIVITIES)
+        ctx.exit(_run(Service(settings, signals, load=load, switch=LastingFlag(listening_flag()), choice=choice)))
 
 
 def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
@@ -155,6 +159,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, object]:
         "audio.channel": options["channel"],
         "model.path": options["model"],
         "listening.only": list(options["only"]) or None,
+        "listening.sensitivity": options["sensitivity"],
         "listening.thresholds": options["thresholds"] or None,
         "stdout.format": "json" if options["as_json"] else None,
         "web.address": options["web"],
@@ -247,6 +252,7 @@ def _replay(ctx: click.Context, options: Mapping[str, Any]) -> None:
             realtime=True,
             only=options["only"],
             thresholds=options["thresholds"],
+            sensitivity=options["sensitivity"],
             quiet=options["quiet"],
             channel=parse_channel(options["channel"]),
         )

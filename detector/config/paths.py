@@ -49,6 +49,11 @@ def listening_flag() -> Path:
     return state_directory() / "listening-off"
 
 
+def sensitivity_file() -> Path:
+    """Return the file with the sensitivity that was chosen while the service ran, in place of the configured one."""
+    return state_directory() / "sensitivity"
+
+
 def web_token_file() -> Path:
     """Return the place of the token that is created for a page that other machines can reach."""
     return state_directory() / "web.token"

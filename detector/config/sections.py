@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from detector.manifest import Sensitivity
+
 RecordType = Literal["onset", "offset", "gap", "status", "health", "clip"]
 Slug = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Labels = tuple[str, ...]
@@ -121,10 +123,16 @@ class Model(Section):
 class Listening(Section):
     """Which sounds are reported, and from which score."""
 
+    sensitivity: Sensitivity = Field(
+        "balanced",
+        description='Operating point of the model: "low" (few false events), "balanced" or "high" (few missed sounds), '
+        "as `snn-detect model info` lists them. What was chosen by MQTT takes its place until the configured one is "
+        "chosen again.",
+    )
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=dict,
-        description="Scores from which a sound is reported, above 0 and below 1, in place of the model's own: higher "
-        "is stricter.",
+        description="Scores from which a sound is reported, above 0 and below 1, in place of the model's own at any "
+        "sensitivity: higher is stricter.",
         examples=[{"guitar": 0.7, "speech": 0.8}],
     )
     only: Labels = Field((), description="Labels to report, as `snn-detect model info` lists them. Empty: all.")

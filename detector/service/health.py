@@ -11,6 +11,7 @@ from typing import Final
 
 from detector.audio.levels import FLOOR_DBFS
 from detector.audio.live_source import SourceCondition, SourceStats
+from detector.manifest import Sensitivity
 from detector.records import HealthState
 from detector.service.engine import Counters
 from detector.sinks.base import NodeInfo
@@ -82,6 +83,8 @@ class Health:
         """Processing time of a second of sound, recently; 1 is the limit for live sound."""
         self.is_paused = False
         """Whether listening is switched off."""
+        self.sensitivity: Sensitivity = "balanced"
+        """The model's operating point in force."""
 
     @property
     def uptime_s(self) -> float:
@@ -125,6 +128,7 @@ class Health:
             model=node_info.model,
             model_sha256=node_info.model_sha256,
             version=node_info.version,
+            sensitivity=self.sensitivity,
         )
 
     def line(self, source: str, stats: SourceStats, conditions: tuple[SourceCondition, ...]) -> str:
@@ -135,7 +139,8 @@ class Health:
         factor = self._factor()
         state = "ok" if not conditions else ", ".join(c.name.replace("_", " ") for c in conditions)
         overruns = int(self._closed["overruns"]) + stats.overruns
-        return f"{source} {state}, RTF {factor:.3f}, {overruns} xruns{self._last()}"
+        point = "" if self.sensitivity == "balanced" else f", {self.sensitivity} sensitivity"
+        return f"{source} {state}, RTF {factor:.3f}, {overruns} xruns{point}{self._last()}"
 
     def _last(self) -> str:
         onset = self._counters.last_onset

@@ -22,11 +22,12 @@ from detector import __version__
 from detector.audio.devices import check_selector
 from detector.audio.live_source import AudioSource, Mixing, SourceEvent, SourceStats
 from detector.config.loading import Configuration, Key
-from detector.config.paths import STDIN, listening_flag
+from detector.config.paths import STDIN, listening_flag, sensitivity_file
 from detector.config.secrets import read_secret
 from detector.config.sections import Audio
 from detector.config.settings import Settings
 from detector.errors import ConfigError, DetectorError, SourceError
+from detector.manifest import Sensitivity
 from detector.messages import AudioChunk, Reason, Trace
 from detector.pipeline import Detector
 from detector.records import ActiveCondition, ServiceState, State
@@ -34,8 +35,8 @@ from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
 from detector.service.health import NO_SOURCE, Health
 from detector.service.outputs import SinkManager, mistakes
-from detector.sinks.base import NodeInfo, SavedClip, SinkContext, describe_oserror
-from detector.system import LastingFlag, replace_file
+from detector.sinks.base import NodeInfo, SavedClip, SensitivityControl, SinkContext, describe_oserror
+from detector.system import LastingChoice, LastingFlag, replace_file
 
 if TYPE_CHECKING:
     from detector.audio.sources import RawFormat
@@ -66,8 +67,8 @@ class RunOptions:
 
 
 def make_detector(settings: Settings) -> Detector:
-    """Load the model; raises ManifestError for a wrong one, ConfigError for impossible thresholds."""
-    return Detector.load(settings.model.path, settings.listening.thresholds)
+    """Load the model; raises ManifestError for a wrong one, ConfigError for impossible thresholds or sensitivity."""
+    return Detector.load(settings.model.path, settings.listening.thresholds, settings.listening.sensitivity)
 
 
 def check_settings(settings: Settings, detector: Detector) -> None:
@@ -87,7 +88,9 @@ def all_mistakes(configuration: Configuration) -> Iterator[str]:
     found = list(settings.mistakes(detector.labels))
     checks: dict[Key, Callable[[], object]] = {("audio", "device"): lambda: check_source(settings.audio)}
     if not found:
-        checks["listening", "thresholds"] = lambda: make_detector(settings)
+        thresholds, sensitivity = settings.listening.thresholds, settings.listening.sensitivity
+        checks["listening", "thresholds"] = lambda: detector.at("balanced", thresholds)
+        checks["listening", "sensitivity"] = lambda: detector.at(sensitivity)
     checks |= {key: partial(read_secret, path) for key, path in settings.secret_files()}
     for key, check in checks.items():
         try:
@@ -247,13 +250,20 @@ class ServiceRuntime:
     """
 
     def __init__(
-        self, settings: Settings, run_options: RunOptions, counters: Counters, switch: LastingFlag | None = None
+        self,
+        settings: Settings,
+        run_options: RunOptions,
+        counters: Counters,
+        switch: LastingFlag | None = None,
+        choice: LastingChoice[Sensitivity] | None = None,
     ) -> None:
         """Load the model and start the sinks; raises DetectorError for impossible settings.
 
         ``switch``: is set while listening is switched off, and read before any device is opened; None: not kept.
+        ``choice``: holds a sensitivity that a user has chosen in place of the configured one; None: not kept.
         """
-        self._switch = switch
+        self._switch, self._choice = switch, choice
+        self._chosen = None if choice is None else choice.word
         self.settings, self._run_options, self._counters = settings, run_options, counters
         self.health = Health(counters)
         self.outputs = SinkManager()
@@ -271,7 +281,8 @@ class ServiceRuntime:
         """Clips that have been written and not yet published."""
         self._mismatch: str | None = None
         self._used_device: str | None = None
-        self._detector = make_detector(settings)
+        self._detector = self._at_choice(make_detector(settings), settings)
+        self.health.sensitivity = self._detector.sensitivity
         check_settings(settings, self._detector)
         self.node_info = node_info_of(settings, self._detector)
         self._tee = Tee(run_options.tee, self._detector.sample_rate_hz) if run_options.tee else None
@@ -339,10 +350,14 @@ class ServiceRuntime:
         """
         before = self.settings
         detector = self._detector if is_current(self._detector, before, settings) else make_detector(settings)
+        detector = self._at_choice(detector, settings)
         check_settings(settings, detector)
         take_over = self.outputs.prepare(settings, self._sink_context(settings, detector))
         self._change_source(settings, detector)
         self.settings, self._detector = settings, detector
+        if detector.sensitivity != self.health.sensitivity:
+            self.health.sensitivity = detector.sensitivity
+            self.publisher.status("sensitivity", f"sensitivity: {detector.sensitivity}")
         self.node_info = node_info_of(settings, detector)
         self.publisher.source = settings.audio.source
         states = self._states()
@@ -350,6 +365,24 @@ class ServiceRuntime:
             if worker.sink.shows_states:
                 self.publisher.repeat(worker.submit, states)
         self._connect()
+
+    @property
+    def sensitivity(self) -> Sensitivity:
+        """The operating point in force, or the one that has been chosen and is about to be."""
+        return self._wanted(self._detector, self.settings)
+
+    @property
+    def is_sensitivity_changed(self) -> bool:
+        """Whether another operating point has been chosen than the one in force."""
+        return self.sensitivity != self._detector.sensitivity
+
+    def change_sensitivity(self) -> None:
+        """Apply the operating point that has been chosen; where that fails, log it and keep the one in force."""
+        try:
+            self.change(self.settings)
+        except DetectorError as error:
+            self._chosen = self._detector.sensitivity
+            _log.warning("the sensitivity stays %s: %s", self._detector.sensitivity, error)
 
     def publish_health(self) -> None:
         """Publish the state of the service."""
@@ -431,7 +464,32 @@ class ServiceRuntime:
             on_listening=self._set_listening,
             on_clip=self._clips.append,
             detector=detector,
+            sensitivity=SensitivityControl(
+                detector.manifest.sensitivities, lambda: self.sensitivity, self._choose_sensitivity
+            ),
         )
+
+    def _wanted(self, detector: Detector, settings: Settings) -> Sensitivity:
+        """Return the operating point for settings: the one that was chosen, where the model has it."""
+        is_there = self._chosen in detector.manifest.sensitivities
+        return self._chosen if self._chosen is not None and is_there else settings.listening.sensitivity
+
+    def _at_choice(self, detector: Detector, settings: Settings) -> Detector:
+        """Return the detector at the operating point that is wanted."""
+        wanted = self._wanted(detector, settings)
+        return detector if wanted == detector.sensitivity else detector.at(wanted, settings.listening.thresholds)
+
+    def _choose_sensitivity(self, wanted: Sensitivity) -> None:
+        """Choose an operating point: kept before it is acknowledged, and applied even where it cannot be kept."""
+        chosen = None if wanted == self.settings.listening.sensitivity else wanted
+        try:
+            if self._choice is not None:
+                self._choice.set(chosen)
+        except OSError as error:
+            what = describe_oserror(sensitivity_file(), error)
+            _log.warning("the sensitivity is %s, but not beyond a restart: %s", wanted, what)
+        finally:
+            self._chosen = chosen
 
     def _set_listening(self, wanted: bool) -> None:
         """Switch listening on or off: kept before it is acknowledged, and applied even where it cannot be kept."""

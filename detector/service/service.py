@@ -12,10 +12,11 @@ from typing import Final, Literal, TypeAlias, TypeVar
 from detector.audio.live_source import SourceEvent, drain
 from detector.config.settings import Settings
 from detector.errors import DetectorError, DeviceError
+from detector.manifest import Sensitivity
 from detector.service.engine import Counters
 from detector.service.process import Notifier, SignalHandler
 from detector.service.runtime import RunOptions, ServiceRuntime
-from detector.system import Backoff, LastingFlag
+from detector.system import Backoff, LastingChoice, LastingFlag
 
 Mode: TypeAlias = Literal["listening", "waiting", "paused", "stuck"]
 """Stuck: no sound arrives although the device is present."""
@@ -31,6 +32,8 @@ _BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 _REOPEN_S: Final = 5.0
 _HOPELESS_S: Final = 60.0
 _PAUSE_S: Final = 0.2
+_SENSITIVITY_S: Final = 1.0
+"""Shortest time between two changes of the sensitivity."""
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -103,26 +106,29 @@ class WatchdogPolicy:
 class Service:
     """One run of the engine with all its sinks, from loading the model to the last record."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a process passes to its one service
         self,
         settings: Settings,
         signals: SignalHandler,
         run_options: RunOptions | None = None,
         load: Callable[[], Settings] | None = None,
         switch: LastingFlag | None = None,
+        choice: LastingChoice[Sensitivity] | None = None,
     ) -> None:
         """Prepare; ``load`` reads the settings again and raises ConfigError, None where they cannot change.
 
-        ``switch`` keeps whether listening is switched off; None: a new process always listens.
+        ``switch`` keeps whether listening is switched off; None: a new process always listens. ``choice`` keeps the
+        sensitivity that a user has chosen; None: a new process has that of the settings.
         """
-        self._settings, self._signals, self._load, self._switch = settings, signals, load, switch
+        self._settings, self._signals, self._load = settings, signals, load
+        self._switch, self._choice = switch, choice
         self._run_options = run_options or RunOptions()
         self._notifier = Notifier()
         self.counters = Counters()
         self._watchdog = WatchdogPolicy(self._notifier, self.counters)
         self._runtime: ServiceRuntime | None = None
         self._code = 0
-        self._clock_at_s = self._open_at_s = 0.0
+        self._clock_at_s = self._open_at_s = self._sensitivity_at_s = 0.0
         self._faults = FaultPolicy()
         self._resume_pause, self._resume_at_s = Backoff(_RESUME_S, _CALM_S), 0.0
         # The first health record is published with the first sound; where there is none, after the interval.
@@ -142,7 +148,9 @@ class Service:
         """
         try:
             self._notifier.status("loading the model")
-            self._runtime = runtime = ServiceRuntime(self._settings, self._run_options, self.counters, self._switch)
+            self._runtime = runtime = ServiceRuntime(
+                self._settings, self._run_options, self.counters, self._switch, self._choice
+            )
             self._notifier.status(f"opening {self._settings.audio.device}")
             runtime.listen()
             gc.freeze()  # objects that last for the whole run need not be searched at every collection
@@ -202,6 +210,9 @@ class Service:
             signals.reopen = False
             attempt("reopening the files of outputs", runtime.outputs.reopen, None)
         attempt("switching listening", lambda: self._switch_listening(runtime), None)
+        if runtime.is_sensitivity_changed and time.monotonic() >= self._sensitivity_at_s:
+            self._sensitivity_at_s = time.monotonic() + _SENSITIVITY_S
+            attempt("changing the sensitivity", runtime.change_sensitivity, None)
         if runtime.engine is None and not runtime.is_paused and time.monotonic() >= self._open_at_s:
             self._open_at_s = time.monotonic() + _REOPEN_S
             attempt("opening the source", runtime.listen, None)

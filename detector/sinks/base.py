@@ -18,6 +18,7 @@ from detector.errors import DetectorError
 from detector.system import Backoff
 
 if TYPE_CHECKING:
+    from detector.manifest import Sensitivity
     from detector.pipeline import Detector
     from detector.records import Record, ServiceState
 
@@ -37,12 +38,25 @@ class SinkContext:
     """Called for each clip that has been written."""
     detector: Detector
     """The detector in use, for sinks that show its inner state."""
+    sensitivity: SensitivityControl | None = None
+    """The operating point, for sinks by which a user can choose another one; None: that is not possible."""
     sections: tuple[Section, ...] = ()
     """All sections of the settings."""
 
     def find(self, kind: type[_SectionT]) -> _SectionT | None:
         """Return the first section of a kind, for sinks that depend on another one; None without."""
         return next((section for section in self.sections if isinstance(section, kind)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityControl:
+    """The operating points of the model, for a sink by which users choose one."""
+
+    choices: tuple[Sensitivity, ...]
+    current: Callable[[], Sensitivity]
+    """Returns the one in force, or about to be."""
+    choose: Callable[[Sensitivity], None] = field(compare=False)
+    """Takes a choice of a user, from any thread, without blocking."""
 
 
 @dataclass(frozen=True, slots=True)

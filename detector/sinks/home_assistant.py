@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from detector.manifest import Sensitivity
 from detector.sinks.base import NodeInfo
 from detector.sinks.mqtt_topics import PROBLEM, Message, Topics, class_ids
 
@@ -26,6 +27,8 @@ class Discovery:
     level_interval_s: float
     switch: bool
     """Whether listening can be turned off."""
+    sensitivities: tuple[Sensitivity, ...] = ()
+    """Operating points of the model to choose from; empty where none can be chosen."""
 
     @property
     def topic(self) -> str:
@@ -93,7 +96,8 @@ class Discovery:
         }
         rest = {f"{source}_event": self._event(), f"{source}_level": self._level()}
         rest |= {f"{source}_{PROBLEM}": self._problem(), "status": self._status()}
-        return sounds | rest | ({"listening": self._listening()} if self.switch else {})
+        rest |= {"listening": self._listening()} if self.switch else {}
+        return sounds | rest | ({"sensitivity": self._sensitivity()} if self.sensitivities else {})
 
     def _sound(self, label: str, class_id: str) -> dict[str, Any]:
         return self._entity("binary_sensor", f"{self.node_info.source}_{class_id}", _name(label)) | {
@@ -145,6 +149,16 @@ class Discovery:
             "icon": "mdi:microphone",
             "state_topic": self.topics.listening_state,
             "command_topic": self.topics.listening_set,
+            "availability": [{"topic": self.topics.status}],
+        }
+
+    def _sensitivity(self) -> dict[str, Any]:
+        return self._entity("select", "sensitivity", "Sensitivity") | {
+            "icon": "mdi:tune-vertical",
+            "entity_category": "config",
+            "options": list(self.sensitivities),
+            "state_topic": self.topics.sensitivity_state,
+            "command_topic": self.topics.sensitivity_set,
             "availability": [{"topic": self.topics.status}],
         }
 

@@ -25,7 +25,15 @@ from detector.config.secrets import credential, read_secret
 from detector.config.sections import SecretFile, UserPath
 from detector.errors import ConfigError
 from detector.records import Record
-from detector.sinks.base import LiveSink, NodeInfo, RetryableError, SinkContext, SinkSection, SinkSpec
+from detector.sinks.base import (
+    LiveSink,
+    NodeInfo,
+    RetryableError,
+    SensitivityControl,
+    SinkContext,
+    SinkSection,
+    SinkSpec,
+)
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_client import Trouble, failure, make_client, refused, unanswered, where
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, Outbox, States, Topics, client_id, status
@@ -133,8 +141,11 @@ class Mqtt(SinkSection):
 
     def build(self, context: SinkContext, /) -> SinkSpec:
         """Return the sink; raises ConfigError for a password that cannot be read."""
-        identity = (self, context.node_info, broker_password(self))
-        return SinkSpec(identity, lambda: MqttSink(*identity, context.on_listening))
+        arguments = (self, context.node_info, broker_password(self))
+        control = context.sensitivity
+        sensitivity = control if control is not None and len(control.choices) > 1 else None
+        identity = (*arguments, None if sensitivity is None else sensitivity.choices)
+        return SinkSpec(identity, lambda: MqttSink(*arguments, context.on_listening, sensitivity))
 
 
 class MqttSink(LiveSink):
@@ -153,15 +164,20 @@ class MqttSink(LiveSink):
         node_info: NodeInfo,
         password: str | None,
         on_listening: Callable[[bool], None] | None = None,
+        sensitivity: SensitivityControl | None = None,
     ) -> None:
         """Prepare; ``on_listening`` is called, in paho's thread, when a user turns listening on or off.
 
-        It must not block. Raises ConfigError for settings that contradict the files they name, and without paho-mqtt.
+        It must not block, nor must ``sensitivity`` where a user chooses an operating point. Raises ConfigError for
+        settings that contradict the files they name, and without paho-mqtt.
         """
         self._settings = settings
         self._topics = Topics(settings.prefix, node_info.node, node_info.source)
-        self._on_listening = on_listening
-        self._states = States(node_info, self._topics, settings.level_interval_s, switch=on_listening is not None)
+        self._on_listening, self._sensitivity = on_listening, sensitivity
+        has_switch = on_listening is not None
+        self._states = States(
+            node_info, self._topics, settings.level_interval_s, switch=has_switch, sensitivity=sensitivity
+        )
         self._discovery = self._make_discovery(settings, node_info)
         self._outbox = Outbox(settings.queue)
         self._lock = threading.Lock()
@@ -237,7 +253,9 @@ class MqttSink(LiveSink):
             return None
         if set("+#\0") & set(prefix):
             raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
-        return Discovery(prefix, node_info, self._topics, settings.level_interval_s, self._on_listening is not None)
+        points = self._sensitivity.choices if self._sensitivity else ()
+        has_switch = self._on_listening is not None
+        return Discovery(prefix, node_info, self._topics, settings.level_interval_s, has_switch, points)
 
     def _make_client(self, node: str, password: str | None) -> Client:
         client = make_client(self._settings, client_id(node), password)
@@ -349,9 +367,11 @@ class MqttSink(LiveSink):
                 _log.warning("mqtt: %s: may not read %s; change the access rules", where(self._settings), topic)
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        """Follow the switch, and publish discovery when Home Assistant starts, use an earlier announcement."""
+        """Follow switch and select, and publish discovery when Home Assistant starts, use an earlier announcement."""
         if message.topic == self._topics.listening_set:
             self._switch(message)
+        elif message.topic == self._topics.sensitivity_set:
+            self._choose(message)
         elif self._discovery and message.topic in self._discovery.birth_topics:
             if message.payload == BIRTH_PAYLOAD.encode() and not message.retain:
                 self._announce_within(_BIRTH_DELAY_S)
@@ -374,6 +394,7 @@ class MqttSink(LiveSink):
 
     def _subscriptions(self) -> list[str]:
         topics = [self._topics.listening_set] if self._on_listening else []
+        topics += [self._topics.sensitivity_set] if self._sensitivity else []
         if self._discovery:
             topics += self._discovery.birth_topics
             topics += [self._discovery.topic] if self._seeks_earlier else []
@@ -393,6 +414,23 @@ class MqttSink(LiveSink):
             return
         with self._lock:
             self._outbox.put(self._states.listening(on=on))
+
+    def _choose(self, message: MQTTMessage) -> None:
+        """Follow the choice of an operating point."""
+        if message.retain or self._sensitivity is None:
+            return  # published before this connection
+        wanted = next((point for point in self._sensitivity.choices if point.encode() == message.payload), None)
+        if wanted is None:
+            points = ", ".join(self._sensitivity.choices)
+            _log.warning("%s: one of %s is understood, not %r", message.topic, points, message.payload[:20])
+            return
+        try:
+            self._sensitivity.choose(wanted)
+        except Exception as error:  # noqa: BLE001 - the connection goes on whatever the service does
+            _log.warning("the sensitivity could not be changed: %s", error)
+            return
+        with self._lock:
+            self._outbox.put(self._states.sensitivity())
 
     def _announce_within(self, delay_s: float) -> None:
         due = time.monotonic() + delay_s * secrets.randbelow(1000) / 1000

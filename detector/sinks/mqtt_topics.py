@@ -22,7 +22,7 @@ from detector.records import (
     Record,
     StatusRecord,
 )
-from detector.sinks.base import NodeInfo
+from detector.sinks.base import NodeInfo, SensitivityControl
 
 ONLINE: Final = "online"
 OFFLINE: Final = "offline"
@@ -95,6 +95,16 @@ class Topics:
         """Whether listening is on."""
         return f"{self.base}/listening/state"
 
+    @property
+    def sensitivity_set(self) -> str:
+        """Chooses the operating point of the model."""
+        return f"{self.base}/sensitivity/set"
+
+    @property
+    def sensitivity_state(self) -> str:
+        """The operating point in force."""
+        return f"{self.base}/sensitivity/state"
+
     def state(self, class_id: str) -> str:
         """Whether a sound is present now."""
         return f"{self.base}/{self.source}/{class_id}/state"
@@ -133,8 +143,20 @@ _SLACK_S: Final = 0.5
 class States:
     """Make messages of records, and keep the last message of every retained topic; for one thread at a time."""
 
-    def __init__(self, node_info: NodeInfo, topics: Topics, level_interval_s: float, *, switch: bool) -> None:
-        """Start with every sound off and the source offline; ``switch``: listening can be turned off."""
+    def __init__(
+        self,
+        node_info: NodeInfo,
+        topics: Topics,
+        level_interval_s: float,
+        *,
+        switch: bool,
+        sensitivity: SensitivityControl | None = None,
+    ) -> None:
+        """Start with every sound off and the source offline.
+
+        ``switch``: listening can be turned off. ``sensitivity``: the operating point can be chosen.
+        """
+        self._sensitivity = sensitivity
         self._topics, self._level_interval_s = topics, level_interval_s
         self._ids = class_ids(label for label, _ in node_info.classes)
         self._model, self._version = node_info.model, node_info.version
@@ -149,6 +171,7 @@ class States:
         self._keep(topics.source_status, OFFLINE)
         if switch:
             self._keep(topics.listening_state, ON)
+        self.sensitivity()
         self._keep(topics.state(PROBLEM), OFF)
         for class_id in self._ids.values():
             self._keep(topics.state(class_id), OFF)
@@ -176,6 +199,12 @@ class States:
     def listening(self, *, on: bool) -> list[Message]:
         """Note that listening has been turned on or off."""
         return [self._keep(self._topics.listening_state, ON if on else OFF)]
+
+    def sensitivity(self) -> list[Message]:
+        """Note the operating point in force, where it can be chosen."""
+        if self._sensitivity is None:
+            return []
+        return [self._keep(self._topics.sensitivity_state, self._sensitivity.current())]
 
     def offline_messages(self) -> list[Message]:
         """Return the messages at the end of the service: every sound is off, the source and the service are offline."""
@@ -227,6 +256,8 @@ class States:
         state, active = record.state, record.active
         if state == "listening":
             return self._listening(active=active)
+        if state == "sensitivity":
+            return self.sensitivity()
         if state == "stopping":
             return self._source(up=False)
         if state not in _CONDITIONS:

@@ -208,6 +208,8 @@ class Model:
     membrane_step: float
     training: Training
     metrics: Mapping[str, float]
+    sensitivity: Annotated[str, Field(description="The operating point in force: low, balanced or high.")]
+    sensitivities: Annotated[list[str], Field(description="The operating points that the model has.")]
 
 
 def describe_model(detector: Detector, node_info: NodeInfo) -> Model:
@@ -234,6 +236,8 @@ def describe_model(detector: Detector, node_info: NodeInfo) -> Model:
         membrane_step=MEMBRANE_STEP,
         training=Training(m.training.epochs, m.training.clips, [s.name for s in m.training.sources]),
         metrics=dict(m.metrics),
+        sensitivity=detector.sensitivity,
+        sensitivities=list(m.sensitivities),
     )
 
 

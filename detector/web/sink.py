@@ -65,8 +65,8 @@ class Web(ServerSinkSection):
                 f"metrics.token_file: the page at {self.address} serves the metrics, too, with one token for both: "
                 "leave it out, name that of the page, or choose another metrics.address"
             )
-        identity = (self, archive, context.node_info, context.detector.classes, token, metrics)
         detector = context.detector
+        identity = (self, archive, context.node_info, detector.classes, detector.sensitivity, token, metrics)
         return SinkSpec(identity, lambda: WebSink(self, archive, context.node_info, detector, token, metrics))
 
     def _metrics(self, context: SinkContext) -> Metrics | None:

@@ -266,13 +266,20 @@ def _examples(classes: int) -> SceneExamples:
 
 
 def _with_classes(manifest: Manifest, options: AdaptOptions, thresholds: Mapping[str, float]) -> Manifest:
-    """Return a manifest with the new classes after the old ones, with the decoder values of the first."""
+    """Return a manifest with the new classes after the old ones, with the decoder values of the first.
+
+    A new class has the same values at every sensitivity.
+    """
     first = manifest.classes[0]
     new = tuple(
         with_threshold(ClassSpec(label, options.category, first.decoder), thresholds.get(label, _INITIAL_THRESHOLD))
         for label in options.folders
     )
-    return dataclasses.replace(manifest, classes=new if options.replace else manifest.classes + new)
+    if options.replace:
+        return dataclasses.replace(manifest, classes=new, operating_points=None)
+    if manifest.operating_points is not None:
+        new = tuple(dataclasses.replace(c, low=c.decoder, high=c.decoder) for c in new)
+    return dataclasses.replace(manifest, classes=manifest.classes + new)
 
 
 def _predict(model: Path, positives: SoundSet, negatives: SoundSet) -> list[ClipPrediction]:

@@ -120,8 +120,9 @@ def tune_events(  # noqa: PLR0913 - one option each
     """Choose MODEL's decoder values on SCENES by a fixed rule, and write a model file with them.
 
     The rule: for each class the lowest miss rate at --max-false-alarms per hour, or the lowest mean miss
-    rate of all classes at --total. Rule and scenes are written to the model's training record. Evaluate
-    the result on other scenes.
+    rate of all classes at --total. These are the values of the balanced sensitivity; those for a tenth of
+    the false alarms and for ten times as many are chosen as well, for low and high sensitivity. Rule and
+    scenes are written to the model's training record. Evaluate the result on other scenes.
     """
     from detector.network import load_model
     from models.evaluation.inference import model_of, predict_scenes
@@ -140,12 +141,16 @@ def tune_events(  # noqa: PLR0913 - one option each
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; name a model of the same classes")
     chosen = tune(predict_scenes(model, scenes, processes), scenes, budget, processes)
-    for line in chosen:
-        click.echo(str(line))
+    for name, candidates in chosen.items():
+        click.echo(f"{name} sensitivity: {budget.at(name).rule}")
+        for line in candidates:
+            click.echo(f"  {line}")
     write_with_manifest(into or model, tuned_manifest(target, chosen, scenes, budget, command()), out)
     if json_path:
         about = {"command": command(), "model": model_of(model), "scenes": _about(scenes)}
-        write_json(json_path, about | {"rule": budget.rule, "choices": as_json(chosen)})
+        points = {name: as_json(candidates) for name, candidates in chosen.items()}
+        balanced = points["balanced"]
+        write_json(json_path, about | {"rule": budget.rule, "choices": balanced, "points": points})
     click.echo(f"{out}: with these values; next: snn-train evaluate-events {out} OTHER-SCENES", err=True)
 
 

@@ -13,6 +13,9 @@ For each class, over a grid of smoothing lengths, minimum durations and on-thres
    longer one has fewer reports.
 
 Off-thresholds keep their ratio to on-thresholds; the refractory time is not changed.
+
+This is done for each operating point: the limit is that of the balanced sensitivity, and a tenth and ten times as many
+false alarms for the low and the high one.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Final
 
 import numpy as np
 
-from detector.manifest import ClassSpec, DataSource, Manifest
+from detector.manifest import SENSITIVITIES, ClassSpec, DataSource, Manifest, OperatingPoints, Sensitivity
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.statistics import HourlyRate, Rate
@@ -43,9 +47,12 @@ SMOOTHINGS, MIN_ON_FRAMES, MIN_OFF_FRAMES = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32
 """In frames."""
 
 
+_SHARES: Final[dict[Sensitivity, float]] = {"low": 0.1, "balanced": 1.0, "high": 10.0}
+
+
 @dataclass(frozen=True, slots=True)
 class FalseAlarmBudget:
-    """The limit of false alarms per hour."""
+    """The limit of false alarms per hour, at the balanced sensitivity."""
 
     per_hour: float
     all_classes: bool = False
@@ -59,6 +66,16 @@ class FalseAlarmBudget:
                 f"lowest mean miss rate at no more than {self.per_hour:g} false alarms per hour of all classes together"
             )
         return f"lowest miss rate at no more than {self.per_hour:g} false alarms per hour"
+
+    def at(self, sensitivity: Sensitivity) -> FalseAlarmBudget:
+        """Return the limit at another sensitivity."""
+        return replace(self, per_hour=float(f"{self.per_hour * _SHARES[sensitivity]:.6g}"))
+
+    @property
+    def operating_points(self) -> OperatingPoints:
+        """The limits at all sensitivities, for the manifest."""
+        limits = {name: self.at(name).per_hour for name in SENSITIVITIES}
+        return OperatingPoints(**limits, of="all classes" if self.all_classes else "class")
 
 
 def allocate_budget(points: Sequence[Sequence[Point]], references: Sequence[int], limit: float) -> list[int]:
@@ -100,38 +117,51 @@ class Candidate:
         )
 
 
-def tune(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget, processes: int) -> list[Candidate]:
-    """Return each class's choice by the rule; a class without reference events keeps its values."""
+Choices = dict[Sensitivity, list[Candidate]]
+"""The choice for each class, in the order of the manifest, at each sensitivity."""
+
+
+def tune(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget, processes: int) -> Choices:
+    """Return each class's choices by the rule; a class without reference events keeps its values."""
     manifest = predictions.manifest
     settings = list(product(SMOOTHINGS, MIN_ON_FRAMES, THRESHOLDS))
     first = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
-    evaluated = _evaluate_settings(predictions, scenes, first, processes, "thresholds")
-    by_class = list(zip(*evaluated, strict=True))
-    chosen = [
-        _choose_threshold(list(candidates), limit)
-        for candidates, limit in zip(by_class, _limits(by_class, budget), strict=True)
-    ]
-    second = [[_with_off(t.spec, frames) for t in chosen] for frames in MIN_OFF_FRAMES]
-    by_off = list(zip(*_evaluate_settings(predictions, scenes, second, processes, "durations"), strict=True))
-    chosen = [_choose_min_off(t, list(candidates)) for t, candidates in zip(chosen, by_off, strict=True)]
-    own = dict(zip(manifest.labels, manifest.classes, strict=True))
-    return [t if t.references else replace(t, spec=own[t.spec.label]) for t in chosen]
+    by_class = list(zip(*_evaluate_settings(predictions, scenes, first, processes, "thresholds"), strict=True))
+    chosen: Choices = {}
+    for name in SENSITIVITIES:
+        limits = _limits(by_class, budget.at(name))
+        chosen[name] = [_choose_threshold(list(own), limit) for own, limit in zip(by_class, limits, strict=True)]
+    second = [[_with_off(t.spec, n) for t in own] for own, n in product(chosen.values(), MIN_OFF_FRAMES)]
+    evaluated = _evaluate_settings(predictions, scenes, second, processes, "durations")
+    for number, name in enumerate(SENSITIVITIES):
+        first_row = number * len(MIN_OFF_FRAMES)
+        by_off = zip(*evaluated[first_row : first_row + len(MIN_OFF_FRAMES)], strict=True)
+        best = [_choose_min_off(t, list(own)) for t, own in zip(chosen[name], by_off, strict=True)]
+        kept = [c.at(name) for c in manifest.classes]
+        chosen[name] = [t if t.references else replace(t, spec=c) for t, c in zip(best, kept, strict=True)]
+    return chosen
 
 
 def tuned_manifest(
-    manifest: Manifest, chosen: Sequence[Candidate], scenes: Scenes, budget: FalseAlarmBudget, command: str
+    manifest: Manifest, chosen: Choices, scenes: Scenes, budget: FalseAlarmBudget, command: str
 ) -> Manifest:
     """Return a manifest with the chosen values, and the rule and scenes in its training record."""
     record = manifest.training
     made = scenes.manifest
     kept = [s for s in record.sources if not s.name.startswith("scenes ")]
-    use = f"decoder values: {budget.rule} ({RULE_MODULE}); {made.hours:g} h, seed {made.seed}"
+    points = "; low sensitivity: a tenth of them, high: ten times"
+    use = f"decoder values: {budget.rule}{points} ({RULE_MODULE}); {made.hours:g} h, seed {made.seed}"
     if made.fold:
         use += f", fold {made.fold}" + (f", {made.half} half" if made.half else "")
     source = DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
     base = record.command.partition(" && snn-train tune-events ")[0]
     training = replace(record, command=f"{base} && {command}", sources=(*kept, source))
-    return replace(manifest, classes=tuple(t.spec for t in chosen), training=training, metrics={})
+    values = {name: [t.spec.decoder for t in chosen[name]] for name in SENSITIVITIES}
+    classes = tuple(
+        replace(c, decoder=balanced, low=low, high=high)
+        for c, low, balanced, high in zip(manifest.classes, *(values[n] for n in SENSITIVITIES), strict=True)
+    )
+    return replace(manifest, classes=classes, training=training, metrics={}, operating_points=budget.operating_points)
 
 
 def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, float]]:

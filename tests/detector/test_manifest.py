@@ -10,6 +10,7 @@ import pytest
 from detector.errors import ManifestError
 from detector.manifest import Manifest
 from detector.pipeline import Detector
+from tests.model_files import with_points
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +43,40 @@ def test_names_of_any_language_are_taken(document: dict[str, Any], text: str) ->
     changed = json.loads(json.dumps(document))
     changed["classes"][0]["label"] = text
     assert Manifest.from_json(json.dumps(changed), "m.onnx").labels[0] == text
+
+
+def test_a_model_without_operating_points_has_the_balanced_one_and_its_text_stays(document: dict[str, Any]) -> None:
+    manifest = Manifest.from_json(json.dumps(document), "m.onnx")
+    assert manifest.sensitivities == ("balanced",)
+    assert json.loads(manifest.to_json()) == document
+    assert not {"operating_points", "low", "high"} & {*document, *document["classes"][0]}
+    assert [c.at("low") for c in manifest.classes] == list(manifest.classes)
+
+
+def test_operating_points_come_back_from_the_text() -> None:
+    manifest = with_points(Detector.load().manifest)
+    back = Manifest.from_json(manifest.to_json(), "m.onnx")
+    assert back == manifest
+    assert back.sensitivities == ("low", "balanced", "high")
+    assert {c.at("low").decoder.on_threshold for c in back.classes} == {0.999}
+    assert {c.at("high").decoder.off_threshold for c in back.classes} == {0.01}
+    assert [c.at("balanced") for c in back.classes] == list(back.classes)
+
+
+@pytest.mark.parametrize("key", ["low", "high"])
+def test_a_class_without_values_for_an_operating_point_is_refused(key: str) -> None:
+    document = json.loads(with_points(Detector.load().manifest).to_json())
+    del document["classes"][3][key]
+    with pytest.raises(ManifestError, match=r"^m\.onnx: the class 'drums' must have decoder values at low and high"):
+        Manifest.from_json(json.dumps(document), "m.onnx")
+
+
+def test_values_of_operating_points_are_checked_as_strictly_as_others() -> None:
+    document = json.loads(with_points(Detector.load().manifest).to_json())
+    for changed, text in (
+        ({"low": 1.0, "balanced": 1.0}, "lacks the key 'operating_points.high'"),
+        (document["operating_points"] | {"of": "mice"}, "'operating_points.of' must be 'class' or 'all classes'"),
+        (None, "'operating_points' must be an object, not 'None'"),
+    ):
+        with pytest.raises(ManifestError, match=text):
+            Manifest.from_json(json.dumps(document | {"operating_points": changed}), "m.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from detector import Detector, Event
 from detector.encoder import DeltaEncoder
 from detector.errors import ConfigError
 from detector.features import MfccExtractor
+from detector.manifest import SENSITIVITIES
 from detector.messages import AudioChunk, Samples, Trace
 from detector.network import ENGINE_VARIABLE, load_model, trace
+from tests.model_files import changed_model, with_points
 from tests.strategies import chunk_lengths, cut
 
 
@@ -265,3 +268,29 @@ def test_no_event_lies_behind_the_end_of_the_stream(
     (offset,) = (e for e in events if e.reason == "end_of_stream")
     assert offset.offset_sample == len(sound)
     assert max(e.emitted_sample for e in events) == len(sound) - 1
+
+
+def test_an_operating_point_sets_all_thresholds_and_single_ones_override(tmp_path: Path) -> None:
+    path = changed_model(tmp_path / "m.onnx", with_points)
+    found = Detector.load(path, {"guitar": 0.5}, "high")
+    assert found.sensitivity == found.fresh().sensitivity == "high"
+    by_label = {c.label: (c.decoder.on_threshold, c.decoder.off_threshold) for c in found.classes}
+    assert by_label.pop("guitar") == (0.5, 0.25)
+    assert set(by_label.values()) == {(0.02, 0.01)}
+    assert {c.decoder.on_threshold for c in found.at("low").classes} == {0.999}
+    assert Detector.load(path).classes == Detector.load(path, sensitivity="balanced").classes
+
+
+def test_a_model_without_operating_points_refuses_all_but_the_balanced_one(detector: Detector) -> None:
+    assert detector.sensitivity == "balanced"
+    with pytest.raises(ConfigError, match=r"^sensitivity 'low': .*household\.onnx has no operating points"):
+        Detector.load(sensitivity="low")
+
+
+def test_the_three_points_differ_in_what_they_report(scene: Samples, tmp_path: Path) -> None:
+    path = changed_model(tmp_path / "m.onnx", with_points)
+    low, balanced, high = (
+        sum(e.kind == "onset" for e in at_once(Detector.load(path, sensitivity=point), scene))
+        for point in SENSITIVITIES
+    )
+    assert low < balanced < high

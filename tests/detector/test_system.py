@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.system import Backoff, all_printable, csv_cell, printable, replace_file, write_text
+from detector.system import Backoff, LastingChoice, all_printable, csv_cell, printable, replace_file, write_text
 
 
 def test_the_file_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -103,3 +103,25 @@ def test_a_text_that_a_spreadsheet_would_compute_begins_with_a_quote(text: str) 
 @pytest.mark.parametrize("value", ["guitar", "", "2026-11-23T18:04:05+01:00", -31.2, None, 7])
 def test_other_cells_stay(value: object) -> None:
     assert csv_cell(value) == value
+
+
+def test_a_choice_outlasts_the_process_and_another_word_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "sensitivity"
+    choice = LastingChoice(path, ("low", "high"))
+    assert choice.word is None
+    choice.set("high")
+    assert LastingChoice(path, ("low", "high")).word == "high"
+    assert path.read_text() == "high\n"
+    assert LastingChoice(path, ("low",)).word is None
+    choice.set(None)
+    assert (choice.word, path.exists()) == (None, False)
+    path.write_bytes(b"\xff\n")
+    assert LastingChoice(path, ("low", "high")).word is None
+
+
+def test_a_choice_that_cannot_be_kept_holds_until_the_end(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file in place of the folder")
+    choice = LastingChoice(tmp_path / "state" / "sensitivity", ("low", "high"))
+    with pytest.raises(OSError, match="state"):
+        choice.set("low")
+    assert choice.word == "low"

@@ -10,6 +10,7 @@ export class Health {
     const facts = [
       ["Name", `${model.name} ${model.model_version}`],
       ["Reported classes", `${sounds} of ${model.classes.length}`],
+      ["Sensitivity", model.sensitivity],
       ["Parameters", model.parameters.toLocaleString()],
       ["Spiking neurons", model.layers.filter((l) => l.spikes).reduce((n, l) => n + l.neurons, 0).toLocaleString()],
       ["Frame", `${(1000 * model.features.frame_s).toFixed(0)} ms every ${(1000 * model.features.hop_s).toFixed(0)} ms`],

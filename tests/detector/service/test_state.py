@@ -16,6 +16,7 @@ from detector.messages import Samples
 from detector.system import LastingFlag, ProcessLock
 from tests.broker import Broker, Watcher
 from tests.detector.service.conftest import lively, scene, sound  # noqa: F401 - fixtures
+from tests.model_files import changed_model, with_points
 from tests.service import Child, NotifySocket, service, wait_until
 
 Lively = tuple[Samples, dict[str, float]]
@@ -199,3 +200,50 @@ def test_a_lasting_flag_is_on_the_disk_when_it_is_set(tmp_path: Path) -> None:
     again.set(wanted=False)
     assert not path.exists()
     assert [p.name for p in path.parent.iterdir()] == []
+
+
+def test_a_sensitivity_chosen_by_mqtt_is_applied_and_outlasts_the_process(broker: Broker, tmp_path: Path) -> None:
+    """At low sensitivity noise is not reported, at high it is; the choice is kept until it is the configured one."""
+    model = changed_model(tmp_path / "points.onnx", lambda m: with_points(m, low=0.9999, high=0.01))
+    config = write_config(tmp_path / "config.toml", broker.port, {})
+    config.write_text(f'{config.read_text()}[model]\npath = "{model}"\n')
+    config.write_text(config.read_text().replace("[listening]", '[listening]\nsensitivity = "low"'))
+    kept, topic = tmp_path / "state" / "sensitivity", f"{BASE}/sensitivity"
+    noise = (0.1 * np.random.default_rng(3).standard_normal(16000)).astype(np.float32)
+    with Watcher(broker.port) as watcher, service(config) as child:
+        child.play(noise)
+        watcher.wait_for(f"{topic}/state", "low")
+        child.wait_for_records(lambda r: any(x["type"] == "health" for x in r), "a health record")
+        assert (child.of("health")[-1]["sensitivity"], child.of("onset")) == ("low", [])
+        watcher.publish(f"{topic}/set", "high")
+        watcher.wait_for(f"{topic}/state", "high")
+        assert kept.read_text() == "high\n"
+        wait_until(lambda: ("sensitivity", True) in child.states(), "the change")
+        child.play(np.tile(noise, 4))
+        child.wait_for_records(lambda r: any(x["type"] == "onset" for x in r), "an onset")
+        assert {r["threshold"] for r in child.of("onset")} == {0.01}
+        child.signal(signal.SIGKILL)
+        child.wait()
+    with Watcher(broker.port) as watcher, service(config) as child:
+        child.play(np.tile(noise, 4))
+        child.wait_for_records(lambda r: {"onset", "health"} <= {x["type"] for x in r}, "an onset")
+        assert child.of("health")[-1]["sensitivity"] == "high"
+        watcher.wait_for(f"{topic}/state", "high")
+        watcher.publish(f"{topic}/set", "low")
+        wait_until(lambda: not kept.exists(), "the end of the choice")
+        wait_until(lambda: child.of("health")[-1]["sensitivity"] == "low", "the configured sensitivity")
+        child.signal(signal.SIGTERM)
+        assert child.wait() == 0
+
+
+def test_a_kept_sensitivity_that_another_model_lacks_is_not_used(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[audio]\ndevice = "-"\n[stdout]\ntypes = ["health"]\n')
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "sensitivity").write_text("high\n")
+    with service(config) as child:
+        child.play(np.zeros(16000, np.float32))
+        child.wait_for_records(bool, "a health record")
+        assert child.of("health")[0]["sensitivity"] == "balanced"
+        child.end_sound()
+        assert child.wait() == 0

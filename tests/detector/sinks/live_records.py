@@ -107,6 +107,7 @@ def health(uptime_s: float = 60.0, time: str = "2026-11-23T18:05:00.000+01:00", 
         model="household-1.2.0",
         model_sha256="ab" * 32,
         version="1.2.0",
+        sensitivity="balanced",
     )
     record = HealthRecord(**_HEAD | {"time": time}, health=replace(state, **changed), calibrated=None)
     return replace(record, **own)

@@ -168,3 +168,20 @@ def test_birth_is_received_under_the_usual_name_and_the_chosen_one() -> None:
     assert NOW.birth_topics == ("homeassistant/status",)
     assert dataclasses.replace(NOW, prefix="ha").birth_topics == ("homeassistant/status", "ha/status")
     assert config_topic("ha", "pi4") == "ha/device/snn_detect_pi4/config"
+
+
+def test_the_select_is_there_where_operating_points_can_be_chosen() -> None:
+    found = config(dataclasses.replace(NOW, sensitivities=("low", "balanced", "high")))["cmps"]["sensitivity"]
+    assert found == {
+        "p": "select",
+        "unique_id": "snn_detect_pi4_sensitivity",
+        "default_entity_id": "select.pi4_sensitivity",
+        "name": "Sensitivity",
+        "icon": "mdi:tune-vertical",
+        "entity_category": "config",
+        "options": ["low", "balanced", "high"],
+        "state_topic": "snn-detect/pi4/sensitivity/state",
+        "command_topic": "snn-detect/pi4/sensitivity/set",
+        "availability": [{"topic": "snn-detect/pi4/status"}],
+    }
+    assert "sensitivity" not in config(NOW)["cmps"]

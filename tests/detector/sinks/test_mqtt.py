@@ -23,8 +23,9 @@ from typing import Any
 
 import pytest
 
+from detector.manifest import SENSITIVITIES, Sensitivity
 from detector.sinks import mqtt
-from detector.sinks.base import NodeInfo, SinkWorker
+from detector.sinks.base import NodeInfo, SensitivityControl, SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, retained, wait_until
 from tests.detector.sinks.live_records import STATION, health, offset, onset, status
@@ -51,9 +52,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def running(
-    port: int, node_info: NodeInfo = STATION, on_listening: Any = None, **settings: Any
+    port: int, node_info: NodeInfo = STATION, on_listening: Any = None, sensitivity: Any = None, **settings: Any
 ) -> Iterator[tuple[SinkWorker, MqttSink]]:
-    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), node_info, None, on_listening)
+    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), node_info, None, on_listening, sensitivity)
     worker = SinkWorker("mqtt", sink)
     try:
         yield worker, sink
@@ -370,6 +371,28 @@ def test_a_switch_command_that_fails_changes_nothing(broker: Broker, caplog: pyt
         watcher.wait_for(GUITAR, "ON")
         assert watcher.payloads(f"{BASE}/listening/state") == ["ON"]
     assert "listening could not be turned off: no" in caplog.text
+
+
+def test_an_operating_point_can_be_chosen(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    chosen: list[Sensitivity] = ["balanced"]
+    control = SensitivityControl(SENSITIVITIES, lambda: chosen[-1], chosen.append)
+    topic = f"{BASE}/sensitivity"
+    with Watcher(broker.port) as watcher:
+        watcher.publish(f"{topic}/set", "high", retain=True)
+        with running(broker.port, sensitivity=control) as (worker, _):
+            watcher.wait_for(f"{topic}/state", "balanced")
+            wait_until(lambda: watcher.last(CONFIG), "the announcement")
+            assert json.loads(watcher.last(CONFIG) or "")["cmps"]["sensitivity"]["p"] == "select"
+            watcher.publish(f"{topic}/set", "HIGH")
+            watcher.publish(f"{topic}/set", "low")
+            watcher.wait_for(f"{topic}/state", "low")
+            chosen.append("high")
+            worker.submit(status("sensitivity", detail="sensitivity: high"))  # chosen elsewhere
+            watcher.wait_for(f"{topic}/state", "high")
+    assert chosen == ["balanced", "low", "high"]
+    assert [r.message for r in caplog.records if "HIGH" in r.message] == [
+        f"{topic}/set: one of low, balanced, high is understood, not b'HIGH'"
+    ]
 
 
 def test_absence_is_logged_once_and_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from detector.manifest import SENSITIVITIES, OperatingPoints
 from detector.messages import AudioChunk
 from detector.network import load_model
 from models.cli.main import cli
@@ -191,7 +192,9 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(2400, 3900, 200):
         scores[at : at + 2, guitar] = 0.95
     scenes = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0)
-    chosen = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(0.0), processes=1)
+    points = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(0.0), processes=1)
+    assert points["low"] == points["high"] == points["balanced"]  # ten times none is none
+    chosen = points["balanced"]
     (best,) = (t for t in chosen if t.spec.label == "guitar")
     assert (best.missed, best.false_alarms, best.references) == (0, 0, 2)
     assert best.spec.decoder.on_threshold < 0.6
@@ -201,6 +204,28 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # A class without reference events keeps its values.
     others = load_model().manifest.classes
     assert [t.spec for t in chosen if t.spec.label != "guitar"] == [c for c in others if c.label != "guitar"]
+
+
+def test_each_operating_point_keeps_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four guitars at 0.95, 0.85, 0.75 and 0.65, other sounds at 0.9 (once) and 0.7 (six times) let two or three."""
+    monkeypatch.setattr(tuning, "THRESHOLDS", (0.6, 0.8, 0.92))
+    monkeypatch.setattr(tuning, "SMOOTHINGS", (1,))
+    monkeypatch.setattr(tuning, "MIN_ON_FRAMES", (1,))
+    references = {400: 0.95, 1200: 0.85, 2000: 0.75, 2800: 0.65}
+    scores = scores_with(references | {3600: 0.9} | {4400 + 800 * i: 0.7 for i in range(6)}, frames=10_000)
+    scenes = scenes_of([ref(at / 40, at / 40 + 2) for at in references], seconds=3600.0)
+    points = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(1.0), processes=1)
+    guitar = {name: next(t for t in found if t.spec.label == "guitar") for name, found in points.items()}
+    assert {name: (t.missed, t.false_alarms) for name, t in guitar.items()} == {
+        "low": (3, 0),
+        "balanced": (2, 1),
+        "high": (0, 7),
+    }
+    assert {name: t.spec.decoder.on_threshold for name, t in guitar.items()} == {
+        "low": 0.92,
+        "balanced": 0.8,
+        "high": 0.6,
+    }
 
 
 def test_alarms_are_allocated_where_they_find_most() -> None:
@@ -300,10 +325,19 @@ def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Pa
     assert {c.label: c.decoder.on_threshold for c in after.classes} == {
         label: choice["on_threshold"] for label, choice in choices.items()
     }
+    assert after.operating_points == OperatingPoints(0.2, 2.0, 20.0, "class")
+    points = json.loads(record.read_text())["points"]
+    assert points["balanced"] == choices
+    for name in ("low", "high"):
+        assert [c.at(name).decoder.on_threshold for c in after.classes] == [
+            choice["on_threshold"] for choice in points[name].values()
+        ]
     assert tuning.tuned_on(after) == [read_scenes(scene).sha256[:12]]
     # A second tuning replaces the first in the record.
+    none: tuning.Choices = {name: [] for name in SENSITIVITIES}
+    other = replace(read_scenes(scene), sha256="f" * 64)
     again = tuning.tuned_manifest(
-        after, [], replace(read_scenes(scene), sha256="f" * 64), FalseAlarmBudget(1.0), "snn-train tune-events b"
+        replace(after, classes=()), none, other, FalseAlarmBudget(1.0), "snn-train tune-events b"
     )
     assert tuning.tuned_on(again) == ["f" * 12]
     assert again.training.command.count("tune-events") == 1

@@ -1,0 +1,31 @@
+"""Model files for tests: that of the release with another manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from detector.manifest import DecoderParams, Manifest, OperatingPoints
+from detector.network import load_model
+from models.files import write_with_manifest
+
+
+def changed_model(path: Path, change: Callable[[Manifest], Manifest]) -> Path:
+    """Write the model that ships with a changed manifest, and return its path."""
+    model = load_model()
+    write_with_manifest(model.path, change(model.manifest), path)
+    return path
+
+
+def at_threshold(params: DecoderParams, on: float) -> DecoderParams:
+    """Return decoder values with another on-threshold, and half of it as the off-threshold."""
+    return replace(params, on_threshold=on, off_threshold=on / 2)
+
+
+def with_points(manifest: Manifest, low: float = 0.999, high: float = 0.02) -> Manifest:
+    """Return a manifest with operating points, at low and high sensitivity with one on-threshold for all classes."""
+    classes = tuple(
+        replace(c, low=at_threshold(c.decoder, low), high=at_threshold(c.decoder, high)) for c in manifest.classes
+    )
+    return replace(manifest, classes=classes, operating_points=OperatingPoints(0.1, 1.0, 10.0, "class"))
