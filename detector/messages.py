@@ -31,10 +31,14 @@ Scores: TypeAlias = NDArray[np.float32]
 Reason: TypeAlias = Literal["ended", "end_of_stream", "gap", "shutdown"]
 """Why a sound is over: it ended, the stream ended, samples were lost, or the service stopped."""
 
-GapCause: TypeAlias = Literal["overrun", "queue", "device", "suspended"]
-"""The device's buffer overran, the detector was too slow, the device was away, the machine slept."""
+GapCause: TypeAlias = Literal["overrun", "queue", "device", "suspended", "network", "off_hours"]
+"""Why sound is missing.
 
-ConditionName: TypeAlias = Literal["waiting", "silent", "clipping", "dc_offset", "wrong_rate"]
+The device's buffer overran, the detector was too slow, the device was away, the machine slept, the network or the
+server of a stream lost it, or it was not to be processed.
+"""
+
+ConditionName: TypeAlias = Literal["waiting", "silent", "clipping", "dc_offset", "wrong_rate", "off_hours"]
 """A state of a source that users are notified of."""
 
 

@@ -179,6 +179,8 @@ class HealthState:
     inference: Histogram
     sinks: Mapping[str, Mapping[str, float]]
     """Counts of each sink by its name."""
+    drift_ppm: float | None
+    """How much faster than the clock the source runs, in parts per million; null where that is not known."""
     model: str
     model_sha256: str
     version: str

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,8 @@ class Block:
     """Why samples were lost just before, for a time that the clock gives; None: none were."""
     dropped: int = 0
     """Frames just before that the queue has dropped."""
+    lost: int | None = None
+    """Frames that were lost just before by the timestamps of the stream; None: those do not say."""
 
     def samples(self) -> NDArray[np.float32]:
         """Return the frames (frames, channels); (frames, 1) where one channel is to be used."""
@@ -89,6 +91,11 @@ class Block:
     def seconds(self) -> float:
         """Duration."""
         return self.frames / self.format.rate_hz
+
+    @property
+    def is_placed_by_clock(self) -> bool:
+        """Whether only the clock says how much was lost before it."""
+        return self.cause is not None and self.lost is None
 
 
 class BlockQueue:
@@ -141,10 +148,13 @@ class BlockQueue:
             self._items.remove(oldest)
             self._seconds -= oldest.seconds
             successor = self._oldest()
+            by_clock = successor.is_placed_by_clock or oldest.is_placed_by_clock
             if successor.format != oldest.format:
-                successor.cause = successor.cause or "queue"  # frames of another rate do not add up: the clock decides
-            successor.dropped += oldest.dropped + oldest.frames
+                # Frames of another rate do not add up.
+                successor.cause, by_clock = successor.cause or "queue", True
+            successor.dropped += oldest.dropped + oldest.frames + (oldest.lost or 0)
             successor.cause = successor.cause or oldest.cause
+            successor.lost = None if by_clock else successor.lost or 0
             self._overflows += not self._overflowing
             self._overflowing = True
 
@@ -175,18 +185,26 @@ class Stream(Protocol):
 
 
 class Capture(threading.Thread):
-    """Reads into a queue until stopped; a lost device is opened again, with exponential backoff.
+    """Reads a device into a queue until stopped; one that is lost is opened again, with exponential backoff.
 
     ``calls`` counts the calls into the sound system, which may hang: it is odd within one. The supervisor
     abandons a thread whose count stays odd for too long; the thread then ends as soon as it can.
     """
 
-    def __init__(self, opener: Callable[[], Stream], queue: BlockQueue, before: Capture | None = None) -> None:
+    noun: ClassVar[str] = "the microphone"
+    """What it waits for, in messages."""
+    system: ClassVar[str] = "the sound system"
+    """What its calls go to, in messages."""
+    span_s: ClassVar[float | None] = None
+    """Within this time, at least one block is assumed to arrive without delay; None: that of devices."""
+
+    def __init__(self, opener: Callable[[], Any], queue: BlockQueue, before: Capture | None = None) -> None:
         """Take what opens the device, the queue, and the abandoned thread that this one replaces."""
         super().__init__(name="capture", daemon=True)
         self._open, self._queue = opener, queue
         self._stopped = threading.Event()
-        self._backoff = Backoff(*_PAUSE_S, first_s=None if before is None else _PAUSE_S[1])
+        pause_s = self.pause_s()
+        self._backoff = Backoff(*pause_s, first_s=None if before is None else pause_s[1])
         self._pause_s = 0.0 if before is None else self._backoff.next_s()
         self.is_waiting: bool = before is not None
         """Whether it has reported that it waits for the device."""
@@ -200,6 +218,16 @@ class Capture(threading.Thread):
         self.overruns: int = 0 if before is None else before.overruns
         self.opened: int = 0 if before is None else before.opened
         """Number of streams that have delivered."""
+
+    @classmethod
+    def pause_s(cls) -> tuple[float, float]:
+        """Return the shortest and the longest pause before a device is opened again."""
+        return _PAUSE_S
+
+    @classmethod
+    def hung_s(cls) -> float:
+        """Return how long a call takes that will not return soon."""
+        return _HUNG_S
 
     def stop(self) -> None:
         """Ask the thread to end; does not block."""
@@ -237,7 +265,8 @@ class Capture(threading.Thread):
         finally:
             self._call(stream.close)
 
-    def _read(self, stream: Stream) -> None:
+    def _read(self, stream: Any) -> None:
+        """Read what the opener has opened, a ``Stream``, until it is lost or the thread is stopped."""
         self._cause = "device" if self.had_sound else None
         rate_hz = stream.format.rate_hz
         block_frames, least_frames = round(_BLOCK_S * rate_hz), round(_LEAST_BLOCK_S * rate_hz)
@@ -266,13 +295,18 @@ class Capture(threading.Thread):
         if overrun:
             self.overruns += 1
             self._cause = self._cause or "overrun"
-        if self._stopped.is_set():
-            return 0
-        if self.format is None:
-            self._begin(stream.format)
-        self._queue.put(Block(data, frames, stream.format, arrived_s, available - frames, self._cause))
-        self._cause = None
+        self._deliver(Block(data, frames, stream.format, arrived_s, available - frames, self._cause))
         return available - frames
+
+    def _deliver(self, block: Block) -> None:
+        """Queue a block, unless the thread is stopped."""
+        if self._stopped.is_set():
+            return
+        if self.format is None:
+            self._begin(block.format)
+        self.format = block.format
+        self._queue.put(block)
+        self._cause = None
 
     def _begin(self, stream_format: StreamFormat) -> None:
         self.format = stream_format
@@ -286,7 +320,7 @@ class Capture(threading.Thread):
     def _lose(self, why: str) -> None:
         if not self.is_waiting and not self._stopped.is_set():
             self.is_waiting = True
-            self._queue.put(SourceCondition("waiting", active=True, detail=f"waiting for the microphone: {why}"))
+            self._queue.put(SourceCondition("waiting", active=True, detail=f"waiting for {self.noun}: {why}"))
 
     def _call(self, function: Callable[[], _T]) -> _T:
         self.calls += 1
@@ -304,14 +338,14 @@ def now_s() -> float:
 class Supervisor:
     """Keeps one capture thread running, as far as the sound system allows it."""
 
-    def __init__(self, opener: Callable[[], Stream], queue: BlockQueue) -> None:
-        """Start the thread."""
-        self._opener, self._queue = opener, queue
+    def __init__(self, opener: Callable[[], Any], queue: BlockQueue, kind: type[Capture] = Capture) -> None:
+        """Start the thread, of a kind that can read what the opener opens."""
+        self._opener, self._queue, self._kind = opener, queue, kind
         self._abandoned: list[Capture] = []
         self._calls = 0
         self._hung_s = 0.0
         self._checked_s = time.monotonic()
-        self._capture = Capture(opener, queue)
+        self._capture = kind(opener, queue)
         self._capture.start()
 
     @property
@@ -346,7 +380,8 @@ class Supervisor:
             self._capture.stop()
             self._abandoned.append(self._capture)
             if not self._capture.is_waiting:
-                detail = f"waiting for the microphone: the sound system has not answered for {_HUNG_S:.0f} s"
+                kind = self._kind
+                detail = f"waiting for {kind.noun}: {kind.system} has not answered for {kind.hung_s():.0f} s"
                 self._queue.put(SourceCondition("waiting", active=True, detail=detail))
 
     def close(self, timeout_s: float) -> bool:
@@ -356,7 +391,7 @@ class Supervisor:
         return not self._capture.is_alive()
 
     def _replace(self) -> None:
-        self._capture = Capture(self._opener, self._queue, self._capture)
+        self._capture = self._kind(self._opener, self._queue, self._capture)
         self._capture.start()
         self._abandoned = [c for c in self._abandoned if c.is_alive()]
 
@@ -368,4 +403,4 @@ class Supervisor:
             self._calls, self._hung_s = calls, 0.0
             return False
         self._hung_s += min(_LONGEST_CHECK_S, self._checked_s - before_s)
-        return self._hung_s > _HUNG_S
+        return self._hung_s > self._kind.hung_s()

@@ -261,8 +261,9 @@ def _changed(name: ConditionName, state: Debounce, trouble: str) -> SourceCondit
 class Checks:
     """Levels, conditions and rate of one device while it is open."""
 
-    def __init__(self, rate_hz: int) -> None:
-        """Take the nominal rate of the device."""
+    def __init__(self, rate_hz: int, noun: str = "the microphone") -> None:
+        """Take the nominal rate of the device, and what messages call it."""
+        self._noun = noun
         self.levels = Levels(rate_hz)
         self._rate = RateWatch(rate_hz)
 
@@ -277,7 +278,7 @@ class Checks:
 
     def end(self) -> list[SourceCondition]:
         """Return the ends of the active conditions: the device is gone."""
-        return [SourceCondition(name, active=False, detail="the microphone is disconnected") for name in self.active]
+        return [SourceCondition(name, active=False, detail=f"{self._noun} is disconnected") for name in self.active]
 
 
 class RateWatch:

@@ -84,6 +84,8 @@ class SourceStats:
     """Share of the buffer that is filled, 0 to 1."""
     is_stuck: bool = False
     """Whether no samples arrive although the device is present; a new process may help."""
+    drift_ppm: float | None = None
+    """How much faster than the clock samples arrive, in parts per million; None where that is not known."""
 
 
 class AudioSource(Protocol):

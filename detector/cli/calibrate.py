@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import closing
@@ -38,6 +39,8 @@ from detector.cli.program import (
     print_json,
     print_status,
     renamed_option,
+    stream_options,
+    stream_overrides,
 )
 from detector.config.loading import load_configuration
 from detector.config.sections import Calibration
@@ -64,7 +67,8 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 
 @click.command()
 @click.argument("places", metavar="[FILE|FOLDER]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--device", help="A device as snn-detect devices lists it; default: the configuration's.")
+@click.option("--device", help="A device as snn-detect devices lists it, or a URL; default: the configuration's.")
+@stream_options
 @click.option(
     "--channel",
     help="Channel to use: mean, left, right, or a number from 1; default: the configuration's, of files the mean.",
@@ -135,6 +139,9 @@ class CalibrateOptions:
     places: tuple[Path, ...]
     """Files and folders of background; empty for live sound."""
     device: str | None
+    credentials_file: Path | None
+    transport: str | None
+    track: str | None
     channel: str | None
     hours: float | None
     """Hours to measure; None: as many as the promise takes."""
@@ -162,6 +169,7 @@ class Calibrator:
         self._options, self._signals = options, signals
         overrides = {
             "audio.device": options.device,
+            **stream_overrides(dataclasses.asdict(options)),
             "audio.channel": options.channel,
             "model.path": options.model,
             "listening.only": list(options.only),
@@ -234,9 +242,9 @@ class Calibrator:
         audio = self._settings.audio
         source = open_source(audio, self._detector.sample_rate_hz, RunOptions())
         if not self._options.quiet:
-            print_status(f"listening to {audio.device} for {seconds / 3600:.2f} h; Ctrl-C shows the results by then")
+            print_status(f"listening to {audio.name} for {seconds / 3600:.2f} h; Ctrl-C shows the results by then")
         with closing(source), closing(self._gauge("listening", 1.0)) as gauge:
-            self._measurement.measure_live(source, seconds, self._advance(gauge, 0.0, audio.device), gauge.print_line)
+            self._measurement.measure_live(source, seconds, self._advance(gauge, 0.0, audio.name), gauge.print_line)
 
     def _gauge(self, name: str, total: float) -> Gauge:
         return Gauge(name, total, wanted=not self._options.quiet)

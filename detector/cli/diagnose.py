@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from detector import __version__
-from detector.cli.program import config_option, json_option, model_option, print_json, print_text
+from detector.cli.program import (
+    config_option,
+    json_option,
+    model_option,
+    print_json,
+    print_text,
+    stream_options,
+    stream_overrides,
+)
 from detector.system import printable
 
 if TYPE_CHECKING:
@@ -27,7 +35,8 @@ _NAME_WIDTH: Final = 13
 
 @click.command()
 @config_option
-@click.option("--device", help="A device as snn-detect devices lists it, in place of the configuration's.")
+@click.option("--device", help="A device as snn-detect devices lists it, or a URL, in place of the configuration's.")
+@stream_options
 @model_option
 @json_option
 @click.option("--selftest", is_flag=True, help="Also play the demo scene through the whole detector.")
@@ -44,7 +53,7 @@ def doctor(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
     from detector.doctor.result import exit_code
 
     logging.getLogger("detector").addHandler(logging.NullHandler())  # the results contain what it would log
-    overrides = {"audio.device": options["device"], "model.path": options["model"]}
+    overrides = {"audio.device": options["device"], "model.path": options["model"], **stream_overrides(options)}
     results = CheckRunner(path, overrides, selftest=options["selftest"]).results()
     if options["as_json"]:
         done = list(results)

@@ -11,7 +11,7 @@ import numpy as np
 
 from detector.audio.levels import amplitude_dbfs
 from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, drain
-from detector.cli.program import model_option, print_json, print_status, print_text
+from detector.cli.program import model_option, print_json, print_status, print_text, stream_options, stream_overrides
 from detector.messages import AudioChunk
 from detector.service.process import SignalHandler
 from detector.system import printable
@@ -212,12 +212,13 @@ def devices(*, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--device", default="mic", show_default=True, help="A device as snn-detect devices lists it.")
+@click.option("--device", default="mic", show_default=True, help="A device as snn-detect devices lists it, or a URL.")
+@stream_options
 @model_option
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long; left out: until Ctrl-C.")
 @click.pass_context
-def meter(ctx: click.Context, /, device: str, model: Path | None, seconds: float | None) -> None:
-    """Show level, clipping and the highest scores of a microphone.
+def meter(ctx: click.Context, /, device: str, model: Path | None, seconds: float | None, **stream: Any) -> None:
+    """Show level, clipping and the highest scores of a microphone or stream.
 
     On a terminal the picture moves; elsewhere a line is printed every second.
     """
@@ -226,12 +227,13 @@ def meter(ctx: click.Context, /, device: str, model: Path | None, seconds: float
 
         from rich.console import Console
 
-        from detector.audio.microphone import Microphone
-        from detector.config.sections import Audio
+        from detector.config.loading import settings_of
         from detector.pipeline import Detector
+        from detector.service.runtime import RunOptions, open_source
 
+        audio = settings_of({"audio.device": device, **stream_overrides(stream)}).audio
         detector = Detector.load(model)
-        with closing(Microphone(Audio(device=device), detector.sample_rate_hz)) as source:
+        with closing(open_source(audio, detector.sample_rate_hz, RunOptions())) as source:
             watch(Meter(source, detector), source, Console(), signals, seconds)
         ctx.exit(signals.exit_code)
 

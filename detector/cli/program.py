@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,6 @@ from click.core import ParameterSource
 
 from detector.errors import ConfigError, DetectorError
 from detector.manifest import SENSITIVITIES
-from detector.service.process import SignalHandler
 from detector.system import install_command, printable
 
 if TYPE_CHECKING:
@@ -141,6 +140,28 @@ channel_option = click.option(
     callback=lambda _ctx, _param, text: parse_channel(text),
     help="Channel to use: mean, left, right, or a number from 1.  [default: mean]",
 )
+stream_options = options(
+    click.option(
+        "--credentials-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File whose first line is user:password, for a stream (a URL).",
+    ),
+    click.option("--transport", type=click.Choice(["tcp", "udp"]), help="How an RTSP server sends.  [default: tcp]"),
+    click.option("--track", help="Sound track of a stream: a number from 1, or a language.  [default: the first]"),
+)
+"""Adds the options of streams: ``credentials_file``, ``transport``, ``track``."""
+
+
+def stream_overrides(values: Mapping[str, Any]) -> dict[str, object]:
+    """Return the options of streams by the keys of the settings that they override; None overrides nothing."""
+    file = values["credentials_file"]
+    return {
+        "audio.credentials_file": None if file is None else str(file),
+        "audio.transport": values["transport"],
+        "audio.track": values["track"],
+    }
+
+
 _RAW: Final = ("rate", "sample_format", "channels")
 
 
@@ -153,20 +174,33 @@ def raw_options(command: _Command) -> _Command:
             type=int,
             default=16000,
             show_default=True,
-            help="Samples per second of raw samples (-).",
+            help="Samples per second of raw samples, from - or a URL.",
         ),
         renamed_option("--rate", "--sample-rate"),
         click.option(
-            "--format", "sample_format", default="s16le", show_default=True, help="s16le, s24le, s32le, f32le, for -."
+            "--format",
+            "sample_format",
+            default="s16le",
+            show_default=True,
+            help="s16le, s24le, s32le, f32le, for - or a URL.",
         ),
-        click.option("--channels", type=int, default=1, show_default=True, help="Interleaved channels, for -."),
+        click.option(
+            "--channels", type=int, default=1, show_default=True, help="Interleaved channels, for - or a URL."
+        ),
     )(command)
 
 
-def check_raw_options(ctx: click.Context, *, reads_stdin: bool) -> None:
+def has_raw_options(ctx: click.Context) -> bool:
+    """Return whether the format of raw samples is given."""
+    return any(ctx.get_parameter_source(name) is not ParameterSource.DEFAULT for name in _RAW)
+
+
+def check_raw_options(ctx: click.Context, *, reads_raw: bool) -> None:
     """Raise click.UsageError where the format of raw samples is given for something else."""
-    if not reads_stdin and any(ctx.get_parameter_source(name) is not ParameterSource.DEFAULT for name in _RAW):
-        raise click.UsageError("--sample-rate, --format and --channels describe raw samples on standard input (-).")
+    if not reads_raw and has_raw_options(ctx):
+        raise click.UsageError(
+            "--sample-rate, --format and --channels describe raw samples, on standard input (-) or from a URL."
+        )
 
 
 def renamed_option(old: str, new: str, *, nargs: int = 1, multiple: bool = False) -> Callable[[_Command], _Command]:

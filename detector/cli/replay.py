@@ -129,7 +129,7 @@ def replay(ctx: click.Context, /, **options: Any) -> None:
     files at once are replayed by as many processes, which changes neither the output nor its order.
     """
     files: tuple[str, ...] = options["files"]
-    check_raw_options(ctx, reads_stdin=STDIN in files)
+    check_raw_options(ctx, reads_raw=STDIN in files)
     if files.count(STDIN) > 1:
         raise click.UsageError("Standard input (-) can be read only once.")
     if options["start_time"] and len(files) > 1:

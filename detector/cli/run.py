@@ -16,6 +16,7 @@ import click
 from detector.cli.program import (
     check_raw_options,
     force_option,
+    has_raw_options,
     model_option,
     only_option,
     parse_channel,
@@ -23,9 +24,18 @@ from detector.cli.program import (
     print_status,
     raw_options,
     sensitivity_option,
+    stream_options,
+    stream_overrides,
     threshold_option,
 )
-from detector.config.paths import STDIN, listening_flag, sensitivity_file, state_directory, web_token_file
+from detector.config.paths import (
+    STDIN,
+    is_stream,
+    listening_flag,
+    sensitivity_file,
+    state_directory,
+    web_token_file,
+)
 from detector.errors import DetectorError
 from detector.manifest import SENSITIVITIES
 from detector.service.process import SignalHandler
@@ -48,8 +58,10 @@ def live_options(command: _Command) -> _Command:
         click.option(
             "--device",
             help="mic (the system's default), a number, a name or a part of it, hw:CARD=..., a stable id as `devices` "
-            "lists them, or - for raw samples on standard input; without a command, also a sound file, in real time.",
+            "lists them, - for raw samples on standard input, or a stream: rtsp://, rtsps://, http://, https://, "
+            "udp://, an SDP file; without a command, also a sound file, in real time.",
         ),
+        stream_options,
         model_option,
         click.option("--channel", help="Channel to use: mean, left, right, or a number from 1.  [default: mean]"),
         only_option,
@@ -121,7 +133,7 @@ def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
     The device is a microphone, raw samples, or a file; a file without a page is replayed in real time.
     """
     device, plays_file = options["device"], is_file(options["device"])
-    check_raw_options(ctx, reads_stdin=device == STDIN)
+    check_raw_options(ctx, reads_raw=device == STDIN or is_stream(device))
     if options["loop"] and not (options["web"] and plays_file):
         raise click.UsageError("--loop is for sound files, with --web.")
     if plays_file and options["web"] is None:
@@ -134,7 +146,7 @@ def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
         from detector.config.loading import settings_of
         from detector.service.service import Service
 
-        service = Service(settings_of(_bare_overrides(options)), signals, _run_options(options))
+        service = Service(settings_of(_bare_overrides(ctx, options)), signals, _run_options(options))
         code = _run(service)
         if not options["quiet"] and service.counters.heard_s:
             sounds = service.counters.sounds
@@ -144,7 +156,7 @@ def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
 
 def is_file(device: str) -> bool:
     """Return whether a device is a sound file: it exists, or its name can be nothing else."""
-    if device in {"mic", STDIN} or device.isdigit() or device.startswith(_DEVICES):
+    if device in {"mic", STDIN} or device.isdigit() or device.startswith(_DEVICES) or is_stream(device):
         return False
     path = Path(device)
     from detector.audio.files import is_sound_name
@@ -164,14 +176,18 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, object]:
         "stdout.format": "json" if options["as_json"] else None,
         "web.address": options["web"],
         "web.token_file": None if options["web_token_file"] is None else str(options["web_token_file"]),
-    }
+    } | stream_overrides(options)
 
 
-def _bare_overrides(options: Mapping[str, Any]) -> dict[str, object]:
+def _bare_overrides(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, object]:
     """Return the settings of the bare command."""
     device, web = options["device"], options["web"]
     overrides = _overrides(options)
-    overrides["audio.source"] = "stdin" if device == STDIN else "file" if is_file(device) else None
+    names = {"stdin": device == STDIN, "file": is_file(device), "stream": is_stream(device)}
+    overrides["audio.source"] = next((name for name, is_it in names.items() if is_it), None)
+    if is_stream(device) and has_raw_options(ctx):
+        overrides["audio.rate_hz"] = options["rate"]
+        overrides["audio.sample_format"], overrides["audio.channels"] = options["sample_format"], options["channels"]
     if web is not None and options["web_token_file"] is None:
         overrides["web.token_file"] = _own_token(web)
     if sys.stdout.isatty() and not options["as_json"]:

@@ -414,7 +414,9 @@ class _Watcher:
         self._frame_encoder = FrameEncoder(detector)
         self._traces: list[Trace] = []
         publisher = RecordPublisher(node_info.source, lambda record: screen.handle(("record", as_dict(record))))
-        publisher.unlogged = frozenset({"waiting", "silent", "clipping", "dc_offset", "wrong_rate", "listening"})
+        publisher.unlogged = frozenset(
+            {"waiting", "silent", "clipping", "dc_offset", "wrong_rate", "off_hours", "listening"}
+        )
         self._engine = Engine(source, detector, publisher, Counters())
         self._engine.observer = self
         self.handle = self._engine.handle

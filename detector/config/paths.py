@@ -6,6 +6,7 @@ Nothing is created here.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,12 @@ from typing import Final
 STDIN: Final = "-"
 """The name of standard input, in place of a device or file."""
 _NAME: Final = "snn-detect"
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_stream(device: str) -> bool:
+    """Return whether a device is a network stream: a URL, or the name of an SDP file."""
+    return _URL.match(device) is not None or device.lower().endswith(".sdp")
 
 
 def configuration_directories() -> Iterator[Path]:

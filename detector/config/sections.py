@@ -10,10 +10,11 @@ import os
 import re
 import typing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from detector.config.secrets import redacted_url
 from detector.manifest import Sensitivity
 
 RecordType = Literal["onset", "offset", "gap", "status", "health", "clip"]
@@ -34,6 +35,21 @@ def _user_path(path: Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for users without a home
 
 
+_CLOCK: Final = r"(?:[01]?\d|2[0-3]):[0-5]\d"
+_MOMENT: Final = rf"(?:{_CLOCK}|24:00|(?:sunrise|sunset)(?:[+-]{_CLOCK})?)"
+_HOURS: Final = re.compile(rf"{_MOMENT} to {_MOMENT}")
+
+
+def _hours(text: str) -> str:
+    """Raise ValueError for what are no hours of the day."""
+    if not _HOURS.fullmatch(text):
+        raise ValueError(f'must be such as "06:30 to 22:00" or "sunrise-00:30 to sunset+01:00", not {text!r}')
+    begin, end = text.split(" to ")
+    if begin == end:
+        raise ValueError(f"{text!r} begins where it ends; leave hours out for the whole day")
+    return text
+
+
 def _none_for_zero(value: Any) -> Any:
     """Return None for 0, which stands for "no limit": TOML has no null."""
     return None if value in (0, "0") else value
@@ -43,6 +59,8 @@ UserPath = Annotated[Path, AfterValidator(_user_path)]
 """A path as users write it."""
 SecretFile = Annotated[Path, AfterValidator(_user_path), _Secret()]
 """Path of a file whose first line is a secret."""
+Hours = Annotated[str, AfterValidator(_hours)]
+"""Hours of the day, such as ``06:30 to 22:00`` or ``sunrise-00:30 to sunset+01:00``."""
 LimitInDays = Annotated[Annotated[float, Field(gt=0, le=36500)] | None, BeforeValidator(_none_for_zero)]
 """A limit in days; 0 is no limit."""
 
@@ -90,7 +108,9 @@ class Audio(Section):
         min_length=1,
         description='The device: "mic" (the default of the system), or as `snn-detect devices` lists them: a stable '
         "id, which stays the same when cards change their numbers, an ALSA name, a part of the name, a number. "
-        '"-" is raw samples on standard input.',
+        '"-" is raw samples on standard input. Or a stream, with the extra [streams]: rtsp://, rtsps://, http://, '
+        "https://, udp://, or the name of an SDP file for RTP. User name and password are never in here.",
+        examples=["rtsp://192.0.2.7/stream1"],
     )
     source: Slug = Field("mic", description="Short name of the source in records and topics: letters, digits, _ and -.")
     channel: Literal["mean", "left", "right"] | Annotated[int, Field(ge=1, le=64)] = Field(
@@ -98,7 +118,8 @@ class Audio(Section):
     )
     rate_hz: Annotated[int, Field(ge=4000, le=384000)] | None = Field(
         None,
-        description="Sample rate to open the device with, 4000 to 384000 Hz. Left out: the device's own rate.",
+        description="Sample rate to open the device with, 4000 to 384000 Hz; that of raw samples. Left out: the "
+        "device's own rate.",
         examples=[48000],
     )
     buffer_s: float = Field(
@@ -108,6 +129,66 @@ class Audio(Section):
         description="Seconds of sound that may wait for the detector; beyond that the oldest is dropped and a gap "
         "reported.",
     )
+    sample_format: Literal["s16le", "s16be", "s24le", "s32le", "f32le"] | None = Field(
+        None,
+        description="A stream of raw samples of this format, at rate_hz. Left out: a stream that describes itself.",
+        examples=["s16le"],
+    )
+    channels: int = Field(1, ge=1, le=64, description="Interleaved channels of a stream of raw samples.")
+    credentials_file: SecretFile | None = Field(
+        None,
+        description="File whose first line is user:password for a stream; {user} and {password} in its URL stand for "
+        "them. Left out: the credential stream-credentials, which the system's service gets from "
+        "/etc/snn-detect/stream.credentials, even where only root can read that.",
+        examples=["/etc/snn-detect/stream.credentials"],
+    )
+    ca_file: UserPath | None = Field(
+        None,
+        description="Certificates to trust for rtsps:// and https://, where they are not the system's; a camera "
+        "that signs its own has one.",
+        examples=["/etc/snn-detect/camera.pem"],
+    )
+    transport: Literal["tcp", "udp"] = Field("tcp", description="How an RTSP server sends the sound.")
+    track: str | None = Field(
+        None,
+        min_length=1,
+        description="Sound track of a stream: a number from 1, or a language as the stream names it. Left out: the "
+        "first.",
+        examples=["1", "eng"],
+    )
+    stall_s: float = Field(
+        5.0,
+        ge=1,
+        le=60,
+        description="Seconds without sound after which a stream is lost and opened again; for HLS 4 times as many.",
+    )
+    hours: tuple[Hours, ...] = Field(
+        (),
+        description="Hours of the day in which sound is processed, by the local time; outside them the device stays "
+        "open and its sound is dropped. Empty: always.",
+        examples=[["06:30 to 22:00", "sunset-00:30 to sunrise+00:30"]],
+    )
+    latitude: Annotated[float, Field(ge=-90, le=90)] | None = Field(
+        None, description="Degrees north, for sunrise and sunset.", examples=[52.52]
+    )
+    longitude: Annotated[float, Field(ge=-180, le=180)] | None = Field(
+        None, description="Degrees east, for sunrise and sunset.", examples=[13.4]
+    )
+
+    @property
+    def name(self) -> str:
+        """The device as it is shown; of a URL no more than its host, since user, path and query often hold a secret."""
+        return redacted_url(self.device) if "://" in self.device else self.device
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if any("sun" in hours for hours in self.hours) and None in (self.latitude, self.longitude):
+            raise ValueError("hours by sunrise or sunset need audio.latitude and audio.longitude")
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """Return the values, with no more of a URL than its host."""
+        return super().shown() | {"device": self.name}
 
 
 class Model(Section):

@@ -55,6 +55,7 @@ ACCESS: Final = "access"
 DEVICE_USERS: Final = "holders"
 MIXER: Final = "mixer"
 MICROPHONE: Final = "microphone"
+STREAM: Final = "stream"
 LEVELS: Final = "levels"
 
 SECONDS: Final = 3.0
@@ -71,7 +72,6 @@ _OPENING_S: Final = 12.0
 _BEYOND_S: Final = 0.2
 """Sound on its way through the resampler when the device has given enough."""
 _NO_SOUND: Final = f"no sound has arrived within {_OPENING_S:g} s"
-_WAITING: Final = "waiting for the microphone: "
 
 _CONTROL: Final = re.compile(r"^Simple mixer control '(.*)',\d+$")
 _CAPTURE: Final = re.compile(r"Capture(?: (-?\d+))?((?: \[[^\]]+\])+)")
@@ -370,7 +370,7 @@ class Recording:
             case AudioGap():
                 self.lost_s += event.samples / self.rate_hz
             case SourceCondition(name="waiting", active=True):
-                self.trouble = event.detail.removeprefix(_WAITING)
+                self.trouble = event.detail.partition(": ")[2]
 
     def goes_on(self) -> bool:
         """Add the sound and level of the last turn; return whether more is needed."""
@@ -417,6 +417,19 @@ def check_microphone(recording: Recording, device: Device) -> CheckResult:
         advice = "set audio.rate_hz to a rate that snn-detect devices lists, or use another device"
         return warning(MICROPHONE, f"{found}; {pace:.2f} s of sound arrive per second", advice)
     return ok(MICROPHONE, found)
+
+
+def check_stream(recording: Recording) -> CheckResult:
+    """Check how the stream was opened, and how its sound arrived."""
+    if recording.trouble is not None:
+        advice = "check that its server runs, audio.device, and audio.credentials_file"
+        return problem(STREAM, recording.trouble, advice, UNAVAILABLE)
+    s = recording.stats
+    found = f"{s.device}: {s.device_rate_hz} Hz, {counted(s.device_channels, 'channel')}; {recording.seconds:.1f} s"
+    if recording.lost_s > _LOST_S:
+        advice = 'the network loses packets: try audio.transport = "tcp", or a better connection'
+        return warning(STREAM, f"{found}, {recording.lost_s:.2f} s lost", advice)
+    return ok(STREAM, found)
 
 
 def check_levels(recording: Recording) -> CheckResult:

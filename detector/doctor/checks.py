@@ -10,6 +10,7 @@ from typing import Final
 from detector.audio import portaudio
 from detector.audio.devices import Device, read_cards
 from detector.config.loading import Configuration
+from detector.config.paths import is_stream
 from detector.config.settings import Settings
 from detector.doctor import audio, machine, setup
 from detector.doctor.result import MALFUNCTION, UNAVAILABLE, CheckResult, SystemPaths, problem, processes, skipped
@@ -61,6 +62,8 @@ class CheckRunner:
             yield setup.SINKS, self._check_sinks
         if audio.is_pipe(self._settings.audio):
             yield audio.DEVICE, lambda: skipped(audio.DEVICE, "standard input: samples are checked as they arrive")
+        elif is_stream(self._settings.audio.device):
+            yield audio.STREAM, self._check_stream
         else:
             yield audio.MICROPHONE, self._check_input
         yield setup.CALIBRATION, lambda: setup.check_calibration(self._settings, self._detector, self._device)
@@ -125,11 +128,18 @@ class CheckRunner:
         )
         yield from _guarded(audio.MIXER, lambda: audio.check_mixer(paths, card))
 
+    def _check_stream(self) -> Iterator[CheckResult]:
+        """Receive from the stream, and check its sound."""
+        recording = self._record()
+        yield audio.check_stream(recording)
+        if recording.trouble is None:
+            yield audio.check_levels(recording)
+
     def _record(self) -> audio.Recording:
-        from detector.audio.microphone import Microphone
+        from detector.service.runtime import RunOptions, open_source
 
         rate_hz = self._detector.sample_rate_hz if self._detector else _DEFAULT_RATE_HZ
-        with portaudio.quiet(), closing(Microphone(self._settings.audio, rate_hz)) as source:
+        with portaudio.quiet(), closing(open_source(self._settings.audio, rate_hz, RunOptions())) as source:
             return audio.listen(source, rate_hz)
 
     def _check_scene(self) -> CheckResult:

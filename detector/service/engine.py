@@ -40,6 +40,8 @@ from detector.sinks.base import SavedClip
 
 _DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _PAUSE_S: Final = 60.0
+_IDLE: Final = frozenset({"waiting", "off_hours"})
+"""Conditions in which no sound arrives for the detector."""
 _DECIMALS: Final = 6
 _NO_SAMPLES: Final = np.empty(0, np.float32)
 _log = logging.getLogger(__name__)
@@ -138,7 +140,8 @@ class RecordPublisher:
         at_s = round(lost.first_sample / rate_hz, _DECIMALS)
         head = self._head(clock.time_of(lost.first_sample))
         self._submit(GapRecord(at_s=at_s, lost_s=round(lost_s, _DECIMALS), cause=lost.cause, **head))
-        self._losses.warning("%s: %.2f s of sound lost (%s)", self.source, lost_s, lost.cause)
+        if lost.cause != "off_hours":
+            self._losses.warning("%s: %.2f s of sound lost (%s)", self.source, lost_s, lost.cause)
 
     def condition(self, condition: SourceCondition) -> None:
         """Publish that a condition of the source has begun or ended."""
@@ -363,8 +366,8 @@ class Engine:
             self._conditions[condition.name] = condition
         else:
             self._conditions.pop(condition.name, None)
-        if condition.name == "waiting" and condition.active:
-            self._restart()  # the device may be absent for long: no event may stay open meanwhile
+        if condition.name in _IDLE and condition.active:
+            self._restart()  # sound may be absent for long: no event may stay open meanwhile
         self._publisher.device = self.source.stats.device
         self._publisher.condition(condition)
 

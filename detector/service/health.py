@@ -125,6 +125,7 @@ class Health:
             frames=self._counters.frames,
             inference=self._counters.inference(),
             sinks={name: dict(counts) for name, counts in sinks.items()},
+            drift_ppm=None if stats.drift_ppm is None else round(stats.drift_ppm, 1),
             model=node_info.model,
             model_sha256=node_info.model_sha256,
             version=node_info.version,

@@ -22,7 +22,7 @@ from detector import __version__
 from detector.audio.devices import check_selector
 from detector.audio.live_source import AudioSource, Mixing, SourceEvent, SourceStats
 from detector.config.loading import Configuration, Key
-from detector.config.paths import STDIN, listening_flag, sensitivity_file
+from detector.config.paths import STDIN, is_stream, listening_flag, sensitivity_file
 from detector.config.secrets import read_secret
 from detector.config.sections import Audio
 from detector.config.settings import Settings
@@ -121,7 +121,7 @@ def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:
     return NodeInfo(
         node=settings.node,
         source=settings.audio.source,
-        device=settings.audio.device,
+        device=settings.audio.name,
         classes=tuple((c.label, c.category) for c in manifest.classes if c.label in only),
         model=f"{manifest.name}-{manifest.version}",
         model_sha256=detector.sha256,
@@ -136,16 +136,21 @@ def check_source(audio: Audio, raw_channels: int = 1) -> None:
             has = f"they have {raw_channels}"
             raise ConfigError(f"raw samples: channel {audio.channel} is not there, {has}; check --channels")
         return
+    if is_stream(audio.device):
+        from detector.audio.network_stream import check_stream
+
+        check_stream(audio)
+        return
     if os.sep in audio.device and Path(audio.device).is_file():
         raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
     check_selector(audio.device)
 
 
 def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> AudioSource:
-    """Open the source of the settings; a microphone that is absent is waited for.
+    """Open the source of the settings; a microphone or stream that is absent is waited for.
 
-    Raises ConfigError for impossible settings, DeviceError where PortAudio is missing, SourceError for a named
-    pipe in place of a file.
+    Raises ConfigError for impossible settings and where PyAV is missing, DeviceError where PortAudio is, SourceError
+    for a named pipe in place of a file.
     """
     if run_options.plays_file:
         from detector.audio.sources import FileSource
@@ -163,6 +168,10 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
 
         raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
         return PcmSource(0, raw, model_rate_hz, Mixing(audio.channel))
+    if is_stream(audio.device):
+        from detector.audio.network_stream import NetworkStream
+
+        return NetworkStream(audio, model_rate_hz)
     from detector.audio.microphone import Microphone
 
     return Microphone(audio, model_rate_hz)
@@ -268,7 +277,7 @@ class ServiceRuntime:
         self.health = Health(counters)
         self.outputs = SinkManager()
         self.publisher = RecordPublisher(settings.audio.source, self.outputs.submit)
-        self.publisher.device = settings.audio.device
+        self.publisher.device = settings.audio.name
         self.publisher.unlogged = frozenset() if run_options.wait else frozenset({"waiting"})
         self.engine: Engine | None = None
         """None while there is no source."""

@@ -27,7 +27,8 @@ _CLOCK_S: Final = 1.0
 _END_S: Final = 1.5
 _RESUME_S: Final = 0.5
 _CALM_S: Final = 60.0
-_WAITING: Final = "waiting for the microphone: "
+_IDLE: Final = frozenset({"waiting", "off_hours"})
+"""Conditions in which no sound is processed, as it should be."""
 _BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 _REOPEN_S: Final = 5.0
 _HOPELESS_S: Final = 60.0
@@ -151,7 +152,7 @@ class Service:
             self._runtime = runtime = ServiceRuntime(
                 self._settings, self._run_options, self.counters, self._switch, self._choice
             )
-            self._notifier.status(f"opening {self._settings.audio.device}")
+            self._notifier.status(f"opening {self._settings.audio.name}")
             runtime.listen()
             gc.freeze()  # objects that last for the whole run need not be searched at every collection
             drain(self, self._handle, lambda: self._goes_on(runtime))
@@ -253,8 +254,9 @@ class Service:
         engine = runtime.engine
         waiting = [c for c in engine.conditions if c.name == "waiting"] if engine else []
         if waiting and not self._run_options.wait:
-            raise DeviceError(waiting[0].detail.removeprefix(_WAITING))
-        self._watchdog.after_turn(self._mode(runtime, is_waiting=bool(waiting)), lambda: self._line(runtime))
+            raise DeviceError(waiting[0].detail.partition(": ")[2])
+        is_idle = engine is not None and any(c.name in _IDLE for c in engine.conditions)
+        self._watchdog.after_turn(self._mode(runtime, is_idle=is_idle), lambda: self._line(runtime))
         now = time.monotonic()
         if engine is not None and now >= self._clock_at_s:
             self._clock_at_s = now + _CLOCK_S
@@ -265,11 +267,11 @@ class Service:
         if now >= self._health_at_s:
             attempt("the health record", lambda: self._publish_health(runtime), None)
 
-    def _mode(self, runtime: ServiceRuntime, *, is_waiting: bool) -> Mode:
+    def _mode(self, runtime: ServiceRuntime, *, is_idle: bool) -> Mode:
         if runtime.is_paused:
             return "paused"
         # A device that delivers nothing, or a sound system that hangs, is not absent: a new process may help.
-        if is_waiting:
+        if is_idle:
             return "stuck" if runtime.stats.is_stuck else "waiting"
         return "listening"
 

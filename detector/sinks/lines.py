@@ -33,6 +33,8 @@ _CAUSES: Final = {
     "queue": "the detector was too slow",
     "device": "the device was away",
     "suspended": "the machine slept",
+    "network": "the stream did not bring it",
+    "off_hours": "outside the hours of processing",
 }
 _HEAD: Final = frozenset({"v", "type", "seq", "source", "time", "device", "clock_synced"})
 _Part: TypeAlias = str | tuple[str, str]

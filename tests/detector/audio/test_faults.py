@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detector.audio import capture
 from detector.audio import capture as supervisor
-from detector.audio import microphone as timeline
+from detector.audio import captured_source as timeline
 from detector.audio.live_source import AudioBlock, SourceCondition
 from tests.detector.audio.fake_device import RATE, FakeDevice, listening
 

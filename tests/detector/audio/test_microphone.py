@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.audio.microphone import Segment
+from detector.audio.captured_source import Segment
 from detector.audio.sources import to_chunks
 from detector.messages import AudioChunk, Samples
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detector.audio.capture import Block, StreamFormat
-from detector.audio.microphone import Timeline
+from detector.audio.captured_source import Timeline
 from detector.messages import GapCause
 
 RATE = 48000
