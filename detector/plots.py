@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -129,6 +130,40 @@ def _figure_class() -> Any:
             raise
         raise ConfigError(f"--picture needs matplotlib: {install_command('plot')}") from error
     return Figure
+
+
+def draw_calendar(
+    path: Path, events: Mapping[tuple[date, int], int], recorded_s: Mapping[tuple[date, int], float]
+) -> None:
+    """Draw events an hour of sound by date and hour of day, complete or not at all; grey: nothing was recorded.
+
+    Raises OSError if the file cannot be written, ConfigError without matplotlib.
+    """
+    first = min(day for day, _ in recorded_s)
+    days = (max(day for day, _ in recorded_s) - first).days + 1
+    rates = np.full((24, days), np.nan)
+    for (day, hour), seconds in recorded_s.items():
+        # An event may begin in the last moment of an hour of which little was recorded.
+        rates[hour, (day - first).days] = events.get((day, hour), 0) / max(seconds / 3600, 1 / 60)
+    figure = _figure_class()(figsize=(min(16.0, 4 + days / 8), 5), layout="constrained")
+    from matplotlib import dates as untyped
+
+    dates: Any = untyped
+    axes = figure.subplots()
+    axes.set_facecolor("#cccccc")
+    left = dates.date2num(first)
+    extent = (left, left + days, 0, 24)
+    image = axes.imshow(
+        rates, origin="lower", aspect="auto", interpolation="nearest", cmap="magma", vmin=0, extent=extent
+    )
+    locator = dates.AutoDateLocator(minticks=1, maxticks=12)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    axes.set_yticks(range(0, 25, 3))
+    axes.set_ylabel("hour of day")
+    figure.colorbar(image, ax=axes, label="events an hour of sound")
+    with replace_file(path) as part:
+        figure.savefig(part, dpi=_DPI)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield part
-        _sync(part)
+        sync(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -228,7 +228,7 @@ class LastingFlag:
             write_text(self._path, f"{datetime.now().astimezone().isoformat(timespec='seconds')}\n")
         else:
             self._path.unlink(missing_ok=True)
-        _sync(self._path.parent)
+        sync(self._path.parent)
 
 
 class LastingChoice(Generic[_WordT]):
@@ -350,8 +350,8 @@ class ByteStream:
         return b"" if self._closed.is_set() else os.read(self._descriptor, count)
 
 
-def _sync(path: Path) -> None:
-    """Have the file on the disk before its new name is: after a power failure the name must not lead to nothing."""
+def sync(path: Path) -> None:
+    """Have a file or a folder on the disk: after a power failure a new name must not lead to nothing."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -400,11 +400,21 @@ def to_chunks(  # noqa: PLR0913 - both rates, what to do, and a name for errors
     overwritten after the next one is requested. Raises SourceError, naming ``where``, at a sample that is not a
     number or far beyond full scale, and where the wanted channel is missing.
     """
-    return _numbered(_resampled(_mono(blocks, rate_hz, where, mixing), rate_hz, model_rate_hz), length)
+    return join_parts(mix_blocks(blocks, rate_hz, where, mixing), rate_hz, model_rate_hz, length)
 
 
-def _mono(blocks: Iterable[Block], rate_hz: int, where: str, mixing: Mixing) -> Iterator[Samples]:
-    """Mix each block to one channel; stop with SourceError at a sample that cannot be sound."""
+def join_parts(
+    parts: Iterable[Samples], rate_hz: int, model_rate_hz: int, length: int | None = None
+) -> Iterator[AudioChunk]:
+    """Resample mono parts that follow one another, and number the samples: as ``to_chunks`` does, of one file or many.
+
+    A SourceError is raised behind the last chunk.
+    """
+    return _numbered(_resampled(parts, rate_hz, model_rate_hz), length)
+
+
+def mix_blocks(blocks: Iterable[Block], rate_hz: int, where: str, mixing: Mixing = MEAN) -> Iterator[Samples]:
+    """Mix blocks (frames, channels) to one channel; errors are those of ``to_chunks``."""
     position, channels = 0, 0
     check = CancellationCheck(rate_hz)
     for block in blocks:

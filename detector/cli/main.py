@@ -28,6 +28,7 @@ _OWN_HASHES = (("_md5",), ("_sha1",), ("_sha2", "_sha256"), ("_sha2", "_sha512")
 _COMMANDS = (
     LazyCommand("run", "detector.cli.run", "Run as a service, as the configuration says."),
     LazyCommand("replay", "detector.cli.replay", "Detect sounds in files or raw samples."),
+    LazyCommand("archive", "detector.cli.archive", "Detect sounds in folders of recordings, into Parquet."),
     LazyCommand("watch", "detector.cli.terminal", "Show bands, spikes and scores in the terminal."),
     LazyCommand("devices", "detector.cli.meter", "List the microphones with their stable ids."),
     LazyCommand("meter", "detector.cli.meter", "Show a microphone's level and the scores."),

@@ -1,0 +1,378 @@
+"""The Parquet data set of an archive: events, scores and files, by day and source, complete at any moment.
+
+Workers leave the results of a unit in a staged file, which appears whole and is what a restart finds. From these the
+one process that leads writes parts, and commits them: parts are written aside, a record names them all, and only then
+they are moved to their places and the staged files removed. Each step can be repeated, so that a commit that was
+interrupted is finished at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from detector.errors import ConfigError
+from detector.system import ProcessLock, replace_file, sync, write_text
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    import pyarrow as pa
+
+METADATA_KEY: Final = b"snn_detect"
+KINDS: Final = ("events", "scores", "files")
+_UNKNOWN: Final = "unknown"
+_NO_WORDS: Final = frozenset({"nan", "inf", "infinity", "null", "none", "na", "true", "false", "epoch", "today", "now"})
+"""Names that readers take for another type than text."""
+_LONGEST_NAME: Final = 100
+_EXTRA: Final = "the archive needs more packages: pip install 'snn-detect[archive]'"
+_COMPRESSION: Final = "zstd"
+
+
+def arrow() -> tuple[Any, Any]:
+    """Return pyarrow and pyarrow.parquet; raises ConfigError where they are not installed."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise ConfigError(_EXTRA) from error
+    return pa, pq
+
+
+def schema(kind: str, labels: Sequence[str] = ()) -> pa.Schema:
+    """Return the columns of a kind of table; ``scores`` has one for each of the model's ``labels``."""
+    pa, _ = arrow()
+    text, number, moment = pa.string(), pa.float64(), pa.timestamp("us", "UTC")
+    place = [("source", text), ("date", pa.date32()), ("time", moment), ("local_time", pa.timestamp("us"))]
+    columns: dict[str, list[tuple[str, Any]]] = {
+        "events": [
+            ("id", text),
+            *place,
+            *(("label", text), ("category", text), ("onset_s", number), ("offset_s", number), ("duration_s", number)),
+            *(("score", number), ("threshold", number), ("peak", number), ("mean", number), ("reason", text)),
+            *(("path", text), ("in_file_s", number), ("stream", text)),
+        ],
+        "scores": [
+            *place,
+            *(("path", text), ("in_file_s", number), ("stream", text), ("second", pa.int32())),
+            *((f"score_{label}", pa.float32()) for label in labels),
+        ],
+        "files": [
+            *(("path", text), *place, ("start_from", text), ("metadata", text), ("size_bytes", pa.int64())),
+            *(("seconds", number), ("stream", text), ("events", pa.int32()), ("error", text), ("warning", text)),
+        ],
+    }
+    return pa.schema(columns[kind])
+
+
+def moments(start: datetime | None, offset_s: float) -> dict[str, Any]:
+    """Return the columns of a time ``offset_s`` seconds behind a start: UTC, and date and clock at the recorder."""
+    if start is None:
+        return {"date": None, "time": None, "local_time": None}
+    moment = start + timedelta(seconds=offset_s)
+    local = moment.replace(tzinfo=None)
+    return {"date": local.date(), "time": moment, "local_time": local}
+
+
+def as_text(path: str) -> str:
+    """Return a path as text; bytes that are none are written as hexadecimal numbers."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def folder_name(source: str) -> str:
+    """Return the name of a source in the name of a folder: plain characters, never read as a number, date or null."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", lambda m: "".join(f"~{byte:02X}" for byte in m[0].encode()), source)
+    if not plain[:1].isalpha() or plain.lower() in _NO_WORDS:
+        plain = f"_{plain}"
+    if len(plain) > _LONGEST_NAME:
+        digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+        plain = f"{plain[:_LONGEST_NAME]}~{digest[:12]}"
+    return plain
+
+
+# --- Staged results ---
+
+
+class Staged:
+    """The results of a unit, written by a worker: they appear together, or not at all.
+
+    The name is its own: a unit may be worked on twice, where a worker was given up and goes on all the same.
+    """
+
+    def __init__(self, folder: Path, unit: str, labels: Sequence[str]) -> None:
+        """Prepare to write the results of a unit in ``folder``; raises OSError."""
+        self._folder, self.name = folder, f"{unit}-{uuid.uuid4().hex[:12]}"
+        self._labels = labels
+        self._rows: dict[str, list[dict[str, Any]]] = {"events": [], "files": []}
+
+    def __enter__(self) -> Self:
+        pa, _ = arrow()
+        self._swap = replace_file(self._folder / f"{self.name}.arrows")
+        self._file = self._swap.__enter__().open("wb")
+        # Streams of Arrow one after the other: scores may be many, and come first.
+        self._scores_schema = schema("scores", self._labels)
+        self._scores = pa.ipc.new_stream(self._file, self._scores_schema)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pa, _ = arrow()
+        with self._file:
+            if error is None:
+                self._scores.close()
+                for name, rows in self._rows.items():
+                    with pa.ipc.new_stream(self._file, schema(name)) as out:
+                        out.write_table(pa.Table.from_pylist(rows, schema(name)))
+        self._swap.__exit__(kind, error, trace)
+
+    def add(self, kind: str, row: Mapping[str, Any]) -> None:
+        """Append a row of ``events`` or ``files``."""
+        self._rows[kind].append(dict(row))
+
+    def add_scores(self, columns: Mapping[str, Any]) -> None:
+        """Append rows of scores, by columns."""
+        pa, _ = arrow()
+        self._scores.write_table(pa.Table.from_pydict(dict(columns), self._scores_schema))
+
+
+def read_staged(path: Path) -> dict[str, pa.Table]:
+    """Return the tables of a staged file; raises OSError or ValueError where it is not whole."""
+    pa, _ = arrow()
+    with pa.OSFile(str(path)) as file:
+        tables = {}
+        for kind in ("scores", "events", "files"):
+            with pa.ipc.open_stream(file) as stream:
+                tables[kind] = stream.read_all()
+        return tables
+
+
+# --- The data set ---
+
+
+class DataSet:
+    """The folder of an archive, written by one process."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Open or begin the archive, and finish a commit that was interrupted.
+
+        Raises ConfigError where the folder is of something else or of other settings, or another process has it; and
+        OSError.
+        """
+        arrow()
+        self.folder = folder
+        self._own = folder / ".archive"
+        self.staging = self._own / "staged"
+        self._pending, self._records = self._own / "pending", self._own / "commits"
+        if folder.exists() and not self._own.exists() and any(folder.iterdir()):
+            raise ConfigError(f"--out {folder}: holds something else; name a folder that is new or empty")
+        self._lock = self._locked()
+        try:
+            for own in (self.staging, self._pending, self._records):
+                own.mkdir(parents=True, exist_ok=True)
+            self._check_settings(settings)
+            self._metadata = {METADATA_KEY: json.dumps(settings, sort_keys=True).encode()}
+            self._recover()
+            self.done = self._read_done()
+        except BaseException:
+            self.close()
+            raise
+
+    def _locked(self) -> ProcessLock:
+        try:
+            return ProcessLock(self._own)
+        except ConfigError as error:
+            raise ConfigError(
+                f"--out {self.folder}: {str(error).partition(' is ')[2].partition(';')[0]}; wait for it"
+            ) from error
+
+    def close(self) -> None:
+        """Release the folder."""
+        self._lock.close()
+
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings, or compare them with those that the archive was begun with."""
+        path = self.folder / "archive.json"
+        if not path.exists():
+            write_text(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+            return
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path}: is damaged ({error}); name another --out") from error
+        differs = sorted(k for k in {*begun, *settings} - {"version"} if begun.get(k) != settings.get(k))
+        if differs:
+            old, new = (json.dumps(of.get(differs[0])) for of in (begun, settings))
+            raise ConfigError(
+                f"--out {self.folder}: was begun with another {differs[0]} ({old}, now {new}); "
+                "give the same options, or name another folder"
+            )
+
+    # What is done
+
+    def _read_done(self) -> dict[str, int]:
+        """Return the size of each file that is in the archive, by its path."""
+        _, pq = arrow()
+        done: dict[str, int] = {}
+        for part in sorted((self.folder / "files").rglob("*.parquet")):
+            table = pq.ParquetFile(part).read(["path", "size_bytes"])
+            done.update(zip(*(table[name].to_pylist() for name in ("path", "size_bytes")), strict=True))
+        return done
+
+    def staged(self) -> list[str]:
+        """Return the names of the units that are staged, those that are not whole removed."""
+        names = []
+        for path in sorted(self.staging.iterdir()):
+            if path.suffix == ".arrows" and not path.name.startswith("."):
+                names.append(path.stem)
+            else:  # a worker was killed while it wrote, or where a file was when it was
+                path.unlink(missing_ok=True)
+        return names
+
+    def staged_bytes(self, name: str) -> int:
+        """Return the size of a staged file; 0 where there is none."""
+        with contextlib.suppress(OSError):
+            return (self.staging / f"{name}.arrows").stat().st_size
+        return 0
+
+    # Commits
+
+    def commit(self, names: Sequence[str]) -> None:
+        """Move staged results into the data set; those of files that are in it already are discarded."""
+        if not names:
+            return
+        tables: dict[tuple[str, str], list[pa.Table]] = {}
+        taken: dict[str, int] = {}
+        for name in names:
+            try:
+                staged = read_staged(self.staging / f"{name}.arrows")
+            except (OSError, ValueError):  # cut off by a power failure: its files are not done
+                (self.staging / f"{name}.arrows").unlink(missing_ok=True)
+                continue
+            paths = dict(zip(*(staged["files"][c].to_pylist() for c in ("path", "size_bytes")), strict=True))
+            if paths.keys() & (self.done.keys() | taken.keys()):
+                continue  # a worker that was given up has finished later
+            taken |= paths
+            for kind, table in staged.items():
+                for place, part in _by_partition(table):
+                    tables.setdefault((kind, place), []).append(part)
+        number = self._next_number()
+        pending = self._pending / number
+        if tables:
+            self._write_parts(pending, number, tables)
+        record = {"staged": list(names)}
+        write_text(self._records / f"{number}.json", json.dumps(record))
+        self._apply(number, record)
+        self.done |= taken
+
+    def _next_number(self) -> str:
+        numbers = [int(path.name[:8]) for path in self._records.iterdir() if path.name[:8].isdecimal()]
+        last = self._own / "last"
+        with contextlib.suppress(OSError, ValueError):
+            numbers.append(int(last.read_text(encoding="ascii")))
+        number = f"{max(numbers, default=0) + 1:08d}"
+        write_text(last, number)
+        return number
+
+    def _write_parts(self, pending: Path, number: str, tables: Mapping[tuple[str, str], list[pa.Table]]) -> None:
+        pa, _ = arrow()
+        shutil.rmtree(pending, ignore_errors=True)
+        for (kind, place), parts in tables.items():
+            table = pa.concat_tables(parts)
+            if kind != "files":
+                table = table.sort_by([("time", "ascending"), ("stream", "ascending")])
+            self._write(pending / kind / place / f"{number}.parquet", table)
+        faulty = [part for (kind, _), parts in tables.items() if kind == "files" for part in parts]
+        self._write_errors(pending, pa.concat_tables(faulty))
+
+    def _write_errors(self, pending: Path, files: pa.Table) -> None:
+        """Write the whole of ``errors.parquet`` again, with the files of this commit that have an error."""
+        pa, pq = arrow()
+        import pyarrow.compute as pc
+
+        new = files.filter(pc.is_valid(files["error"])).select(_ERROR_COLUMNS)
+        place = self.folder / "errors.parquet"
+        if place.exists():
+            if not len(new):
+                return
+            new = pa.concat_tables([pq.ParquetFile(place).read().replace_schema_metadata(None), new])
+        self._write(pending / "errors.parquet", new)
+
+    def _write(self, path: Path, table: pa.Table) -> None:
+        _, pq = arrow()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as part:
+            pq.write_table(table.replace_schema_metadata(self._metadata), part, compression=_COMPRESSION)
+
+    def _apply(self, number: str, record: Mapping[str, Any]) -> None:
+        """Move the parts of a commit that is recorded to their places; all of it may have been done before."""
+        pending, folders = self._pending / number, {self.folder}
+        for part in sorted(pending.rglob("*.parquet")):
+            place = self.folder / part.relative_to(pending)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(place)
+            folders |= {f for f in (place.parent, *place.parent.parents) if f.is_relative_to(self.folder)}
+        for folder in folders:
+            sync(folder)
+        for name in record["staged"]:
+            (self.staging / f"{name}.arrows").unlink(missing_ok=True)
+        shutil.rmtree(pending, ignore_errors=True)
+        (self._records / f"{number}.json").unlink(missing_ok=True)
+
+    def _recover(self) -> None:
+        """Finish commits that are recorded, and remove what was written for one that is not."""
+        for path in sorted(self._records.glob("*.json")):
+            if not path.name.startswith("."):
+                self._apply(path.stem, json.loads(path.read_text(encoding="utf-8")))
+        for left in (*self._pending.iterdir(), *self._records.iterdir()):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def finish(self) -> None:
+        """Have tables to read also where nothing was found, and remove what is staged and not needed."""
+        for kind in ("events", "files"):
+            if not any((self.folder / kind).rglob("*.parquet")):
+                place = self.folder / kind / _place(None, "") / "none.parquet"
+                self._write(place, schema(kind).empty_table())
+        if not (self.folder / "errors.parquet").exists():
+            self._write(self.folder / "errors.parquet", schema("files").empty_table().select(_ERROR_COLUMNS))
+        for path in self.staging.iterdir():
+            path.unlink(missing_ok=True)
+
+    def read(self, kind: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the columns of a table, batch by batch."""
+        _, pq = arrow()
+        for part in sorted((self.folder / kind).rglob("*.parquet")):
+            yield from pq.ParquetFile(part).iter_batches(columns=list(columns))
+
+
+_ERROR_COLUMNS: Final = ["path", "source", "date", "time", "local_time", "size_bytes", "seconds", "error"]
+
+
+def _place(day: date | None, source: str) -> str:
+    """Return the folder of a partition; its keys are no columns of the tables, which have their own types."""
+    return f"day={_UNKNOWN if day is None else day.isoformat()}/recorder={folder_name(source)}"
+
+
+def _by_partition(table: pa.Table) -> Iterable[tuple[str, pa.Table]]:
+    """Yield the folder of each partition in a table, and its rows."""
+    import pyarrow.compute as pc
+
+    if not len(table):
+        return
+    keys = table.select(["date", "source"]).group_by(["date", "source"]).aggregate([]).to_pylist()
+    for key in keys:
+        is_day = pc.is_null(table["date"]) if key["date"] is None else pc.equal(table["date"], key["date"])
+        yield (
+            _place(key["date"], key["source"]),
+            table.filter(pc.and_(is_day, pc.equal(table["source"], key["source"]))),
+        )
