@@ -252,7 +252,7 @@ class LastingChoice(Generic[_WordT]):
         else:
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             write_text(self._path, f"{word}\n")
-        _sync(self._path.parent)
+        sync(self._path.parent)
 
 
 class Backoff:
