@@ -33,7 +33,7 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-general-soundfont espeak-ng \
   systemd logrotate libportaudio2 libasound2-plugins alsa-utils pulseaudio pulseaudio-utils mosquitto openssl strace util-linux make gcc libc6-dev libasound2-dev cmake \
   clang libclang-rt-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm chromium \
-  sox libsox-fmt-base ffmpeg lame
+  sox libsox-fmt-base ffmpeg lame man-db zsh fish
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
@@ -76,6 +76,11 @@ ROOT := $(abspath $(DESTDIR))
 PROGRAM := $(PREFIX)/lib/snn-detect
 DOCUMENTS := $(PREFIX)/share/doc/snn-detect
 # systemd looks for units below these two alone.
+MANUALS := $(PREFIX)/share/man/man1
+BASH_COMPLETIONS := $(PREFIX)/share/bash-completion/completions
+# Debian's zsh and fish look below /usr in folders of their own for what packages bring.
+ZSH_COMPLETIONS := $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+FISH_COMPLETIONS := $(PREFIX)/share/fish/vendor_completions.d
 UNITS := $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX),/usr/local)/lib
 
 install: install-runtime install-service
@@ -97,13 +102,19 @@ install-runtime: $(BUILDING)/.installed
 install-service:
 	@echo "installing the service into $(ROOT)$(UNITS)/systemd"
 	@install -d $(addprefix $(ROOT),$(PREFIX)/bin $(DOCUMENTS) $(UNITS)/systemd/system $(UNITS)/systemd/user \
-	  $(UNITS)/sysusers.d /etc/snn-detect/config.d /etc/logrotate.d)
+	  $(UNITS)/sysusers.d /etc/snn-detect/config.d /etc/logrotate.d $(MANUALS) $(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) \
+	  $(FISH_COMPLETIONS))
 	@ln -sf ../lib/snn-detect/bin/snn-detect $(ROOT)$(PREFIX)/bin/snn-detect
 	@for unit in system/snn-detect.service user/snn-detect.service; do \
 	  sed 's|/usr/bin/snn-detect|$(PREFIX)/bin/snn-detect|; s|/usr/share/doc/snn-detect|$(DOCUMENTS)|' \
 	    systemd/$${unit#system/} >$(ROOT)$(UNITS)/systemd/$$unit && chmod 644 $(ROOT)$(UNITS)/systemd/$$unit || exit 1; \
 	done
 	@install -m 644 systemd/snn-detect.sysusers.conf $(ROOT)$(UNITS)/sysusers.d/snn-detect.conf
+	@gzip -n9c systemd/manual/snn-detect.1 >$(ROOT)$(MANUALS)/snn-detect.1.gz
+	@chmod 644 $(ROOT)$(MANUALS)/snn-detect.1.gz
+	@install -m 644 systemd/completions/bash/snn-detect $(ROOT)$(BASH_COMPLETIONS)
+	@install -m 644 systemd/completions/zsh/_snn-detect $(ROOT)$(ZSH_COMPLETIONS)
+	@install -m 644 systemd/completions/fish/snn-detect.fish $(ROOT)$(FISH_COMPLETIONS)
 	@install -m 644 systemd/README.md systemd/config.toml systemd/prometheus-alerts.yml LICENSE $(ROOT)$(DOCUMENTS)
 	@test -e $(ROOT)/etc/snn-detect/config.toml || install -m 644 systemd/config.toml $(ROOT)/etc/snn-detect
 	@test -e $(ROOT)/etc/logrotate.d/snn-detect || \
@@ -114,7 +125,8 @@ install-service:
 uninstall:
 	@test -n "$(ROOT)" || ! test -d /run/systemd/system || systemctl disable --now snn-detect.service || true
 	@rm -rf $(addprefix $(ROOT),$(PROGRAM) $(DOCUMENTS))
-	@rm -f $(addprefix $(ROOT),$(PREFIX)/bin/snn-detect $(addprefix $(UNITS)/,systemd/system/snn-detect.service \
+	@rm -f $(addprefix $(ROOT),$(PREFIX)/bin/snn-detect $(MANUALS)/snn-detect.1.gz $(BASH_COMPLETIONS)/snn-detect \
+	  $(ZSH_COMPLETIONS)/_snn-detect $(FISH_COMPLETIONS)/snn-detect.fish $(addprefix $(UNITS)/,systemd/system/snn-detect.service \
 	  systemd/user/snn-detect.service sysusers.d/snn-detect.conf) /etc/logrotate.d/snn-detect)
 	@test -n "$(ROOT)" || { $(call systemd_reload); }
 	@echo "left as they are: $(ROOT)/etc/snn-detect and $(ROOT)/var/lib/snn-detect"
@@ -123,13 +135,15 @@ uninstall:
 DEB_PYTHON := /usr/bin/python3
 DEB_ROOT := build/deb
 DEB_PACKING ?= -Zxz -z1
+# Who builds it answers for it; the variables are those of Debian's own tools.
+DEB_MAINTAINER ?= $${DEBFULLNAME:-builder of this package} <$${DEBEMAIL:-root@$$(hostname)}>
 deb:
 	@rm -rf $(DEB_ROOT)
 	@$(MAKE) --no-print-directory install DESTDIR=$(DEB_ROOT) PREFIX=/usr PYTHON=$(DEB_PYTHON)
 	@install -d $(DEB_ROOT)/DEBIAN
 	@install -m 755 systemd/debian/postinst systemd/debian/prerm systemd/debian/postrm $(DEB_ROOT)/DEBIAN
 	@install -m 644 systemd/debian/conffiles $(DEB_ROOT)/DEBIAN
-	@sed -e 's/@VERSION@/$(VERSION)/' -e "s/@ARCHITECTURE@/$$(dpkg --print-architecture)/" \
+	@sed -e 's/@VERSION@/$(VERSION)/' -e "s/@MAINTAINER@/$(DEB_MAINTAINER)/" -e "s/@ARCHITECTURE@/$$(dpkg --print-architecture)/" \
 	  -e "s/@SIZE@/$$(du -sk $(DEB_ROOT) | cut -f1)/" \
 	  -e "s/@PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % sys.version_info[1])')/" \
 	  -e "s/@NEXT_PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % (sys.version_info[1] + 1))')/" \

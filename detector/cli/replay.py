@@ -71,6 +71,12 @@ _TIMES_AT_ONCE: Final = 65_536
 TABLE_HEAD: Final = ("filename", "onset", "offset", "event_label")
 """Columns of DCASE's strong labels, as sed_eval and psds_eval read them."""
 _TABLE: Final = table_kind("an event table", TABLE_HEAD, "\t")
+RAVEN_HEAD: Final = (
+    *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
+    *("Annotation", "Score"),
+)
+"""Columns of a selection table of Raven; the last two are annotations."""
+_RAVEN: Final = table_kind("a selection table", RAVEN_HEAD, "\t")
 _LABEL_TRACK: Final = FileKind("a label track", re.compile(rb"\d+(\.\d+)?\t\d+(\.\d+)?\t"))
 _SCORES: Final = FileKind("a file of scores", re.compile(rb"PK\x03\x04.{26}scores\.npy", re.DOTALL))
 
@@ -111,6 +117,7 @@ class _Moment(_Type):
     help="Draw waveform, features, spikes, scores and events on one sheet: .png, .pdf or .svg.",
 )
 @click.option("--audacity", type=click.Path(path_type=Path), help="Write the sounds as a label track of Audacity.")
+@click.option("--raven", type=click.Path(path_type=Path), help="Write the sounds as a selection table of Raven.")
 @click.option("--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a DCASE event table.")
 @only_option
 @sensitivity_option
@@ -125,8 +132,9 @@ def replay(ctx: click.Context, /, **options: Any) -> None:
 
     On a terminal the events are readable lines; elsewhere, and with --json, JSON lines. For a file that
     cannot be used, or not to its end, an error is printed, and the others follow; the exit code is then 66.
-    With several files, the scores of a.wav are written to NAME-a.npz, pictures and label tracks likewise; several
-    files at once are replayed by as many processes, which changes neither the output nor its order.
+    With several files, the scores of a.wav are written to NAME-a.npz, pictures, label tracks and selection
+    tables likewise; several files at once are replayed by as many processes, which changes neither the output nor
+    its order.
     """
     files: tuple[str, ...] = options["files"]
     check_raw_options(ctx, reads_raw=STDIN in files)
@@ -144,6 +152,17 @@ def audacity_rows(records: Iterable[EventRecord]) -> list[tuple[str, ...]]:
         ((f"{r.onset_s:.6f}", f"{r.offset_s:.6f}", r.label) for r in records if isinstance(r, OffsetRecord)),
         key=lambda row: (float(row[0]), float(row[1]), row[2]),
     )
+
+
+def raven_rows(records: Iterable[EventRecord], low_hz: float, high_hz: float) -> list[tuple[str, ...]]:
+    """Return Raven's selections of the offsets among the records, in the band that the detector uses, and the head."""
+    offsets = sorted(
+        (r for r in records if isinstance(r, OffsetRecord)), key=lambda r: (r.onset_s, r.offset_s, r.label)
+    )
+    rows = [(f"{r.onset_s:.6f}", f"{r.offset_s:.6f}", f"{low_hz:.1f}", f"{high_hz:.1f}", r.label) for r in offsets]
+    scores = (f"{r.peak:.4f}" for r in offsets)
+    numbered = enumerate(zip(rows, scores, strict=True), 1)
+    return [RAVEN_HEAD, *((str(n), "Spectrogram 1", "1", *row, score) for n, (row, score) in numbered)]
 
 
 def table_rows(name: str, records: Iterable[EventRecord]) -> list[tuple[str, ...]]:
@@ -221,10 +240,12 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, .
 class FileNotes:
     """The files that are written for one input besides its records: at its end, or not at all."""
 
-    def __init__(self, detector: Detector, scores: Path | None, picture: Path | None, audacity: Path | None) -> None:
+    def __init__(
+        self, detector: Detector, scores: Path | None, picture: Path | None, audacity: Path | None, raven: Path | None
+    ) -> None:
         """Prepare to write to these places, which ``check_outputs`` has passed."""
-        self._detector, self._audacity = detector, audacity
-        self._wants_records = bool(picture or audacity)
+        self._detector, self._audacity, self._raven = detector, audacity, raven
+        self._wants_records = bool(picture or audacity or raven)
         self.records: list[EventRecord] = []
         self._sheet = None
         if picture is not None:
@@ -277,6 +298,9 @@ class FileNotes:
             self._scores.save(features.sample_rate_hz, features.hop_length, features.frame_length)
         if self._audacity is not None:
             write_rows(self._audacity, audacity_rows(self.records))
+        if self._raven is not None:
+            features = self._detector.manifest.features
+            write_rows(self._raven, raven_rows(self.records, features.f_min_hz, features.f_max_hz))
         if self._sheet is not None:
             from detector.plots import LONGEST_S
 
@@ -326,6 +350,7 @@ class Options:
     scores: Path | None = None
     picture: Path | None = None
     audacity: Path | None = None
+    raven: Path | None = None
     """Where to write these; with several files each has its own."""
     tsv: Path | None = None
     force: bool = False
@@ -455,13 +480,14 @@ class FileReplay:
 
 
 def file_places(options: Options) -> list[tuple[Path | None, ...]]:
-    """Return for each file where its scores, picture and label track are written; raises ConfigError as ``places``."""
+    """Return for each file where what is written for it alone goes; raises ConfigError as ``places``."""
     names = options.files
     return list(
         zip(
             places("--scores", options.scores, names, (".npz",)),
             places("--picture", options.picture, names, (".png", ".pdf", ".svg")),
             places("--audacity", options.audacity, names, ()),
+            places("--raven", options.raven, names, ()),
             strict=True,
         )
     )
@@ -490,9 +516,9 @@ class Replay:
 
     def _check_outputs(self) -> None:
         outputs = [Output("--tsv", self._options.tsv, _TABLE)]
-        for scores, picture, audacity in file_places(self._options):
+        for scores, picture, audacity, raven in file_places(self._options):
             outputs += [Output("--scores", scores, _SCORES), Output("--picture", picture, PICTURE)]
-            outputs += [Output("--audacity", audacity, _LABEL_TRACK)]
+            outputs += [Output("--audacity", audacity, _LABEL_TRACK), Output("--raven", raven, _RAVEN)]
         files = (name for name in self._options.files if name != STDIN)
         check_outputs(outputs, [*files, self._options.model], force=self._options.force)
 

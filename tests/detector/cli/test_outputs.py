@@ -21,7 +21,7 @@ from tests.service import Child, wait_until
 SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
 MODEL = Path(str(resources.files("models") / "pretrained" / "household.onnx"))
 RATE = 16000
-REPLAY_OUTPUTS = ("--tsv", "--audacity", "--scores", "--picture")
+REPLAY_OUTPUTS = ("--tsv", "--audacity", "--raven", "--scores", "--picture")
 SUFFIX = {"--scores": ".npz", "--picture": ".svg"}
 
 
@@ -45,7 +45,7 @@ def refused(done: Result, words: str) -> None:
     assert not done.stdout
 
 
-@pytest.mark.parametrize("option", ["--tsv", "--audacity"])
+@pytest.mark.parametrize("option", ["--tsv", "--audacity", "--raven"])
 def test_the_first_of_several_recordings_is_not_taken_for_an_output(option: str, sound: Path) -> None:
     """What a shell makes of ``replay --tsv *.wav``."""
     other = sound.with_name("b.wav")

@@ -11,13 +11,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas  # type: ignore[import-untyped]
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
 from matplotlib.image import imread
 
 from detector.cli.main import cli
+from detector.cli.replay import raven_rows, write_rows
 from detector.features import dct_matrix, log_mel_matrix, mfcc_params
+from detector.messages import Event
+from detector.records import StreamInfo, event_record
 
 SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
 
@@ -48,6 +52,30 @@ def test_labels_and_table_agree_with_the_records(tmp_path: Path) -> None:
     assert "guitar" in {row[3] for row in table}
     track = [tuple(line.split("\t")) for line in (tmp_path / "labels-scene.txt").read_text().splitlines()]
     assert track == sorted((row[1:] for row in rows if row[0] == "scene.flac"), key=lambda row: float(row[0]))
+
+
+def test_a_selection_table_is_read_as_raven_writes_it(tmp_path: Path) -> None:
+    done = replay("--raven", tmp_path / "table.txt", SCENE)
+    offsets = [r for line in done.stdout.splitlines() if (r := json.loads(line))["type"] == "offset"]
+    table = pandas.read_csv(tmp_path / "table.txt", sep="\t", dtype={"Annotation": str}, keep_default_na=False)
+    assert list(table.columns[:5]) == ["Selection", "View", "Channel", "Begin Time (s)", "End Time (s)"]
+    assert list(table["Selection"]) == [1, 2, 3, 4]
+    assert set(table["Low Freq (Hz)"]) == {50.0}
+    assert set(table["High Freq (Hz)"]) == {8000.0}
+    found = zip(table["Begin Time (s)"], table["End Time (s)"], table["Annotation"], table["Score"], strict=True)
+    assert sorted(found) == sorted((r["onset_s"], r["offset_s"], r["label"], r["peak"]) for r in offsets)
+
+
+def test_labels_of_selections_are_texts_whatever_they_look_like(tmp_path: Path) -> None:
+    origin = StreamInfo("a.wav", "a.wav", 1000, "household-1.2.0", "ab" * 32)
+    offsets = [
+        event_record(Event("offset", k, label, "x", 100 * k, 5000, 0.2, 0.6, 4660, 0.97, 0.9, "ended"), origin, k)
+        for k, label in enumerate(("007", "NA", "two\twords", "1e3"))
+    ]
+    write_rows(tmp_path / "table.txt", raven_rows(offsets, 0, 500))
+    table = pandas.read_csv(tmp_path / "table.txt", sep="\t", dtype={"Annotation": str}, keep_default_na=False)
+    assert list(table["Annotation"]) == ["007", "NA", "two words", "1e3"]
+    assert list(table["Begin Time (s)"]) == [0.0, 0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
