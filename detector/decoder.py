@@ -1,4 +1,4 @@
-"""The event decoder, scores to onsets and offsets: smoothing, hysteresis, minimum durations, refractory time."""
+"""The event decoder, scores to onsets and offsets: smoothing or evidence, hysteresis, durations, refractory time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.manifest import ClassSpec, DecoderParams
+from detector.manifest import ClassSpec, DecoderParams, EvidenceParams
 from detector.messages import Event, Reason, Scores, Trace
 
 
@@ -89,6 +89,82 @@ _BLOCK_FRAMES = 256
 """Frames looked at together: bounds memory, and for how long a class that stirs once is followed."""
 
 
+_SCORE_STEPS: Final = 1 << 15
+"""Evidence is computed in integers, so that each implementation gives the same: scores are multiples of 2**-15."""
+LARGEST_LOG_ODDS: Final = 6
+_ODDS_STEPS: Final = 16
+"""Entries of the table for each unit of log-odds."""
+_PART_BITS: Final = 10
+"""Fraction bits between two entries; evidence from none to the largest fits 18 bits."""
+_LEAK_BITS: Final = 12
+SCORE_OF_ODDS: Final = (
+    0,
+    *(
+        round(_SCORE_STEPS / (1 + math.exp(LARGEST_LOG_ODDS - j / _ODDS_STEPS)))
+        for j in range(1, 2 * LARGEST_LOG_ODDS * _ODDS_STEPS)
+    ),
+    _SCORE_STEPS,
+)
+"""Scores in steps, by the log-odds from -6 to 6 that they stand for (``detector/engine/c/snn_evidence.h``)."""
+
+
+class Evidence:
+    """Accumulate the evidence for some classes, each by itself.
+
+    Per class and frame, with L the log-odds ln(s / (1 - s)) of the score s, limited to -6 to 6:
+
+        E <- (1 - leak) E + weight (L - bias), limited to 0 to 12
+
+    which is the cumulative sum of a sequential test (E. S. Page, "Continuous inspection schemes", Biometrika 41, 1954)
+    with a leak. What is compared with the thresholds is the score that has the log-odds E - 6, 0 without evidence. Log
+    and exponential are interpolated in one table; parameters and evidence are integers.
+    """
+
+    def __init__(self, params: Sequence[EvidenceParams]) -> None:
+        """Start without evidence; the parameters are those of the columns of the scores."""
+        rows = np.array([evidence_integers(p) for p in params], np.int64).reshape(-1, 3)
+        self._leak, self._weight, self._bias = rows.T
+        self._table = np.array((*SCORE_OF_ODDS, _SCORE_STEPS), np.int64)
+        self._steps = np.diff(self._table)
+        self._steps[-1] = 1  # behind the last entry there is nothing to interpolate
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all evidence."""
+        self._evidence = np.zeros(len(self._leak), np.int64)
+
+    def push(self, scores: Scores) -> NDArray[np.float64]:
+        """Return the evidence (frames, classes), as scores, of scores (frames, classes) in [0, 1]."""
+        if len(scores) == 0:
+            return np.empty(scores.shape)
+        added = self._weight * (self._log_odds(scores) - self._bias) >> _PART_BITS
+        rows, now = np.empty_like(added), self._evidence
+        largest = (len(SCORE_OF_ODDS) - 1) << _PART_BITS
+        for row, more in zip(rows, added, strict=True):
+            now = np.minimum(np.maximum(now - (now * self._leak >> _LEAK_BITS) + more, 0, out=row), largest, out=row)
+        self._evidence = now.copy()
+        at, part = rows >> _PART_BITS, rows & ((1 << _PART_BITS) - 1)
+        steps = np.where(at < len(SCORE_OF_ODDS) - 1, self._steps[at], 0)
+        return np.asarray((self._table[at] + (steps * part >> _PART_BITS)) / _SCORE_STEPS)
+
+    def _log_odds(self, scores: Scores) -> NDArray[np.int64]:
+        """Return how far the log-odds of scores lie above the smallest ones."""
+        found = np.floor(scores.astype(np.float64) * _SCORE_STEPS).astype(np.int64)
+        at = np.searchsorted(self._table[1:-1], found, side="right")
+        part = ((found - self._table[at]) << _PART_BITS) // self._steps[at]
+        return np.asarray((at << _PART_BITS) + part)
+
+
+def evidence_integers(params: EvidenceParams) -> tuple[int, int, int]:
+    """Return leak, weight and bias as they are computed with, in C as well."""
+    unit = _ODDS_STEPS << _PART_BITS
+    return (
+        round(params.leak * (1 << _LEAK_BITS)),
+        round(params.weight * (1 << _PART_BITS)),
+        round((params.bias + LARGEST_LOG_ODDS) * unit),
+    )
+
+
 def frame_span(frame: int, first_sample: int, hop_length: int, frame_length: int) -> tuple[int, int]:
     """Return a frame's first sample and the one behind its last; frame 0 begins at ``first_sample``."""
     start = first_sample + frame * hop_length
@@ -99,7 +175,7 @@ class EventDecoder:
     """Turn scores into onsets and offsets, each class by itself.
 
     Per class and frame t, with s[t] the mean of the last ``smoothing_frames`` scores (at the start
-    of a stream, of those that there are):
+    of a stream, of those that there are), or the evidence (see ``Evidence``) where the class has its parameters:
 
         onset    s >= on_threshold in min_on_frames frames in a row
         offset   after an onset, s < off_threshold in min_off_frames frames in a row
@@ -130,6 +206,10 @@ class EventDecoder:
         self._taps = (np.arange(self._memory, -1, -1)[:, None] < self._smoothing).astype(np.float64)
         self._on = np.array([c.decoder.on_threshold for c in classes], np.float32)
         self._ons: list[float] = self._on.tolist()
+        own = [(i, c.decoder.evidence) for i, c in enumerate(classes) if c.decoder.evidence is not None]
+        self._evidence = Evidence([params for _, params in own]) if own else None
+        self._evident = np.array([i for i, _ in own], np.int64)
+        """Columns of the classes that have evidence in place of an average."""
         self.reset()
 
     def reset(self, first_sample: int = 0, first_index: int = 0) -> None:
@@ -144,6 +224,9 @@ class EventDecoder:
         self._end = self._memory
         # While no score that a mean takes in reaches its on-threshold, no mean does.
         self._frames_below = self._memory
+        if self._evidence is not None:
+            self._evidence.reset()
+            self._evidences = np.zeros((1, len(self._evident)))
 
     @property
     def next_index(self) -> int:
@@ -201,15 +284,27 @@ class EventDecoder:
         block *= block >= _LEAST
         self._end += frames
         self._frames += frames
+        if self._evidence is not None and frames:
+            self._evidences = self._evidence.push(block[:, self._evident])
         return block
 
     def _can_matter(self, block: Scores) -> bool:
         """Return, before any smoothing, whether the block just kept can change the state of a class."""
         below = self._frames_below
-        self._frames_below = 0 if (block >= self._on).any() else below + len(block)
+        reached = block >= self._on
+        if self._evidence is not None:
+            reached[:, self._evident] = self._evidences >= self._on[self._evident]
+        self._frames_below = 0 if reached.any() else below + len(block)
         return not self._frames_below or below < self._memory or bool(self._active)
 
     def _smooth(self, frames: int) -> NDArray[np.float64]:
+        """Return the averages, or the evidence, (frames, classes) of the last frames remembered."""
+        smoothed = self._average(frames)
+        if self._evidence is not None:
+            smoothed[:, self._evident] = self._evidences[-frames:]
+        return smoothed
+
+    def _average(self, frames: int) -> NDArray[np.float64]:
         """Return the moving averages (frames, classes) of the last frames remembered."""
         scores = self._scores[self._end - frames - self._memory : self._end]
         if frames == 1:
@@ -295,3 +390,17 @@ def check_classes(classes: Sequence[ClassSpec], hop_length: int, frame_length: i
             value = getattr(spec.decoder, name)
             if not low <= value <= high:
                 raise ValueError(f"decoder of {spec.label!r}: {name} must lie in [{low}, {high}], not {value}")
+        _check_evidence(spec)
+
+
+def _check_evidence(spec: ClassSpec) -> None:
+    evidence = spec.decoder.evidence
+    if evidence is None:
+        return
+    if spec.decoder.smoothing_frames != 1:
+        raise ValueError(f"decoder of {spec.label!r}: smoothing_frames must be 1 with evidence, which takes its place")
+    limits = {"leak": (0.0, 1.0), "weight": (2.0**-_PART_BITS, 1.0), "bias": (-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)}
+    for name, (low, high) in limits.items():
+        value = getattr(evidence, name)
+        if not low <= value <= high:
+            raise ValueError(f"decoder of {spec.label!r}: evidence.{name} must lie in [{low}, {high}], not {value}")

@@ -109,6 +109,18 @@ class NetworkParams:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceParams:
+    """A leaky sum of log-odds over time: quick where a sound is clear, patient where it is not."""
+
+    leak: float
+    """Share of the evidence that is lost in each frame; 0 is none."""
+    weight: float
+    """Share of a frame's log-odds that is added: neighbouring frames are not independent."""
+    bias: float
+    """Log-odds at which a frame speaks neither for the sound nor against it."""
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderParams:
     """How the scores of one class become events; durations in frames."""
 
@@ -122,6 +134,8 @@ class DecoderParams:
     """Frames in a row below the off-threshold before an offset is sent: shorter gaps are merged."""
     refractory_frames: int
     """Frames after an offset in which no new onset of the class is sent."""
+    evidence: EvidenceParams | None = field(default=None, metadata=_OPTIONAL)
+    """May be left out; where it is there, evidence takes the place of the average, and the thresholds are its own."""
 
 
 @dataclass(frozen=True, slots=True)

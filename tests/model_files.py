@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from detector.manifest import DecoderParams, Manifest, OperatingPoints
+from detector.manifest import DecoderParams, EvidenceParams, Manifest, OperatingPoints
 from detector.network import load_model
 from models.files import write_with_manifest
 
@@ -29,3 +29,13 @@ def with_points(manifest: Manifest, low: float = 0.999, high: float = 0.02) -> M
         replace(c, low=at_threshold(c.decoder, low), high=at_threshold(c.decoder, high)) for c in manifest.classes
     )
     return replace(manifest, classes=classes, operating_points=OperatingPoints(0.1, 1.0, 10.0, "class"))
+
+
+def with_evidence(manifest: Manifest) -> Manifest:
+    """Return a manifest with evidence in place of the average for two classes of three, each with other parameters."""
+    classes = []
+    for number, c in enumerate(manifest.classes):
+        evidence = EvidenceParams(leak=0.01 * number, weight=0.1 + 0.05 * number, bias=-4.5 + 0.2 * number)
+        own = replace(at_threshold(c.decoder, 0.3), smoothing_frames=1, min_on_frames=1, evidence=evidence)
+        classes.append(replace(c, decoder=own) if number % 3 != 1 else c)
+    return replace(manifest, classes=tuple(classes))

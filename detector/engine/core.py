@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.decoder import evidence_integers
 from detector.engine.graph import Layer, Topology, inexact_layer
 from detector.features import (
     as_samples,
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 LIBRARY: Final = Path(__file__).with_name("_snn_core.so")
 MIN_N_FFT: Final = 16
 """Smallest transform of the C: a first pass and one more."""
-_ABI: Final = 1
+_ABI: Final = 2
 _BUFFER: Final = 4096
 """Samples that are copied to a fixed place, which costs less than to ask an array for its own."""
 _OUT_OF_SCALE: Final = -2
@@ -80,6 +81,7 @@ class _Class(Structure):
     _fields_ = (
         *((n, c_float) for n in ("on_threshold", "off_threshold")),
         *((n, c_int32) for n in ("smoothing", "min_on", "min_off", "refractory")),
+        *((n, c_int32) for n in ("leak", "weight", "bias")),
     )
 
 
@@ -364,6 +366,7 @@ def _class_array(classes: tuple[ClassSpec, ...]) -> Any:
         _Class(
             *(d.on_threshold, d.off_threshold, d.smoothing_frames),
             *(min(n, _LARGEST_INT) for n in (d.min_on_frames, d.min_off_frames, d.refractory_frames)),
+            *(evidence_integers(d.evidence) if d.evidence is not None else (0, 0, 0)),
         )
         for d in (c.decoder for c in classes)
     ]

@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.decoder import evidence_integers
 from detector.engine.graph import Layer
 from detector.errors import ConfigError, ManifestError
 from detector.manifest import ClassSpec
@@ -30,7 +31,7 @@ _MARK: Final = "snn_model.h"
 """A folder with this file was made by this export and may be replaced."""
 _STAGES: Final = (
     *("snn_stages.h", "snn_numbers.h", "snn_mfcc.c", "snn_cepstra.h", "snn_cepstra_float.c"),
-    *("snn_encoder.c", "snn_network.c", "snn_decoder.c"),
+    *("snn_encoder.c", "snn_network.c", "snn_decoder.c", "snn_evidence.h"),
 )
 """Sources that firmware and the runtime's engine share."""
 _ENTRY_POINTS: Final = ("snn_init", "snn_watch", "snn_push", "snn_flush", "snn_reset")
@@ -79,6 +80,9 @@ typedef struct {
 typedef struct {
     snn_score on_threshold, off_threshold;
     int32_t smoothing, min_on, min_off, refractory;
+#if SNN_EVIDENCE
+    int32_t leak, weight, bias; /* of evidence; weight is 0 where there is an average */
+#endif
 } snn_class;
 
 NAMES
@@ -214,6 +218,7 @@ def header(network: Network, arrays: ModelArrays, names: str) -> str:
         "MOST_PLACES": max(layer.out_width for layer in layers),
         "ROW_LENGTHS(row)": " ".join(f"row({n})" for n in _row_lengths(network)),
         "TIME_PERIOD": math.lcm(layers[0].past + 1, *(p.ring for p in offsets)),
+        "EVIDENCE": int(_has_evidence(m.classes)),
         "MOST_SMOOTHING": max(c.decoder.smoothing_frames for c in m.classes),
     }
     sizes |= {name: _constant(value) for name, value in arrays.constants.items()}
@@ -395,10 +400,16 @@ def _class_list(classes: tuple[ClassSpec, ...], arrays: ModelArrays) -> str:
     rows = []
     for c, thresholds in zip(classes, arrays.thresholds, strict=True):
         d = c.decoder
-        frames = (d.smoothing_frames, d.min_on_frames, d.min_off_frames, d.refractory_frames)
+        integers = [d.smoothing_frames, d.min_on_frames, d.min_off_frames, d.refractory_frames]
+        if _has_evidence(classes):
+            integers += evidence_integers(d.evidence) if d.evidence is not None else (0, 0, 0)
         printed = (c_float(t) if isinstance(t, float) else str(t) for t in thresholds)
-        rows.append(f"    {{{', '.join([*printed, *map(str, frames)])}}}")
+        rows.append(f"    {{{', '.join([*printed, *map(str, integers)])}}}")
     return "const snn_class snn_classes[SNN_CLASSES] = {\n" + ",\n".join(rows) + "};\n"
+
+
+def _has_evidence(classes: tuple[ClassSpec, ...]) -> bool:
+    return any(c.decoder.evidence is not None for c in classes)
 
 
 def _copy(source: Traversable, to: Path) -> None:

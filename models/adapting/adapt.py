@@ -270,9 +270,9 @@ def _with_classes(manifest: Manifest, options: AdaptOptions, thresholds: Mapping
 
     A new class has the same values at every sensitivity.
     """
-    first = manifest.classes[0]
+    first = dataclasses.replace(manifest.classes[0].decoder, evidence=None)
     new = tuple(
-        with_threshold(ClassSpec(label, options.category, first.decoder), thresholds.get(label, _INITIAL_THRESHOLD))
+        with_threshold(ClassSpec(label, options.category, first), thresholds.get(label, _INITIAL_THRESHOLD))
         for label in options.folders
     )
     if options.replace:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from detector.network import Model
     from models.evaluation.inference import ScenePredictions
     from models.evaluation.matching import Curve, Outcome
+    from models.evaluation.thresholds import Smoothing
     from models.scenes.folder import Scenes
     from models.scenes.sounds import HeldOut, Sound
 
@@ -100,6 +101,13 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
 @click.option("--max-false-alarms", type=click.FloatRange(0), show_default="1", help="Per hour and class.")
 @renamed_option("--rate", "--max-false-alarms")
 @click.option("--total", type=click.FloatRange(0), help="Instead: false alarms per hour of all classes together.")
+@click.option(
+    "--smoothing",
+    type=click.Choice(["average", "evidence", "either"]),
+    default="either",
+    show_default=True,
+    help="An average, or evidence: a leaky sum of log-odds; either: the better one for each class.",
+)
 @click.option("--into", type=PATH, help="Model of the same classes that receives the values; default: MODEL.")
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
 @click.option("--json", "json_path", type=PATH, help="Write rule, scenes and choices here.")
@@ -110,6 +118,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     folder: Path,
     max_false_alarms: float | None,
     total: float | None,
+    smoothing: Smoothing,
     into: Path | None,
     out: Path,
     json_path: Path | None,
@@ -140,7 +149,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     target = load_model(into or model).manifest
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; name a model of the same classes")
-    chosen = tune(predict_scenes(model, scenes, processes), scenes, budget, processes)
+    chosen = tune(predict_scenes(model, scenes, processes), scenes, budget, processes, smoothing)
     for name, candidates in chosen.items():
         click.echo(f"{name} sensitivity: {budget.at(name).rule}")
         for line in candidates:

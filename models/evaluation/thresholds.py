@@ -1,12 +1,13 @@
 """Decoder values by a fixed rule, from the scores of a tuning scene.
 
-For each class, over a grid of smoothing lengths, minimum durations and on-thresholds:
+For each class, over a grid of smoothing lengths and minimum durations, or of the parameters of evidence
+(``detector.decoder.Evidence``) without either, and of on-thresholds:
 
 1. Only values within the limit of false alarms per hour, counted on the scene, are considered; where there are none,
    those with the fewest false alarms. A limit for all classes together is first divided among them
    (``allocate_budget``).
-2. Of these, the smoothing and minimum duration with the fewest missed events; then with the fewest events per found
-   reference, the shortest median latency, the shorter smoothing.
+2. Of these, the smoothing and minimum duration, or the evidence, with the fewest missed events; then with the fewest
+   events per found reference, the shortest median latency, an average before evidence, the shorter smoothing.
 3. With these, the middle one of the thresholds with equally few misses, which keeps a margin to false events and to
    misses.
 4. Then the shortest silence that ends an event, of a grid, that adds neither misses nor false alarms and for which no
@@ -25,11 +26,20 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Final
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from detector.manifest import SENSITIVITIES, ClassSpec, DataSource, Manifest, OperatingPoints, Sensitivity
+from detector.decoder import Evidence
+from detector.manifest import (
+    SENSITIVITIES,
+    ClassSpec,
+    DataSource,
+    EvidenceParams,
+    Manifest,
+    OperatingPoints,
+    Sensitivity,
+)
 from detector.messages import Scores
 from detector.pipeline import with_threshold
 from detector.statistics import HourlyRate, Rate
@@ -45,6 +55,10 @@ RULE_MODULE = "models/evaluation/thresholds.py"
 THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
 SMOOTHINGS, MIN_ON_FRAMES, MIN_OFF_FRAMES = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
 """In frames."""
+LEAKS, WEIGHTS, BIASES = (0.0, 1 / 64, 1 / 16, 1 / 4), (1 / 16, 1 / 4), (-3.0, -1.5, 0.0, 1.5)
+Smoothing = Literal["average", "evidence", "either"]
+"""What is tried for each class."""
+SMOOTHING: Final[tuple[Smoothing, ...]] = get_args(Smoothing)
 
 
 _SHARES: Final[dict[Sensitivity, float]] = {"low": 0.1, "balanced": 1.0, "high": 10.0}
@@ -110,7 +124,9 @@ class Candidate:
     def __str__(self) -> str:
         d, found = self.spec.decoder, Rate(self.references - self.missed, self.references)
         alarms = HourlyRate(self.false_alarms, self.hours)
-        values = f"threshold {d.on_threshold:.3f}, smoothing {d.smoothing_frames}, on {d.min_on_frames}"
+        e = d.evidence
+        form = f"leak {e.leak:.3f} weight {e.weight:.3f} bias {e.bias:g}" if e else f"smoothing {d.smoothing_frames}"
+        values = f"threshold {d.on_threshold:.3f}, {form}, on {d.min_on_frames}"
         return (
             f"{self.spec.label:15} {values}, off {d.min_off_frames}: found {found}, "
             f"{alarms.events} false in {alarms.hours:.2f} h (at most {alarms.bound:.2f}/h)"
@@ -121,12 +137,23 @@ Choices = dict[Sensitivity, list[Candidate]]
 """The choice for each class, in the order of the manifest, at each sensitivity."""
 
 
-def tune(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget, processes: int) -> Choices:
+def tune(
+    predictions: ScenePredictions,
+    scenes: Scenes,
+    budget: FalseAlarmBudget,
+    processes: int,
+    smoothing: Smoothing = "either",
+) -> Choices:
     """Return each class's choices by the rule; a class without reference events keeps its values."""
     manifest = predictions.manifest
-    settings = list(product(SMOOTHINGS, MIN_ON_FRAMES, THRESHOLDS))
-    first = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
-    by_class = list(zip(*_evaluate_settings(predictions, scenes, first, processes, "thresholds"), strict=True))
+    evaluated: list[list[Candidate]] = []
+    if smoothing != "evidence":
+        settings = list(product(SMOOTHINGS, MIN_ON_FRAMES, THRESHOLDS))
+        averages = [[_with(c, *setting) for c in manifest.classes] for setting in settings]
+        evaluated += _evaluate_settings(predictions, scenes, averages, processes, "thresholds")
+    if smoothing != "average":
+        evaluated += _evaluate_evidence(predictions, scenes, processes)
+    by_class = list(zip(*evaluated, strict=True))
     chosen: Choices = {}
     for name in SENSITIVITIES:
         limits = _limits(by_class, budget.at(name))
@@ -164,7 +191,7 @@ def tuned_manifest(
     return replace(manifest, classes=classes, training=training, metrics={}, operating_points=budget.operating_points)
 
 
-def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, float]]:
+def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
     """Return the choices by class, as JSON values."""
     result = {}
     for t in chosen:
@@ -208,6 +235,34 @@ def _evaluate_settings(
     with ProcessPoolExecutor(processes) as pool:
         results = pool.map(work, settings, chunksize=4)
         return list(progress(results, what, "settings", len(settings)))
+
+
+def _evaluate_evidence(predictions: ScenePredictions, scenes: Scenes, processes: int) -> list[list[Candidate]]:
+    """Return the results of all classes for each of the parameters of evidence and each threshold."""
+    references = [stream.events for stream in scenes.streams]
+    hours = {label: evaluated_hours(scenes, label) for label in predictions.manifest.labels}
+    work = partial(_evaluate_one_evidence, predictions.manifest, predictions.scores, references, hours)
+    parameters = [EvidenceParams(*values) for values in product(LEAKS, WEIGHTS, BIASES)]
+    with ProcessPoolExecutor(processes) as pool:
+        found = tqdm(pool.map(work, parameters), total=len(parameters), desc="evidence", leave=False, disable=None)
+        return [candidates for several in found for candidates in several]
+
+
+def _evaluate_one_evidence(
+    manifest: Manifest,
+    scores: Sequence[Scores],
+    references: Sequence[Sequence[EventReference]],
+    hours: dict[str, float],
+    evidence: EvidenceParams,
+) -> list[list[Candidate]]:
+    """Accumulate the evidence once: to the decoder, it is a score without an average."""
+    accumulated = [Evidence([evidence] * s.shape[1]).push(s).astype(np.float32) for s in scores]
+    results = []
+    for threshold in THRESHOLDS:
+        plain = [_with(c, 1, 1, threshold) for c in manifest.classes]
+        found = _evaluate_setting(manifest, accumulated, references, hours, plain)
+        results.append([replace(t, spec=_with(t.spec, 1, 1, threshold, evidence)) for t in found])
+    return results
 
 
 def _evaluate_setting(
@@ -258,8 +313,8 @@ def _choose_threshold(candidates: Sequence[Candidate], limit: float) -> Candidat
     allowed = [t for t in candidates if t.false_alarms <= limit] or [
         t for t in candidates if t.false_alarms == min(u.false_alarms for u in candidates)
     ]
-    best = min(allowed, key=lambda t: (t.missed, t.reports, t.latency_s, t.spec.decoder.smoothing_frames))
-    equivalent = [t for t in allowed if _durations(t) == _durations(best) and t.missed == best.missed]
+    best = min(allowed, key=lambda t: (t.missed, t.reports, t.latency_s, *_simplicity(t)))
+    equivalent = [t for t in allowed if _form(t) == _form(best) and t.missed == best.missed]
     return sorted(equivalent, key=lambda t: t.spec.decoder.on_threshold)[len(equivalent) // 2]
 
 
@@ -269,12 +324,18 @@ def _choose_min_off(before: Candidate, candidates: Sequence[Candidate]) -> Candi
     return min([*as_good, before], key=lambda t: (t.missed, t.reports, t.spec.decoder.min_off_frames))
 
 
-def _durations(t: Candidate) -> tuple[int, int]:
-    return t.spec.decoder.smoothing_frames, t.spec.decoder.min_on_frames
+def _form(t: Candidate) -> tuple[int, int, EvidenceParams | None]:
+    return t.spec.decoder.smoothing_frames, t.spec.decoder.min_on_frames, t.spec.decoder.evidence
 
 
-def _with(spec: ClassSpec, smoothing: int, min_on_frames: int, threshold: float) -> ClassSpec:
-    decoder = replace(spec.decoder, smoothing_frames=smoothing, min_on_frames=min_on_frames)
+def _simplicity(t: Candidate) -> tuple[bool, int]:
+    return t.spec.decoder.evidence is not None, t.spec.decoder.smoothing_frames
+
+
+def _with(
+    spec: ClassSpec, smoothing: int, min_on_frames: int, threshold: float, evidence: EvidenceParams | None = None
+) -> ClassSpec:
+    decoder = replace(spec.decoder, smoothing_frames=smoothing, min_on_frames=min_on_frames, evidence=evidence)
     return with_threshold(replace(spec, decoder=decoder), threshold)
 
 

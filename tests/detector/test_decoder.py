@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import defaultdict
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.decoder import EventDecoder, frame_span
-from detector.manifest import ClassSpec, DecoderParams
+from detector.decoder import SCORE_OF_ODDS, EventDecoder, Evidence, frame_span
+from detector.manifest import ClassSpec, DecoderParams, EvidenceParams
 from detector.messages import Event, Scores
 from tests.strategies import chunk_lengths, cut
 
 HOP, FRAME = 400, 1000
+ROOT = Path(__file__).resolve().parents[2]
 PLAIN = DecoderParams(
     smoothing_frames=1, on_threshold=0.7, off_threshold=0.4, min_on_frames=1, min_off_frames=1, refractory_frames=0
 )
@@ -273,8 +276,20 @@ score_tracks = st.lists(st.tuples(levels, st.integers(1, 12)), min_size=1, max_s
 @st.composite
 def decoder_params(draw: st.DrawFn) -> DecoderParams:
     off, on = sorted((draw(st.sampled_from([0.0, 0.3, 0.4, 0.6, 1.0])), draw(st.sampled_from([0.0, 0.4, 0.7, 0.9]))))
+    evidence = EvidenceParams(
+        draw(st.sampled_from([0.0, 0.02, 0.3, 1.0])),
+        draw(st.sampled_from([0.001, 0.1, 0.5, 1.0])),
+        draw(st.sampled_from([-6.0, -2.5, 0.0, 1.3, 6.0])),
+    )
+    has_evidence = draw(st.booleans())
     return DecoderParams(
-        draw(st.integers(1, 6)), on, off, draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(0, 6))
+        1 if has_evidence else draw(st.integers(1, 6)),
+        on,
+        off,
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 4)),
+        draw(st.integers(0, 6)),
+        evidence if has_evidence else None,
     )
 
 
@@ -288,12 +303,31 @@ def streams(draw: st.DrawFn) -> tuple[list[DecoderParams], Scores]:
     return [draw(decoder_params()) for _ in tracks], scores
 
 
+def evidence_by_definition(p: EvidenceParams, track: list[float]) -> list[float]:
+    """Compute evidence score by score, in integers of Python and with a table of its own."""
+    table = [round(2**15 / (1 + math.exp(-(j - 96) / 16))) for j in range(193)]
+    table[0], table[-1] = 0, 2**15
+    leak, weight, bias = round(4096 * p.leak), round(1024 * p.weight), round(16 * 1024 * (p.bias + 6))
+    evidence, found = 0, []
+    for score in track:
+        steps = math.floor(score * 2**15)
+        at = max(j for j in range(193) if table[j] <= steps)
+        odds = 1024 * at + (0 if at == 192 else 1024 * (steps - table[at]) // (table[at + 1] - table[at]))
+        evidence += -math.floor(evidence * leak / 4096) + math.floor(weight * (odds - bias) / 1024)
+        evidence = min(max(evidence, 0), 192 * 1024)
+        at, part = divmod(evidence, 1024)
+        found.append((table[at] + (0 if at == 192 else (table[at + 1] - table[at]) * part // 1024)) / 2**15)
+    return found
+
+
 def by_definition(p: DecoderParams, track: list[float]) -> list[tuple[str, int]]:
     """Decide each frame from all the scores before it: slow, but without a state."""
     n = p.smoothing_frames
     raw = [0.0 if math.isnan(x) else x for x in track]
     windows = [raw[max(0, t - n + 1) : t + 1] for t in range(len(raw))]
     smoothed = [sum(w) / len(w) for w in windows]
+    if p.evidence is not None:
+        smoothed = evidence_by_definition(p.evidence, [float(np.float32(x)) for x in raw])
     on, off = float(np.float32(p.on_threshold)), float(np.float32(p.off_threshold))
     events: list[tuple[str, int]] = []
     for t in range(len(raw)):
@@ -390,6 +424,74 @@ def test_an_anchor_only_moves_positions(
         for e in fresh.push(scores) + fresh.flush()
     ]
     assert used.push(scores) + used.flush() == moved
+
+
+def evident() -> DecoderParams:
+    """Return decoder values with evidence without a leak, which grows by half of what the log-odds are above 0."""
+    return replace(PLAIN, on_threshold=0.5, off_threshold=0.25, evidence=EvidenceParams(0.0, 0.5, 0.0))
+
+
+def test_evidence_comes_sooner_where_a_sound_is_clear() -> None:
+    """The threshold of 0.5 is evidence of 6: at 0.98, with log-odds of 3.89, the 4th frame; at 0.9, 2.20, the 6th."""
+    for score, frame in ((1.0, 1), (0.98, 3), (0.9, 5), (0.7, 14)):
+        assert decode(evident(), *[0.0] * 3, *[score] * 20) == [("onset", 3 + frame)]
+    assert decode(evident(), *[0.5] * 500) == []
+
+
+def test_evidence_outlasts_a_dip_and_leaks() -> None:
+    """Six frames at 0.9 give 6.6; one at 0.1 takes 1.1 from that, which is above the off-threshold's 4.9."""
+    assert decode(evident(), *[0.9] * 6, 0.1) == [("onset", 5)]
+    assert decode(evident(), *[0.9] * 6, 0.1, 0.1) == [("onset", 5), ("offset", 7)]
+    leaking = replace(evident(), evidence=EvidenceParams(0.2, 0.5, 0.0))  # 1.1 a frame comes to 5.5 at the most
+    assert decode(leaking, *[0.9] * 500) == []
+
+
+def test_evidence_is_what_the_formula_says() -> None:
+    """With real numbers in place of integers and tables; scores that noise makes around one half."""
+    p = EvidenceParams(leak=0.03, weight=0.1, bias=-0.5)
+    scores = 1 / (1 + np.exp(-np.random.default_rng(1).normal(0, 2, 2000).clip(-6, 6)))
+    evidence, wanted = 0.0, []
+    for odds in np.log(scores / (1 - scores)):
+        evidence = min(max((1 - p.leak) * evidence + p.weight * (odds - p.bias), 0.0), 12.0)
+        wanted.append(1 / (1 + math.exp(6 - evidence)))
+    found = Evidence([p]).push(scores.astype(np.float32)[:, None])[:, 0]
+    assert found == pytest.approx(np.array(wanted), abs=0.01)
+    assert np.std(found) > 0.01
+
+
+def test_the_table_of_evidence_is_that_of_the_c() -> None:
+    source = (ROOT / "detector" / "engine" / "c" / "snn_evidence.h").read_text(encoding="ascii")
+    (table,) = re.findall(r"snn_score_of_odds\[SNN_ODDS \+ 1\] = \{([^}]*)\}", source)
+    assert tuple(map(int, table.split(","))) == SCORE_OF_ODDS
+    assert all(a < b for a, b in itertools.pairwise(SCORE_OF_ODDS))
+    constants = dict(re.findall(r"#define (SNN_[A-Z_]+) (\d+)", source))
+    assert constants == {
+        "SNN_ODDS": "192",
+        "SNN_PART_BITS": "10",
+        "SNN_LEAK_BITS": "12",
+        "SNN_EVIDENCE_SCORE": "32768",
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"leak": 1.01}, "evidence.leak must lie in [0.0, 1.0], not 1.01"),
+        ({"leak": -0.1}, "evidence.leak must lie in [0.0, 1.0], not -0.1"),
+        ({"weight": 0.0}, "evidence.weight must lie in [0.0009765625, 1.0], not 0.0"),
+        ({"weight": math.nan}, "evidence.weight must lie in [0.0009765625, 1.0], not nan"),
+        ({"bias": 6.5}, "evidence.bias must lie in [-6, 6], not 6.5"),
+    ],
+)
+def test_refuses_evidence_that_cannot_be(wrong: dict[str, float], text: str) -> None:
+    evidence = replace(EvidenceParams(0.0, 0.5, 0.0), **wrong)
+    with pytest.raises(ValueError, match=re.escape(f"'class0': {text}")):
+        decoder(replace(PLAIN, evidence=evidence))
+
+
+def test_refuses_an_average_beside_evidence() -> None:
+    with pytest.raises(ValueError, match="'class0': smoothing_frames must be 1 with evidence"):
+        decoder(replace(evident(), smoothing_frames=2))
 
 
 def test_frames_overlap_by_what_the_hop_leaves() -> None:

@@ -1,6 +1,7 @@
 /* The core's models and streams: checked, copied into one block of memory each, and taken through the stages. */
 #define SNN_STAGES_ELSEWHERE
 #include "snn_core_stream.h"
+#include "snn_evidence.h"
 
 #include <float.h>
 #include <math.h>
@@ -462,6 +463,7 @@ static void lay_out_stream(const snn_model *m, snn_core_stream *s, arena *a)
     TAKE(a, s->decoder.scores, (uint64_t)s->decoder.most_smoothing * m->classes);
     TAKE(a, s->decoder.smoothed, m->classes);
     TAKE(a, s->decoder.tracks, m->classes);
+    TAKE(a, s->decoder.evidence, m->classes);
 }
 
 static int take_classes(snn_class *to, const snn_core_class *from, size_t classes, size_t *most_smoothing)
@@ -470,9 +472,11 @@ static int take_classes(snn_class *to, const snn_core_class *from, size_t classe
     for (size_t c = 0; c < classes; c++) {
         const snn_core_class *p = &from[c];
         if (!lies_in(p->smoothing, 1, 65536) || p->min_on < 1 || p->min_off < 1 || p->refractory < 0 ||
-            !isfinite(p->on_threshold) || !isfinite(p->off_threshold))
+            !isfinite(p->on_threshold) || !isfinite(p->off_threshold) || !lies_in(p->leak, 0, 1 << SNN_LEAK_BITS) ||
+            !lies_in(p->weight, 0, 1 << SNN_PART_BITS) || !lies_in(p->bias, 0, SNN_ODDS << SNN_PART_BITS))
             return 0;
-        to[c] = (snn_class){p->on_threshold, p->off_threshold, p->smoothing, p->min_on, p->min_off, p->refractory};
+        to[c] = (snn_class){p->on_threshold, p->off_threshold, p->smoothing, p->min_on, p->min_off,
+                            p->refractory,   p->leak,          p->weight,    p->bias};
         *most_smoothing = (size_t)p->smoothing > *most_smoothing ? (size_t)p->smoothing : *most_smoothing;
     }
     return 1;

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SNN_CORE_ABI 1
+#define SNN_CORE_ABI 2
 
 typedef struct {
     int32_t in_channels, out_channels, out_width, frames, dilation, bands, stride, padding;
@@ -44,6 +44,7 @@ typedef struct {
 typedef struct {
     float on_threshold, off_threshold;
     int32_t smoothing, min_on, min_off, refractory;
+    int32_t leak, weight, bias; /* of evidence, see snn_evidence.h; weight is 0 where there is an average */
 } snn_core_class;
 
 typedef struct {

@@ -29,7 +29,10 @@ typedef struct {
 typedef struct {
     snn_score on_threshold, off_threshold;
     int32_t smoothing, min_on, min_off, refractory;
+    int32_t leak, weight, bias; /* of evidence; weight is 0 where there is an average */
 } snn_class;
+
+#define SNN_EVIDENCE 1
 
 typedef struct {
     size_t frame_length, hop_length, n_fft, n_mels, n_mfcc, work;

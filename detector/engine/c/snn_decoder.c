@@ -1,7 +1,11 @@
-/* From scores to onsets and offsets: smoothing, hysteresis, minimum durations, refractory time. */
+/* From scores to onsets and offsets: smoothing or evidence, hysteresis, minimum durations, refractory time. */
 #include "snn_stages.h"
 
 #include <string.h>
+
+#if SNN_EVIDENCE
+#include "snn_evidence.h"
+#endif
 
 #define MIN_SCORE (1.0f / 1048576.0f) /* lower scores become zero, as in the runtime */
 
@@ -13,6 +17,9 @@ SNN_STAGE void snn_decoder_reset(snn_decoder *s)
     memset(s->scores, 0, SNN_MOST_SMOOTHING * SNN_CLASSES * sizeof *s->scores);
     memset(s->smoothed, 0, SNN_CLASSES * sizeof *s->smoothed);
     memset(s->tracks, 0, SNN_CLASSES * sizeof *s->tracks);
+#if SNN_EVIDENCE
+    memset(s->evidence, 0, SNN_CLASSES * sizeof *s->evidence);
+#endif
     s->frames = 0;
     s->end = INT64_MAX;
     s->next_index = 0;
@@ -39,6 +46,22 @@ static snn_value value_of(snn_mean score)
 #endif
 }
 
+#if SNN_EVIDENCE
+/* Return the evidence of a class, as a score, after a frame with a score in [0, 1]. */
+static snn_mean accumulate(snn_decoder *s, size_t c, snn_score score)
+{
+    const snn_class *p = &snn_classes[c];
+#if SNN_INT8
+    s->evidence[c] = snn_accumulated(s->evidence[c], score, p->leak, p->weight, p->bias);
+    return snn_score_of_evidence(s->evidence[c]);
+#else
+    const int32_t steps = (int32_t)(score * (float)SNN_EVIDENCE_SCORE);
+    s->evidence[c] = snn_accumulated(s->evidence[c], steps, p->leak, p->weight, p->bias);
+    return (snn_mean)snn_score_of_evidence(s->evidence[c]) / (snn_mean)SNN_EVIDENCE_SCORE;
+#endif
+}
+#endif
+
 static void smooth(snn_decoder *s, const snn_score scores[SNN_CLASSES])
 {
     size_t now = (size_t)(s->frames % (int64_t)SNN_MOST_SMOOTHING);
@@ -52,6 +75,10 @@ static void smooth(snn_decoder *s, const snn_score scores[SNN_CLASSES])
         for (size_t ago = 0, at = now; ago < length; ago++, at = at ? at - 1 : SNN_MOST_SMOOTHING - 1)
             sum += (snn_mean)s->scores[at * SNN_CLASSES + c];
         s->smoothed[c] = sum / (snn_mean)length;
+#if SNN_EVIDENCE
+        if (snn_classes[c].weight)
+            s->smoothed[c] = accumulate(s, c, s->scores[now * SNN_CLASSES + c]);
+#endif
     }
 }
 

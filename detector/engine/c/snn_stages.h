@@ -97,6 +97,9 @@ typedef struct {
     SNN_OF_MODEL
     SNN_ARRAY(snn_score, scores, SNN_MOST_SMOOTHING * SNN_CLASSES); /* a ring */
     SNN_ARRAY(snn_mean, smoothed, SNN_CLASSES);
+#if SNN_EVIDENCE
+    SNN_ARRAY(int32_t, evidence, SNN_CLASSES);
+#endif
     SNN_ARRAY(snn_track, tracks, SNN_CLASSES);
     int64_t frames;
     int64_t end; /* no event lies behind it: samples of a stream that has ended, before that INT64_MAX */

@@ -270,7 +270,16 @@ def test_a_reason_has_as_many_bytes_as_fit(small: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "to"),
     [
-        *(("smoothing", 0), ("smoothing", 65537), ("min_on", 0), ("min_off", -1), ("refractory", -1)),
+        *(
+            ("smoothing", 0),
+            ("smoothing", 65537),
+            ("min_on", 0),
+            ("min_off", -1),
+            ("refractory", -1),
+            ("leak", 4097),
+            ("leak", -1),
+        ),
+        *(("weight", 1025), ("weight", -1), ("bias", 196609), ("bias", -1)),
         *(("on_threshold", NAN), ("off_threshold", math.inf)),
     ],
 )

@@ -22,6 +22,7 @@ from firmware_export.onnx.int8 import export_int8
 from models import DEMO_SCENE
 from models.data.household import list_clips
 from tests.detector.engine.topologies import VARIANTS, Variant, write_model
+from tests.model_files import changed_model, with_evidence
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 SHIPPED: Final = sorted((ROOT / "models" / "pretrained").glob("*.onnx"))
@@ -146,6 +147,17 @@ def test_shipped_models_on_recordings(path: Path, clips: list[Path], monkeypatch
     expected = output_of(reference, divided(sound, seed=number))
     check_same(output_of(core, divided(sound, seed=number + 100)), expected)
     assert len(expected.events) > 1
+
+
+def test_evidence_in_the_demo_scene(scene: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = changed_model(tmp_path / "m.onnx", with_evidence)
+    core, reference = (detector_of(path, e, monkeypatch) for e in ("core", "onnxruntime"))
+    expected = output_of(reference, divided(scene, seed=7))
+    check_same(output_of(core, divided(scene, seed=8)), expected)
+    classes = {c.label: c.decoder.evidence for c in core.classes}
+    assert {e.label for e in expected.events if classes[e.label]} >= {"guitar", "winds"}
+    columns = [i for i, evidence in enumerate(classes.values()) if evidence]
+    assert len(np.unique(expected.stages["means"][:, columns])) > 300
 
 
 def test_a_trace_changes_nothing(scene: Samples, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from firmware_export.onnx.read import read_network
 from models import DEMO_SCENE
 from models.network.csnn import SpikingConvNet
 from tests.firmware_export.onnx.test_export import RECORD, small_recipe
+from tests.model_files import changed_model, with_evidence
 
 STRICT = "-O1 -Wall -Wextra -Werror -Wconversion -Wdouble-promotion -fsanitize=address,undefined"
 HOUSEHOLD = default_model_path()
@@ -136,6 +137,25 @@ def test_single_precision_gives_the_runtimes_events(hosts: dict[str, Host], pcm:
             assert one["peak"] == pytest.approx(other.peak, abs=2e-6)
             assert one["mean"] == pytest.approx(other.mean, abs=1e-4)  # summed in single precision
     assert len(events) > 6
+
+
+@pytest.mark.parametrize("number_format", [FLOAT, INT8], ids=lambda f: f.name)
+def test_evidence_gives_the_runtimes_events(
+    number_format: NumberFormat, pcm: NDArray[np.int16], tmp_path: Path
+) -> None:
+    """In integers to the bit, by the reference's scores; in single precision, scores are within 1e-6 before it."""
+    path = changed_model(tmp_path / "m.onnx", with_evidence)
+    export_c(path, tmp_path / "c", number_format)
+    host = build_host(tmp_path / "c", "gcc", STRICT)
+    if number_format.int8:
+        check_integers(host, load_model(path).manifest.features, pcm, path)
+        return
+    detector = Detector.load(path)
+    events = detector.push(from_pcm(pcm)) + detector.flush()
+    assert host_event_keys(host, pcm) == event_keys(events)
+    for one, other in zip(host.events(pcm), events, strict=True):
+        assert one["score"] == pytest.approx(other.score, abs=2e-4)
+    assert len({e.label for e in events if detector.classes[detector.labels.index(e.label)].decoder.evidence}) > 1
 
 
 def test_a_front_end_in_single_precision(pcm: NDArray[np.int16], tmp_path: Path) -> None:

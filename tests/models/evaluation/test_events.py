@@ -192,7 +192,7 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(2400, 3900, 200):
         scores[at : at + 2, guitar] = 0.95
     scenes = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0)
-    points = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(0.0), processes=1)
+    points = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(0.0), 1, "average")
     assert points["low"] == points["high"] == points["balanced"]  # ten times none is none
     chosen = points["balanced"]
     (best,) = (t for t in chosen if t.spec.label == "guitar")
@@ -206,6 +206,39 @@ def test_the_rule_of_tuning_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [t.spec for t in chosen if t.spec.label != "guitar"] == [c for c in others if c.label != "guitar"]
 
 
+def test_evidence_is_chosen_where_it_finds_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two frames at 0.95 are above every threshold that finds two seconds at 0.6, but are less evidence."""
+    for name, values in {"THRESHOLDS": (0.3, 0.5, 0.7, 0.97), "SMOOTHINGS": (1,), "MIN_ON_FRAMES": (1,)}.items():
+        monkeypatch.setattr(tuning, name, values)
+    for name, values in {"LEAKS": (0.0, 1 / 64), "WEIGHTS": (1 / 16,), "BIASES": (-1.5,)}.items():
+        monkeypatch.setattr(tuning, name, values)
+    scores = scores_with({400: 0.6, 2000: 0.6})
+    guitar = load_model().manifest.labels.index("guitar")
+    for at in range(2400, 3900, 200):
+        scores[at : at + 2, guitar] = 0.95
+    scenes, predictions = scenes_of([ref(10, 12), ref(50, 52)], seconds=100.0), predictions_of(scores)
+    found = {
+        smoothing: next(
+            t
+            for t in tuning.tune(predictions, scenes, FalseAlarmBudget(0.0), 1, smoothing)["balanced"]
+            if t.spec.label == "guitar"
+        )
+        for smoothing in tuning.SMOOTHING
+    }
+    assert {name: (t.missed, t.false_alarms) for name, t in found.items()} == {
+        "average": (2, 0),
+        "evidence": (0, 0),
+        "either": (0, 0),
+    }
+    assert found["average"].spec.decoder.evidence is None
+    assert found["either"] == found["evidence"]
+    # The streaming decoder gives what the search, which accumulates all of a stream at once, has counted.
+    spec = found["either"].spec
+    assert spec.decoder.evidence is not None
+    events = decode([spec], predictions.manifest, predictions.scores[0][:, [guitar]])
+    assert [(10 <= e.onset_s <= 12, 50 <= e.onset_s <= 52) for e in events] == [(True, False), (False, True)]
+
+
 def test_each_operating_point_keeps_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four guitars at 0.95, 0.85, 0.75 and 0.65, other sounds at 0.9 (once) and 0.7 (six times) let two or three."""
     monkeypatch.setattr(tuning, "THRESHOLDS", (0.6, 0.8, 0.92))
@@ -214,7 +247,7 @@ def test_each_operating_point_keeps_its_own_limit(monkeypatch: pytest.MonkeyPatc
     references = {400: 0.95, 1200: 0.85, 2000: 0.75, 2800: 0.65}
     scores = scores_with(references | {3600: 0.9} | {4400 + 800 * i: 0.7 for i in range(6)}, frames=10_000)
     scenes = scenes_of([ref(at / 40, at / 40 + 2) for at in references], seconds=3600.0)
-    points = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(1.0), processes=1)
+    points = tuning.tune(predictions_of(scores), scenes, FalseAlarmBudget(1.0), 1, "average")
     guitar = {name: next(t for t in found if t.spec.label == "guitar") for name, found in points.items()}
     assert {name: (t.missed, t.false_alarms) for name, t in guitar.items()} == {
         "low": (3, 0),
@@ -312,6 +345,8 @@ def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "THRESHOLDS", (0.3, 0.6, 0.9))
         patch.setattr(tuning, "SMOOTHINGS", (4,))
+        patch.setattr(tuning, "LEAKS", (1 / 64,))
+        patch.setattr(tuning, "BIASES", (-1.5,))
         arguments = ["tune-events", str(MODEL), str(scene), "--max-false-alarms", "2", "--out", str(out)]
         done = CliRunner().invoke(cli, [*arguments, "--json", str(record), "--processes", "1"])
     assert done.exit_code == 0, done.output
@@ -332,6 +367,8 @@ def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Pa
         assert [c.at(name).decoder.on_threshold for c in after.classes] == [
             choice["on_threshold"] for choice in points[name].values()
         ]
+    evidence = {label: c["evidence"] for label, c in choices.items() if c["evidence"]}
+    assert {c.label for c in after.classes if c.decoder.evidence} == evidence.keys()
     assert tuning.tuned_on(after) == [read_scenes(scene).sha256[:12]]
     # A second tuning replaces the first in the record.
     none: tuning.Choices = {name: [] for name in SENSITIVITIES}

@@ -238,6 +238,12 @@ static int make_classes(input *in, snn_core_class *classes, int32_t count)
         p->min_on = take_size(in, 1, 3);
         p->min_off = take_size(in, 1, 3);
         p->refractory = take_size(in, 0, 3);
+        p->weight = take_byte(in) % 3 ? 0 : take_size(in, 0, 1024);
+        p->leak = take_size(in, 0, 4096);
+        p->bias = take_size(in, 0, 253);
+        p->bias *= p->bias >= 0 && p->bias <= 253 ? 777 : 1;
+        is_possible &= p->weight >= 0 && p->weight <= 1024 && p->leak >= 0 && p->leak <= 4096;
+        is_possible &= p->bias >= 0 && p->bias <= 196608;
         is_possible &= p->smoothing >= 1 && p->min_on >= 1 && p->min_off >= 1 && p->refractory >= 0;
     }
     return is_possible;

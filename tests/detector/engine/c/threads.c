@@ -43,7 +43,7 @@ static uint32_t make_model(made_model *made, uint32_t number)
 /* Return a hash of all that a stream gives for some sound in pieces. */
 static uint64_t hash_of(const made_model *made)
 {
-    const snn_core_class class = {0.5f, 0.4f, 2, 1, 1, 0};
+    const snn_core_class class = {0.5f, 0.4f, 2, 1, 1, 0, 0, 0, 0};
     snn_core_class classes[8];
     float samples[200], *scores = malloc(201 * (size_t)made->spec.classes * sizeof *scores);
     input sound = {.random = 7};
