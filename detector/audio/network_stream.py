@@ -17,6 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -108,13 +109,13 @@ def check_stream(audio: Audio) -> None:
             raise ConfigError(
                 f"device {audio.name}: a stream begins with {'://, '.join(SCHEMES)}://, or ends with .sdp"
             )
-        if not url.hostname:
-            raise ConfigError(f"device {url.scheme}://...: the host is missing")
-        if "@" in url.netloc:
+        if "@" in audio.device:
             raise ConfigError(
                 f"device {audio.name}: other users can read a password in a URL; write user:password into the first "
-                "line of a file, and name it with audio.credentials_file or --credentials-file"
+                "line of a file, and name it with audio.credentials_file or --credentials-file (an @ elsewhere is %40)"
             )
+        if not url.hostname:
+            raise ConfigError(f"device {url.scheme}://...: the host is missing")
     elif not Path(sdp_file(audio.device) or "").is_file():
         raise ConfigError(f"device {audio.name}: there is no such SDP file")
     if audio.sample_format is not None and audio.rate_hz is None:
@@ -201,6 +202,7 @@ class Timestamps:
         tolerance_s = max(_FRAME_SHARE * length_s, _LEAST_TOLERANCE_S, 1.5 * self._jitter_s)
         self._jitter_s *= _DECAY
         if abs(off_s) <= tolerance_s:
+            self._jitter_s = max(self._jitter_s, abs(off_s))
             self._expected_s = expected_s + _FOLLOW * off_s + length_s
             return 0.0
         self._expected_s = stamp_s + length_s
@@ -231,6 +233,7 @@ class HttpClient:
         )
         self._opener.addheaders = [("User-Agent", f"snn-detect/{__version__}")]
         self._timeout_s = timeout_s
+        self._bodies: weakref.WeakSet[_Body] = weakref.WeakSet()
         self.fault: Exception | None = None
         """Why the last address could not be opened or read; None: it could be."""
 
@@ -241,10 +244,19 @@ class HttpClient:
             self.fault = DeviceError("it names addresses other than http:// and https://, as encrypted HLS does")
             return io.BytesIO()
         try:
-            return _Body(self, self._opener.open(url, timeout=self._timeout_s))
+            body = _Body(self, self._opener.open(url, timeout=self._timeout_s))
         except Exception as error:  # noqa: BLE001 - a library's callback; raised again by ``MediaStream``
             self.fault = error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             return io.BytesIO()
+        self._bodies.add(body)
+        return body
+
+    def close(self) -> None:
+        """Close what FFmpeg has left open."""
+        for body in list(self._bodies):
+            body.close()
 
 
 class _Body:
@@ -257,7 +269,7 @@ class _Body:
         try:
             data: bytes = self._response.read1(size)
         except Exception as error:  # noqa: BLE001 - as above
-            self._client.fault = error
+            self._client.fault = self._client.fault or error
             return b""
         return data
 
@@ -324,6 +336,8 @@ class MediaStream:
             self._container.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing more can be done
             _log.debug("closing a stream has failed: %s", type(error).__name__)
+        if self._http is not None:
+            self._http.close()
 
     def _open(self) -> Any:
         audio = self._audio
@@ -350,6 +364,8 @@ class MediaStream:
         try:
             return self._av.open(url, options=options, **arguments)
         except Exception as error:  # noqa: BLE001 - texts of libraries hold the URL, with its password
+            if self._http is not None:
+                self._http.close()
             raise self._error(error, _OPEN_S) from None
 
     def _choose(self, tracks: Any) -> Any:
@@ -441,7 +457,7 @@ class MediaStream:
             return _RefusedError(f"{name}: {words}")
         waited_s = time.monotonic() - self._fed_s
         if isinstance(fault, TimeoutError) or (not words and waited_s >= limit_s - _FULL) or waited_s >= limit_s:
-            return DeviceError(f"{name}: no sound has arrived for {waited_s:.0f} s")
+            return DeviceError(f"{name}: no sound has arrived for {max(waited_s, min(limit_s, self._stall_s)):.0f} s")
         return DeviceError(f"{name}: {self._credentials.redacted(words) or 'the server has ended the stream'}")
 
 

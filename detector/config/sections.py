@@ -178,7 +178,11 @@ class Audio(Section):
     @property
     def name(self) -> str:
         """The device as it is shown; of a URL no more than its host, since user, path and query often hold a secret."""
-        return redacted_url(self.device) if "://" in self.device else self.device
+        scheme, is_url, rest = self.device.partition("://")
+        if not is_url:
+            return self.device
+        # A password may hold any character, and then end behind what looks like the host.
+        return f"{scheme}://..." if "@" in rest else redacted_url(self.device)
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
