@@ -9,6 +9,7 @@
 # make wheels     make wheels for x86-64, ARM with 64 bits and ARM with 32 bits in build/wheels/, on any of them
 # make check-wheels  make them and test what they hold; takes minutes
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
+# make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
 # make clean      remove all environments and what the tools left behind
 
 PYTHON ?= python3
@@ -37,7 +38,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf
+  check-wheels check-arm64 check-armhf check-archive
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -196,6 +197,11 @@ check-arm64 check-armhf: wheels $(RUNTIME)/.installed
 	@command -v qemu-arm-static >/dev/null || $(call install_packages,qemu-user-static) || \
 	  { echo "make: as root, run: apt-get install qemu-user-static" >&2; exit 1; }
 	@$(RUNTIME)/bin/python tests/check_processor.py $(@:check-%=%)
+
+HOURS ?= 1000
+check-archive: $(TESTING)/.installed
+	$(TESTING)/bin/python -m tests.detector.archive.check_archive --hours $(HOURS) --folder build/archive \
+	  --result tests/detector/archive/check_archive.json
 
 test-programs:
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \

@@ -192,9 +192,8 @@ class DataSet:
         try:
             return ProcessLock(self._own)
         except ConfigError as error:
-            raise ConfigError(
-                f"--out {self.folder}: {str(error).partition(' is ')[2].partition(';')[0]}; wait for it"
-            ) from error
+            user = str(error).partition(" is in use by ")[2].partition("; end it")[0]
+            raise ConfigError(f"--out {self.folder}: is in use by {user}; wait for it, or end it") from error
 
     def close(self) -> None:
         """Release the folder."""

@@ -335,16 +335,25 @@ class Rules:
     """Of times without an offset."""
 
 
+def check_inputs(inputs: Sequence[str]) -> None:
+    """Raise SourceError where one of these is no file and no folder."""
+    for given in inputs:
+        place = Path(given)
+        if not place.exists():
+            raise SourceError(f"{given}: there is no such file or folder; check the name")
+        if not place.is_dir() and not place.is_file():
+            raise SourceError(f"{given}: is a pipe or a device; name files and folders, or use snn-detect replay")
+
+
 def find(inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the absolute path of each sound file once, with the folder that its source is named below.
 
-    Raises SourceError where a folder or file that is named is missing, or a folder holds no sound.
+    Raises SourceError where an input is missing, or a folder holds no sound.
     """
+    check_inputs(inputs)
     seen = set()
     for given in inputs:
         place = Path(os.path.abspath(given))  # noqa: PTH100 - links stay, and so do several names of one file
-        if not place.exists():
-            raise SourceError(f"{given}: there is no such file or folder; check the name")
         files = sounds_below(place) if place.is_dir() else iter([place])
         root = place if place.is_dir() else place.parent
         while _DATES.fullmatch(root.name):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from detector import __version__
 from detector.archive import worker
 from detector.archive.dataset import DataSet, as_text
-from detector.archive.plan import Recording, Rules, Unit, find, units
+from detector.archive.plan import Recording, Rules, Unit, check_inputs, find, units
 from detector.errors import ConfigError, DetectorError
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ _ATTEMPTS: Final = 3
 _AHEAD: Final = 2
 """Units for each thread of a worker that are with the scheduler at a time."""
 _SCAN_FILES: Final = 200
-_CONNECT_S: Final = 20
+_CONNECT_S: Final = 10
 _WORKERS_S: Final = 60
 _EXTRA: Final = "the archive needs more packages: pip install 'snn-detect[archive]'"
+_LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
 _BROKEN: Final = 66
 
 
@@ -86,16 +87,21 @@ def connect(scheduler: str | None, jobs: int) -> Iterator[Any]:
     """Yield a client of the scheduler, or of processes on this machine; raises SchedulerError or ConfigError."""
     try:
         import dask
+
+        # What Dask logs about workers and schedulers that end is handled here. It is read when distributed is imported.
+        dask.config.set({"logging": dict.fromkeys(_LOGGERS, "critical")})
         from distributed import Client, LocalCluster
     except ModuleNotFoundError as error:
         raise ConfigError(_EXTRA) from error
-    # What Dask logs about workers that end is handled here; the rest is of use to its developers alone.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    dask.config.set({"distributed.comm.timeouts.connect": f"{_CONNECT_S}s", "distributed.worker.daemon": True})
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    dask.config.set({"distributed.comm.timeouts.connect": f"{_CONNECT_S}s"})
     with contextlib.ExitStack() as stack:
         if scheduler is None:
+            # Its web server has a port of any number: the default one may be in use, which would be a warning.
+            address = "127.0.0.1:0"
             local = LocalCluster(
-                n_workers=jobs, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                n_workers=jobs, threads_per_worker=1, dashboard_address=address, silence_logs=logging.CRITICAL
             )
             client = stack.enter_context(Client(stack.enter_context(local)))
         else:
@@ -261,6 +267,7 @@ class Run:
         from detector.pipeline import Detector
 
         self._options, self._progress, self._goes_on = options, progress, goes_on
+        check_inputs(options.inputs)
         self._rules = Rules(options.names, options.zone or "UTC")
         detector = Detector.load(options.model, options.thresholds)
         for label in options.only:

@@ -1,0 +1,229 @@
+"""``snn-detect archive`` with real processes: kills of the command, of workers and of the scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.detector.archive.processes import (
+    ARCHIVE,
+    Cluster,
+    check_visible,
+    content,
+    make_recordings,
+    run,
+    wait_until,
+)
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    make_recordings(folder, COUNT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Return what the command says, and the archive that it made without a disturbance."""
+    out = tmp_path_factory.mktemp("archive") / "out"
+    return run(recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", "2"), out
+
+
+@pytest.fixture(scope="module")
+def expected(done: tuple[subprocess.CompletedProcess[str], Path]) -> dict[str, list[Any]]:
+    return content(done[1])
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*ARCHIVE, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+
+
+def staged(out: Path) -> int:
+    return len([p for p in out.glob(".archive/staged/*.arrows") if not p.name.startswith(".")])
+
+
+def test_the_events_are_those_of_replay(recordings: Path, expected: dict[str, list[Any]]) -> None:
+    files = sorted(str(p) for p in recordings.rglob("*.flac"))
+    done = subprocess.run([*ARCHIVE[:-1], "replay", "--json", *files], capture_output=True, text=True, check=False)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    offsets = [r for r in records if r["type"] == "offset"]
+    assert done.returncode == 66
+    assert len(offsets) > 20
+    assert sorted((r["id"], r["label"], r["source"], r["onset_s"], r["peak"]) for r in offsets) == sorted(
+        (e[0], e[1], e[2], e[4], e[7]) for e in expected["events"]
+    )
+
+
+def test_broken_files_are_a_row_each_and_the_summary_counts_all(
+    done: tuple[subprocess.CompletedProcess[str], Path], expected: dict[str, list[Any]]
+) -> None:
+    process, out = done
+    assert process.returncode == 66
+    assert "warning" not in process.stderr
+    assert len(expected["files"]) == COUNT
+    assert len(expected["errors"]) == len({path for path, _ in expected["errors"]}) == COUNT // 2
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["files"], summary["errors"]) == (COUNT, COUNT // 2)
+    assert sum(summary["events"].values()) == len(expected["events"])
+    assert process.stdout.startswith(f"{COUNT} files, ")
+    assert (out / "events.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in (out / "events").iterdir()) == ["day=2026-01-31", "day=2026-02-01"]
+
+
+def test_new_files_are_added_and_then_there_is_nothing_to_do(
+    recordings: Path, done: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done[1], out)
+    before = content(out)
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(recordings / "site0" / "20260131_220000.flac", new / "20260201_120000.flac")
+    options = (recordings, new, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", "1", "-q")
+    assert run(*options).returncode == 66
+    after = content(out)
+    assert [row for row in after["files"] if row not in before["files"]] == [
+        (str(new / "20260201_120000.flac"), 20.0, len(after["events"]) - len(before["events"]), None)
+    ]
+    parts = sorted(out.rglob("*.parquet"))
+    assert run(*options).returncode == 66
+    assert sorted(out.rglob("*.parquet")) == parts
+    refused = run(*options, "--scores")
+    assert refused.returncode == 2
+    assert "was begun with another scores (false, now true)" in refused.stderr
+
+
+def kill_with(out: Path, wanted: int, arguments: Sequence[str | Path]) -> None:
+    """Kill the command once so many units are staged."""
+    with start(*arguments) as process:
+        wait_until(lambda: process.poll() is not None or staged(out) >= wanted, "some units")
+        process.kill()
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was(
+    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", "2", "-q")
+    for wanted in (1, 5):
+        kill_with(out, wanted, arguments)
+        check_visible(out)
+    assert run(*arguments).returncode == 66
+    assert content(out) == expected
+    assert [p.name for p in (out / ".archive" / "staged").iterdir()] == []
+
+
+def test_a_signal_ends_it_and_keeps_what_is_done(
+    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", "2", "-q")
+    with start(*arguments) as process:
+        wait_until(lambda: staged(out) >= 1, "a unit")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert content(out)["files"] if list(out.glob("errors.parquet")) else True
+    assert run(*arguments).returncode == 66
+    assert content(out) == expected
+
+
+def test_a_worker_and_then_the_scheduler_are_killed(
+    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with Cluster(tmp_path) as cluster:
+        arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "-q", "--scheduler", cluster.address)
+        with start(*arguments) as process:
+            wait_until(lambda: staged(out) >= 2, "some units")
+            cluster.kill(cluster.workers[0])
+            cluster.start_worker()
+            wait_until(lambda: staged(out) >= 4, "more units")
+            cluster.kill(cluster.scheduler)
+            assert process.wait() == 69
+            assert process.stderr is not None
+            (line,) = process.stderr.read().splitlines()
+            assert "the scheduler is lost" in line
+        check_visible(out)
+        cluster.restart()
+        assert run(*arguments).returncode == 66
+    assert content(out) == expected
+
+
+PRELOAD = """
+import os, signal
+from detector.archive import worker
+
+opened = worker.SoundFileReader
+
+def open_or_end(path):
+    if path.name == "20260131_220000.flac":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return opened(path)
+
+worker.SoundFileReader = open_or_end
+"""
+
+
+def test_a_file_that_ends_its_workers_is_an_error_and_the_others_are_done(
+    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "preload.py").write_text(PRELOAD)
+    with Cluster(tmp_path, "--preload", str(tmp_path / "preload.py")) as cluster:
+        arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "-q", "--scheduler", cluster.address)
+        with start(*arguments) as process:
+            while process.poll() is None:
+                for worker in [w for w in cluster.workers if w.poll() is not None]:
+                    cluster.workers.remove(worker)
+                    cluster.start_worker()
+                time.sleep(0.1)
+            assert process.returncode == 66
+    found = content(out)
+    (bad,) = [row for row in found["errors"] if row not in expected["errors"]]
+    assert Path(bad[0]).name == "20260131_220000.flac"
+    assert "the worker ended" in bad[1]
+    assert found["events"] == [row for row in expected["events"] if row[2] != bad[0]]
+    assert len(found["files"]) == COUNT
+
+
+def test_what_cannot_be_is_one_line(recordings: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    cases: dict[str, tuple[int, tuple[str | Path, ...]]] = {
+        "no such file or folder": (66, (tmp_path / "missing", *out)),
+        "unknown label 'unicorn'": (2, (recordings, *out, "--only", "unicorn")),
+        "states no date": (2, (recordings, *out, "--name", "%H%M%S")),
+        "--time-zone Mars/Base: unknown": (2, (recordings, *out, "--time-zone", "Mars/Base")),
+        "does not answer": (69, (recordings, *out, "--scheduler", "tcp://127.0.0.1:9")),
+        "the workers of --scheduler are its own": (2, (recordings, *out, "--scheduler", "tcp://a:1", "--jobs", "2")),
+        "Missing option '--out'": (2, (recordings,)),
+    }
+    for reason, (code, arguments) in cases.items():
+        done = run(*arguments)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert reason in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_help_and_replay_import_neither_dask_nor_arrow() -> None:
+    program = (
+        "import sys, detector.cli.main, detector.cli.replay, detector.cli.archive;"
+        "print([m for m in ('dask', 'distributed', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([ARCHIVE[0], "-c", program], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.stdout == "[]\n", done.stderr
