@@ -146,15 +146,28 @@ class Staged:
         self._scores.write_table(pa.Table.from_pydict(dict(columns), self._scores_schema))
 
 
-def read_staged(path: Path) -> dict[str, pa.Table]:
-    """Return the tables of a staged file; raises OSError or ValueError where it is not whole."""
+def read_staged(path: Path) -> tuple[dict[str, pa.Table], int]:
+    """Return the tables of a staged file, of the scores none but their number; raises where it is not whole.
+
+    Raises OSError or ValueError.
+    """
     pa, _ = arrow()
     with pa.OSFile(str(path)) as file:
+        with pa.ipc.open_stream(file) as stream:
+            scores = sum(len(batch) for batch in stream)
         tables = {}
-        for kind in ("scores", "events", "files"):
+        for kind in ("events", "files"):
             with pa.ipc.open_stream(file) as stream:
                 tables[kind] = stream.read_all()
-        return tables
+        return tables, scores
+
+
+def staged_scores(path: Path) -> Iterator[pa.Table]:
+    """Yield the scores of a staged file, part by part: those of a stream of days may be many."""
+    pa, _ = arrow()
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            yield pa.Table.from_batches([batch])
 
 
 # --- The data set ---
@@ -252,23 +265,26 @@ class DataSet:
             return
         tables: dict[tuple[str, str], list[pa.Table]] = {}
         taken: dict[str, int] = {}
-        for name in names:
+        scores = []
+        for path in (self.staging / f"{name}.arrows" for name in names):
             try:
-                staged = read_staged(self.staging / f"{name}.arrows")
+                staged, count = read_staged(path)
             except (OSError, ValueError):  # cut off by a power failure: its files are not done
-                (self.staging / f"{name}.arrows").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 continue
             paths = dict(zip(*(staged["files"][c].to_pylist() for c in ("path", "size_bytes")), strict=True))
             if paths.keys() & (self.done.keys() | taken.keys()):
                 continue  # a worker that was given up has finished later
             taken |= paths
+            scores += [path] if count else []
             for kind, table in staged.items():
                 for place, part in _by_partition(table):
                     tables.setdefault((kind, place), []).append(part)
         number = self._next_number()
-        pending = self._pending / number
         if tables:
-            self._write_parts(pending, number, tables)
+            shutil.rmtree(self._pending / number, ignore_errors=True)
+            self._write_parts(self._pending / number, number, tables)
+            self._write_scores(self._pending / number, number, scores)
         record = {"staged": list(names)}
         write_text(self._records / f"{number}.json", json.dumps(record))
         self._apply(number, record)
@@ -285,14 +301,28 @@ class DataSet:
 
     def _write_parts(self, pending: Path, number: str, tables: Mapping[tuple[str, str], list[pa.Table]]) -> None:
         pa, _ = arrow()
-        shutil.rmtree(pending, ignore_errors=True)
         for (kind, place), parts in tables.items():
             table = pa.concat_tables(parts)
-            if kind != "files":
+            if kind == "events":
                 table = table.sort_by([("time", "ascending"), ("stream", "ascending")])
             self._write(pending / kind / place / f"{number}.parquet", table)
         faulty = [part for (kind, _), parts in tables.items() if kind == "files" for part in parts]
         self._write_errors(pending, pa.concat_tables(faulty))
+
+    def _write_scores(self, pending: Path, number: str, staged: Sequence[Path]) -> None:
+        _, pq = arrow()
+        with contextlib.ExitStack() as stack:
+            writers: dict[str, Any] = {}
+            for place, table in (
+                part for path in staged for rows in staged_scores(path) for part in _by_partition(rows)
+            ):
+                if place not in writers:
+                    path = pending / "scores" / place / f"{number}.parquet"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    part = stack.enter_context(replace_file(path))
+                    whole = table.schema.with_metadata(self._metadata)
+                    writers[place] = stack.enter_context(pq.ParquetWriter(part, whole, compression=_COMPRESSION))
+                writers[place].write_table(table.replace_schema_metadata(self._metadata))
 
     def _write_errors(self, pending: Path, files: pa.Table) -> None:
         """Write the whole of ``errors.parquet`` again, with the files of this commit that have an error."""

@@ -375,6 +375,7 @@ def scan(path: str, root: str, rules: Rules) -> Recording:
     usual = named or usual_start(place)
     found = named or stated_start(place) or usual
     source = named.source if named is not None and named.source else _source(place, Path(root), usual)
+    source = os.fsencode(source).decode("utf-8", "backslashreplace")  # it goes into tables
     recording = Recording(path, root, source, 0)
     try:
         recording = replace(recording, size=place.stat().st_size)

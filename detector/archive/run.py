@@ -41,6 +41,10 @@ _AHEAD: Final = 2
 _SCAN_FILES: Final = 200
 _CONNECT_S: Final = 10
 _WORKERS_S: Final = 60
+_ANSWER_S: Final = 30
+"""How long the scheduler may take for an answer."""
+_LOST: Final = "the scheduler is lost or does not answer"
+_GOES_ON: Final = "start it again, and then this command: it goes on where it was"
 _EXTRA: Final = "the archive needs more packages: pip install 'snn-detect[archive]'"
 _LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
 _BROKEN: Final = 66
@@ -146,7 +150,7 @@ class Cluster:
         self._finished: queue.Queue[tuple[_Task, Any]] = queue.Queue()
         self._running: set[_Task] = set()
         self._looked_s = -math.inf
-        self.threads = max(1, sum(client.nthreads().values()))
+        self.threads = max(1, sum(self._nthreads().values()))
 
     def run(self, tasks: Iterator[_Task], turn: Callable[[], object]) -> None:
         """Run tasks until there are no more, or ``goes_on`` is false; calls ``turn`` every moment.
@@ -227,11 +231,7 @@ class Cluster:
             return
         self._looked_s = now
         self._check_scheduler()
-        try:
-            threads = sum(self._client.nthreads().values())
-        except (OSError, TimeoutError, RuntimeError):
-            self._check_scheduler()
-            return
+        threads = sum(self._nthreads().values())
         self.threads = max(1, threads)
         for task in list(self._running):
             noted = ""
@@ -250,6 +250,14 @@ class Cluster:
             self._retry(task, again)
         else:
             again.append(task)
+
+    def _nthreads(self) -> dict[str, int]:
+        """Return the threads of each worker; raises SchedulerError where the scheduler does not answer."""
+        try:
+            found: dict[str, int] = self._client.sync(self._client.scheduler.ncores, callback_timeout=_ANSWER_S)
+        except (OSError, TimeoutError, RuntimeError) as error:
+            raise SchedulerError(f"{_LOST}; {_GOES_ON}") from error
+        return found
 
     def _check_scheduler(self) -> None:
         comm = getattr(self._client, "scheduler_comm", None)
@@ -324,8 +332,9 @@ class Run:
             size = self.data.done.get(as_text(path))
             if size is None:
                 files.append((path, root))
-            elif Path(path).stat().st_size != size:
-                changed += 1
+            else:
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    changed += Path(path).stat().st_size != size
         if changed:
             self._progress.print_line(
                 f"snn-detect: warning: {changed} files have changed since they were archived, and are left as "

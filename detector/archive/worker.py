@@ -335,7 +335,7 @@ class _Stream:
             "stream": self._info.source,
             "events": file.events,
             "error": as_text(file.error) or None,
-            "warning": "; ".join(file.warnings) or None,
+            "warning": as_text("; ".join(file.warnings)) or None,
         }
         self._work.staged.add("files", row | moments(recording.start, 0.0))
 

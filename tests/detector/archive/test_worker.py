@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -15,7 +17,7 @@ import soundfile
 
 from detector import Detector
 from detector.archive import worker
-from detector.archive.dataset import read_staged
+from detector.archive.dataset import read_staged, staged_scores
 from detector.archive.plan import Recording, Rules, Unit, find, scan, streams
 from detector.audio.files import SoundFileReader
 from detector.audio.sources import read_chunks
@@ -49,8 +51,11 @@ def staged(job: worker.Job, recordings: Sequence[Recording]) -> dict[str, list[d
     """Return the rows of all tables that processing these leaves."""
     unit = Unit("unit", tuple(tuple(stream) for stream in streams(recordings)))
     outcome = worker.process(unit, job)
-    tables = read_staged(Path(job.staging) / f"{outcome.staged}.arrows")
-    return {kind: table.to_pylist() for kind, table in tables.items()}
+    path = Path(job.staging) / f"{outcome.staged}.arrows"
+    tables, count = read_staged(path)
+    scores = [row for table in staged_scores(path) for row in table.to_pylist()]
+    assert len(scores) == count
+    return {kind: table.to_pylist() for kind, table in tables.items()} | {"scores": scores}
 
 
 def scanned(folder: Path) -> list[Recording]:
@@ -211,3 +216,15 @@ def test_another_model_on_a_worker_is_refused(job: worker.Job) -> None:
 def test_a_folder_that_the_worker_does_not_see_is_named(job: worker.Job) -> None:
     with pytest.raises(worker.WorkerError, match="has to be on a disk that all share"):
         worker.process(Unit("unit", ()), dataclasses.replace(job, staging="/no/such/folder"))
+
+
+def test_names_that_are_no_text_are_kept_readable(job: worker.Job, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "in") + b"/p\xffond"
+    Path(os.fsdecode(folder)).mkdir(parents=True)
+    write_cut(tmp_path / "cut" / "pond", ())
+    (source,) = (tmp_path / "cut" / "pond").iterdir()
+    shutil.copy(source, os.fsdecode(folder + b"/r\xe4_20260101_000000.wav"))
+    rows = staged(job, scanned(tmp_path / "in"))
+    assert [r["source"] for r in rows["files"]] == ["p\\xffond/r\\xe4"]
+    assert rows["files"][0]["path"].endswith("p\\xffond/r\\xe4_20260101_000000.wav")
+    assert {r["path"] for r in rows["events"]} == {rows["files"][0]["path"]}
