@@ -251,7 +251,7 @@ class HttpServer:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.url = f"http{'s' if certificate else ''}://localhost:{self.port}"
 
-    def refuses(self, _path: str, _headers: dict[str, str]) -> int | None:
+    def refuses(self, path: str, headers: dict[str, str]) -> int | None:  # noqa: ARG002 - to be replaced
         """Return the status of an error, None to send."""
         return None
 

@@ -244,7 +244,7 @@ def _evaluate_evidence(predictions: ScenePredictions, scenes: Scenes, processes:
     work = partial(_evaluate_one_evidence, predictions.manifest, predictions.scores, references, hours)
     parameters = [EvidenceParams(*values) for values in product(LEAKS, WEIGHTS, BIASES)]
     with ProcessPoolExecutor(processes) as pool:
-        found = tqdm(pool.map(work, parameters), total=len(parameters), desc="evidence", leave=False, disable=None)
+        found = progress(pool.map(work, parameters), "evidence", "settings", len(parameters))
         return [candidates for several in found for candidates in several]
 
 

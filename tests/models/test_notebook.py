@@ -42,4 +42,4 @@ def test_each_cell_runs_and_the_plot_shows_each_sound(
     assert {line.get_label() for line in below.lines} == {sound.label for sound in found}
     printed = capsys.readouterr().out
     assert all(f"{sound.onset_s:6.2f} to {sound.offset_s:6.2f} s" in printed for sound in found)
-    mpl.pyplot.close("all")
+    names["plt"].close("all")

@@ -384,6 +384,10 @@ def test_the_certificates_of_the_servers_that_a_playlist_names_are_verified(
             assert len(segments.requests) == asked
 
 
+def needs_password(path: str, headers: dict[str, str]) -> int | None:  # noqa: ARG001 - all are alike
+    return None if "Authorization" in headers else 401
+
+
 def test_a_password_goes_to_the_host_of_the_url_alone(tmp_path: Path) -> None:
     data = tone(3, "-c:a", "libmp3lame", "-f", "mp3")
     secret = tmp_path / "credentials"
@@ -392,9 +396,9 @@ def test_a_password_goes_to_the_host_of_the_url_alone(tmp_path: Path) -> None:
     with HttpServer(lambda _path, write: write(data)) as elsewhere:
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{elsewhere.url}/live.mp3\n#EXT-X-ENDLIST\n"
         moved = HttpServer(lambda _path, write: write(playlist.encode()))
-        moved.refuses = lambda _path, headers: None if "Authorization" in headers else 401  # type: ignore[method-assign]
+        moved.refuses = needs_password  # type: ignore[method-assign]
         with moved, HttpServer(lambda _path, write: write(data)) as direct:
-            direct.refuses = lambda _path, headers: None if "Authorization" in headers else 401  # type: ignore[method-assign]
+            direct.refuses = needs_password  # type: ignore[method-assign]
             with listen(direct.url, credentials_file=secret) as listener:
                 listener.receive(2)
             with listen(f"{moved.url}/live.m3u8", credentials_file=secret):
