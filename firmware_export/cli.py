@@ -23,6 +23,7 @@ from models import RECIPES
 PATH: Final = click.Path(path_type=Path)
 _NIR: Final = FileKind("a NIR graph", re.compile(rb"\x89HDF\r\n\x1a\n"))
 _NIR_TEXT: Final = FileKind("a text of this command", re.compile(rb"<!-- made by snn-export nir;"))
+_NIR_MODULE: Final = FileKind("a module of this command", re.compile(rb"# made by snn-export nir;"))
 _C_HEADER: Final = FileKind("a header of this command", re.compile(rb".*#ifndef SNN_MODEL_H\r?\n", re.DOTALL))
 
 
@@ -129,22 +130,32 @@ def int8(model: Path, out: Path, *, force: bool) -> None:
 @cli.command()
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, required=True, help="File to write, FILE.nir.")
+@click.option(
+    "--for",
+    "simulator",
+    metavar="SIMULATOR",
+    help="Form for nirtorch, snntorch, sinabs or norse, with FILE.py to run it.",
+)
+@click.option("--nir-version", type=click.Choice(["1.0.4"]), help="For readers with this release of nir, as sinabs 3.")
 @force_option
-def nir(model: Path, out: Path, *, force: bool) -> None:
+def nir(model: Path, out: Path, simulator: str | None, nir_version: str | None, *, force: bool) -> None:
     """Export MODEL's network as a NIR graph.
 
     The graph is written only if it gives the same spikes over the demo scene; FILE.md describes what NIR cannot
     express.
     """
-    outputs = (Output("--out", out, _NIR), Output("--out", out.with_suffix(".md"), _NIR_TEXT))
+    outputs = [Output("--out", out, _NIR), Output("--out", out.with_suffix(".md"), _NIR_TEXT)]
+    if simulator is not None:
+        outputs.append(Output("--out", out.with_suffix(".py"), _NIR_MODULE))
     check_outputs(outputs, [model], force=force, makes_folders=True)
     from firmware_export.nir.export import export_nir
 
-    parity = export_nir(model, out)
+    parity = export_nir(model, out, simulator, nir_version)
     spikes = f"{parity.near} spikes differ by rounding at the threshold" if parity.near else "the same spikes"
+    about = "what NIR cannot express is in" if simulator is None else f"{out.with_suffix('.py')} runs it; more is in"
     click.echo(
         f"{out}: {spikes} in {len(parity.spikes)} layers over {parity.frames} frames; scores differ by at most "
-        f"{parity.largest_score_difference:.1e}; what NIR cannot express is in {out.with_suffix('.md')}"
+        f"{parity.largest_score_difference:.1e}; {about} {out.with_suffix('.md')}"
     )
 
 

@@ -1,6 +1,6 @@
 """A model's network as a NIR file, written only if it spikes as the model does, and a text on what NIR cannot express.
 
-The text is ``description.md.template``, filled in from the manifest and the comparison.
+The text is made of the files ``*.md.template``, filled in from the manifest and the comparison.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Final
 
+import h5py
 import nir
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.audio.sources import read_sound
 from detector.engine import names
 from detector.engine.graph import Float32
 from detector.errors import ConfigError
@@ -29,8 +31,10 @@ from detector.manifest import DecoderParams, Manifest
 from detector.messages import Spikes
 from detector.network import Model, load_model, trace
 from firmware_export.files import atomic_output
+from firmware_export.nir.forms import FORMS, MODULE_MARK, REFUSED, Form
 from firmware_export.nir.graph import build_graph, frame_seconds
 from firmware_export.nir.interpreter import Interpreter, Spiking
+from firmware_export.nir.unrolled import FLAGS, ChainLayer, unroll, windows
 from firmware_export.onnx.parity import NOT_WRITTEN, ParityError, comparison_sound, encoded
 from firmware_export.onnx.read import Network, read_network
 from models import DEMO_SCENE
@@ -41,6 +45,8 @@ TOLERANCE: Final = 1e-4
 """Largest difference of a score."""
 MARK: Final = "<!-- made by snn-export nir; replaced together with the graph of the same name -->"
 """The first line of a generated text."""
+OLD_NIR: Final = "1.0.4"
+"""The release of nir that sinabs 3 asks for."""
 _OWN_TEXT: Final = b"<!-- made by snn-export nir;"
 """A text that begins with this, whichever version wrote it, may be replaced."""
 _COLUMNS: Final = 110
@@ -58,34 +64,59 @@ class NirParity:
     near: int
     """Spikes that differ, all with the membrane within ``NEAR`` of the threshold."""
     largest_score_difference: float
-    value_reset_spikes: dict[str, int]
-    """The same for the graph with a reset to v_reset, as NIR defines it."""
-    value_reset_score_difference: float
+    value_reset_spikes: dict[str, int] = field(default_factory=dict)
+    """The same for the graph with a reset to v_reset, as NIR defines it; empty for a chain."""
+    value_reset_score_difference: float = 0.0
     """Mean absolute difference of that graph's scores from the model's."""
 
 
-def export_nir(path: Path, out: Path) -> NirParity:
+def export_nir(path: Path, out: Path, simulator: str | None = None, nir_version: str | None = None) -> NirParity:
     """Write a model's network as the NIR file ``out``, and a text with the suffix ``.md`` beside it.
 
+    ``simulator`` is a key of ``FORMS``: the graph is made for it, and a module with the suffix ``.py`` runs it there.
+    ``nir_version`` is ``OLD_NIR`` for a file that this release of nir reads.
+
     Raises ManifestError for a file that is no model or cannot be read back, ConfigError for a decay that NIR cannot
-    express or a path that cannot be written, and ParityError where the graph does not spike as the model does over the
-    demo scene. Existing files are replaced only when both new ones are complete.
+    express, a simulator without a form or a path that cannot be written, and ParityError where the graph does not spike
+    as the model does over the demo scene. Existing files are replaced only when all new ones are complete.
     """
-    text = out.with_suffix(".md")
+    form = form_of(simulator)
+    text, module = out.with_suffix(".md"), out.with_suffix(".py")
     try:
-        _check_names(out, text)
+        _check_names(out, text, *([module] if form else []))
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror or error}); name another file") from error
     network, model = read_network(path), load_model(path)
-    graph = build_graph(network)
-    spikes = encoded(model.manifest, comparison_sound((DEMO_SCENE,), model.manifest.features.sample_rate_hz))
+    graph = form.build(network) if form else build_graph(network)
+    rate_hz = model.manifest.features.sample_rate_hz
     with atomic_output(out) as part:
-        part.write_bytes(_file_bytes(graph))
-        parity = check_graph(part, model, spikes)
-        new_text = part.with_suffix(".md")
-        new_text.write_text(describe(network, parity), encoding="utf-8")
-        new_text.replace(text)
+        part.write_bytes(_file_bytes(graph, nir_version))
+        if form and form.is_unrolled:
+            parity = check_chain(part, form, network, model, encoded(model.manifest, read_sound(DEMO_SCENE, rate_hz)))
+        else:
+            spikes = encoded(model.manifest, comparison_sound((DEMO_SCENE,), rate_hz))
+            parity = check_graph(part, model, spikes)
+        packages = _packages(form, nir_version)
+        run = form.run_text(out.name, packages) if form else ""
+        beside = {text: describe(network, parity, run, is_unrolled=form is not None and form.is_unrolled)}
+        if form:
+            beside[module] = form.module(network, out.name, packages)
+        for place, content in beside.items():
+            new = part.with_suffix(place.suffix)
+            new.write_text(content, encoding="utf-8")
+            new.replace(place)
     return parity
+
+
+def form_of(simulator: str | None) -> Form | None:
+    """Return a simulator's form, None for none; raises ConfigError, with the reason, where there cannot be one."""
+    if simulator is None:
+        return None
+    if simulator in REFUSED:
+        raise ConfigError(f"--for {simulator}: there is no form that spikes as the model does: {REFUSED[simulator]}")
+    if simulator not in FORMS:
+        raise ConfigError(f"--for {simulator}: unknown; give one of {', '.join((*FORMS, *REFUSED))}")
+    return FORMS[simulator]
 
 
 def check_graph(path: Path, model: Model, spikes: Spikes) -> NirParity:
@@ -118,59 +149,123 @@ def check_graph(path: Path, model: Model, spikes: Spikes) -> NirParity:
     return NirParity(len(spikes), sizes, dict(sent), near, largest, dict(hard_sent), hard_difference)
 
 
-def describe(network: Network, parity: NirParity) -> str:
-    """Return the text beside a NIR file, in Markdown."""
+def check_chain(path: Path, form: Form, network: Network, model: Model, spikes: Spikes) -> NirParity:
+    """Compare the file of an unrolled form with its model over spikes (frames, planes, n_mfcc).
+
+    As ``check_graph`` does, but the graph is run as the form's simulator reads it, and every copy of a layer is
+    compared with what the layer was.
+    """
+    chain = unroll(network)
+    runner = Interpreter(nir.read(path), "subtract", reading=form.reading)
+    neurons = runner.spiking
+    sent, near, largest = Counter[str](), 0, 0.0
+    past: list[dict[str, Float32]] = []
+    for frame, (x, expected) in enumerate(zip(windows(spikes, chain.frames), trace(model, spikes), strict=True)):
+        scores = expected.pop(names.SCORES)
+        past.append(expected)
+        wanted = {layer.name: _with_copies(layer, past) for layer in chain.layers}
+        found = runner.step(x, wanted)
+        for layer, truth in wanted.items():
+            near += _differing(path, layer, frame, found[layer] != truth, neurons[layer])
+            sent[layer] += int(expected[layer].sum())
+        logits = neurons[names.READOUT].potential if names.READOUT in neurons else found["output"]
+        difference = float(np.abs(_sigmoid(logits) - scores).max())
+        if not difference <= TOLERANCE:
+            raise ParityError(f"{path.name}: a score differs by {difference:.2g} at frame {frame}; {NOT_WRITTEN}")
+        largest = max(largest, difference)
+    sizes = {layer.name: len(layer.beta) // len(layer.ages) - FLAGS for layer in chain.layers}
+    return NirParity(len(spikes), sizes, dict(sent), near, largest)
+
+
+def _with_copies(layer: ChainLayer, past: list[dict[str, Float32]]) -> Float32:
+    """Return the spikes that all copies of a layer should send, from those of the layer in the frames so far."""
+    now = len(past) - 1
+    rows = [past[now - age][layer.name] if age <= now else np.zeros_like(past[now][layer.name]) for age in layer.ages]
+    flags = [[float(age <= now), float(age == now)] for age in layer.ages]
+    return np.concatenate([np.stack(rows), np.array(flags, np.float32)], axis=1).T.ravel()
+
+
+def describe(network: Network, parity: NirParity, run: str = "", *, is_unrolled: bool = False) -> str:
+    """Return the text beside a NIR file, in Markdown; ``run`` is the part about one simulator."""
     m = network.manifest
     f = m.features
-    template = resources.files("firmware_export").joinpath("nir", "description.md.template")
-    return Template(template.read_text(encoding="utf-8")).substitute(
-        mark=MARK,
-        name=m.name,
-        version=m.version,
-        sha256=network.sha256,
-        planes=2 * len(m.encoder.thresholds),
-        n_classes=len(m.classes),
-        labels=textwrap.fill(", ".join(m.labels), _COLUMNS, break_long_words=False, break_on_hyphens=False),
-        dt_s=f"{frame_seconds(m):g}",
-        reset_table=_reset_table(parity),
-        reset_score_difference=f"{parity.value_reset_score_difference:.3f}",
-        sample_rate_hz=f.sample_rate_hz,
-        frame_length=f.frame_length,
-        hop_length=f.hop_length,
-        n_mfcc=f.n_mfcc,
-        n_mels=f.n_mels,
-        f_min_hz=f"{f.f_min_hz:g}",
-        f_max_hz=f"{f.f_max_hz:g}",
-        rule=m.encoder.rule,
-        n_thresholds=len(m.encoder.thresholds),
-        front_end=_front_end(m),
-        decoder_table=_decoder_table(m),
-        frames=parity.frames,
-        seconds=f"{parity.frames * frame_seconds(m):.0f}",
-        spikes=sum(parity.spikes.values()),
-        differing=f"{parity.near} differ, each with the membrane within {NEAR:g} of the threshold"
+    values = {
+        "mark": MARK,
+        "name": m.name,
+        "version": m.version,
+        "sha256": network.sha256,
+        "planes": 2 * len(m.encoder.thresholds),
+        "n_classes": len(m.classes),
+        "labels": textwrap.fill(", ".join(m.labels), _COLUMNS, break_long_words=False, break_on_hyphens=False),
+        "dt_s": f"{frame_seconds(m):g}",
+        "reset_table": _reset_table(parity) if parity.value_reset_spikes else "",
+        "reset_score_difference": f"{parity.value_reset_score_difference:.3f}",
+        "sample_rate_hz": f.sample_rate_hz,
+        "frame_length": f.frame_length,
+        "hop_length": f.hop_length,
+        "n_mfcc": f.n_mfcc,
+        "n_mels": f.n_mels,
+        "f_min_hz": f"{f.f_min_hz:g}",
+        "f_max_hz": f"{f.f_max_hz:g}",
+        "rule": m.encoder.rule,
+        "n_thresholds": len(m.encoder.thresholds),
+        "front_end": _front_end(m),
+        "decoder_table": _decoder_table(m),
+        "frames": parity.frames,
+        "seconds": f"{parity.frames * frame_seconds(m):.0f}",
+        "spikes": sum(parity.spikes.values()),
+        "differing": f"{parity.near} differ, each with the membrane within {NEAR:g} of the threshold"
         if parity.near
         else "none differs",
-        score_difference=f"{parity.largest_score_difference:.1e}",
-    )
+        "score_difference": f"{parity.largest_score_difference:.1e}",
+        "run": run,
+    }
+    head = "description_chain" if is_unrolled else "description_graph"
+    if is_unrolled:
+        values["window"] = unroll(network).frames
+    return "".join(Template(_template(name)).substitute(values) for name in (head, "description"))
 
 
-def _file_bytes(graph: nir.NIRGraph) -> bytes:
+def _packages(form: Form | None, nir_version: str | None) -> str:
+    if form is None:
+        return ""
+    return form.packages_with_old_nir if nir_version == OLD_NIR else form.packages
+
+
+def _template(name: str) -> str:
+    return resources.files("firmware_export").joinpath("nir", f"{name}.md.template").read_text(encoding="utf-8")
+
+
+def _file_bytes(graph: nir.NIRGraph, nir_version: str | None = None) -> bytes:
     """Return a graph as the bytes of a file: in memory, since HDF5 aborts the process where a disk is full."""
     file = io.BytesIO()
     nir.write(file, graph)
+    if nir_version == OLD_NIR:
+        _without_v_reset(file)
     return file.getvalue()
 
 
-def _check_names(out: Path, text: Path) -> None:
+def _without_v_reset(file: io.BytesIO) -> None:
+    """Make a file that ``OLD_NIR`` reads: its neurons have no v_reset, which is 0 in all of ours."""
+    with h5py.File(file, "r+") as content:
+        nodes = content["node/nodes"]
+        for name in list(nodes):
+            if "v_reset" in nodes[name]:
+                del nodes[name]["v_reset"]
+        del content["version"]
+        content.create_dataset("version", data=OLD_NIR, dtype=h5py.string_dtype())
+
+
+def _check_names(out: Path, text: Path, module: Path | None = None) -> None:
     """Raise ConfigError where the files would replace others."""
     if out.suffix != ".nir":
         raise ConfigError(f"{out}: the name must end in .nir; rename it (a text of the same name goes into .md)")
-    for path in (out, text):
+    for path in (out, text, *([module] if module else [])):
         if path.is_dir():
             raise ConfigError(f"{path}: a folder of that name exists; name another file")
-    if text.exists() and not text.read_bytes().startswith(_OWN_TEXT):
-        raise ConfigError(f"{text}: exists and was not made by this command; give {out.name} another name")
+    for own, mark in ((text, _OWN_TEXT), (module, MODULE_MARK.encode())):
+        if own is not None and own.exists() and not own.read_bytes().startswith(mark):
+            raise ConfigError(f"{own}: exists and was not made by this command; give {out.name} another name")
 
 
 def _differing(path: Path, layer: str, frame: int, differs: NDArray[np.bool_], unit: Spiking) -> int:
