@@ -103,9 +103,13 @@ def connect(scheduler: str | None, jobs: int) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             # Its web server has a port of any number: the default one may be in use, which would be a warning.
-            address = "127.0.0.1:0"
+            address, quiet = "127.0.0.1:0", logging.CRITICAL
             local = LocalCluster(
-                n_workers=jobs, threads_per_worker=1, dashboard_address=address, silence_logs=logging.CRITICAL
+                n_workers=jobs,
+                threads_per_worker=1,
+                dashboard_address=address,
+                silence_logs=quiet,
+                preload=["detector.archive.worker"],
             )
             client = stack.enter_context(Client(stack.enter_context(local)))
         else:

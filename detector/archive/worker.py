@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
 import time
 import traceback
@@ -68,6 +69,12 @@ class Outcome:
     """Name of its staged file."""
     seconds: float
     """Sound that was processed."""
+
+
+def dask_setup(_worker: object) -> None:
+    """Leave the interrupts of a terminal to the command; Dask calls this in the workers that it starts for it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def scan_files(files: Sequence[tuple[str, str]], rules: Rules, note: str) -> list[Recording]:

@@ -48,7 +48,11 @@ def expected(done: tuple[subprocess.CompletedProcess[str], Path]) -> dict[str, l
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*ARCHIVE, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*ARCHIVE, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -127,15 +131,15 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(
     assert [p.name for p in (out / ".archive" / "staged").iterdir()] == []
 
 
-def test_a_signal_ends_it_and_keeps_what_is_done(
+def test_a_terminal_interrupts_it_and_what_is_done_is_kept(
     recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", "2", "-q")
     with start(*arguments) as process:
         wait_until(lambda: staged(out) >= 1, "a unit")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait() == 128 + signal.SIGTERM
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait() == 128 + signal.SIGINT
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert content(out)["files"] if list(out.glob("errors.parquet")) else True
