@@ -187,9 +187,12 @@ class DataSet:
         self._own = folder / ".archive"
         self.staging = self._own / "staged"
         self._pending, self._records = self._own / "pending", self._own / "commits"
-        if folder.exists() and not self._own.exists() and any(folder.iterdir()):
+        if folder.exists() and not self._own.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"--out {folder}: holds something else; name a folder that is new or empty")
-        self._lock = self._locked()
+        try:
+            self._lock = self._locked()
+        except OSError as error:
+            raise ConfigError(f"--out {folder}: cannot be written ({error.strerror}); name another folder") from error
         try:
             for own in (self.staging, self._pending, self._records):
                 own.mkdir(parents=True, exist_ok=True)

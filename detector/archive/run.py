@@ -99,7 +99,10 @@ def connect(scheduler: str | None, jobs: int) -> Iterator[Any]:
         raise ConfigError(_EXTRA) from error
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    dask.config.set({"distributed.comm.timeouts.connect": f"{_CONNECT_S}s"})
+    # The history of Dask's profiler would grow in the workers for an hour.
+    dask.config.set(
+        {"distributed.comm.timeouts.connect": f"{_CONNECT_S}s", "distributed.worker.profile.enabled": False}
+    )
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             # Its web server has a port of any number: the default one may be in use, which would be a warning.
@@ -134,6 +137,8 @@ class _Task:
     note: str
     """Where the worker notes how far it has come."""
     attempts: int = 0
+    """Those that ended at the file ``last``."""
+    last: int | None = None
     noted: str = ""
     moved_s: float = 0.0
     future: Any = None
@@ -148,13 +153,16 @@ class _Task:
 class Cluster:
     """Tasks on the workers of a scheduler, a bounded number at a time."""
 
-    def __init__(self, client: Any, goes_on: Callable[[], bool], patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, client: Any, goes_on: Callable[[], bool], patience_s: float) -> None:
         """Take a connected client; ``patience_s``: how long a task may make no progress."""
         self._client, self._goes_on, self._patience_s = client, goes_on, patience_s
         self._finished: queue.Queue[tuple[_Task, Any]] = queue.Queue()
         self._running: set[_Task] = set()
         self._looked_s = -math.inf
-        self.threads = max(1, sum(self._nthreads().values()))
+        self._avoided: set[str] = set()
+        """Workers that did not come to an end with a task."""
+        self._good: list[str] = []
+        self._count_workers()
 
     def run(self, tasks: Iterator[_Task], turn: Callable[[], object]) -> None:
         """Run tasks until there are no more, or ``goes_on`` is false; calls ``turn`` every moment.
@@ -177,8 +185,11 @@ class Cluster:
     def _submit(self, task: _Task) -> None:
         function, *arguments = task.call()
         task.noted, task.moved_s = "", time.monotonic()
+        Path(task.note).unlink(missing_ok=True)  # of a run that was killed
         # A key of its own: Dask would give the result of an earlier attempt.
-        task.future = self._client.submit(function, *arguments, pure=False, retries=0)
+        task.future = self._client.submit(
+            function, *arguments, pure=False, retries=0, workers=self._good if self._avoided else None
+        )
         task.future.add_done_callback(lambda future: self._finished.put((task, future)))
         self._running.add(task)
 
@@ -218,8 +229,9 @@ class Cluster:
 
     def _retry(self, task: _Task, again: deque[_Task]) -> None:
         """Try a task again; after some attempts without the file at which it ended."""
-        task.attempts += 1
         number = task.number()
+        task.attempts = task.attempts + 1 if number == task.last else 1
+        task.last = number
         if task.attempts < _ATTEMPTS or number is None:
             again.append(task)
             return
@@ -235,8 +247,7 @@ class Cluster:
             return
         self._looked_s = now
         self._check_scheduler()
-        threads = sum(self._nthreads().values())
-        self.threads = max(1, threads)
+        threads = self._count_workers()
         for task in list(self._running):
             noted = ""
             with contextlib.suppress(OSError):
@@ -246,9 +257,23 @@ class Cluster:
             elif now - task.moved_s > self._patience_s:
                 self._give_up(task, again)
 
+    def _count_workers(self) -> int:
+        """Look which workers there are, and return the number of their threads."""
+        threads = self._nthreads()
+        if self._avoided >= threads.keys():
+            self._avoided.clear()
+        self._good = [name for name in threads if name not in self._avoided]
+        count = sum(threads[name] for name in self._good)
+        self.threads = max(1, count)
+        return count
+
     def _give_up(self, task: _Task, again: deque[_Task]) -> None:
+        """Take a task from a worker that makes no progress; it gets no other one while there are others."""
         future, task.future = task.future, None
         self._running.discard(task)
+        busy = self._client.sync(self._client.scheduler.processing, workers=None, callback_timeout=_ANSWER_S)
+        self._avoided |= {name for name, keys in busy.items() if future.key in keys and task.noted}
+        self._count_workers()
         self._client.cancel([future], asynchronous=False, force=True)
         if task.noted:
             self._retry(task, again)
@@ -285,6 +310,7 @@ class Run:
         for label in options.only:
             if label not in detector.labels:
                 raise ConfigError(f"--only: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
+        self.patience_s = _PATIENCE_S
         self.labels, m = detector.labels, detector.manifest
         settings = {
             "version": __version__,
@@ -321,7 +347,7 @@ class Run:
     def run(self, client: Any) -> None:
         """Process all files that are not in the archive; what is staged is kept where a signal ends it."""
         self.data.commit(self.data.staged())
-        cluster = Cluster(client, self._goes_on)
+        cluster = Cluster(client, self._goes_on, self.patience_s)
         files = self._new_files()
         recordings = self._scan(cluster, files)
         if self._goes_on():

@@ -141,7 +141,9 @@ def cluster() -> Iterator[tuple[str, dict[str, psutil.Process]]]:
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
     own = [sys.executable, "-m"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # As the README says: the history of Dask's profiler grows for an hour.
+    environment = os.environ | {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     options = ("--host", "127.0.0.1", "--no-dashboard")
     commands = {"scheduler": [*own, "distributed.cli.dask_scheduler", "--port", str(port), *options]}
     for number in (1, 2):
@@ -256,6 +258,7 @@ def main() -> int:
     shutil.rmtree(given.folder, ignore_errors=True)
     minutes = make_minutes(given.folder / "minutes")
     found: dict[str, Any] = {"date": f"{datetime.now().astimezone():%Y-%m-%d}", "cores": os.cpu_count()}
+    found["load_at_begin"] = os.getloadavg()[0]
     parts = given.parts.split(",")
     if "speed" in parts:
         found["speed"] = speed(minutes, given.folder / "speed")

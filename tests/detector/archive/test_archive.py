@@ -7,13 +7,16 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detector.archive.run import Options, Run, connect
 from tests.detector.archive.processes import (
     ARCHIVE,
     Cluster,
@@ -167,6 +170,43 @@ def test_a_worker_and_then_the_scheduler_are_killed(
         cluster.restart()
         assert run(*arguments).returncode == 66
     assert content(out) == expected
+
+
+class Quiet:
+    """Progress that is not shown."""
+
+    def advance(self, done: float, detail: str = "", total: float | None = None) -> None: ...
+
+    def print_line(self, line: str) -> None: ...
+
+
+def test_work_of_a_worker_that_does_not_go_on_is_given_to_another(
+    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    options = Options((str(recordings),), tmp_path / "out", zone="Europe/Berlin")
+    with Cluster(tmp_path) as cluster, closing(Run(options, Quiet(), lambda: True)) as run, ExitStack() as stack:
+        client = stack.enter_context(connect(cluster.address, 1))
+        client.wait_for_workers(2)
+        client.run(warm_up)
+        run.patience_s = 8.0
+        halt = threading.Thread(target=stop_at_the_first_unit, args=(cluster.workers[0], tmp_path / "out"))
+        halt.start()
+        run.run(client)
+        halt.join()
+        cluster.workers[0].send_signal(signal.SIGCONT)
+    assert content(tmp_path / "out") == expected
+
+
+def warm_up() -> None:
+    import detector.pipeline
+    from detector.archive import worker  # noqa: F401
+
+    detector.pipeline.Detector.load()
+
+
+def stop_at_the_first_unit(worker: subprocess.Popen[bytes], out: Path) -> None:
+    wait_until(lambda: list(out.glob(".archive/staged/*.at")), "a unit")
+    worker.send_signal(signal.SIGSTOP)
 
 
 PRELOAD = """
