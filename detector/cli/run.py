@@ -235,10 +235,10 @@ def _lock_state(stack: ExitStack) -> None:
 
 
 def _configure_logging(*, quiet: bool) -> None:
-    from detector.service import logs
+    from detector.service.process import configure_logs, standard_error
 
-    faulthandler.enable(logs.standard_error())  # the watchdog of systemd ends a service by SIGABRT
-    logs.configure(logging.WARNING if quiet else logging.INFO)
+    faulthandler.enable(standard_error())  # the watchdog of systemd ends a service by SIGABRT
+    configure_logs(logging.WARNING if quiet else logging.INFO)
 
 
 def _run(service: Service) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from detector.audio.live_source import SourceCondition
 from detector.errors import DeviceError
-from detector.service import logs
+from detector.service import process
 from detector.service.engine import Counters, RateLimitedLog
 from detector.service.health import NO_SOURCE, Health, is_under_voltage, rss_bytes, temperature_c
 from detector.service.process import Notifier
@@ -180,8 +180,8 @@ def _logging_as_before() -> Iterator[None]:
 def test_a_log_without_a_reader_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipe of standard error is full: messages are dropped, and their number is logged later."""
     reader, writer = os.pipe()
-    monkeypatch.setattr(logs, "standard_error", lambda: writer)
-    logs.configure()
+    monkeypatch.setattr(process, "standard_error", lambda: writer)
+    process.configure_logs()
     log = logging.getLogger("detector.test")
     for number in range(2000):
         log.warning(f"{number:04d}{'x' * 96}")  # noqa: G004 - texts that are not alike
@@ -199,7 +199,7 @@ def test_a_log_without_a_reader_does_not_block(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("_logging_as_before")
 def test_other_libraries_are_logged_from_warnings_on(capfd: pytest.CaptureFixture[str]) -> None:
-    logs.configure()
+    process.configure_logs()
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("trouble")
     logging.getLogger("detector.x").info("started")
@@ -217,8 +217,8 @@ def test_messages_alike_are_bounded_for_each_text_and_each_library(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("detector.service.logs.time.monotonic", lambda: now)
-    logs.configure()
+    monkeypatch.setattr("detector.service.process.time.monotonic", lambda: now)
+    process.configure_logs()
     own, other = logging.getLogger("detector.x"), logging.getLogger("asyncio")
     for number in range(5000):
         own.warning("not understood: %d", number)
@@ -234,7 +234,7 @@ def test_messages_alike_are_bounded_for_each_text_and_each_library(
 
 @pytest.mark.usefixtures("_logging_as_before")
 def test_what_others_have_written_is_not_obeyed_by_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    logs.configure()
+    process.configure_logs()
     logging.getLogger("detector.x").warning("%s answers", "a\x1b]0;b\x07\x9bc")
     logging.getLogger("elsewhere").warning("x", exc_info=OSError("\x1b[2J"))
     found = capfd.readouterr().err
@@ -244,7 +244,7 @@ def test_what_others_have_written_is_not_obeyed_by_the_terminal(capfd: pytest.Ca
 
 @pytest.mark.usefixtures("_logging_as_before")
 def test_the_end_of_a_thread_is_a_line_and_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
-    logs.configure()
+    process.configure_logs()
     thread = threading.Thread(target=lambda: dict[str, int]()["missing"], name="worker")
     thread.start()
     thread.join()
