@@ -135,13 +135,17 @@ uninstall:
 # With Debian's own Python, so that the package's environment finds it on the machine where it is unpacked.
 DEB_PYTHON := /usr/bin/python3
 DEB_ROOT := build/deb
+DEB_DOCUMENTS := /usr/share/doc/snn-detect
 DEB_PACKING ?= -Zxz -z1
 # Who builds it answers for it; the variables are those of Debian's own tools.
 DEB_MAINTAINER ?= $${DEBFULLNAME:-builder of this package} <$${DEBEMAIL:-root@$$(hostname)}>
 deb:
 	@rm -rf $(DEB_ROOT)
 	@$(MAKE) --no-print-directory install DESTDIR=$(DEB_ROOT) PREFIX=/usr PYTHON=$(DEB_PYTHON)
-	@install -d $(DEB_ROOT)/DEBIAN
+	@install -d $(DEB_ROOT)/DEBIAN $(DEB_ROOT)$(DEB_DOCUMENTS)
+	@install -m 644 LICENSE $(DEB_ROOT)$(DEB_DOCUMENTS)/copyright
+	@gzip -n9c CHANGELOG.md >$(DEB_ROOT)$(DEB_DOCUMENTS)/changelog.gz
+	@chmod 644 $(DEB_ROOT)$(DEB_DOCUMENTS)/changelog.gz
 	@install -m 755 systemd/debian/postinst systemd/debian/prerm systemd/debian/postrm $(DEB_ROOT)/DEBIAN
 	@install -m 644 systemd/debian/conffiles $(DEB_ROOT)/DEBIAN
 	@sed -e 's/@VERSION@/$(VERSION)/' -e "s/@MAINTAINER@/$(DEB_MAINTAINER)/" -e "s/@ARCHITECTURE@/$$(dpkg --print-architecture)/" \

@@ -207,6 +207,22 @@ def test_the_changelog_has_an_entry_for_the_program_and_for_each_model() -> None
     assert re.findall(r"^### household ([\d.]+) ", models, re.MULTILINE)[0] == manifest.version
 
 
+def test_the_citation_is_that_of_this_release() -> None:
+    citation = yaml.safe_load(text_of("CITATION.cff"))
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["authors"]
+    assert (citation["title"], citation["version"]) == (project["name"], __version__)
+    assert (citation["license"], citation["keywords"]) == (project["license"], project["keywords"])
+
+
+def test_no_document_and_no_message_names_an_index_that_does_not_have_the_project() -> None:
+    """``pip install snn-detect`` finds no distribution; a file, a clone or the packages of an extra are found."""
+    sources = [p for folder in ("detector", "models", "firmware_export") for p in sorted((ROOT / folder).rglob("*.py"))]
+    for path in [*(ROOT / name for name in DOCUMENTS), *sources]:
+        assert not re.search(r"pip install (?:-\S+ )*['\"]?snn-detect\b", path.read_text(encoding="utf-8")), path
+
+
 def test_the_shipped_model_is_small_and_was_kept_from_the_test_fold() -> None:
     model = load_model()
     assert model.path.stat().st_size < 3 * 2**20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,7 @@ repeat 300 { zpty -r -t z part && all+=$part || sleep 0.1; [[ $all == *calib*rat
 print -r -- $all
 zpty -d z
 """
+OPTIONS = ("-qq", "--disable-pip-version-check", "--no-build-isolation", "--no-deps", "--no-index")
 
 
 class Installation:
@@ -60,6 +62,16 @@ class Installation:
             command, cwd=cwd, env=self.environment, capture_output=True, text=True, check=False, timeout=300
         )
 
+    def pip(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run the tests' pip for this environment, which has none."""
+        pip = (sys.executable, "-m", "pip", "--python", self.python)
+        return self.run(*pip, *arguments, cwd=self.folder)
+
+    def install_command(self, extra: str) -> str:
+        """Return what messages name as the command for an extra."""
+        program = f"from detector.system import install_command; print(install_command({extra!r}))"
+        return self.run(self.python, "-c", program, cwd=self.folder).stdout.strip()
+
 
 def install(kind: str, folder: Path) -> Installation:
     """Install a copy of the sources as a wheel, or editable."""
@@ -68,12 +80,14 @@ def install(kind: str, folder: Path) -> Installation:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", made.folder], check=True)
     packages = made.folder / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
     (packages / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    options = ("-qq", "--disable-pip-version-check", "--no-build-isolation", "--no-deps", "--no-index")
-    pip = (sys.executable, "-m", "pip", "--python", made.python, "install", *options)
-    done = made.run(*pip, *(["--editable"] if kind == "editable" else []), sources, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    what: list[str | Path] = ["--editable", sources]
     if kind == "wheel":
+        done = made.run(sys.executable, "-m", "pip", "wheel", *OPTIONS, "-w", folder, sources, cwd=folder)
+        assert done.returncode == 0, done.stderr
         shutil.rmtree(sources)  # nothing may come from there
+        what = [*folder.glob("*.whl")]
+    done = made.pip("install", *OPTIONS, *what)
+    assert done.returncode == 0, done.stderr
     return made
 
 
@@ -165,3 +179,26 @@ def test_zsh_completes(wheel: Installation) -> None:
     wheel.environment["TERM"] = "dumb"
     done = wheel.run("zsh", "-f", "-c", ZSH, "zsh", wheel.folder / "share" / "zsh" / "site-functions", cwd=wheel.folder)
     assert "calibrate" in done.stdout
+
+
+def test_the_command_for_an_extra_is_one_that_pip_can_run(installed: Installation) -> None:
+    command = installed.install_command("mqtt")
+    program, *arguments = shlex.split(command)
+    assert (program, arguments[0]) == ("pip", "install")
+    assert arguments[-1].endswith("[mqtt]")
+    done = installed.pip(*arguments, "--dry-run", "--force-reinstall", *OPTIONS[1:])
+    assert done.returncode == 0, done.stderr
+    assert "Would install snn-detect" in done.stdout
+
+
+def test_where_the_wheel_is_gone_the_packages_of_an_extra_are_named(wheel: Installation) -> None:
+    (origin,) = wheel.folder.glob("lib/python3.*/site-packages/snn_detect-*/direct_url.json")
+    kept, pip = origin.read_text(), wheel.folder / "bin" / "pip"
+    origin.write_text('{"url": "file:///no/such.whl", "archive_info": {}}')
+    try:
+        assert wheel.install_command("plot") == "make install EXTRAS=mqtt,metrics,web,plot LOCK="  # it has no pip
+        pip.touch(0o755)
+        assert wheel.install_command("mqtt") == "pip install 'paho-mqtt>=2.1'"
+    finally:
+        origin.write_text(kept)
+        pip.unlink(missing_ok=True)

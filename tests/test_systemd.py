@@ -23,6 +23,14 @@ SYSTEMD = ROOT / "systemd"
 NOT_SOURCES = shutil.ignore_patterns(".*cache*", ".git", ".venv*", ".hypothesis", "build", "runs", "__pycache__")
 
 
+SHELL_FILES = {
+    "/usr/share/man/man1/snn-detect.1.gz",
+    "/usr/share/bash-completion/completions/snn-detect",
+    "/usr/share/zsh/vendor-completions/_snn-detect",
+    "/usr/share/fish/vendor_completions.d/snn-detect.fish",
+}
+
+
 def missing(reason: str) -> None:
     """Skip, except in CI, where all that tests need is there."""
     if os.environ.get("CI") == "true":
@@ -207,9 +215,51 @@ def test_the_package_is_whole(package: Path) -> None:
     names = {line.split()[5].removeprefix(".") for line in listing}
     files = {"/usr/bin/snn-detect", "/usr/lib/systemd/system/snn-detect.service", "/usr/lib/sysusers.d/snn-detect.conf"}
     assert files | set((SYSTEMD / "debian" / "conffiles").read_text(encoding="utf-8").split()) <= names
+    documents = {f"/usr/share/doc/snn-detect/{name}" for name in ("README.md", "copyright", "changelog.gz")}
+    assert documents | SHELL_FILES <= names
     control = run("dpkg-deb", "--field", package).stdout
     assert not re.search(r"@[A-Z_]+@", control)
-    assert re.search(r"^Depends: python3 \(>= 3\.\d+~\), python3 \(<< 3\.\d+~\), libportaudio2$", control, re.MULTILINE)
+    depends = r"python3 \(>= 3\.\d+~\), python3 \(<< 3\.\d+~\), libportaudio2, systemd \| systemd-standalone-sysusers"
+    assert re.search(rf"^Depends: {depends}$", control, re.MULTILINE)
+    assert re.search(r"^Maintainer: .+ <.+@.+>$", control, re.MULTILINE)
+    assert " It is no alarm." in control
+
+
+PURGE = """
+mount -t tmpfs none "$2"
+mkdir "$2/upper" "$2/work" "$2/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$2/upper,workdir=$2/work" "$2/root" || exit 77
+mount --bind /dev "$2/root/dev"
+mount -t proc proc "$2/root/proc"
+cp "$1" "$2/root/package.deb"
+inside="chroot $2/root"
+$inside dpkg --force-depends --install /package.deb >&2
+$inside id -un snn-detect
+$inside snn-detect --version
+mkdir -p "$2/root/var/lib/snn-detect" "$2/root/run/snn-detect" "$2/root/usr/lib/snn-detect/lib/__pycache__"
+touch "$2/root/var/lib/snn-detect/events.db" "$2/root/etc/snn-detect/config.d/mine.toml"
+touch "$2/root/usr/lib/snn-detect/lib/__pycache__/later.pyc"
+$inside dpkg --remove snn-detect >&2
+ls "$2/root/var/lib/snn-detect" "$2/root/etc/snn-detect/config.d"
+$inside dpkg --purge snn-detect >&2
+rm "$2/root/package.deb"
+find "$2/upper" -name '*snn?detect*' ! -type c
+grep snn-detect "$2/root/etc/passwd" "$2/root/etc/group" "$2/root/etc/shadow"
+echo purged
+"""
+
+
+def test_what_installing_and_running_made_is_gone_behind_a_purge(package: Path, tmp_path: Path) -> None:
+    """Installed in a view of this system that ends with the test."""
+    if os.geteuid() != 0:
+        missing("only root can install packages")
+    done = run("unshare", "--mount", "sh", "-c", PURGE, "sh", package, tmp_path)
+    if done.returncode == 77:
+        missing("the file systems of this machine take no overlay")
+    lines = [line for line in done.stdout.split("\n") if line and not line.endswith(":")]
+    version = re.search(r'__version__ = "(.*)"', (ROOT / "detector" / "__init__.py").read_text(encoding="utf-8"))
+    assert version is not None
+    assert lines == ["snn-detect", f"snn-detect {version[1]}", "mine.toml", "events.db", "purged"], done.stderr
 
 
 def test_what_the_package_unpacks_runs(package: Path, tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ BLOCKS = [
     for block in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
 ]
 PREAMBLE = f"""
-import numpy as np, soundfile
+import numpy as np, soundfile, soxr
 clip, _ = soundfile.read({str(SCENE)!r}, dtype="float32")
 clip = clip[:160000]
-blocks = np.array_split(clip, 100)
+soundfile.write("recording.wav", clip, 16000)
+blocks = np.array_split(soxr.resample(clip, 16000, 48000), 100)
 """
 
 
@@ -69,7 +70,12 @@ def test_what_readme_and_the_card_show_runs(block: str, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(PREAMBLE + block)
     done = subprocess.run(
-        [sys.executable, "-W", "error", script], env=clean_environment(), capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", script],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     if "print(" in block:
