@@ -155,7 +155,7 @@ class Icecast(Process):
         folder = Path(self._folder.name)
         folder.chmod(0o777)
         config = folder / "icecast.xml"
-        user = "<changeowner><user>nobody</user><group>nogroup</group></changeowner>" if os.geteuid() == 0 else ""
+        user = "<changeowner><user>icecast2</user><group>icecast</group></changeowner>" if os.geteuid() == 0 else ""
         config.write_text(_ICECAST.format(port=self.port, folder=folder, user=user))
         super().__init__([program("icecast2"), "-c", str(config)])
 
@@ -223,13 +223,14 @@ class HttpServer:
         port: int = 0,
     ) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.needs_password = False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.requests.append((self.path, dict(self.headers)))
-                if (status := server.refuses(self.path, dict(self.headers))) is not None:
-                    self.send_response(status)
+                if server.needs_password and "Authorization" not in self.headers:
+                    self.send_response(401)
                     self.send_header("WWW-Authenticate", 'Basic realm="stream"')
                     self.send_header("Content-Length", "0")
                     self.end_headers()
@@ -250,10 +251,6 @@ class HttpServer:
             context.load_cert_chain(certificate, key)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.url = f"http{'s' if certificate else ''}://localhost:{self.port}"
-
-    def refuses(self, path: str, headers: dict[str, str]) -> int | None:  # noqa: ARG002 - to be replaced
-        """Return the status of an error, None to send."""
-        return None
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

@@ -343,7 +343,7 @@ class Schedule:
 
     def contains(self, moment: datetime) -> bool:
         """Return whether a moment is within the hours, in its time zone."""
-        days = [moment.date() + timedelta(days=offset) for offset in (-1, 0)]
+        days = [moment.date() + timedelta(days=offset) for offset in (-1, 0, 1)]
         return any(self._is_between(day, *hours, moment) for hours in self._hours for day in days)
 
     def _is_between(self, day: date, first: str, last: str, moment: datetime) -> bool:

@@ -26,7 +26,6 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from detector import __version__
 from detector.audio.capture import Block, Capture, StreamFormat, now_s
 from detector.audio.captured_source import CapturedSource
 from detector.audio.live_source import Mixing
@@ -231,7 +230,7 @@ class HttpClient:
             urllib.request.HTTPBasicAuthHandler(passwords),
             urllib.request.HTTPDigestAuthHandler(passwords),
         )
-        self._opener.addheaders = [("User-Agent", f"snn-detect/{__version__}")]
+        self._opener.addheaders = [("User-Agent", "snn-detect")]
         self._timeout_s = timeout_s
         self._bodies: weakref.WeakSet[_Body] = weakref.WeakSet()
         self.fault: Exception | None = None

@@ -65,6 +65,9 @@ _FAMILIES: Final = {
     "audio_last_frame_timestamp_seconds": _Family(
         "gauge", ("source",), "When sound last arrived, in seconds since 1970."
     ),
+    "audio_clock_drift_ratio": _Family(
+        "gauge", ("source",), "How much faster than the clock the source runs; 0.001 is a sample in a thousand."
+    ),
     "source_up": _Family("gauge", ("source",), "Whether the device is open and sound arrives."),
     "realtime_factor_ratio": _Family("gauge", (), "Seconds of computing per second of sound."),
     "state_resets_total": _Family("counter", ("reason",), "Resets of the state of the network."),
@@ -291,6 +294,8 @@ class EventMetrics:
         for name, key in _FROM_HEALTH.items():
             self._set(name, getattr(health, key), *([self._source] if _FAMILIES[name].labels else []))
         self._set("audio_reopens_total", health.reopens, self._source, "device")
+        if health.drift_ppm is not None:
+            self._set("audio_clock_drift_ratio", round(health.drift_ppm / 1e6, 9), self._source)
         self._set("audio_level_dbfs", health.rms_dbfs, self._source, "rms")
         self._set("audio_level_dbfs", health.peak_dbfs, self._source, "peak")
         if health.heard_s != self._processed_s and time:

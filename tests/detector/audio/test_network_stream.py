@@ -384,10 +384,6 @@ def test_the_certificates_of_the_servers_that_a_playlist_names_are_verified(
             assert len(segments.requests) == asked
 
 
-def needs_password(path: str, headers: dict[str, str]) -> int | None:  # noqa: ARG001 - all are alike
-    return None if "Authorization" in headers else 401
-
-
 def test_a_password_goes_to_the_host_of_the_url_alone(tmp_path: Path) -> None:
     data = tone(3, "-c:a", "libmp3lame", "-f", "mp3")
     secret = tmp_path / "credentials"
@@ -396,9 +392,9 @@ def test_a_password_goes_to_the_host_of_the_url_alone(tmp_path: Path) -> None:
     with HttpServer(lambda _path, write: write(data)) as elsewhere:
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{elsewhere.url}/live.mp3\n#EXT-X-ENDLIST\n"
         moved = HttpServer(lambda _path, write: write(playlist.encode()))
-        moved.refuses = needs_password  # type: ignore[method-assign]
+        moved.needs_password = True
         with moved, HttpServer(lambda _path, write: write(data)) as direct:
-            direct.refuses = needs_password  # type: ignore[method-assign]
+            direct.needs_password = True
             with listen(direct.url, credentials_file=secret) as listener:
                 listener.receive(2)
             with listen(f"{moved.url}/live.m3u8", credentials_file=secret):
