@@ -10,6 +10,7 @@
 # make check-wheels  make them and test what they hold; takes minutes
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
+# make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
 # make clean      remove all environments and what the tools left behind
 
 PYTHON ?= python3
@@ -34,11 +35,12 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-general-soundfont espeak-ng \
   systemd logrotate libportaudio2 libasound2-plugins alsa-utils pulseaudio pulseaudio-utils mosquitto openssl strace util-linux make gcc libc6-dev libasound2-dev cmake \
   clang libclang-rt-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm chromium \
-  sox libsox-fmt-base ffmpeg lame man-db zsh fish
+  sox libsox-fmt-base ffmpeg lame man-db zsh fish icecast2 gir1.2-gst-rtsp-server-1.0 python3-gi \
+  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf check-archive
+  check-wheels check-arm64 check-armhf check-archive bench-streams
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -206,6 +208,9 @@ HOURS ?= 1000
 check-archive: $(TESTING)/.installed
 	$(TESTING)/bin/python -m tests.detector.archive.check_archive --hours $(HOURS) --folder build/archive \
 	  --result tests/detector/archive/check_archive.json
+
+bench-streams: $(TESTING)/.installed test-programs
+	$(TESTING)/bin/python -m tests.bench.stream_cost
 
 test-programs:
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \
