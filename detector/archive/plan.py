@@ -30,7 +30,8 @@ _BYTES_PER_S: Final = 16_000.0
 """Of files whose length is not stated, for the progress alone."""
 _UNIT_S: Final = 900.0
 """Sound in a unit of work, unless one stream is longer: some seconds of computing."""
-_UNIT_FILES: Final = 500
+_UNIT_FILES: Final = 200
+"""Dask keeps the arguments of its last hundreds of tasks."""
 _SHARES: Final = 8
 """Units for each worker, at least, where there is that much."""
 _TEXT_BYTES: Final = 1 << 16

@@ -39,7 +39,7 @@ _ATTEMPTS: Final = 3
 _AHEAD: Final = 2
 """Units for each thread of a worker that are with the scheduler at a time."""
 _SCAN_FILES: Final = 200
-_CONNECT_S: Final = 10
+_CONNECT_S: Final = 15
 _WORKERS_S: Final = 60
 _ANSWER_S: Final = 30
 """How long the scheduler may take for an answer."""
@@ -99,9 +99,13 @@ def connect(scheduler: str | None, jobs: int) -> Iterator[Any]:
         raise ConfigError(_EXTRA) from error
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # The history of Dask's profiler would grow in the workers for an hour.
+    # What Dask keeps for its developers would grow: of its profiler for an hour, and of its tasks with their arguments.
     dask.config.set(
-        {"distributed.comm.timeouts.connect": f"{_CONNECT_S}s", "distributed.worker.profile.enabled": False}
+        {
+            "distributed.comm.timeouts.connect": f"{_CONNECT_S}s",
+            "distributed.worker.profile.enabled": False,
+            "distributed.admin.low-level-log-length": 100,
+        }
     )
     with contextlib.ExitStack() as stack:
         if scheduler is None:
@@ -291,9 +295,7 @@ class Cluster:
     def _check_scheduler(self) -> None:
         comm = getattr(self._client, "scheduler_comm", None)
         if self._client.status != "running" or comm is None or comm.comm.closed():
-            raise SchedulerError(
-                "the scheduler is lost; start it again, and then this command: it goes on where it was"
-            )
+            raise SchedulerError(f"{_LOST}; {_GOES_ON}")
 
 
 class Run:

@@ -89,6 +89,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         self.scheduler = self._start("dask_scheduler", "--port", str(self._port))
+        wait_until(self._answers, "the scheduler")
         self.start_worker()
         self.start_worker()
         return self
@@ -108,6 +109,10 @@ class Cluster:
             self.kill(process)
         self.workers.clear()
         self.__enter__()
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     @staticmethod
     def kill(process: subprocess.Popen[bytes]) -> None:
