@@ -210,7 +210,7 @@ def _seconds(part: Path) -> list[float]:
 
 def restart(minutes: list[Path], folder: Path) -> dict[str, Any]:
     """Kill the command and its workers in the middle; return what had been begun and has to be done again."""
-    count = 1200
+    count = 300
     link(minutes, folder / "in", count)
     out = folder / "out"
     command = [*COMMAND, str(folder / "in"), "--out", str(out), "--time-zone", "UTC", "--jobs", "2", "-q"]
