@@ -11,6 +11,7 @@
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
 # make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
+# make check-simulators   run the NIR forms in the simulators they are for, in environments of their own in build/
 # make clean      remove all environments and what the tools left behind
 
 PYTHON ?= python3
@@ -40,7 +41,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf check-archive bench-streams
+  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -211,6 +212,10 @@ check-archive: $(TESTING)/.installed
 
 bench-streams: $(TESTING)/.installed test-programs
 	$(TESTING)/bin/python -m tests.bench.stream_cost
+
+# SOUND names recordings of 10 s or more together, to compare on beside the demo scene.
+check-simulators: $(TESTING)/.installed
+	@$(TESTING)/bin/python tests/firmware_export/nir/simulators.py build/simulators $(SOUND)
 
 test-programs:
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Expected: norse.torch.from_nir reads NIR's neurons by their equations, tau dv/dt = (v_leak - v) + r i for a LIF and for
-#   the membrane of a CubaLIF, whose synapse is tau_syn di/dt = -i + w_in s; and resets as its argument reset_method says.
+# Expected: norse.torch.from_nir reads NIR's neurons by their equations, tau dv/dt = (v_leak - v) + r i for a LIF and
+#   for the membrane of a CubaLIF, whose synapse is tau_syn di/dt = -i + w_in s; and resets as its argument reset_method
+#   says.
 # Happens in norse 1.1.0: (1) a LIF's r is dropped, with a warning in the log that speaks of r "found to diverge"; with
 #   ignore_warnings=True with none. r = 2 and r = 1 give the same potentials. (2) a CubaLIF's v_leak counts twice: it is
 #   also given to the synapse, so that a neuron at rest without any input goes to v_leak * (1 + r) instead of v_leak.
@@ -47,7 +48,7 @@ def cuba(threshold):
 
 
 by_r = [potential(lif(r), [1.0] * 200, lambda s: s) for r in (1, 2)]
-print("LIF after 200 ms with an input of 1: r = 1 gives", by_r[0], "and r = 2 gives", by_r[1], "(the equation: 1 and 2)")
+print("LIF after 200 ms with an input of 1, r = 1 and r = 2:", *by_r, "(the equation: 1 and 2)")
 rest = potential(cuba(100), [0.0] * 400, lambda s: s[1])
 print("CubaLIF after 400 ms without input, v_leak = 0.5, r = 1:", rest, "(the equation: 0.5)")
 after = potential(lif(1, 1), [30.0], lambda s: s)

@@ -2,10 +2,10 @@
 # Expected: NIR's time constants are in seconds, and a reader needs a time step to make decays of them, as norse,
 #   spikingjelly and spyx take one (dt). A LIF of 20 ms keeps most of its potential from one step of 1 ms to the next:
 #   exp(-1/20) = 0.951.
-# Happens: sinabs.nir.from_nir has no time step and takes tau as a number of steps: the decay is exp(-1/0.02) = 2e-22, so
-#   that the neuron keeps nothing, with no error or warning. The input counts in full whatever r says, and several spikes
-#   are sent in one step (an input of 2.5 thresholds sends 2). With tau = 20 the decay is 0.951. The other way is the
-#   same: sinabs.nir.to_nir writes steps where others read seconds. True of 2.0.3 and 3.1.3.
+# Happens: sinabs.nir.from_nir has no time step and takes tau as a number of steps: the decay is exp(-1/0.02) = 2e-22,
+#   so that the neuron keeps nothing, with no error or warning. The input counts in full whatever r says, and several
+#   spikes are sent in one step (an input of 2.5 thresholds sends 2). With tau = 20 the decay is 0.951. The other way is
+#   the same: sinabs.nir.to_nir writes steps where others read seconds. True of 2.0.3 and 3.1.3.
 # Source: seen by this script; sinabs/nir.py passes node.tau to LIFSqueeze(tau_mem=...), of which the documentation says
 #   alpha = exp(-1/tau_mem). NIR's documentation has tau in the differential equation of its neurons.
 set -euo pipefail

@@ -38,7 +38,7 @@ EULER_READING: Final = Reading(leak_step)
 
 
 _FEW: Final = 4
-"""Up to a part in four of the inputs, it is quicker to take only those that are not 0."""
+"""Up to a part in four of the inputs, or four weights of a sum, it is quicker to take only those that are not 0."""
 
 
 class Unit(Protocol):
@@ -79,9 +79,17 @@ class _Matrix:
         self._weight = node.weight
         self._columns = np.ascontiguousarray(node.weight.T) if node.weight.ndim == 2 else None  # noqa: PLR2004 - axes
         self._bias = getattr(node, "bias", None)
+        most = int(np.count_nonzero(node.weight, axis=-1).max())
+        self._few = node.weight.ndim == 2 and most <= _FEW  # noqa: PLR2004 - axes
+        if self._few:
+            self._where = np.argsort(node.weight == 0, axis=-1, kind="stable")[:, :most]
+            self._values = np.take_along_axis(node.weight, self._where, -1)
 
     def step(self, x: Float32) -> Float32:
         y: Float32
+        if self._few:
+            y = (self._values * x[self._where]).sum(axis=-1, dtype=np.float32)
+            return y if self._bias is None else y + self._bias
         sent = np.flatnonzero(x)
         if self._columns is None or _FEW * len(sent) > x.size:
             y = np.matmul(self._weight, x[..., None])[..., 0]
