@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from detector.errors import ConfigError
-from detector.system import ProcessLock, replace_file, sync, write_text
+from detector.system import ProcessLock, install_command, replace_file, sync, write_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +35,6 @@ _UNKNOWN: Final = "unknown"
 _NO_WORDS: Final = frozenset({"nan", "inf", "infinity", "null", "none", "na", "true", "false", "epoch", "today", "now"})
 """Names that readers take for another type than text."""
 _LONGEST_NAME: Final = 100
-_EXTRA: Final = "the archive needs more packages: pip install 'snn-detect[archive]'"
 _COMPRESSION: Final = "zstd"
 
 
@@ -45,7 +44,7 @@ def arrow() -> tuple[Any, Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
-        raise ConfigError(_EXTRA) from error
+        raise ConfigError(f"the archive needs pyarrow: {install_command('archive')}") from error
     return pa, pq
 
 

@@ -23,6 +23,7 @@ from detector.archive import worker
 from detector.archive.dataset import DataSet, as_text
 from detector.archive.plan import Recording, Rules, Unit, check_inputs, find, units
 from detector.errors import ConfigError, DetectorError
+from detector.system import install_command
 
 if TYPE_CHECKING:
     from detector.audio.live_source import Channel
@@ -45,7 +46,6 @@ _ANSWER_S: Final = 30
 """How long the scheduler may take for an answer."""
 _LOST: Final = "the scheduler is lost or does not answer"
 _GOES_ON: Final = "start it again, and then this command: it goes on where it was"
-_EXTRA: Final = "the archive needs more packages: pip install 'snn-detect[archive]'"
 _LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
 _BROKEN: Final = 66
 
@@ -96,7 +96,7 @@ def connect(scheduler: str | None, jobs: int) -> Iterator[Any]:
         dask.config.set({"logging": dict.fromkeys(_LOGGERS, "critical")})
         from distributed import Client, LocalCluster
     except ModuleNotFoundError as error:
-        raise ConfigError(_EXTRA) from error
+        raise ConfigError(f"the archive needs Dask: {install_command('archive')}") from error
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # What Dask keeps for its developers would grow: of its profiler for an hour, and of its tasks with their arguments.

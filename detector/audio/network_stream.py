@@ -8,12 +8,10 @@ where those say nothing, by the clock.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 import logging
 import re
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -32,12 +30,12 @@ from detector.audio.live_source import Mixing
 from detector.config.secrets import credential, read_secret
 from detector.config.sections import Audio
 from detector.errors import ConfigError, DetectorError, DeviceError
+from detector.system import install_command
 
 _log = logging.getLogger(__name__)
 CREDENTIALS: Final = "stream-credentials"
 """Name of systemd's credential with user and password."""
 SCHEMES: Final = ("rtsp", "rtsps", "http", "https", "udp")
-_REQUIREMENT: Final = "av>=18.1"
 _PROTOCOLS: Final = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,file,crypto,data"
 """What FFmpeg may open by itself; a server must not have it read files, and RTSP has no way to name one."""
 _OPEN_S: Final = 8.0
@@ -95,8 +93,7 @@ def load_av() -> Any:
     try:
         return importlib.import_module("av")
     except ImportError as error:
-        pip = f"{sys.executable} -m pip" if importlib.util.find_spec("pip") else f"pip --python {sys.executable}"
-        raise ConfigError(f"network streams need PyAV: {pip} install '{_REQUIREMENT}'") from error
+        raise ConfigError(f"network streams need PyAV: {install_command('streams')}") from error
 
 
 def check_stream(audio: Audio) -> None:

@@ -21,7 +21,7 @@ from detector.cli.program import (
 )
 from detector.errors import ConfigError
 from detector.service.process import SignalHandler
-from detector.system import write_text
+from detector.system import install_command, write_text
 
 if TYPE_CHECKING:
     from detector.archive.run import Options, Summary
@@ -110,7 +110,7 @@ def _draw(folder: Path, summary: Summary) -> bool:
     try:
         draw_calendar(folder / "events.png", summary.by_hour, summary.recorded_s)
     except ConfigError:
-        print_status("snn-detect: no picture was drawn; for that: pip install 'snn-detect[plot]'")
+        print_status(f"snn-detect: no picture was drawn; for that: {install_command('plot')}")
         return False
     return True
 

@@ -222,8 +222,13 @@ def header(network: Network, arrays: ModelArrays, names: str) -> str:
         "MOST_SMOOTHING": max(c.decoder.smoothing_frames for c in m.classes),
     }
     sizes |= {name: _constant(value) for name, value in arrays.constants.items()}
-    defines = "".join(f"#define SNN_{name} {_bracketed(value)}\n" for name, value in sizes.items())
-    return f"{_origin(network, arrays.number_format)}{_HEADER_TOP}{defines}{_HEADER_TYPES.replace('NAMES', names)}"
+    return (
+        _origin(network, arrays.number_format) + _HEADER_TOP + _defines(sizes) + _HEADER_TYPES.replace("NAMES", names)
+    )
+
+
+def _defines(sizes: dict[str, Any]) -> str:
+    return "".join(f"#define SNN_{name} {_bracketed(value)}\n" for name, value in sizes.items())
 
 
 def tables(network: Network, arrays: ModelArrays) -> str:

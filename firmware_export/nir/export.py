@@ -31,7 +31,7 @@ from detector.manifest import DecoderParams, Manifest
 from detector.messages import Spikes
 from detector.network import Model, load_model, trace
 from firmware_export.files import atomic_output
-from firmware_export.nir.forms import FORMS, MODULE_MARK, REFUSED, Form
+from firmware_export.nir.forms import FORMS, MODULE_MARK, REFUSED, GraphForm
 from firmware_export.nir.graph import build_graph, frame_seconds
 from firmware_export.nir.interpreter import Interpreter, Spiking
 from firmware_export.nir.unrolled import FLAGS, ChainLayer, unroll, windows
@@ -108,7 +108,7 @@ def export_nir(path: Path, out: Path, simulator: str | None = None, nir_version:
     return parity
 
 
-def form_of(simulator: str | None) -> Form | None:
+def form_of(simulator: str | None) -> GraphForm | None:
     """Return a simulator's form, None for none; raises ConfigError, with the reason, where there cannot be one."""
     if simulator is None:
         return None
@@ -149,7 +149,7 @@ def check_graph(path: Path, model: Model, spikes: Spikes) -> NirParity:
     return NirParity(len(spikes), sizes, dict(sent), near, largest, dict(hard_sent), hard_difference)
 
 
-def check_chain(path: Path, form: Form, network: Network, model: Model, spikes: Spikes) -> NirParity:
+def check_chain(path: Path, form: GraphForm, network: Network, model: Model, spikes: Spikes) -> NirParity:
     """Compare the file of an unrolled form with its model over spikes (frames, planes, n_mfcc).
 
     As ``check_graph`` does, but the graph is run as the form's simulator reads it, and every copy of a layer is
@@ -226,7 +226,7 @@ def describe(network: Network, parity: NirParity, run: str = "", *, is_unrolled:
     return "".join(Template(_template(name)).substitute(values) for name in (head, "description"))
 
 
-def _packages(form: Form | None, nir_version: str | None) -> str:
+def _packages(form: GraphForm | None, nir_version: str | None) -> str:
     if form is None:
         return ""
     return form.packages_with_old_nir if nir_version == OLD_NIR else form.packages

@@ -99,7 +99,7 @@ def test_the_polar_day_has_all_hours_and_the_polar_night_none(day: date, *, sun_
 )
 def test_hours_that_cannot_be_are_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        Audio(**values)  # type: ignore[arg-type]
+        Audio(**values)
 
 
 def test_outside_its_hours_a_source_stays_open_and_its_sound_is_dropped() -> None:

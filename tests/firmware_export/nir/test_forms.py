@@ -95,6 +95,7 @@ def test_sinabs_counts_in_steps_and_its_synapses_are_integrators(model: Path, tm
     network = read_network(model)
     chain = unroll(network)
     np.testing.assert_allclose(np.exp(-1 / nodes["conv1"].tau), chain.layers[0].beta, rtol=1e-6)
+    assert chain.layers[0].alpha is not None
     np.testing.assert_allclose(np.exp(-1 / nodes["conv1_synapse"].tau), chain.layers[0].alpha, rtol=1e-6)
 
 
