@@ -27,18 +27,18 @@ _BY_NAME: Final = {"scores", "metrics", "layers"}
 _TYPES: Final = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
-def check(name: str, value: object, folder: Path = EXPECTED) -> None:
-    """Fail with a diff unless text, or a value as JSON in its own order, is what the file in a folder holds."""
+def check(name: str, value: object, folder: Path | None = None) -> None:
+    """Fail with a diff unless text, or a value as JSON in its own order, is what the file (in EXPECTED) holds."""
     found = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     found = found.rstrip("\n") + "\n"
-    path = folder / name
+    path = (folder or EXPECTED) / name
     if os.environ.get(UPDATE) == "1":
         path.write_text(found, encoding="utf-8")
         return
     expected = path.read_text(encoding="utf-8") if path.exists() else ""
     if found != expected:
         lines = difflib.unified_diff(
-            expected.splitlines(), found.splitlines(), f"{folder.name}/{name}", "found now", lineterm="", n=4
+            expected.splitlines(), found.splitlines(), f"{path.parent.name}/{name}", "found now", lineterm="", n=4
         )
         diff = "\n".join(lines)
         pytest.fail(f"a contract with users has changed; if it is meant to: {UPDATE}=1\n{diff}", pytrace=False)
