@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from detector.cli.program import json_option, print_error, print_json, print_status
+from detector.cli.program import CommandGroup, json_option, print_error, print_json, print_status
 from detector.errors import ConfigError
 
 _FILE_NAME: Final = "config.toml"
@@ -18,7 +18,7 @@ _file_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Check, show and create the configuration.
 

@@ -12,6 +12,7 @@ import click
 
 from detector import __version__
 from detector.cli.program import (
+    CommandGroup,
     config_option,
     json_option,
     model_option,
@@ -96,7 +97,7 @@ _config_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def mqtt() -> None:
     """Test the MQTT brokers of the configuration."""
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
+from detector.cli.program import CommandGroup, print_status, print_text
 from detector.cli.program import options as add_options
-from detector.cli.program import print_status, print_text
 from detector.errors import suggestion
 from detector.system import csv_cell
 
@@ -82,7 +82,7 @@ _time_options = add_options(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def events() -> None:
     """Query the events that the service stored; the service may run meanwhile.
 

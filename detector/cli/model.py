@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from detector.cli.program import MODEL_VARIABLE, json_option, model_option, print_json, print_text
+from detector.cli.program import MODEL_VARIABLE, CommandGroup, json_option, model_option, print_json, print_text
 from detector.manifest import SENSITIVITIES
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _file_argument = click.argument(
 _FLOAT32_BYTES = 4
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def model() -> None:
     """Inspect a model file (default: the one that ships)."""
 

@@ -242,7 +242,17 @@ class LazyCommand(NamedTuple):
     """Its line in the list of commands."""
 
 
-class Program(click.Group):
+class CommandGroup(click.Group):
+    """A group that lists its commands with their first sentences, not with as much as fits on a line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        named = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, c.get_short_help_str(_MAX_LINE)) for n, c in named.items() if c and not c.hidden])
+
+
+class Program(CommandGroup):
     """A group whose commands turn every error into one line on standard error and an exit code."""
 
     def __init__(

@@ -187,7 +187,9 @@ def tune_events(  # noqa: PLR0913 - one option each
     help="Add rendered instruments, voices, animals and machines, or only out-of-class ones.",
 )
 @click.option("--soundfont", type=PATH, help="Sound font of rendered instruments; default: TimGM6mb.")
-@click.option("--hours", default=1.0, show_default=True, type=click.FloatRange(0.01, 200))
+@click.option(
+    "--hours", default=1.0, show_default=True, type=click.FloatRange(0.01, 200), help="Length of all streams."
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same bytes.")
 @click.option("--snr", default="20,10,5,0", show_default=True, help="Signal-to-noise ratios to draw from, in dB.")
 @click.option("--background", default=BACKGROUNDS, show_default=True, help="Backgrounds, each used equally often.")
@@ -203,7 +205,14 @@ def tune_events(  # noqa: PLR0913 - one option each
 @click.option("--segment", default=300.0, show_default=True, help="Seconds between changes of the background.")
 @renamed_option("--stretch", "--segment")
 @click.option("--stream", default=3600.0, show_default=True, help="Seconds per file, which is a stream of its own.")
-@click.option("--format", "form", type=click.Choice(["flac", "wav"]), default="flac", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["flac", "wav"]),
+    default="flac",
+    show_default=True,
+    help="Format of the files.",
+)
 def make_scenes(  # noqa: PLR0913 - one option each
     out: Path,
     evaluated: Path,

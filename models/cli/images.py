@@ -85,7 +85,7 @@ def convert(  # noqa: PLR0913 - one option each
 )
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--examples", type=click.IntRange(1), help="Train on the first N digits only.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
 @click.option("--leave-out", type=click.IntRange(1, 5), help="Held-out fold of sounds; default: the test fold.")
 @threads_option
 def compare(  # noqa: PLR0913 - one option each

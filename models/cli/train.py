@@ -38,7 +38,7 @@ _EPOCHS: Final = 8
 @data_option
 @material_option
 @click.option("--run", "folder", type=PATH, required=True, help="Folder of the run; an interrupted run is resumed.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
 @click.option("--leave-out", type=click.IntRange(1, 5), help="Hold out this fold, too.")
 @click.option(
     "--warm-start", type=PATH, help="Start from the weights of this finished run, or model file, of the same network."
@@ -123,7 +123,7 @@ def evaluate(  # noqa: PLR0913 - one option each
 @data_option
 @click.option("--runs", type=PATH, required=True, help="Folder of the runs: fold1-seed0, fold2-seed0, ...; resumes.")
 @click.option("--folds", default="1,2,3,4,5", show_default=True, help="Folds to leave out, one run each.")
-@click.option("--seeds", default="0,1", show_default=True)
+@click.option("--seeds", default="0,1", show_default=True, help="Seeds of the runs of each fold.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="Parallel runs, one core each.")
 def folds(recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: int) -> None:  # noqa: PLR0913 - options
     """Cross-validation: train RECIPE once per fold and seed, leaving that fold out."""
@@ -242,7 +242,7 @@ def tune(held_out: tuple[tuple[Path, int], ...], data: Path, false_rate: float, 
 @click.option("--background", type=PATH, help="Recordings of the place without the new sounds: a file or a folder.")
 @material_option
 @click.option("--data", type=PATH, help="Folder of recordings in the layout of snn-train fit, as negatives.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Processes that make examples.")
 def adapt(  # noqa: PLR0913 - one option each
     model: Path,

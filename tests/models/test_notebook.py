@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import matplotlib as mpl
 import pytest
+from matplotlib import pyplot
 
 from detector import detect_file
 from models import DEMO_SCENE
@@ -30,8 +30,7 @@ def test_each_cell_runs_and_the_plot_shows_each_sound(
 ) -> None:
     """Plain Python, without magics, so that no kernel is needed to run it."""
     monkeypatch.chdir(NOTEBOOK.parent)  # as a notebook server does
-    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
-    mpl.use("agg")
+    pyplot.switch_backend("agg")
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(cells("code")):
         exec(compile(cell, f"{NOTEBOOK.name}, cell {number}", "exec", dont_inherit=True), names)  # noqa: S102 - our own
@@ -42,4 +41,4 @@ def test_each_cell_runs_and_the_plot_shows_each_sound(
     assert {line.get_label() for line in below.lines} == {sound.label for sound in found}
     printed = capsys.readouterr().out
     assert all(f"{sound.onset_s:6.2f} to {sound.offset_s:6.2f} s" in printed for sound in found)
-    names["plt"].close("all")
+    pyplot.close("all")
