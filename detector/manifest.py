@@ -150,6 +150,22 @@ class OperatingPoints:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassResults:
+    """How well a class was found in long streams that no choice was made on, and whether that is enough."""
+
+    is_ready: bool
+    """False: the class is on trial, and reported on request only."""
+    found: int
+    references: int
+    """Sounds that stand out enough to count, and how many of them were found."""
+    false_per_hour: float
+    hours: float
+    """False events per hour of the class meanwhile, and the length of what was evaluated."""
+    latency_s: float | None = field(default=None, metadata=_OPTIONAL)
+    """Median from a sound's beginning to its report; left out where none was found."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClassSpec:
     """One class: its label, the category it belongs to, its decoder defaults."""
 
@@ -160,6 +176,8 @@ class ClassSpec:
     low: DecoderParams | None = field(default=None, metadata=_OPTIONAL)
     high: DecoderParams | None = field(default=None, metadata=_OPTIONAL)
     """Values at the other sensitivities, where the manifest has operating points; may be left out."""
+    results: ClassResults | None = field(default=None, metadata=_OPTIONAL)
+    """May be left out: the class is then reported as one that is ready."""
 
     def at(self, sensitivity: Sensitivity) -> ClassSpec:
         """Return the class with the decoder values of a sensitivity; unchanged where it has no others."""
@@ -212,6 +230,11 @@ class Manifest:
     def sensitivities(self) -> tuple[Sensitivity, ...]:
         """The sensitivities to choose from."""
         return SENSITIVITIES if self.operating_points is not None else ("balanced",)
+
+    @property
+    def ready_labels(self) -> tuple[str, ...]:
+        """The labels of the classes that are reported unless others are asked for: all but those on trial."""
+        return tuple(c.label for c in self.classes if c.results is None or c.results.is_ready)
 
     @property
     def labels(self) -> tuple[str, ...]:

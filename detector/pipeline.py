@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -230,6 +230,22 @@ def with_thresholds(
             raise ConfigError(f"threshold {value:g} for {label!r} must lie between 0 and 1")
     classes = [c.at(sensitivity) for c in manifest.classes]
     return tuple(with_threshold(c, thresholds[c.label]) if c.label in thresholds else c for c in classes)
+
+
+def reported_labels(manifest: Manifest, only: Sequence[str] = (), *, all_classes: bool = False) -> tuple[str, ...]:
+    """Return the labels to report: those of ``only``, else all, or by default all but those on trial.
+
+    Raises ConfigError where no class is left.
+    """
+    if only:
+        return tuple(label for label in manifest.labels if label in only)
+    found = manifest.labels if all_classes else manifest.ready_labels
+    if not found:
+        raise ConfigError(
+            f"all classes of {manifest.name} {manifest.version} are on trial; name those to report (--only, "
+            "listening.only), or ask for all (--all-classes, listening.all_classes)"
+        )
+    return found
 
 
 def with_threshold(spec: ClassSpec, on: float) -> ClassSpec:

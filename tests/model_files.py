@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from detector.manifest import DecoderParams, EvidenceParams, Manifest, OperatingPoints
+from detector.manifest import ClassResults, DecoderParams, EvidenceParams, Manifest, OperatingPoints
 from detector.network import load_model
 from models.files import write_with_manifest
 
@@ -39,3 +39,12 @@ def with_evidence(manifest: Manifest) -> Manifest:
         own = replace(at_threshold(c.decoder, 0.3), smoothing_frames=1, min_on_frames=1, evidence=evidence)
         classes.append(replace(c, decoder=own) if number % 3 != 1 else c)
     return replace(manifest, classes=tuple(classes))
+
+
+def on_trial(manifest: Manifest, *ready: str) -> Manifest:
+    """Return a manifest with results, by which all classes but those named are on trial."""
+    classes = tuple(
+        replace(c, results=ClassResults(c.label in ready, 9 if c.label in ready else 1, 10, 0.5, 2.0, 0.4))
+        for c in manifest.classes
+    )
+    return replace(manifest, classes=classes)

@@ -13,7 +13,7 @@ from detector.cli.program import MODEL_VARIABLE, CommandGroup, json_option, mode
 from detector.manifest import SENSITIVITIES
 
 if TYPE_CHECKING:
-    from detector.manifest import ClassSpec, Manifest
+    from detector.manifest import ClassResults, ClassSpec, Manifest
     from detector.network import Model
 
 _file_argument = click.argument(
@@ -165,5 +165,15 @@ def _class_line(spec: ClassSpec, width: int) -> str:
     d = spec.decoder
     return (
         f"{spec.label:<{width}}  {spec.category:<10}  onset from {d.on_threshold:.2f}, "
-        f"offset below {d.off_threshold:.2f}"
+        f"offset below {d.off_threshold:.2f}{_results(spec.results)}"
+    )
+
+
+def _results(r: ClassResults | None) -> str:
+    if r is None:
+        return ""
+    latency = "" if r.latency_s is None else f", {r.latency_s:.1f} s late"
+    return (
+        f"  {'ready' if r.is_ready else 'on trial'}: found {r.found}/{r.references}, "
+        f"{r.false_per_hour:.1f} false an hour{latency}"
     )

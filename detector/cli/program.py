@@ -95,6 +95,9 @@ only_option = click.option(
     shell_complete=_complete_labels,
     help="Report these sounds only.",
 )
+all_classes_option = click.option(
+    "--all-classes", is_flag=True, help="Report the classes on trial, too: those that the model does not find reliably."
+)
 threshold_option = click.option(
     "--threshold",
     "thresholds",

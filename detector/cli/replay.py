@@ -23,6 +23,7 @@ from click.shell_completion import CompletionItem
 
 from detector.cli.program import (
     Gauge,
+    all_classes_option,
     channel_option,
     check_raw_options,
     force_option,
@@ -120,6 +121,7 @@ class _Moment(_Type):
 @click.option("--raven", type=click.Path(path_type=Path), help="Write the sounds as a selection table of Raven.")
 @click.option("--tsv", type=click.Path(path_type=Path), help="Write the sounds of all files as a DCASE event table.")
 @only_option
+@all_classes_option
 @sensitivity_option
 @threshold_option
 @force_option
@@ -335,9 +337,11 @@ class Options:
     as_json: bool
     realtime: bool
     only: tuple[str, ...]
-    """Labels to report; empty for all."""
+    """Labels to report; empty for all that are not on trial."""
     thresholds: dict[str, float]
     quiet: bool
+    all_classes: bool = False
+    """Whether those on trial are reported as well."""
     sensitivity: Sensitivity | None = None
     """Operating point of the model; None: the balanced one."""
     rate: int = 16000
@@ -368,7 +372,7 @@ class FileReplay:
 
     def __init__(self, options: Options, signals: SignalHandler) -> None:
         """Load the model; raises ManifestError or ConfigError for impossible options."""
-        from detector.pipeline import Detector
+        from detector.pipeline import Detector, reported_labels
 
         limit_heap()
         self._options, self._signals = options, signals
@@ -379,6 +383,7 @@ class FileReplay:
         for label in options.only:
             if label not in labels:
                 raise ConfigError(f"--only: {unknown_label(label, labels)}")
+        self._reported = reported_labels(self._detector.manifest, options.only, all_classes=options.all_classes)
         self._emit: Callable[[Result], object] = print
         self._sounds = 0
         self._warnings: list[str] = []
@@ -442,7 +447,7 @@ class FileReplay:
     def _publish(self, scores: Scores, events: Iterable[Event], stream: StreamInfo, notes: FileNotes) -> None:
         notes.evaluate(scores)
         for event in events:
-            if self._options.only and event.label not in self._options.only:
+            if event.label not in self._reported:
                 continue
             self._sounds += event.kind == "onset"
             record = event_record(event, stream, 0)

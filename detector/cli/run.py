@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from detector.cli.program import (
+    all_classes_option,
     check_raw_options,
     force_option,
     has_raw_options,
@@ -65,6 +66,7 @@ def live_options(command: _Command) -> _Command:
         model_option,
         click.option("--channel", help="Channel to use: mean, left, right, or a number from 1.  [default: mean]"),
         only_option,
+        all_classes_option,
         sensitivity_option,
         threshold_option,
         click.option(
@@ -170,7 +172,8 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, object]:
         "audio.device": options["device"],
         "audio.channel": options["channel"],
         "model.path": options["model"],
-        "listening.only": list(options["only"]) or None,
+        "listening.only": [] if options["all_classes"] and not options["only"] else list(options["only"]) or None,
+        "listening.all_classes": options["all_classes"] or None,
         "listening.sensitivity": options["sensitivity"],
         "listening.thresholds": options["thresholds"] or None,
         "stdout.format": "json" if options["as_json"] else None,
@@ -267,6 +270,7 @@ def _replay(ctx: click.Context, options: Mapping[str, Any]) -> None:
             as_json=options["as_json"],
             realtime=True,
             only=options["only"],
+            all_classes=options["all_classes"],
             thresholds=options["thresholds"],
             sensitivity=options["sensitivity"],
             quiet=options["quiet"],

@@ -220,7 +220,12 @@ class Listening(Section):
         "sensitivity: higher is stricter.",
         examples=[{"guitar": 0.7, "speech": 0.8}],
     )
-    only: Labels = Field((), description="Labels to report, as `snn-detect model info` lists them. Empty: all.")
+    only: Labels = Field(
+        (), description="Labels to report, as `snn-detect model info` lists them. Empty: all that are not on trial."
+    )
+    all_classes: bool = Field(
+        False, description="Whether classes on trial, which the model does not find reliably, are reported as well."
+    )
 
 
 class Health(Section):

@@ -29,7 +29,7 @@ from detector.config.settings import Settings
 from detector.errors import ConfigError, DetectorError, SourceError
 from detector.manifest import Sensitivity
 from detector.messages import AudioChunk, Reason, Trace
-from detector.pipeline import Detector
+from detector.pipeline import Detector, reported_labels
 from detector.records import ActiveCondition, ServiceState, State
 from detector.service.clock import clock_is_synced, local_now, rfc3339
 from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
@@ -114,9 +114,14 @@ def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
         return False
 
 
+def reported(settings: Settings, detector: Detector) -> tuple[str, ...]:
+    """Return the labels that are reported; raises ConfigError where there are none."""
+    return reported_labels(detector.manifest, settings.listening.only, all_classes=settings.listening.all_classes)
+
+
 def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:
     """Return the names of the node, the source and the model, with the classes that are reported."""
-    only = settings.listening.only or detector.labels
+    only = reported(settings, detector)
     manifest = detector.manifest
     return NodeInfo(
         node=settings.node,
@@ -518,7 +523,7 @@ class ServiceRuntime:
             return  # ``resume`` uses the new settings
         if is_same:
             if detector is not self._detector:
-                self.engine.use(detector, settings.listening.only)
+                self.engine.use(detector, reported(settings, detector))
             return
         self.engine.close_events("shutdown")
         self._close_source()
@@ -540,7 +545,7 @@ class ServiceRuntime:
         source = open_source(settings.audio, detector.sample_rate_hz, self._run_options)
         detector.reset()
         self.publisher.source = settings.audio.source
-        self.engine = Engine(source, detector, self.publisher, self._counters, settings.listening.only)
+        self.engine = Engine(source, detector, self.publisher, self._counters, reported(settings, detector))
         self._connect()
 
     def _connect(self) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from detector.features import mel_centres_hz
-from detector.manifest import MfccParams
+from detector.manifest import ClassResults, MfccParams
 from detector.pipeline import Detector
 from detector.records import ActiveCondition, HealthState, ServiceState
 from detector.sinks.base import NodeInfo
@@ -138,6 +138,17 @@ class Health(_Server, HealthState, _Source):
 
 
 @dataclass(frozen=True, slots=True)
+class Results:
+    """How well a class was found in long streams that no choice was made on."""
+
+    ready: Annotated[bool, Field(description="Whether that is enough; else the class is on trial.")]
+    found: Count
+    references: Annotated[Count, Field(description="Sounds that stand out enough to count.")]
+    false_per_hour: float
+    latency_s: Annotated[float | None, Field(description="Median; null where none was found.")]
+
+
+@dataclass(frozen=True, slots=True)
 class Class:
     """A class of the model, with the thresholds in force."""
 
@@ -146,6 +157,10 @@ class Class:
     threshold: Share
     off_threshold: Share
     reported: bool
+    results: Annotated[
+        Results | None,
+        Field(description="How well the class was found; null where that is unknown.", json_schema_extra=_null_first),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +242,14 @@ def describe_model(detector: Detector, node_info: NodeInfo) -> Model:
         parameters=m.network.parameters,
         latency_s=m.latency_samples / m.features.sample_rate_hz,
         classes=[
-            Class(c.label, c.category, c.decoder.on_threshold, c.decoder.off_threshold, c.label in reported)
+            Class(
+                c.label,
+                c.category,
+                c.decoder.on_threshold,
+                c.decoder.off_threshold,
+                c.label in reported,
+                _results(c.results),
+            )
             for c in detector.classes
         ],
         features=_features(m.features),
@@ -239,6 +261,10 @@ def describe_model(detector: Detector, node_info: NodeInfo) -> Model:
         sensitivity=detector.sensitivity,
         sensitivities=list(m.sensitivities),
     )
+
+
+def _results(r: ClassResults | None) -> Results | None:
+    return None if r is None else Results(r.is_ready, r.found, r.references, r.false_per_hour, r.latency_s)
 
 
 def _features(p: MfccParams) -> Features:

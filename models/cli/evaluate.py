@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -161,6 +162,46 @@ def tune_events(  # noqa: PLR0913 - one option each
         balanced = points["balanced"]
         write_json(json_path, about | {"rule": budget.rule, "choices": balanced, "points": points})
     click.echo(f"{out}: with these values; next: snn-train evaluate-events {out} OTHER-SCENES", err=True)
+
+
+@click.command("evaluate-classes")
+@click.argument("model", type=PATH)
+@click.argument("folder", metavar="SCENES", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Model file to write.")
+@click.option("--json", "json_path", type=PATH, help="Write rule, scenes and results here.")
+@force_option
+@processes_option
+def evaluate_classes(  # noqa: PLR0913 - one option each
+    model: Path, folder: Path, out: Path, json_path: Path | None, processes: int, *, force: bool
+) -> None:
+    """Evaluate on SCENES which of MODEL's classes work, and write a model file that says so.
+
+    A class is ready where at least 60 % of its sounds at 10 dB and more are found at no more than one
+    false event an hour; snn-detect reports the others on request only. The scenes must be ones that no
+    choice was made on.
+    """
+    from detector.network import load_model
+    from models.evaluation.inference import model_of, predict_scenes
+    from models.evaluation.matching import curves, sweep
+    from models.evaluation.readiness import RULE, check_unseen, evaluated_manifest, results_table, shares_recordings
+    from models.files import write_with_manifest
+    from models.scenes.folder import read_scenes
+
+    check_outputs([Output("--json", json_path, JSON), Output("--out", out, MODEL)], [model], force=force)
+    scenes, manifest = read_scenes(folder), load_model(model).manifest
+    check_unseen(manifest, scenes)
+    if shares_recordings(manifest, scenes):
+        report_problems([f"{folder}: {model} was tuned on the same recordings; evaluate it on those of the other half"])
+    predictions = predict_scenes(model, scenes, processes)
+    found = curves(sweep(predictions, processes), scenes, manifest.labels)
+    evaluated = evaluated_manifest(manifest, found, scenes, command())
+    write_with_manifest(model, evaluated, out)
+    results = {c.label: None if c.results is None else asdict(c.results) for c in evaluated.classes}
+    click.echo(results_table(evaluated))
+    if json_path:
+        about = {"command": command(), "model": model_of(model), "scenes": _about(scenes)}
+        write_json(json_path, about | {"rule": RULE, "classes": results})
+    click.echo(f"{out}: with these results; see snn-detect model info {out}", err=True)
 
 
 @click.command("make-scenes")

@@ -7,7 +7,15 @@ import click
 from detector import __version__
 from detector.cli.program import Program, run_program
 from models.cli.data import audioset_download, audioset_manifest, find_copies, gather, manifest, play_notes
-from models.cli.evaluate import evaluate_channels, evaluate_events, keep, make_scenes, report, tune_events
+from models.cli.evaluate import (
+    evaluate_channels,
+    evaluate_classes,
+    evaluate_events,
+    keep,
+    make_scenes,
+    report,
+    tune_events,
+)
 from models.cli.images import compare, convert, show_encoding, show_neuron
 from models.cli.train import adapt, cross_evaluate, evaluate, fit, folds, tune
 
@@ -50,6 +58,7 @@ for command in (
     evaluate_events,
     evaluate_channels,
     tune_events,
+    evaluate_classes,
 ):
     cli.add_command(command)
 

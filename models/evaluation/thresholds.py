@@ -52,6 +52,8 @@ Point = tuple[int, int]
 """False alarms and misses of one set of decoder values."""
 RULE_MODULE = "models/evaluation/thresholds.py"
 """The module that documents the rule, for a model's training record."""
+EVALUATED: Final = "evaluation scenes "
+"""Begins the name, in a model's training record, of the scenes that its classes were evaluated on."""
 THRESHOLDS = (*(round(0.1 + 0.04 * i, 2) for i in range(22)), 0.96, 0.98, 0.99, 0.995)
 SMOOTHINGS, MIN_ON_FRAMES, MIN_OFF_FRAMES = (1, 2, 4, 8), (1, 2, 4), (16, 24, 32, 48)
 """In frames."""
@@ -175,20 +177,25 @@ def tuned_manifest(
     """Return a manifest with the chosen values, and the rule and scenes in its training record."""
     record = manifest.training
     made = scenes.manifest
-    kept = [s for s in record.sources if not s.name.startswith("scenes ")]
+    kept = [s for s in record.sources if not s.name.startswith(("scenes ", EVALUATED))]
     points = "; low sensitivity: a tenth of them, high: ten times"
     use = f"decoder values: {budget.rule}{points} ({RULE_MODULE}); {made.hours:g} h, seed {made.seed}"
-    if made.fold:
-        use += f", fold {made.fold}" + (f", {made.half} half" if made.half else "")
+    use += recordings_of(scenes)
     source = DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
     base = record.command.partition(" && snn-train tune-events ")[0]
     training = replace(record, command=f"{base} && {command}", sources=(*kept, source))
     values = {name: [t.spec.decoder for t in chosen[name]] for name in SENSITIVITIES}
     classes = tuple(
-        replace(c, decoder=balanced, low=low, high=high)
+        replace(c, decoder=balanced, low=low, high=high, results=None)  # which are those of the values before
         for c, low, balanced, high in zip(manifest.classes, *(values[n] for n in SENSITIVITIES), strict=True)
     )
     return replace(manifest, classes=classes, training=training, metrics={}, operating_points=budget.operating_points)
+
+
+def recordings_of(scenes: Scenes) -> str:
+    """Return which recordings scenes were made of, for training records; empty where they are of no fold."""
+    made = scenes.manifest
+    return f", fold {made.fold}" + (f", {made.half} half" if made.half else "") if made.fold else ""
 
 
 def as_json(chosen: Sequence[Candidate]) -> dict[str, dict[str, Any]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
 from detector.errors import ManifestError
-from detector.manifest import Manifest
+from detector.manifest import ClassResults, Manifest
 from detector.pipeline import Detector
-from tests.model_files import with_points
+from tests.model_files import on_trial, with_points
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,14 @@ def test_values_of_operating_points_are_checked_as_strictly_as_others() -> None:
     ):
         with pytest.raises(ManifestError, match=text):
             Manifest.from_json(json.dumps(document | {"operating_points": changed}), "m.onnx")
+
+
+def test_results_of_classes_come_back_from_the_text_and_say_which_are_ready() -> None:
+    manifest = on_trial(Detector.load().manifest, "guitar", "rain")
+    none_found = dataclasses.replace(manifest.classes[0].results or ClassResults(True, 0, 0, 0, 0), latency_s=None)
+    classes = (dataclasses.replace(manifest.classes[0], results=none_found), *manifest.classes[1:])
+    manifest = dataclasses.replace(manifest, classes=classes)
+    back = Manifest.from_json(manifest.to_json(), "m.onnx")
+    assert back == manifest
+    assert back.ready_labels == ("guitar", "rain")
+    assert Detector.load().manifest.ready_labels == back.labels

@@ -7,9 +7,11 @@ const MAX_LINES = 100;
 export class Health {
   constructor(model) {
     const sounds = model.classes.filter((c) => c.reported).length;
+    const trial = model.classes.filter((c) => c.results && !c.results.ready).map((c) => named(c.label));
     const facts = [
       ["Name", `${model.name} ${model.model_version}`],
       ["Reported classes", `${sounds} of ${model.classes.length}`],
+      ...(trial.length ? [["On trial (*)", trial.join(", ")]] : []),
       ["Sensitivity", model.sensitivity],
       ["Parameters", model.parameters.toLocaleString()],
       ["Spiking neurons", model.layers.filter((l) => l.spikes).reduce((n, l) => n + l.neurons, 0).toLocaleString()],

@@ -9,6 +9,13 @@ const FLOOR_DBFS = -70;
 const LATEST = 8;
 const LAMP_MS = 2000;
 
+// What is known of a class: how many of the sounds that stand out were found, and with how many false events.
+function results(r) {
+  if (!r) return "";
+  const latency = r.latency_s == null ? "" : `, ${r.latency_s.toFixed(1)} s`;
+  return `${r.ready ? "ready" : "on trial"}: ${r.found} of ${r.references} found, ${r.false_per_hour.toFixed(1)} false an hour${latency}`;
+}
+
 export class Now {
   #model;
   #strips;
@@ -138,7 +145,9 @@ export class Now {
       mark.style.left = `${100 * c.threshold}%`;
       const value = element("span", { className: "value", textContent: "0.00" });
       const track = element("div", { className: "track", title: `threshold ${c.threshold.toFixed(2)}` }, fill, mark);
-      const item = element("li", { className: c.reported ? "" : "unreported" }, element("span", { className: "label", textContent: named(c.label) }), track, value);
+      const trial = c.results && !c.results.ready;
+      const label = element("span", { className: "label", textContent: named(c.label) + (trial ? " *" : ""), title: results(c.results) });
+      const item = element("li", { className: c.reported ? "" : "unreported" }, label, track, value);
       return { item, fill, value };
     });
     list.replaceChildren(...this.#bars.map((bar) => bar.item));

@@ -22,6 +22,7 @@ from detector.cli.replay import raven_rows, write_rows
 from detector.features import dct_matrix, log_mel_matrix, mfcc_params
 from detector.messages import Event
 from detector.records import StreamInfo, event_record
+from tests.model_files import changed_model, on_trial
 
 SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
 
@@ -152,3 +153,33 @@ def test_any_name_of_a_file_can_stand_in_a_picture(name: bytes, suffix: str, tmp
     assert done.exit_code == 0, done.stderr
     if suffix == ".svg":
         ElementTree.fromstring(target.read_text(encoding="utf-8"))  # noqa: S314 - our own file
+
+
+def test_classes_on_trial_are_reported_on_request_only(tmp_path: Path) -> None:
+    path = changed_model(tmp_path / "m.onnx", lambda m: on_trial(m, "speech"))
+
+    def labels(*arguments: str | Path) -> set[str]:
+        done = replay(*arguments, SCENE)
+        assert done.exit_code == 0, done.stderr
+        return {json.loads(line)["label"] for line in done.stdout.splitlines()}
+
+    everything = labels()
+    assert {"guitar", "speech"} < everything
+    assert labels("--model", path) == {"speech"}
+    assert labels("--model", path, "--all-classes") == everything
+    assert labels("--model", path, "--only", "guitar") == labels("--model", path, "--all-classes", "--only", "guitar")
+    assert labels("--model", path, "--only", "guitar") == {"guitar"}
+
+
+def test_a_model_with_all_classes_on_trial_is_one_clear_line(tmp_path: Path) -> None:
+    path = changed_model(tmp_path / "m.onnx", on_trial)
+    done = replay("--model", path, SCENE)
+    assert done.exit_code == 2
+    assert "error: all classes of household 0.6.0 are on trial; name those to report (--only" in done.stderr
+
+
+def test_model_info_marks_classes_on_trial(tmp_path: Path) -> None:
+    path = changed_model(tmp_path / "m.onnx", lambda m: on_trial(m, "guitar"))
+    text = CliRunner().invoke(cli, ["model", "info", str(path)]).stdout
+    assert "ready: found 9/10, 0.5 false an hour, 0.4 s late" in next(x for x in text.splitlines() if " guitar " in x)
+    assert "on trial: found 1/10" in next(line for line in text.splitlines() if " rain " in line)

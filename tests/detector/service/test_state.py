@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detector.config.settings import Settings
 from detector.errors import ConfigError
 from detector.messages import Samples
+from detector.pipeline import Detector
+from detector.service.runtime import node_info_of
 from detector.system import LastingFlag, ProcessLock
+from detector.web.schema import describe_model
 from tests.broker import Broker, Watcher
 from tests.detector.service.conftest import lively, scene, sound  # noqa: F401 - fixtures
-from tests.model_files import changed_model, with_points
+from tests.model_files import changed_model, on_trial, with_points
 from tests.service import Child, NotifySocket, service, wait_until
 
 Lively = tuple[Samples, dict[str, float]]
@@ -247,3 +251,18 @@ def test_a_kept_sensitivity_that_another_model_lacks_is_not_used(tmp_path: Path)
         assert child.of("health")[0]["sensitivity"] == "balanced"
         child.end_sound()
         assert child.wait() == 0
+
+
+def test_a_service_reports_classes_on_trial_on_request_only(tmp_path: Path) -> None:
+    detector = Detector.load(changed_model(tmp_path / "m.onnx", lambda m: on_trial(m, "guitar", "rain")))
+
+    def labels(**listening: object) -> list[str]:
+        settings = Settings.model_validate({"listening": listening})
+        return [label for label, _ in node_info_of(settings, detector).classes]
+
+    assert labels() == ["guitar", "rain"]
+    assert labels(only=["rain", "drums"]) == ["drums", "rain"]
+    assert labels(all_classes=True) == list(detector.labels)
+    model = describe_model(detector, node_info_of(Settings(), detector))
+    assert [c.label for c in model.classes if c.reported] == ["guitar", "rain"]
+    assert {c.label for c in model.classes if c.results and c.results.ready} == {"guitar", "rain"}
