@@ -41,8 +41,8 @@ _PROTOCOLS: Final = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,file,crypto,data"
 _OPEN_S: Final = 8.0
 """Time for a server to answer and send its first sound."""
 _PAUSE_S: Final = (0.5, 3.0)
-_HUNG_S: Final = 30.0
-"""A call that takes so long will not return soon; only looking up the name of a host has no shorter limit."""
+_HUNG_S: Final = 60.0
+"""A call that takes so long will not return soon; looking up the name of a host has a limit of its own, below that."""
 _SPAN_S: Final = 20.0
 """HLS delivers every few seconds."""
 _REFUSED_S: Final = 30.0
@@ -357,6 +357,7 @@ class MediaStream:
             options["overrun_nonfatal"] = "1"
         else:
             arguments["format"] = "sdp"
+            options["allowed_media_types"] = "audio"
         try:
             return self._av.open(url, options=options, **arguments)
         except Exception as error:  # noqa: BLE001 - texts of libraries hold the URL, with its password

@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -42,8 +42,12 @@ class Running:
         )
         self.lines: list[str] = []
         self.log: list[str] = []
-        for stream, lines in ((self.process.stdout, self.lines), (self.process.stderr, self.log)):
-            threading.Thread(target=lambda s=stream, kept=lines: kept.extend(s), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True),
+            threading.Thread(target=self._read, args=(self.process.stderr, self.log), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
 
     def count(self, kind: str, **values: Any) -> int:
         records = [json.loads(line) for line in self.lines]
@@ -51,7 +55,14 @@ class Running:
 
     def end(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
+        for reader in self._readers:
+            reader.join(10)
+
+    @staticmethod
+    def _read(stream: IO[str], lines: list[str]) -> None:
+        with stream:
+            lines.extend(stream)
 
 
 def test_events_flow_from_a_camera_that_is_killed_and_started_again(credentials: Path) -> None:
@@ -114,7 +125,7 @@ def test_raw_samples_of_a_url_are_described_as_those_of_standard_input() -> None
     assert done.returncode == 69
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert "listening" in {record.get("state") for record in records}
-    assert done.stderr.splitlines()[-1].endswith("the server has ended the stream")
+    assert "the server has ended the stream" in done.stderr
 
 
 def test_the_configuration_shows_no_more_of_a_url_than_its_host(tmp_path: Path) -> None:
