@@ -212,13 +212,12 @@ def stop_at_the_first_unit(worker: subprocess.Popen[bytes], out: Path) -> None:
 PRELOAD = """
 import os, signal
 from detector.archive import worker
-
-opened = worker.SoundFileReader
+from detector.audio.files import SoundFileReader
 
 def open_or_end(path):
     if path.name == "20260131_220000.flac":
         os.kill(os.getpid(), signal.SIGKILL)
-    return opened(path)
+    return SoundFileReader(path)
 
 worker.SoundFileReader = open_or_end
 """
