@@ -27,11 +27,11 @@ from detector.audio.sources import read_sound
 from detector.engine import names
 from detector.engine.graph import Float32
 from detector.errors import ConfigError
-from detector.manifest import DecoderParams, Manifest
+from detector.manifest import Manifest
 from detector.messages import Spikes
 from detector.network import Model, load_model, trace
 from firmware_export.files import atomic_output
-from firmware_export.nir.forms import FORMS, MODULE_MARK, REFUSED, GraphForm
+from firmware_export.nir.forms import MODULE_MARK, REFUSED, TARGETS, Target
 from firmware_export.nir.graph import build_graph, frame_seconds
 from firmware_export.nir.interpreter import Interpreter, Spiking
 from firmware_export.nir.unrolled import FLAGS, ChainLayer, unroll, windows
@@ -73,14 +73,14 @@ class NirParity:
 def export_nir(path: Path, out: Path, simulator: str | None = None, nir_version: str | None = None) -> NirParity:
     """Write a model's network as the NIR file ``out``, and a text with the suffix ``.md`` beside it.
 
-    ``simulator`` is a key of ``FORMS``: the graph is made for it, and a module with the suffix ``.py`` runs it there.
+    ``simulator`` is a key of ``TARGETS``: the graph is made for it, and a module with the suffix ``.py`` runs it there.
     ``nir_version`` is ``OLD_NIR`` for a file that this release of nir reads.
 
     Raises ManifestError for a file that is no model or cannot be read back, ConfigError for a decay that NIR cannot
     express, a simulator without a form or a path that cannot be written, and ParityError where the graph does not spike
     as the model does over the demo scene. Existing files are replaced only when all new ones are complete.
     """
-    form = form_of(simulator)
+    form = target_of(simulator)
     text, module = out.with_suffix(".md"), out.with_suffix(".py")
     try:
         _check_names(out, text, *([module] if form else []))
@@ -108,15 +108,15 @@ def export_nir(path: Path, out: Path, simulator: str | None = None, nir_version:
     return parity
 
 
-def form_of(simulator: str | None) -> GraphForm | None:
+def target_of(simulator: str | None) -> Target | None:
     """Return a simulator's form, None for none; raises ConfigError, with the reason, where there cannot be one."""
     if simulator is None:
         return None
     if simulator in REFUSED:
         raise ConfigError(f"--for {simulator}: there is no form that spikes as the model does: {REFUSED[simulator]}")
-    if simulator not in FORMS:
-        raise ConfigError(f"--for {simulator}: unknown; give one of {', '.join((*FORMS, *REFUSED))}")
-    return FORMS[simulator]
+    if simulator not in TARGETS:
+        raise ConfigError(f"--for {simulator}: unknown; give one of {', '.join((*TARGETS, *REFUSED))}")
+    return TARGETS[simulator]
 
 
 def check_graph(path: Path, model: Model, spikes: Spikes) -> NirParity:
@@ -149,7 +149,7 @@ def check_graph(path: Path, model: Model, spikes: Spikes) -> NirParity:
     return NirParity(len(spikes), sizes, dict(sent), near, largest, dict(hard_sent), hard_difference)
 
 
-def check_chain(path: Path, form: GraphForm, network: Network, model: Model, spikes: Spikes) -> NirParity:
+def check_chain(path: Path, form: Target, network: Network, model: Model, spikes: Spikes) -> NirParity:
     """Compare the file of an unrolled form with its model over spikes (frames, planes, n_mfcc).
 
     As ``check_graph`` does, but the graph is run as the form's simulator reads it, and every copy of a layer is
@@ -226,7 +226,7 @@ def describe(network: Network, parity: NirParity, run: str = "", *, is_unrolled:
     return "".join(Template(_template(name)).substitute(values) for name in (head, "description"))
 
 
-def _packages(form: GraphForm | None, nir_version: str | None) -> str:
+def _packages(form: Target | None, nir_version: str | None) -> str:
     if form is None:
         return ""
     return form.packages_with_old_nir if nir_version == OLD_NIR else form.packages
@@ -300,17 +300,8 @@ def _front_end(m: Manifest) -> str:
 
 
 def _decoder_table(m: Manifest) -> str:
-    keys = ("smoothing_frames", "on_threshold", "off_threshold", "min_on_frames", "min_off_frames", "refractory_frames")
-    rows = [
-        (c.label, c.category, *(f"{getattr(c.decoder, key):g}" for key in keys), _evidence(c.decoder))
-        for c in m.classes
-    ]
-    return _table(("class", "category", "average", "on", "off", "min on", "min off", "refractory", "evidence"), rows)
-
-
-def _evidence(p: DecoderParams) -> str:
-    e = p.evidence
-    return "no" if e is None else f"leak {e.leak:g}, weight {e.weight:g}, bias {e.bias:g}"
+    rows = [(c.label, c.category, *(f"{v:g}" for v in dataclasses.astuple(c.decoder))) for c in m.classes]
+    return _table(("class", "category", "average", "on", "off", "min on", "min off", "refractory"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:

@@ -48,7 +48,7 @@ _VANISHING: Final = 1 / 700
 
 
 @dataclass(frozen=True, slots=True)
-class GraphForm:
+class Target:
     """The graph for one simulator."""
 
     simulator: str
@@ -170,8 +170,8 @@ def _step_factors(tau: Any, r: Any, v_leak: Any, _dt_s: float) -> LeakStep:
 
 
 _NIRTORCH: Final = "nirtorch==2.6 nir==1.0.8 torch==2.13.0"
-FORMS: Final[dict[str, GraphForm]] = {
-    "nirtorch": GraphForm(
+TARGETS: Final[dict[str, Target]] = {
+    "nirtorch": Target(
         "nirtorch",
         _NIRTORCH,
         _NIRTORCH,
@@ -181,7 +181,7 @@ FORMS: Final[dict[str, GraphForm]] = {
         "nirtorch itself maps no neurons, and puts random\nnumbers in place of the bias of an Affine; this is the map.",
         is_unrolled=False,
     ),
-    "snntorch": GraphForm(
+    "snntorch": Target(
         "snnTorch",
         f"snntorch==1.0.0 {_NIRTORCH}",
         f"snntorch==1.0.0 {_NIRTORCH}",
@@ -192,7 +192,7 @@ FORMS: Final[dict[str, GraphForm]] = {
         "Conv1d, Delay, LI nor v_leak; so nirtorch reads the graph, and the neurons are snnTorch's.",
         is_unrolled=False,
     ),
-    "sinabs": GraphForm(
+    "sinabs": Target(
         "sinabs",
         f"sinabs==2.0.3 {_NIRTORCH}",
         "sinabs==3.1.3 nirtorch==2.0.2 nir==1.0.4 torch==2.13.0",
@@ -202,7 +202,7 @@ FORMS: Final[dict[str, GraphForm]] = {
         "sinabs imports it; the module then sets one spike a\n"
         "step, above the threshold, and the decays, which sinabs computes in single precision.",
     ),
-    "norse": GraphForm(
+    "norse": Target(
         "norse",
         f"norse==1.1.0 {_NIRTORCH}",
         "norse==1.1.0 nirtorch==2.0.2 nir==1.0.4 torch==2.13.0",

@@ -21,7 +21,7 @@ import numpy as np
 
 from detector.audio.sources import read_sound
 from detector.network import default_model_path, load_model, trace
-from firmware_export.nir.forms import FORMS, REFUSED
+from firmware_export.nir.forms import REFUSED, TARGETS
 from firmware_export.onnx.parity import encoded
 from models import DEMO_SCENE
 
@@ -45,8 +45,8 @@ class Simulator:
 
 
 SIMULATORS: Final = (
-    *(Simulator(name, form.packages, "", name != "norse") for name, form in FORMS.items()),
-    Simulator("sinabs", FORMS["sinabs"].packages_with_old_nir, OLD_NIR),
+    *(Simulator(name, form.packages, "", name != "norse") for name, form in TARGETS.items()),
+    Simulator("sinabs", TARGETS["sinabs"].packages_with_old_nir, OLD_NIR),
     Simulator("rockpool", "rockpool==3.1.0 nir==1.0.8 nirtorch==2.6 torch==2.13.0"),
     Simulator("spyx", "spyx==1.0.0 nir==1.0.8"),
     Simulator("spikingjelly", "spikingjelly==2.0.0 nir==1.0.8 nirtorch==2.6 torch==2.13.0"),
@@ -96,7 +96,7 @@ def export(folder: Path, simulator: Simulator) -> Path:
             "--out",
             out,
         ]
-        words += ["--for", simulator.name] if simulator.name in FORMS else []
+        words += ["--for", simulator.name] if simulator.name in TARGETS else []
         words += ["--nir-version", simulator.nir_version] if simulator.nir_version else []
         subprocess.run(words, check=True, stdout=sys.stderr)
     return out
@@ -136,7 +136,7 @@ def main() -> None:
         python = environment(folder, simulator)
         refusal = ask(python, "import", simulator.name, plain) or "taken"
         cells = [simulator.packages.split()[0].replace("==", " "), "none", f"`{refusal}`".replace("|", "\\|")]
-        if simulator.name in FORMS:
+        if simulator.name in TARGETS:
             old = f" --nir-version {simulator.nir_version}" if simulator.nir_version else ""
             cells[1] = f"`--for {simulator.name}{old}`"
             module = export(folder, simulator).with_suffix(".py")
