@@ -112,6 +112,7 @@ def test_names_types_and_labels_are_those_of_the_contract() -> None:
         "snn_detect_sink_written_records": ("counter", ("sink",)),
         "snn_detect_sink_dropped_records": ("counter", ("sink",)),
         "snn_detect_sink_failed_records": ("counter", ("sink",)),
+        "snn_detect_audio_clock_drift_ratio": ("gauge", ("source",)),
         "snn_detect_clips_bytes": ("gauge", ()),
         "snn_detect_config_last_reload_successful": ("gauge", ()),
     }
