@@ -27,7 +27,7 @@ from detector.audio.sources import read_sound
 from detector.engine import names
 from detector.engine.graph import Float32
 from detector.errors import ConfigError
-from detector.manifest import Manifest
+from detector.manifest import DecoderParams, Manifest
 from detector.messages import Spikes
 from detector.network import Model, load_model, trace
 from firmware_export.files import atomic_output
@@ -300,8 +300,17 @@ def _front_end(m: Manifest) -> str:
 
 
 def _decoder_table(m: Manifest) -> str:
-    rows = [(c.label, c.category, *(f"{v:g}" for v in dataclasses.astuple(c.decoder))) for c in m.classes]
-    return _table(("class", "category", "average", "on", "off", "min on", "min off", "refractory"), rows)
+    keys = ("smoothing_frames", "on_threshold", "off_threshold", "min_on_frames", "min_off_frames", "refractory_frames")
+    rows = [
+        (c.label, c.category, *(f"{getattr(c.decoder, key):g}" for key in keys), _evidence(c.decoder))
+        for c in m.classes
+    ]
+    return _table(("class", "category", "average", "on", "off", "min on", "min off", "refractory", "evidence"), rows)
+
+
+def _evidence(p: DecoderParams) -> str:
+    e = p.evidence
+    return "no" if e is None else f"leak {e.leak:g}, weight {e.weight:g}, bias {e.bias:g}"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
