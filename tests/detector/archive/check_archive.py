@@ -30,6 +30,7 @@ import numpy as np
 import psutil
 import soundfile
 
+from detector.archive.dataset import arrow
 from detector.archive.run import Options, Run, connect
 from detector.audio.sources import read_chunks
 from detector.pipeline import Detector
@@ -91,6 +92,7 @@ def bare(folder: Path) -> tuple[float, float]:
 
 def warm_up() -> int:
     """Have a worker import its modules; return its process id."""
+    arrow()
     Detector.load()
     return os.getpid()
 
