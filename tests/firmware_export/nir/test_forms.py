@@ -175,9 +175,9 @@ def test_a_module_of_a_users_own_is_not_replaced(model: Path, tmp_path: Path) ->
 def test_a_network_that_would_be_too_large_is_refused(model: Path) -> None:
     network = read_network(model)
     first = network.layers[0]
-    neurons = Neurons(np.tile(first.neurons.beta, 400), None, None)
+    neurons = Neurons(np.tile(first.neurons.beta, 8000), None, None)
     wide = Layer(
-        np.tile(first.weight, (400, 1, 1, 1)),
+        np.tile(first.weight, (8000, 1, 1, 1)),
         None,
         neurons,
         first.dilation,
