@@ -14,19 +14,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detector.api import Detection, detect_file, listen
     from detector.messages import Event
     from detector.pipeline import Detector
+    from detector.service.api import Detection, detect_file, listen
 
 __all__ = ["Detection", "Detector", "Event", "__version__", "detect_file", "listen"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Detection": "detector.api",
+    "Detection": "detector.service.api",
     "Detector": "detector.pipeline",
     "Event": "detector.messages",
-    "detect_file": "detector.api",
-    "listen": "detector.api",
+    "detect_file": "detector.service.api",
+    "listen": "detector.service.api",
 }
 
 

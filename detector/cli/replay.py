@@ -588,7 +588,7 @@ class Replay:
 
 
 def _sink(*, as_json: bool) -> Sink:
-    from detector.sinks.lines import JsonLinesSink, TextSink
+    from detector.records import JsonLinesSink, TextSink
 
     if as_json or not sys.stdout.isatty():
         return JsonLinesSink(sys.stdout)

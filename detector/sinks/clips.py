@@ -30,7 +30,7 @@ from detector.sinks.base import (
 from detector.system import replace_file
 
 if TYPE_CHECKING:
-    from detector.audio.sound_ring import Segment
+    from detector.audio.live_source import Segment
     from detector.messages import AudioChunk
 
 _NAME: Final = r"\d{8}T\d{6}\.\d{3}Z_[a-zA-Z0-9_-]+_[a-zA-Z0-9-]+"
@@ -185,7 +185,7 @@ class ClipSink(LiveSink):
         self._folder, self._path = ClipFolder(directory, settings), directory
         self._before, self._after = round(settings.pre_roll_s * rate_hz), round(settings.post_roll_s * rate_hz)
         self._longest = round(settings.max_s * rate_hz)
-        from detector.audio.sound_ring import SoundRing
+        from detector.audio.live_source import SoundRing
 
         self._ring = SoundRing(self._before + self._longest + self._after + round(_DELAY_S * rate_hz))
         self._clips: dict[str, _Clip] = {}

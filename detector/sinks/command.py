@@ -16,9 +16,8 @@ from pydantic import Field
 from detector.config.secrets import redacted_arguments
 from detector.config.sections import RECORD_TYPES, Labels, RecordType
 from detector.errors import DetectorError
-from detector.records import Record, as_dict
+from detector.records import Record, as_dict, json_line
 from detector.sinks.base import LiveSink, SinkContext, SinkSection, SinkSpec
-from detector.sinks.lines import json_line
 
 if TYPE_CHECKING:  # imported with the first record
     import subprocess

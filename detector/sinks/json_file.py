@@ -12,9 +12,8 @@ from typing import Final
 from pydantic import Field
 
 from detector.config.sections import RECORD_TYPES, RecordType, UserPath
-from detector.records import Record
+from detector.records import Record, json_line
 from detector.sinks.base import LiveSink, RetryableError, SinkContext, SinkSection, SinkSpec, describe_oserror
-from detector.sinks.lines import json_line
 
 _MODE: Final = 0o640
 

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from detector.config.sections import RECORD_TYPES, RecordType
 from detector.errors import DetectorError
-from detector.records import Record
+from detector.records import Record, TextSink, json_line
 from detector.sinks.base import LiveSink, RetryableError, SinkContext, SinkSection, SinkSpec
-from detector.sinks.lines import TextSink, json_line
 
 _TIMEOUT_S: Final = 0.5
 """How long one attempt waits for the reader; the worker retries."""

@@ -19,9 +19,8 @@ from pydantic import Field
 from detector.config.secrets import read_optional_secret, redacted_url
 from detector.config.sections import RECORD_TYPES, Labels, RecordType, SecretFile, UserPath
 from detector.errors import ConfigError, DetectorError
-from detector.records import Record
+from detector.records import Record, json_line
 from detector.sinks.base import LiveSink, RetryableError, SinkContext, SinkSection, SinkSpec
-from detector.sinks.lines import json_line
 
 if TYPE_CHECKING:  # imported with the first webhook
     import socket

@@ -17,8 +17,7 @@ from rich.console import Console
 from detector.cli.replay import ScoresFile
 from detector.errors import ConfigError
 from detector.messages import Event
-from detector.records import EventRecord, StreamInfo, as_dict, event_record
-from detector.sinks.lines import JsonLinesSink, TextSink
+from detector.records import EventRecord, JsonLinesSink, StreamInfo, TextSink, as_dict, event_record
 
 ORIGIN = StreamInfo("a.wav", "a.wav", 1000, "household-1.2.0", "ab" * 32)
 ONSET = event_record(Event("onset", 1, "guitar", "music", 1240, 1579, 0.83, 0.6), ORIGIN, 1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from detector.audio.sound_ring import SoundRing
+from detector.audio.live_source import SoundRing
 from detector.errors import DetectorError
 from detector.messages import AudioChunk, Samples
 from detector.sinks.base import RetryableError, SavedClip, SinkWorker

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from detector.records import OnsetRecord, as_dict
+from detector.records import OnsetRecord, as_dict, json_line
 from detector.sinks.base import RetryableError, SinkWorker
 from detector.sinks.json_file import JsonFile, JsonLinesFile
-from detector.sinks.lines import json_line
 from tests.detector.sinks.live_records import gap, onset
 from tests.detector.sinks.small_disk import SmallDisk
 from tests.service import wait_until

@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from detector.messages import GapCause
-from detector.records import Record
-from detector.sinks.lines import TextSink
+from detector.records import Record, TextSink
 from tests.detector.sinks.live_records import clip, gap, health, offset, onset, status
 
 

@@ -17,8 +17,8 @@ import soundfile
 import soxr
 
 from detector import Detection, Detector, Event, detect_file, listen
-from detector.api import _Listener
 from detector.errors import ConfigError, SourceError
+from detector.service.api import _Listener
 from tests.contracts.live import ROOT, SCENE, scene
 from tests.contracts.programs import clean_environment
 from tests.service import wait_until
