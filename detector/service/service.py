@@ -25,7 +25,8 @@ _PATIENCE_S: Final = 20.0
 _STATUS_S: Final = 10.0
 _CLOCK_S: Final = 1.0
 _END_S: Final = 1.5
-_RESUME_S: Final = 0.5
+_RESUME_S: Final = (0.5, 2.0)
+"""Shortest and longest time between switching listening off and on again: a device is not opened more often."""
 _CALM_S: Final = 60.0
 _IDLE: Final = frozenset({"waiting", "off_hours"})
 """Conditions in which no sound is processed, as it should be."""
@@ -131,7 +132,7 @@ class Service:
         self._code = 0
         self._clock_at_s = self._open_at_s = self._sensitivity_at_s = 0.0
         self._faults = FaultPolicy()
-        self._resume_pause, self._resume_at_s = Backoff(_RESUME_S, _CALM_S), 0.0
+        self._resume_pause, self._resume_at_s = Backoff(*_RESUME_S), 0.0
         # The first health record is published with the first sound; where there is none, after the interval.
         self._has_sound = False
         self._health_at_s = time.monotonic() + settings.health.interval_s
