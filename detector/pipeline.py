@@ -232,11 +232,17 @@ def with_thresholds(
     return tuple(with_threshold(c, thresholds[c.label]) if c.label in thresholds else c for c in classes)
 
 
-def reported_labels(manifest: Manifest, only: Sequence[str] = (), *, all_classes: bool = False) -> tuple[str, ...]:
+def reported_labels(
+    manifest: Manifest, only: Sequence[str] = (), *, all_classes: bool = False, option: str = "--only"
+) -> tuple[str, ...]:
     """Return the labels to report: those of ``only``, else all, or by default all but those on trial.
 
-    Raises ConfigError where no class is left.
+    Raises ConfigError for one of ``only`` that the model does not know, naming the ``option`` that it comes from, and
+    where no class is left.
     """
+    for label in only:
+        if label not in manifest.labels:
+            raise ConfigError(f"{option}: {unknown_label(label, manifest.labels)}")
     if only:
         return tuple(label for label in manifest.labels if label in only)
     found = manifest.labels if all_classes else manifest.ready_labels

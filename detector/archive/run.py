@@ -27,6 +27,7 @@ from detector.system import install_command
 
 if TYPE_CHECKING:
     from detector.audio.live_source import Channel
+    from detector.manifest import Sensitivity
 
 _TURN_S: Final = 0.2
 _LOOK_S: Final = 5.0
@@ -74,6 +75,8 @@ class Options:
     out: Path
     model: Path | None = None
     only: tuple[str, ...] = ()
+    all_classes: bool = False
+    sensitivity: Sensitivity | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
     channel: Channel = "mean"
     scores: bool = False
@@ -303,15 +306,13 @@ class Run:
 
     def __init__(self, options: Options, progress: Progress, goes_on: Callable[[], bool]) -> None:
         """Load the model and open the archive; raises DetectorError for what cannot be."""
-        from detector.pipeline import Detector
+        from detector.pipeline import Detector, reported_labels
 
         self._options, self._progress, self._goes_on = options, progress, goes_on
         check_inputs(options.inputs)
         self._rules = Rules(options.names, options.zone or "UTC")
-        detector = Detector.load(options.model, options.thresholds)
-        for label in options.only:
-            if label not in detector.labels:
-                raise ConfigError(f"--only: unknown label {label!r}; the model knows {', '.join(detector.labels)}")
+        detector = Detector.load(options.model, options.thresholds, options.sensitivity or "balanced")
+        reported = reported_labels(detector.manifest, options.only, all_classes=options.all_classes)
         self.patience_s = _PATIENCE_S
         self.labels, m = detector.labels, detector.manifest
         settings = {
@@ -319,7 +320,8 @@ class Run:
             "model": f"{m.name}-{m.version}",
             "model_sha256": detector.sha256,
             "thresholds": {c.label: c.decoder.on_threshold for c in detector.classes},
-            "only": sorted(options.only),
+            "sensitivity": detector.sensitivity,
+            "labels": list(reported),
             "channel": options.channel,
             "scores": options.scores,
             "names": list(options.names),
@@ -333,7 +335,8 @@ class Run:
             model=model,
             model_sha256=detector.sha256,
             thresholds=tuple(sorted(options.thresholds.items())),
-            only=options.only,
+            sensitivity=detector.sensitivity,
+            labels=reported,
             channel=options.channel,
             wants_scores=options.scores,
         )

@@ -33,6 +33,7 @@ from detector.system import limit_heap
 
 if TYPE_CHECKING:
     from detector.audio.live_source import Channel
+    from detector.manifest import Sensitivity
     from detector.messages import Event, Samples, Scores
     from detector.pipeline import Detector
 
@@ -56,7 +57,9 @@ class Job:
     model: str | None
     model_sha256: str
     thresholds: tuple[tuple[str, float], ...]
-    only: tuple[str, ...]
+    sensitivity: Sensitivity
+    labels: tuple[str, ...]
+    """Those to keep."""
     channel: Channel
     wants_scores: bool
 
@@ -122,7 +125,7 @@ def _detector(job: Job) -> Detector:
     if not Path(job.staging).is_dir():
         raise WorkerError(f"{job.folder}: a worker does not see this folder; it has to be on a disk that all share")
     limit_heap()
-    detector = Detector.load(job.model, dict(job.thresholds))
+    detector = Detector.load(job.model, dict(job.thresholds), job.sensitivity)
     if detector.sha256 != job.model_sha256:
         raise WorkerError(f"{detector.path}: is another model on a worker; install the same one on all")
     _local.job, _local.detector = job, detector
@@ -290,7 +293,7 @@ class _Stream:
             if self._seconds.rows >= _SCORE_ROWS:
                 self._add_scores(*self._seconds.take())
         for event in events:
-            if self._job.only and event.label not in self._job.only:
+            if event.label not in self._job.labels:
                 continue
             if event.kind == "onset":
                 self._onsets[event.index] = event

@@ -12,11 +12,13 @@ import click
 
 from detector.cli.program import (
     Gauge,
+    all_classes_option,
     channel_option,
     model_option,
     only_option,
     print_status,
     print_text,
+    sensitivity_option,
     threshold_option,
 )
 from detector.errors import ConfigError
@@ -39,6 +41,8 @@ _LINE_S: Final = 30.0
 )
 @model_option
 @only_option
+@all_classes_option
+@sensitivity_option
 @threshold_option
 @channel_option
 @click.option("--scores", is_flag=True, help="Keep the highest score of each class in each second, too.")

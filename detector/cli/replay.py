@@ -35,7 +35,7 @@ from detector.cli.program import (
     threshold_option,
 )
 from detector.config.paths import STDIN
-from detector.errors import ConfigError, DetectorError, ManifestError, SourceError, unknown_label
+from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.process import FileProgress, SignalHandler, Workers, can_fork
 from detector.sinks.base import Sink
@@ -379,10 +379,6 @@ class FileReplay:
         self._places = file_places(options)
         self._detector = Detector.load(options.model, options.thresholds, options.sensitivity or "balanced")
         self._rate_hz = self._detector.sample_rate_hz
-        labels = self._detector.labels
-        for label in options.only:
-            if label not in labels:
-                raise ConfigError(f"--only: {unknown_label(label, labels)}")
         self._reported = reported_labels(self._detector.manifest, options.only, all_classes=options.all_classes)
         self._emit: Callable[[Result], object] = print
         self._sounds = 0

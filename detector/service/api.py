@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, Channel, Mixing, SourceCondition, drain
 from detector.audio.sources import read_chunks
-from detector.errors import ConfigError, DeviceError, SourceError, unknown_label
-from detector.pipeline import Detector
+from detector.errors import ConfigError, DeviceError, SourceError
+from detector.pipeline import Detector, reported_labels
 
 if TYPE_CHECKING:
     from detector.audio.live_source import SourceEvent
@@ -54,13 +54,14 @@ def detect_file(
     """Return the sounds in a file, in the order of their onsets; those of ``snn-detect replay``.
 
     Takes what libsndfile reads, 4 to 384 kHz. ``detector``: None loads the shipped model; of another one only model
-    and thresholds are used, so that many files can share it. ``only``: labels to return, all by default.
+    and thresholds are used, so that many files can share it. ``only``: labels to return, by default
+    those of all classes that are not on trial.
     ``on_fault`` is called with the error of a file that is damaged behind sound that can be used, whose sounds are
     returned; None: it is raised. Raises SourceError for a file that is missing, no sound file or without sound,
     ConfigError for an unknown label.
     """
     own = Detector.load() if detector is None else detector.fresh()
-    wanted = _labels(only, own)
+    wanted = frozenset(reported_labels(own.manifest, only, option="only"))
     events: list[Event] = []
     fault: SourceError | None = None
     chunks = read_chunks(path, own.sample_rate_hz, own.chunk_samples, mixing=Mixing(channel))
@@ -91,14 +92,6 @@ def _detection(offset: Event) -> Detection:
         mean=offset.mean or 0.0,
         threshold=offset.threshold,
     )
-
-
-def _labels(only: Sequence[str], detector: Detector) -> frozenset[str]:
-    """Return the labels that are wanted; raises ConfigError for one that the model does not know."""
-    for label in only:
-        if label not in detector.labels:
-            raise ConfigError(f"only: {unknown_label(label, detector.labels)}")
-    return frozenset(only or detector.labels)
 
 
 async def listen(  # noqa: PLR0913 - one option each
@@ -177,7 +170,7 @@ class _Listener:
         """Open the device and process its sound until its end, an error or ``stop``."""
         try:
             own = Detector.load() if detector is None else detector.fresh()
-            wanted = _labels(only, own)
+            wanted = frozenset(reported_labels(own.manifest, only, option="only"))
             with closing(_open(audio, own)) as source:
                 drain(source, lambda event: self._handle(event, own, wanted, wait=wait), self._goes_on)
             self._put([event for event in own.flush() if event.label in wanted])

@@ -116,7 +116,10 @@ def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
 
 def reported(settings: Settings, detector: Detector) -> tuple[str, ...]:
     """Return the labels that are reported; raises ConfigError where there are none."""
-    return reported_labels(detector.manifest, settings.listening.only, all_classes=settings.listening.all_classes)
+    listening = settings.listening
+    return reported_labels(
+        detector.manifest, listening.only, all_classes=listening.all_classes, option="listening.only"
+    )
 
 
 def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:

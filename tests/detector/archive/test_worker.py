@@ -41,7 +41,8 @@ def job(detector: Detector, tmp_path: Path) -> worker.Job:
         model=None,
         model_sha256=detector.sha256,
         thresholds=(),
-        only=(),
+        sensitivity="balanced",
+        labels=detector.labels,
         channel="mean",
         wants_scores=False,
     )
