@@ -176,6 +176,15 @@ class Cluster:
 
         Raises SchedulerError where the scheduler is lost, WorkerError where a worker cannot go on.
         """
+        try:
+            self._run(tasks, turn)
+        except DetectorError:
+            raise
+        except Exception:
+            self._check_scheduler()  # Dask raises many errors where a connection ends in the middle of a call
+            raise
+
+    def _run(self, tasks: Iterator[_Task], turn: Callable[[], object]) -> None:
         again: deque[_Task] = deque()
         more = True
         while self._goes_on() and (more or again or self._running):

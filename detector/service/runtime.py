@@ -115,11 +115,12 @@ def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
 
 
 def reported(settings: Settings, detector: Detector) -> tuple[str, ...]:
-    """Return the labels that are reported; raises ConfigError where there are none."""
-    listening = settings.listening
-    return reported_labels(
-        detector.manifest, listening.only, all_classes=listening.all_classes, option="listening.only"
-    )
+    """Return the labels that are reported; raises ConfigError where there are none.
+
+    Labels that are not known are left to ``Settings.mistakes``, which names all of them.
+    """
+    only = [label for label in settings.listening.only if label in detector.labels]
+    return reported_labels(detector.manifest, only, all_classes=settings.listening.all_classes)
 
 
 def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:

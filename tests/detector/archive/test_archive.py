@@ -249,7 +249,7 @@ def test_what_cannot_be_is_one_line(recordings: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     cases: dict[str, tuple[int, tuple[str | Path, ...]]] = {
         "no such file or folder": (66, (tmp_path / "missing", *out)),
-        "unknown label 'unicorn'": (2, (recordings, *out, "--only", "unicorn")),
+        "the model knows no 'unicorn'": (2, (recordings, *out, "--only", "unicorn")),
         "states no date": (2, (recordings, *out, "--name", "%H%M%S")),
         "--time-zone Mars/Base: unknown": (2, (recordings, *out, "--time-zone", "Mars/Base")),
         "does not answer": (69, (recordings, *out, "--scheduler", "tcp://127.0.0.1:9")),

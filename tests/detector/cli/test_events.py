@@ -91,7 +91,7 @@ def stored(sink: DatabaseSink) -> DatabaseSink:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(program, ["events", *map(str, arguments)])
+    return CliRunner().invoke(program, ["events", *map(str, arguments)], prog_name="snn-detect")
 
 
 def found(*arguments: object) -> list[str]:

@@ -33,7 +33,7 @@ def command(tmp_path: Path, port: int, *arguments: str, line: str = "secret") ->
         f'password_file = "{tmp_path / "password"}"\n'
     )
     program = Program(commands={"mqtt": mqtt})
-    return CliRunner().invoke(program, ["mqtt", *arguments, "--config", str(config)])
+    return CliRunner().invoke(program, ["mqtt", *arguments, "--config", str(config)], prog_name="snn-detect")
 
 
 def test_a_broker_that_works_passes_all_stages(broker: Broker, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def mistake(path: Path) -> str:
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, ["config", *map(str, arguments)])
+    return CliRunner().invoke(cli, ["config", *map(str, arguments)], prog_name="snn-detect")
 
 
 def test_each_place_overrides_the_one_before(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
