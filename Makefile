@@ -47,7 +47,7 @@ demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
 
 test: lint test-programs
-	$(TESTING)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(TESTING)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(TESTING)/.installed
 	$(TESTING)/bin/ruff check .

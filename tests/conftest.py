@@ -22,6 +22,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 DATA = Path(os.environ.get("SNN_DETECT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+LONGEST = {
+    "test_live_scene.py",
+    "test_material.py",
+    "test_systemd.py",
+    "test_wheels.py",
+    "test_page.py",
+    "test_archive.py",
+}
+"""Files that take a minute or more, much of it waiting: begun last, one of them would run alone at the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest files begin first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Give the folder of recordings; without it, skip, except in CI, where that is a failure."""
