@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -16,20 +14,12 @@ from typing import Any, Self
 
 import duckdb
 import numpy as np
-import pytest
 import soundfile
+
+from tests.service import DEADLINE_S, wait_until
 
 SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
 ARCHIVE = [sys.executable, "-m", "detector", "archive"]
-DEADLINE_S = 900.0
-
-
-def wait_until(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen within {DEADLINE_S:g} s")
-        time.sleep(0.02)
 
 
 def make_recordings(folder: Path, count: int = 24, seconds: int = 20) -> None:

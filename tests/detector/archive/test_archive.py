@@ -24,8 +24,8 @@ from tests.detector.archive.processes import (
     content,
     make_recordings,
     run,
-    wait_until,
 )
+from tests.service import wait_until
 
 COUNT = 24
 
