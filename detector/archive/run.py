@@ -91,17 +91,32 @@ class Options:
 
 @contextlib.contextmanager
 def connect(scheduler: str | None, jobs: int) -> Iterator[Any]:
-    """Yield a client of the scheduler, or of processes on this machine; raises SchedulerError or ConfigError."""
+    """Yield a client of the scheduler, or of processes on this machine; raises SchedulerError or ConfigError.
+
+    Meanwhile Dask and the libraries below it log nothing: that workers and schedulers end is handled here.
+    """
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with _connect(scheduler, jobs) as client:
+            yield client
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _connect(scheduler: str | None, jobs: int) -> Iterator[Any]:
     try:
         import dask
 
-        # What Dask logs about workers and schedulers that end is handled here. It is read when distributed is imported.
+        # It is read when distributed is imported, which sets the levels again.
         dask.config.set({"logging": dict.fromkeys(_LOGGERS, "critical")})
         from distributed import Client, LocalCluster
     except ModuleNotFoundError as error:
         raise ConfigError(f"the archive needs Dask: {install_command('archive')}") from error
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     # What Dask keeps for its developers would grow: of its profiler for an hour, and of its tasks with their arguments.
     dask.config.set(
         {
