@@ -206,7 +206,9 @@ def fault_twelve_times_off_and_on(running: RunningService) -> None:
         running.watcher.publish(topic, "ON")
         running.wait_for_state("listening", active=True, times=before + 1)
         counts.append(parts())
-    assert min(counts[6:]) <= max(counts[:6])  # one may be open for a moment; a leak stays
+    most = [max(column) for column in zip(*counts[:6], strict=True)]
+    # One more may be open for a moment while they are counted; a leak stays.
+    wait_until(lambda: all(now <= limit for now, limit in zip(parts(), most, strict=True)), f"no more than {most}")
     running.keeps_detecting()
 
 
