@@ -34,7 +34,7 @@ _MIN_TOKEN: Final = 16
 _GUESSES_PER_S: Final = 10
 _DAY_S: Final = 86400.0
 _FREE_ATTEMPTS: Final = 5
-"""Wrong tokens of an address after which it has to wait."""
+"""Tokens of an address, none of them right, after which it has to wait."""
 _ATTEMPT_S: Final = 1.0
 _MAX_WAITING: Final = 4
 """Attempts of one address that may wait; others are refused without a look at their token."""
@@ -51,32 +51,33 @@ class TokenCheck:
         """Take the right token."""
         self._token = token.encode()
         self._lock = threading.Lock()
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Number of wrong tokens of an address, and when it may give the next one."""
+        self._attempts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """Number of tokens an address has given since its last right one, and when it may give the next."""
 
     def wait_s(self, address: str) -> float | None:
-        """Return how long to wait before the next token of an address is looked at; None: too many wait for that."""
+        """Return how long to wait before the next token of an address is looked at; None: too many wait for that.
+
+        The attempt counts from here on: of many at the same time, no more are free than of one after another.
+        """
         now = time.monotonic()
+        network = _network(address)
         with self._lock:
-            count, next_s = self._wrong.get(_network(address), (0, 0.0))
-            if count < _FREE_ATTEMPTS:
-                return 0.0
-            wait_s = max(0.0, next_s - now)
+            count, next_s = self._attempts.pop(network, (0, 0.0))
+            wait_s = 0.0 if count < _FREE_ATTEMPTS else max(0.0, next_s - now)
             if wait_s > _MAX_WAITING * _ATTEMPT_S:
+                self._attempts[network] = count, next_s
                 return None
-            self._wrong[_network(address)] = count, max(now, next_s) + _ATTEMPT_S
+            self._attempts[network] = count + 1, max(now, next_s if wait_s else now) + _ATTEMPT_S
+            while len(self._attempts) > _MAX_ADDRESSES:
+                self._attempts.popitem(last=False)
             return wait_s
 
     def matches(self, given: bytes, address: str) -> bool:
-        """Return whether a token is right, and remember where it is wrong."""
+        """Return whether a token is right; one that is ends the waiting of its address."""
         is_right = hmac.compare_digest(given, self._token)
-        network = _network(address)
-        with self._lock:
-            count, next_s = self._wrong.pop(network, (0, 0.0))
-            if not is_right:
-                self._wrong[network] = count + 1, max(next_s, time.monotonic() + _ATTEMPT_S)
-            while len(self._wrong) > _MAX_ADDRESSES:
-                self._wrong.popitem(last=False)
+        if is_right:
+            with self._lock:
+                self._attempts.pop(_network(address), None)
         return is_right
 
 

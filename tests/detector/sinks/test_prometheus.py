@@ -527,8 +527,16 @@ def test_addresses_of_one_network_count_together() -> None:
 def test_addresses_are_not_remembered_without_end() -> None:
     check = TokenCheck(TOKEN)
     for number in range(3000):
-        check.matches(b"wrong", f"10.0.{number // 256}.{number % 256}")
-    assert len(check._wrong) == 1000
+        assert check.wait_s(f"10.0.{number // 256}.{number % 256}") == 0
+    assert len(check._attempts) == 1000
+
+
+def test_attempts_at_the_same_time_are_no_more_than_one_after_another() -> None:
+    check = TokenCheck(TOKEN)
+    waits = [check.wait_s("192.0.2.1") for _ in range(24)]
+    assert waits[:5] == [0.0] * 5
+    assert 9 <= len([wait for wait in waits if wait is not None]) <= 10
+    assert all(wait is None or 0 < wait < 5 for wait in waits[5:])
 
 
 @pytest.mark.parametrize(
