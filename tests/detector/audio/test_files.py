@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from detector.audio.files import SoundFileReader
 from detector.errors import SourceError
 from tests.broker import program
+from tests.resources import left_open, resources
 
 RATE = 44100
 Sound = NDArray[np.float32]
@@ -39,11 +40,11 @@ class Reading(NamedTuple):
 def read(path: Path, frames: int = 10_000) -> Reading:
     """Read a file to its end or to its error."""
     blocks: list[Sound] = []
-    before = open_descriptors(), threading.active_count()
+    before = resources()
     try:
         reader = SoundFileReader(path)
     except SourceError as error:
-        assert (open_descriptors(), threading.active_count()) == before
+        assert left_open(before) == []
         return Reading(np.empty(0, np.float32), str(error))
     fault = ""
     try:
@@ -51,12 +52,8 @@ def read(path: Path, frames: int = 10_000) -> Reading:
     except SourceError as error:
         fault = str(error)
     reader.close()
-    assert (open_descriptors(), threading.active_count()) == before
+    assert left_open(before) == []
     return Reading(np.concatenate(blocks) if blocks else np.empty(0, np.float32), fault)
-
-
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def _feed(pipe: IO[bytes], data: bytes) -> None:

@@ -15,6 +15,7 @@ from detector.audio.live_source import AudioBlock, SourceCondition, SourceEvent
 from detector.audio.sources import PcmSource, RawFormat
 from detector.errors import ConfigError, SourceError
 from detector.messages import Samples
+from tests.resources import left_open, resources
 from tests.service import wait_until
 
 RATE = 16000
@@ -115,10 +116,10 @@ def test_the_writer_waits_for_the_detector(pipe: tuple[int, int]) -> None:
 
 def test_the_end_leaves_no_thread_and_the_descriptor_open(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    before = threading.active_count()
+    before = resources()
     stream = PcmSource(reader, RawFormat(), RATE)
     stream.close()
-    wait_until(lambda: threading.active_count() == before, "the end of the thread")
+    wait_until(lambda: not left_open(before), "the end of the thread")
     os.write(writer, b"1234")
     assert os.read(reader, 4) == b"1234"
 

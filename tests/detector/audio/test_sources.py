@@ -33,6 +33,7 @@ from detector.audio.sources import (
 )
 from detector.errors import ConfigError, SourceError
 from detector.messages import AudioChunk, Samples
+from tests.resources import left_open, resources
 
 RATE = 16000
 RATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000)
@@ -148,20 +149,16 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak < 4e6  # the whole file would be 21 MB
 
 
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
 def refused(path: Path, *words: str) -> None:
     """Check that opening raises one line with the file's name and these words, and leaves nothing open."""
-    before = open_descriptors()
+    before = resources()
     samples, fault = gather(FileSource(path, RATE))
     assert samples.size == 0
     assert fault is not None
     for word in (str(path), *words):
         assert word in str(fault)
     assert fault.exit_code == 66
-    assert open_descriptors() == before
+    assert left_open(before) == []
 
 
 def test_missing_file(tmp_path: Path) -> None:

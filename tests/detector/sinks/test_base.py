@@ -14,6 +14,7 @@ from detector.records import Record
 from detector.sinks import base as worker_module
 from detector.sinks.base import LiveSink, RetryableError, SinkWorker
 from tests.detector.sinks.live_records import gap, offset, onset
+from tests.resources import left_open, resources
 from tests.service import wait_until
 
 
@@ -61,9 +62,9 @@ def _quick_and_quiet(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureF
     monkeypatch.setattr(worker_module, "_PAUSE_S", (0.01, 0.05))
     monkeypatch.setattr(worker_module, "_TICK_S", 0.05)
     caplog.set_level(logging.INFO)
-    before = threading.active_count()
+    before = resources()
     yield
-    wait_until(lambda: threading.active_count() == before, "the end of all threads")
+    wait_until(lambda: not left_open(before), "the end of all threads")
 
 
 def record(seq: int, label: str = "guitar") -> Record:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from detector.records import as_dict
 from detector.sinks.base import SinkWorker
 from detector.sinks.command import Command, CommandSink
 from tests.detector.sinks.live_records import gap, health, onset
+from tests.resources import left_open, resources
 from tests.service import wait_until
 
 
@@ -183,14 +183,11 @@ def test_failures_are_counted_and_logged_once(tmp_path: Path, caplog: pytest.Log
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     good, bad = sink_for("true"), sink_for(tmp_path / "none")
     good.write(gap())
-    before, threads = descriptors(), threading.active_count()
+    before = resources()
     for _ in range(10):
         good.write(health())
         with pytest.raises(DetectorError):
             bad.write(health())
-    assert (descriptors(), threading.active_count()) == (before, threads)
+    assert left_open(before) == []
