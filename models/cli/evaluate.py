@@ -176,9 +176,9 @@ def evaluate_classes(  # noqa: PLR0913 - one option each
 ) -> None:
     """Evaluate on SCENES which of MODEL's classes work, and write a model file that says so.
 
-    A class is ready where at least 60 % of its sounds at 10 dB and more are found at no more than one
-    false event an hour; snn-detect reports the others on request only. The scenes must be ones that no
-    choice was made on.
+    A class is ready where at least 60 % of its sounds at 10 dB and more, and of ten or more, are found at
+    no more than one false event an hour; snn-detect reports the others on request only. The scenes must be
+    ones that no choice was made on.
     """
     from detector.network import load_model
     from models.evaluation.inference import model_of, predict_scenes

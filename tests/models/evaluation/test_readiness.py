@@ -21,46 +21,54 @@ from models.evaluation.readiness import (
 from models.evaluation.thresholds import tuned_on
 from tests.models.evaluation.test_events import ref, scenes_of
 
-SCENES = scenes_of([ref(100.0 * i, 100.0 * i + 2, snr_db=snr) for i, snr in enumerate((20, 20, 10, 10, None, 5, 0))])
+LEVELS = (20, 20, 10, 10, None, 5, 0) * 2
+SCENES = scenes_of([ref(100.0 * i, 100.0 * i + 2, snr_db=snr) for i, snr in enumerate(LEVELS)])
 
 
 def curve(*found: int, false: tuple[int, int] = (3, 1), hours: float = 1.0) -> Curve:
-    """Return a curve of two thresholds: at the lower one all seven are found, at the higher one those numbered."""
-    reports = np.array([[1] * 7, [int(i in found) for i in range(7)]])
-    latency_s = np.where(reports > 0, 0.1 * (1 + np.arange(7)), np.nan)
+    """Return a curve of two thresholds: at the lower one all 14 are found, at the higher one those numbered."""
+    reports = np.array([[1] * 14, [int(i in found) for i in range(14)]])
+    latency_s = np.where(reports > 0, 0.1 * (1 + np.arange(14) % 7), np.nan)
     return Curve("guitar", hours, np.array([0.5, 0.9]), reports, np.array(false), latency_s)
 
 
 def test_sounds_at_10_db_and_more_count_at_one_false_event_an_hour() -> None:
-    """Five of the seven stand out; two false events in three hours are few enough for the lower threshold."""
-    assert class_results(curve(0, 1, 2), SCENES) == ClassResults(True, 3, 5, 1.0, 1.0, 0.2)
-    assert class_results(curve(0, 1, 5, 6), SCENES) == ClassResults(False, 2, 5, 1.0, 1.0, 0.15)
-    assert class_results(curve(5), SCENES) == ClassResults(False, 0, 5, 1.0, 1.0, None)
-    assert class_results(curve(0, false=(3, 1), hours=3.0), SCENES) == ClassResults(True, 5, 5, 1.0, 3.0, 0.3)
+    """Ten of the 14 stand out; two false events in three hours are few enough for the lower threshold."""
+    assert class_results(curve(0, 1, 2, 7, 8, 9), SCENES) == ClassResults(True, 6, 10, 1.0, 1.0, 0.2)
+    assert class_results(curve(0, 1, 2, 7, 8, 5, 6), SCENES) == ClassResults(False, 5, 10, 1.0, 1.0, 0.2)
+    assert class_results(curve(5), SCENES) == ClassResults(False, 0, 10, 1.0, 1.0, None)
+    assert class_results(curve(0, false=(3, 1), hours=3.0), SCENES) == ClassResults(True, 10, 10, 1.0, 3.0, 0.3)
+
+
+def test_a_class_of_fewer_than_ten_sounds_is_on_trial_whatever_is_found() -> None:
+    few = scenes_of([ref(100.0 * i, 100.0 * i + 2, snr_db=snr) for i, snr in enumerate((0, *LEVELS[1:]))])
+    assert class_results(curve(*range(14)), few) == ClassResults(False, 9, 9, 1.0, 1.0, 0.3)
 
 
 def test_a_class_with_too_many_false_events_is_on_trial_whatever_it_finds() -> None:
-    assert class_results(curve(0, 1, 2, 3, false=(9, 4), hours=2.0), SCENES) == ClassResults(False, 0, 5, 2.0, 2.0)
+    assert class_results(curve(0, 1, 2, 3, false=(9, 4), hours=2.0), SCENES) == ClassResults(False, 0, 10, 2.0, 2.0)
 
 
 def test_a_class_without_sounds_that_stand_out_has_no_results() -> None:
-    faint = scenes_of([ref(100.0 * i, 100.0 * i + 2, snr_db=5.0) for i in range(7)])
+    faint = scenes_of([ref(100.0 * i, 100.0 * i + 2, snr_db=5.0) for i in range(14)])
     assert class_results(curve(0, 1, 2), faint) is None
 
 
 def test_the_model_file_says_which_classes_are_ready_and_on_which_scenes() -> None:
     before = load_model().manifest
-    after = evaluated_manifest(before, {"guitar": curve(0, 1, 2)} | _faint(before.labels), SCENES, "snn-train x")
+    after = evaluated_manifest(
+        before, {"guitar": curve(*range(6), *range(7, 13))} | _faint(before.labels), SCENES, "snn-train x"
+    )
     assert after.ready_labels == before.labels
     assert [c.label for c in after.classes if c.results] == ["guitar"]
     assert Manifest.from_json(after.to_json(), "m.onnx") == after
     assert after.training.sources[-1].name == f"evaluation scenes {SCENES.sha256[:12]}"
-    assert "60% of the sounds at 10 dB and more" in after.training.sources[-1].use
+    assert "60% of 10 sounds or more at 10 dB and more" in after.training.sources[-1].use
     again = evaluated_manifest(after, {"guitar": curve(0)} | _faint(before.labels), SCENES, "snn-train y")
     assert "guitar" not in again.ready_labels
     assert again.training.sources == after.training.sources
     assert tuned_on(again) == tuned_on(before)
-    assert "| guitar | on trial | 1/5 = 20.0 % (4 to 62 %) | 1.00 (at most 4.7) | 0.10 s |" in results_table(again)
+    assert "| guitar | on trial | 1/10 = 10.0 % (2 to 40 %) | 1.00 (at most 4.7) | 0.10 s |" in results_table(again)
     assert "| drums | not evaluated | | | |" in results_table(again)
 
 
