@@ -17,7 +17,7 @@ from models.cli.evaluate import (
     tune_events,
 )
 from models.cli.images import compare, convert, show_encoding, show_neuron
-from models.cli.train import adapt, cross_evaluate, evaluate, fit, folds, tune
+from models.cli.train import adapt, average, cross_evaluate, evaluate, fit, folds, tune
 
 _SCENES_EXTRA = {"dcase_util", "onnx", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
 
@@ -38,6 +38,7 @@ def cli() -> None:
 for command in (
     fit,
     folds,
+    average,
     evaluate,
     cross_evaluate,
     tune,

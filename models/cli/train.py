@@ -1,4 +1,4 @@
-"""Commands that train and evaluate on clips: fit, folds, evaluate, cross-evaluate, tune, adapt."""
+"""Commands that train and evaluate on clips: fit, folds, average, evaluate, cross-evaluate, tune, adapt."""
 
 from __future__ import annotations
 
@@ -73,6 +73,24 @@ def fit(  # noqa: PLR0913 - one option each
 
     train_stages(load_stages(recipe), Run(data, material, folder, seed, leave_out, workers, warm_start))
     click.echo(f"trained: {folder}; next: snn-export onnx {folder} --out MODEL.onnx", err=True)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--recipe", type=PATH, default=RECIPES / "household.toml", help="Recipe of the network; default: household."
+)
+@click.option("--run", "folder", type=PATH, required=True, help="Folder of the run to write.")
+def average(models: tuple[Path, ...], recipe: Path, folder: Path) -> None:
+    """Average the weights of MODELS, of which one was trained on from another, as a run to export.
+
+    The mean often generalises better than either, at the cost of one; evaluate it as any other.
+    """
+    from models.recipe import load_recipe
+    from models.training import averaging
+
+    averaging.average(load_recipe(recipe), models, folder)
+    click.echo(f"averaged: {folder}; next: snn-export onnx {folder} --out MODEL.onnx", err=True)
 
 
 @click.command()
