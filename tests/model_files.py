@@ -31,6 +31,12 @@ def with_points(manifest: Manifest, low: float = 0.999, high: float = 0.02) -> M
     return replace(manifest, classes=classes, operating_points=OperatingPoints(0.1, 1.0, 10.0, "class"))
 
 
+def without_points(manifest: Manifest) -> Manifest:
+    """Return a manifest without operating points."""
+    classes = tuple(replace(c, low=None, high=None) for c in manifest.classes)
+    return replace(manifest, classes=classes, operating_points=None)
+
+
 def with_evidence(manifest: Manifest) -> Manifest:
     """Return a manifest with evidence in place of the average for two classes of three, each with other parameters."""
     classes = []

@@ -19,7 +19,7 @@ from detector.features import MfccExtractor
 from detector.manifest import SENSITIVITIES
 from detector.messages import AudioChunk, Samples, Trace
 from detector.network import ENGINE_VARIABLE, load_model, trace
-from tests.model_files import changed_model, with_points
+from tests.model_files import changed_model, with_points, without_points
 from tests.strategies import chunk_lengths, cut
 
 
@@ -127,7 +127,7 @@ def test_another_rate_gives_the_events_of_the_whole_clip_resampled_however_it_is
     sound = soxr.resample(scene[: 16000 * 9], 16000, rate_hz).astype(np.float32)
     there = soxr.resample(sound, rate_hz, 16000, quality="HQ").astype(np.float32)
     wanted = at_once(detector, there)
-    assert [(e.kind, e.label) for e in wanted] == [("onset", "guitar"), ("offset", "guitar")]
+    assert {("onset", "guitar"), ("offset", "guitar")} <= {(e.kind, e.label) for e in wanted}
     for lengths in ([len(sound)], [1, 0, 479, 44100, 7], [4410]):
         found = [e for chunk in cut(sound, lengths) for e in detector.push(chunk, rate_hz=rate_hz)]
         assert found + detector.flush() == wanted
@@ -221,12 +221,12 @@ def test_what_is_seen_inside_is_what_the_network_did(detector: Detector, scene: 
     detector.reset()
     detector.observer = looker = Looker(layers=True)
     try:
-        # Half of it frame by frame, half of it unobserved: the state goes on all the same.
-        detector.push(scene[: 16000 * 5])
+        # A second before the guitar is unobserved: the state goes on all the same.
+        detector.push(scene[: 16000 * 2])
         looker.wants_layers = False
-        detector.push(scene[16000 * 5 : 16000 * 6])
+        detector.push(scene[16000 * 2 : 16000 * 3])
         looker.wants_layers = True
-        detector.push(scene[16000 * 6 : 16000 * 8])
+        detector.push(scene[16000 * 3 : 16000 * 8])
     finally:
         detector.observer = None
         detector.reset()
@@ -281,10 +281,11 @@ def test_an_operating_point_sets_all_thresholds_and_single_ones_override(tmp_pat
     assert Detector.load(path).classes == Detector.load(path, sensitivity="balanced").classes
 
 
-def test_a_model_without_operating_points_refuses_all_but_the_balanced_one(detector: Detector) -> None:
-    assert detector.sensitivity == "balanced"
-    with pytest.raises(ConfigError, match=r"^sensitivity 'low': .*household\.onnx has no operating points"):
-        Detector.load(sensitivity="low")
+def test_a_model_without_operating_points_refuses_all_but_the_balanced_one(tmp_path: Path) -> None:
+    path = changed_model(tmp_path / "m.onnx", without_points)
+    assert Detector.load(path).sensitivity == "balanced"
+    with pytest.raises(ConfigError, match=r"^sensitivity 'low': .*m\.onnx has no operating points"):
+        Detector.load(path, sensitivity="low")
 
 
 def test_the_three_points_differ_in_what_they_report(scene: Samples, tmp_path: Path) -> None:

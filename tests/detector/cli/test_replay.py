@@ -21,6 +21,7 @@ from detector.cli.main import cli
 from detector.cli.replay import raven_rows, write_rows
 from detector.features import dct_matrix, log_mel_matrix, mfcc_params
 from detector.messages import Event
+from detector.network import load_model
 from detector.records import StreamInfo, event_record
 from tests.model_files import changed_model, on_trial
 
@@ -175,7 +176,8 @@ def test_a_model_with_all_classes_on_trial_is_one_clear_line(tmp_path: Path) -> 
     path = changed_model(tmp_path / "m.onnx", on_trial)
     done = replay("--model", path, SCENE)
     assert done.exit_code == 2
-    assert "error: all classes of household 0.6.0 are on trial; name those to report (--only" in done.stderr
+    name = f"household {load_model().manifest.version}"
+    assert f"error: all classes of {name} are on trial; name those to report (--only" in done.stderr
 
 
 def test_model_info_marks_classes_on_trial(tmp_path: Path) -> None:
