@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -110,6 +110,7 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
     help="An average, or evidence: a leaky sum of log-odds; either: the better one for each class.",
 )
 @click.option("--into", type=PATH, help="Model of the same classes that receives the values; default: MODEL.")
+@click.option("--model-version", help="Version of the model file to write; default: that of the one with the weights.")
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
 @click.option("--json", "json_path", type=PATH, help="Write rule, scenes and choices here.")
 @force_option
@@ -121,6 +122,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     total: float | None,
     smoothing: Smoothing,
     into: Path | None,
+    model_version: str | None,
     out: Path,
     json_path: Path | None,
     processes: int,
@@ -134,6 +136,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     the false alarms and for ten times as many are chosen as well, for low and high sensitivity. Rule and
     scenes are written to the model's training record. Evaluate the result on other scenes.
     """
+    from detector.manifest import Manifest
     from detector.network import load_model
     from models.evaluation.inference import model_of, predict_scenes
     from models.evaluation.thresholds import FalseAlarmBudget, as_json, tune, tuned_manifest
@@ -148,6 +151,8 @@ def tune_events(  # noqa: PLR0913 - one option each
     check_outputs([Output("--json", json_path, JSON), Output("--out", out, MODEL)], [model, into], force=force)
     scenes = read_scenes(folder)
     target = load_model(into or model).manifest
+    if model_version is not None:
+        target = Manifest.from_json(replace(target, version=model_version).to_json(), "--model-version")
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; name a model of the same classes")
     chosen = tune(predict_scenes(model, scenes, processes), scenes, budget, processes, smoothing)

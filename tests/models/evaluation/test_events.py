@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from detector.errors import ManifestError
 from detector.manifest import SENSITIVITIES, OperatingPoints
 from detector.messages import AudioChunk
 from detector.network import load_model
@@ -348,10 +349,12 @@ def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Pa
         patch.setattr(tuning, "LEAKS", (1 / 64,))
         patch.setattr(tuning, "BIASES", (-1.5,))
         arguments = ["tune-events", str(MODEL), str(scene), "--max-false-alarms", "2", "--out", str(out)]
-        done = CliRunner().invoke(cli, [*arguments, "--json", str(record), "--processes", "1"])
+        version = ["--model-version", "9.8.7"]
+        done = CliRunner().invoke(cli, [*arguments, "--json", str(record), "--processes", "1", *version])
     assert done.exit_code == 0, done.output
     before, after = load_model().manifest, load_model(out).manifest
     assert (after.labels, after.network) == (before.labels, before.network)
+    assert (after.name, after.version) == (before.name, "9.8.7")
     last = after.training.sources[-1]
     assert last.name == f"scenes {read_scenes(scene).sha256[:12]}"
     assert "at no more than 2 false alarms per hour" in last.use
@@ -378,6 +381,14 @@ def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Pa
     )
     assert tuning.tuned_on(again) == ["f" * 12]
     assert again.training.command.count("tune-events") == 1
+
+
+def test_a_version_that_cannot_be_shown_is_refused_before_the_tuning(scene: Path, tmp_path: Path) -> None:
+    arguments = ["tune-events", str(MODEL), str(scene), "--out", str(tmp_path / "x.onnx"), "--model-version", ""]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == ManifestError.exit_code
+    assert "1 to 64 printable characters" in done.stderr
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_tune_events_takes_one_limit(tmp_path: Path) -> None:
