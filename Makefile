@@ -12,6 +12,8 @@
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
 # make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
 # make check-simulators   run the NIR forms in the simulators they are for, in environments of their own in build/
+# make readme-table  write the table of classes in the README from the model's card and manifest
+# make picture    take the picture of the page that the README begins with, in chromium
 # make clean      remove all environments and what the tools left behind
 
 PYTHON ?= python3
@@ -41,7 +43,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams
+  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -216,6 +218,12 @@ bench-streams: $(TESTING)/.installed test-programs
 # SOUND names recordings of 10 s or more together, to compare on beside the demo scene.
 check-simulators: $(TESTING)/.installed
 	@$(TESTING)/bin/python tests/firmware_export/nir/simulators.py build/simulators $(SOUND)
+
+readme-table: $(TESTING)/.installed
+	@$(TESTING)/bin/python -m models.evaluation.class_table README.md
+
+picture: $(TESTING)/.installed test-programs
+	@$(TESTING)/bin/python -m tests.detector.web.picture
 
 test-programs:
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml  # type: ignore[import-untyped]
+from PIL import Image
 
 import firmware_export.cli
 from detector import __version__
@@ -21,6 +22,8 @@ from detector.cli.main import cli as snn_detect
 from detector.config.settings import Settings
 from detector.network import load_model
 from models.cli.main import cli as snn_train
+from models.evaluation.class_table import updated
+from tests.detector.web.picture import MAX_BYTES, SIZE
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = (
@@ -161,13 +164,19 @@ def test_readme_has_at_most_150_lines_and_links_the_other_documents() -> None:
     assert [name for name in DOCUMENTS if name != "README.md" and f"]({name})" not in readme] == []
 
 
-def test_readme_gives_the_cards_figures() -> None:
-    readme, card = " ".join(text_of("README.md").split()), text_of(CARDS[0])
-    found = re.search(r"reports ([\d.]+) false events an hour \(at most (\d+), 95 %\)", readme)
-    assert found is not None
-    assert f"{found[1]}/h (at most {found[2]})" in card
-    for part, whole in re.findall(r"(\d+) of (\d+)", readme):
-        assert f"{part}/{whole} = " in card
+def test_readme_has_the_figures_of_card_and_manifest() -> None:
+    readme = text_of("README.md")
+    assert readme == updated(readme, load_model().manifest, text_of(CARDS[0])), "run: make readme-table"
+
+
+def test_readme_begins_with_a_picture_of_the_page_and_says_what_the_program_is_not() -> None:
+    title, picture, rest = text_of("README.md").split("\n\n", 2)
+    assert title == "# snn-detect"
+    (place,) = re.findall(r"^!\[[^]]+\]\((\S+)\)$", picture)
+    assert (ROOT / place).stat().st_size < MAX_BYTES
+    with Image.open(ROOT / place) as image:
+        assert (image.format, image.size) == ("WEBP", SIZE)
+    assert rest.index("**It is no alarm.**") < rest.index("\n## ")
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -18,8 +18,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.detector.web import picture
 from tests.service import DEADLINE_S, Child, wait_until
 from tests.sound_server import SoundServer, require_programs, sound_server  # noqa: F401 - a fixture
 from tests.web_service import SCENE, scene, url_of, web_service
@@ -213,6 +215,16 @@ def test_a_lost_source_and_a_lost_detector_are_reported(browser: Browser, sound_
         visit.until(lambda: page.inner_text("#status") == "no connection", "the end")
         assert "no connection to the detector" in page.inner_text("#trouble")
         visit.context.close()
+
+
+def test_the_picture_of_the_readme_can_be_taken_again(
+    browser: Browser, playing: tuple[Child, str], tmp_path: Path
+) -> None:
+    picture.take(browser, playing[1], tmp_path / "page.webp", sounds=1)
+    assert 20_000 < (tmp_path / "page.webp").stat().st_size < picture.MAX_BYTES
+    with Image.open(tmp_path / "page.webp") as found:
+        assert (found.format, found.size) == ("WEBP", picture.SIZE)
+        assert len(found.convert("RGB").getcolors(maxcolors=2**24) or []) > 1000  # the plots are there
 
 
 def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
