@@ -54,8 +54,8 @@ def suggestion(label: str, known: Iterable[str]) -> str | None:
     return nearest(part, known) or next((k for k in known if part and part in k.lower().split("_")), None)
 
 
-def unknown_label(label: str, known: Iterable[str]) -> str:
-    """Return what to print for a label that the model does not know: the one that may be meant, else all."""
+def unknown_label(label: str, known: Iterable[str], owner: str = "the model") -> str:
+    """Return what to print for a label that its owner does not know: the one that may be meant, else all."""
     known = list(known)
     near = suggestion(label, known)
-    return f"the model knows no {label!r}; " + (f"did you mean {near!r}?" if near else f"it knows {', '.join(known)}")
+    return f"{owner} knows no {label!r}; " + (f"did you mean {near!r}?" if near else f"it knows {', '.join(known)}")

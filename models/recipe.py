@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from detector.errors import ConfigError
+from detector.errors import ConfigError, unknown_label
 from detector.manifest import EncoderParams, MfccParams, parse_strictly
 from models.network.spec import NetworkSpec
 
@@ -285,7 +285,7 @@ def _check_training(recipe: Recipe, where: str) -> None:
                 raise ConfigError(f"{where}: network.{key} is {list(found)}; {expected}")
     noise_like = recipe.examples.noise_like if isinstance(recipe.examples, SceneExamples) else ()
     if unknown := [label for label in noise_like if label not in recipe.classes]:
-        raise ConfigError(f"{where}: examples.noise_like names {', '.join(unknown)}, which is no class of the recipe")
+        raise ConfigError(f"{where}: examples.noise_like: {unknown_label(unknown[0], recipe.classes, 'the recipe')}")
     weight = recipe.loss.deep_supervision
     if weight < 0:
         raise ConfigError(f"{where}: loss.deep_supervision is {weight}; it takes a weight, 0 or above")

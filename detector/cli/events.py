@@ -19,7 +19,7 @@ import click
 
 from detector.cli.program import CommandGroup, print_status, print_text
 from detector.cli.program import options as add_options
-from detector.errors import suggestion
+from detector.errors import DetectorError, suggestion
 from detector.system import csv_cell
 
 if TYPE_CHECKING:
@@ -195,10 +195,22 @@ def _report_none(reader: EventReader, wanted: Wanted) -> None:
     if not labels:
         print_status(f"{reader.path}: holds no events yet")
         return
-    near = {label: suggestion(label, labels) for label in wanted.labels if label not in labels}
-    hints = [f"did you mean {found!r}?" for found in near.values() if found]
+    asked = [label for label in wanted.labels if label not in labels]
+    known = [*labels, *_model_labels()] if asked else labels
+    near = [suggestion(label, known) for label in asked if label not in known]
+    hints = [f"did you mean {found!r}?" for found in near if found]
     hints += [f"there are events of {', '.join(labels)}"] if wanted.labels or wanted.categories else []
     print_status("; ".join([f"{reader.path}: no such events", *hints]))
+
+
+def _model_labels() -> tuple[str, ...]:
+    """Return the labels of the configured model, of which there may be no events yet; none where it cannot be read."""
+    from detector.config.loading import load_settings
+    from detector.network import load_model
+
+    with contextlib.suppress(DetectorError):  # the events can be read without it
+        return load_model(load_settings(None).model.path).manifest.labels
+    return ()
 
 
 def _database(given: Path | None) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from detector.cli.program import channel_option, force_option, renamed_option
-from detector.errors import ConfigError
+from detector.errors import ConfigError, unknown_label
 from detector.system import JSON, MODEL, PNG, Output, check_outputs
 from models import RECIPES, RESULTS
 from models.cli.options import PATH, RenamedChoice, pair, processes_option
@@ -396,7 +396,7 @@ def _sound_bank(  # noqa: PLR0913 - where sounds come from
     rate_hz = manifest.features.sample_rate_hz
     folders = [pair(text, "guitar=FOLDER or none=FOLDER") for text in added]
     if unknown := [label for label, _ in folders if label not in (*manifest.labels, OUT_OF_CLASS)]:
-        raise ConfigError(f"--add {unknown[0]}: no class of {manifest.name}; they are {', '.join(manifest.labels)}")
+        raise ConfigError(f"--add: {unknown_label(unknown[0], (*manifest.labels, OUT_OF_CLASS), manifest.name)}")
     check_not_trained_on(manifest, [Path(folder) for _, folder in folders], wanted)
     sounds, problems = held_out_sounds(manifest, wanted, rate_hz) if wanted else ([], [])
     for label, folder in folders:
@@ -424,8 +424,11 @@ def _weights(
             weights[label] = float(value)
         except ValueError as error:
             raise ConfigError(f"--weight {label}={value}: expected a number after the =") from error
-    if wrong := [name for name, value in weights.items() if name not in labels or not 0 <= value < float("inf")]:
-        raise ConfigError(f"{wrong[0]!r}: expected one of {', '.join(labels)}, with a weight of 0 or more")
+    for label, value in weights.items():
+        if label not in labels:
+            raise ConfigError(f"{'--only' if label in chosen else '--weight'}: {unknown_label(label, labels)}")
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"--weight {label}={value:g}: expected a weight of 0 or more")
     return weights
 
 

@@ -65,8 +65,8 @@ def _summary(manifest: Manifest, card: str) -> str:
         f"**It is no alarm.** In test scenes with a sound every ten seconds at 0 to 20 dB, `{manifest.name}` "
         f"{manifest.version} reports {per_hour[1]} false events an hour {per_hour[2]} and finds {all_found.hits} of "
         f"{all_found.total} sounds ({100 * all_found.value:.0f} %); of single clips it classifies {right} of {clips} "
-        f"correctly ({100 * right / clips:.1f} %). Bounds are 95 %; the [model card](models/pretrained/household.md) has "
-        "the rest."
+        f"correctly ({100 * right / clips:.1f} %). Bounds are 95 %; the [model card]"
+        "(models/pretrained/household.md) has the rest."
     )
 
 

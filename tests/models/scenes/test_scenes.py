@@ -123,7 +123,7 @@ def test_onset_and_offset_are_where_the_reference_says(scene: Path) -> None:
         (["--background", "wind"], "background 'wind' is unknown"),
         (["--background", "rain", "--only", "rain"], "contains every class"),
         (["--level", "0", "-20"], "expected the lower one first"),
-        (["--add", "trumpet=x"], "no class of household"),
+        (["--add", "trumpet=x"], "--add: household knows no 'trumpet'; it knows guitar"),
         (["--add", "none=/nowhere"], "no such folder"),
         (["--unknown", "0.5"], "no held-out sound of no class"),
         (["--snr", "loud"], "expected decibels"),

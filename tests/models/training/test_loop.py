@@ -197,7 +197,7 @@ def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
         ("membrane_tau_s", "[0.1, inf]", r"network\.membrane_tau_s is \[0\.1, inf\]; it takes a shortest"),
         ("membrane_tau_s", "[0.1]", r"network\.membrane_tau_s is \[0\.1\]; it takes a shortest"),
         ("deep_supervision", "-0.1", r"loss\.deep_supervision is -0\.1; it takes a weight"),
-        ("noise_like", '["rain", "hail"]', r"examples\.noise_like names hail, which is no class"),
+        ("noise_like", '["rain", "hail"]', r"examples\.noise_like: the recipe knows no 'hail'; it knows"),
     ],
 )
 def test_recipes_refuse_what_cannot_be_trained(short_recipe: Path, key: str, value: str, message: str) -> None:
