@@ -424,11 +424,11 @@ def _weights(
             weights[label] = float(value)
         except ValueError as error:
             raise ConfigError(f"--weight {label}={value}: expected a number after the =") from error
-    for label, value in weights.items():
+    for label, number in weights.items():
         if label not in labels:
             raise ConfigError(f"{'--only' if label in chosen else '--weight'}: {unknown_label(label, labels)}")
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"--weight {label}={value:g}: expected a weight of 0 or more")
+        if not 0 <= number < float("inf"):
+            raise ConfigError(f"--weight {label}={number:g}: expected a weight of 0 or more")
     return weights
 
 
