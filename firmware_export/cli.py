@@ -86,21 +86,43 @@ def onnx(  # noqa: PLR0913 - one option each
     "--prefix",
     help="Beginning of all names that the linker sees; default: the model's name and the number format.",
 )
+@click.option(
+    "--arduino",
+    is_flag=True,
+    help="A library for Arduino: library.properties, src/, examples/; name its folder, not that of all libraries.",
+)
 def c(  # noqa: PLR0913 - one option each
-    model: Path, out: Path, is_float: bool, is_int8: bool, frontend: str, prefix: str | None, *, force: bool
+    model: Path,
+    out: Path,
+    is_float: bool,
+    is_int8: bool,
+    frontend: str,
+    prefix: str | None,
+    *,
+    force: bool,
+    arduino: bool,
 ) -> None:
     """Export MODEL as a folder of C99.
 
     It is the whole detector, from 16-bit samples to events.
     """
+    from firmware_export.c99.arduino import MARK, export_arduino
     from firmware_export.c99.export import export_c
     from firmware_export.c99.formats import FLOAT, NumberFormat
 
     if is_float and is_int8:
         raise ConfigError("--float and --int8 exclude each other; give one of them")
     if out.exists():
-        check_outputs([Output("--out", out / "snn_model.h" if out.is_dir() else out, _C_HEADER)], [model], force=force)
+        header = out / (MARK if arduino else "snn_model.h") if out.is_dir() else out
+        check_outputs([Output("--out", header, _C_HEADER)], [model], force=force)
     number_format = NumberFormat(int8=True, fixed_front_end=frontend == "fixed") if is_int8 else FLOAT
+    if arduino:
+        export_arduino(model, out, number_format, prefix)
+        sketch = out / "examples" / "SerialPort"
+        click.echo(
+            f"{out}: {model.name} for Arduino ({number_format.name}); next: move it to libraries/, open {sketch}"
+        )
+        return
     export_c(model, out, number_format, prefix)
     click.echo(
         f"{out}: {model.name} in C99 ({number_format.name}); next: make -C {out}, then pipe samples into {out}/snn_host"

@@ -94,7 +94,7 @@ ALLOWED = (
 )
 PLACES = ("detector", "models", "firmware_export", "systemd", "tests", ".github", ".ci", "findings")
 SUFFIXES = {
-    *(".py", ".md", ".toml", ".c", ".h", ".ld", ".js", ".html", ".css", ".template"),
+    *(".py", ".md", ".toml", ".c", ".h", ".ino", ".ld", ".js", ".html", ".css", ".template"),
     *(".service", ".logrotate", ".conf", ".yml", ".sh", ".txt", ""),
 }
 EXCLUDED = (

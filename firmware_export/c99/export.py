@@ -148,7 +148,7 @@ def export_c(model: Path, out: Path, number_format: NumberFormat = FLOAT, prefix
     names = _renamed(prefix or default_prefix(network.manifest.name, number_format), network.sha256, number_format)
     texts = {"snn_model.h": header(network, arrays, names), "snn_model.c": tables(network, arrays)}
     with atomic_output(out) as folder:
-        _copy(resources.files("firmware_export").joinpath("c"), folder)
+        copy_folder(resources.files("firmware_export").joinpath("c"), folder)
         for name in _STAGES:
             source = resources.files("detector").joinpath("engine", "c", name)
             (folder / name).write_bytes(source.read_bytes())
@@ -413,12 +413,12 @@ def _has_evidence(classes: tuple[ClassSpec, ...]) -> bool:
     return any(c.decoder.evidence is not None for c in classes)
 
 
-def _copy(source: Traversable, to: Path) -> None:
+def copy_folder(source: Traversable, to: Path) -> None:
     """Copy a folder of the package with all that it holds."""
     to.mkdir()
     for entry in source.iterdir():
         if entry.is_dir():
-            _copy(entry, to / entry.name)
+            copy_folder(entry, to / entry.name)
         else:
             (to / entry.name).write_bytes(entry.read_bytes())
 
