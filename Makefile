@@ -11,6 +11,7 @@
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
 # make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
+# make check-node-red   run the flow of the recipes in Node-RED, which npm installs in build/
 # make check-simulators   run the NIR forms in the simulators they are for, in environments of their own in build/
 # make readme-table  write the table of classes in the README from the model's card and manifest
 # make picture    take the picture of the page that the README begins with, in chromium
@@ -38,12 +39,12 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-general-soundfont espeak-ng \
   systemd logrotate libportaudio2 libasound2-plugins alsa-utils pulseaudio pulseaudio-utils mosquitto openssl strace util-linux make gcc libc6-dev libasound2-dev cmake \
   clang libclang-rt-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm chromium \
-  sox libsox-fmt-base ffmpeg lame man-db zsh fish icecast2 gir1.2-gst-rtsp-server-1.0 python3-gi \
+  sox libsox-fmt-base ffmpeg lame curl man-db zsh fish icecast2 gir1.2-gst-rtsp-server-1.0 python3-gi \
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture
+  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture check-node-red
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -121,7 +122,9 @@ install-service:
 	@install -m 644 systemd/completions/bash/snn-detect $(ROOT)$(BASH_COMPLETIONS)
 	@install -m 644 systemd/completions/zsh/_snn-detect $(ROOT)$(ZSH_COMPLETIONS)
 	@install -m 644 systemd/completions/fish/snn-detect.fish $(ROOT)$(FISH_COMPLETIONS)
-	@install -m 644 systemd/README.md systemd/config.toml systemd/prometheus-alerts.yml LICENSE $(ROOT)$(DOCUMENTS)
+	@install -m 644 systemd/README.md systemd/RECIPES.md systemd/config.toml systemd/prometheus-alerts.yml LICENSE $(ROOT)$(DOCUMENTS)
+	@install -d $(ROOT)$(DOCUMENTS)/recipes
+	@install -m 644 $(wildcard systemd/recipes/*) $(ROOT)$(DOCUMENTS)/recipes
 	@test -e $(ROOT)/etc/snn-detect/config.toml || install -m 644 systemd/config.toml $(ROOT)/etc/snn-detect
 	@test -e $(ROOT)/etc/logrotate.d/snn-detect || \
 	  install -m 644 systemd/snn-detect.logrotate $(ROOT)/etc/logrotate.d/snn-detect
@@ -214,6 +217,13 @@ check-archive: $(TESTING)/.installed
 
 bench-streams: $(TESTING)/.installed test-programs
 	$(TESTING)/bin/python -m tests.bench.stream_cost
+
+NODE_RED := node-red@4.1.15
+check-node-red: $(TESTING)/.installed test-programs
+	@command -v npm >/dev/null || $(call install_packages,nodejs npm) || \
+	  { echo "make: as root, run: apt-get install nodejs npm" >&2; exit 1; }
+	@npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/node-red $(NODE_RED)
+	$(TESTING)/bin/python -m tests.node_red build/node-red
 
 # SOUND names recordings of 10 s or more together, to compare on beside the demo scene.
 check-simulators: $(TESTING)/.installed

@@ -42,7 +42,7 @@ PROGRAMS: dict[str, click.Command] = {
     "snn-train": snn_train,
     "snn-export": firmware_export.cli.cli,
 }
-_WORDS = r"""((?:'[^']*'|"[^"]*"|[^|;&)\n'"])*)"""
+_WORDS = r"""((?:'[^']*'|"[^"]*"|[^|;&>)\n'"])*)"""
 _CALL = re.compile(
     r"(?:^|\|\s*|&&\s*|;\s*|\bdo\s+|\$\(|\bsudo\s+|^[A-Z_]+=\S+\s+)(?:\S*/bin/)?"
     rf"(snn-(?:detect|train|export))(?:\s+{_WORDS}|$)",

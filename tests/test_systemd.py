@@ -114,7 +114,10 @@ def test_units_start_what_is_installed(tmp_path: Path, prefix: str, library: str
     assert (tmp_path / program[1:]).readlink() == Path("../lib/snn-detect/bin/snn-detect")
     assert (tmp_path / settings[1:]).read_text(encoding="utf-8") == (SYSTEMD / "config.toml").read_text("utf-8")
     (document,) = values(unit, "Documentation")
-    assert (tmp_path / document.removeprefix("file:/")).read_text("utf-8") == (SYSTEMD / "README.md").read_text("utf-8")
+    readme = tmp_path / document.removeprefix("file:/")
+    assert readme.read_text("utf-8") == (SYSTEMD / "README.md").read_text("utf-8")
+    recipes = [p.relative_to(SYSTEMD) for p in (SYSTEMD / "RECIPES.md", *(SYSTEMD / "recipes").iterdir())]
+    assert [p for p in recipes if (readme.parent / p).read_bytes() != (SYSTEMD / p).read_bytes()] == []
 
 
 def test_settings_survive_an_update_and_the_end(tmp_path: Path) -> None:
