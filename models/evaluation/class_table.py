@@ -19,7 +19,7 @@ from detector.manifest import ClassResults, ClassSpec, Manifest
 from detector.network import load_model
 from detector.statistics import HourlyRate, Rate
 from detector.system import write_text
-from models.evaluation.readiness import MAX_FALSE_PER_HOUR, MIN_SHARE, MIN_SNR_DB
+from models.evaluation.readiness import MAX_FALSE_PER_HOUR, MIN_SHARE, MIN_SNR_DB, MIN_SOUNDS
 
 BEGIN: Final = "<!-- Written by make readme-table from the model's card and manifest; change those. -->"
 END: Final = "<!-- Here the table of make readme-table ends. -->"
@@ -78,8 +78,8 @@ def _about(is_evaluated: bool) -> str:
         )
     return (
         f"The table counts sounds at {MIN_SNR_DB:g} dB and more, at no more than {MAX_FALSE_PER_HOUR:g} false event "
-        f"an hour and class. A class of which {MIN_SHARE:.0%} are found is ready; the others, on trial, are reported "
-        "on request (`--only`, `--all-classes`)."
+        f"an hour and class. A class with {MIN_SOUNDS} such sounds or more of which {100 * MIN_SHARE:.0f} % are found "
+        "is ready; the others, on trial, are reported on request (`--only`, `--all-classes`)."
     )
 
 

@@ -62,7 +62,9 @@ def test_a_model_with_results_has_those_and_says_which_classes_are_ready() -> No
         "| `guitar` | 31/50 = 62 % | 0.5 (at most 2.4) | 0.30 s | ready |",
         "| `speech` | 0/8 = 0 % | 3.0 (at most 5.9) | none found | on trial |",
     ]
-    assert "sounds at 10 dB and more, at no more than 1 false event an hour" in " ".join(found.split())
+    words = " ".join(found.split())
+    assert "sounds at 10 dB and more, at no more than 1 false event an hour" in words
+    assert "A class with 10 such sounds or more of which 60 % are found is ready" in words
     assert rows(updated(DOCUMENT, manifest(READY, None), CARD))[1] == "| `speech` |  |  |  | not evaluated |"
 
 
