@@ -6,6 +6,7 @@ One service takes a camera's sound and has the outputs of all recipes; what arri
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -32,7 +33,7 @@ from tests.broker import Broker, Watcher
 from tests.contracts.live import Posted, Receiver
 from tests.service import Child, service, wait_until
 from tests.sound_server import require_programs
-from tests.streams import AAC, Camera
+from tests.streams import AAC, VIDEO, Camera
 from tests.test_documents import blocks
 from tests.web_service import SCENE, scene
 
@@ -59,7 +60,6 @@ class Home:
     child: Child
     posted: list[Posted]
     database: Path
-    replaced: set[str] = field(default_factory=set)
 
     def entities(self) -> dict[str, dict[str, Any]]:
         """Return the announced components by the id that Home Assistant gives the entity."""
@@ -74,12 +74,12 @@ class Home:
 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
-    """Give a camera that plays some seconds of the scene's guitar and a silence in which it can end."""
+    """Give a camera with a picture, which plays some of the scene and a silence."""
     file = tmp_path_factory.mktemp("camera") / "scene.wav"
     soundfile.write(file, np.concatenate([scene()[56000:112000], np.zeros(48000, np.float32)]), 16000, subtype="PCM_16")
     user, _, password = PASSWORD.partition(":")
     launch = f"filesrc location={file} ! wavparse ! audioconvert ! audioresample ! audio/x-raw,rate=16000 ! {AAC}"
-    with Camera(launch, user=user, password=password) as running:
+    with Camera(VIDEO, launch, user=user, password=password) as running:
         yield running
 
 
@@ -130,7 +130,7 @@ def test_the_camera_s_sound_is_detected_and_only_its_sound_is_fetched(home: Home
     onset = first(home)
     assert (onset["label"], onset["source"]) == ("guitar", "studio")
     assert onset["device"] == f"rtsp://127.0.0.1:{camera.port}/..."
-    assert len(camera.uris("SETUP")) == len(camera.uris("PLAY"))
+    assert len(camera.uris("setup")) == len(camera.uris("play")) > 0  # one track each time, of two
 
 
 class _Input(str):
@@ -170,7 +170,8 @@ def test_the_automation_s_entities_exist_and_change_as_it_expects(home: Home) ->
     entity = home.entities()[trigger["entity_id"]]
     assert (trigger["trigger"], trigger["to"]) == ("state", "on")
     assert (entity["p"], entity["device_class"]) == ("binary_sensor", "sound")
-    assert home.watcher.payloads(entity["state_topic"])[:3] == ["OFF", "ON", "OFF"]  # on and off, by default
+    states = [state for state, _ in itertools.groupby(home.watcher.payloads(entity["state_topic"]))]
+    assert states[:3] == ["OFF", "ON", "OFF"]  # off and on, by default
     for action in automation["actions"]:
         assert re.fullmatch(r"[a-z_]+\.[a-z_]+", action["action"])
     own = [text for text in strings(automation) if "home_studio" in text]
