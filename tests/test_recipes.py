@@ -205,15 +205,18 @@ def test_the_blueprint_takes_the_sounds_that_are_announced(home: Home) -> None:
 def test_the_blueprint_s_templates_give_name_score_and_start(home: Home, min_score: float, *, passes: bool) -> None:
     blueprint = yaml.load((FOLDER / "home-assistant-blueprint.yaml").read_text(encoding="utf-8"), _Loader)  # noqa: S506
     entity = "binary_sensor.home_studio_guitar"
-    state = SimpleNamespace(name=home.entities()[entity]["name"], attributes=attributes(home, entity))
+    device = json.loads(home.watcher.last(CONFIG) or "{}")["dev"]["name"]
+    name = f"{device} {home.entities()[entity]['name']}"  # as Home Assistant names the entity of a device
+    state = SimpleNamespace(name=name, attributes=attributes(home, entity))
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - text
     environment.filters["float"] = lambda value, default: float(value if value is not None else default)
     trigger = SimpleNamespace(entity_id=entity, to_state=state)
     known: dict[str, Any] = {"min_score": min_score}
-    for name in ("sound", "score", "start"):
-        known[name] = environment.from_string(blueprint["variables"][name]).render(trigger=trigger)
+    for key in ("sound", "score", "start"):
+        known[key] = environment.from_string(blueprint["variables"][key]).render(trigger=trigger)
     onset = first(home)
-    assert (known["sound"], known["score"], known["start"]) == ("Guitar", str(onset["score"]), onset["time"])
+    expected = ("SNN detect home Guitar", str(onset["score"]), onset["time"])
+    assert (known["sound"], known["score"], known["start"]) == expected
     known["score"] = float(known["score"])  # Home Assistant makes numbers of what looks like one
     (condition,) = blueprint["conditions"]
     assert environment.from_string(condition["value_template"]).render(known) == str(passes)
