@@ -309,7 +309,7 @@ def test_label_files_have_the_scene_s_sounds(tmp_path: Path) -> None:
         for i, (x, at, to) in enumerate(truth)
         if x == label and float(b) < to and float(e) > at
     }
-    assert {truth[i][0] for i in found} >= {"guitar", "speech"}
+    assert "guitar" in {truth[i][0] for i in found}
     with (tmp_path / "selections.txt").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     names = ("Begin Time (s)", "End Time (s)")

@@ -23,7 +23,7 @@ MAX_BYTES: Final = 200_000
 """Of the file: each reader of the README loads it."""
 QUALITY: Final = 75
 SOUNDS: Final = 3
-"""The picture is taken when so many sounds are in the list; the third is a wind instrument."""
+"""The picture is taken when so many sounds are in the list."""
 _SETTLED_MS: Final = 500
 """Behind the beginning of the last sound: its score has risen."""
 _TIMEOUT_MS: Final = 120_000

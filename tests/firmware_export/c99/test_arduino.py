@@ -160,7 +160,7 @@ def test_a_sketch_reports_the_events_of_the_host(
     elf = image(libraries["int8"] / "examples" / sketch, integers, plain, tmp_path)
     expected = build_host(plain, flags="-O2").events(scene(4, 14))
     ended = [event for event in expected if event.get("reason") != "end_of_stream"]
-    assert [event["label"] for event in ended[:2]] == ["guitar", "guitar"]
+    assert "guitar" in {event["label"] for event in ended}
     assert [json.loads(line) for line in lines_of(elf, tmp_path / "sound.pcm")] == ended
 
 
