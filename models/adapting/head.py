@@ -180,12 +180,10 @@ def _initialise_worker(model: Path, positives: SoundSet, negatives: SoundSet, re
     global _backbone  # noqa: PLW0603 - set once when the worker process starts
     _backbone = BackboneSpikes(load_model(model))
     assert isinstance(recipe.examples, SceneExamples)  # noqa: S101 - for mypy
-    conditions = None
     for fold in FOLDS:
         mine, theirs = positives.of_fold(fold), negatives.of_fold(fold)
         clips, waves = mine.clips + theirs.clips, mine.waves + theirs.waves
-        _makers[fold] = ExampleMaker(clips, waves, recipe, recipe.examples, conditions)
-        conditions = _makers[fold].conditions
+        _makers[fold] = ExampleMaker(clips, waves, recipe, recipe.examples)
 
 
 def _make(order: tuple[int, int, int]) -> _HeadExample:

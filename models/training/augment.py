@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import scipy.fft
 import scipy.signal
@@ -54,6 +56,12 @@ class AcousticConditions:
         return wave[start : start + self._samples]
 
 
+@functools.lru_cache(maxsize=1)
+def conditions_of(samples: int, rate_hz: int) -> AcousticConditions:
+    """Return the conditions for waves of a length, always the same; they take seconds, so the last ones are kept."""
+    return AcousticConditions(samples, rate_hz, np.random.default_rng(0))
+
+
 def cut_off(wave: Samples, end: int, rate_hz: int) -> Samples:
     """Return a wave that is silent from the sample ``end`` on, after a fade of 10 ms."""
     if end >= wave.size:
@@ -81,10 +89,11 @@ def noise(size: int, rng: np.random.Generator) -> Samples:
 
 def sloped_noise(size: int, rng: np.random.Generator) -> tuple[Samples, float]:
     """Return such noise and its slope: the amplitude is proportional to 1 / frequency ** slope (white: 0, brown: 1)."""
-    spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
-    bins = np.maximum(np.arange(spectrum.size), size / 400.0)
+    longer = scipy.fft.next_fast_len(size, real=True)  # a large prime factor takes twice as long
+    spectrum = scipy.fft.rfft(rng.standard_normal(longer).astype(np.float32))
+    bins = np.maximum(np.arange(spectrum.size), longer / 400.0)
     slope = float(rng.uniform(0.0, 1.2))
-    wave = scipy.fft.irfft(spectrum * bins**-slope, size)
+    wave = scipy.fft.irfft(spectrum * bins**-slope, longer)[:size]
     if rng.random() < 0.5:
         knots = rng.uniform(0.3, 1.0, 8)
         wave *= np.interp(np.linspace(0, 7, size), np.arange(8), knots)
@@ -93,11 +102,12 @@ def sloped_noise(size: int, rng: np.random.Generator) -> tuple[Samples, float]:
 
 def rumble(size: int, rng: np.random.Generator, rate_hz: int) -> Samples:
     """Return rumble of unit RMS, as wind and handling noise: below 50 to 300 Hz, in slow gusts."""
-    spectrum = scipy.fft.rfft(rng.standard_normal(size).astype(np.float32))
-    hz = np.arange(spectrum.size) * rate_hz / size
+    longer = scipy.fft.next_fast_len(size, real=True)
+    spectrum = scipy.fft.rfft(rng.standard_normal(longer).astype(np.float32))
+    hz = np.arange(spectrum.size) * rate_hz / longer
     corner_hz = float(np.exp(rng.uniform(np.log(50), np.log(300))))
     shape = np.minimum(1, (np.maximum(hz, 10.0) / corner_hz) ** -rng.uniform(2, 6)) * (hz > 10.0)
-    wave = scipy.fft.irfft(spectrum * shape, size)
+    wave = scipy.fft.irfft(spectrum * shape, longer)[:size]
     gusts = rng.uniform(0.05, 1.0, max(2, int(size / rate_hz * rng.uniform(0.3, 3))))
     wave *= np.interp(np.linspace(0, gusts.size - 1, size), np.arange(gusts.size), gusts)
     return np.asarray(wave / (np.sqrt(np.mean(wave**2)) + 1e-12), np.float32)

@@ -83,15 +83,8 @@ class PlacedSound:
 class ExampleMaker:
     """Draws scenes: a class by its weight, a source, a clip, then augmentation, mixing and capture."""
 
-    def __init__(
-        self,
-        clips: Sequence[Clip],
-        waves: Sequence[Samples],
-        recipe: Recipe,
-        params: SceneExamples,
-        conditions: augment.AcousticConditions | None = None,
-    ) -> None:
-        """Take clips and their samples; ``conditions`` of another maker for scenes of this length are reused."""
+    def __init__(self, clips: Sequence[Clip], waves: Sequence[Samples], recipe: Recipe, params: SceneExamples) -> None:
+        """Take clips and their samples."""
         features, self._params = recipe.features, params
         self._waves, self._classes = waves, len(recipe.classes)
         self._rate = features.sample_rate_hz
@@ -121,7 +114,7 @@ class ExampleMaker:
         filled = [[kind for kind in group if self._pools[kind]] for group in [*groups, [self._classes]]]
         self._groups = [group for group in filled if group]
         """Class indices by category; out-of-class sounds are a category of their own."""
-        self.conditions = conditions or augment.AcousticConditions(self._samples, self._rate, np.random.default_rng(0))
+        self.conditions = augment.conditions_of(self._samples, self._rate)
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example."""
@@ -381,7 +374,7 @@ class MixtureMaker:
                 pools[recipe.labels.index(clip.label)].append(_without_padding(wave))
         self._pools = pools
         self._filled = [label for label, pool in enumerate(pools) if pool]
-        self._places = augment.AcousticConditions(self._samples, self._rate_hz, np.random.default_rng(0))
+        self._places = augment.conditions_of(self._samples, self._rate_hz)
 
     def draw(self, rng: np.random.Generator) -> Example:
         """Return one example; the target of a frame is each class's share in it."""
