@@ -24,7 +24,7 @@ from pydantic import Field, field_validator, model_validator
 from detector.config.secrets import credential, read_secret
 from detector.config.sections import SecretFile, UserPath
 from detector.errors import ConfigError
-from detector.records import Record
+from detector.records import HealthState, Record, ServiceState
 from detector.sinks.base import (
     LiveSink,
     NodeInfo,
@@ -56,6 +56,8 @@ _EARLIER_S: Final = 0.5
 """Time to wait for the announcement that an earlier run left with the broker."""
 _BIRTH_DELAY_S: Final = 5.0
 """Longest delay after Home Assistant's start, so that not all devices answer it at once."""
+_SUBSCRIBED_S: Final = 3.0
+"""Time for Home Assistant to subscribe to what was announced: a level is not retained."""
 _LEAVE_S: Final = 1.0
 _GRACE_S: Final = 0.2
 """Time for the network loop to end once there is nothing more to send."""
@@ -183,6 +185,10 @@ class MqttSink(LiveSink):
         self._lock = threading.Lock()
         """Guards states and announcements; never held in a call of paho, whose callbacks hold locks of its own."""
         self._announce_at: float | None = None
+        self._level_at = 0.0
+        """When a level may be published that health records do not bring."""
+        self._wants_state = False
+        self._shown: HealthState | None = None
         self._seeks_earlier = self._discovery is not None
         self._earlier = b""
         """The announcement that an earlier run left, until the next one removes what only that had."""
@@ -200,6 +206,15 @@ class MqttSink(LiveSink):
             "messages_waiting": self._outbox.waiting,
         }
 
+    @property
+    def wants_state(self) -> bool:
+        """Whether the level is to be published before the next health record."""
+        return self._wants_state
+
+    def show(self, state: ServiceState) -> None:
+        """Keep the level of this moment for the next tick."""
+        self._wants_state, self._shown = False, state.health
+
     def open(self) -> None:
         """Start to connect, in paho's thread; does not wait."""
         self._client.connect_async(self._settings.host, self._settings.port, _KEEPALIVE_S)
@@ -216,6 +231,7 @@ class MqttSink(LiveSink):
         with self._lock:
             if self._outbox.is_open and self._announce_at is not None and time.monotonic() >= self._announce_at:
                 self._outbox.put(self._all())
+            self._publish_level()
         self._client.loop_start()  # does nothing but where an unexpected error has ended paho's thread
         self._send()
         if self._link.is_connected:
@@ -282,10 +298,19 @@ class MqttSink(LiveSink):
             finally:
                 self._outbox.published(number)
 
+    def _publish_level(self) -> None:
+        """Publish the level that was shown, and ask for one where subscribers may know none; the lock is held."""
+        shown, self._shown = self._shown, None
+        is_due = self._outbox.is_open and self._announce_at is None and time.monotonic() >= self._level_at
+        if is_due and self._states.wants_level and shown is not None:
+            self._outbox.put(self._states.level(shown))
+        self._wants_state = is_due and self._states.wants_level
+
     def _all(self) -> list[Message]:
         """Return discovery, with what removes entities of an earlier announcement, and all states; the lock is held."""
         discovery = self._discovery.messages(self._earlier) if self._discovery else []
         self._announce_at, self._seeks_earlier, self._earlier = None, False, b""
+        self._level_at, self._states.lacks_level = time.monotonic() + _SUBSCRIBED_S, True
         return [*discovery, *self._states.present()]
 
     def _missing_answer(self) -> Trouble | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from detector.audio.levels import FLOOR_DBFS
 from detector.config.sections import slug
 from detector.records import (
     ClipRecord,
@@ -167,6 +168,8 @@ class States:
         self._detail = ""
         self._clipped = 0
         self._level_at_s = -math.inf
+        self.lacks_level = True
+        """Whether subscribers may know no level: ``level`` has not been published since the source came online."""
         self._present: dict[str, Message] = {}
         self._keep(topics.source_status, OFFLINE)
         if switch:
@@ -205,6 +208,18 @@ class States:
         if self._sensitivity is None:
             return []
         return [self._keep(self._topics.sensitivity_state, self._sensitivity.current())]
+
+    @property
+    def wants_level(self) -> bool:
+        """Whether ``level`` is to be called: sound arrives, and its level is not known to subscribers."""
+        return self.lacks_level and self._present[self._topics.source_status].payload == ONLINE
+
+    def level(self, health: HealthState) -> list[Message]:
+        """Return the level of a moment, whenever the last one was; none where none is known."""
+        if not _has_level(health):
+            return []
+        self.lacks_level = False
+        return [self._level_message(health)]
 
     def offline_messages(self) -> list[Message]:
         """Return the messages at the end of the service: every sound is off, the source and the service are offline."""
@@ -315,8 +330,11 @@ class States:
     def _level(self, health: HealthState) -> list[Message]:
         """Return the level if the last one is old enough, with the samples that were clipped in between."""
         passed_s = health.uptime_s - self._level_at_s
-        if 0 <= passed_s < self._level_interval_s - _SLACK_S or not health.up:
+        if 0 <= passed_s < self._level_interval_s - _SLACK_S or not _has_level(health):
             return []
+        return [self._level_message(health)]
+
+    def _level_message(self, health: HealthState) -> Message:
         clipped = health.clipped_samples - self._clipped
         level = {
             "rms_dbfs": _decibels(health.rms_dbfs),
@@ -324,12 +342,15 @@ class States:
             "clipped": clipped if clipped >= 0 else health.clipped_samples,
         }
         self._level_at_s, self._clipped = health.uptime_s, health.clipped_samples
-        return [Message(self._topics.level, _json(level), qos=0)]
+        return Message(self._topics.level, _json(level), qos=0)
 
     def _source(self, *, up: bool) -> list[Message]:
         before = self._present[self._topics.source_status].payload
         message = self._keep(self._topics.source_status, ONLINE if up else OFFLINE)
-        return [message] if message.payload != before else []
+        if message.payload == before:
+            return []
+        self.lacks_level = True
+        return [message]
 
     def _problem(self) -> list[Message]:
         particulars = {"conditions": sorted(self._conditions), "detail": self._detail}
@@ -372,6 +393,11 @@ def _event(record: OnsetRecord) -> dict[str, Any]:
         "clock_synced": record.clock_synced,
         "model": record.model,
     }
+
+
+def _has_level(health: HealthState) -> bool:
+    """Return whether the level is known: the floor without silence is that of a source before its first second."""
+    return health.up and (health.silent or health.rms_dbfs > FLOOR_DBFS)
 
 
 def _decibels(value: float | None) -> float | None:

@@ -239,8 +239,31 @@ def test_levels_keep_their_distance_and_count_what_was_clipped_in_between() -> N
 
 
 def test_silence_is_json() -> None:
-    level = payload(states().take(health(rms_dbfs=-math.inf)), "mic/level")
+    level = payload(states().take(health(rms_dbfs=-math.inf, silent=True)), "mic/level")
     assert level["rms_dbfs"] == -200.0
+
+
+def test_a_level_that_is_not_known_yet_is_not_published() -> None:
+    s = states()
+    assert "mic/level" not in by_topic(s.take(health(1, rms_dbfs=-120.0)))
+    assert payload(s.take(health(2, rms_dbfs=-30.0)), "mic/level")["rms_dbfs"] == -30.0
+
+
+def test_a_level_is_wanted_from_when_the_source_is_online_until_one_was_given() -> None:
+    s = states()
+    assert not s.wants_level
+    s.take(status("listening"))
+    assert s.wants_level
+    s.take(health(1, rms_dbfs=-40.0))
+    assert s.wants_level  # it may have come before the subscription
+    assert s.level(health(2, rms_dbfs=-120.0).health) == []
+    assert s.wants_level
+    assert payload(s.level(health(2, rms_dbfs=-41.0).health), "mic/level")["rms_dbfs"] == -41.0
+    assert not s.wants_level
+    s.take(status("waiting"))
+    assert not s.wants_level
+    s.take(status("waiting", active=False))
+    assert s.wants_level
 
 
 def test_offline_messages_take_all_states_back() -> None:
