@@ -12,6 +12,7 @@
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
 # make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
 # make check-node-red   run the flow of the recipes in Node-RED, which npm installs in build/
+# make check-home-assistant   run a pinned Home Assistant against the service, through restarts of each part; a quarter of an hour
 # make check-simulators   run the NIR forms in the simulators they are for, in environments of their own in build/
 # make readme-table  write the table of classes in the README from the model's card and manifest
 # make picture    take the picture of the page that the README begins with, in chromium
@@ -44,7 +45,8 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture check-node-red
+  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
+  check-node-red check-home-assistant
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -214,6 +216,15 @@ HOURS ?= 1000
 check-archive: $(TESTING)/.installed
 	$(TESTING)/bin/python -m tests.detector.archive.check_archive --hours $(HOURS) --folder build/archive \
 	  --result tests/detector/archive/check_archive.json
+
+# Home Assistant gets a root of its own below HOME_ASSISTANT, which is kept; logs and pictures go there, too.
+HOME_ASSISTANT ?= build/home-assistant
+GUITAR ?= ../shared/data/instruments/acoustic_guitar/35039ae1.flac
+check-home-assistant: $(TESTING)/.installed test-programs
+	@command -v debootstrap >/dev/null || $(call install_packages,debootstrap) || \
+	  { echo "make: as root, run: apt-get install debootstrap" >&2; exit 1; }
+	$(TESTING)/bin/python -m tests.home_assistant.check --folder $(HOME_ASSISTANT) --sound $(GUITAR) \
+	  --result tests/home_assistant/result.json
 
 bench-streams: $(TESTING)/.installed test-programs
 	$(TESTING)/bin/python -m tests.bench.stream_cost

@@ -104,11 +104,8 @@ class Machine:
 
     def _apt(self, *command: str) -> None:
         """Run apt-get for the other processor, with a state of its own and the mirror that this machine uses."""
-        mirrors = run("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages").split()
-        if not mirrors or not KEYRING.exists():
-            raise CheckError("apt-get knows no mirror of Debian, or debian-archive-keyring is missing")
         sources, status = self.folder / "sources.list", self.folder / "status"
-        sources.write_text(f"deb [signed-by={KEYRING}] {mirrors[0]} {self.target.suite} main\n", encoding="ascii")
+        sources.write_text(f"deb [signed-by={KEYRING}] {debian_mirror()} {self.target.suite} main\n", encoding="ascii")
         status.touch()
         options = {
             "APT::Architecture": self.name,
@@ -152,6 +149,14 @@ def run(*command: str | Path, cwd: Path = ROOT.parent, env: dict[str, str] | Non
         end = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise CheckError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{end}")
     return done.stdout
+
+
+def debian_mirror() -> str:
+    """Return the mirror of Debian that this machine uses."""
+    mirrors = run("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages").split()
+    if not mirrors or not KEYRING.exists():
+        raise CheckError("apt-get knows no mirror of Debian, or debian-archive-keyring is missing")
+    return mirrors[0]
 
 
 def check_scene(machine: Machine) -> int:
