@@ -7,6 +7,7 @@
 # make lock       write the releases that install and deb use, with their hashes, to LOCK; UPGRADE=1 takes newer ones
 # make check-lock compare its releases with pyproject.toml; new files of an old release do not matter
 # make wheels     make wheels for x86-64, ARM with 64 bits and ARM with 32 bits in build/wheels/, on any of them
+# make release    make a release in RELEASE, from a commit, and try every file of it in a fresh root; takes half an hour
 # make check-wheels  make them and test what they hold; takes minutes
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
@@ -46,7 +47,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
   check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
-  check-node-red check-home-assistant
+  check-node-red check-home-assistant release
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -92,17 +93,27 @@ ZSH_COMPLETIONS := $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-comp
 FISH_COMPLETIONS := $(PREFIX)/share/fish/vendor_completions.d
 UNITS := $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX),/usr/local)/lib
 
+# A wheel that is there already, instead of one that is made here; with MACHINE=aarch64, an installation for that
+# processor, for the same release of Python as here.
+WHEEL :=
+MACHINE :=
+TAGS := $(if $(MACHINE),$(foreach number,17 24 26 27 28 31 34,--platform manylinux_2_$(number)_$(MACHINE)) \
+  --platform manylinux2014_$(MACHINE))
+INSTALL_WHEEL = $(if $(MACHINE),$(call install,$(BUILDING)) "uv>=0.7" && $(BUILDING)/bin/uv pip install --quiet \
+  --python $(ROOT)$(PROGRAM)/bin/python --python-platform $(MACHINE)-manylinux_2_36,\
+  $(BUILDING)/bin/python -m pip --python $(ROOT)$(PROGRAM)/bin/python install -qq --disable-pip-version-check --no-compile)
+
 install: install-runtime install-service
 
 # An environment of its own: Debian's Python takes no packages from elsewhere. Nothing in it knows of DESTDIR.
 install-runtime: $(BUILDING)/.installed
 	@echo "installing the runtime into $(ROOT)$(PROGRAM)"
 	@rm -rf build/wheel $(LEFT_BY_BUILDS)
-	@$(if $(LOCK),$(call install,$(BUILDING),download) --require-hashes --only-binary :all: -r $(LOCK) -d build/wheel)
-	@$(call install,$(BUILDING),wheel) $(VERIFIED) --no-deps --wheel-dir build/wheel .
+	@$(if $(LOCK),$(call install,$(BUILDING),download) $(TAGS) --require-hashes --only-binary :all: -r $(LOCK) -d build/wheel)
+	@$(if $(WHEEL),mkdir -p build/wheel && cp $(WHEEL) build/wheel,\
+	  $(call install,$(BUILDING),wheel) $(VERIFIED) --no-deps --wheel-dir build/wheel .)
 	@$(PYTHON) -m venv --clear --without-pip $(ROOT)$(PROGRAM)
-	@$(BUILDING)/bin/python -m pip --python $(ROOT)$(PROGRAM)/bin/python install -qq --disable-pip-version-check \
-	  --no-compile $(VERIFIED) "$$(echo build/wheel/snn_detect-*.whl)[$(EXTRAS)]"
+	@$(INSTALL_WHEEL) $(VERIFIED) "$$(echo build/wheel/snn_detect-*.whl)[$(EXTRAS)]"
 	@rm -f $(ROOT)$(PROGRAM)/bin/[aA]ctivate* $(ROOT)$(PROGRAM)/lib/python*/site-packages/snn_detect-*/direct_url.json
 	@test -z "$(ROOT)" || grep -rlIF "$(ROOT)" $(ROOT)$(PROGRAM)/bin $(ROOT)$(PROGRAM)/pyvenv.cfg | xargs -r sed -i "s|$(ROOT)||g"
 	@$(ROOT)$(PROGRAM)/bin/python -m compileall -qq $(if $(ROOT),-s $(ROOT) -p /) $(ROOT)$(PROGRAM)/lib || true
@@ -147,6 +158,8 @@ DEB_PYTHON := /usr/bin/python3
 DEB_ROOT := build/deb
 DEB_DOCUMENTS := /usr/share/doc/snn-detect
 DEB_PACKING ?= -Zxz -z1
+DEB_VERSION ?= $(VERSION)
+DEB_ARCHITECTURE ?= $$(dpkg --print-architecture)
 # Who builds it answers for it; the variables are those of Debian's own tools.
 DEB_MAINTAINER ?= $${DEBFULLNAME:-builder of this package} <$${DEBEMAIL:-root@$$(hostname)}>
 deb:
@@ -158,7 +171,7 @@ deb:
 	@chmod 644 $(DEB_ROOT)$(DEB_DOCUMENTS)/changelog.gz
 	@install -m 755 systemd/debian/postinst systemd/debian/prerm systemd/debian/postrm $(DEB_ROOT)/DEBIAN
 	@install -m 644 systemd/debian/conffiles $(DEB_ROOT)/DEBIAN
-	@sed -e 's/@VERSION@/$(VERSION)/' -e "s/@MAINTAINER@/$(DEB_MAINTAINER)/" -e "s/@ARCHITECTURE@/$$(dpkg --print-architecture)/" \
+	@sed -e 's/@VERSION@/$(DEB_VERSION)/' -e "s/@MAINTAINER@/$(DEB_MAINTAINER)/" -e "s/@ARCHITECTURE@/$(DEB_ARCHITECTURE)/" \
 	  -e "s/@SIZE@/$$(du -sk $(DEB_ROOT) | cut -f1)/" \
 	  -e "s/@PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % sys.version_info[1])')/" \
 	  -e "s/@NEXT_PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % (sys.version_info[1] + 1))')/" \
@@ -203,6 +216,17 @@ $(BUILDING)/.zig: $(BUILDING)/.installed
 	@echo "installing $(ZIG) into $(BUILDING)"
 	@$(call install,$(BUILDING)) $(ZIG)
 	@touch $@
+
+# SKIP=arm64,armhf leaves out what is slow under qemu: the table then says so.
+RELEASE ?= build/release/$(VERSION)
+ROOTS ?= build/roots
+SKIP ?=
+release: $(BUILDING)/.zig $(RUNTIME)/.installed
+	@{ command -v debootstrap && command -v qemu-arm-static; } >/dev/null || \
+	  $(call install_packages,debootstrap qemu-user-static) || \
+	  { echo "make: as root, run: apt-get install debootstrap qemu-user-static" >&2; exit 1; }
+	@$(RUNTIME)/bin/python -m tests.release.release --folder $(RELEASE) --roots $(ROOTS) --building $(BUILDING) \
+	  --skip "$(SKIP)" --result tests/release/result.json
 
 check-wheels: wheels $(TESTING)/.installed
 	SNN_TEST_WHEELS=$(abspath build/wheels) $(TESTING)/bin/python -m pytest -n 0 tests/test_wheels.py
