@@ -48,7 +48,7 @@ from detector.errors import DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
 from detector.service.process import SignalHandler
-from detector.service.runtime import RunOptions, check_source, open_source
+from detector.service.source import RunOptions, check_source, open_source
 from detector.system import Output, check_outputs
 
 _PARTS: Final = 10_000

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,7 +36,7 @@ from detector.sinks.base import (
 )
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_client import Trouble, failure, make_client, refused, unanswered, where
-from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, Outbox, States, Topics, client_id, status
+from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, NodeStates, Outbox, Topics, client_id, status
 from detector.system import Backoff
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Mqtt(SinkSection):
 
     def build(self, context: SinkContext, /) -> SinkSpec:
         """Return the sink; raises ConfigError for a password that cannot be read."""
-        arguments = (self, context.node_info, broker_password(self))
+        arguments = (self, context.node_infos, broker_password(self))
         control = context.sensitivity
         sensitivity = control if control is not None and len(control.choices) > 1 else None
         identity = (*arguments, None if sensitivity is None else sensitivity.choices)
@@ -161,7 +161,7 @@ class MqttSink(LiveSink):
     def __init__(
         self,
         settings: Mqtt,
-        node_info: NodeInfo,
+        node_infos: Sequence[NodeInfo],
         password: str | None,
         on_listening: Callable[[bool], None] | None = None,
         sensitivity: SensitivityControl | None = None,
@@ -172,13 +172,15 @@ class MqttSink(LiveSink):
         settings that contradict the files they name, and without paho-mqtt.
         """
         self._settings = settings
-        self._topics = Topics(settings.prefix, node_info.node, node_info.source)
+        node = node_infos[0].node
+        self._topics = Topics(settings.prefix, node, node_infos[0].source)
+        """Those of the machine count; those of its first source do not."""
         self._on_listening, self._sensitivity = on_listening, sensitivity
         has_switch = on_listening is not None
-        self._states = States(
-            node_info, self._topics, settings.level_interval_s, switch=has_switch, sensitivity=sensitivity
+        self._states = NodeStates(
+            node_infos, settings.prefix, settings.level_interval_s, switch=has_switch, sensitivity=sensitivity
         )
-        self._discovery = self._make_discovery(settings, node_info)
+        self._discovery = self._make_discovery(settings, node_infos)
         self._outbox = Outbox(settings.queue)
         self._lock = threading.Lock()
         """Guards states and announcements; never held in a call of paho, whose callbacks hold locks of its own."""
@@ -188,7 +190,7 @@ class MqttSink(LiveSink):
         """The announcement that an earlier run left, until the next one removes what only that had."""
         self._link = _Link()
         self._reported: set[bool] = set()
-        self._client = self._make_client(node_info.node, password)
+        self._client = self._make_client(node, password)
 
     @property
     def stats(self) -> Mapping[str, float]:
@@ -247,7 +249,7 @@ class MqttSink(LiveSink):
         if left := self._outbox.waiting:
             _log.warning("mqtt: %s: the broker has not acknowledged %d messages", self._topics.base, left)
 
-    def _make_discovery(self, settings: Mqtt, node_info: NodeInfo) -> Discovery | None:
+    def _make_discovery(self, settings: Mqtt, node_infos: Sequence[NodeInfo]) -> Discovery | None:
         prefix = (settings.discovery_prefix or "").strip("/")
         if not prefix:
             return None
@@ -255,7 +257,7 @@ class MqttSink(LiveSink):
             raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
         points = self._sensitivity.choices if self._sensitivity else ()
         has_switch = self._on_listening is not None
-        return Discovery(prefix, node_info, self._topics, settings.level_interval_s, has_switch, points)
+        return Discovery(prefix, tuple(node_infos), self._topics, settings.level_interval_s, has_switch, points)
 
     def _make_client(self, node: str, password: str | None) -> Client:
         client = make_client(self._settings, client_id(node), password)

@@ -7,8 +7,8 @@ import json
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from detector.config.sections import slug
@@ -140,10 +140,76 @@ _SLACK_S: Final = 0.5
 """A health record that is this much too early for the next level will do."""
 
 
-class States:
-    """Make messages of records, and keep the last message of every retained topic; for one thread at a time."""
+class NodeStates:
+    """Make messages of the records of all sources of a machine; for one thread at a time."""
 
     def __init__(
+        self,
+        node_infos: Sequence[NodeInfo],
+        prefix: str,
+        level_interval_s: float,
+        *,
+        switch: bool,
+        sensitivity: SensitivityControl | None = None,
+    ) -> None:
+        """Start with every sound off and the sources offline.
+
+        ``switch``: listening can be turned off. ``sensitivity``: the operating point can be chosen.
+        """
+        self._shared = _Shared(", ".join(dict.fromkeys(info.model for info in node_infos)))
+        self._states = {
+            info.source: States(
+                info,
+                Topics(prefix, info.node, info.source),
+                level_interval_s,
+                switch=switch,
+                sensitivity=sensitivity,
+                shared=self._shared,
+            )
+            for info in node_infos
+        }
+
+    def take(self, record: Record) -> list[Message]:
+        """Return the messages of a record; raises ValueError for a label that its source does not report."""
+        states = self._states.get(record.source)
+        return states.take(record) if states is not None else []
+
+    def present(self) -> list[Message]:
+        """Return the last message of every retained topic."""
+        return list(self._shared.present.values())
+
+    def listening(self, *, on: bool) -> list[Message]:
+        """Note that listening has been turned on or off."""
+        return self._first().listening(on=on)
+
+    def sensitivity(self) -> list[Message]:
+        """Note the operating point in force, where it can be chosen."""
+        return self._first().sensitivity()
+
+    def offline_messages(self) -> list[Message]:
+        """Return the messages at the end of the service: every sound is off, sources and service are offline."""
+        return [message for s in self._states.values() for message in s.offline_messages()] + [self._first().offline()]
+
+    def _first(self) -> States:
+        """Return the states of any source, which all know those of the machine."""
+        return next(iter(self._states.values()))
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the sources of a machine share."""
+
+    models: str
+    present: dict[str, Message] = field(default_factory=dict)
+    """The last message of every retained topic."""
+    health: dict[str, HealthState] = field(default_factory=dict)
+    """The last health of each source."""
+
+
+class States:
+    """Make messages of the records of one source, and keep the last message of every retained topic."""
+
+    def __init__(  # noqa: PLR0913 - one option each
         self,
         node_info: NodeInfo,
         topics: Topics,
@@ -151,15 +217,13 @@ class States:
         *,
         switch: bool,
         sensitivity: SensitivityControl | None = None,
+        shared: _Shared | None = None,
     ) -> None:
-        """Start with every sound off and the source offline.
-
-        ``switch``: listening can be turned off. ``sensitivity``: the operating point can be chosen.
-        """
+        """Start with every sound off and the source offline; see ``NodeStates``."""
         self._sensitivity = sensitivity
         self._topics, self._level_interval_s = topics, level_interval_s
         self._ids = class_ids(label for label, _ in node_info.classes)
-        self._model, self._version = node_info.model, node_info.version
+        self._shared, self._version = shared or _Shared(node_info.model), node_info.version
         self._attributes: dict[str, dict[str, Any]] = {}
         self._conditions: dict[str, str] = {}
         """Detail by name, the latest last."""
@@ -167,7 +231,7 @@ class States:
         self._detail = ""
         self._clipped = 0
         self._level_at_s = -math.inf
-        self._present: dict[str, Message] = {}
+        self._present = self._shared.present
         self._keep(topics.source_status, OFFLINE)
         if switch:
             self._keep(topics.listening_state, ON)
@@ -207,9 +271,13 @@ class States:
         return [self._keep(self._topics.sensitivity_state, self._sensitivity.current())]
 
     def offline_messages(self) -> list[Message]:
-        """Return the messages at the end of the service: every sound is off, the source and the service are offline."""
+        """Return the messages at the end of the service: every sound is off, and the source is offline."""
         states = [self._keep(self._topics.state(class_id), OFF) for class_id in self._ids.values()]
-        return [*states, self._keep(self._topics.source_status, OFFLINE), status(self._topics, OFFLINE)]
+        return [*states, self._keep(self._topics.source_status, OFFLINE)]
+
+    def offline(self) -> Message:
+        """Return the message that the service has ended."""
+        return status(self._topics, OFFLINE)
 
     def _onset(self, record: OnsetRecord) -> list[Message]:
         class_id = self._id(record)
@@ -281,14 +349,16 @@ class States:
         return messages + (self.listening(on=active) if has_switch else [])
 
     def _health(self, health: HealthState) -> list[Message]:
+        self._shared.health[self._topics.source] = health
+        each = self._shared.health.values()
         payload = {
-            "rtf": health.realtime_factor,
-            "xruns": health.overruns,
-            "dropped_s": health.lost_s,
+            "rtf": _sum(each, "realtime_factor"),
+            "xruns": _sum(each, "overruns"),
+            "dropped_s": _sum(each, "lost_s"),
             "rss": health.rss_bytes,
             "temp_c": health.temperature_c,
             "uptime_s": health.uptime_s,
-            "model": self._model,
+            "model": self._shared.models,
             "version": self._version,
         }
         messages = [self._keep(self._topics.health, _json(payload), qos=0)]
@@ -372,6 +442,12 @@ def _event(record: OnsetRecord) -> dict[str, Any]:
         "clock_synced": record.clock_synced,
         "model": record.model,
     }
+
+
+def _sum(each: Iterable[HealthState], name: str) -> float:
+    """Return a number of all sources together; that of the only one has its own digits."""
+    numbers: list[float] = [getattr(health, name) for health in each]
+    return numbers[0] if len(numbers) == 1 else round(sum(numbers), 5)
 
 
 def _decibels(value: float | None) -> float | None:

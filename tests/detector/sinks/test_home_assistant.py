@@ -10,11 +10,13 @@ from detector.sinks.home_assistant import Discovery, config_topic
 from detector.sinks.mqtt_topics import Message, Topics
 from tests.detector.sinks.live_records import STATION
 
-NOW = Discovery("homeassistant", STATION, Topics("snn-detect", "pi4", "mic"), 30.0, switch=True)
+NOW = Discovery("homeassistant", (STATION,), Topics("snn-detect", "pi4", "mic"), 30.0, switch=True)
 
 
 def with_classes(*labels: str) -> Discovery:
-    return dataclasses.replace(NOW, node_info=dataclasses.replace(STATION, classes=tuple((x, "any") for x in labels)))
+    return dataclasses.replace(
+        NOW, node_infos=(dataclasses.replace(STATION, classes=tuple((x, "any") for x in labels)),)
+    )
 
 
 def config(discovery: Discovery) -> Any:
@@ -126,7 +128,7 @@ def test_every_entity_has_its_own_id_and_none_the_old_key() -> None:
 
 def test_entity_ids_are_such_as_home_assistant_has() -> None:
     node_info = dataclasses.replace(STATION, node="Pi-4")
-    discovery = dataclasses.replace(NOW, node_info=node_info, topics=Topics("snn-detect", "Pi-4", "mic"))
+    discovery = dataclasses.replace(NOW, node_infos=(node_info,), topics=Topics("snn-detect", "Pi-4", "mic"))
     assert config(discovery)["cmps"]["mic_guitar"]["default_entity_id"] == "binary_sensor.pi_4_mic_guitar"
     assert discovery.topic == "homeassistant/device/snn_detect_Pi-4/config"
 

@@ -12,14 +12,14 @@ import pytest
 
 from detector.messages import ConditionName
 from detector.sinks.base import NodeInfo
-from detector.sinks.mqtt_topics import _CONDITIONS, Message, States, Topics, class_ids, client_id
+from detector.sinks.mqtt_topics import _CONDITIONS, Message, NodeStates, Topics, class_ids, client_id
 from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
 
 TOPICS = Topics("snn-detect", "pi4", "mic")
 
 
-def states(node_info: NodeInfo = STATION, level_interval_s: float = 30.0, *, switch: bool = True) -> States:
-    return States(node_info, TOPICS, level_interval_s, switch=switch)
+def states(node_info: NodeInfo = STATION, level_interval_s: float = 30.0, *, switch: bool = True) -> NodeStates:
+    return NodeStates((node_info,), TOPICS.prefix, level_interval_s, switch=switch)
 
 
 def by_topic(messages: list[Message]) -> dict[str, Message]:
