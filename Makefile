@@ -10,6 +10,7 @@
 # make check-wheels  make them and test what they hold; takes minutes
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
+# make bench-sources    measure what 16 sources cost in one process, beside one source and beside 16 processes; minutes
 # make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
 # make check-simulators   run the NIR forms in the simulators they are for, in environments of their own in build/
 # make clean      remove all environments and what the tools left behind
@@ -41,7 +42,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams
+  check-wheels check-arm64 check-armhf check-archive check-simulators bench-sources bench-streams
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -209,6 +210,9 @@ HOURS ?= 1000
 check-archive: $(TESTING)/.installed
 	$(TESTING)/bin/python -m tests.detector.archive.check_archive --hours $(HOURS) --folder build/archive \
 	  --result tests/detector/archive/check_archive.json
+
+bench-sources: $(TESTING)/.installed
+	$(TESTING)/bin/python -m tests.bench.source_cost --out build/bench-sources.json
 
 bench-streams: $(TESTING)/.installed test-programs
 	$(TESTING)/bin/python -m tests.bench.stream_cost

@@ -125,9 +125,11 @@ class Settings(Section):
 
     def _alone(self, name: str, source: Source) -> Settings:
         listening = source.given(Listening)
-        if "thresholds" in listening:
-            listening["thresholds"] = {**self.listening.thresholds, **listening["thresholds"]}
-        has_own = source.calibration is not None or "thresholds" in listening
+        own_thresholds = listening.get("thresholds", {})
+        # Those for all sources are for the sounds of the general model, which another one may lack.
+        general = self.listening.thresholds if source.model is None else {}
+        listening["thresholds"] = {**general, **own_thresholds}
+        has_own = source.calibration is not None or source.model is not None or own_thresholds
         changes: dict[str, Any] = {
             "audio": _overlaid(self.audio, source, name),
             "listening": self.listening.model_copy(update=listening),

@@ -201,12 +201,13 @@ class ServiceRuntime:
             if source.has_ended and source.engine is not None and not self.has_ended:
                 source.release("end_of_stream")
                 source.publisher.status("stopping", "the sound has ended")
-        failed = [source for source in self.sources if source.failure is not None]
-        has_others = any(s.failure is None and not s.has_ended and not s.is_set_aside for s in self.sources)
-        for source in failed:
-            if source.failure is not None and not has_others:
-                raise source.failure
-            source.set_aside()
+        has_others = any(s.failure is None and not s.has_ended and s.set_aside_for is None for s in self.sources)
+        for source in self.sources:
+            why = source.failure or source.set_aside_for
+            if why is not None and not has_others:
+                raise why
+            if source.failure is not None:
+                source.set_aside()
 
     def pause(self) -> None:
         """Stop listening, and release the devices."""

@@ -292,6 +292,8 @@ class SourceRuntime:
         """Whether the sound has ended, of a file or a pipe."""
         self.failure: Exception | None = None
         """Why the source cannot go on; None while it can, or where it is opened again."""
+        self.set_aside_for: Exception | None = None
+        """The failure for which it is closed, and opened again later."""
         self.open_at_s = 0.0
         """When to open it, by the monotonic clock, where it is not open."""
         self._trouble: SourceCondition | None = None
@@ -346,7 +348,7 @@ class SourceRuntime:
             self.failure, self.has_ended = None, False
         if self._trouble is not None:
             over = SourceCondition("waiting", active=False, detail=f"{self.settings.audio.name} is open again")
-            self._trouble = None
+            self._trouble = self.set_aside_for = None
             self.publisher.condition(over)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"source-{self.name}", daemon=True)
@@ -403,11 +405,6 @@ class SourceRuntime:
             self.health.sensitivity = self.detector.sensitivity
             self.publisher.status("sensitivity", f"sensitivity: {self.detector.sensitivity}")
 
-    @property
-    def is_set_aside(self) -> bool:
-        """Whether the source has failed, and is opened again later."""
-        return self._trouble is not None
-
     def fail(self, error: Exception) -> None:
         """Note why the source cannot go on."""
         self.failure = error
@@ -416,6 +413,7 @@ class SourceRuntime:
     def set_aside(self) -> None:
         """Publish the failure, close the source, and open it again later."""
         why, self.failure = self.failure, None
+        self.set_aside_for = why
         self.open_at_s = time.monotonic() + _HOPELESS_S
         detail = str(why) if isinstance(why, DetectorError) else f"{type(why).__name__}: {why}"
         self.release("gap")
