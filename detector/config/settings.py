@@ -96,7 +96,7 @@ class Settings(Section):
     @field_validator("sources")
     @classmethod
     def _apart(cls, value: dict[str, Source], info: ValidationInfo) -> dict[str, Source]:
-        """Refuse sources that cannot be told apart, or lack what they need of [audio]."""
+        """Refuse sources without a name or a device of their own, or without what they need of [audio]."""
         general = info.data.get("audio", Audio())
         if value and "source" in general.model_fields_set:
             raise ValueError("audio.source names the only source; with [sources.NAME] each has its own name: remove it")

@@ -88,9 +88,9 @@ _FAILURES: Final = {
     503: "Not available now.",
 }
 _STREAM: Final = (
-    "Events of the kinds `frames` (a Frames object with `rms_dbfs`, `peak_dbfs` and `clipped`), `record` (a record as "
-    "on standard output) and `state` (a Health object, once a second). Messages that a client is too slow for are "
-    "dropped, the oldest first."
+    "Events of the kinds `frames` (a Frames object with `rms_dbfs`, `peak_dbfs` and `clipped`, of the source that was "
+    "asked for), `record` (a record of any source, as on standard output) and `state` (a Health object, once a second)."
+    " Messages that a client is too slow for are dropped, the oldest first."
 )
 
 
@@ -260,7 +260,7 @@ class Api:
         return _Clip(path, media_type="audio/flac", content_disposition_type="inline", filename=path.name)
 
     async def stream(self, query: Annotated[SourceQuery, QueryParameters()]) -> Response:
-        """Send all that happens at a source as server-sent events."""
+        """Send all that happens as server-sent events, with the frames of one source."""
         broadcaster = self._view(query).broadcaster
         viewer = broadcaster.join()
         if viewer is None:

@@ -26,7 +26,7 @@ from detector.manifest import MfccParams
 from detector.messages import AudioChunk, Trace
 from detector.network import synaptic_operations
 from detector.pipeline import Detector
-from detector.records import ALL_SOURCES, Record, ServiceState, as_dict
+from detector.records import Record, ServiceState, as_dict
 from detector.web.schema import MEMBRANE_STEP, RANGE_DB, Frames, Health, Operations
 
 MAX_VIEWERS: Final = 64
@@ -168,8 +168,8 @@ class Broadcaster:
             self._arrived.append(trace)
 
     def on_record(self, record: Record) -> None:
-        """Queue a record, unless it is of another source; called in the sink's thread."""
-        if self._viewers and (self._source is None or record.source in {self._source, ALL_SOURCES}):
+        """Queue a record, of this source or another; called in the sink's thread."""
+        if self._viewers:
             self._arrived.append(record)
 
     def show(self, states: Sequence[ServiceState]) -> None:
