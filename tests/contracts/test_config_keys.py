@@ -40,8 +40,8 @@ class Schema:
     def _keys(self, section: dict[str, Any], prefix: str) -> Iterator[str]:
         assert section["additionalProperties"] is False, f"{prefix} takes keys that it does not know"
         for name, value in section["properties"].items():
-            named = value.get("additionalProperties")
-            inner = self._section(named if isinstance(named, dict) else value)
+            named = next(iter(value.get("patternProperties", {}).values()), None)
+            inner = self._section(named or value)
             several = "[]" if value.get("type") == "array" and inner else ".NAME" if named and inner else ""
             path = f"{prefix}{name}{several}"
             required = ", required" if name in section.get("required", ()) else ""

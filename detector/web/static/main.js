@@ -43,7 +43,7 @@ async function begin() {
 async function refresh() {
   early ??= [];
   const answer = await fetch(`api/model${query}`);
-  if (answer.status === 404 && source) location.search = ""; // it is no longer there
+  if (answer.status === 400 && source) location.search = ""; // it is no longer there
   if (answer.status === 401) location.reload();
   if (!answer.ok) return;
   const found = await answer.json();
