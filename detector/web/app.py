@@ -208,13 +208,13 @@ class Api:
     def _add_routes(self, app: FastAPI) -> None:
         flac = {200: {"content": {"audio/flac": {"schema": {"type": "string", "format": "binary"}}}}}
         sse = {200: {"description": _STREAM, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-        _add(app, "/api/health", self.health, 503)
-        _add(app, "/api/model", self.model)
+        _add(app, "/api/health", self.health, 404, 503)
+        _add(app, "/api/model", self.model, 404)
         _add(app, "/api/events", self.events, 503, response_model=EventList)
         _add(app, "/api/events/{id}", self.event, 404, 503)
         _add(app, "/api/events/{id}/picture", self.picture, 404, 503, response_model=Picture)
         _add(app, "/api/events/{id}/clip", self.clip, 404, 503, response_class=FileResponse, responses=flac)
-        _add(app, "/api/stream", self.stream, 503, response_class=StreamingResponse, responses=sse)
+        _add(app, "/api/stream", self.stream, 404, 503, response_class=StreamingResponse, responses=sse)
         _add(app, "/api/openapi.json", self.description)
 
     async def health(self, query: Annotated[SourceQuery, QueryParameters()]) -> Health:
@@ -287,7 +287,7 @@ class Api:
         """Return what is shown of a source, by default the first one."""
         view = next(iter(self._views.values())) if query.source is None else self._views.get(query.source)
         if view is None:
-            raise HTTPException(400, f"there is no such source; there are {', '.join(self._views)}")
+            raise HTTPException(404, f"there is no such source; there are {', '.join(self._views)}")
         return view
 
     def _known(self, event_id: UUID) -> Event:

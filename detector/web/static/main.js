@@ -27,6 +27,7 @@ async function begin() {
   byId("theme").onclick = otherTheme;
   byId("pause").onclick = () => parts?.now.togglePause();
   stream.addEventListener("opened", refresh);
+  if (source) stream.addEventListener("refused", refresh); // it may no longer be there
   stream.addEventListener("connection", showStatus);
   stream.addEventListener("frames", (e) => parts?.now.frames(e.detail));
   stream.addEventListener("record", (e) => onRecord(e.detail));
@@ -43,7 +44,7 @@ async function begin() {
 async function refresh() {
   early ??= [];
   const answer = await fetch(`api/model${query}`);
-  if (answer.status === 400 && source) location.search = ""; // it is no longer there
+  if (answer.status === 404 && source) location.search = "";
   if (answer.status === 401) location.reload();
   if (!answer.ok) return;
   const found = await answer.json();

@@ -46,7 +46,9 @@ export class Stream extends EventTarget {
     source.addEventListener("error", () => {
       this.#report();
       // A refusal (too many viewers, no token) ends an EventSource for good; it reconnects by itself otherwise.
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || this.#open(), 3000);
+      if (source.readyState !== EventSource.CLOSED) return;
+      setTimeout(() => document.hidden || this.#open(), 3000);
+      this.dispatchEvent(new Event("refused"));
     });
   }
 
