@@ -44,7 +44,8 @@ from detector.web.sink import Web
 
 __all__ = ["Settings"]
 
-_MAX_SOURCES: Final = 64
+_MAX_SOURCES: Final = 24
+"""Each has two threads, and the units in systemd/ allow 64 tasks."""
 JSON_LINES: Final = FileKind("a file of JSON lines", re.compile(rb"\{"))
 DATABASE: Final = FileKind("an SQLite database", re.compile(rb"SQLite format 3\0"))
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from detector.errors import ConfigError
 from detector.manifest import Sensitivity
 from detector.sinks.base import NodeInfo
 from detector.sinks.mqtt_topics import PROBLEM, Message, Topics, class_ids
@@ -98,8 +99,14 @@ class Discovery:
         return [{"topic": topics.status}, {"topic": topics.source_status}]
 
     def _components(self) -> dict[str, dict[str, Any]]:
-        sources = (self._of_source(info, replace(self.topics, source=info.source)) for info in self.node_infos)
-        rest = {name: component for components in sources for name, component in components.items()}
+        rest: dict[str, dict[str, Any]] = {}
+        for info in self.node_infos:
+            own = self._of_source(info, replace(self.topics, source=info.source))
+            if twice := own.keys() & rest.keys():
+                raise ConfigError(
+                    f"the source {info.source} would share entities with another one: rename it ({min(twice)})"
+                )
+            rest |= own
         rest |= {"status": self._status()} | ({"listening": self._listening()} if self.switch else {})
         return rest | ({"sensitivity": self._sensitivity()} if self.sensitivities else {})
 

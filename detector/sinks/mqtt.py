@@ -257,7 +257,9 @@ class MqttSink(LiveSink):
             raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
         points = self._sensitivity.choices if self._sensitivity else ()
         has_switch = self._on_listening is not None
-        return Discovery(prefix, tuple(node_infos), self._topics, settings.level_interval_s, has_switch, points)
+        discovery = Discovery(prefix, tuple(node_infos), self._topics, settings.level_interval_s, has_switch, points)
+        discovery.messages()  # raises ConfigError where names of sources and sounds give one entity twice
+        return discovery
 
     def _make_client(self, node: str, password: str | None) -> Client:
         client = make_client(self._settings, client_id(node), password)

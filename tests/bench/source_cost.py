@@ -117,7 +117,7 @@ def _memory_bytes(pid: int) -> int:
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Time to measure.")
-@click.option("--sources", "count", type=click.IntRange(2, 64), default=16, show_default=True, help="How many.")
+@click.option("--sources", "count", type=click.IntRange(2, 24), default=16, show_default=True, help="How many.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the figures as JSON.")
 def main(files: tuple[Path, ...], seconds: float, count: int, out: Path | None) -> None:
     """Measure; with FILES, listen to these, which is what is measured."""

@@ -100,7 +100,7 @@ def test_a_source_can_be_changed_by_the_environment(file: Path, monkeypatch: pyt
         ('[sources.a]\ndevise = "x"\n', "did you mean sources.a.device?"),
         ('[sources.a]\nsource = "x"\n', "sources.a.source: no such key"),
         ("[sources.a]\nrate_hz = 1\n", "sources.a.rate_hz: must be at least 4000"),
-        ("".join(f"[sources.s{n}]\n" for n in range(65)), "there are 65 of them, one service has at most 64"),
+        ("".join(f"[sources.s{n}]\n" for n in range(25)), "there are 25 of them, one service has at most 24"),
     ],
 )
 def test_what_is_wrong_with_a_source_is_one_line(tmp_path: Path, text: str, words: str) -> None:

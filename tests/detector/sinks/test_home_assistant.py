@@ -6,11 +6,22 @@ import dataclasses
 import json
 from typing import Any
 
+import pytest
+
+from detector.errors import ConfigError
 from detector.sinks.home_assistant import Discovery, config_topic
 from detector.sinks.mqtt_topics import Message, Topics
 from tests.detector.sinks.live_records import STATION
 
 NOW = Discovery("homeassistant", (STATION,), Topics("snn-detect", "pi4", "mic"), 30.0, switch=True)
+
+
+def test_sources_whose_entities_would_be_one_are_refused() -> None:
+    garden = dataclasses.replace(STATION, source="garden", classes=(("dog_bark", "animal"),))
+    dog = dataclasses.replace(STATION, source="garden_dog", classes=(("bark", "animal"),))
+    with pytest.raises(ConfigError, match=r"rename it \(garden_dog_bark\)"):
+        dataclasses.replace(NOW, node_infos=(garden, dog)).messages()
+    assert dataclasses.replace(NOW, node_infos=(garden, dataclasses.replace(dog, source="yard"))).messages()
 
 
 def with_classes(*labels: str) -> Discovery:
