@@ -321,6 +321,7 @@ class Wanted:
     """Only events with a higher number than this one; the number counts the events as they were stored."""
     ids: tuple[str, ...] | None = None
     """Only these; None for all."""
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +447,8 @@ def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
     """Return the condition of WHERE, and its values."""
     parts: list[str] = ["number > ?"] if wanted.after else []
     values: list[Any] = [wanted.after] if wanted.after else []
-    lists = {"label": wanted.labels or None, "category": wanted.categories or None, "id": wanted.ids}
+    lists = {"label": wanted.labels or None, "category": wanted.categories or None, "source": wanted.sources or None}
+    lists["id"] = wanted.ids
     for name, members in lists.items():
         if members is not None:
             parts.append(f"{name} IN ({', '.join('?' * len(members))})")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TextIO, TypeAlias
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from detector.messages import ConditionName, Event, GapCause, Reason
 
 RECORD_VERSION: Final = 1
+ALL_SOURCES: Final = "all"
+"""The source of records that are about the whole service, where it has several sources."""
 _NAMESPACE: Final = uuid.UUID("6f2d9f2e-4f0c-5d0e-9a55-0f6b3b1c7a11")
 """Separates these ids from other version 5 UUIDs; drawn once, never to change."""
 _SHA_DIGITS: Final = 12
@@ -247,8 +249,9 @@ class ActiveCondition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """How the service is at a moment: what viewers are shown besides records."""
+    """How the service and one of its sources are at a moment: what viewers are shown besides records."""
 
+    source: str
     time: str
     """Time of day by RFC 3339."""
     clock_synced: bool
@@ -377,20 +380,23 @@ def _time(sample: int, origin: StreamInfo) -> str | None:
 class TextSink:
     """Readable lines for a terminal, coloured by label where the terminal can."""
 
-    def __init__(self, console: Console) -> None:
-        """Write to ``console``."""
-        self._console = console
+    def __init__(self, console: Console, sources: Sequence[str] = ()) -> None:
+        """Write to ``console``; each line of several ``sources``, which happen at the same time, names its own."""
+        self._console, self._sources = console, sources if len(sources) > 1 else ()
         self._source: object = None
 
     def write(self, record: Record) -> None:
         """Write one line, below a heading where the source is another than before."""
         from rich.text import Text
 
-        if record.source != self._source:
+        before: list[_Part] = []
+        if self._sources:
+            before = [(f"{_line(record.source):<{max(map(len, self._sources))}}  ", "bold")]
+        elif record.source != self._source:
             self._source = record.source
             self._print(Text(_line(str(self._source)), style="bold"))
         time = f"  {record.time}" if record.time else ""
-        self._print(Text.assemble(*_parts(record), (time, "dim")))
+        self._print(Text.assemble(*before, *_parts(record), (time, "dim")))
 
     def _print(self, text: object) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)

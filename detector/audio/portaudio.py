@@ -22,12 +22,15 @@ from typing import Any, Final, TypeVar
 
 from detector.errors import ConfigError, DeviceError
 
+_RENEWAL_S: Final = 3.0
+"""How long one source waits for another, which initialises PortAudio; a sound server may need two seconds to begin."""
+
 
 class Users:
     """A lock on PortAudio: any number of users, or one that initialises it again."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._count = 0
         self._renewing = False
 
@@ -41,10 +44,9 @@ class Users:
             self.leave()
 
     def enter(self) -> None:
-        """Become a user; raises DeviceError while PortAudio is being initialised."""
+        """Become a user, once PortAudio is initialised; raises DeviceError where that takes long."""
         with self._lock:
-            if self._renewing:
-                raise DeviceError("the sound system has not listed its devices yet")
+            self._wait()
             self._count += 1
 
     def leave(self) -> None:
@@ -56,8 +58,7 @@ class Users:
     def alone(self) -> Iterator[bool]:
         """Yield whether there are no users; if so, there are none until the end. Raises DeviceError as ``enter``."""
         with self._lock:
-            if self._renewing:
-                raise DeviceError("the sound system has not listed its devices yet")
+            self._wait()
             alone = self._renewing = self._count == 0
         try:
             yield alone
@@ -65,6 +66,12 @@ class Users:
             if alone:
                 with self._lock:
                     self._renewing = False
+                    self._lock.notify_all()
+
+    def _wait(self) -> None:
+        """Wait until no other thread initialises PortAudio; the lock is held."""
+        if not self._lock.wait_for(lambda: not self._renewing, _RENEWAL_S):
+            raise DeviceError("the sound system has not listed its devices yet")
 
 
 PERIOD_S: Final = 0.02

@@ -137,9 +137,8 @@ def _rows(label: str, own: float, trials: list[_Trial], hours: float) -> list[Ro
     return [rows[threshold] for threshold in sorted(rows)]
 
 
-FILE_NAME: Final = "50-calibration.toml"
-_SECTION: Final = "calibration"
-FRAGMENT: Final = FileKind("a calibration", re.compile(rb"(\s|#[^\n]*\n)*\[calibration\]"))
+FILE_NAME: Final = "50-calibration{}.toml"
+FRAGMENT: Final = FileKind("a calibration", re.compile(rb"(\s|#[^\n]*\n)*\[(sources\.[\w-]+\.)?calibration\]"))
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -277,16 +276,19 @@ def _rounded_up(value: float) -> str:
     return f"{math.ceil(value / unit - 1e-9) * unit:.{max(0, 1 - exponent)}f}"
 
 
-def fragment_path(configuration: Configuration, out: Path | None) -> Path | None:
-    """Return the file for the settings: ``out``, else one in config.d beside the configuration; None without one."""
+def fragment_path(configuration: Configuration, out: Path | None, source: str | None = None) -> Path | None:
+    """Return the file for the settings: ``out``, else one in config.d beside the configuration; None without one.
+
+    Each named ``source`` has a file of its own there.
+    """
     if out is None and not configuration.files:
         return None
-    return out or configuration.files[0].with_suffix(".d") / FILE_NAME
+    return out or configuration.files[0].with_suffix(".d") / FILE_NAME.format("" if source is None else f"-{source}")
 
 
-def write_fragment(path: Path, calibration: Calibration, choices: Sequence[Choice]) -> None:
-    """Write the fragment, whole or not at all; raises ConfigError if that fails."""
-    text = "\n".join(_fragment_lines(calibration, choices)) + "\n"
+def write_fragment(path: Path, calibration: Calibration, choices: Sequence[Choice], source: str | None = None) -> None:
+    """Write the fragment, of a named ``source`` or of all, whole or not at all; raises ConfigError if that fails."""
+    text = "\n".join(_fragment_lines(calibration, choices, source)) + "\n"
     Settings.model_validate(tomllib.loads(text))  # what the service could not read must not be written
     try:
         path.parent.mkdir(exist_ok=True)
@@ -295,13 +297,14 @@ def write_fragment(path: Path, calibration: Calibration, choices: Sequence[Choic
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _fragment_lines(calibration: Calibration, choices: Sequence[Choice]) -> Iterator[str]:
+def _fragment_lines(calibration: Calibration, choices: Sequence[Choice], source: str | None) -> Iterator[str]:
+    of_source = "" if source is None else f"sources.{source}."
     yield "# Written by snn-detect calibrate, which replaces it. To change a threshold, write it into a file with"
     yield "# a later name, such as 60-own.toml."
-    yield f"[{_SECTION}]"
+    yield f"[{of_source}calibration]"
     for name, value in calibration.model_dump(mode="json", exclude_none=True).items():
         yield f"{name} = {toml_value(value)}"
-    yield from ("", "[listening.thresholds]")
+    yield from ("", f"[{of_source or 'listening.'}thresholds]")
     for choice in choices:
         alarms = choice.chosen.alarms
         name = choice.label if _BARE_KEY.fullmatch(choice.label) else toml_value(choice.label)

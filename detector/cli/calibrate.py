@@ -42,13 +42,13 @@ from detector.cli.program import (
     stream_options,
     stream_overrides,
 )
-from detector.config.loading import load_configuration
+from detector.config.loading import Configuration, load_configuration
 from detector.config.sections import Calibration
-from detector.errors import DetectorError, SourceError
+from detector.errors import ConfigError, DetectorError, SourceError
 from detector.pipeline import Detector
 from detector.service.clock import local_now
 from detector.service.process import SignalHandler
-from detector.service.runtime import RunOptions, check_source, open_source
+from detector.service.source import RunOptions, check_source, open_source
 from detector.system import Output, check_outputs
 
 _PARTS: Final = 10_000
@@ -67,6 +67,7 @@ def _targets(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 
 @click.command()
 @click.argument("places", metavar="[FILE|FOLDER]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--source", help="Name of one of several sources in the configuration, whose thresholds are measured.")
 @click.option("--device", help="A device as snn-detect devices lists it, or a URL; default: the configuration's.")
 @stream_options
 @click.option(
@@ -138,6 +139,8 @@ class CalibrateOptions:
 
     places: tuple[Path, ...]
     """Files and folders of background; empty for live sound."""
+    source: str | None
+    """One of several in the configuration; None: the only one."""
     device: str | None
     credentials_file: Path | None
     transport: str | None
@@ -161,6 +164,22 @@ class CalibrateOptions:
     quiet: bool
 
 
+def _of_source(overrides: dict[str, Any], options: CalibrateOptions) -> Configuration:
+    """Return the configuration with options in place of the settings of a source.
+
+    Raises ConfigError where there are several and none is named, and for a name that is not there.
+    """
+    known = load_configuration(options.path).settings.sources
+    if options.source is None and not known:
+        return load_configuration(options.path, overrides)
+    if options.source not in known:
+        has = f"the configuration has {', '.join(known) or 'only one source, without a name'}"
+        raise ConfigError(f"--source: {has}" if options.source is None else f"--source {options.source}: {has}")
+    keys = {"model.path": "model"}
+    own = {f"sources.{options.source}.{keys.get(k) or k.partition('.')[2]}": v for k, v in overrides.items()}
+    return load_configuration(options.path, own)
+
+
 class Calibrator:
     """Measures, counts, chooses, reports and writes."""
 
@@ -174,12 +193,13 @@ class Calibrator:
             "model.path": options.model,
             "listening.only": list(options.only),
         }
-        configuration = load_configuration(options.path, {k: v for k, v in overrides.items() if v})
-        self._settings = configuration.settings
+        configuration = _of_source({key: value for key, value in overrides.items() if value}, options)
+        names = [alone.audio.source for alone in configuration.settings.each()]
+        self._settings = configuration.settings.each()[0 if options.source is None else names.index(options.source)]
         self._detector = Detector.load(self._settings.model.path)
         check_labels(self._settings.listening.only, self._detector, "only")
         check_labels((label for label, _ in options.targets), self._detector, "--target")
-        self._target = None if options.no_write else fragment_path(configuration, options.out)
+        self._target = None if options.no_write else fragment_path(configuration, options.out, options.source)
         self._files: list[tuple[str | None, Path]] = [(None, path) for path in sound_files(options.places)]
         self._files += [(label, path) for label, place in options.targets for path in sound_files([place])]
         if not options.places:
@@ -285,7 +305,7 @@ class Calibrator:
         )
         target = None if is_interrupted or has_errors else self._target
         if target is not None:
-            write_fragment(target, calibration, choices)
+            write_fragment(target, calibration, choices, self._options.source)
         card = {c.label: m for c in classes if (m := manifest.metrics.get(f"{c.label}_recall")) is not None}
         return Outcome(calibration, choices, card, target, is_interrupted)
 

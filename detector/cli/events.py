@@ -74,6 +74,7 @@ _selection_options = add_options(
     ),
     click.option("--label", "labels", multiple=True, help="Only this sound; may be repeated."),
     click.option("--category", "categories", multiple=True, help="Only sounds of this category; may be repeated."),
+    click.option("--source", "sources", multiple=True, help="Only events of this source; may be repeated."),
 )
 _time_options = add_options(
     click.option("--since", type=_When(), help="Only events that began then or later: 2h, a date, or a time."),
@@ -199,7 +200,9 @@ def _report_none(reader: EventReader, wanted: Wanted) -> None:
     known = [*labels, *_model_labels()] if asked else labels
     near = [suggestion(label, known) for label in asked if label not in known]
     hints = [f"did you mean {found!r}?" for found in near if found]
-    hints += [f"there are events of {', '.join(labels)}"] if wanted.labels or wanted.categories else []
+    hints += (
+        [f"there are events of {', '.join(labels)}"] if wanted.labels or wanted.categories or wanted.sources else []
+    )
     print_status("; ".join([f"{reader.path}: no such events", *hints]))
 
 

@@ -70,7 +70,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
                 f"Options belong after {ctx.invoked_subcommand!r}; those before it need --device alone."
             )
         return
-    if options["device"] is None:
+    if not options["device"]:
         raise click.UsageError("Name a command, or what to listen to: --device mic.")
     listen(ctx, options)
 

@@ -229,7 +229,7 @@ def meter(ctx: click.Context, /, device: str, model: Path | None, seconds: float
 
         from detector.config.loading import settings_of
         from detector.pipeline import Detector
-        from detector.service.runtime import RunOptions, open_source
+        from detector.service.source import RunOptions, open_source
 
         audio = settings_of({"audio.device": device, **stream_overrides(stream)}).audio
         detector = Detector.load(model)

@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -44,24 +44,29 @@ from detector.system import WAV, LastingChoice, LastingFlag, Output, ProcessLock
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
-    from detector.service.runtime import RunOptions
     from detector.service.service import Service
+    from detector.service.source import RunOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DEVICES: Final = ("hw:", "plughw:", "usb-id:", "usb-path:", "CARD=")
 _WEB: Final = "127.0.0.1:8765"
+_DEVICE_HELP: Final = (
+    "mic (the system's default), a number, a name or a part of it, hw:CARD=..., a stable id as `devices` "
+    "lists them, - for raw samples on standard input, or a stream: rtsp://, rtsps://, http://, https://, "
+    "udp://, an SDP file; without a command, also a sound file, in real time."
+)
 _log = logging.getLogger(__name__)
 
 
 def live_options(command: _Command) -> _Command:
+    """Add the options of ``run``."""
+    return _with_options(command, click.option("--device", help=_DEVICE_HELP))
+
+
+def _with_options(command: _Command, device_option: Callable[[_Command], _Command]) -> _Command:
     """Add the options that ``run`` and the bare command share."""
     options = (
-        click.option(
-            "--device",
-            help="mic (the system's default), a number, a name or a part of it, hw:CARD=..., a stable id as `devices` "
-            "lists them, - for raw samples on standard input, or a stream: rtsp://, rtsps://, http://, https://, "
-            "udp://, an SDP file; without a command, also a sound file, in real time.",
-        ),
+        device_option,
         stream_options,
         model_option,
         click.option("--channel", help="Channel to use: mean, left, right, or a number from 1.  [default: mean]"),
@@ -98,7 +103,8 @@ def bare_options(command: _Command) -> _Command:
     )
     for option in reversed(options):
         command = option(command)
-    return live_options(command)
+    several = "May be given more than once: each device is a source of its own, which its events name."
+    return _with_options(command, click.option("--device", multiple=True, help=f"{_DEVICE_HELP} {several}"))
 
 
 @click.command()
@@ -132,28 +138,39 @@ def run(ctx: click.Context, /, path: Path | None, **options: Any) -> None:
 def listen(ctx: click.Context, options: Mapping[str, Any]) -> None:
     """Run the bare command: the options of ``run`` with standard output as the only sink, and a summary at the end.
 
-    The device is a microphone, raw samples, or a file; a file without a page is replayed in real time.
+    A device is a microphone, raw samples, or a file; a file alone without a page is replayed in real time.
     """
-    device, plays_file = options["device"], is_file(options["device"])
-    check_raw_options(ctx, reads_raw=device == STDIN or is_stream(device))
-    if options["loop"] and not (options["web"] and plays_file):
-        raise click.UsageError("--loop is for sound files, with --web.")
-    if plays_file and options["web"] is None:
-        _replay(ctx, options)
+    devices = options["device"]
+    _check_devices(ctx, options, devices)
+    files = [device for device in devices if is_file(device)]
+    if files == list(devices) and len(devices) == 1 and options["web"] is None:
+        _replay(ctx, options, devices[0])
         return
-    inputs = (device if plays_file else None, options["model"], options["web_token_file"])
+    inputs = (*files, options["model"], options["web_token_file"])
     check_outputs([Output("--tee", options["tee"], WAV)], inputs, force=options["force"])
     _configure_logging(quiet=options["quiet"])
     with SignalHandler(exits=True) as signals:
         from detector.config.loading import settings_of
         from detector.service.service import Service
 
-        service = Service(settings_of(_bare_overrides(ctx, options)), signals, _run_options(options))
+        service = Service(settings_of(_bare_overrides(ctx, options)), signals, _run_options(options, files))
         code = _run(service)
         if not options["quiet"] and service.counters.heard_s:
             sounds = service.counters.sounds
             print_status(f"{service.counters.heard_s:.1f} s processed, {sounds} sound{'' if sounds == 1 else 's'}")
         ctx.exit(code)
+
+
+def _check_devices(ctx: click.Context, options: Mapping[str, Any], devices: tuple[str, ...]) -> None:
+    """Raise click.UsageError for options that do not fit the devices."""
+    if twice := next((device for device in devices if devices.count(device) > 1), None):
+        raise click.UsageError(f"--device {twice} is given more than once.")
+    check_raw_options(ctx, reads_raw=any(device == STDIN or is_stream(device) for device in devices))
+    if options["tee"] is not None and len(devices) > 1:
+        raise click.UsageError("--tee records one device; there are several.")
+    is_played = any(map(is_file, devices)) and (options["web"] or len(devices) > 1)
+    if options["loop"] and not is_played:
+        raise click.UsageError("--loop is for sound files, with --web.")
 
 
 def is_file(device: str) -> bool:
@@ -184,11 +201,14 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, object]:
 
 def _bare_overrides(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, object]:
     """Return the settings of the bare command."""
-    device, web = options["device"], options["web"]
-    overrides = _overrides(options)
-    names = {"stdin": device == STDIN, "file": is_file(device), "stream": is_stream(device)}
-    overrides["audio.source"] = next((name for name, is_it in names.items() if is_it), None)
-    if is_stream(device) and has_raw_options(ctx):
+    devices, web = options["device"], options["web"]
+    overrides = _overrides({**options, "device": devices[0] if len(devices) == 1 else None})
+    if len(devices) == 1:
+        kinds = {"stdin": devices[0] == STDIN, "file": is_file(devices[0]), "stream": is_stream(devices[0])}
+        overrides["audio.source"] = next((name for name, is_it in kinds.items() if is_it), None)
+    else:
+        overrides |= {f"sources.{name}.device": device for name, device in _named(devices).items()}
+    if any(map(is_stream, devices)) and has_raw_options(ctx):
         overrides["audio.rate_hz"] = options["rate"]
         overrides["audio.sample_format"], overrides["audio.channels"] = options["sample_format"], options["channels"]
     if web is not None and options["web_token_file"] is None:
@@ -198,11 +218,32 @@ def _bare_overrides(ctx: click.Context, options: Mapping[str, Any]) -> dict[str,
     return overrides
 
 
-def _run_options(options: Mapping[str, Any]) -> RunOptions:
-    from detector.service.runtime import RunOptions
+def _named(devices: tuple[str, ...]) -> dict[str, str]:
+    """Return several devices by the names of their sources: of a file its own, of a URL its host."""
+    from urllib.parse import urlsplit
+
+    from detector.config.sections import slug
+    from detector.records import ALL_SOURCES
+
+    named: dict[str, str] = {}
+    for device in devices:
+        name = "stdin" if device == STDIN else slug(Path(device).stem if is_file(device) else device)
+        if "://" in device:
+            try:
+                name = slug(urlsplit(device).hostname or "stream")
+            except ValueError:  # which is refused with the settings
+                name = "stream"
+        numbers = (f"{name[:60]}-{number}" for number in range(2, len(devices) + 2))
+        taken = {*named, ALL_SOURCES}
+        named[name if name not in taken else next(n for n in numbers if n not in taken)] = device
+    return named
+
+
+def _run_options(options: Mapping[str, Any], files: Iterable[str]) -> RunOptions:
+    from detector.service.source import RunOptions
 
     raw = None
-    if options["device"] == STDIN:
+    if STDIN in options["device"]:
         from detector.audio.sources import RawFormat
 
         raw = RawFormat(options["rate"], options["sample_format"], options["channels"])
@@ -210,7 +251,7 @@ def _run_options(options: Mapping[str, Any]) -> RunOptions:
         raw=raw,
         wait=not options["no_wait"],
         tee=options["tee"],
-        plays_file=is_file(options["device"]),
+        files=frozenset(files),
         loop=options["loop"],
         is_filter=True,
     )
@@ -258,14 +299,14 @@ def _run(service: Service) -> int:
     return code
 
 
-def _replay(ctx: click.Context, options: Mapping[str, Any]) -> None:
+def _replay(ctx: click.Context, options: Mapping[str, Any], file: str) -> None:
     if options["tee"] is not None:
         raise click.UsageError("--tee is for live sound; a file is replayed as it is.")
     with SignalHandler() as signals:
         from detector.cli.replay import Options, Replay
 
         asked = Options(
-            files=(options["device"],),
+            files=(file,),
             model=options["model"],
             as_json=options["as_json"],
             realtime=True,

@@ -38,7 +38,7 @@ from detector.pipeline import Detector
 from detector.records import as_dict
 from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.process import SignalHandler
-from detector.service.runtime import RunOptions, make_detector, node_info_of, open_source
+from detector.service.source import RunOptions, make_detector, node_info_of, open_source
 from detector.sinks.base import NodeInfo
 from detector.system import all_printable
 from detector.web.schema import Model as ModelDescription
@@ -357,7 +357,7 @@ def _watch_device(
     settings = Settings(audio=Audio(device=device, source=source_name), model=Model(path=model))
     detector = make_detector(settings)
     node_info = node_info_of(settings, detector)
-    run_options = RunOptions(plays_file=is_file(device), loop=loop)
+    run_options = RunOptions(files=frozenset({device} if is_file(device) else ()), loop=loop)
     with (
         closing(open_source(settings.audio, detector.sample_rate_hz, run_options)) as source,
         _drawing(console, asdict(describe_model(detector, node_info)), goes_on) as (screen, turn),

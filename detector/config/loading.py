@@ -55,6 +55,8 @@ _NO_SETTINGS: Final = frozenset({_MODEL, "SNN_DETECT_DATA", "SNN_DETECT_DEBUG"})
 _MAX_BYTES: Final = 1_000_000
 _MISSING: Final = object()
 _SECRETS: Final = frozenset({"password", "passwd", "passphrase", "token", "secret", "api_key"})
+_NAME: Final = "[key]"
+"""Stands behind a location of pydantic that is about the name of a table, not what is in it."""
 _MAX_SHOWN: Final = 40
 _MAX_BITS: Final = 128
 _SLUG_WORDS: Final = "must be 1 to 64 letters (a to z), digits, _ and -"
@@ -125,7 +127,11 @@ def load_configuration(path: Path | None, overrides: Mapping[str, object] = _NOT
     _put_overrides(layers, overrides)
     for line in layers.warnings:
         _log.warning(line)
-    return Configuration(_validated(layers), layers, files)
+    settings = _validated(layers)
+    if settings.sources and layers.place_of(("audio", "device")) == COMMAND_LINE:
+        names = ", ".join(settings.sources)
+        raise ConfigError(f"{COMMAND_LINE}: --device: the configuration has several sources ({names}); change theirs")
+    return Configuration(settings, layers, files)
 
 
 def settings_of(overrides: Mapping[str, object]) -> Settings:
@@ -429,39 +435,43 @@ def section_of(annotation: Any) -> type[Section] | None:
 def fields_of(key: Key) -> dict[str, Any]:
     """Return name and type of each key in the section at ``key``; none where there is no section."""
     section: type[Section] | None = Settings
-    for part in key:
-        if isinstance(part, str):
+    for at, part in enumerate(key):
+        if isinstance(part, str) and key[:at] not in NAMED:
             field = section.model_fields.get(part) if section else None
             section = section_of(field.annotation) if field else None
     return {name: field.annotation for name, field in section.model_fields.items()} if section else {}
 
 
 def known_keys(section: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
-    """Yield every key in dotted form, sections and what is in them."""
+    """Yield every key in dotted form, sections and what is in them, but for tables that users name."""
     for name, field in section.model_fields.items():
         yield prefix + name
-        if inner := section_of(field.annotation):
+        if (prefix + name,) not in NAMED and (inner := section_of(field.annotation)):
             yield from known_keys(inner, f"{prefix}{name}.")
 
 
 def known_part(location: Key) -> Key:
     """Return the part of pydantic's location that is a key; behind it come names of a union's members."""
+    if location[-1:] == (_NAME,):
+        return location[:-1]
     for n, part in enumerate(location):
-        if isinstance(part, str) and part not in (fields := fields_of(location[:n])):
+        if isinstance(part, str) and location[:n] not in NAMED and part not in (fields := fields_of(location[:n])):
             annotation = fields_of(location[: n - 1]).get(str(location[n - 1])) if n else None
             is_entry = bool(fields) or typing.get_origin(annotation) is dict
             return location[: n + 1] if is_entry else location[:n]
     return location
 
 
-def _of_several() -> Iterator[Key]:
+def _sections_in(kind: type) -> Iterator[Key]:
     for name, field in Settings.model_fields.items():
-        if typing.get_origin(field.annotation) is tuple and section_of(field.annotation):
+        if typing.get_origin(field.annotation) is kind and section_of(field.annotation):
             yield (name,)
 
 
-SEVERAL: Final[frozenset[Key]] = frozenset(_of_several())
+SEVERAL: Final[frozenset[Key]] = frozenset(_sections_in(tuple))
 """The sections of which there may be any number."""
+NAMED: Final[frozenset[Key]] = frozenset(_sections_in(dict))
+"""The tables of sections that users name, such as ``[sources.kitchen]``."""
 
 
 def _step(found: Any, part: str | int) -> Any:

@@ -85,6 +85,8 @@ class Section(BaseModel):
     )
     in_example: ClassVar[bool] = False
     """Whether the example of a configuration has the section although it is absent by default."""
+    example_keys: ClassVar[tuple[str, ...]] = ()
+    """The keys that the example shows of a section whose other keys are explained elsewhere; empty for all."""
 
     def shown(self) -> dict[str, Any]:
         """Return the values as JSON has them, without what may be secret."""
@@ -100,8 +102,8 @@ class ServerSection(Section):
     token_file: SecretFile | None = None
 
 
-class Audio(Section):
-    """The sound source."""
+class _Selector(Section):
+    """Which device."""
 
     device: str = Field(
         "mic",
@@ -112,7 +114,30 @@ class Audio(Section):
         "https://, udp://, or the name of an SDP file for RTP. User name and password are never in here.",
         examples=["rtsp://192.0.2.7/stream1"],
     )
+
+    @property
+    def name(self) -> str:
+        """The device as it is shown; of a URL no more than its host, since user, path and query often hold a secret."""
+        scheme, is_url, rest = self.device.partition("://")
+        if not is_url:
+            return self.device
+        # A password may hold any character, and then end behind what looks like the host.
+        return f"{scheme}://..." if "@" in rest else redacted_url(self.device)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the values, with no more of a URL than its host."""
+        return super().shown() | {"device": self.name}
+
+
+class _Named(Section):
+    """What the source is called."""
+
     source: Slug = Field("mic", description="Short name of the source in records and topics: letters, digits, _ and -.")
+
+
+class _Capture(Section):
+    """How the sound of the device is captured."""
+
     channel: Literal["mean", "left", "right"] | Annotated[int, Field(ge=1, le=64)] = Field(
         "mean", description='Channel to use: "mean" of all, "left", "right", or a number from 1.'
     )
@@ -175,24 +200,21 @@ class Audio(Section):
         None, description="Degrees east, for sunrise and sunset.", examples=[13.4]
     )
 
-    @property
-    def name(self) -> str:
-        """The device as it is shown; of a URL no more than its host, since user, path and query often hold a secret."""
-        scheme, is_url, rest = self.device.partition("://")
-        if not is_url:
-            return self.device
-        # A password may hold any character, and then end behind what looks like the host.
-        return f"{scheme}://..." if "@" in rest else redacted_url(self.device)
+
+class Audio(_Capture, _Named, _Selector):  # in this order: the keys of the last base come first
+    """The sound source."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
-        if any("sun" in hours for hours in self.hours) and None in (self.latitude, self.longitude):
-            raise ValueError("hours by sunrise or sunset need audio.latitude and audio.longitude")
+        if trouble := self.lacks_place():
+            raise ValueError(trouble)
         return self
 
-    def shown(self) -> dict[str, Any]:
-        """Return the values, with no more of a URL than its host."""
-        return super().shown() | {"device": self.name}
+    def lacks_place(self) -> str | None:
+        """Return what hours by the sun lack; None where they lack nothing."""
+        if any("sun" in hours for hours in self.hours) and None in (self.latitude, self.longitude):
+            return "hours by sunrise or sunset need audio.latitude and audio.longitude"
+        return None
 
 
 class Model(Section):
@@ -273,3 +295,30 @@ class Calibration(Section):
         if not what:
             return None
         return f"the thresholds of {self.date[:10]} were calibrated for {' and '.join(what)}: run snn-detect calibrate"
+
+
+class Source(Listening, _Capture, _Selector):  # in this order: the keys of the last base come first
+    """One of several sound sources, in place of the one in [audio]; the name of the table is its name in records.
+
+    It may have all keys of [audio] but source, and all of [listening]; those that it leaves out are as there.
+    """
+
+    example_keys: ClassVar[tuple[str, ...]] = ("device", "model")
+    model: UserPath | None = Field(
+        None,
+        description="Model file of this source. Left out: that of [model].",
+        examples=["/usr/share/snn-detect/models/household.onnx"],
+    )
+    calibration: Calibration | None = Field(
+        None,
+        description="How its thresholds were measured: a table with the keys of [calibration].",
+    )
+
+    def given(self, kind: type[Section]) -> dict[str, Any]:
+        """Return the values of a section of the file that this source has in place of those there."""
+        return {name: getattr(self, name) for name in kind.model_fields if name in self.model_fields_set}
+
+    def shown(self) -> dict[str, Any]:
+        """Return the values that are given: what is left out has no default, but the value of another section."""
+        values = super().shown()
+        return {name: value for name, value in values.items() if name in self.model_fields_set}

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from detector.config.paths import STDIN
 from detector.config.sections import (
     Audio,
     Calibration,
@@ -24,10 +25,12 @@ from detector.config.sections import (
     Model,
     Section,
     Slug,
+    Source,
     is_secret,
     slug,
 )
 from detector.errors import unknown_label
+from detector.records import ALL_SOURCES
 from detector.sinks.clips import Clips
 from detector.sinks.command import Command
 from detector.sinks.database import Database
@@ -41,6 +44,8 @@ from detector.web.sink import Web
 
 __all__ = ["Settings"]
 
+_MAX_SOURCES: Final = 24
+"""Each has two threads, and the units in systemd/ allow 64 tasks."""
 JSON_LINES: Final = FileKind("a file of JSON lines", re.compile(rb"\{"))
 DATABASE: Final = FileKind("an SQLite database", re.compile(rb"SQLite format 3\0"))
 
@@ -57,6 +62,7 @@ class Settings(Section):
     model: Model = Model()
     listening: Listening = Listening()
     calibration: Calibration | None = None
+    sources: dict[Slug, Source] = Field(default_factory=dict)
     health: Health = Health()
     stdout: Stdout = Stdout()
     file: tuple[JsonFile, ...] = ()
@@ -88,6 +94,52 @@ class Settings(Section):
             raise ValueError(f"two sections name the broker {twice[0]}, where each disconnects the other; keep one")
         return value
 
+    @field_validator("sources")
+    @classmethod
+    def _apart(cls, value: dict[str, Source], info: ValidationInfo) -> dict[str, Source]:
+        """Refuse sources without a name or a device of their own, or without what they need of [audio]."""
+        general = info.data.get("audio", Audio())
+        if value and "source" in general.model_fields_set:
+            raise ValueError("audio.source names the only source; with [sources.NAME] each has its own name: remove it")
+        if ALL_SOURCES in value:
+            raise ValueError(f"no source can be called {ALL_SOURCES}, which stands for all of them")
+        if len(value) > _MAX_SOURCES:
+            raise ValueError(f"there are {len(value)} of them, one service has at most {_MAX_SOURCES}")
+        audios = {name: _overlaid(general, source, name) for name, source in value.items()}
+        if len(pipes := [name for name, audio in audios.items() if audio.device == STDIN]) > 1:
+            raise ValueError(f"{' and '.join(pipes)} both read standard input; only one source can")
+        for name, audio in audios.items():
+            if trouble := audio.lacks_place():
+                raise ValueError(f"{name}: {trouble}, or those of the source")
+        return value
+
+    def each(self) -> tuple[Settings, ...]:
+        """Return for each source the settings of a service that has this one alone; without [sources], these."""
+        return tuple(self._alone(name, source) for name, source in self.sources.items()) or (self,)
+
+    def key_of(self, source: str, *key: str) -> tuple[str, ...]:
+        """Return where the value of a source comes from: from its own table, or from a section for all of them."""
+        section, name = key
+        own = self.sources.get(source)
+        is_own = own is not None and (name if section != "model" else section) in own.model_fields_set
+        return ("sources", source, section if section == "model" else name) if is_own else key
+
+    def _alone(self, name: str, source: Source) -> Settings:
+        listening = source.given(Listening)
+        own_thresholds = listening.get("thresholds", {})
+        # Those for all sources are for the sounds of the general model, which another one may lack.
+        general = self.listening.thresholds if source.model is None else {}
+        listening["thresholds"] = {**general, **own_thresholds}
+        has_own = source.calibration is not None or source.model is not None or own_thresholds
+        changes: dict[str, Any] = {
+            "audio": _overlaid(self.audio, source, name),
+            "listening": self.listening.model_copy(update=listening),
+            "model": self.model if source.model is None else Model(path=source.model),
+            "calibration": source.calibration if has_own else self.calibration,
+            "sources": {},
+        }
+        return self.model_copy(update=changes)
+
     def shown(self) -> dict[str, Any]:
         """Return all values as JSON has them, without what may be secret."""
         values = super().shown()
@@ -106,16 +158,25 @@ class Settings(Section):
                 yield (name,), value
             elif isinstance(value, tuple):
                 yield from (((name, number), section) for number, section in enumerate(value))
+            elif isinstance(value, dict):
+                yield from (((name, key), section) for key, section in value.items())
 
-    def mistakes(self, known: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], str]]:
-        """Yield key and reason for each label that is not ``known`` to the model, and each file with two purposes."""
-        named: list[tuple[tuple[Any, ...], Iterable[str]]] = [
-            (("listening", "only"), self.listening.only),
-            (("listening", "thresholds"), self.listening.thresholds),
-            *(((*key, "labels"), getattr(section, "labels", ())) for key, section in self.sections()),
-        ]
-        for key, labels in named:
-            yield from ((key, unknown_label(label, known)) for label in labels if label not in known)
+    def mistakes(self, known: Sequence[Sequence[str]]) -> Iterator[tuple[tuple[Any, ...], str]]:
+        """Yield key and reason for each label that no model knows, and each file with two purposes.
+
+        ``known``: the labels of each source's model, in the order of ``each``.
+        """
+        found: dict[tuple[Any, ...], None] = {}
+        for alone, labels in zip(self.each(), known, strict=True):
+            for name in ("only", "thresholds"):
+                key = self.key_of(alone.audio.source, "listening", name)
+                wrong = (label for label in getattr(alone.listening, name) if label not in labels)
+                found |= dict.fromkeys((key, unknown_label(label, labels)) for label in wrong)
+        together = tuple(dict.fromkeys(label for labels in known for label in labels))
+        for key, section in self.sections():
+            wrong = (label for label in getattr(section, "labels", ()) if label not in together)
+            found |= dict.fromkeys(((*key, "labels"), unknown_label(label, together)) for label in wrong)
+        yield from found
         yield from self._file_mistakes()
 
     def _file_mistakes(self) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -125,7 +186,8 @@ class Settings(Section):
         }
         if self.database is not None:
             written["database", "path"] = (self.database.file, DATABASE)
-        read = dict(self.secret_files()) | ({("model", "path"): self.model.path} if self.model.path else {})
+        models = {self.key_of(s.audio.source, "model", "path"): s.model.path for s in self.each() if s.model.path}
+        read = dict(self.secret_files()) | models
         places: dict[str, tuple[Any, ...]] = {os.path.realpath(path): key for key, path in read.items()}
         for key, (path, kind) in written.items():
             other = places.setdefault(os.path.realpath(path), key)
@@ -144,6 +206,11 @@ class Settings(Section):
             for name, field in type(section).model_fields.items():
                 if is_secret(field.annotation) and (path := getattr(section, name)) is not None:
                     yield (*key, name), path
+
+
+def _overlaid(audio: Audio, source: Source, name: str) -> Audio:
+    """Return how a source is captured: as its own table says, else as [audio] does."""
+    return audio.model_copy(update={**source.given(Audio), "source": name})
 
 
 def _twice(values: Iterable[object]) -> list[object]:

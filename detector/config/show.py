@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from pydantic.fields import FieldInfo
 
-from detector.config.loading import SEVERAL, Configuration, Key, Layers, section_of
+from detector.config.loading import NAMED, SEVERAL, Configuration, Key, Layers, section_of
 from detector.config.sections import Section
 from detector.config.settings import Settings
 
 DEFAULT: Final = "default"
+_EXAMPLE_NAME: Final = "kitchen"
 _COLUMN: Final = 44
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -24,19 +25,7 @@ def as_toml(configuration: Configuration) -> Iterator[str]:
     layers = configuration.layers
     for file in configuration.files:
         yield f"# read: {file}"
-    yield from _lines(Settings, configuration.settings.shown(), (), layers)
-    for name, field in Settings.model_fields.items():
-        value = getattr(configuration.settings, name)
-        inner = section_of(field.annotation)
-        if inner is None:
-            continue
-        several = (name,) in SEVERAL
-        if not value and not isinstance(value, Section):
-            yield f"\n# no {f'[[{name}]]' if several else f'[{name}]'}"
-        for number, section in enumerate(value if several else (value,) if value else ()):
-            key: Key = (name, number) if several else (name,)
-            yield f"\n[[{name}]]" if several else f"\n[{name}]"
-            yield from _lines(inner, section.shown(), key, layers)
+    yield from _lines(configuration.settings, (), layers)
 
 
 def as_json(configuration: Configuration) -> dict[str, Any]:
@@ -49,27 +38,46 @@ def as_json(configuration: Configuration) -> dict[str, Any]:
     return {"files": [str(f) for f in configuration.files], "settings": settings, "places": places}
 
 
-def _lines(kind: type[Section], values: dict[str, Any], at: Key, layers: Layers) -> Iterator[str]:
-    for name, field in kind.model_fields.items():
-        if section_of(field.annotation):
-            continue
-        place = _place(layers, (*at, name))
-        unset = values[name] is None
-        text = f"# {name} is left out" if unset else f"{name} = {toml_value(values[name])}"
-        yield f"{text:<{_COLUMN}}  # {place}"
+def _lines(section: Section, at: Key, layers: Layers) -> Iterator[str]:
+    """Yield the values of a section, and then the sections in it."""
+    values, kinds = section.shown(), type(section).model_fields
+    for name in values:
+        if not section_of(kinds[name].annotation):
+            text = f"# {name} is left out" if values[name] is None else f"{name} = {toml_value(values[name])}"
+            yield f"{text:<{_COLUMN}}  # {_place(layers, (*at, name))}"
+    for name in (name for name in values if section_of(kinds[name].annotation)):
+        inner = _inner(section, name, at)
+        if not inner:
+            yield f"\n# no {_title((*at, name))}"
+        for key, found in inner.items():
+            yield f"\n{_title(key)}"
+            yield from _lines(found, key, layers)
+
+
+def _title(key: Key) -> str:
+    """Return the line above a table, of one of several without its number."""
+    names = ".".join(_toml_key(part) for part in key if isinstance(part, str))
+    return f"[[{names}]]" if key[:1] in SEVERAL else f"[{names}]"
+
+
+def _inner(section: Section, name: str, at: Key) -> dict[Key, Section]:
+    """Return the sections under a key of another one, each with its own key."""
+    value = getattr(section, name)
+    if isinstance(value, dict):
+        return {(*at, name, key): found for key, found in value.items()}
+    if isinstance(value, tuple):
+        return {(*at, name, number): found for number, found in enumerate(value)}
+    return {} if value is None else {(*at, name): value}
 
 
 def _leaves(section: Section, at: Key) -> Iterator[Key]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        sections = {(*at, name): value}
-        if (*at, name) in SEVERAL:
-            sections = {(*at, name, number): item for number, item in enumerate(value)}
-        for key, item in sections.items():
-            if isinstance(item, Section):
-                yield from _leaves(item, key)
-            else:
-                yield key
+    shown = section.shown()
+    for name, field in type(section).model_fields.items():
+        if section_of(field.annotation) and (inner := _inner(section, name, at)):
+            for key, found in inner.items():
+                yield from _leaves(found, key)
+        elif name in shown and not (section_of(field.annotation) and (*at, name) in SEVERAL | NAMED):
+            yield (*at, name)
 
 
 def _place(layers: Layers, key: Key) -> str:
@@ -121,20 +129,21 @@ def _example_lines() -> Iterator[str]:
             yield from _key(name, field)
     for name, field in Settings.model_fields.items():
         if section := section_of(field.annotation):
-            yield from _section(name, section, is_active=isinstance(field.default, Section) or section.in_example)
+            is_active = isinstance(field.default, Section) or section.in_example
+            yield from _section(name, section, is_active=is_active)
 
 
 def _section(name: str, section: type[Section], *, is_active: bool) -> Iterator[str]:
-    is_several = (name,) in SEVERAL
+    is_named = (name,) in NAMED
     yield ""
     for paragraph in (section.__doc__ or "").split("\n\n"):
         yield from _comment(paragraph)
-    if is_several:
-        yield from _comment("Several: repeat the section.")
-    mark = "" if is_active else "#"
-    yield f"{mark}[[{name}]]" if is_several else f"{mark}[{name}]"
+    if (name,) in SEVERAL or is_named:
+        yield from _comment(f"Several: repeat the section{', each with a name of its own' if is_named else ''}.")
+    yield f"{'' if is_active else '#'}{_title((name, _EXAMPLE_NAME) if is_named else (name,))}"
     for key, field in section.model_fields.items():
-        yield from _key(key, field)
+        if not section.example_keys or key in section.example_keys:
+            yield from _key(key, field)
 
 
 def _key(name: str, field: FieldInfo) -> Iterator[str]:

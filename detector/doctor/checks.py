@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ from detector.audio import portaudio
 from detector.audio.devices import Device, read_cards
 from detector.config.loading import Configuration
 from detector.config.paths import is_stream
+from detector.config.sections import Audio
 from detector.config.settings import Settings
 from detector.doctor import audio, machine, setup
 from detector.doctor.result import MALFUNCTION, UNAVAILABLE, CheckResult, SystemPaths, problem, processes, skipped
@@ -43,7 +46,10 @@ class CheckRunner:
         self._paths = paths or SystemPaths()
         self._configuration: Configuration | None = None
         self._settings = Settings()
+        self._detectors: dict[str, Detector] = {}
+        """Of each source whose model can be loaded, by its name."""
         self._detector: Detector | None = None
+        """That of the first source."""
         self._device: Device | None = None
 
     def results(self) -> Iterator[CheckResult]:
@@ -60,13 +66,8 @@ class CheckRunner:
         yield setup.MODEL, self._check_model
         if is_configured:
             yield setup.SINKS, self._check_sinks
-        if audio.is_pipe(self._settings.audio):
-            yield audio.DEVICE, lambda: skipped(audio.DEVICE, "standard input: samples are checked as they arrive")
-        elif is_stream(self._settings.audio.device):
-            yield audio.STREAM, self._check_stream
-        else:
-            yield audio.MICROPHONE, self._check_input
-        yield setup.CALIBRATION, lambda: setup.check_calibration(self._settings, self._detector, self._device)
+        for alone in self._settings.each():
+            yield from self._source_checks(alone)
         if (detector := self._detector) is None:
             yield machine.SPEED, lambda: skipped(machine.SPEED, "there is no model")
         else:
@@ -86,21 +87,44 @@ class CheckRunner:
         if self._selftest:
             yield setup.SELFTEST, self._check_scene
 
-    def _check_model(self) -> CheckResult:
-        self._detector, result = setup.check_model(self._settings)
-        return result
+    def _source_checks(self, alone: Settings) -> Iterator[tuple[str, _Check]]:
+        """Yield the checks of one source; the results of several name theirs."""
+
+        def named(check: _Check) -> _Check:
+            return partial(_of_source, alone.audio.source, check) if self._settings.sources else check
+
+        if audio.is_pipe(alone.audio):
+            pipe = "standard input: samples are checked as they arrive"
+            yield audio.DEVICE, named(lambda: skipped(audio.DEVICE, pipe))
+        elif is_stream(alone.audio.device):
+            yield audio.STREAM, named(partial(self._check_stream, alone.audio))
+        else:
+            yield audio.MICROPHONE, named(partial(self._check_input, alone.audio))
+        detector = self._detectors.get(alone.audio.source)
+        yield setup.CALIBRATION, named(lambda: setup.check_calibration(alone, detector, self._device))
+
+    def _check_model(self) -> Iterator[CheckResult]:
+        """Check the model of each source; one that several share is checked once."""
+        results: dict[CheckResult, None] = {}
+        for alone in self._settings.each():
+            detector, result = setup.check_model(alone)
+            results[result] = None
+            if detector is not None:
+                self._detectors[alone.audio.source] = detector
+        self._detector = next(iter(self._detectors.values()), None)
+        yield from results
 
     def _check_sinks(self) -> Iterator[CheckResult]:
-        if self._detector is None:
+        if len(self._detectors) < len(self._settings.each()):
             yield skipped(setup.SINKS, "there is no model")
         else:
-            yield setup.check_sinks(self._settings, self._detector)
+            yield setup.check_sinks(self._settings, self._detectors)
         running = tuple(p for p in processes(self._paths.proc) if p.is_detector)
         yield setup.check_addresses(self._settings, running)
 
-    def _check_input(self) -> Iterator[CheckResult]:
+    def _check_input(self, settings: Audio) -> Iterator[CheckResult]:
         """Check PortAudio and the device, record from it, and check what may have prevented that."""
-        paths, selector = self._paths, self._settings.audio.device
+        paths, selector = self._paths, settings.device
         users = audio.find_device_users(paths)
         cards = read_cards(paths.proc / "asound", paths.sound)
         with portaudio.quiet():
@@ -110,13 +134,13 @@ class CheckRunner:
             yield from _guarded(audio.ACCESS, lambda: audio.check_access(paths, is_needed=True))
             return
         with portaudio.quiet():
-            device, result = audio.check_device(self._settings.audio)
+            device, result = audio.check_device(settings)
         self._device = device
         in_use = audio.is_used_by_detector(users, cards, selector)
         yield skipped(audio.DEVICE, _IN_USE) if device is None and in_use else result
         is_measured = False
         if device is not None:
-            recording = self._record()
+            recording = self._record(settings)
             is_measured = recording.trouble is None
             yield from _check_sound(recording, device, in_use=in_use)
         is_needed = not (is_measured or in_use) and (device is None or device.is_hardware)
@@ -128,18 +152,18 @@ class CheckRunner:
         )
         yield from _guarded(audio.MIXER, lambda: audio.check_mixer(paths, card))
 
-    def _check_stream(self) -> Iterator[CheckResult]:
+    def _check_stream(self, settings: Audio) -> Iterator[CheckResult]:
         """Receive from the stream, and check its sound."""
-        recording = self._record()
+        recording = self._record(settings)
         yield audio.check_stream(recording)
         if recording.trouble is None:
             yield audio.check_levels(recording)
 
-    def _record(self) -> audio.Recording:
-        from detector.service.runtime import RunOptions, open_source
+    def _record(self, settings: Audio) -> audio.Recording:
+        from detector.service.source import RunOptions, open_source
 
         rate_hz = self._detector.sample_rate_hz if self._detector else _DEFAULT_RATE_HZ
-        with portaudio.quiet(), closing(open_source(self._settings.audio, rate_hz, RunOptions())) as source:
+        with portaudio.quiet(), closing(open_source(settings, rate_hz, RunOptions())) as source:
             return audio.listen(source, rate_hz)
 
     def _check_scene(self) -> CheckResult:
@@ -155,6 +179,13 @@ def _check_sound(recording: audio.Recording, device: Device, *, in_use: bool) ->
     yield audio.check_microphone(recording, device)
     if recording.trouble is None:
         yield audio.check_levels(recording)
+
+
+def _of_source(source: str, check: _Check) -> Iterator[CheckResult]:
+    """Yield the results of a check with the name of its source."""
+    found = check()
+    for result in [found] if isinstance(found, CheckResult) else found:
+        yield replace(result, found=f"{source}: {result.found}")
 
 
 def _guarded(name: str, check: _Check) -> Iterator[CheckResult]:

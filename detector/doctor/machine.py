@@ -31,7 +31,7 @@ from detector.doctor.result import (
     warning,
 )
 from detector.pipeline import Detector
-from detector.service.health import is_under_voltage, temperature_c
+from detector.service.engine import is_under_voltage, temperature_c
 from detector.service.process import Notifier
 from detector.system import LastingFlag
 

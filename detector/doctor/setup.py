@@ -44,7 +44,7 @@ from detector.pipeline import Detector
 from detector.records import OnsetRecord, Record
 from detector.service.engine import Counters, Engine, RecordPublisher
 from detector.service.outputs import specs
-from detector.service.runtime import make_detector, node_info_of
+from detector.service.source import make_detector, node_info_of, source_context
 from detector.sinks.base import SinkContext
 from detector.sinks.mqtt import Mqtt, broker_password
 from detector.sinks.mqtt_client import test_connection
@@ -156,9 +156,13 @@ def check_threads(detector: Detector) -> CheckResult:
     return ok(THREADS, f"{found}; {model.engine_reason}")
 
 
-def check_sinks(settings: Settings, detector: Detector) -> CheckResult:
-    """Check that each sink has what it needs: its secrets, its libraries, its program."""
-    context = SinkContext(node_info_of(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
+def check_sinks(settings: Settings, detectors: Mapping[str, Detector]) -> CheckResult:
+    """Check that each sink has what it needs: its secrets, its libraries, its program.
+
+    ``detectors``: those of the sources, by their names.
+    """
+    sources = tuple(source_context(alone, detectors[alone.audio.source]) for alone in settings.each())
+    context = SinkContext(sources, None, lambda _: None)
     kinds: Counter[str] = Counter()
     try:
         for kind, spec in specs(settings, context):

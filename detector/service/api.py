@@ -213,8 +213,9 @@ class _Listener:
 def _open(audio: Audio, detector: Detector) -> AudioSource:
     """Open the source; raises DetectorError where it cannot be."""
     from detector.audio.files import is_sound_name
-    from detector.service.runtime import RunOptions, open_source
+    from detector.service.source import RunOptions, open_source
 
     path = Path(audio.device)
     plays_file = path.is_file() or ("://" not in audio.device and is_sound_name(path))
-    return open_source(audio, detector.sample_rate_hz, RunOptions(plays_file=plays_file))
+    files = frozenset({audio.device} if plays_file else ())
+    return open_source(audio, detector.sample_rate_hz, RunOptions(files=files))

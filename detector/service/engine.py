@@ -1,4 +1,4 @@
-"""The engine: the events of an audio source go through the detector and become records; with counters of the work."""
+"""The engine: the events of an audio source go through the detector and become records; counters and health of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import logging
 import math
+import os
+import threading
 import time
 import uuid
 from bisect import bisect_left
@@ -13,12 +15,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol, runtime_checkable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from detector.audio.levels import Loudness
-from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent
+from detector.audio.levels import FLOOR_DBFS, Loudness
+from detector.audio.live_source import AudioBlock, AudioGap, AudioSource, SourceCondition, SourceEvent, SourceStats
+from detector.manifest import Sensitivity
 from detector.messages import AudioChunk, Event, Observer, Reason, Scores, Trace
 from detector.pipeline import Detector
 from detector.records import (
@@ -36,7 +41,7 @@ from detector.records import (
     event_record,
 )
 from detector.service.clock import SampleClock, clock_is_synced, local_now, rfc3339
-from detector.sinks.base import SavedClip
+from detector.sinks.base import AudioTap, NodeInfo, SavedClip
 
 _DURATIONS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _PAUSE_S: Final = 60.0
@@ -44,6 +49,7 @@ _IDLE: Final = frozenset({"waiting", "off_hours"})
 """Conditions in which no sound arrives for the detector."""
 _DECIMALS: Final = 6
 _NO_SAMPLES: Final = np.empty(0, np.float32)
+_RecordT = TypeVar("_RecordT", bound=Record)
 _log = logging.getLogger(__name__)
 
 
@@ -108,38 +114,61 @@ class RateLimitedLog:
         self._written_at, self._kept_back = now, 0
 
 
-class RecordPublisher:
-    """Makes the records of one process, with a sequence number over all types, and submits them to the sinks."""
+class RecordNumbers:
+    """Numbers the records of a process over all types and sources, in the order in which they are submitted."""
 
-    def __init__(self, source: str, submit: Callable[[Record], None]) -> None:
-        """Name the source in each record; ``submit`` takes the records and must not block."""
+    def __init__(self) -> None:
+        """Start before the first record."""
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def submit(self, make: Callable[[int], _RecordT], submit: Callable[[Record], None]) -> _RecordT:
+        """Make a record with the next number, submit it, which must not block, and return it."""
+        with self._lock:
+            self._last += 1
+            record = make(self._last)
+            submit(record)
+            return record
+
+
+class RecordPublisher:
+    """Makes the records of one source and submits them to the sinks; any thread may call it."""
+
+    def __init__(self, source: str, submit: Callable[[Record], None], numbers: RecordNumbers | None = None) -> None:
+        """Name the source in each record; ``submit`` takes the records and must not block.
+
+        ``numbers``: those of the process, where it has several publishers.
+        """
         self.source, self._submit = source, submit
+        self._numbers = numbers or RecordNumbers()
         self.device = ""
         """Stable id of the open device, or the selector."""
         self.unlogged: frozenset[State] = frozenset()
         """States whose beginning is reported to the user elsewhere."""
-        self._seq = 0
+        self.is_named = False
+        """Whether messages in the log name the source, since there are others."""
         self._losses = RateLimitedLog(_log)
 
     def event(self, event: Event, origin: StreamInfo, clock: SampleClock, level_dbfs: float | None) -> EventRecord:
         """Publish an onset or an offset, and return its record."""
-        record = event_record(event, origin, self._next())
         live: Any = {"device": self.device, "clock_synced": clock_is_synced()}
-        if isinstance(record, OnsetRecord):
-            time = rfc3339(clock.time_of(event.onset_sample))
-            record = dataclasses.replace(record, time=time, level_dbfs=level_dbfs, **live)
-        else:
-            end = event.onset_sample if event.offset_sample is None else event.offset_sample
-            record = dataclasses.replace(record, time=rfc3339(clock.time_of(end)), **live)
-        self._submit(record)
-        return record
+        end = event.onset_sample if event.offset_sample is None else event.offset_sample
+        live["time"] = rfc3339(clock.time_of(end))
+
+        def make(seq: int) -> EventRecord:
+            record = event_record(event, origin, seq)
+            if isinstance(record, OnsetRecord):
+                return dataclasses.replace(record, level_dbfs=level_dbfs, **live)
+            return dataclasses.replace(record, **live)
+
+        return self._numbers.submit(make, self._submit)
 
     def gap(self, lost: AudioGap, rate_hz: int, clock: SampleClock) -> None:
         """Publish that sound was lost, and log it."""
         lost_s = lost.samples / rate_hz
-        at_s = round(lost.first_sample / rate_hz, _DECIMALS)
         head = self._head(clock.time_of(lost.first_sample))
-        self._submit(GapRecord(at_s=at_s, lost_s=round(lost_s, _DECIMALS), cause=lost.cause, **head))
+        head |= {"at_s": round(lost.first_sample / rate_hz, _DECIMALS), "lost_s": round(lost_s, _DECIMALS)}
+        self._numbers.submit(lambda seq: GapRecord(seq=seq, cause=lost.cause, **head), self._submit)
         if lost.cause != "off_hours":
             self._losses.warning("%s: %.2f s of sound lost (%s)", self.source, lost_s, lost.cause)
 
@@ -150,48 +179,40 @@ class RecordPublisher:
 
     def status(self, state: State, detail: str, *, active: bool = True, level: int | None = logging.INFO) -> None:
         """Publish a change of state, and log it at a level; None: do not log it."""
-        record = self._status(state, detail, active=active)
-        self._submit(record)
+        self.repeat(self._submit, [(state, active, detail)])
         if level is not None and not (active and state in self.unlogged):
-            _log.log(level, "%s", record.detail)
+            _log.log(level, "%s%s", f"{self.source}: " if self.is_named else "", " ".join(detail.split()))
 
     def health(self, health: HealthState, *, calibrated: bool | None, scores: Mapping[str, float] | None) -> None:
         """Publish the state of the service."""
-        self._submit(HealthRecord(health=health, calibrated=calibrated, scores=scores, **self._head(local_now())))
+        head = self._head(local_now())
+        self._numbers.submit(
+            lambda seq: HealthRecord(seq=seq, health=health, calibrated=calibrated, scores=scores, **head), self._submit
+        )
 
     def clip(self, saved: SavedClip) -> None:
         """Publish that a clip has been written."""
-        self._submit(ClipRecord(**dataclasses.asdict(saved), **self._head(local_now())))
+        values = self._head(local_now()) | dataclasses.asdict(saved)
+        self._numbers.submit(lambda seq: ClipRecord(seq=seq, **values), self._submit)
 
     def repeat(self, submit: Callable[[Record], None], states: Iterable[tuple[State, bool, str]]) -> None:
-        """Give the present states (name, whether active, detail) to one sink that has just started."""
+        """Give states (name, whether active, detail) to what submits records, such as a sink that has just started."""
         for state, active, detail in states:
-            submit(self._status(state, detail, active=active))
-
-    def _status(self, state: State, detail: str, *, active: bool) -> StatusRecord:
-        return StatusRecord(state=state, active=active, detail=" ".join(detail.split()), **self._head(local_now()))
+            values = self._head(local_now()) | {"state": state, "active": active, "detail": " ".join(detail.split())}
+            self._numbers.submit(partial(_status, values), submit)
 
     def _head(self, moment: datetime) -> dict[str, Any]:
-        """Return the fields that all records share."""
+        """Return the fields that all records share, but the number."""
         return {
-            "seq": self._next(),
             "source": self.source,
             "time": rfc3339(moment),
             "device": self.device,
             "clock_synced": clock_is_synced(),
         }
 
-    def _next(self) -> int:
-        self._seq += 1
-        return self._seq
 
-
-@runtime_checkable
-class AudioTap(Protocol):
-    """A receiver of the sound itself."""
-
-    def on_chunk(self, chunk: AudioChunk) -> None:
-        """Process a chunk at the model's rate, without blocking; after a gap comes an empty one with ``gap`` set."""
+def _status(values: Mapping[str, Any], seq: int) -> StatusRecord:
+    return StatusRecord(seq=seq, **values)
 
 
 class _GuardedObserver:
@@ -280,12 +301,12 @@ class Engine:
         self._use(detector, only)
         self._restart()
 
-    def pause(self) -> None:
+    def pause(self, reason: Reason = "shutdown") -> None:
         """Close open events; the next sound is announced as the first one was.
 
         Taps receive a gap, since nothing continues the sound so far: a clip of it is written at once, not later.
         """
-        self.close_events("shutdown")
+        self.close_events(reason)
         self.has_audio = False
         for tap in self.taps:
             tap.on_chunk(AudioChunk(_NO_SAMPLES, self._position, gap=True))
@@ -409,3 +430,153 @@ class Engine:
             if isinstance(record, OnsetRecord):
                 self.counters.sounds += 1
                 self.counters.last_onset = record
+
+
+_MEMORY: Final = Path("/proc/self/statm")
+_THERMAL: Final = Path("/sys/class/thermal")
+_HWMON: Final = Path("/sys/class/hwmon")
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process; 0 where that is unknown."""
+    try:
+        return int(_MEMORY.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def temperature_c(folder: Path = _THERMAL) -> float | None:
+    """Return the temperature of the hottest zone; None where there is no thermometer."""
+    found = []
+    for file in _files(folder, "thermal_zone*/temp"):
+        try:
+            found.append(int(file.read_text(encoding="ascii")) / 1000)
+        except (OSError, ValueError):
+            continue  # a zone that is switched off cannot be read
+    return max(found, default=None)
+
+
+def is_under_voltage(folder: Path = _HWMON) -> bool | None:
+    """Return whether a Raspberry Pi gets too little voltage, or did since this was read last; None elsewhere."""
+    for sensor in _files(folder, "hwmon*"):
+        try:
+            if (sensor / "name").read_text(encoding="ascii").strip() == "rpi_volt":
+                return (sensor / "in0_lcrit_alarm").read_text(encoding="ascii").strip() == "1"
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match, in order; none where it cannot be read."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+_COUNTED: Final = ("lost_s", "overruns", "reopens", "clipped_samples")
+NO_SOURCE: Final = SourceStats("", FLOOR_DBFS, FLOOR_DBFS)
+"""The stats of a source that is closed."""
+
+
+@dataclass(slots=True)
+class _Mark:
+    heard_s: float = 0.0
+    busy_s: float = 0.0
+
+
+class Health:
+    """Sums the counts of the sources of a process, and measures the realtime factor from record to record."""
+
+    def __init__(self, counters: Counters) -> None:
+        """Start the time."""
+        self._counters = counters
+        self._began_s = time.monotonic()
+        self._closed: dict[str, float] = dict.fromkeys(_COUNTED, 0)
+        self._mark = _Mark()
+        self.realtime_factor = 0.0
+        """Processing time of a second of sound, recently; 1 is the limit for live sound."""
+        self.is_paused = False
+        """Whether listening is switched off."""
+        self.sensitivity: Sensitivity = "balanced"
+        """The model's operating point in force."""
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began_s
+
+    def retire(self, stats: SourceStats) -> None:
+        """Keep the counts of a source that is closed."""
+        for name in _COUNTED:
+            self._closed[name] += getattr(stats, name)
+
+    def fields(self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo) -> HealthState:
+        """Return what the next health record holds; the realtime factor is that since the last one."""
+        self._measure()
+        return self.state(stats, sinks, node_info)
+
+    def state(self, stats: SourceStats, sinks: Mapping[str, Mapping[str, float]], node_info: NodeInfo) -> HealthState:
+        """Return the same between two records."""
+        return HealthState(
+            uptime_s=round(self.uptime_s, 3),
+            heard_s=round(self._counters.heard_s, 3),
+            realtime_factor=round(self._factor(), 5),
+            lost_s=round(self._closed["lost_s"] + stats.lost_s, 3),
+            overruns=int(self._closed["overruns"]) + stats.overruns,
+            reopens=int(self._closed["reopens"]) + stats.reopens,
+            rms_dbfs=_level(stats.rms_dbfs),
+            peak_dbfs=_level(stats.peak_dbfs),
+            dc=round(stats.dc, 5),
+            clipped_samples=int(self._closed["clipped_samples"]) + stats.clipped_samples,
+            silent="silent" in stats.conditions,
+            up=stats.is_open,
+            paused=self.is_paused,
+            queue_depth=round(stats.queue_depth, 3),
+            rss_bytes=rss_bytes(),
+            temperature_c=temperature_c(),
+            under_voltage=is_under_voltage(),
+            resets=self._counters.gaps + self._counters.repairs,
+            frames=self._counters.frames,
+            inference=self._counters.inference(),
+            sinks={name: dict(counts) for name, counts in sinks.items()},
+            drift_ppm=None if stats.drift_ppm is None else round(stats.drift_ppm, 1),
+            model=node_info.model,
+            model_sha256=node_info.model_sha256,
+            version=node_info.version,
+            sensitivity=self.sensitivity,
+        )
+
+    def line(self, source: str, stats: SourceStats, conditions: tuple[SourceCondition, ...]) -> str:
+        """Return the state as a line for users."""
+        waiting = [c.detail for c in conditions if c.name == "waiting"]
+        if waiting:
+            return waiting[0]
+        factor = self._factor()
+        state = "ok" if not conditions else ", ".join(c.name.replace("_", " ") for c in conditions)
+        overruns = int(self._closed["overruns"]) + stats.overruns
+        point = "" if self.sensitivity == "balanced" else f", {self.sensitivity} sensitivity"
+        return f"{source} {state}, RTF {factor:.3f}, {overruns} xruns{point}{self._last()}"
+
+    def _last(self) -> str:
+        onset = self._counters.last_onset
+        return f", last {onset.label} {onset.score:.2f} @{(onset.time or '')[11:19]}" if onset else ""
+
+    def _measure(self) -> None:
+        heard_s, busy_s = self._since_mark()
+        self.realtime_factor = busy_s / heard_s if heard_s else 0.0
+        self._mark = _Mark(self._counters.heard_s, self._counters.busy_s)
+
+    def _factor(self) -> float:
+        """Return the realtime factor since the last record; just after a record, the one before."""
+        heard_s, busy_s = self._since_mark()
+        return busy_s / heard_s if heard_s else self.realtime_factor
+
+    def _since_mark(self) -> tuple[float, float]:
+        return self._counters.heard_s - self._mark.heard_s, self._counters.busy_s - self._mark.busy_s
+
+
+def _level(dbfs: float) -> float:
+    """Round a level; silence gets the floor."""
+    return round(max(FLOOR_DBFS, dbfs), 1)

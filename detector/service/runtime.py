@@ -3,77 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import Final, TypeAlias
 
-import numpy as np
-
-from detector import __version__
-from detector.audio.devices import check_selector
-from detector.audio.live_source import AudioSource, Mixing, SourceEvent, SourceStats
 from detector.config.loading import Configuration, Key
-from detector.config.paths import STDIN, is_stream, listening_flag, sensitivity_file
+from detector.config.paths import listening_flag, sensitivity_file
 from detector.config.secrets import read_secret
-from detector.config.sections import Audio
 from detector.config.settings import Settings
-from detector.errors import ConfigError, DetectorError, SourceError
+from detector.errors import ConfigError, DetectorError
 from detector.manifest import Sensitivity
-from detector.messages import AudioChunk, Reason, Trace
-from detector.pipeline import Detector, reported_labels
-from detector.records import ActiveCondition, ServiceState, State
-from detector.service.clock import clock_is_synced, local_now, rfc3339
-from detector.service.engine import AudioTap, Counters, Engine, RecordPublisher
-from detector.service.health import NO_SOURCE, Health
+from detector.messages import Reason
+from detector.pipeline import Detector
+from detector.records import ALL_SOURCES
+from detector.service.engine import Counters, RecordNumbers, RecordPublisher
 from detector.service.outputs import SinkManager, mistakes
-from detector.sinks.base import NodeInfo, SavedClip, SensitivityControl, SinkContext, describe_oserror
-from detector.system import LastingChoice, LastingFlag, replace_file
-
-if TYPE_CHECKING:
-    from detector.audio.sources import RawFormat
+from detector.service.source import (
+    Mode,
+    RunOptions,
+    SourceRuntime,
+    Tee,
+    check_source,
+    is_unchanged,
+    make_detector,
+    source_context,
+)
+from detector.sinks.base import SavedClip, SensitivityControl, SinkContext, SinkWorker, describe_oserror
+from detector.system import LastingChoice, LastingFlag
 
 _log = logging.getLogger(__name__)
-_LONGEST_GAP_S: Final = 60
 _CLIPS_BOUND: Final = 100
 _SOURCE_S: Final = 0.3
-"""Sinks that show states, and need those that began before them."""
+_MODES: Final[tuple[Mode, ...]] = ("listening", "stuck", "waiting")
+"""The mode of the service is the first of these that a source is in."""
+Plan: TypeAlias = Sequence[tuple[Settings, Detector]]
+"""For each source its own settings and its own detector, in the order of the settings."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Options of one run beyond the settings."""
-
-    raw: RawFormat | None = None
-    """Format of raw samples on standard input; None: mono, 16 bits, at the rate of the settings."""
-    wait: bool = True
-    """Whether to wait for an absent device."""
-    tee: Path | None = None
-    """WAV file to record the sound in."""
-    plays_file: bool = False
-    """Whether the device is a sound file, which is played in real time."""
-    loop: bool = False
-    """Whether that file is repeated."""
-    is_filter: bool = False
-    """Whether to end when standard output is closed by its reader."""
-
-
-def make_detector(settings: Settings) -> Detector:
-    """Load the model; raises ManifestError for a wrong one, ConfigError for impossible thresholds or sensitivity."""
-    return Detector.load(settings.model.path, settings.listening.thresholds, settings.listening.sensitivity)
-
-
-def check_settings(settings: Settings, detector: Detector) -> None:
+def check_settings(settings: Settings, plan: Plan) -> None:
     """Raise ConfigError for what does not depend on sinks alone: labels, files, the source."""
-    for key, text in settings.mistakes(detector.labels):
+    for key, text in settings.mistakes([detector.labels for _, detector in plan]):
         raise ConfigError(f"{'.'.join(part for part in key if isinstance(part, str))}: {text}")
 
 
@@ -83,213 +58,77 @@ def all_mistakes(configuration: Configuration) -> Iterator[str]:
     Raises ManifestError for a model that cannot be loaded.
     """
     settings, layers = configuration.settings, configuration.layers
-    detector = Detector.load(settings.model.path)
-    context = SinkContext(node_info_of(settings, detector), detector.sample_rate_hz, None, lambda _: None, detector)
-    found = list(settings.mistakes(detector.labels))
-    checks: dict[Key, Callable[[], object]] = {("audio", "device"): lambda: check_source(settings.audio)}
-    if not found:
-        thresholds, sensitivity = settings.listening.thresholds, settings.listening.sensitivity
-        checks["listening", "thresholds"] = lambda: detector.at("balanced", thresholds)
-        checks["listening", "sensitivity"] = lambda: detector.at(sensitivity)
+    models = {path: Detector.load(path) for path in dict.fromkeys(alone.model.path for alone in settings.each())}
+    plan = [(alone, models[alone.model.path]) for alone in settings.each()]
+    context = SinkContext(tuple(source_context(*planned) for planned in plan), None, lambda _: None)
+    found = list(settings.mistakes([detector.labels for _, detector in plan]))
+    checks: dict[Key, Callable[[], object]] = {}
+    for alone, detector in plan:
+        key = partial(settings.key_of, alone.audio.source)
+        checks[key("audio", "device")] = partial(check_source, alone.audio)
+        if not found:
+            checks[key("listening", "thresholds")] = partial(detector.at, "balanced", alone.listening.thresholds)
+            checks[key("listening", "sensitivity")] = partial(detector.at, alone.listening.sensitivity)
     checks |= {key: partial(read_secret, path) for key, path in settings.secret_files()}
-    for key, check in checks.items():
+    for place_key, check in checks.items():
         try:
             check()
         except DetectorError as error:
-            found.append((key, str(error)))
+            found.append((place_key, str(error)))
     found += [(key, text) for key, text in mistakes(settings, context) if not any(k[:-1] == key for k, _ in found)]
-    for key, text in found:
-        name, place = layers.name(key), layers.place_of(key)
+    for wrong_key, text in found:
+        name, place = layers.name(wrong_key), layers.place_of(wrong_key)
         named = text if text.startswith(name.partition("[")[0]) else f"{name}: {text}"
         yield named if place is None else f"{place}: {named}"
 
 
-def is_current(detector: Detector, before: Settings, after: Settings) -> bool:
-    """Return whether a detector fits changed settings too: with the same options and the same content of its file."""
-    if (before.model, before.listening) != (after.model, after.listening):
-        return False
-    try:
-        return hashlib.sha256(detector.path.read_bytes()).hexdigest() == detector.sha256
-    except OSError:
-        return False
+@dataclass(slots=True)
+class Totals:
+    """Counts over all sources of a process, those included that are no longer there."""
 
-
-def reported(settings: Settings, detector: Detector) -> tuple[str, ...]:
-    """Return the labels that are reported; raises ConfigError where there are none.
-
-    Labels that are not known are left to ``Settings.mistakes``, which names all of them.
-    """
-    only = [label for label in settings.listening.only if label in detector.labels]
-    return reported_labels(detector.manifest, only, all_classes=settings.listening.all_classes)
-
-
-def node_info_of(settings: Settings, detector: Detector) -> NodeInfo:
-    """Return the names of the node, the source and the model, with the classes that are reported."""
-    only = reported(settings, detector)
-    manifest = detector.manifest
-    return NodeInfo(
-        node=settings.node,
-        source=settings.audio.source,
-        device=settings.audio.name,
-        classes=tuple((c.label, c.category) for c in manifest.classes if c.label in only),
-        model=f"{manifest.name}-{manifest.version}",
-        model_sha256=detector.sha256,
-        version=__version__,
-    )
-
-
-def check_source(audio: Audio, raw_channels: int = 1) -> None:
-    """Raise ConfigError for what can be no live source, whether or not its device is there."""
-    if audio.device == STDIN:
-        if (Mixing(audio.channel).column or 0) >= raw_channels:
-            has = f"they have {raw_channels}"
-            raise ConfigError(f"raw samples: channel {audio.channel} is not there, {has}; check --channels")
-        return
-    if is_stream(audio.device):
-        from detector.audio.network_stream import check_stream
-
-        check_stream(audio)
-        return
-    if os.sep in audio.device and Path(audio.device).is_file():
-        raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
-    check_selector(audio.device)
-
-
-def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> AudioSource:
-    """Open the source of the settings; a microphone or stream that is absent is waited for.
-
-    Raises ConfigError for impossible settings and where PyAV is missing, DeviceError where PortAudio is, SourceError
-    for a named pipe in place of a file.
-    """
-    if run_options.plays_file:
-        from detector.audio.sources import FileSource
-
-        if Path(audio.device).is_fifo():  # it could not be repeated, and would block until there is a writer
-            raise SourceError(f"{audio.device}: is a pipe, not a file; read it with snn-detect replay")
-        return FileSource(
-            audio.device, model_rate_hz, real_time=True, loop=run_options.loop, mixing=Mixing(audio.channel)
-        )
-    check_source(audio, run_options.raw.channels if run_options.raw else 1)
-    if audio.device == STDIN:
-        if os.isatty(0):
-            raise ConfigError("standard input is a terminal; pipe raw samples into it, or name another device")
-        from detector.audio.sources import PcmSource, RawFormat
-
-        raw = run_options.raw or RawFormat(audio.rate_hz or model_rate_hz)
-        return PcmSource(0, raw, model_rate_hz, Mixing(audio.channel))
-    if is_stream(audio.device):
-        from detector.audio.network_stream import NetworkStream
-
-        return NetworkStream(audio, model_rate_hz)
-    from detector.audio.microphone import Microphone
-
-    return Microphone(audio, model_rate_hz)
-
-
-def is_same_pipe(before: Audio, after: Audio) -> bool:
-    """Return whether both read standard input, which cannot be opened again.
-
-    Raises ConfigError where its rate or channel changes.
-    """
-    if not before.device == after.device == STDIN:
-        return False
-    if before.rate_hz != after.rate_hz:
-        raise ConfigError("audio.rate_hz: raw samples on standard input cannot change their rate; restart to change it")
-    if before.channel != after.channel:
-        raise ConfigError("audio.channel: that of raw samples on standard input changes with a restart")
-    return True
-
-
-@runtime_checkable
-class LiveViewer(Protocol):
-    """A sink that also observes the detector."""
+    parts: list[Counters] = field(default_factory=list)
 
     @property
-    def wants_layers(self) -> bool:
-        """Whether the layers are shown now."""
+    def frames(self) -> int:
+        """Frames that the network has evaluated."""
+        return sum(counters.frames for counters in self.parts)
 
-    def on_trace(self, trace: Trace) -> None:
-        """Process the trace of a chunk, without blocking."""
+    @property
+    def heard_s(self) -> float:
+        """Seconds of sound that were processed."""
+        return sum(counters.heard_s for counters in self.parts)
 
-
-class Tee:
-    """Writes chunks to a WAV file of floats, for which ``snn-detect replay`` gives the same events.
-
-    Lost sound becomes silence in the file, a minute at most for each gap. A file that is there already is replaced
-    at the end, by the complete new one.
-    """
-
-    def __init__(self, path: Path, rate_hz: int) -> None:
-        """Create the file; raises ConfigError where it cannot be written."""
-        import soundfile
-
-        self._errors = (OSError, soundfile.LibsndfileError)
-        self._path, self._rate_hz = path, rate_hz
-        self._next = 0
-        self._replacement = ExitStack()
-        part = self._replacement.enter_context(replace_file(path)) if path.exists() else path
-        try:
-            self._file: soundfile.SoundFile | None = soundfile.SoundFile(
-                part, "w", rate_hz, 1, format="WAV", subtype="FLOAT"
-            )
-        except self._errors as error:
-            raise ConfigError(f"--tee {path}: cannot be written ({error}); name another file") from error
-
-    def on_chunk(self, chunk: AudioChunk) -> None:
-        """Append a chunk; where that fails, log it and close the file."""
-        if self._file is None:
-            return
-        lost = min(max(0, chunk.first_sample - self._next), _LONGEST_GAP_S * self._rate_hz)
-        self._next = chunk.first_sample + len(chunk.samples)
-        try:
-            if lost:
-                self._file.write(np.zeros(lost, np.float32))
-            self._file.write(chunk.samples)
-        except self._errors as error:
-            _log.warning("--tee %s: writing has failed: %s", self._path, error)
-            self.close()
-
-    def close(self) -> None:
-        """Complete the file."""
-        file, self._file = self._file, None
-        if file is None:
-            return
-        try:
-            file.close()
-            self._replacement.close()
-        except self._errors as error:
-            _log.warning("--tee %s: the file is not complete: %s", self._path, error)
+    @property
+    def sounds(self) -> int:
+        """Onsets reported."""
+        return sum(counters.sounds for counters in self.parts)
 
 
 class ServiceRuntime:
-    """The source with its engine, the publisher, and the sinks; drained as an audio source is.
-
-    The source is exchanged where settings change or listening is switched off, while the loop continues.
-    """
+    """The sources of a service, and what they share: the sinks, the models, listening and the sensitivity."""
 
     def __init__(
         self,
         settings: Settings,
         run_options: RunOptions,
-        counters: Counters,
+        totals: Totals | None = None,
         switch: LastingFlag | None = None,
         choice: LastingChoice[Sensitivity] | None = None,
     ) -> None:
-        """Load the model and start the sinks; raises DetectorError for impossible settings.
+        """Load the models and start the sinks; raises DetectorError for impossible settings.
 
         ``switch``: is set while listening is switched off, and read before any device is opened; None: not kept.
         ``choice``: holds a sensitivity that a user has chosen in place of the configured one; None: not kept.
         """
         self._switch, self._choice = switch, choice
         self._chosen = None if choice is None else choice.word
-        self.settings, self._run_options, self._counters = settings, run_options, counters
-        self.health = Health(counters)
+        self.settings, self._run_options, self._totals = settings, run_options, totals or Totals()
         self.outputs = SinkManager()
-        self.publisher = RecordPublisher(settings.audio.source, self.outputs.submit)
-        self.publisher.device = settings.audio.name
-        self.publisher.unlogged = frozenset() if run_options.wait else frozenset({"waiting"})
-        self.engine: Engine | None = None
-        """None while there is no source."""
+        self._numbers = RecordNumbers()
+        self._shared = RecordPublisher(ALL_SOURCES, self.outputs.submit, self._numbers)
+        self.sources: tuple[SourceRuntime, ...] = ()
+        self.wake = threading.Event()
+        """Set where a source has ended or failed."""
         self.wants_listening = switch is None or not switch.is_set
         """Whether listening is switched on; set from threads of sinks, and applied by ``pause`` and ``resume``."""
         self.is_paused = False
@@ -297,19 +136,17 @@ class ServiceRuntime:
         """Whether a part has not ended in time; the process then has to end without it."""
         self._clips: deque[SavedClip] = deque(maxlen=_CLIPS_BOUND)
         """Clips that have been written and not yet published."""
-        self._mismatch: str | None = None
-        self._used_device: str | None = None
-        self._detector = self._at_choice(make_detector(settings), settings)
-        self.health.sensitivity = self._detector.sensitivity
-        check_settings(settings, self._detector)
-        self.node_info = node_info_of(settings, self._detector)
-        self._tee = Tee(run_options.tee, self._detector.sample_rate_hz) if run_options.tee else None
-        self.outputs.prepare(settings, self._sink_context(settings, self._detector))()
+        plan = self._plan(settings)
+        check_settings(settings, plan)
+        self.sources = tuple(self._make(alone, detector, is_named=len(plan) > 1) for alone, detector in plan)
+        self._tee = Tee(run_options.tee, self.sources[0].detector.sample_rate_hz) if run_options.tee else None
+        self.outputs.prepare(settings, self._sink_context(plan))()
+        self._connect()
 
     @property
-    def stats(self) -> SourceStats:
-        """Counts, levels and conditions of the source."""
-        return NO_SOURCE if self.engine is None else self.engine.source.stats
+    def publisher(self) -> RecordPublisher:
+        """What publishes records about the whole service: that of the only source, where there is only one."""
+        return self.sources[0].publisher if len(self.sources) == 1 else self._shared
 
     @property
     def paused_detail(self) -> str:
@@ -318,184 +155,257 @@ class ServiceRuntime:
         return f"listening is switched off{since}"
 
     @property
-    def rate_hz(self) -> int:
-        """The model's rate."""
-        return self._detector.sample_rate_hz
+    def mode(self) -> Mode:
+        """What the service does: it listens where any of its sources does."""
+        modes = {source.mode for source in self.sources if not source.has_ended}
+        return "paused" if self.is_paused else next((mode for mode in _MODES if mode in modes), "listening")
+
+    @property
+    def line(self) -> str:
+        """The state as a line for users."""
+        if self.is_paused:
+            return f"paused: {self.paused_detail}"
+        lines = {s.name: s.health.line(s.name, s.stats, s.conditions) for s in self.sources}
+        if len(lines) == 1:
+            return "".join(lines.values())
+        return "; ".join(line if line.startswith(name) else f"{name} {line}" for name, line in lines.items())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the sound of all sources has ended."""
+        return all(source.has_ended for source in self.sources)
 
     def listen(self) -> None:
-        """Open the source unless listening is switched off; raises DetectorError where it cannot be."""
-        if self.wants_listening:
-            self._listen(self.settings, self._detector)
-        else:
+        """Open the sources unless listening is switched off; raises DetectorError where none can be."""
+        if not self.wants_listening:
             self.pause()
+            return
+        for source in self.sources:
+            self._open(source)
+        self.settle()
 
-    def take(self, timeout_s: float) -> Sequence[SourceEvent] | None:
-        """Return the events of the present source, none while there is no source; see ``AudioSource.take``."""
-        if self.engine is None or self.is_paused:
-            time.sleep(timeout_s)
-            return ()
-        return self.engine.source.take(timeout_s)
+    def open_due(self) -> None:
+        """Open the sources that are closed and due, such as one that has failed before."""
+        now = time.monotonic()
+        for source in self.sources:
+            is_closed = source.engine is None and source.failure is None and not source.has_ended
+            if is_closed and not source.is_paused and now >= source.open_at_s:
+                try:
+                    source.listen()
+                except DetectorError as error:
+                    source.fail(error)
 
-    def handle(self, event: SourceEvent) -> None:
-        """Process an event of the source."""
-        if self.engine is not None:
-            self.engine.handle(event)
-
-    def recover(self) -> None:
-        """Start the detector again, after an event that could not be processed."""
-        if self.engine is not None:
-            self.engine.recover()
+    def settle(self) -> None:
+        """Go on without sources that have ended, or failed for now; raises the failure where no other one is left."""
+        for source in self.sources:
+            if source.has_ended and source.engine is not None and not self.has_ended:
+                source.release("end_of_stream")
+                source.publisher.status("stopping", "the sound has ended")
+        has_others = any(s.failure is None and not s.has_ended and s.set_aside_for is None for s in self.sources)
+        for source in self.sources:
+            why = source.failure or source.set_aside_for
+            if why is not None and not has_others:
+                raise why
+            if source.failure is not None:
+                source.set_aside()
 
     def pause(self) -> None:
-        """Stop listening, and release the device."""
-        self.is_paused = self.health.is_paused = True
-        if self.engine is not None:
-            self.engine.pause()
-        if self.settings.audio.device != STDIN:  # the writer of the pipe waits
-            self._close_source()
-        self.publisher.status("listening", self.paused_detail, active=False)
+        """Stop listening, and release the devices."""
+        self.is_paused = True
+        for source in self.sources:
+            source.pause(self.paused_detail)
 
     def resume(self) -> None:
-        """Listen again; raises DetectorError where the source cannot be opened."""
-        self.is_paused = self.health.is_paused = False
-        if self.engine is None:
-            self.listen()
+        """Listen again, as ``open_due`` opens the sources."""
+        self.is_paused = False
+        for source in self.sources:
+            source.resume()
 
     def change(self, settings: Settings) -> None:
-        """Apply other settings; what they do not change continues.
+        """Apply other settings; what they do not change continues, to the sample.
 
         Raises DetectorError, with everything as it was before, for impossible settings.
         """
-        before = self.settings
-        detector = self._detector if is_current(self._detector, before, settings) else make_detector(settings)
-        detector = self._at_choice(detector, settings)
-        check_settings(settings, detector)
-        take_over = self.outputs.prepare(settings, self._sink_context(settings, detector))
-        self._change_source(settings, detector)
-        self.settings, self._detector = settings, detector
-        if detector.sensitivity != self.health.sensitivity:
-            self.health.sensitivity = detector.sensitivity
-            self.publisher.status("sensitivity", f"sensitivity: {detector.sensitivity}")
-        self.node_info = node_info_of(settings, detector)
-        self.publisher.source = settings.audio.source
-        states = self._states()
-        for worker in take_over():
-            if worker.sink.shows_states:
-                self.publisher.repeat(worker.submit, states)
-        self._connect()
+        plan = self._plan(settings)
+        check_settings(settings, plan)
+        take_over = self.outputs.prepare(settings, self._sink_context(plan))
+        before = [self._predecessor(alone, len(plan)) for alone, _ in plan]
+        for known, planned in zip(before, plan, strict=True):
+            if known is not None:
+                known.check_change(*planned)
+        with ExitStack() as undo:
+            sources = self._exchange(plan, before, undo)
+            undo.pop_all()
+        gone = [source for source in self.sources if source not in sources]
+        for source in gone:
+            source.end_events("shutdown")
+            source.publisher.status("stopping", "the source is no longer in the settings")
+        self.settings, self.sources = settings, sources
+        for source in sources:
+            source.publisher.is_named = len(sources) > 1
+            source.announce_sensitivity()
+        self._take_over(take_over)
+
+    def _exchange(
+        self, plan: Plan, before: Sequence[SourceRuntime | None], undo: ExitStack
+    ) -> tuple[SourceRuntime, ...]:
+        """Close the sources that go, change those that stay, and open new ones; ``undo`` takes what reverts it."""
+        for source in self.sources:
+            if source not in before:
+                undo.callback(self._open, source)
+                source.release("shutdown")
+        sources = []
+        for known, (alone, detector) in zip(before, plan, strict=True):
+            if known is not None:
+                earlier = (known.settings, known.detector)
+                known.change(alone, detector)
+                undo.callback(known.change, *earlier)
+                sources.append(known)
+        for number, (known, (alone, detector)) in enumerate(zip(before, plan, strict=True)):
+            if known is None:
+                added = self._make(alone, detector, is_named=len(plan) > 1)
+                undo.callback(added.end_events, "shutdown")
+                undo.callback(added.close_source)
+                sources.insert(number, added)
+                if self.is_paused:
+                    added.pause(self.paused_detail)
+                else:
+                    self._open(added)
+        return tuple(sources)
+
+    def _take_over(self, take_over: Callable[[], Sequence[SinkWorker]]) -> None:
+        """Start new sinks in place of old ones; no source processes sound meanwhile, so that no record is lost."""
+        with ExitStack() as held:
+            for source in self.sources:
+                held.enter_context(source.held())
+            new = [w for w in take_over() if w.sink.shows_states]
+            for source in self.sources:
+                states = source.states(self.paused_detail)
+                for worker in new:
+                    source.publisher.repeat(worker.submit, states)
+            self._connect()
 
     @property
     def sensitivity(self) -> Sensitivity:
-        """The operating point in force, or the one that has been chosen and is about to be."""
-        return self._wanted(self._detector, self.settings)
+        """The operating point that was chosen, where a model has it, else the configured one."""
+        is_there = any(self._chosen in source.detector.manifest.sensitivities for source in self.sources)
+        return self._chosen if self._chosen is not None and is_there else self.settings.listening.sensitivity
 
     @property
     def is_sensitivity_changed(self) -> bool:
         """Whether another operating point has been chosen than the one in force."""
-        return self.sensitivity != self._detector.sensitivity
+        return any(self._wanted(s.detector, s.settings) != s.detector.sensitivity for s in self.sources)
 
     def change_sensitivity(self) -> None:
         """Apply the operating point that has been chosen; where that fails, log it and keep the one in force."""
         try:
             self.change(self.settings)
         except DetectorError as error:
-            self._chosen = self._detector.sensitivity
-            _log.warning("the sensitivity stays %s: %s", self._detector.sensitivity, error)
+            in_force = self.sources[0].detector.sensitivity
+            self._chosen = in_force
+            _log.warning("the sensitivity stays %s: %s", in_force, error)
 
     def publish_health(self) -> None:
-        """Publish the state of the service."""
-        state = self.health.fields(self.stats, self.outputs.stats, self.node_info)
-        calibrated = None if self.settings.calibration is None else self._mismatch is None
-        self.publisher.health(state, calibrated=calibrated, scores=self._scores())
+        """Publish the state of the service, with each of its sources."""
+        sinks = self.outputs.stats
+        for source in self.sources:
+            source.publish_health(sinks)
 
     def show_state(self) -> None:
         """Show the state of the service where it is asked for."""
         sinks = [sink for sink in self.outputs.sinks if sink.wants_state]
         if sinks:
-            state = self._state()
+            counts = self.outputs.stats
+            states = tuple(source.state(counts) for source in self.sources)
             for sink in sinks:
-                sink.show(state)
+                sink.show(states)
 
     def publish_clips(self) -> None:
         """Publish the clips that have been written since the last call."""
+        publishers = {source.name: source.publisher for source in self.sources}
         while self._clips:
-            self.publisher.clip(self._clips.popleft())
+            saved = self._clips.popleft()
+            publishers.get(saved.source, self.publisher).clip(saved)
 
     def end(self, reason: Reason, fault: str | None, timeout_s: float) -> None:
         """Close open events, publish the end with its ``fault``, and end all parts within ``timeout_s``."""
         until = time.monotonic() + timeout_s
-        if self.engine is not None:
-            self.engine.close_events(reason)
+        for source in self.sources:
+            source.end_events(reason)
         self.outputs.finish_makers(timeout_s / 2)
         self.publish_clips()
         detail = f"stopping: {fault}" if fault else "stopping"
-        self.publisher.status("stopping", detail, level=None if fault else logging.INFO)
-        closing = threading.Thread(target=self._close_source, name="source-close", daemon=True)
-        with contextlib.suppress(RuntimeError):  # the system has no thread left: the source ends with the process
-            closing.start()
+        left = [source for source in self.sources if source.engine is not None or not source.has_ended]
+        for number, source in enumerate(left):
+            source.publisher.is_named = False  # logged once, for all
+            source.publisher.status("stopping", detail, level=None if fault or number else logging.INFO)
+        closing = [threading.Thread(target=s.close_source, name="source-close", daemon=True) for s in self.sources]
+        for thread in closing:
+            with contextlib.suppress(RuntimeError):  # the system has no thread left: the source ends with the process
+                thread.start()
         left_s = max(0.1, until - time.monotonic())
         if not self.outputs.close(left_s):
             self.is_hung = True
-        if closing.ident is not None:
-            closing.join(_SOURCE_S)
-        self.is_hung = self.is_hung or closing.is_alive()
+        closed_by = time.monotonic() + _SOURCE_S
+        for thread in closing:
+            if thread.ident is not None:
+                thread.join(max(0.0, closed_by - time.monotonic()))
+        has_ended = [source.join() for source in self.sources]
+        self.is_hung = self.is_hung or not all(has_ended) or any(thread.is_alive() for thread in closing)
         if self._tee is not None:
             self._tee.close()
 
-    def _state(self) -> ServiceState:
-        conditions = self.engine.conditions if self.engine is not None else ()
-        stats = self.stats
-        return ServiceState(
-            time=rfc3339(local_now()),
-            clock_synced=clock_is_synced(),
-            device=self.publisher.device,
-            device_rate_hz=stats.device_rate_hz,
-            paused=self.is_paused,
-            conditions=tuple(ActiveCondition(c.name, c.detail) for c in conditions),
-            health=self.health.state(stats, self.outputs.stats, self.node_info),
-            scores=self._scores(),
-        )
+    def _make(self, alone: Settings, detector: Detector, *, is_named: bool) -> SourceRuntime:
+        publisher = RecordPublisher(alone.audio.source, self.outputs.submit, self._numbers)
+        publisher.is_named = is_named
+        source = SourceRuntime(alone, detector, self._run_options, publisher, self.wake.set)
+        self._totals.parts.append(source.counters)
+        return source
 
-    def _scores(self) -> dict[str, float] | None:
-        """Return the scores of the last frame where the metrics show them."""
-        metrics = self.settings.metrics
-        return self.engine.scores if self.engine is not None and metrics is not None and metrics.scores else None
+    def _open(self, source: SourceRuntime) -> None:
+        """Open a source; raises ConfigError for settings that it cannot have, and notes other failures."""
+        try:
+            source.listen()
+        except ConfigError as error:
+            raise ConfigError(f"{source.name}: {error}" if source.publisher.is_named else str(error)) from error
+        except DetectorError as error:
+            source.fail(error)
 
-    def check_calibration(self) -> None:
-        """Publish a status where the thresholds begin or cease to be those of another device or model."""
-        calibration, found = self.settings.calibration, None
-        if self.engine is not None and self.engine.has_audio:
-            self._used_device = self.publisher.device
-        if calibration is not None:
-            found = calibration.mismatch(self._used_device, self.node_info.model, self.node_info.model_sha256)
-        if found == self._mismatch:
-            return
-        self._mismatch = found
-        level = logging.WARNING if found else logging.INFO
-        detail = found or "the thresholds fit the device and the model again"
-        self.publisher.status("calibration", detail, active=found is not None, level=level)
+    def _plan(self, settings: Settings) -> Plan:
+        """Return the settings and the detector of each source; all that have the same model file share the model."""
+        plan: list[tuple[Settings, Detector]] = []
+        each = settings.each()
+        for alone in each:
+            before = self._predecessor(alone, len(each))
+            if before is not None and _is_current(before, alone):
+                detector = before.detector
+            else:
+                known = [*(source.detector for source in self.sources), *(detector for _, detector in plan)]
+                detector = make_detector(alone, known)
+            wanted = self._wanted(detector, alone)
+            is_wanted = wanted == detector.sensitivity
+            plan.append((alone, detector if is_wanted else detector.at(wanted, alone.listening.thresholds)))
+        return plan
 
-    def _sink_context(self, settings: Settings, detector: Detector) -> SinkContext:
+    def _predecessor(self, alone: Settings, count: int) -> SourceRuntime | None:
+        """Return the source that goes on with these settings, of ``count`` sources: the only one by any name."""
+        if len(self.sources) == count == 1:
+            return self.sources[0]
+        return next((source for source in self.sources if source.name == alone.audio.source), None)
+
+    def _sink_context(self, plan: Plan) -> SinkContext:
+        points = dict.fromkeys(point for _, detector in plan for point in detector.manifest.sensitivities)
         return SinkContext(
-            node_info=node_info_of(settings, detector),
-            rate_hz=detector.sample_rate_hz,
+            sources=tuple(source_context(*planned) for planned in plan),
             on_listening=self._set_listening,
             on_clip=self._clips.append,
-            detector=detector,
-            sensitivity=SensitivityControl(
-                detector.manifest.sensitivities, lambda: self.sensitivity, self._choose_sensitivity
-            ),
+            sensitivity=SensitivityControl(tuple(points), lambda: self.sensitivity, self._choose_sensitivity),
         )
 
     def _wanted(self, detector: Detector, settings: Settings) -> Sensitivity:
         """Return the operating point for settings: the one that was chosen, where the model has it."""
         is_there = self._chosen in detector.manifest.sensitivities
         return self._chosen if self._chosen is not None and is_there else settings.listening.sensitivity
-
-    def _at_choice(self, detector: Detector, settings: Settings) -> Detector:
-        """Return the detector at the operating point that is wanted."""
-        wanted = self._wanted(detector, settings)
-        return detector if wanted == detector.sensitivity else detector.at(wanted, settings.listening.thresholds)
 
     def _choose_sensitivity(self, wanted: Sensitivity) -> None:
         """Choose an operating point: kept before it is acknowledged, and applied even where it cannot be kept."""
@@ -520,61 +430,19 @@ class ServiceRuntime:
         finally:
             self.wants_listening = wanted
 
-    def _change_source(self, settings: Settings, detector: Detector) -> None:
-        """Change the source or the detector where the settings do; on an error, return to those before."""
-        is_same = self._is_same_source(settings, detector)
-        if self.engine is None:
-            return  # ``resume`` uses the new settings
-        if is_same:
-            if detector is not self._detector:
-                self.engine.use(detector, reported(settings, detector))
-            return
-        self.engine.close_events("shutdown")
-        self._close_source()
-        try:
-            self._listen(settings, detector)
-        except Exception:
-            self._listen(self.settings, self._detector)
-            raise
-
-    def _is_same_source(self, settings: Settings, detector: Detector) -> bool:
-        is_same_rate = detector.sample_rate_hz == self._detector.sample_rate_hz
-        if is_same_pipe(self.settings.audio, settings.audio):
-            if not is_same_rate:
-                raise ConfigError("model.path: this model has another sample rate; restart to change to it")
-            return True
-        return is_same_rate and settings.audio == self.settings.audio
-
-    def _listen(self, settings: Settings, detector: Detector) -> None:
-        source = open_source(settings.audio, detector.sample_rate_hz, self._run_options)
-        detector.reset()
-        self.publisher.source = settings.audio.source
-        self.engine = Engine(source, detector, self.publisher, self._counters, reported(settings, detector))
-        self._connect()
-
     def _connect(self) -> None:
-        """Connect the sinks that receive sound or traces."""
-        if self.engine is not None:
-            viewer = next((sink for sink in self.outputs.sinks if isinstance(sink, LiveViewer)), None)
-            taps: list[AudioTap] = [sink for sink in self.outputs.sinks if isinstance(sink, AudioTap)]
-            self.engine.taps = (*taps, *([self._tee] if self._tee else []))
-            self.engine.observer = viewer
+        """Connect each source with the sinks that receive its sound or its traces."""
+        rates_hz = {source.name: source.detector.sample_rate_hz for source in self.sources}
+        taps = [sink.taps(rates_hz) for sink in self.outputs.sinks]
+        observers = {name: found for sink in self.outputs.sinks for name, found in sink.observers().items()}
+        if self._tee is not None:
+            taps.append({self.sources[0].name: self._tee})
+        for source in self.sources:
+            own = [found[source.name] for found in taps if source.name in found]
+            source.connect(own, observers.get(source.name))
 
-    def _close_source(self) -> None:
-        engine, self.engine = self.engine, None
-        if engine is not None:
-            self.health.retire(engine.source.stats)
-            engine.source.close()
 
-    def _states(self) -> list[tuple[State, bool, str]]:
-        """Return the present states as status records: name, whether active, detail."""
-        found: list[tuple[State, bool, str]] = []
-        if self.is_paused:
-            found.append(("listening", False, self.paused_detail))
-        elif self.engine is not None:
-            found += [(c.name, True, c.detail) for c in self.engine.conditions]
-            if self.engine.has_audio:
-                found.append(("listening", True, "listening"))
-        if self._mismatch:
-            found.append(("calibration", True, self._mismatch))
-        return found
+def _is_current(source: SourceRuntime, after: Settings) -> bool:
+    """Return whether a source's detector fits changed settings too: same options, and same content of its file."""
+    before = source.settings
+    return (before.model, before.listening) == (after.model, after.listening) and is_unchanged(source.detector)

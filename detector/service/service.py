@@ -1,4 +1,4 @@
-"""The service: the loop over the source, with requests of signals, systemd's watchdog and health records."""
+"""The service: its loop, with requests of signals, systemd's watchdog and health records."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from detector.audio.live_source import SourceEvent, drain
+from detector.audio.live_source import TURN_S
 from detector.config.settings import Settings
 from detector.errors import DetectorError, DeviceError
 from detector.manifest import Sensitivity
-from detector.service.engine import Counters
 from detector.service.process import Notifier, SignalHandler
-from detector.service.runtime import RunOptions, ServiceRuntime
+from detector.service.runtime import ServiceRuntime, Totals
+from detector.service.source import FaultPolicy, Mode, RunOptions
 from detector.system import Backoff, LastingChoice, LastingFlag
 
-Mode: TypeAlias = Literal["listening", "waiting", "paused", "stuck"]
-"""Stuck: no sound arrives although the device is present."""
 _PATIENCE_S: Final = 20.0
 """Seconds without a device after which the service counts as started."""
 _STATUS_S: Final = 10.0
@@ -28,46 +26,21 @@ _END_S: Final = 1.5
 _RESUME_S: Final = (0.5, 2.0)
 """Shortest and longest time between switching listening off and on again: a device is not opened more often."""
 _CALM_S: Final = 60.0
-_IDLE: Final = frozenset({"waiting", "off_hours"})
-"""Conditions in which no sound is processed, as it should be."""
 _BROKEN_PIPE: Final = 128 + signal.SIGPIPE
-_REOPEN_S: Final = 5.0
-_HOPELESS_S: Final = 60.0
-_PAUSE_S: Final = 0.2
 _SENSITIVITY_S: Final = 1.0
 """Shortest time between two changes of the sensitivity."""
-_T = TypeVar("_T")
-_log = logging.getLogger(__name__)
 
 
-class FaultPolicy:
-    """Keeps the service running while a part of it fails with an unexpected error, which is logged once.
+class Work(Protocol):
+    """Counts of the work that is done."""
 
-    DetectorError passes, since it says what a user has to correct; so does any error of ``vital`` work that has
-    failed for a minute without interruption.
-    """
+    @property
+    def frames(self) -> int:
+        """Frames that the network has evaluated."""
 
-    def __init__(self) -> None:
-        """Start without a fault."""
-        self._failing: dict[str, float] = {}
-
-    def attempt(self, part: str, work: Callable[[], _T], otherwise: _T, *, vital: bool = False) -> _T:
-        """Return the result of work; where it fails unexpectedly, log that and return ``otherwise``."""
-        try:
-            result = work()
-        except DetectorError:
-            raise
-        except Exception as error:
-            now = time.monotonic()
-            if part not in self._failing:
-                _log.error("%s has failed and will be tried again: %s: %s", part, type(error).__name__, error)
-            elif vital and now - self._failing[part] >= _HOPELESS_S:
-                raise
-            self._failing.setdefault(part, now)
-            return otherwise
-        if self._failing.pop(part, None) is not None:
-            _log.info("%s works again", part)
-        return result
+    @property
+    def heard_s(self) -> float:
+        """Seconds of sound that were processed."""
 
 
 class WatchdogPolicy:
@@ -78,7 +51,7 @@ class WatchdogPolicy:
     loop is enough.
     """
 
-    def __init__(self, notifier: Notifier, counters: Counters) -> None:
+    def __init__(self, notifier: Notifier, counters: Work) -> None:
         """Notify through ``notifier``, by the work that ``counters`` count."""
         self._notifier, self._counters = notifier, counters
         self._began_s = time.monotonic()
@@ -106,7 +79,7 @@ class WatchdogPolicy:
 
 
 class Service:
-    """One run of the engine with all its sinks, from loading the model to the last record."""
+    """One run of all sources with all sinks, from loading the models to the last record."""
 
     def __init__(  # noqa: PLR0913 - what a process passes to its one service
         self,
@@ -126,11 +99,11 @@ class Service:
         self._switch, self._choice = switch, choice
         self._run_options = run_options or RunOptions()
         self._notifier = Notifier()
-        self.counters = Counters()
+        self.counters = Totals()
         self._watchdog = WatchdogPolicy(self._notifier, self.counters)
         self._runtime: ServiceRuntime | None = None
         self._code = 0
-        self._clock_at_s = self._open_at_s = self._sensitivity_at_s = 0.0
+        self._clock_at_s = self._sensitivity_at_s = 0.0
         self._faults = FaultPolicy()
         self._resume_pause, self._resume_at_s = Backoff(*_RESUME_S), 0.0
         # The first health record is published with the first sound; where there is none, after the interval.
@@ -153,10 +126,12 @@ class Service:
             self._runtime = runtime = ServiceRuntime(
                 self._settings, self._run_options, self.counters, self._switch, self._choice
             )
-            self._notifier.status(f"opening {self._settings.audio.name}")
+            names = ", ".join(source.settings.audio.name for source in runtime.sources)
+            self._notifier.status(f"opening {names}")
             runtime.listen()
             gc.freeze()  # objects that last for the whole run need not be searched at every collection
-            drain(self, self._handle, lambda: self._goes_on(runtime))
+            while self._goes_on(runtime):
+                runtime.wake.wait(TURN_S)
         except DetectorError as error:
             self._end(str(error))
             raise
@@ -166,38 +141,16 @@ class Service:
         self._end(None)
         return self._code
 
-    def take(self, timeout_s: float) -> Sequence[SourceEvent] | None:
-        """Return the events of the source, see ``AudioSource.take``; none where it fails unexpectedly."""
-        runtime = self._runtime
-        if runtime is None:
-            return None
-        events = self._faults.attempt("the sound source", lambda: (runtime.take(timeout_s),), None, vital=True)
-        if events is not None:
-            return events[0]
-        time.sleep(_PAUSE_S)
-        return ()
-
-    def _handle(self, event: SourceEvent) -> None:
-        """Process an event of the source; where that fails unexpectedly, the detector starts again behind it."""
-        runtime = self._runtime
-        if runtime is None:
-            return
-
-        def process() -> bool:
-            runtime.handle(event)
-            return True
-
-        if not self._faults.attempt("detection", process, otherwise=False, vital=True):
-            self._faults.attempt("the detector's restart", runtime.recover, None)
-
     def _goes_on(self, runtime: ServiceRuntime) -> bool:
         """Do what is due and what was requested between two turns; return whether there is another one."""
+        runtime.wake.clear()
+        has_ended = runtime.has_ended  # before the last look at what was done until then
         self._after_turn(runtime)
         if self._signals.number is not None:
             self._code = 0 if self._load else self._signals.exit_code
         elif self._run_options.is_filter and any(s.reader_has_gone for s in runtime.outputs.sinks):
             self._code = _BROKEN_PIPE
-        else:
+        elif not has_ended:
             self._fulfil(runtime)
             return True
         return False
@@ -215,9 +168,7 @@ class Service:
         if runtime.is_sensitivity_changed and time.monotonic() >= self._sensitivity_at_s:
             self._sensitivity_at_s = time.monotonic() + _SENSITIVITY_S
             attempt("changing the sensitivity", runtime.change_sensitivity, None)
-        if runtime.engine is None and not runtime.is_paused and time.monotonic() >= self._open_at_s:
-            self._open_at_s = time.monotonic() + _REOPEN_S
-            attempt("opening the source", runtime.listen, None)
+        attempt("opening a source", runtime.open_due, None)
         attempt("publishing clips", runtime.publish_clips, None)
 
     def _switch_listening(self, runtime: ServiceRuntime) -> None:
@@ -249,32 +200,25 @@ class Service:
             self._notifier.ready()
 
     def _after_turn(self, runtime: ServiceRuntime) -> None:
-        """Check calibration and clock, notify systemd, and publish health where it is due."""
+        """Settle failures, check calibration and clock, notify systemd, and publish health where it is due."""
         attempt = self._faults.attempt
-        attempt("comparing the calibration", runtime.check_calibration, None)
-        engine = runtime.engine
-        waiting = [c for c in engine.conditions if c.name == "waiting"] if engine else []
+        runtime.settle()
+        for source in runtime.sources:
+            attempt("comparing the calibration", source.check_calibration, None)
+        waiting = [c for source in runtime.sources for c in source.conditions if c.name == "waiting"]
         if waiting and not self._run_options.wait:
             raise DeviceError(waiting[0].detail.partition(": ")[2])
-        is_idle = engine is not None and any(c.name in _IDLE for c in engine.conditions)
-        self._watchdog.after_turn(self._mode(runtime, is_idle=is_idle), lambda: self._line(runtime))
+        self._watchdog.after_turn(runtime.mode, lambda: runtime.line)
         now = time.monotonic()
-        if engine is not None and now >= self._clock_at_s:
+        if now >= self._clock_at_s:
             self._clock_at_s = now + _CLOCK_S
-            attempt("checking the clock", engine.check_clock, None)
+            for source in runtime.sources:
+                attempt("checking the clock", source.check_clock, None)
         attempt("showing the state", runtime.show_state, None)
         if self.counters.frames and not self._has_sound:
             self._has_sound, self._health_at_s = True, now
         if now >= self._health_at_s:
             attempt("the health record", lambda: self._publish_health(runtime), None)
-
-    def _mode(self, runtime: ServiceRuntime, *, is_idle: bool) -> Mode:
-        if runtime.is_paused:
-            return "paused"
-        # A device that delivers nothing, or a sound system that hangs, is not absent: a new process may help.
-        if is_idle:
-            return "stuck" if runtime.stats.is_stuck else "waiting"
-        return "listening"
 
     def _publish_health(self, runtime: ServiceRuntime) -> None:
         """Publish a health record, at times that do not drift."""
@@ -284,12 +228,6 @@ class Service:
         due = self._health_at_s + interval_s
         self._health_at_s = due if due > now else now + interval_s
         runtime.publish_health()
-
-    def _line(self, runtime: ServiceRuntime) -> str:
-        if runtime.is_paused:
-            return f"paused: {runtime.paused_detail}"
-        conditions = runtime.engine.conditions if runtime.engine else ()
-        return runtime.health.line(runtime.settings.audio.source, runtime.stats, conditions)
 
     def _end(self, fault: str | None) -> None:
         gc.unfreeze()  # what an error holds in a cycle is collected, or libraries print it as leaked at the exit

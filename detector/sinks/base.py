@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
@@ -19,6 +19,7 @@ from detector.system import Backoff
 
 if TYPE_CHECKING:
     from detector.manifest import Sensitivity
+    from detector.messages import AudioChunk, Observer
     from detector.pipeline import Detector
     from detector.records import Record, ServiceState
 
@@ -29,23 +30,34 @@ _SectionT = TypeVar("_SectionT", bound=Section)
 class SinkContext:
     """What sinks need beside their settings."""
 
-    node_info: NodeInfo
-    rate_hz: int
-    """The model's sample rate."""
+    sources: tuple[SourceContext, ...]
+    """The sources, one or more, in the order of the settings."""
     on_listening: Callable[[bool], None] | None
     """Called when a user turns listening on or off; None: that is not possible."""
     on_clip: Callable[[SavedClip], None]
     """Called for each clip that has been written."""
-    detector: Detector
-    """The detector in use, for sinks that show its inner state."""
     sensitivity: SensitivityControl | None = None
     """The operating point, for sinks by which a user can choose another one; None: that is not possible."""
     sections: tuple[Section, ...] = ()
     """All sections of the settings."""
 
+    @property
+    def node_infos(self) -> tuple[NodeInfo, ...]:
+        """What runs for each source."""
+        return tuple(source.node_info for source in self.sources)
+
     def find(self, kind: type[_SectionT]) -> _SectionT | None:
         """Return the first section of a kind, for sinks that depend on another one; None without."""
         return next((section for section in self.sections if isinstance(section, kind)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What sinks know of one source."""
+
+    node_info: NodeInfo
+    detector: Detector
+    """The detector in use, for sinks that show its inner state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +117,19 @@ _WRITING_SHARE: Final = 0.7
 class SavedClip:
     """A file with the sound of an event."""
 
+    source: str
     id: str
     """That of the event."""
     label: str
     path: str
     bytes: int
+
+
+class AudioTap(Protocol):
+    """A receiver of the sound of a source itself."""
+
+    def on_chunk(self, chunk: AudioChunk) -> None:
+        """Process a chunk at the model's rate, without blocking; after a gap comes an empty one with ``gap`` set."""
 
 
 class Sink(Protocol):
@@ -154,8 +174,20 @@ class LiveSink:
         """Whether the sink asks for the state of the service; read often, from the main thread."""
         return False
 
-    def show(self, state: ServiceState) -> None:
-        """Take the state that was asked for, without blocking; called from the main thread."""
+    def show(self, states: Sequence[ServiceState]) -> None:
+        """Take the state that was asked for, of each source, without blocking; called from the main thread."""
+
+    def taps(self, rates_hz: Mapping[str, int]) -> Mapping[str, AudioTap]:
+        """Return what takes the sound of sources, each in the thread of that source, by their names.
+
+        ``rates_hz``: the rates of all sources by their names; called again whenever these change.
+        """
+        del rates_hz
+        return {}
+
+    def observers(self) -> Mapping[str, Observer]:
+        """Return what takes the traces of the detectors, each in the thread of its source, by names of sources."""
+        return {}
 
     def open(self) -> None:
         """Prepare to write; raises RetryableError to be called again after a pause."""

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from detector.config.sections import Labels, LimitInDays, UserPath, slug
 from detector.errors import DetectorError
 from detector.records import OffsetRecord, OnsetRecord, Record
 from detector.sinks.base import (
+    AudioTap,
     LiveSink,
     RetryableError,
     SavedClip,
@@ -72,15 +73,16 @@ class Clips(SinkSection):
         return self.directory or clips_directory()
 
     def build(self, context: SinkContext, /) -> SinkSpec:
-        """Return the sink."""
-        identity = (self, self.folder, context.rate_hz)
+        """Return the sink; it stays while sources come and go, so that the sound of the others stays, too."""
+        identity = (self, self.folder)
         return SinkSpec(identity, lambda: ClipSink(*identity, context.on_clip))
 
 
-def clip_name(moment: datetime, label: str, event_id: str) -> str:
+def clip_name(moment: datetime, label: str, event_id: str, source: str = "") -> str:
     """Return a file's name: names sort as their times do."""
     utc = moment.astimezone(UTC)
-    return f"{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03d}Z_{slug(label)}_{slug(event_id).replace('_', '-')}.flac"
+    what = slug(f"{source}_{label}" if source else label)
+    return f"{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03d}Z_{what}_{slug(event_id).replace('_', '-')}.flac"
 
 
 class ClipFolder:
@@ -155,10 +157,32 @@ class ClipFolder:
         return found.f_bavail * found.f_frsize
 
 
+class _Sound:
+    """The last sound of one source, as long as a clip may need it."""
+
+    def __init__(self, settings: Clips, rate_hz: int) -> None:
+        from detector.audio.live_source import SoundRing
+
+        self.rate_hz = rate_hz
+        self.before, self.after = round(settings.pre_roll_s * rate_hz), round(settings.post_roll_s * rate_hz)
+        self.longest = round(settings.max_s * rate_hz)
+        self.ring = SoundRing(self.before + self.longest + self.after + round(_DELAY_S * rate_hz))
+
+    def on_chunk(self, chunk: AudioChunk) -> None:
+        """Keep a chunk of the sound; called in the thread of the source, does not wait for the disk."""
+        self.ring.push(chunk)
+
+    def sample(self, position_s: float) -> int:
+        """Return the sample at a position in the stream."""
+        return round(position_s * self.rate_hz)
+
+
 @dataclass(slots=True)
 class _Clip:
     """An event whose clip is not written yet; positions are samples since the stream began."""
 
+    source: str
+    sound: _Sound
     label: str
     moment: datetime
     stream: int
@@ -166,6 +190,12 @@ class _Clip:
     offset: int | None = None
     due: float = math.inf
     """When it is written, by the monotonic clock, also if its post-roll never comes: the device may be gone."""
+
+    @property
+    def end(self) -> int:
+        """Where it ends at the latest."""
+        longest = self.onset + self.sound.longest
+        return (longest if self.offset is None else min(self.offset, longest)) + self.sound.after
 
 
 class ClipSink(LiveSink):
@@ -177,25 +207,23 @@ class ClipSink(LiveSink):
 
     makes_records = True
 
-    def __init__(self, settings: Clips, directory: Path, rate_hz: int, on_written: Callable[[SavedClip], None]) -> None:
+    def __init__(self, settings: Clips, directory: Path, on_written: Callable[[SavedClip], None]) -> None:
         """Prepare; ``on_written`` is called with each clip, in the worker's thread."""
         self.types = frozenset({"onset", "offset", "health"})  # health for its time of day alone
         self.labels = frozenset(settings.labels) or None
-        self._settings, self._rate_hz, self._on_written = settings, rate_hz, on_written
+        self._settings, self._on_written = settings, on_written
         self._folder, self._path = ClipFolder(directory, settings), directory
-        self._before, self._after = round(settings.pre_roll_s * rate_hz), round(settings.post_roll_s * rate_hz)
-        self._longest = round(settings.max_s * rate_hz)
-        from detector.audio.live_source import SoundRing
-
-        self._ring = SoundRing(self._before + self._longest + self._after + round(_DELAY_S * rate_hz))
+        self._sounds: dict[str, _Sound] = {}
         self._clips: dict[str, _Clip] = {}
         self._trouble: str | None = None
         self._now: datetime | None = None
         self._delete_at = 0.0
 
-    def on_chunk(self, chunk: AudioChunk) -> None:
-        """Keep a chunk of the sound; called in the engine's thread, does not wait for the disk."""
-        self._ring.push(chunk)
+    def taps(self, rates_hz: Mapping[str, int]) -> Mapping[str, AudioTap]:
+        """Keep the sound of each source; that of one with another rate starts again."""
+        known = {name: s for name, s in self._sounds.items() if rates_hz.get(name) == s.rate_hz}
+        self._sounds = {name: known.get(name) or _Sound(self._settings, rate) for name, rate in rates_hz.items()}
+        return self._sounds
 
     def open(self) -> None:
         """Create the folder; raises RetryableError where that cannot be."""
@@ -209,12 +237,12 @@ class ClipSink(LiveSink):
         moment = datetime.fromisoformat(record.time) if record.time else None
         if record.clock_synced and moment:
             self._now = moment
-        if isinstance(record, OnsetRecord):
-            self._clips[record.id] = _Clip(
-                record.label, moment or datetime.now(UTC), self._ring.stream, self._sample(record.onset_s)
-            )
+        if isinstance(record, OnsetRecord) and (sound := self._sounds.get(record.source)):
+            onset, stream = sound.sample(record.onset_s), sound.ring.stream
+            moment = moment or datetime.now(UTC)
+            self._clips[record.id] = _Clip(record.source, sound, record.label, moment, stream, onset)
         elif isinstance(record, OffsetRecord) and (clip := self._clips.get(record.id)):
-            clip.offset = self._sample(record.offset_s)
+            clip.offset = clip.sound.sample(record.offset_s)
             clip.due = time.monotonic() + self._settings.post_roll_s + _DELAY_S
 
     def tick(self) -> None:
@@ -236,14 +264,11 @@ class ClipSink(LiveSink):
         if self._trouble:
             raise DetectorError(self._trouble)
 
-    def _sample(self, position_s: float) -> int:
-        return round(position_s * self._rate_hz)
-
     def _write_clips(self, *, all_of_them: bool) -> None:
         for event_id, clip in list(self._clips.items()):
-            segment = self._ring.segment_from(clip.onset, clip.stream)
+            segment = clip.sound.ring.segment_from(clip.onset, clip.stream)
             may_wait = not all_of_them and time.monotonic() < clip.due
-            if may_wait and segment and segment.is_growing and segment.end < self._end(clip):
+            if may_wait and segment and segment.is_growing and segment.end < clip.end:
                 continue
             del self._clips[event_id]
             try:
@@ -252,30 +277,26 @@ class ClipSink(LiveSink):
             except DetectorError as error:
                 self._trouble = str(error)
 
-    def _end(self, clip: _Clip) -> int:
-        """Return where a clip ends at the latest."""
-        longest = clip.onset + self._longest
-        return (longest if clip.offset is None else min(clip.offset, longest)) + self._after
-
     def _write_clip(self, event_id: str, clip: _Clip, segment: Segment | None) -> None:
-        first, end = clip.onset - self._before, self._end(clip)
+        first, end = clip.onset - clip.sound.before, clip.end
         if segment is not None:
             first, end = max(first, segment.first), min(end, segment.end)
         if segment is None or end <= first:
             raise DetectorError(f"{self._path}: the sound of a clip was gone before it could be written")
-        name = clip_name(clip.moment, clip.label, event_id)
+        name = clip_name(clip.moment, clip.label, event_id, clip.source if len(self._sounds) > 1 else "")
         with os.fdopen(os.memfd_create("clip"), "w+b") as memory:
-            self._encode(memory.fileno(), first, end, clip.stream)
+            _encode(memory.fileno(), clip, first, end)
             size = memory.seek(0, os.SEEK_END)
             memory.seek(0)
             path = self._folder.put(name, memory, size)
-        self._on_written(SavedClip(event_id, clip.label, str(path), size))
+        self._on_written(SavedClip(clip.source, event_id, clip.label, str(path), size))
 
-    def _encode(self, descriptor: int, first: int, end: int, stream: int) -> None:
-        """Write the samples to a descriptor as FLAC."""
-        import soundfile
 
-        # By descriptor: for a Python file, soundfile needs callbacks, which a hardened service may not create.
-        with soundfile.SoundFile(descriptor, "w", self._rate_hz, 1, "PCM_16", format="FLAC", closefd=False) as file:
-            for at in range(first, end, _BLOCK):
-                file.write(self._ring.read(at, min(at + _BLOCK, end), stream))
+def _encode(descriptor: int, clip: _Clip, first: int, end: int) -> None:
+    """Write the samples to a descriptor as FLAC."""
+    import soundfile
+
+    # By descriptor: for a Python file, soundfile needs callbacks, which a hardened service may not create.
+    with soundfile.SoundFile(descriptor, "w", clip.sound.rate_hz, 1, "PCM_16", format="FLAC", closefd=False) as file:
+        for at in range(first, end, _BLOCK):
+            file.write(clip.sound.ring.read(at, min(at + _BLOCK, end), clip.stream))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from detector.errors import ConfigError
 from detector.manifest import Sensitivity
 from detector.sinks.base import NodeInfo
 from detector.sinks.mqtt_topics import PROBLEM, Message, Topics, class_ids
@@ -19,11 +20,12 @@ _MAX_MISSED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The announcement of one node."""
+    """The announcement of one node with its sources."""
 
     prefix: str
-    node_info: NodeInfo
+    node_infos: tuple[NodeInfo, ...]
     topics: Topics
+    """Those of the first source."""
     level_interval_s: float
     switch: bool
     """Whether listening can be turned off."""
@@ -33,7 +35,7 @@ class Discovery:
     @property
     def topic(self) -> str:
         """The topic of the announcement."""
-        return config_topic(self.prefix, self.node_info.node)
+        return config_topic(self.prefix, self.topics.node)
 
     @property
     def birth_topics(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ class Discovery:
         return topic.startswith(f"{self.topics.base}/") and not wild and topic != self.topics.status
 
     def _config(self) -> dict[str, Any]:
-        node, version = self.node_info.node, self.node_info.version
+        node, version = self.topics.node, self.node_infos[0].version
         return {
             "dev": {
                 "ids": [_device(node)],
@@ -82,55 +84,83 @@ class Discovery:
                 "sw": version,
             },
             "o": {"name": "snn-detect", "sw": version},
-            "availability": [{"topic": self.topics.status}, {"topic": self.topics.source_status}],
+            "availability": self._availability(self.topics)[: 1 if self._has_several else 2],
             "availability_mode": "all",
             "qos": 1,
             "cmps": self._components(),
         }
 
+    @property
+    def _has_several(self) -> bool:
+        return len(self.node_infos) > 1
+
+    def _availability(self, topics: Topics) -> list[dict[str, str]]:
+        """Return what has to be online for a source's entities to be available."""
+        return [{"topic": topics.status}, {"topic": topics.source_status}]
+
     def _components(self) -> dict[str, dict[str, Any]]:
-        source = self.node_info.source
+        rest: dict[str, dict[str, Any]] = {}
+        for info in self.node_infos:
+            own = self._of_source(info, replace(self.topics, source=info.source))
+            if twice := own.keys() & rest.keys():
+                raise ConfigError(
+                    f"the source {info.source} would share entities with another one: rename it ({min(twice)})"
+                )
+            rest |= own
+        rest |= {"status": self._status()} | ({"listening": self._listening()} if self.switch else {})
+        return rest | ({"sensitivity": self._sensitivity()} if self.sensitivities else {})
+
+    def _of_source(self, info: NodeInfo, topics: Topics) -> dict[str, dict[str, Any]]:
+        """Return the entities of a source; with several, each of them is available with its own source."""
+        own = {}
+        if self._has_several:
+            own = {"availability": self._availability(topics), "availability_mode": "all"}
         sounds = {
-            f"{source}_{class_id}": self._sound(label, class_id)
-            for label, class_id in class_ids(label for label, _ in self.node_info.classes).items()
+            f"{info.source}_{class_id}": self._sound(info, topics, label, class_id) | own
+            for label, class_id in class_ids(label for label, _ in info.classes).items()
         }
-        rest = {f"{source}_event": self._event(), f"{source}_level": self._level()}
-        rest |= {f"{source}_{PROBLEM}": self._problem(), "status": self._status()}
-        rest |= {"listening": self._listening()} if self.switch else {}
-        return sounds | rest | ({"sensitivity": self._sensitivity()} if self.sensitivities else {})
+        rest = {f"{info.source}_event": self._event(info, topics) | own}
+        rest |= {f"{info.source}_level": self._level(info, topics) | own}
+        return sounds | rest | {f"{info.source}_{PROBLEM}": self._problem(info, topics)}
 
-    def _sound(self, label: str, class_id: str) -> dict[str, Any]:
-        return self._entity("binary_sensor", f"{self.node_info.source}_{class_id}", _name(label)) | {
+    def _of(self, info: NodeInfo, platform: str, key: str, name: str) -> dict[str, Any]:
+        """Return what an entity of a source begins with; with several, its name begins with that of the source."""
+        if self._has_several:
+            name = f"{_name(info.source)} {name[:1].lower()}{name[1:]}"
+        return self._entity(platform, f"{info.source}_{key}", name)
+
+    def _sound(self, info: NodeInfo, topics: Topics, label: str, class_id: str) -> dict[str, Any]:
+        return self._of(info, "binary_sensor", class_id, _name(label)) | {
             "device_class": "sound",
-            "state_topic": self.topics.state(class_id),
-            "json_attributes_topic": self.topics.attributes(class_id),
+            "state_topic": topics.state(class_id),
+            "json_attributes_topic": topics.attributes(class_id),
         }
 
-    def _event(self) -> dict[str, Any]:
-        return self._entity("event", f"{self.node_info.source}_event", "Sound event") | {
-            "state_topic": self.topics.event,
-            "event_types": [label for label, _ in self.node_info.classes],
+    def _event(self, info: NodeInfo, topics: Topics) -> dict[str, Any]:
+        return self._of(info, "event", "event", "Sound event") | {
+            "state_topic": topics.event,
+            "event_types": [label for label, _ in info.classes],
             "icon": "mdi:ear-hearing",
         }
 
-    def _level(self) -> dict[str, Any]:
-        return self._entity("sensor", f"{self.node_info.source}_level", "Level") | {
+    def _level(self, info: NodeInfo, topics: Topics) -> dict[str, Any]:
+        return self._of(info, "sensor", "level", "Level") | {
             "unit_of_measurement": "dB",
             "state_class": "measurement",
             "entity_category": "diagnostic",
             "expire_after": max(_EXPIRY_S, round(_MAX_MISSED * self.level_interval_s)),
-            "state_topic": self.topics.level,
+            "state_topic": topics.level,
             "value_template": "{{ value_json.rms_dbfs }}",
         }
 
-    def _problem(self) -> dict[str, Any]:
+    def _problem(self, info: NodeInfo, topics: Topics) -> dict[str, Any]:
         """Return the entity that is on while the source is absent, silent or distorted; it is available without one."""
-        return self._entity("binary_sensor", f"{self.node_info.source}_{PROBLEM}", "Problem") | {
+        return self._of(info, "binary_sensor", PROBLEM, "Problem") | {
             "device_class": "problem",
             "entity_category": "diagnostic",
-            "state_topic": self.topics.state(PROBLEM),
-            "json_attributes_topic": self.topics.attributes(PROBLEM),
-            "availability": [{"topic": self.topics.status}],
+            "state_topic": topics.state(PROBLEM),
+            "json_attributes_topic": topics.attributes(PROBLEM),
+            "availability": [{"topic": topics.status}],
         }
 
     def _status(self) -> dict[str, Any]:
@@ -165,8 +195,8 @@ class Discovery:
     def _entity(self, platform: str, key: str, name: str) -> dict[str, Any]:
         return {
             "p": platform,
-            "unique_id": f"{_device(self.node_info.node)}_{key}",
-            "default_entity_id": f"{platform}.{self.node_info.node}_{key}".lower().replace("-", "_"),
+            "unique_id": f"{_device(self.topics.node)}_{key}",
+            "default_entity_id": f"{platform}.{self.topics.node}_{key}".lower().replace("-", "_"),
             "name": name,
         }
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +24,7 @@ from pydantic import Field, field_validator, model_validator
 from detector.config.secrets import credential, read_secret
 from detector.config.sections import SecretFile, UserPath
 from detector.errors import ConfigError
-from detector.records import HealthState, Record, ServiceState
+from detector.records import Record, ServiceState
 from detector.sinks.base import (
     LiveSink,
     NodeInfo,
@@ -35,8 +35,8 @@ from detector.sinks.base import (
     SinkSpec,
 )
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
-from detector.sinks.mqtt_client import Trouble, failure, make_client, refused, unanswered, where
-from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, Outbox, States, Topics, client_id, status
+from detector.sinks.mqtt_client import Outbox, Trouble, failure, make_client, refused, unanswered, where
+from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, NodeStates, Topics, client_id, status
 from detector.system import Backoff
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Mqtt(SinkSection):
 
     def build(self, context: SinkContext, /) -> SinkSpec:
         """Return the sink; raises ConfigError for a password that cannot be read."""
-        arguments = (self, context.node_info, broker_password(self))
+        arguments = (self, context.node_infos, broker_password(self))
         control = context.sensitivity
         sensitivity = control if control is not None and len(control.choices) > 1 else None
         identity = (*arguments, None if sensitivity is None else sensitivity.choices)
@@ -163,7 +163,7 @@ class MqttSink(LiveSink):
     def __init__(
         self,
         settings: Mqtt,
-        node_info: NodeInfo,
+        node_infos: Sequence[NodeInfo],
         password: str | None,
         on_listening: Callable[[bool], None] | None = None,
         sensitivity: SensitivityControl | None = None,
@@ -174,13 +174,15 @@ class MqttSink(LiveSink):
         settings that contradict the files they name, and without paho-mqtt.
         """
         self._settings = settings
-        self._topics = Topics(settings.prefix, node_info.node, node_info.source)
+        node = node_infos[0].node
+        self._topics = Topics(settings.prefix, node, node_infos[0].source)
+        """Those of the machine count; those of its first source do not."""
         self._on_listening, self._sensitivity = on_listening, sensitivity
         has_switch = on_listening is not None
-        self._states = States(
-            node_info, self._topics, settings.level_interval_s, switch=has_switch, sensitivity=sensitivity
+        self._states = NodeStates(
+            node_infos, settings.prefix, settings.level_interval_s, switch=has_switch, sensitivity=sensitivity
         )
-        self._discovery = self._make_discovery(settings, node_info)
+        self._discovery = self._make_discovery(settings, node_infos)
         self._outbox = Outbox(settings.queue)
         self._lock = threading.Lock()
         """Guards states and announcements; never held in a call of paho, whose callbacks hold locks of its own."""
@@ -188,13 +190,13 @@ class MqttSink(LiveSink):
         self._level_at = 0.0
         """When a level may be published that health records do not bring."""
         self._wants_state = False
-        self._shown: HealthState | None = None
+        self._shown: Sequence[ServiceState] = ()
         self._seeks_earlier = self._discovery is not None
         self._earlier = b""
         """The announcement that an earlier run left, until the next one removes what only that had."""
         self._link = _Link()
         self._reported: set[bool] = set()
-        self._client = self._make_client(node_info.node, password)
+        self._client = self._make_client(node, password)
 
     @property
     def stats(self) -> Mapping[str, float]:
@@ -211,9 +213,9 @@ class MqttSink(LiveSink):
         """Whether the level is to be published before the next health record."""
         return self._wants_state
 
-    def show(self, state: ServiceState) -> None:
-        """Keep the level of this moment for the next tick."""
-        self._wants_state, self._shown = False, state.health
+    def show(self, states: Sequence[ServiceState]) -> None:
+        """Keep the levels of this moment for the next tick."""
+        self._wants_state, self._shown = False, states
 
     def open(self) -> None:
         """Start to connect, in paho's thread; does not wait."""
@@ -263,7 +265,7 @@ class MqttSink(LiveSink):
         if left := self._outbox.waiting:
             _log.warning("mqtt: %s: the broker has not acknowledged %d messages", self._topics.base, left)
 
-    def _make_discovery(self, settings: Mqtt, node_info: NodeInfo) -> Discovery | None:
+    def _make_discovery(self, settings: Mqtt, node_infos: Sequence[NodeInfo]) -> Discovery | None:
         prefix = (settings.discovery_prefix or "").strip("/")
         if not prefix:
             return None
@@ -271,7 +273,9 @@ class MqttSink(LiveSink):
             raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
         points = self._sensitivity.choices if self._sensitivity else ()
         has_switch = self._on_listening is not None
-        return Discovery(prefix, node_info, self._topics, settings.level_interval_s, has_switch, points)
+        discovery = Discovery(prefix, tuple(node_infos), self._topics, settings.level_interval_s, has_switch, points)
+        discovery.messages()  # raises ConfigError where names of sources and sounds give one entity twice
+        return discovery
 
     def _make_client(self, node: str, password: str | None) -> Client:
         client = make_client(self._settings, client_id(node), password)
@@ -299,18 +303,19 @@ class MqttSink(LiveSink):
                 self._outbox.published(number)
 
     def _publish_level(self) -> None:
-        """Publish the level that was shown, and ask for one where subscribers may know none; the lock is held."""
-        shown, self._shown = self._shown, None
+        """Publish the levels that were shown, and ask for those that subscribers may not know; the lock is held."""
+        shown, self._shown = self._shown, ()
         is_due = self._outbox.is_open and self._announce_at is None and time.monotonic() >= self._level_at
-        if is_due and self._states.wants_level and shown is not None:
-            self._outbox.put(self._states.level(shown))
-        self._wants_state = is_due and self._states.wants_level
+        if is_due:
+            self._outbox.put(self._states.levels(shown))
+        self._wants_state = is_due and self._states.wants_levels
 
     def _all(self) -> list[Message]:
         """Return discovery, with what removes entities of an earlier announcement, and all states; the lock is held."""
         discovery = self._discovery.messages(self._earlier) if self._discovery else []
         self._announce_at, self._seeks_earlier, self._earlier = None, False, b""
-        self._level_at, self._states.lacks_level = time.monotonic() + _SUBSCRIBED_S, True
+        self._level_at = time.monotonic() + _SUBSCRIBED_S
+        self._states.expect_subscribers()
         return [*discovery, *self._states.present()]
 
     def _missing_answer(self) -> Trouble | None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import threading
-from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from detector.audio.levels import FLOOR_DBFS
 from detector.config.sections import slug
 from detector.records import (
     ClipRecord,
@@ -21,6 +19,7 @@ from detector.records import (
     OffsetRecord,
     OnsetRecord,
     Record,
+    ServiceState,
     StatusRecord,
 )
 from detector.sinks.base import NodeInfo, SensitivityControl
@@ -141,10 +140,91 @@ _SLACK_S: Final = 0.5
 """A health record that is this much too early for the next level will do."""
 
 
-class States:
-    """Make messages of records, and keep the last message of every retained topic; for one thread at a time."""
+class NodeStates:
+    """Make messages of the records of all sources of a machine; for one thread at a time."""
 
     def __init__(
+        self,
+        node_infos: Sequence[NodeInfo],
+        prefix: str,
+        level_interval_s: float,
+        *,
+        switch: bool,
+        sensitivity: SensitivityControl | None = None,
+    ) -> None:
+        """Start with every sound off and the sources offline.
+
+        ``switch``: listening can be turned off. ``sensitivity``: the operating point can be chosen.
+        """
+        self._shared = _Shared(", ".join(dict.fromkeys(info.model for info in node_infos)))
+        self._states = {
+            info.source: States(
+                info,
+                Topics(prefix, info.node, info.source),
+                level_interval_s,
+                switch=switch,
+                sensitivity=sensitivity,
+                shared=self._shared,
+            )
+            for info in node_infos
+        }
+
+    def take(self, record: Record) -> list[Message]:
+        """Return the messages of a record; raises ValueError for a label that its source does not report."""
+        states = self._states.get(record.source)
+        return states.take(record) if states is not None else []
+
+    def present(self) -> list[Message]:
+        """Return the last message of every retained topic."""
+        return list(self._shared.present.values())
+
+    def listening(self, *, on: bool) -> list[Message]:
+        """Note that listening has been turned on or off."""
+        return self._first().listening(on=on)
+
+    def sensitivity(self) -> list[Message]:
+        """Note the operating point in force, where it can be chosen."""
+        return self._first().sensitivity()
+
+    @property
+    def wants_levels(self) -> bool:
+        """Whether ``levels`` is to be called: sound of a source arrives, and its level is not known to subscribers."""
+        return any(states.wants_level for states in self._states.values())
+
+    def expect_subscribers(self) -> None:
+        """Note that there may be new subscribers, which know no level of any source."""
+        for states in self._states.values():
+            states.lacks_level = True
+
+    def levels(self, shown: Iterable[ServiceState]) -> list[Message]:
+        """Return the levels that subscribers do not know, of the sources at this moment."""
+        wanted = [(self._states[now.source], now.health) for now in shown if now.source in self._states]
+        return [message for states, health in wanted if states.wants_level for message in states.level(health)]
+
+    def offline_messages(self) -> list[Message]:
+        """Return the messages at the end of the service: every sound is off, sources and service are offline."""
+        return [message for s in self._states.values() for message in s.offline_messages()] + [self._first().offline()]
+
+    def _first(self) -> States:
+        """Return the states of any source, which all know those of the machine."""
+        return next(iter(self._states.values()))
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the sources of a machine share."""
+
+    models: str
+    present: dict[str, Message] = field(default_factory=dict)
+    """The last message of every retained topic."""
+    health: dict[str, HealthState] = field(default_factory=dict)
+    """The last health of each source."""
+
+
+class States:
+    """Make messages of the records of one source, and keep the last message of every retained topic."""
+
+    def __init__(  # noqa: PLR0913 - one option each
         self,
         node_info: NodeInfo,
         topics: Topics,
@@ -152,15 +232,13 @@ class States:
         *,
         switch: bool,
         sensitivity: SensitivityControl | None = None,
+        shared: _Shared | None = None,
     ) -> None:
-        """Start with every sound off and the source offline.
-
-        ``switch``: listening can be turned off. ``sensitivity``: the operating point can be chosen.
-        """
+        """Start with every sound off and the source offline; see ``NodeStates``."""
         self._sensitivity = sensitivity
         self._topics, self._level_interval_s = topics, level_interval_s
         self._ids = class_ids(label for label, _ in node_info.classes)
-        self._model, self._version = node_info.model, node_info.version
+        self._shared, self._version = shared or _Shared(node_info.model), node_info.version
         self._attributes: dict[str, dict[str, Any]] = {}
         self._conditions: dict[str, str] = {}
         """Detail by name, the latest last."""
@@ -170,7 +248,7 @@ class States:
         self._level_at_s = -math.inf
         self.lacks_level = True
         """Whether subscribers may know no level: ``level`` has not been published since the source came online."""
-        self._present: dict[str, Message] = {}
+        self._present = self._shared.present
         self._keep(topics.source_status, OFFLINE)
         if switch:
             self._keep(topics.listening_state, ON)
@@ -222,9 +300,13 @@ class States:
         return [self._level_message(health)]
 
     def offline_messages(self) -> list[Message]:
-        """Return the messages at the end of the service: every sound is off, the source and the service are offline."""
+        """Return the messages at the end of the service: every sound is off, and the source is offline."""
         states = [self._keep(self._topics.state(class_id), OFF) for class_id in self._ids.values()]
-        return [*states, self._keep(self._topics.source_status, OFFLINE), status(self._topics, OFFLINE)]
+        return [*states, self._keep(self._topics.source_status, OFFLINE)]
+
+    def offline(self) -> Message:
+        """Return the message that the service has ended."""
+        return status(self._topics, OFFLINE)
 
     def _onset(self, record: OnsetRecord) -> list[Message]:
         class_id = self._id(record)
@@ -296,14 +378,16 @@ class States:
         return messages + (self.listening(on=active) if has_switch else [])
 
     def _health(self, health: HealthState) -> list[Message]:
+        self._shared.health[self._topics.source] = health
+        each = self._shared.health.values()
         payload = {
-            "rtf": health.realtime_factor,
-            "xruns": health.overruns,
-            "dropped_s": health.lost_s,
+            "rtf": _sum(each, "realtime_factor"),
+            "xruns": _sum(each, "overruns"),
+            "dropped_s": _sum(each, "lost_s"),
             "rss": health.rss_bytes,
             "temp_c": health.temperature_c,
             "uptime_s": health.uptime_s,
-            "model": self._model,
+            "model": self._shared.models,
             "version": self._version,
         }
         messages = [self._keep(self._topics.health, _json(payload), qos=0)]
@@ -397,7 +481,15 @@ def _event(record: OnsetRecord) -> dict[str, Any]:
 
 def _has_level(health: HealthState) -> bool:
     """Return whether the level is known: the floor without silence is that of a source before its first second."""
+    from detector.audio.levels import FLOOR_DBFS  # with numpy, which settings and clients do without
+
     return health.up and (health.silent or health.rms_dbfs > FLOOR_DBFS)
+
+
+def _sum(each: Iterable[HealthState], name: str) -> float:
+    """Return a number of all sources together; that of the only one has its own digits."""
+    numbers: list[float] = [getattr(health, name) for health in each]
+    return numbers[0] if len(numbers) == 1 else round(sum(numbers), 5)
 
 
 def _decibels(value: float | None) -> float | None:
@@ -407,115 +499,3 @@ def _decibels(value: float | None) -> float | None:
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-_MAX_UNACKNOWLEDGED: Final = 20
-_MAX_STATES: Final = 2000
-"""Messages about the present that may wait, for a broker that is too slow for them."""
-
-
-class Outbox:
-    """Messages for the broker, in order; durable ones are kept while there is no connection, up to a bound.
-
-    Messages about the present are dropped then: they would be out of date. Any thread may call any method.
-    """
-
-    def __init__(self, bound: int) -> None:
-        """Keep at most ``bound`` durable messages, the latest ones."""
-        self._bound = bound
-        self._changed = threading.Condition()
-        self._queue: deque[Message] = deque()
-        self._sending: Message | None = None
-        self._sent: set[int] = set()
-        """Numbers of messages that the broker has not acknowledged; paho resends them after a reconnect."""
-        self._early: set[int] = set()
-        """Numbers that were acknowledged before ``published`` could say whose they are."""
-        self._is_open = False
-        self._dropped = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether messages are sent."""
-        return self._is_open
-
-    @property
-    def dropped(self) -> int:
-        """Number of durable messages that had to make room for later ones."""
-        return self._dropped
-
-    @property
-    def waiting(self) -> int:
-        """Number of messages that the broker has not acknowledged."""
-        with self._changed:
-            return self._waiting()
-
-    def put(self, messages: Iterable[Message]) -> None:
-        """Queue messages."""
-        with self._changed:
-            self._put(messages)
-
-    def open(self, messages: Iterable[Message]) -> None:
-        """Start to send: these messages, then what has waited.
-
-        A message is left out where a later one for its topic waits already.
-        """
-        with self._changed:
-            waiting = list(self._queue)
-            later = {m.topic for m in waiting}
-            self._queue.clear()
-            self._is_open = True
-            self._put(m for m in messages if m.topic not in later)
-            self._put(waiting)
-
-    def shut(self) -> None:
-        """Stop to send, and keep the durable messages."""
-        with self._changed:
-            self._is_open = False
-            self._queue = deque(m for m in self._queue if m.durable)
-            self._changed.notify_all()
-
-    def next(self) -> Message | None:
-        """Return the message to send now, to be followed by ``published``.
-
-        None where there is none, another thread is sending, or too many are unacknowledged.
-        """
-        with self._changed:
-            may_send = self._is_open and self._sending is None and len(self._sent) < _MAX_UNACKNOWLEDGED
-            self._sending = self._queue.popleft() if may_send and self._queue else self._sending
-            return self._sending if may_send else None
-
-    def published(self, number: int | None) -> None:
-        """Note the number under which the message has been sent; None: it could not be."""
-        with self._changed:
-            if self._sending and self._sending.qos and number is not None and number not in self._early:
-                self._sent.add(number)
-            self._early.clear()
-            self._sending = None
-            self._changed.notify_all()
-
-    def acknowledged(self, number: int) -> None:
-        """Forget a message that the broker has taken."""
-        with self._changed:
-            if number not in self._sent and self._sending:
-                self._early.add(number)
-            self._sent.discard(number)
-            self._changed.notify_all()
-
-    def wait_until_sent(self, timeout_s: float) -> bool:
-        """Wait until everything is acknowledged; return whether it is, at the latest when sending stops."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting() or not self._is_open, timeout_s)
-            return not self._waiting()
-
-    def _waiting(self) -> int:
-        return len(self._queue) + len(self._sent) + (self._sending is not None)
-
-    def _put(self, messages: Iterable[Message]) -> None:
-        self._queue.extend(m for m in messages if m.durable or self._is_open)
-        surplus = sum(m.durable for m in self._queue) - self._bound
-        for _ in range(surplus):
-            self._queue.remove(next(m for m in self._queue if m.durable))
-            self._dropped += 1
-        if len(self._queue) > self._bound + _MAX_STATES:  # the broker is too slow: the last state of a topic will do
-            last = {m.topic: m for m in self._queue}
-            self._queue = deque(m for m in self._queue if m.durable or last[m.topic] is m)

@@ -7,8 +7,8 @@ import itertools
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -85,6 +85,10 @@ _FAMILIES: Final = {
     "clips_bytes": _Family("gauge", (), "Bytes of sound clips."),
     "config_last_reload_successful": _Family("gauge", (), "Whether the last reload of the configuration succeeded."),
 }
+_OF_SOURCES: Final = frozenset(
+    {"build_info", "audio_clipped_samples_total", "realtime_factor_ratio", "state_resets_total", "queue_depth_ratio"}
+)
+"""Families without the label of a source that are about one: they have it where there are several."""
 _FROM_HEALTH: Final = {
     "audio_frames_total": "frames",
     "audio_overruns_total": "overruns",
@@ -126,7 +130,7 @@ class Metrics(ServerSinkSection):
         servers = (s for s in context.sections if isinstance(s, ServerSection) and s.serves_metrics)
         if any(split_address(server.address) == address for server in servers):
             return None
-        return SinkSpec.of(MetricsSink, self, context.node_info, read_optional_secret(self.token_file))
+        return SinkSpec.of(MetricsSink, self, context.node_infos, read_optional_secret(self.token_file))
 
 
 class MetricsSink(LiveSink):
@@ -135,7 +139,7 @@ class MetricsSink(LiveSink):
     shows_states = True
     types = frozenset({"onset", "offset", "gap", "status", "health", "clip"})
 
-    def __init__(self, settings: Metrics, node_info: NodeInfo, token: str | None) -> None:
+    def __init__(self, settings: Metrics, node_infos: Sequence[NodeInfo], token: str | None) -> None:
         """Prepare; raises ConfigError for an address beyond loopback without a token, or without prometheus-client."""
         self._host, self._port = split_address(settings.address)
         self._address, self._token = settings.address, token
@@ -145,7 +149,7 @@ class MetricsSink(LiveSink):
 
         if token is not None and (found := weakness(token)) is not None:
             _log.warning("metrics: %s", found)
-        self._metrics = EventMetrics(node_info, scores=settings.scores)
+        self._metrics = EventMetrics(node_infos, scores=settings.scores)
         self._server: MetricsServer | None = None
 
     @property
@@ -172,9 +176,9 @@ class MetricsSink(LiveSink):
         """Whether a client waits for the state of the service."""
         return self._metrics.wants_state
 
-    def show(self, state: ServiceState) -> None:
-        """Take the state of the service."""
-        self._metrics.show(state)
+    def show(self, states: Sequence[ServiceState]) -> None:
+        """Take the state of the service, with each of its sources."""
+        self._metrics.show(states)
 
     def write(self, record: Record) -> None:
         """Count a record."""
@@ -193,10 +197,11 @@ class EventMetrics:
     What is exposed is the present state, which is asked for by ``wants_state`` and taken by ``show``.
     """
 
-    def __init__(self, node_info: NodeInfo, *, scores: bool) -> None:
+    def __init__(self, node_infos: Sequence[NodeInfo], *, scores: bool) -> None:
         """Start with zeros; ``scores``: expose the score of each class, too.
 
-        Raises ConfigError without prometheus-client.
+        Where there are several sources, all that is known of each has its name. Raises ConfigError without
+        prometheus-client.
         """
         try:
             from prometheus_client import CollectorRegistry, ProcessCollector
@@ -204,23 +209,22 @@ class EventMetrics:
             if error.name is None or not error.name.startswith("prometheus_client"):
                 raise
             raise ConfigError(f"metrics need prometheus-client: {install_command('metrics')}") from error
-        self._source = node_info.source
+        self._sources = {info.source: _OfSource() for info in node_infos}
+        self._own = _OF_SOURCES if len(node_infos) > 1 else frozenset[str]()
+        """Families that have the label of the source only where there are several."""
         self._scores = scores
         self._lock = threading.Lock()
         self.wants_state = True
         self._shown = threading.Event()
         self._has_state = False
         self._values: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
-        self._latencies = [0] * (len(_LATENCIES_S) + 1)
-        self._latency_sum_s = 0.0
-        self._inference: Histogram | None = None
-        self._processed_s = 0.0
-        self._set("build_info", 1, node_info.version, node_info.model, node_info.model_sha256)
-        self._set("config_last_reload_successful", 1)
-        self._set("source_up", 0, self._source)
-        for label, _ in node_info.classes:
-            self._set("events_total", 0, self._source, label)
-            self._set("event_active", 0, self._source, label)
+        self._set("", "config_last_reload_successful", 1)
+        for info in node_infos:
+            self._set(info.source, "build_info", 1, info.version, info.model, info.model_sha256)
+            self._set(info.source, "source_up", 0)
+            for label, _ in info.classes:
+                self._set(info.source, "events_total", 0, label)
+                self._set(info.source, "event_active", 0, label)
         self._registry = CollectorRegistry()
         self._registry.register(cast("Collector", self))
         ProcessCollector(registry=self._registry)
@@ -236,11 +240,12 @@ class EventMetrics:
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def show(self, state: ServiceState) -> None:
-        """Take the state of the service."""
+    def show(self, states: Sequence[ServiceState]) -> None:
+        """Take the state of the service, with each of its sources."""
         self.wants_state = False
         with self._lock:
-            self._health(state.health, state.time, state.scores)
+            for state in states:
+                self._health(state.source, state.health, state.time, state.scores)
         self._has_state = True
         self._shown.set()
 
@@ -251,112 +256,150 @@ class EventMetrics:
                 case OnsetRecord() | OffsetRecord():
                     self._event(record)
                 case GapRecord():
-                    self._add("state_resets_total", 1, record.cause)
+                    self._add(record.source, "state_resets_total", 1, record.cause)
                 case StatusRecord():
-                    self._status(record.state, active=record.active)
+                    self._status(record.source, record.state, active=record.active)
                 case HealthRecord():
-                    self._health(record.health, record.time, record.scores)
-                    self._resets(record.health.resets)  # not in ``show``: gaps that wait would count as others
+                    self._health(record.source, record.health, record.time, record.scores)
+                    # Not in ``show``: gaps that wait would count as others.
+                    self._resets(record.source, record.health.resets)
                 case ClipRecord():
-                    self._add("clips_bytes", record.bytes)
+                    self._add("", "clips_bytes", record.bytes)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families with their present values."""
         with self._lock:
-            families = [_family(name, self._values[name]) for name in _FAMILIES]
+            families = [_family(name, self._labels(name), self._values[name]) for name in _FAMILIES]
+            latencies = {name: known.latency() for name, known in self._sources.items()}
+            inference = {name: known.inference for name, known in self._sources.items()}
             families += [
-                _histogram("detection_latency_seconds", "Time from a sound's onset to its detection.", self._latency()),
-                _histogram("inference_duration_seconds", "Time to compute one chunk of sound.", self._inference),
+                _histogram("detection_latency_seconds", "Time from a sound's onset to its detection.", latencies),
+                _histogram("inference_duration_seconds", "Time to compute one chunk of sound.", inference),
             ]
         yield from families
 
     def _event(self, record: EventRecord) -> None:
-        key = (self._source, record.label)
-        self._set("event_active", isinstance(record, OnsetRecord), *key)
+        self._set(record.source, "event_active", isinstance(record, OnsetRecord), record.label)
         if isinstance(record, OffsetRecord):
             return
-        self._add("events_total", 1, *key)
-        latency_s = record.latency_s
-        self._latency_sum_s += latency_s
-        self._latencies[sum(latency_s > bound for bound in _LATENCIES_S)] += 1
+        self._add(record.source, "events_total", 1, record.label)
+        if (known := self._sources.get(record.source)) is not None:
+            known.add(record.latency_s)
 
-    def _status(self, state: str, *, active: bool) -> None:
+    def _status(self, source: str, state: str, *, active: bool) -> None:
         if state == "waiting":
-            self._set("source_up", not active, self._source)
+            self._set(source, "source_up", not active)
         elif state == "stopping":
-            self._set("source_up", 0, self._source)
+            self._set(source, "source_up", 0)
         elif state == "silent":
-            self._set("audio_silent", active, self._source)
+            self._set(source, "audio_silent", active)
         elif state == "reloaded":
-            self._set("config_last_reload_successful", active)
+            self._set("", "config_last_reload_successful", active)
 
-    def _health(self, health: HealthState, time: str | None, scores: Mapping[str, float] | None) -> None:
+    def _health(self, source: str, health: HealthState, time: str | None, scores: Mapping[str, float] | None) -> None:
+        known = self._sources.get(source)
+        if known is None:
+            return  # the source was removed meanwhile
         for name, key in _FROM_HEALTH.items():
-            self._set(name, getattr(health, key), *([self._source] if _FAMILIES[name].labels else []))
-        self._set("audio_reopens_total", health.reopens, self._source, "device")
+            self._set(source, name, getattr(health, key))
+        self._set(source, "audio_reopens_total", health.reopens, "device")
         if health.drift_ppm is not None:
-            self._set("audio_clock_drift_ratio", round(health.drift_ppm / 1e6, 9), self._source)
-        self._set("audio_level_dbfs", health.rms_dbfs, self._source, "rms")
-        self._set("audio_level_dbfs", health.peak_dbfs, self._source, "peak")
-        if health.heard_s != self._processed_s and time:
-            self._processed_s = health.heard_s
-            self._set("audio_last_frame_timestamp_seconds", datetime.fromisoformat(time).timestamp(), self._source)
-        self._sinks(health.sinks)
-        if health.temperature_c is not None:
-            self._set("temperature_celsius", health.temperature_c)
-        if health.under_voltage is not None:
-            self._set("under_voltage", health.under_voltage)
-        self._inference = health.inference
+            self._set(source, "audio_clock_drift_ratio", round(health.drift_ppm / 1e6, 9))
+        self._set(source, "audio_level_dbfs", health.rms_dbfs, "rms")
+        self._set(source, "audio_level_dbfs", health.peak_dbfs, "peak")
+        if health.heard_s != known.processed_s and time:
+            known.processed_s = health.heard_s
+            self._set(source, "audio_last_frame_timestamp_seconds", datetime.fromisoformat(time).timestamp())
+        self._machine(health)
+        known.inference = health.inference
         if self._scores:
             for label, score in (scores or {}).items():
-                self._set("class_score", score, self._source, label)
+                self._set(source, "class_score", score, label)
 
-    def _resets(self, resets: int) -> None:
+    def _resets(self, source: str, resets: int) -> None:
         """Count resets that were not caused by a gap under a reason of their own."""
-        known = self._values["state_resets_total"]
-        other = resets - sum(n for (reason,), n in known.items() if reason != "other")
-        if other > known.get(("other",), 0):
-            self._set("state_resets_total", other, "other")
+        prefix = (source,) if "state_resets_total" in self._own else ()
+        known = {key[-1]: n for key, n in self._values["state_resets_total"].items() if key[:-1] == prefix}
+        other = resets - sum(n for reason, n in known.items() if reason != "other")
+        if other > known.get("other", 0):
+            self._set(source, "state_resets_total", other, "other")
+
+    def _machine(self, health: HealthState) -> None:
+        """Set what is the same for all sources."""
+        self._sinks(health.sinks)
+        if health.temperature_c is not None:
+            self._set("", "temperature_celsius", health.temperature_c)
+        if health.under_voltage is not None:
+            self._set("", "under_voltage", health.under_voltage)
 
     def _sinks(self, sinks: Mapping[str, Mapping[str, float]]) -> None:
         brokers = [counts for name, counts in sinks.items() if name.startswith("mqtt")]
         if brokers:
             lost = (c["dropped"] + c["failed"] + c.get("messages_dropped", 0) for c in brokers)
-            self._set("mqtt_connected", all(c.get("connected", c["working"]) for c in brokers))
-            self._set("mqtt_reconnects_total", sum(c.get("reconnects", 0) for c in brokers))
-            self._set("mqtt_dropped_messages_total", sum(lost))
+            self._set("", "mqtt_connected", all(c.get("connected", c["working"]) for c in brokers))
+            self._set("", "mqtt_reconnects_total", sum(c.get("reconnects", 0) for c in brokers))
+            self._set("", "mqtt_dropped_messages_total", sum(lost))
         for family, key in _FROM_SINKS.items():
             self._values[family] = {(name,): float(counts[key]) for name, counts in sinks.items()}
         for name, counts in sinks.items():
             if name.startswith("clips") and "bytes" in counts:
-                self._set("clips_bytes", counts["bytes"])
+                self._set("", "clips_bytes", counts["bytes"])
 
-    def _latency(self) -> Histogram:
+    def _labels(self, name: str) -> tuple[str, ...]:
+        """Return the labels of a family here."""
+        return ("source", *_FAMILIES[name].labels) if name in self._own else _FAMILIES[name].labels
+
+    def _set(self, source: str, name: str, value: float, *labels: str) -> None:
+        """Set a value of a source, whose name is left out where the family has no such label."""
+        self._values[name][self._key(source, name, labels)] = float(value)
+
+    def _add(self, source: str, name: str, value: float, *labels: str) -> None:
+        key = self._key(source, name, labels)
+        self._values[name][key] = self._values[name].get(key, 0.0) + value
+
+    def _key(self, source: str, name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+        return (source, *labels) if "source" in self._labels(name) else labels
+
+
+@dataclass(slots=True)
+class _OfSource:
+    """What is counted of one source beside single numbers."""
+
+    inference: Histogram | None = None
+    processed_s: float = 0.0
+    _latencies: list[int] = field(default_factory=lambda: [0] * (len(_LATENCIES_S) + 1))
+    _latency_sum_s: float = 0.0
+
+    def add(self, latency_s: float) -> None:
+        """Count the latency of an onset."""
+        self._latency_sum_s += latency_s
+        self._latencies[sum(latency_s > bound for bound in _LATENCIES_S)] += 1
+
+    def latency(self) -> Histogram:
+        """Return the histogram of latencies."""
         return Histogram(_LATENCIES_S, tuple(itertools.accumulate(self._latencies)), self._latency_sum_s)
 
-    def _set(self, name: str, value: float, *labels: str) -> None:
-        self._values[name][labels] = float(value)
 
-    def _add(self, name: str, value: float, *labels: str) -> None:
-        self._values[name][labels] = self._values[name].get(labels, 0.0) + value
-
-
-def _family(name: str, values: dict[tuple[str, ...], float]) -> Metric:
+def _family(name: str, label_names: tuple[str, ...], values: dict[tuple[str, ...], float]) -> Metric:
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
     spec = _FAMILIES[name]
     make = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
-    family = make(f"snn_detect_{name}", spec.text, labels=spec.labels)
+    family = make(f"snn_detect_{name}", spec.text, labels=label_names)
     for labels, value in sorted(values.items()):
         family.add_metric(labels, value)
     return family
 
 
-def _histogram(name: str, text: str, found: Histogram | None) -> Metric:
+def _histogram(name: str, text: str, found: Mapping[str, Histogram | None]) -> Metric:
+    """Return a histogram of each source, without its name where there is only one."""
     from prometheus_client.metrics_core import HistogramMetricFamily
 
-    if found is None:
-        return HistogramMetricFamily(f"snn_detect_{name}", text)
-    bounds = [*map(str, found.le_s), "+Inf"]
-    buckets = [(bound, float(n)) for bound, n in zip(bounds, found.counts, strict=True)]
-    return HistogramMetricFamily(f"snn_detect_{name}", text, buckets, found.sum_s)
+    labels = ["source"] if len(found) > 1 else []
+    family = HistogramMetricFamily(f"snn_detect_{name}", text, labels=labels)
+    for source, histogram in found.items():
+        if histogram is not None:
+            bounds = [*map(str, histogram.le_s), "+Inf"]
+            buckets = [(bound, float(n)) for bound, n in zip(bounds, histogram.counts, strict=True)]
+            family.add_metric([source] if labels else [], buckets, histogram.sum_s)
+    return family

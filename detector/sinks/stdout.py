@@ -6,6 +6,7 @@ import io
 import os
 import select
 import sys
+from collections.abc import Sequence
 from typing import Final, Literal, NoReturn, Protocol
 
 from pydantic import Field
@@ -34,9 +35,10 @@ class Stdout(SinkSection):
         ("onset", "offset", "gap", "status"), description=f"Types of records to write, {RECORD_TYPES}."
     )
 
-    def build(self, _context: SinkContext, /) -> SinkSpec | None:
+    def build(self, context: SinkContext, /) -> SinkSpec | None:
         """Return the sink, None where it is not enabled."""
-        return SinkSpec.of(StandardOutput, self) if self.enabled else None
+        sources = tuple(info.source for info in context.node_infos)
+        return SinkSpec.of(StandardOutput, self, None, sources) if self.enabled else None
 
 
 class StandardOutput(LiveSink):
@@ -50,8 +52,9 @@ class StandardOutput(LiveSink):
     longest_pause_s = 2.0
     """An attempt is cheap, and a reader that continues is to get at once what has waited."""
 
-    def __init__(self, settings: Stdout, descriptor: int | None = None) -> None:
-        """Write to ``descriptor``; None: that of ``sys.stdout``."""
+    def __init__(self, settings: Stdout, descriptor: int | None = None, sources: tuple[str, ...] = ()) -> None:
+        """Write to ``descriptor``, None: that of ``sys.stdout``; lines for people name one of several ``sources``."""
+        self._sources = sources
         self.types = frozenset(settings.types)
         self._format = settings.format
         self._descriptor = sys.stdout.fileno() if descriptor is None else descriptor
@@ -64,7 +67,7 @@ class StandardOutput(LiveSink):
     def open(self) -> None:
         """Choose the format."""
         if self._format == "text" or (self._format == "auto" and os.isatty(self._descriptor)):
-            self._lines = _TextLines(is_terminal=os.isatty(self._descriptor))
+            self._lines = _TextLines(self._sources, is_terminal=os.isatty(self._descriptor))
 
     def write(self, record: Record) -> None:
         """Write one line.
@@ -134,11 +137,11 @@ class _JsonLines:
 
 
 class _TextLines:
-    def __init__(self, *, is_terminal: bool) -> None:
+    def __init__(self, sources: Sequence[str], *, is_terminal: bool) -> None:
         from rich.console import Console
 
         self._text = io.StringIO()
-        self._sink = TextSink(Console(file=self._text, force_terminal=is_terminal or None))
+        self._sink = TextSink(Console(file=self._text, force_terminal=is_terminal or None), sources)
 
     def of(self, record: Record) -> bytes:
         self._sink.write(record)

@@ -15,7 +15,7 @@ import math
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -49,7 +49,7 @@ from detector.errors import ConfigError, DetectorError
 from detector.events_db import Wanted
 from detector.system import BoundedListener, client_bound
 from detector.web.auth import COOKIE, AuthMiddleware
-from detector.web.events import Events, ModelInfo, Pictures, as_json
+from detector.web.events import Events, SourceView, as_json
 from detector.web.schema import Error, Event, EventList, Health, Model, Picture
 from detector.web.stream import Broadcaster, Viewer
 
@@ -88,9 +88,9 @@ _FAILURES: Final = {
     503: "Not available now.",
 }
 _STREAM: Final = (
-    "Events of the kinds `frames` (a Frames object with `rms_dbfs`, `peak_dbfs` and `clipped`), `record` (a record as "
-    "on standard output) and `state` (a Health object, once a second). Messages that a client is too slow for are "
-    "dropped, the oldest first."
+    "Events of the kinds `frames` (a Frames object with `rms_dbfs`, `peak_dbfs` and `clipped`, of the source that was "
+    "asked for), `record` (a record of any source, as on standard output) and `state` (a Health object, once a second)."
+    " Messages that a client is too slow for are dropped, the oldest first."
 )
 
 
@@ -135,9 +135,16 @@ class NoQuery(BaseModel):
         return values
 
 
+class SourceQuery(NoQuery):
+    """Which source is meant."""
+
+    source: _Word | SkipJsonSchema[None] = Field(None, description="Name of a source. Left out: the first one.")
+
+
 class EventQuery(NoQuery):
     """Which events to list."""
 
+    source: list[_Word] = Field([], description="Only events of these sources; may be repeated.")
     label: list[_Word] = Field([], description="Only events with these labels; may be repeated.")
     category: list[_Word] = Field([], description="Only events of these categories; may be repeated.")
     since: _Moment = Field(None, description="Only events that began then or later.")
@@ -148,7 +155,8 @@ class EventQuery(NoQuery):
 
     def wanted(self) -> Wanted:
         """Return the query as the database takes it."""
-        return Wanted(tuple(self.label), tuple(self.category), self.since, self.until, self.limit)
+        sources = tuple(self.source)
+        return Wanted(tuple(self.label), tuple(self.category), self.since, self.until, self.limit, sources=sources)
 
 
 _EVENT_LIST: Final = TypeAdapter(EventList)
@@ -159,9 +167,9 @@ EventId = Annotated[UUID, PathParameter(alias="id")]
 class Api:
     """Answers requests from the stream, the events and the pictures."""
 
-    def __init__(self, broadcaster: Broadcaster, events: Events, pictures: Pictures, model_info: ModelInfo) -> None:
-        """Keep what the answers come from."""
-        self._broadcaster, self._events, self._pictures, self._model_info = broadcaster, events, pictures, model_info
+    def __init__(self, views: Mapping[str, SourceView], events: Events) -> None:
+        """Keep what the answers come from; the first of the ``views`` is that of requests that name no source."""
+        self._views, self._events = views, events
 
     def application(
         self,
@@ -200,25 +208,25 @@ class Api:
     def _add_routes(self, app: FastAPI) -> None:
         flac = {200: {"content": {"audio/flac": {"schema": {"type": "string", "format": "binary"}}}}}
         sse = {200: {"description": _STREAM, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-        _add(app, "/api/health", self.health, 503)
-        _add(app, "/api/model", self.model)
+        _add(app, "/api/health", self.health, 404, 503)
+        _add(app, "/api/model", self.model, 404)
         _add(app, "/api/events", self.events, 503, response_model=EventList)
         _add(app, "/api/events/{id}", self.event, 404, 503)
         _add(app, "/api/events/{id}/picture", self.picture, 404, 503, response_model=Picture)
         _add(app, "/api/events/{id}/clip", self.clip, 404, 503, response_class=FileResponse, responses=flac)
-        _add(app, "/api/stream", self.stream, 503, response_class=StreamingResponse, responses=sse)
+        _add(app, "/api/stream", self.stream, 404, 503, response_class=StreamingResponse, responses=sse)
         _add(app, "/api/openapi.json", self.description)
 
-    async def health(self, _query: NoParameters) -> Health:
-        """Return how the service is."""
-        health = await self._broadcaster.health(_STATE_TIMEOUT_S)
+    async def health(self, query: Annotated[SourceQuery, QueryParameters()]) -> Health:
+        """Return how the service is, with one of its sources in detail."""
+        health = await self._view(query).broadcaster.health(_STATE_TIMEOUT_S)
         if health is None:
             raise HTTPException(503, "the service is still starting")
         return health
 
-    async def model(self, _query: NoParameters) -> Model:
-        """Return what the model is."""
-        return self._model_info.model
+    async def model(self, query: Annotated[SourceQuery, QueryParameters()]) -> Model:
+        """Return what the model of a source is."""
+        return self._view(query).model_info.model
 
     def events(self, query: Annotated[EventQuery, QueryParameters()]) -> Response:
         """List events, the newest first."""
@@ -232,14 +240,15 @@ class Api:
     def picture(self, event_id: EventId, _query: NoParameters, request: Request) -> Response:
         """Return features, spikes and scores around an event: from memory, else computed from its clip."""
         event = self._known(event_id)
-        packed = self._pictures.get(event.id)
+        packed = next((found for view in self._views.values() if (found := view.pictures.get(event.id))), None)
         if packed is not None:
             return _compressed(packed, request)
         path = self._events.clip(event)
         if path is None:
             raise HTTPException(404, "the picture of this event is no longer kept, and there is no clip")
         try:
-            return _compressed(as_json(self._model_info.picture(path)), request)
+            view = self._views.get(event.source) or next(iter(self._views.values()))
+            return _compressed(as_json(view.model_info.picture(path)), request)
         except DetectorError as error:
             raise HTTPException(404, f"the clip of this event cannot be read: {error}") from error
 
@@ -250,13 +259,14 @@ class Api:
             raise HTTPException(404, "no clip of this event is kept")
         return _Clip(path, media_type="audio/flac", content_disposition_type="inline", filename=path.name)
 
-    async def stream(self, _query: NoParameters) -> Response:
-        """Send all that happens as server-sent events."""
-        viewer = self._broadcaster.join()
+    async def stream(self, query: Annotated[SourceQuery, QueryParameters()]) -> Response:
+        """Send all that happens as server-sent events, with the frames of one source."""
+        broadcaster = self._view(query).broadcaster
+        viewer = broadcaster.join()
         if viewer is None:
             raise HTTPException(503, "too many viewers are connected")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return _Stream(self._broadcaster, viewer, headers=headers, media_type="text/event-stream")
+        return _Stream(broadcaster, viewer, headers=headers, media_type="text/event-stream")
 
     async def description(self, _query: NoParameters, request: Request) -> dict[str, Any]:
         """Return this description of the API."""
@@ -265,13 +275,20 @@ class Api:
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = _MAX_THREADS
-        task = asyncio.create_task(self._broadcaster.run())
+        tasks = [asyncio.create_task(view.broadcaster.run()) for view in self._views.values()]
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _view(self, query: SourceQuery) -> SourceView:
+        """Return what is shown of a source, by default the first one."""
+        view = next(iter(self._views.values())) if query.source is None else self._views.get(query.source)
+        if view is None:
+            raise HTTPException(404, f"there is no such source; there are {', '.join(self._views)}")
+        return view
 
     def _known(self, event_id: UUID) -> Event:
         event = self._events.get(str(event_id))
@@ -283,7 +300,7 @@ class Api:
         """Return an event with paths of the API in place of those of files."""
         path = f"/api/events/{event.id}"
         has_clip = self._events.clip(event) is not None
-        has_picture = has_clip or self._pictures.has(event.id)
+        has_picture = has_clip or any(view.pictures.has(event.id) for view in self._views.values())
         if not has_picture and event.clip is None:
             return event
         return replace(

@@ -24,7 +24,7 @@ from detector.pipeline import Detector
 from detector.records import ClipRecord, EventRecord, OnsetRecord
 from detector.sinks.base import NodeInfo
 from detector.web.schema import Event, Model, Picture, describe_model
-from detector.web.stream import FrameEncoder
+from detector.web.stream import Broadcaster, FrameEncoder
 
 BEFORE_S: Final = 3.0
 AFTER_S: Final = 1.0
@@ -120,6 +120,7 @@ def _is_wanted(event: Event, wanted: Wanted) -> bool:
     return (
         (not wanted.labels or event.label in wanted.labels)
         and (not wanted.categories or event.category in wanted.categories)
+        and (not wanted.sources or event.source in wanted.sources)
         and all(moment is None or holds(_began(event), moment) for moment, holds in compare)
     )
 
@@ -151,8 +152,9 @@ class Pictures:
     in other threads.
     """
 
-    def __init__(self, frame_encoder: FrameEncoder, rate_hz: int, hop_length: int) -> None:
-        """Start empty."""
+    def __init__(self, frame_encoder: FrameEncoder, rate_hz: int, hop_length: int, sources: int = 1) -> None:
+        """Start empty; the pictures of several ``sources`` share their room."""
+        self._sources = sources
         self._frame_encoder, self._rate_hz, self._hop = frame_encoder, rate_hz, hop_length
         self._lock = threading.Lock()
         self._ring: deque[Trace] = deque()
@@ -224,16 +226,18 @@ class Pictures:
     def _keep(self, event_id: str, packed: bytes) -> None:
         self._taken[event_id] = packed
         self._bytes += len(packed)
-        while self._bytes > MAX_BYTES:
+        while self._bytes > MAX_BYTES // self._sources:
             self._bytes -= len(self._taken.popitem(last=False)[1])
 
 
 class ModelInfo:
     """Describes the model, and runs it on clips for their pictures."""
 
-    def __init__(self, detector: Detector, node_info: NodeInfo, pictures: Pictures) -> None:
-        """Keep the detector, whose stream is never touched."""
-        self.model: Final[Model] = describe_model(detector, node_info)
+    def __init__(
+        self, detector: Detector, node_info: NodeInfo, pictures: Pictures, sources: Sequence[str] = ()
+    ) -> None:
+        """Keep the detector, whose stream is never touched; ``sources``: all there are, by default this one."""
+        self.model: Final[Model] = describe_model(detector, node_info, sources)
         self._detector, self._pictures = detector, pictures
         self._one_at_a_time = threading.Lock()
 
@@ -258,6 +262,28 @@ class _TraceRecorder:
 
     def on_trace(self, trace: Trace) -> None:
         self.traces.append(trace)
+
+
+class SourceView:
+    """What is shown of one source: its stream, its pictures and its model; observes its detector."""
+
+    def __init__(self, node_info: NodeInfo, detector: Detector, sources: Sequence[str]) -> None:
+        """Start empty; ``sources`` are the names of all there are."""
+        frame_encoder, features = FrameEncoder(detector), detector.manifest.features
+        rate_hz, hop_length = features.sample_rate_hz, features.hop_length
+        self.broadcaster = Broadcaster(frame_encoder, node_info.source if len(sources) > 1 else None)
+        self.pictures = Pictures(frame_encoder, rate_hz, hop_length, len(sources))
+        self.model_info = ModelInfo(detector, node_info, self.pictures, sources)
+
+    @property
+    def wants_layers(self) -> bool:
+        """Whether there is a viewer."""
+        return self.broadcaster.viewers > 0
+
+    def on_trace(self, trace: Trace) -> None:
+        """Keep a trace for pictures, and send it to viewers."""
+        self.pictures.on_trace(trace)
+        self.broadcaster.on_trace(trace)
 
 
 def as_json(picture: Picture) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final, Literal
 
@@ -102,8 +102,21 @@ class Operations:
     effective_per_s: Count
 
 
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """How one of the sources is."""
+
+    device: str
+    up: Annotated[bool, Field(description="Whether the source is open.")]
+    paused: bool
+    conditions: tuple[ActiveCondition, ...]
+    rms_dbfs: float
+    lost_s: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Source:
+    source: str
     time: Time
     clock_synced: bool
     device: str
@@ -128,13 +141,27 @@ class Health(_Server, HealthState, _Source):
 
     # Any: a count stays an integer in JSON, and whether the sink works stays true or false.
     sinks: Annotated[Mapping[str, Mapping[str, Any]], Field(description="State and counts of each sink by its name.")]
+    sources: Annotated[Mapping[str, SourceState], Field(description="All sources by their names.")]
 
     @classmethod
-    def of(cls, state: ServiceState, viewers: int, dropped: int, operations: Operations | None) -> Health:
-        """Return the state of the service with the server's own counts."""
+    def of(
+        cls,
+        state: ServiceState,
+        viewers: int,
+        dropped: int,
+        operations: Operations | None,
+        states: Sequence[ServiceState] = (),
+    ) -> Health:
+        """Return the state of a source and of the service, with the server's own counts and all ``states``."""
+        sources = {s.source: _source_state(s) for s in states or (state,)}
         values = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in {"health", "scores"}}
         values |= {f.name: getattr(state.health, f.name) for f in fields(state.health)}
-        return cls(**values, viewers=viewers, dropped_messages=dropped, operations=operations)
+        return cls(**values, sources=sources, viewers=viewers, dropped_messages=dropped, operations=operations)
+
+
+def _source_state(state: ServiceState) -> SourceState:
+    h = state.health
+    return SourceState(state.device, h.up, state.paused, state.conditions, h.rms_dbfs, h.lost_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +236,7 @@ class Model:
 
     node: str
     source: str
+    sources: Annotated[list[str], Field(description="All sources; this description is that of one of them.")]
     version: Annotated[str, Field(description="Version of snn-detect.")]
     name: str
     model_version: str
@@ -227,13 +255,14 @@ class Model:
     sensitivities: Annotated[list[str], Field(description="The operating points that the model has.")]
 
 
-def describe_model(detector: Detector, node_info: NodeInfo) -> Model:
-    """Return what ``/api/model`` answers."""
+def describe_model(detector: Detector, node_info: NodeInfo, sources: Sequence[str] = ()) -> Model:
+    """Return what ``/api/model`` answers for one of the ``sources``; by default it is the only one."""
     m = detector.manifest
     reported = {label for label, _ in node_info.classes}
     return Model(
         node=node_info.node,
         source=node_info.source,
+        sources=list(sources) or [node_info.source],
         version=node_info.version,
         name=m.name,
         model_version=m.version,

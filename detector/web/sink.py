@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -14,15 +15,23 @@ from detector.config.secrets import read_optional_secret, split_address, token_r
 from detector.config.sections import SecretFile
 from detector.errors import ConfigError
 from detector.records import ClipRecord, OffsetRecord, OnsetRecord, Record, ServiceState
-from detector.sinks.base import LiveSink, NodeInfo, RetryableError, ServerSinkSection, SinkContext, SinkSpec
+from detector.sinks.base import (
+    AudioTap,
+    LiveSink,
+    NodeInfo,
+    RetryableError,
+    ServerSinkSection,
+    SinkContext,
+    SinkSpec,
+    SourceContext,
+)
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
 from detector.sinks.prometheus import Metrics
 from detector.system import install_command
 
 if TYPE_CHECKING:  # imported with the page
-    from detector.messages import AudioChunk, Trace
-    from detector.pipeline import Detector
+    from detector.messages import Observer
     from detector.sinks.prometheus import EventMetrics
     from detector.web.app import WebServer
     from detector.web.events import Archive
@@ -65,9 +74,9 @@ class Web(ServerSinkSection):
                 f"metrics.token_file: the page at {self.address} serves the metrics, too, with one token for both: "
                 "leave it out, name that of the page, or choose another metrics.address"
             )
-        detector = context.detector
-        identity = (self, archive, context.node_info, detector.classes, detector.sensitivity, token, metrics)
-        return SinkSpec(identity, lambda: WebSink(self, archive, context.node_info, detector, token, metrics))
+        shown = tuple((s.node_info, s.detector.classes, s.detector.sensitivity) for s in context.sources)
+        identity = (self, archive, shown, token, metrics)
+        return SinkSpec(identity, lambda: WebSink(self, archive, context.sources, token, metrics))
 
     def _metrics(self, context: SinkContext) -> Metrics | None:
         """Return the section of metrics that the page serves, since both have one address."""
@@ -79,12 +88,11 @@ class Web(ServerSinkSection):
 class WebSink(LiveSink):
     """Serves the page and its API, and receives for them records, traces, levels and states."""
 
-    def __init__(  # noqa: PLR0913 - all that the page shows
+    def __init__(
         self,
         settings: Web,
         archive: Archive,
-        node_info: NodeInfo,
-        detector: Detector,
+        sources: Sequence[SourceContext],
         token: str | None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -100,17 +108,15 @@ class WebSink(LiveSink):
 
         if token is not None and (found := weakness(token)) is not None:
             _log.warning("web: %s", found)
-        from detector.web.events import Events, ModelInfo, Pictures
-        from detector.web.stream import Broadcaster, FrameEncoder
+        from detector.web.events import Events, SourceView
 
         self._settings, self._token = settings, token
-        self._metrics = None if metrics is None else _event_metrics(metrics, node_info)
+        node_infos = [source.node_info for source in sources]
+        self._metrics = None if metrics is None else _event_metrics(metrics, node_infos)
         self.shows_states = metrics is not None
-        frame_encoder, features = FrameEncoder(detector), detector.manifest.features
-        self._broadcaster = Broadcaster(frame_encoder)
         self._events = Events(archive)
-        self._pictures = Pictures(frame_encoder, features.sample_rate_hz, features.hop_length)
-        self._model_info = ModelInfo(detector, node_info, self._pictures)
+        names = [info.source for info in node_infos]
+        self._views = {s.node_info.source: SourceView(s.node_info, s.detector, names) for s in sources}
         self._server: WebServer | None = None
 
     @property
@@ -121,38 +127,38 @@ class WebSink(LiveSink):
     @property
     def stats(self) -> dict[str, float]:
         """Number of viewers, and of the messages dropped because they were too slow."""
-        return {"viewers": self._broadcaster.viewers, "dropped_messages": self._broadcaster.dropped}
-
-    @property
-    def wants_layers(self) -> bool:
-        """Whether there is a viewer."""
-        return self._broadcaster.viewers > 0
+        broadcasters = [view.broadcaster for view in self._views.values()]
+        return {
+            "viewers": sum(b.viewers for b in broadcasters),
+            "dropped_messages": sum(b.dropped for b in broadcasters),
+        }
 
     @property
     def wants_state(self) -> bool:
         """Whether the state of the service has been requested."""
-        return self._broadcaster.wants_state or (self._metrics is not None and self._metrics.wants_state)
+        is_wanted = any(view.broadcaster.wants_state for view in self._views.values())
+        return is_wanted or (self._metrics is not None and self._metrics.wants_state)
 
-    def on_chunk(self, chunk: AudioChunk) -> None:
-        """Add a chunk to the level."""
-        self._broadcaster.on_chunk(chunk)
+    def taps(self, rates_hz: Mapping[str, int]) -> Mapping[str, AudioTap]:
+        """Add the sound of each source to its level."""
+        return {name: view.broadcaster for name, view in self._views.items() if name in rates_hz}
 
-    def on_trace(self, trace: Trace) -> None:
-        """Keep a trace for pictures, and send it to viewers."""
-        self._pictures.on_trace(trace)
-        self._broadcaster.on_trace(trace)
+    def observers(self) -> Mapping[str, Observer]:
+        """Keep the traces of each source for pictures, and send them to viewers."""
+        return self._views
 
-    def show(self, state: ServiceState) -> None:
-        """Set the state of the service."""
-        self._broadcaster.show(state)
+    def show(self, states: Sequence[ServiceState]) -> None:
+        """Set the state of the service, with each of its sources."""
+        for view in self._views.values():
+            view.broadcaster.show(states)
         if self._metrics is not None:
-            self._metrics.show(state)
+            self._metrics.show(states)
 
     def open(self) -> None:
         """Start to serve; raises RetryableError while the address is in use or does not exist yet."""
         from detector.web.app import Api, WebServer
 
-        api = Api(self._broadcaster, self._events, self._pictures, self._model_info)
+        api = Api(self._views, self._events)
         metrics = None if self._metrics is None else self._metrics.exposition
         settings = self._settings
         application = api.application(self._token, settings.hosts, settings.frame_ancestors, metrics)
@@ -169,17 +175,20 @@ class WebSink(LiveSink):
 
     def write(self, record: Record) -> None:
         """Pass a record to all parts that show it."""
-        if isinstance(record, OnsetRecord | OffsetRecord):
-            self._pictures.on_record(record)
+        view = self._views.get(record.source)
+        if view is not None and isinstance(record, OnsetRecord | OffsetRecord):
+            view.pictures.on_record(record)
         if isinstance(record, OnsetRecord | OffsetRecord | ClipRecord):
             self._events.on_record(record)
         if self._metrics is not None:
             self._metrics.on_record(record)
-        self._broadcaster.on_record(record)
+        for each in self._views.values():
+            each.broadcaster.on_record(record)
 
     def tick(self) -> None:
         """Take the pictures of sounds that have ended; where the server has ended, start it again."""
-        self._pictures.take()
+        for view in self._views.values():
+            view.pictures.take()
         server = self._server
         if server is None or not server.is_running:
             if server is not None:
@@ -201,10 +210,10 @@ def _url(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _event_metrics(settings: Metrics, node_info: NodeInfo) -> EventMetrics:
+def _event_metrics(settings: Metrics, node_infos: Sequence[NodeInfo]) -> EventMetrics:
     from detector.sinks.prometheus import EventMetrics
 
-    return EventMetrics(node_info, scores=settings.scores)
+    return EventMetrics(node_infos, scores=settings.scores)
 
 
 def _require_extra() -> None:

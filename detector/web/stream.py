@@ -134,8 +134,9 @@ class Broadcaster:
     Without viewers it keeps nothing but the last state.
     """
 
-    def __init__(self, frame_encoder: FrameEncoder) -> None:
-        """Start without viewers."""
+    def __init__(self, frame_encoder: FrameEncoder, source: str | None = None) -> None:
+        """Start without viewers; ``source`` is the one that is shown, None: the only one."""
+        self._source = source
         self._frame_encoder = frame_encoder
         self._viewers: list[Viewer] = []
         self._has_viewers = asyncio.Event()
@@ -146,6 +147,7 @@ class Broadcaster:
         """Messages dropped because viewers were too slow."""
         self.state: ServiceState | None = None
         """The last state that was requested; None before the first."""
+        self._states: Sequence[ServiceState] = ()
         self.wants_state = True
         self._last_second: deque[Trace] = deque()
 
@@ -166,14 +168,16 @@ class Broadcaster:
             self._arrived.append(trace)
 
     def on_record(self, record: Record) -> None:
-        """Queue a record; called in the sink's thread."""
+        """Queue a record, of this source or another; called in the sink's thread."""
         if self._viewers:
             self._arrived.append(record)
 
-    def show(self, state: ServiceState) -> None:
-        """Set the state; called in the main thread."""
-        self.wants_state = False  # first: what is asked for from here on is a later state
-        self.state = state
+    def show(self, states: Sequence[ServiceState]) -> None:
+        """Set the states of all sources; called in the main thread."""
+        own = next((state for state in states if self._source in {None, state.source}), None)
+        if own is not None:  # the source may have been removed meanwhile
+            self.wants_state = False  # first: what is asked for from here on is a later state
+            self._states, self.state = states, own
 
     async def health(self, timeout_s: float = 0.0) -> Health | None:
         """Request the state and return it; the last one where none comes in time, None where there was none yet."""
@@ -222,7 +226,7 @@ class Broadcaster:
     def _health(self, state: ServiceState) -> Health:
         rates = self._frame_encoder.rates(list(self._last_second))
         operations = self._frame_encoder.operations(rates) if rates else None
-        return Health.of(state, self.viewers, self.dropped, operations)
+        return Health.of(state, self.viewers, self.dropped, operations, self._states)
 
     def _send_arrived(self) -> None:
         """Send what has arrived, in its order: frames in batches, records one by one."""

@@ -31,16 +31,15 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.audio.live_source import drain
 from detector.audio.sources import read_sound
 from detector.config.paths import STDIN
 from detector.config.sections import Audio, Model
 from detector.config.settings import Settings
 from detector.messages import Samples
 from detector.pipeline import Detector
-from detector.service.engine import Counters
-from detector.service.health import rss_bytes
-from detector.service.runtime import RunOptions, ServiceRuntime
+from detector.service.engine import rss_bytes
+from detector.service.runtime import ServiceRuntime
+from detector.service.source import RunOptions
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
 from detector.sinks.stdout import Stdout
@@ -56,6 +55,7 @@ _STEP_S: Final = 0.025
 _STEP_PAUSE_S: Final = 0.005
 """The sound that is compared comes in small steps with pauses, so that the scores of nearly every frame are seen."""
 _TURN_S: Final = 0.2
+_LOOK_S: Final = 0.002
 _END_S: Final = 60.0
 
 
@@ -87,9 +87,10 @@ class Soak:
             file=(JsonFile(path=folder / "events.jsonl"),),
             database=Database(path=self._database),
         )
-        self._counters = Counters()
-        self._work = ServiceRuntime(self._settings, RunOptions(), self._counters)
-        self._rate_hz = self._work.rate_hz
+        self._work = ServiceRuntime(self._settings, RunOptions())
+        (self._source,) = self._work.sources
+        self._counters = self._source.counters
+        self._rate_hz = self._source.detector.sample_rate_hz
         scene = read_sound(str(resources.files("models") / "demo" / "scene.flac"), self._rate_hz)
         self._pcm = np.round(scene * 32767).astype("<i2")
         self._seconds = round(hours * 3600)
@@ -108,17 +109,14 @@ class Soak:
         # The last look comes while there is still sound: at its end threads and descriptors go.
         due = sorted({_FIRST_S, *range(3600, self._seconds, 3600), self._seconds - _COMPARED_S})
 
-        def goes_on() -> bool:
+        while not self._work.has_ended:
+            time.sleep(_LOOK_S)
             self._remember()
             if due and self._counters.heard_s >= due[0]:
                 self._check()
                 del due[0]
-            return True
-
-        drain(self._work, self._work.handle, goes_on)
         wall_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
-        if self._work.engine is not None:
-            self._work.engine.close_events("end_of_stream")
+        self._source.release("end_of_stream")
         while any(s["waiting"] for s in self._work.outputs.stats.values()):
             time.sleep(_TURN_S)
         sinks = self._work.outputs.stats
@@ -149,8 +147,11 @@ class Soak:
         self._model_info.append(_Look(self._counters.heard_s, rss_bytes(), _entries("fd"), _entries("task")))
 
     def _remember(self) -> None:
-        if self._work.engine is not None and self._counters.heard_s >= self._seconds - _COMPARED_S:
-            self._scores.append((self._counters.samples[self._rate_hz], self._work.engine.scores))
+        if self._counters.heard_s < self._seconds - _COMPARED_S:
+            return
+        with self._source.held():
+            if self._source.engine is not None:
+                self._scores.append((self._counters.samples[self._rate_hz], self._source.engine.scores))
 
     def _stats(self, wall_s: float, cpu_s: float, sinks: dict[str, Any]) -> dict[str, Any]:
         first, last = self._model_info[0], self._model_info[-1]

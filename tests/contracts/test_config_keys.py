@@ -40,14 +40,16 @@ class Schema:
     def _keys(self, section: dict[str, Any], prefix: str) -> Iterator[str]:
         assert section["additionalProperties"] is False, f"{prefix} takes keys that it does not know"
         for name, value in section["properties"].items():
-            inner = self._section(value)
-            several = "[]" if value.get("type") == "array" and inner else ""
+            named = next(iter(value.get("patternProperties", {}).values()), None)
+            inner = self._section(named or value)
+            several = "[]" if value.get("type") == "array" and inner else ".NAME" if named and inner else ""
             path = f"{prefix}{name}{several}"
             required = ", required" if name in section.get("required", ()) else ""
             if inner is None:
                 yield f"{path}: {self._type(value)}{_default(value)}{required}"
             else:
-                on = "absent by default" if value.get("default") in (None, []) else "present by default"
+                is_absent = bool(several) or value.get("default") is None
+                on = "absent by default" if is_absent else "present by default"
                 yield f"{path}: section, {on}{required}"
                 yield from self._keys(inner, f"{path}.")
 
@@ -107,12 +109,15 @@ def test_the_example_is_a_configuration_that_names_each_key(schema: Schema, tmp_
     assert tomllib.loads(text).keys() >= {"audio"}
     keys, section = set(), ""
     for line in text.splitlines():
-        if found := re.match(r"#?\[+(\w+)\]+$", line):
-            section = f"{found[1]}."
+        if found := re.match(r"#?\[+(\w+)(\.\w+)?\]+$", line):
+            section = f"{found[1]}.NAME." if found[2] else f"{found[1]}."
         elif found := re.match(r"#?(\w+) = ", line):
             keys.add(f"{section}{found[1]}")
     known = (line.partition(":") for line in schema.lines())
-    assert keys == {key.replace("[]", "") for key, _, what in known if not what.startswith(" section")}
+    wanted = {key.replace("[]", "") for key, _, what in known if not what.startswith(" section")}
+    # Of a source, what it may have in place of another section is explained there.
+    elsewhere = {key for key in wanted if key.startswith("sources.")} - {"sources.NAME.device", "sources.NAME.model"}
+    assert keys == wanted - elsewhere
     assert detect("config", "init", path).returncode == 2, "a file that is there stays as it is"
 
 

@@ -117,11 +117,13 @@ export class Events {
     const more = document.getElementById("more");
     more.hidden = shown.length <= ROWS_SHOWN;
     more.textContent = `The newest ${ROWS_SHOWN} are listed; zoom in to see the others.`;
+    const several = this.#model.sources.length > 1;
+    document.querySelector("th.source").hidden = !several;
     const rows = shown.slice(0, ROWS_SHOWN).map((e) => {
       const kept = [e.picture && "picture", e.clip && "sound"].filter(Boolean).join(", ");
       const cell = (text, className) => element("td", { textContent: text, className });
       const button = element("button", { type: "button", textContent: named(e.label), onclick: () => this.open(e.id) });
-      const row = element("tr", { dataset: { id: e.id, label: e.label } }, cell(day(e.onset_time)), element("td", {}, button), cell(e.reason ? span(e.duration_s) : "in progress", "number"), cell(score(e.peak ?? e.score), "number"), cell(decibels(e.level_dbfs), "number wide"), cell(kept || "–", "wide"));
+      const row = element("tr", { dataset: { id: e.id, label: e.label } }, cell(day(e.onset_time)), element("td", {}, button), ...(several ? [cell(e.source, "source")] : []), cell(e.reason ? span(e.duration_s) : "in progress", "number"), cell(score(e.peak ?? e.score), "number"), cell(decibels(e.level_dbfs), "number wide"), cell(kept || "–", "wide"));
       return row;
     });
     document.getElementById("rows").replaceChildren(...rows);

@@ -21,6 +21,7 @@ export class Health {
       ["SHA-256", model.model_sha256.slice(0, 16)],
       ["snn-detect", model.version],
     ];
+    this.several = model.sources.length > 1;
     document.getElementById("model").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value })]));
   }
 
@@ -33,17 +34,29 @@ export class Health {
       return element("tr", {}, element("th", { scope: "row", textContent: name }), element("td", {}, pill), cell(s.written), cell(s.waiting), cell(s.dropped + s.failed));
     });
     document.getElementById("sinks").replaceChildren(...rows);
+    const sources = Object.entries(state.sources);
+    document.getElementById("sources-card").hidden = sources.length < 2;
+    document.getElementById("sources").replaceChildren(...sources.map(sourceRow));
   }
 
   log(record) {
     const text = { gap: () => `${record.lost_s.toFixed(2)} s of audio lost (${record.cause})`, status: () => record.detail }[record.type];
     if (!text) return;
+    const from = this.several ? `${record.source}: ` : "";
     const list = document.getElementById("log");
     if (!list.dataset.filled) list.replaceChildren();
     list.dataset.filled = "1";
-    list.prepend(element("li", {}, element("time", { textContent: clock(record.time) }), element("span", { className: "tag", textContent: record.type === "gap" ? "gap" : named(record.state) }), text()));
+    list.prepend(element("li", {}, element("time", { textContent: clock(record.time) }), element("span", { className: "tag", textContent: record.type === "gap" ? "gap" : named(record.state) }), from + text()));
     while (list.children.length > MAX_LINES) list.lastChild.remove();
   }
+}
+
+function sourceRow([name, s]) {
+  const conditions = s.conditions.map((c) => named(c.name)).join(", ");
+  const [state, text] = s.paused ? ["off", "paused"] : conditions ? [s.up ? "warn" : "bad", conditions] : ["ok", "listening"];
+  const pill = element("span", { className: "pill", textContent: text, title: s.conditions.map((c) => c.detail).join(" "), dataset: { state } });
+  const cell = (value, className) => element("td", { className, textContent: value });
+  return element("tr", { dataset: { source: name } }, element("th", { scope: "row", textContent: name }), element("td", {}, pill), cell(s.device || "–"), cell(decibels(s.rms_dbfs), "number"), cell(span(s.lost_s), "number"));
 }
 
 function cards(s) {

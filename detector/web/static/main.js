@@ -11,7 +11,9 @@ import { storage } from "./words.js";
 const VIEWS = ["now", "events", "health"];
 const byId = (id) => document.getElementById(id);
 const section = (name) => byId(`view-${name}`);
-const stream = new Stream();
+const source = new URLSearchParams(location.search).get("source");
+const query = source ? `?source=${encodeURIComponent(source)}` : "";
+const stream = new Stream(`api/stream${query}`);
 let parts = null;
 let model = null;
 let state = null;
@@ -25,6 +27,7 @@ async function begin() {
   byId("theme").onclick = otherTheme;
   byId("pause").onclick = () => parts?.now.togglePause();
   stream.addEventListener("opened", refresh);
+  if (source) stream.addEventListener("refused", refresh); // it may no longer be there
   stream.addEventListener("connection", showStatus);
   stream.addEventListener("frames", (e) => parts?.now.frames(e.detail));
   stream.addEventListener("record", (e) => onRecord(e.detail));
@@ -40,7 +43,8 @@ async function begin() {
 // After each connection: the service may have been restarted with another configuration.
 async function refresh() {
   early ??= [];
-  const answer = await fetch("api/model");
+  const answer = await fetch(`api/model${query}`);
+  if (answer.status === 404 && source) location.search = "";
   if (answer.status === 401) location.reload();
   if (!answer.ok) return;
   const found = await answer.json();
@@ -49,7 +53,7 @@ async function refresh() {
     model = found;
     build();
   }
-  const known = await fetch("api/events?limit=50");
+  const known = await fetch(`api/events?limit=50${query.replace("?", "&")}`);
   if (known.ok) parts.now.known((await known.json()).events);
   await parts.events.load();
   const waited = early ?? [];
@@ -61,10 +65,18 @@ async function refresh() {
 function build() {
   byId("where").textContent = `${model.source} on ${model.node}`;
   document.title = `${model.source} – snn-detect`;
+  if (model.sources.length > 1) chooseSource();
   const open = (id) => (location.hash = `#event/${id}`);
   const now = new Now(model, open);
   const events = new Events(model, now.colourOf, open);
   parts = { now, events, health: new Health(model), detail: new Detail(model, now.colourOf, events.neighbours) };
+}
+
+function chooseSource() {
+  const select = byId("source");
+  select.replaceChildren(...model.sources.map((name) => new Option(name, name, false, name === model.source)));
+  select.onchange = () => (location.search = `?source=${encodeURIComponent(select.value)}`);
+  select.hidden = false;
 }
 
 function onRecord(record) {
@@ -73,7 +85,7 @@ function onRecord(record) {
     return;
   }
   if (record.type === "onset" || record.type === "offset") {
-    parts.now.sound(record);
+    if (record.source === model.source) parts.now.sound(record);
     parts.events.update(record);
   }
   if (record.type === "clip") parts.events.clip(record);
@@ -118,7 +130,7 @@ function otherTheme() {
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || byId("detail").open || event.target.matches("input")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("detail").open || event.target.matches("input, select")) return;
   const inEvents = !section("events").hidden;
   const act = {
     1: () => (location.hash = "#now"),

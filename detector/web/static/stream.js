@@ -5,9 +5,15 @@ const SILENT_MS = 4000;
 
 export class Stream extends EventTarget {
   #source = null;
+  #address;
   #receivedAt = 0;
   #timer = null;
   #reported = null;
+
+  constructor(address) {
+    super();
+    this.#address = address;
+  }
 
   start() {
     document.addEventListener("visibilitychange", () => this.#onVisibility());
@@ -28,7 +34,7 @@ export class Stream extends EventTarget {
 
   #open() {
     if (this.#source && this.#source.readyState !== EventSource.CLOSED) return;
-    const source = (this.#source = new EventSource("api/stream"));
+    const source = (this.#source = new EventSource(this.#address));
     for (const kind of ["frames", "record", "state"]) {
       source.addEventListener(kind, (event) => {
         this.#receivedAt = performance.now();
@@ -40,7 +46,9 @@ export class Stream extends EventTarget {
     source.addEventListener("error", () => {
       this.#report();
       // A refusal (too many viewers, no token) ends an EventSource for good; it reconnects by itself otherwise.
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || this.#open(), 3000);
+      if (source.readyState !== EventSource.CLOSED) return;
+      setTimeout(() => document.hidden || this.#open(), 3000);
+      this.dispatchEvent(new Event("refused"));
     });
   }
 

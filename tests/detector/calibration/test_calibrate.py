@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from detector.calibration.measure import Measurement, ScoreStore
 from detector.cli.main import cli
+from detector.config.loading import load_settings
 from detector.messages import Samples
 from detector.pipeline import Detector
 from detector.service.process import SignalHandler
@@ -220,6 +221,24 @@ def test_the_fragment_lies_beside_the_configuration_and_is_replaced(tmp_path: Pa
     done = calibrate(quiet, "--config", config)
     assert done.exit_code == 2
     assert "is not a calibration" in line_of(done)
+
+
+def test_one_of_several_sources_has_a_fragment_of_its_own(tmp_path: Path) -> None:
+    quiet, config = tmp_path / "quiet.wav", tmp_path / "config.toml"
+    soundfile.write(quiet, np.zeros(60 * 16000, np.float32), 16000)
+    config.write_text('[sources.kitchen]\n[sources.garden]\nonly = ["guitar"]\n')
+    assert calibrate(quiet, "--config", config, "--source", "garden", "--quiet").exit_code == 0
+    fragment = tmp_path / "config.d" / "50-calibration-garden.toml"
+    assert calibrate(quiet, "--config", config, "--source", "garden", "--quiet").exit_code == 0  # it replaces its own
+    kitchen, garden = load_settings(config).each()
+    assert (kitchen.calibration, kitchen.listening.thresholds) == (None, {})
+    assert garden.calibration is not None
+    assert garden.listening.thresholds.keys() == {"guitar"}
+    assert "[sources.garden.calibration]" in fragment.read_text()
+    for options, words in (([], "kitchen, garden"), (["--source", "hall"], "--source hall: the configuration has")):
+        done = calibrate(quiet, "--config", config, *options)
+        assert done.exit_code == 2
+        assert words in line_of(done)
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

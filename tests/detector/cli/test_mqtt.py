@@ -58,7 +58,7 @@ def test_purge_deletes_all_retained_messages_and_nothing_else(tmp_path: Path) ->
         with Watcher(broker.port) as watcher:
             for topic in ("snn-detect/pi42/status", "snn-detect/pi4", "other"):
                 watcher.publish(topic, "stays", retain=True)
-            worker = SinkWorker("mqtt", MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None))
+            worker = SinkWorker("mqtt", MqttSink(Mqtt(host=HOST, port=broker.port), (STATION,), None))
             worker.submit(health())
             worker.submit(onset())
             watcher.wait_for("snn-detect/pi4/mic/guitar/state", "ON")

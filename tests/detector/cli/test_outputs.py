@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from detector.cli.main import cli
 from detector.messages import AudioChunk
-from detector.service.runtime import Tee
+from detector.service.source import Tee
 from detector.system import PICTURE, WAV, FileKind, Output, check_outputs, replace_file
 from tests.service import Child, wait_until
 

@@ -20,7 +20,7 @@ from detector.cli.main import cli
 from detector.config.sections import Audio
 from detector.errors import ConfigError
 from detector.messages import Samples
-from detector.service.runtime import is_same_pipe
+from detector.service.source import is_same_pipe
 from tests.detector.service.conftest import lively, scene, sound  # noqa: F401 - fixtures
 from tests.service import COMMAND, Child, Record
 

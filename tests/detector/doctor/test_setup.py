@@ -119,30 +119,30 @@ def test_sinks_that_can_be_made_are_listed(tmp_path: Path, detector: Detector) -
         command={"argv": ["sh", "-c", "true"]},
         mqtt={"host": "nowhere.invalid"},
     )
-    found = check_sinks(wanted, detector)
+    found = check_sinks(wanted, {"mic": detector})
     assert (found.state, found.found) == ("ok", "stdout, 2 times file, mqtt, webhook, command")
 
 
 def test_events_without_a_sink_are_a_warning(detector: Detector) -> None:
-    assert check_sinks(settings(stdout={"enabled": False}), detector).state == "warning"
+    assert check_sinks(settings(stdout={"enabled": False}), {"mic": detector}).state == "warning"
 
 
 def test_a_secret_that_is_not_there_is_a_problem(tmp_path: Path, detector: Detector) -> None:
     hook = {"url": "http://127.0.0.1/hook", "token_file": str(tmp_path / "none")}
-    found = check_sinks(settings(webhook=hook), detector)
+    found = check_sinks(settings(webhook=hook), {"mic": detector})
     assert (found.state, found.exit_code, str(tmp_path / "none") in found.found) == ("problem", 2, True)
 
 
 def test_a_secret_that_all_can_read_is_a_warning_without_the_secret(tmp_path: Path, detector: Detector) -> None:
     token = write(tmp_path / "token", "squeamish\n")
     token.chmod(0o644)
-    found = check_sinks(settings(webhook={"url": "http://127.0.0.1/hook", "token_file": str(token)}), detector)
+    found = check_sinks(settings(webhook={"url": "http://127.0.0.1/hook", "token_file": str(token)}), {"mic": detector})
     assert (found.state, found.advice) == ("warning", f"chmod o= {token}")
     assert "squeamish" not in str(found)
 
 
 def test_a_program_that_is_not_there_is_a_problem(detector: Detector) -> None:
-    found = check_sinks(settings(command={"argv": ["/usr/local/bin/nothing-here"]}), detector)
+    found = check_sinks(settings(command={"argv": ["/usr/local/bin/nothing-here"]}), {"mic": detector})
     assert (found.state, found.exit_code, "/usr/local/bin/nothing-here" in found.found) == ("problem", 2, True)
 
 

@@ -14,8 +14,7 @@ from detector.errors import SourceError
 from detector.messages import AudioChunk, Samples
 from detector.pipeline import Detector
 from detector.records import as_dict
-from detector.service.engine import Counters, Engine, RecordPublisher
-from detector.service.health import NO_SOURCE
+from detector.service.engine import NO_SOURCE, Counters, Engine, RecordPublisher
 
 RATE = 16000
 Record = dict[str, Any]

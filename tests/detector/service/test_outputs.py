@@ -16,7 +16,7 @@ from detector.errors import ConfigError
 from detector.pipeline import Detector
 from detector.records import Record
 from detector.service.outputs import SinkManager, specs
-from detector.sinks.base import LiveSink, NodeInfo, SinkContext, SinkSection, SinkSpec
+from detector.sinks.base import LiveSink, NodeInfo, SinkContext, SinkSection, SinkSpec, SourceContext
 from detector.sinks.clips import Clips
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
@@ -31,7 +31,7 @@ SILENT = Stdout(enabled=False)
 
 
 def wiring(node_info: NodeInfo = STATION) -> SinkContext:
-    return SinkContext(node_info, 16000, lambda _: None, lambda _: None, Detector.load())
+    return SinkContext((SourceContext(node_info, Detector.load()),), lambda _: None, lambda _: None)
 
 
 def settings(*files: Path, **others: Any) -> Settings:

@@ -17,10 +17,18 @@ import pytest
 from detector.audio.live_source import SourceCondition
 from detector.errors import DeviceError
 from detector.service import process
-from detector.service.engine import Counters, RateLimitedLog
-from detector.service.health import NO_SOURCE, Health, is_under_voltage, rss_bytes, temperature_c
+from detector.service.engine import (
+    NO_SOURCE,
+    Counters,
+    Health,
+    RateLimitedLog,
+    is_under_voltage,
+    rss_bytes,
+    temperature_c,
+)
 from detector.service.process import Notifier
-from detector.service.service import FaultPolicy, WatchdogPolicy
+from detector.service.service import WatchdogPolicy
+from detector.service.source import FaultPolicy
 from detector.sinks.base import NodeInfo
 from tests.detector.sinks.live_records import onset
 from tests.service import NotifySocket

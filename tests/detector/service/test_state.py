@@ -15,7 +15,7 @@ from detector.config.settings import Settings
 from detector.errors import ConfigError
 from detector.messages import Samples
 from detector.pipeline import Detector
-from detector.service.runtime import node_info_of
+from detector.service.source import node_info_of
 from detector.system import LastingFlag, ProcessLock
 from detector.web.schema import describe_model
 from tests.broker import Broker, Watcher

@@ -14,6 +14,7 @@ from detector.records import (
     Histogram,
     OffsetRecord,
     OnsetRecord,
+    ServiceState,
     State,
     StatusRecord,
 )
@@ -112,3 +113,17 @@ def health(uptime_s: float = 60.0, time: str = "2026-11-23T18:05:00.000+01:00", 
     )
     record = HealthRecord(**_HEAD | {"time": time}, health=replace(state, **changed), calibrated=None)
     return replace(record, **own)
+
+
+def shown(uptime_s: float = 61.0, **changed: Any) -> ServiceState:
+    """Return what the service shows when a sink asks for it; what is changed is of its health."""
+    return ServiceState(
+        source="mic",
+        time="2026-11-23T18:05:01.000+01:00",
+        clock_synced=True,
+        device="mic",
+        device_rate_hz=48000,
+        paused=False,
+        conditions=(),
+        health=health(uptime_s, **changed).health,
+    )

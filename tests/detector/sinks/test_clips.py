@@ -39,7 +39,8 @@ class Bench:
     def __init__(self, directory: Path, settings: Clips = SETTINGS) -> None:
         self.directory = directory
         self.written: list[SavedClip] = []
-        self.sink = ClipSink(settings, directory, RATE, self.written.append)
+        self.sink = ClipSink(settings, directory, self.written.append)
+        self.tap = self.sink.taps({"mic": RATE})["mic"]
         self.sink.open()
         self.position = 0
 
@@ -48,7 +49,7 @@ class Bench:
         end = round(until_s * RATE)
         while self.position < end:
             to = min(end, self.position + step)
-            self.sink.on_chunk(AudioChunk(sound_of(self.position, to), self.position, gap))
+            self.tap.on_chunk(AudioChunk(sound_of(self.position, to), self.position, gap))
             self.position, gap = to, False
 
     def lose(self, seconds: float) -> None:
@@ -98,7 +99,7 @@ def test_a_clip_has_its_pre_roll_and_its_post_roll(bench: Bench) -> None:
     assert bench.spans() == [(3, 8)]
     assert bench.files() == ["20261123T170409.120Z_guitar_id-1.flac"]
     path = bench.directory / bench.files()[0]
-    assert bench.written == [SavedClip("id-1", "guitar", str(path), path.stat().st_size)]
+    assert bench.written == [SavedClip("mic", "id-1", "guitar", str(path), path.stat().st_size)]
     assert path.stat().st_mode & 0o007 == 0
     assert bench.directory.stat().st_mode & 0o007 == 0
 
@@ -240,7 +241,7 @@ def test_chunks_of_any_length(bench: Bench, step: int) -> None:
 def test_loud_sound_is_clipped_and_what_is_no_number_does_no_harm(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "clips")
     wave = np.array([2, -2, 1, -1, 0.5, np.nan, np.inf, -np.inf] * 100, np.float32)
-    bench.sink.on_chunk(AudioChunk(wave, 0))
+    bench.tap.on_chunk(AudioChunk(wave, 0))
     bench.begin(0)
     bench.sink.close()
     pcm, _ = soundfile.read(bench.written[0].path, dtype="int16")
@@ -259,7 +260,7 @@ def test_memory_is_bounded(bench: Bench) -> None:
 
 
 def test_labels_and_types(tmp_path: Path) -> None:
-    sink = ClipSink(SETTINGS.model_copy(update={"labels": ("guitar",)}), tmp_path, RATE, list[Any]().append)
+    sink = ClipSink(SETTINGS.model_copy(update={"labels": ("guitar",)}), tmp_path, list[Any]().append)
     assert sink.labels == frozenset({"guitar"})
     assert {"onset", "offset"} <= (sink.types or set())
 
@@ -306,7 +307,8 @@ def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
 def test_a_clip_larger_than_all_of_them_may_be_is_not_written(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "clips")
     put_clips(bench, 1)
-    bench.sink = ClipSink(changed(max_bytes=100), bench.directory, RATE, bench.written.append)
+    bench.sink = ClipSink(changed(max_bytes=100), bench.directory, bench.written.append)
+    bench.tap = bench.sink.taps({"mic": RATE})["mic"]
     bench.position = 0
     with pytest.raises(DetectorError, match="too little room"):
         put_clips(bench, 1)
@@ -386,16 +388,17 @@ def test_a_disk_that_is_full_all_at_once_leaves_no_part(small_disk: SmallDisk, m
 def test_a_full_disk_is_logged_once_and_blocks_nothing(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     settings = changed(min_free_bytes=900_000, post_roll_s=0)
-    sink = ClipSink(settings, small_disk.path / "clips", RATE, list[Any]().append)
+    sink = ClipSink(settings, small_disk.path / "clips", list[Any]().append)
+    tap = sink.taps({"mic": RATE})["mic"]
     worker = SinkWorker("clips", sink)
     small_disk.fill()
     for number in range(20):
-        sink.on_chunk(AudioChunk(sound_of(number * RATE, (number + 1) * RATE), number * RATE))
+        tap.on_chunk(AudioChunk(sound_of(number * RATE, (number + 1) * RATE), number * RATE))
         worker.submit(onset(number=number, onset_s=number + 0.1))
         worker.submit(offset(number=number, offset_s=number + 0.5))
     wait_until(lambda: not worker.counts.working, "the first that is not written")
     for number in range(20):  # and more, for some seconds
-        sink.on_chunk(AudioChunk(sound_of((20 + number) * RATE, (21 + number) * RATE), (20 + number) * RATE))
+        tap.on_chunk(AudioChunk(sound_of((20 + number) * RATE, (21 + number) * RATE), (20 + number) * RATE))
         worker.submit(onset(number=20 + number, onset_s=number + 20.1))
         worker.submit(offset(number=20 + number, offset_s=number + 20.5))
         threading.Event().wait(0.1)
@@ -403,7 +406,7 @@ def test_a_full_disk_is_logged_once_and_blocks_nothing(small_disk: SmallDisk, ca
     assert "too little room" in caplog.messages[0]
     assert worker.counts.failed == 0
     small_disk.make_room()
-    sink.on_chunk(AudioChunk(sound_of(40 * RATE, 42 * RATE), 40 * RATE))
+    tap.on_chunk(AudioChunk(sound_of(40 * RATE, 42 * RATE), 40 * RATE))
     worker.submit(onset(number=40, onset_s=40.1))
     worker.submit(offset(number=40, offset_s=40.5))
     wait_until(lambda: worker.counts.working, "a clip")
@@ -414,7 +417,7 @@ def test_a_full_disk_is_logged_once_and_blocks_nothing(small_disk: SmallDisk, ca
 
 def test_folders_are_made_for_the_default_place_alone(tmp_path: Path) -> None:
     path = tmp_path / "state" / "clips"
-    named = ClipSink(changed(directory=path), path, RATE, list[Any]().append)
+    named = ClipSink(changed(directory=path), path, list[Any]().append)
     with pytest.raises(RetryableError, match="there is no directory"):
         named.open()
     Bench(path)

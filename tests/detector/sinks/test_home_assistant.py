@@ -6,15 +6,28 @@ import dataclasses
 import json
 from typing import Any
 
+import pytest
+
+from detector.errors import ConfigError
 from detector.sinks.home_assistant import Discovery, config_topic
 from detector.sinks.mqtt_topics import Message, Topics
 from tests.detector.sinks.live_records import STATION
 
-NOW = Discovery("homeassistant", STATION, Topics("snn-detect", "pi4", "mic"), 30.0, switch=True)
+NOW = Discovery("homeassistant", (STATION,), Topics("snn-detect", "pi4", "mic"), 30.0, switch=True)
+
+
+def test_sources_whose_entities_would_be_one_are_refused() -> None:
+    garden = dataclasses.replace(STATION, source="garden", classes=(("dog_bark", "animal"),))
+    dog = dataclasses.replace(STATION, source="garden_dog", classes=(("bark", "animal"),))
+    with pytest.raises(ConfigError, match=r"rename it \(garden_dog_bark\)"):
+        dataclasses.replace(NOW, node_infos=(garden, dog)).messages()
+    assert dataclasses.replace(NOW, node_infos=(garden, dataclasses.replace(dog, source="yard"))).messages()
 
 
 def with_classes(*labels: str) -> Discovery:
-    return dataclasses.replace(NOW, node_info=dataclasses.replace(STATION, classes=tuple((x, "any") for x in labels)))
+    return dataclasses.replace(
+        NOW, node_infos=(dataclasses.replace(STATION, classes=tuple((x, "any") for x in labels)),)
+    )
 
 
 def config(discovery: Discovery) -> Any:
@@ -126,7 +139,7 @@ def test_every_entity_has_its_own_id_and_none_the_old_key() -> None:
 
 def test_entity_ids_are_such_as_home_assistant_has() -> None:
     node_info = dataclasses.replace(STATION, node="Pi-4")
-    discovery = dataclasses.replace(NOW, node_info=node_info, topics=Topics("snn-detect", "Pi-4", "mic"))
+    discovery = dataclasses.replace(NOW, node_infos=(node_info,), topics=Topics("snn-detect", "Pi-4", "mic"))
     assert config(discovery)["cmps"]["mic_guitar"]["default_entity_id"] == "binary_sensor.pi_4_mic_guitar"
     assert discovery.topic == "homeassistant/device/snn_detect_Pi-4/config"
 

@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def running(
     port: int, node_info: NodeInfo = STATION, on_listening: Any = None, sensitivity: Any = None, **settings: Any
 ) -> Iterator[tuple[SinkWorker, MqttSink]]:
-    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), node_info, None, on_listening, sensitivity)
+    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), (node_info,), None, on_listening, sensitivity)
     worker = SinkWorker("mqtt", sink)
     try:
         yield worker, sink
@@ -143,7 +143,7 @@ def test_the_last_will_speaks_for_the_dead(broker: Broker) -> None:
         "from detector.sinks.mqtt import MqttSink\n"
         "from detector.sinks.base import SinkWorker\n"
         "from tests.detector.sinks.live_records import STATION, onset\n"
-        "sink = MqttSink(Mqtt(host='127.0.0.1', port=int(sys.argv[1])), STATION, None)\n"
+        "sink = MqttSink(Mqtt(host='127.0.0.1', port=int(sys.argv[1])), (STATION,), None)\n"
         "SinkWorker('mqtt', sink).submit(onset())\n"
         "time.sleep(300)\n"
     )
@@ -279,7 +279,7 @@ def test_a_broker_that_hangs_for_long_is_given_up_and_found_again(
 
 def test_the_end_does_not_wait_for_a_broker_that_hangs(broker: Broker) -> None:
     with Watcher(broker.port) as watcher:
-        sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+        sink = MqttSink(Mqtt(host=HOST, port=broker.port), (STATION,), None)
         sink.open()
         wait_until(lambda: connected(sink), "the connection")
         with broker.frozen():
@@ -467,7 +467,7 @@ def test_threads_and_sockets_end_with_the_sink(broker: Broker) -> None:
 def test_an_end_right_after_the_connection_leaves_the_will(broker: Broker) -> None:
     """Nothing but ``online`` has been sent then, and the broker has not acknowledged it."""
     with Watcher(broker.port) as watcher:
-        sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+        sink = MqttSink(Mqtt(host=HOST, port=broker.port), (STATION,), None)
         connect = sink._client.on_connect
         reached, closed = threading.Event(), threading.Event()
 
@@ -501,7 +501,7 @@ def test_a_client_that_connects_only_after_the_end_leaves_again(
     if is_there:
         broker.start()
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+    sink = MqttSink(Mqtt(host=HOST, port=broker.port), (STATION,), None)
     before = set(threading.enumerate())
     sink.open()
     assert asked.wait(30)

@@ -57,7 +57,7 @@ def stages(password: str | None = None, **settings: Any) -> list[tuple[str, bool
 
 def trouble(caplog: pytest.LogCaptureFixture, password: str | None = None, **settings: Any) -> list[str]:
     """Run a sink until it is in trouble and a while longer; return what it said."""
-    sink = MqttSink(Mqtt(host=HOST, **settings), STATION, password)
+    sink = MqttSink(Mqtt(host=HOST, **settings), (STATION,), password)
     worker = SinkWorker("mqtt", sink)
     wait_until(lambda: not worker.counts.working, "the trouble")
     time.sleep(2)
@@ -67,7 +67,7 @@ def trouble(caplog: pytest.LogCaptureFixture, password: str | None = None, **set
 
 
 def enters(password: str | None = None, **settings: Any) -> bool:
-    sink = MqttSink(Mqtt(host=HOST, **settings), STATION, password)
+    sink = MqttSink(Mqtt(host=HOST, **settings), (STATION,), password)
     worker = SinkWorker("mqtt", sink)
     wait_until(lambda: sink.stats["connected"] or not worker.counts.working, "an answer")
     found = bool(sink.stats["connected"])
@@ -101,7 +101,7 @@ def test_a_wrong_password_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_another_trouble_is_logged_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broker = Broker(tmp_path, users={"ear": "secret"})
-    sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+    sink = MqttSink(Mqtt(host=HOST, port=broker.port), (STATION,), None)
     worker = SinkWorker("mqtt", sink)
     wait_until(lambda: not worker.counts.working, "the trouble")
     with broker:
@@ -182,12 +182,12 @@ def test_no_tls_where_there_is_some(tmp_path: Path, authority: Authority) -> Non
 def test_files_that_are_wrong(tmp_path: Path, authority: Authority) -> None:
     (tmp_path / "text").write_text("text")
     with pytest.raises(ConfigError, match=r"ca_file .*none: No such file or directory"):
-        MqttSink(Mqtt(host=HOST, tls=True, ca_file=tmp_path / "none"), STATION, None)
+        MqttSink(Mqtt(host=HOST, tls=True, ca_file=tmp_path / "none"), (STATION,), None)
     with pytest.raises(ConfigError, match=r"ca_file .*text: not PEM files that fit"):
-        MqttSink(Mqtt(host=HOST, tls=True, ca_file=tmp_path / "text"), STATION, None)
+        MqttSink(Mqtt(host=HOST, tls=True, ca_file=tmp_path / "text"), (STATION,), None)
     files: dict[str, Any] = {"certificate_file": authority.certificate, "key_file": tmp_path / "text"}
     with pytest.raises(ConfigError, match=r"certificate_file .*, key_file .*: not PEM files that fit"):
-        MqttSink(Mqtt(host=HOST, tls=True, **files), STATION, None)
+        MqttSink(Mqtt(host=HOST, tls=True, **files), (STATION,), None)
 
 
 def test_a_host_name_that_does_not_exist() -> None:
@@ -227,7 +227,7 @@ def test_rules_that_forbid_reading_are_logged_once(tmp_path: Path, caplog: pytes
     with Broker(tmp_path, *lines) as broker:
         with pytest.raises(BrokerError, match="may not read snn-detect/pi4/#, homeassistant/device/snn_de"):
             mqtt_client.purge(Mqtt(host=HOST, port=broker.port), "pi4", None)
-        sink = MqttSink(Mqtt(host=HOST, port=broker.port), STATION, None)
+        sink = MqttSink(Mqtt(host=HOST, port=broker.port), (STATION,), None)
         worker = SinkWorker("mqtt", sink)
         wait_until(lambda: "may not read homeassistant/status" in caplog.text, "the warning")
         broker.kill()
@@ -248,9 +248,9 @@ def test_paho_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "__import__", without_paho)
     with pytest.raises(ConfigError, match=r"MQTT needs paho-mqtt: .*pip install -e '.*\[mqtt\]'"):
-        MqttSink(Mqtt(host=HOST), STATION, None)
+        MqttSink(Mqtt(host=HOST), (STATION,), None)
 
 
 def test_wild_discovery_prefix() -> None:
     with pytest.raises(ConfigError, match=r"discovery_prefix 'ha/\+' must hold no \+, # or NUL"):
-        MqttSink(Mqtt(host=HOST, discovery_prefix="ha/+"), STATION, None)
+        MqttSink(Mqtt(host=HOST, discovery_prefix="ha/+"), (STATION,), None)

@@ -6,17 +6,15 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from detector.records import ServiceState
 from detector.sinks import mqtt
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import HOST, Broker, Watcher, wait_until
-from tests.detector.sinks.live_records import STATION, health, status
+from tests.detector.sinks.live_records import STATION, health, shown, status
 from tests.service import RATE, service
 
 BASE = "snn-detect/pi4"
@@ -37,26 +35,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def running(port: int) -> Iterator[tuple[SinkWorker, MqttSink]]:
-    sink = MqttSink(Mqtt(host=HOST, port=port), STATION, None)
+    sink = MqttSink(Mqtt(host=HOST, port=port), (STATION,), None)
     worker = SinkWorker("mqtt", sink)
     try:
         yield worker, sink
     finally:
         worker.begin_close(5)
         assert worker.join()
-
-
-def state(**changed: Any) -> ServiceState:
-    """Return what the service shows when a sink asks for it."""
-    return ServiceState(
-        time="2026-11-23T18:05:01.000+01:00",
-        clock_synced=True,
-        device="mic",
-        device_rate_hz=48000,
-        paused=False,
-        conditions=(),
-        health=health(61, **changed).health,
-    )
 
 
 def levels(watcher: Watcher) -> list[float]:
@@ -68,10 +53,10 @@ def test_a_level_follows_the_announcement_as_soon_as_it_is_known(broker: Broker)
         worker.submit(status("listening"))
         worker.submit(health(60, rms_dbfs=-120.0, peak_dbfs=-120.0))
         wait_until(lambda: sink.wants_state, "the question for the level")
-        sink.show(state(rms_dbfs=-120.0, peak_dbfs=-120.0))
+        sink.show((shown(rms_dbfs=-120.0, peak_dbfs=-120.0),))
         wait_until(lambda: sink.wants_state, "another question, since that was no level")
         assert levels(watcher) == []
-        sink.show(state(rms_dbfs=-31.4))
+        sink.show((shown(rms_dbfs=-31.4),))
         wait_until(lambda: levels(watcher) == [-31.4], "the level")
         topics = [m.topic for m in watcher.messages]
         assert topics.index(CONFIG) < topics.index(f"{BASE}/mic/level")
@@ -83,7 +68,7 @@ def test_a_level_follows_the_start_of_home_assistant(broker: Broker) -> None:
         worker.submit(status("listening"))
         for count, level in ((1, -31.4), (2, -32.5)):
             wait_until(lambda: sink.wants_state, "the question for the level")
-            sink.show(state(rms_dbfs=level))
+            sink.show((shown(rms_dbfs=level),))
             wait_until(lambda count=count: len(levels(watcher)) == count, "the level")  # type: ignore[misc]
             watcher.publish("homeassistant/status", "online")
         assert levels(watcher) == [-31.4, -32.5]
@@ -93,7 +78,7 @@ def test_a_muted_microphone_has_a_level_and_an_absent_one_has_none(broker: Broke
     with Watcher(broker.port) as watcher, running(broker.port) as (worker, sink):
         worker.submit(status("listening"))
         wait_until(lambda: sink.wants_state, "the question for the level")
-        sink.show(state(rms_dbfs=-120.0, silent=True))
+        sink.show((shown(rms_dbfs=-120.0, silent=True),))
         wait_until(lambda: levels(watcher) == [-120.0], "the level of silence")
         worker.submit(status("waiting"))
         watcher.wait_for(f"{BASE}/mic/status", "offline")

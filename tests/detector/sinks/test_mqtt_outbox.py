@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from detector.sinks.mqtt_topics import Message, Outbox
+from detector.sinks.mqtt_client import Outbox
+from detector.sinks.mqtt_topics import Message
 
 
 def event(number: int) -> Message:

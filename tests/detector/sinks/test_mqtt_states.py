@@ -12,14 +12,14 @@ import pytest
 
 from detector.messages import ConditionName
 from detector.sinks.base import NodeInfo
-from detector.sinks.mqtt_topics import _CONDITIONS, Message, States, Topics, class_ids, client_id
-from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, status
+from detector.sinks.mqtt_topics import _CONDITIONS, Message, NodeStates, Topics, class_ids, client_id
+from tests.detector.sinks.live_records import STATION, clip, gap, health, offset, onset, shown, status
 
 TOPICS = Topics("snn-detect", "pi4", "mic")
 
 
-def states(node_info: NodeInfo = STATION, level_interval_s: float = 30.0, *, switch: bool = True) -> States:
-    return States(node_info, TOPICS, level_interval_s, switch=switch)
+def states(node_info: NodeInfo = STATION, level_interval_s: float = 30.0, *, switch: bool = True) -> NodeStates:
+    return NodeStates((node_info,), TOPICS.prefix, level_interval_s, switch=switch)
 
 
 def by_topic(messages: list[Message]) -> dict[str, Message]:
@@ -251,19 +251,22 @@ def test_a_level_that_is_not_known_yet_is_not_published() -> None:
 
 def test_a_level_is_wanted_from_when_the_source_is_online_until_one_was_given() -> None:
     s = states()
-    assert not s.wants_level
+    assert not s.wants_levels
     s.take(status("listening"))
-    assert s.wants_level
+    assert s.wants_levels
     s.take(health(1, rms_dbfs=-40.0))
-    assert s.wants_level  # it may have come before the subscription
-    assert s.level(health(2, rms_dbfs=-120.0).health) == []
-    assert s.wants_level
-    assert payload(s.level(health(2, rms_dbfs=-41.0).health), "mic/level")["rms_dbfs"] == -41.0
-    assert not s.wants_level
+    assert s.wants_levels  # it may have come before the subscription
+    assert s.levels([shown(2, rms_dbfs=-120.0)]) == []
+    assert s.wants_levels
+    assert payload(s.levels([shown(2, rms_dbfs=-41.0)]), "mic/level")["rms_dbfs"] == -41.0
+    assert not s.wants_levels
+    assert s.levels([shown(3, rms_dbfs=-42.0)]) == []
+    s.expect_subscribers()
+    assert s.wants_levels
     s.take(status("waiting"))
-    assert not s.wants_level
+    assert not s.wants_levels
     s.take(status("waiting", active=False))
-    assert s.wants_level
+    assert s.wants_levels
 
 
 def test_offline_messages_take_all_states_back() -> None:

@@ -36,7 +36,7 @@ GUITAR = SOURCE | {"class": "guitar"}
 
 @contextmanager
 def serving(address: str = f"{HOST}:0", token: str | None = None, **settings: Any) -> Iterator[MetricsSink]:
-    sink = MetricsSink(Metrics(address=address, **settings), STATION, token)
+    sink = MetricsSink(Metrics(address=address, **settings), (STATION,), token)
     sink.open()
     try:
         yield sink
@@ -249,13 +249,13 @@ def test_each_sink_has_its_counts() -> None:
 def test_a_client_gets_the_present_state() -> None:
     """The service shows its state when it is asked to, which may be long before the next health record."""
     with serving(scores=True) as sink:
-        sink.show(state_of(health(queue_depth=0.25), scores={"guitar": 0.1}))
+        sink.show([state_of(health(queue_depth=0.25), scores={"guitar": 0.1})])
         assert not sink.wants_state
         asked = threading.Thread(target=lambda: found.extend(page(sink)))
         found: list[Metric] = []
         asked.start()
         wait_until(lambda: sink.wants_state, "the question")
-        sink.show(state_of(health(queue_depth=0.5, frames=3000), scores={"guitar": 0.2}))
+        sink.show([state_of(health(queue_depth=0.5, frames=3000), scores={"guitar": 0.2})])
         asked.join()
         assert value(found, "queue_depth_ratio") == 0.5
         assert value(found, "audio_frames_total", **SOURCE) == 3000
@@ -266,6 +266,7 @@ def test_a_client_gets_the_present_state() -> None:
 def state_of(record: HealthRecord, **values: Any) -> ServiceState:
     assert record.time is not None
     return ServiceState(
+        source="mic",
         time=record.time,
         clock_synced=True,
         device="mic",
@@ -374,8 +375,8 @@ def test_tokens(given: str | None, code: int) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:9464", "example.org:9464"])
 def test_beyond_loopback_a_token_is_needed(address: str) -> None:
     with pytest.raises(ConfigError, match=r"is open to others: set token_file, or use 127\.0\.0\.1"):
-        MetricsSink(Metrics(address=address), STATION, None)
-    MetricsSink(Metrics(address=address), STATION, TOKEN)
+        MetricsSink(Metrics(address=address), (STATION,), None)
+    MetricsSink(Metrics(address=address), (STATION,), TOKEN)
 
 
 def test_with_a_token_other_machines_are_served() -> None:
@@ -398,7 +399,7 @@ def test_loopback_has_many_names(host: str) -> None:
 def test_a_name_that_only_looks_like_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     server = metrics_server.MetricsServer
     monkeypatch.setattr(metrics_server, "MetricsServer", lambda _host, *rest: server("", *rest))
-    sink = MetricsSink(Metrics(address="localhost:0"), STATION, None)
+    sink = MetricsSink(Metrics(address="localhost:0"), (STATION,), None)
     with pytest.raises(ConfigError, match="is not loopback here"):
         sink.open()
     assert sink.port == 0
@@ -407,13 +408,13 @@ def test_a_name_that_only_looks_like_loopback(monkeypatch: pytest.MonkeyPatch) -
 def test_addresses_that_are_none() -> None:
     for address in ("127.0.0.1", "9464", "127.0.0.1:x", "::1:9464"):
         with pytest.raises(ConfigError):
-            MetricsSink(Metrics(address=address), STATION, None)
+            MetricsSink(Metrics(address=address), (STATION,), None)
 
 
 def test_an_address_that_is_taken_is_waited_for() -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        sink = MetricsSink(Metrics(address=f"{HOST}:{port}"), STATION, None)
+        sink = MetricsSink(Metrics(address=f"{HOST}:{port}"), (STATION,), None)
         with pytest.raises(RetryableError, match=f"metrics cannot listen on {HOST}:{port}: Address already in use"):
             sink.open()
         sink.close()
@@ -440,7 +441,7 @@ def test_connections_are_bounded() -> None:
 
 
 def test_closing_ends_connections_and_threads() -> None:
-    sink = MetricsSink(Metrics(address=f"{HOST}:0"), STATION, None)
+    sink = MetricsSink(Metrics(address=f"{HOST}:0"), (STATION,), None)
     worker = SinkWorker("metrics", sink)
     wait_until(lambda: sink.port, "the server")
     port = sink.port
@@ -487,7 +488,7 @@ def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"pip install -e '.*\[metrics\]'"):
-        MetricsSink(Metrics(), STATION, None)
+        MetricsSink(Metrics(), (STATION,), None)
 
 
 def talks(client: socket.socket) -> bool:

@@ -10,6 +10,7 @@ import http.client
 import http.server
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
+import soundfile
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from detector.config.sections import slug
 from tests.detector.web import picture
 from tests.service import DEADLINE_S, Child, wait_until
 from tests.sound_server import SoundServer, require_programs, sound_server  # noqa: F401 - a fixture
@@ -118,6 +121,32 @@ def delay_s(visit: Visit, child: Child) -> float:
     begin = time.monotonic()
     visit.until(lambda: visit.page.locator(f"#latest li[data-id='{line()}']").count(), "the guitar on the page")
     return time.monotonic() - begin
+
+
+def test_one_of_several_sources_is_chosen_and_all_are_listed(browser: Browser, tmp_path: Path) -> None:
+    other = tmp_path / "other.wav"
+    soundfile.write(other, scene()[: 9 * 16000], 16000)
+    with Child("--device", SCENE, "--device", other, "--web", "127.0.0.1:0", "--loop") as child:
+        visit = Visit(browser, url_of(child))
+        page = visit.page
+        assert page.locator("#source option").all_text_contents() == ["scene", "other"]
+        with page.expect_navigation():
+            page.select_option("#source", "other")
+        page.wait_for_selector("#strips[data-frames]")
+        assert page.input_value("#source") == "other"
+        assert page.text_content("#where") == f"other on {slug(socket.gethostname())}"
+        visit.show("health")
+        page.wait_for_selector("#sources tr[data-source=scene]")
+        assert page.locator("#sources tr").count() == 2
+        visit.show("events")
+        visit.until(
+            lambda: set(page.locator("#rows td.source").all_text_contents()) == {"scene", "other"}, "events of both"
+        )
+        page.goto(f"{url_of(child)}/?source=gone")
+        page.wait_for_selector("#strips[data-frames]")
+        assert page.input_value("#source") == "scene"
+        visit.context.close()
+        assert not [text for text in visit.complaints if "404" not in text]
 
 
 def test_filters_zoom_and_a_sound_s_picture_work(visit: Visit) -> None:

@@ -24,7 +24,7 @@ from detector.events_db import Wanted
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
 from detector.records import OffsetRecord, OnsetRecord
-from detector.sinks.base import NodeInfo
+from detector.sinks.base import NodeInfo, SourceContext
 from detector.web import events as pictures_module
 from detector.web.app import _Clip
 from detector.web.events import Archive, Events, Pictures
@@ -269,15 +269,16 @@ def test_an_event_of_a_clock_that_was_not_set_is_no_error() -> None:
 
 @pytest.mark.usefixtures("_threads_switch_often")
 def test_pictures_are_whole_while_viewers_come_and_go(detector: Detector) -> None:
-    sink = WebSink(Web(address="127.0.0.1:0"), Archive(None, None), NODE_INFO, detector, None)
+    sink = WebSink(Web(address="127.0.0.1:0"), Archive(None, None), (SourceContext(NODE_INFO, detector),), None)
     fresh, over = detector.fresh(), threading.Event()
-    fresh.observer = sink
+    view = sink._views[NODE_INFO.source]
+    fresh.observer = view
 
     def come_and_go() -> None:
         while not over.is_set():
-            viewer = sink._broadcaster.join()
+            viewer = view.broadcaster.join()
             assert viewer is not None
-            sink._broadcaster.leave(viewer)
+            view.broadcaster.leave(viewer)
 
     toggling = threading.Thread(target=come_and_go)
     toggling.start()
@@ -290,7 +291,7 @@ def test_pictures_are_whole_while_viewers_come_and_go(detector: Detector) -> Non
         over.set()
         toggling.join()
     sink.write(offset("a", 2.0, 18.0))
-    parts = shot(sink._pictures, "a")["parts"]
+    parts = shot(view.pictures, "a")["parts"]
     assert sum(p["frames"] for p in parts) >= 17 * 40
     assert len({bool(p["layers"]) for p in parts}) == 2, "viewers came and went"
     classes, layers = 15, {layer.name: layer.neurons for layer in detector.manifest.network.layers if layer.spikes}
@@ -344,7 +345,7 @@ def test_a_clip_that_is_deleted_on_the_way_is_none(tmp_path: Path) -> None:
 
 
 def test_a_server_that_has_ended_is_started_again(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
-    sink = WebSink(Web(address="127.0.0.1:0"), Archive(None, None), NODE_INFO, detector, None)
+    sink = WebSink(Web(address="127.0.0.1:0"), Archive(None, None), (SourceContext(NODE_INFO, detector),), None)
     sink.open()
     try:
         server = sink._server
@@ -362,13 +363,13 @@ def test_a_server_that_has_ended_is_started_again(detector: Detector, caplog: py
 
 def test_an_open_address_needs_a_token(detector: Detector) -> None:
     with pytest.raises(ConfigError, match="set token_file"):
-        WebSink(Web(address="0.0.0.0:0"), Archive(None, None), NODE_INFO, detector, None)
+        WebSink(Web(address="0.0.0.0:0"), Archive(None, None), (SourceContext(NODE_INFO, detector),), None)
 
 
 def test_without_the_extra_it_is_named(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install -e '.*\[web\]'"):
-        WebSink(Web(), Archive(None, None), NODE_INFO, detector, None)
+        WebSink(Web(), Archive(None, None), (SourceContext(NODE_INFO, detector),), None)
 
 
 def test_the_web_framework_is_imported_only_to_serve_the_page() -> None:
@@ -377,9 +378,10 @@ import sys
 import detector.cli.replay, detector.cli.run, detector.cli.terminal, detector.service.runtime, detector.web.sink
 from detector.web.sink import Web
 from detector.pipeline import Detector
-from detector.sinks.base import NodeInfo
+from detector.sinks.base import NodeInfo, SourceContext
 from detector.web.events import Archive
-detector.web.sink.WebSink(Web(), Archive(None, None), NodeInfo("n", "s", "d", (), "m", "a", "1"), Detector.load(), None)
+source = SourceContext(NodeInfo("n", "s", "d", (), "m", "a", "1"), Detector.load())
+detector.web.sink.WebSink(Web(), Archive(None, None), (source,), None)
 print({"fastapi", "starlette", "uvicorn", "prometheus_client"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=False)
