@@ -113,7 +113,7 @@ def test_commands_exist_and_take_the_arguments_that_are_shown(name: str, monkeyp
     for program, words in calls(name):
         command, rest = find_command(program, words)
         try:
-            command.make_context(program, rest)
+            command.make_context(program, rest, **PROGRAMS[program].context_settings)
         except (click.ClickException, click.exceptions.Exit) as error:
             detail = error.format_message() if isinstance(error, click.ClickException) else error
             pytest.fail(f"{name}: {program} {shlex.join(words)}: {detail}")

@@ -49,9 +49,12 @@ def command_of(program: str) -> click.Command:
     raise LookupError(f"{program}: its entry point runs no command of click")
 
 
-def lines_of(command: click.Command, path: str) -> Iterator[str]:
-    """Yield a command with its arguments, its options in order of their names, and then its commands."""
-    context = click.Context(command, info_name=path)
+def lines_of(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[str]:
+    """Yield a command with its arguments, its options in order of their names, and then its commands.
+
+    A command keeps the names of its help option from its first context, so that this one is as in the program.
+    """
+    context = click.Context(command, info_name=path, parent=parent, **command.context_settings)
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
     hidden = " (hidden)" if command.hidden else ""
     yield " ".join([path, *(_argument(a, context) for a in arguments)]) + hidden
@@ -62,7 +65,7 @@ def lines_of(command: click.Command, path: str) -> Iterator[str]:
             yield ""
             child = command.get_command(context, name)
             assert child is not None
-            yield from lines_of(child, f"{path} {name}")
+            yield from lines_of(child, f"{path} {name}", context)
 
 
 def _argument(argument: click.Argument, context: click.Context) -> str:
