@@ -347,6 +347,7 @@ def test_without_a_free_descriptor_detection_goes_on_and_that_is_logged_once(con
         url = url_of(child)
         child.play(QUIET)
         child.wait_for_records(lambda rs: any(r["type"] == "health" for r in rs), "a health record")
+        assert httpx.get(f"{url}/api/health", timeout=20).status_code == 200  # the page has started, and keeps its port
         written = len(child.errors)
         limit_descriptors(child, 3)  # what is open stays so, and nothing else can be opened
         child.play(np.concatenate([lively[0], PAUSE]))
