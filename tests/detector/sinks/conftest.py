@@ -1,4 +1,4 @@
-"""What tests of sinks share: a disk that is soon full."""
+"""What tests of sinks share: a broker, and a disk that is soon full."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.broker import Broker
 from tests.detector.sinks.small_disk import SmallDisk
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """Give a broker without users, until the test ends."""
+    with Broker(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture

@@ -38,12 +38,6 @@ CONFIG = "homeassistant/device/snn_detect_pi4/config"
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    with Broker(tmp_path) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon: the pauses themselves have a test of their own."""

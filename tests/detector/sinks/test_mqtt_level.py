@@ -21,12 +21,6 @@ BASE = "snn-detect/pi4"
 CONFIG = "homeassistant/device/snn_detect_pi4/config"
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    with Broker(tmp_path) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "_SUBSCRIBED_S", 0.1)
