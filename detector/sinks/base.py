@@ -256,7 +256,7 @@ class SinkWorker:
         self._writing_by = 0.0
         self._opened = False
         self._unreported = 0
-        """Records dropped since that was last logged."""
+        """Records dropped since that was last logged; negative where one that was logged has been written after all."""
         self._report_at = 0.0
         self._troubled: set[str] = set()
         self._backoff = Backoff(_PAUSE_S[0], min(_PAUSE_S[1], sink.longest_pause_s))
@@ -378,6 +378,7 @@ class SinkWorker:
                 self._queue.popleft()
             else:
                 self._counts.dropped -= 1  # it was counted as dropped
+                self._unreported -= 1
             if written:
                 self._counts.written += 1
             else:
@@ -431,7 +432,7 @@ class SinkWorker:
         """Log how many records have been dropped since the last such line, where there are any and one is due."""
         with self._changed:
             now, count = time.monotonic(), self._unreported
-            if not count or now < self._report_at:
+            if count <= 0 or now < self._report_at:
                 return
             self._unreported, self._report_at = 0, now + _REPORT_S
         _log.warning("%s: %d record%s dropped: %s", self.name, count, " was" if count == 1 else "s were", why)

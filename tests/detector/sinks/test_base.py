@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -81,6 +82,10 @@ def close(worker: SinkWorker, timeout_s: float = 20.0) -> None:
     assert worker.join()
 
 
+def logged_as_dropped(caplog: pytest.LogCaptureFixture) -> int:
+    return sum(int(n) for n in re.findall(r"(\d+) records? (?:was|were) dropped", caplog.text))
+
+
 def test_records_arrive_in_order_and_are_counted() -> None:
     sink = Sink()
     worker = SinkWorker("test", sink)
@@ -104,7 +109,7 @@ def test_a_sink_is_given_what_it_wants() -> None:
     assert worker.counts.written == 2
 
 
-def test_overflow_drops_the_oldest_and_counts() -> None:
+def test_overflow_drops_the_oldest_and_counts(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     sink.gate.clear()
     worker = SinkWorker("test", sink, bound=5)
@@ -118,6 +123,7 @@ def test_overflow_drops_the_oldest_and_counts() -> None:
     # The first one was being written when it was given up: it has arrived after all, and is not counted as lost.
     assert sink.written == [0, 15, 16, 17, 18, 19]
     assert (worker.counts.written, worker.counts.dropped, worker.counts.failed) == (6, 14, 0)
+    assert logged_as_dropped(caplog) == 14
 
 
 def test_a_stalled_sink_delays_no_other() -> None:
