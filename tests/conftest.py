@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ settings.load_profile("project")
 # A shell ignores SIGINT in what it starts in the background, and the commands under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where a test gives no folder of its own, a program must not use those of a service that this system may have.
+_OWN = tempfile.TemporaryDirectory(prefix="snn-detect-tests-")
+atexit.register(_OWN.cleanup)
+os.environ |= {key: str(Path(_OWN.name, key)) for key in ("STATE_DIRECTORY", "CACHE_DIRECTORY")}
 
 DATA = Path(os.environ.get("SNN_DETECT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -234,6 +234,7 @@ mkdir "$2/upper" "$2/work" "$2/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$2/upper,workdir=$2/work" "$2/root" || exit 77
 mount --bind /dev "$2/root/dev"
 mount -t proc proc "$2/root/proc"
+rm -rf "$2/root/var/lib/snn-detect" "$2/root/etc/snn-detect"  # of a service that this system may have
 cp "$1" "$2/root/package.deb"
 inside="chroot $2/root"
 $inside dpkg --force-depends --install /package.deb >&2
