@@ -230,17 +230,18 @@ def test_a_process_whose_reader_stalls_for_ever_ends(tmp_path: Path) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stderr.readline() == b"stdout: 1 record was dropped: its queue is full\n"
-        assert process.stderr.readline() == b"submitted\n"
+        first = list(iter(process.stderr.readline, b"submitted\n"))
+        assert first[0] == b"stdout: 1 record was dropped: its queue is full\n"
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert process.wait(60) == 0  # before anything was read
         lines = process.stdout.read().splitlines()
-        errors = process.stderr.read()
+        errors = b"".join(first) + process.stderr.read()
         assert b"Traceback" not in errors
     numbers = [json.loads(line)["seq"] for line in lines]
     assert numbers == sorted(set(numbers))
     assert len(numbers) > 100
-    dropped = re.findall(rb"stdout: (\d+) records were dropped: they could not be written before the end", errors)
+    assert b"dropped: they could not be written before the end" in errors
+    dropped = re.findall(rb"stdout: (\d+) records? (?:was|were) dropped", errors)
     # The last line, and the rest of one before it, may still find room after the time is over.
-    assert 1 + sum(map(int, dropped)) - (5000 - len(numbers)) in {0, 1, 2}
+    assert sum(map(int, dropped)) - (5000 - len(numbers)) in {0, 1, 2}
