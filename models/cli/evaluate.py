@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from detector.audio.live_source import Channel, Mixing
+    from detector.manifest import Sensitivity
     from detector.network import Model
     from models.evaluation.inference import ScenePredictions
     from models.evaluation.matching import Curve, Outcome
-    from models.evaluation.thresholds import Smoothing
+    from models.evaluation.thresholds import FalseAlarmBudget, Smoothing
     from models.scenes.folder import Scenes
     from models.scenes.sounds import HeldOut, Sound
 
@@ -37,12 +38,26 @@ _PICTURES: Final = ("det", "precision", "confusion", "timeline")
 @click.command("evaluate-events")
 @click.argument("model", type=PATH)
 @click.argument("folder", metavar="SCENES", type=PATH)
+@click.option(
+    "--sensitivity",
+    type=click.Choice(["low", "balanced", "high"]),
+    default="balanced",
+    show_default=True,
+    help="Which of MODEL's operating points the events are of.",
+)
 @click.option("--json", "json_path", type=PATH, help="Write all results here.")
 @click.option("--pictures", type=PATH, help="Draw DET, precision, confusion and timeline to PREFIX-*.png.")
 @force_option
 @processes_option
 def evaluate_events(  # noqa: PLR0913 - one option each
-    model: Path, folder: Path, json_path: Path | None, pictures: Path | None, processes: int, *, force: bool
+    model: Path,
+    folder: Path,
+    sensitivity: Sensitivity,
+    json_path: Path | None,
+    pictures: Path | None,
+    processes: int,
+    *,
+    force: bool,
 ) -> None:
     """Evaluate MODEL's events on SCENES (a folder of make-scenes) through the streaming pipeline."""
     from models.evaluation.dcase import measure, sed_scores
@@ -56,7 +71,7 @@ def evaluate_events(  # noqa: PLR0913 - one option each
     check_outputs([Output("--json", json_path, JSON), *drawn], [model], force=force)
     sed_scores()  # a missing library is reported before hours of audio are processed
     scenes = read_scenes(folder)
-    predictions = predict_scenes(model, scenes, processes)
+    predictions = predict_scenes(model, scenes, processes, sensitivity=sensitivity)
     if any(scenes.sha256.startswith(digest) for digest in tuned_on(predictions.manifest)):
         report_problems([f"{folder}: {model} was tuned on these scenes; evaluate it on others"])
     labels = predictions.manifest.labels
@@ -109,6 +124,7 @@ def evaluate_channels(model: Path, folder: Path, json_path: Path | None, process
     show_default=True,
     help="An average, or evidence: a leaky sum of log-odds; either: the better one for each class.",
 )
+@click.option("--keep-balanced", is_flag=True, help="Choose thresholds of low and high alone, beside those it has.")
 @click.option("--into", type=PATH, help="Model of the same classes that receives the values; default: MODEL.")
 @click.option("--model-version", help="Version of the model file to write; default: that of the one with the weights.")
 @click.option("--out", type=PATH, required=True, help="Model file to write.")
@@ -127,6 +143,7 @@ def tune_events(  # noqa: PLR0913 - one option each
     json_path: Path | None,
     processes: int,
     *,
+    keep_balanced: bool,
     force: bool,
 ) -> None:
     """Choose MODEL's decoder values on SCENES by a fixed rule, and write a model file with them.
@@ -139,15 +156,13 @@ def tune_events(  # noqa: PLR0913 - one option each
     from detector.manifest import Manifest
     from detector.network import load_model
     from models.evaluation.inference import model_of, predict_scenes
-    from models.evaluation.thresholds import FalseAlarmBudget, as_json, tune, tuned_manifest
+    from models.evaluation.thresholds import as_json, tune, tune_around, tuned_manifest
     from models.files import write_with_manifest
     from models.scenes.folder import read_scenes
 
-    if max_false_alarms is not None and total is not None:
-        raise click.UsageError("--max-false-alarms and --total: name one of them.")
-    budget = FalseAlarmBudget(1.0 if max_false_alarms is None else max_false_alarms)
-    if total is not None:
-        budget = FalseAlarmBudget(total, all_classes=True)
+    if keep_balanced and into is not None:
+        raise click.UsageError("--keep-balanced and --into: values are kept in the model that has them.")
+    budget = _budget(max_false_alarms, total)
     check_outputs([Output("--json", json_path, JSON), Output("--out", out, MODEL)], [model, into], force=force)
     scenes = read_scenes(folder)
     target = load_model(into or model).manifest
@@ -155,18 +170,33 @@ def tune_events(  # noqa: PLR0913 - one option each
         target = Manifest.from_json(replace(target, version=model_version).to_json(), "--model-version")
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; name a model of the same classes")
-    chosen = tune(predict_scenes(model, scenes, processes), scenes, budget, processes, smoothing)
+    predictions = predict_scenes(model, scenes, processes)
+    if keep_balanced:
+        chosen = tune_around(predictions, scenes, budget, processes)
+    else:
+        chosen = tune(predictions, scenes, budget, processes, smoothing)
     for name, candidates in chosen.items():
         click.echo(f"{name} sensitivity: {budget.at(name).rule}")
         for line in candidates:
             click.echo(f"  {line}")
-    write_with_manifest(into or model, tuned_manifest(target, chosen, scenes, budget, command()), out)
+    tuned = tuned_manifest(target, chosen, scenes, budget, command(), keep_balanced=keep_balanced)
+    write_with_manifest(into or model, tuned, out)
     if json_path:
         about = {"command": command(), "model": model_of(model), "scenes": _about(scenes)}
         points = {name: as_json(candidates) for name, candidates in chosen.items()}
         balanced = points["balanced"]
         write_json(json_path, about | {"rule": budget.rule, "choices": balanced, "points": points})
     click.echo(f"{out}: with these values; next: snn-train evaluate-events {out} OTHER-SCENES", err=True)
+
+
+def _budget(max_false_alarms: float | None, total: float | None) -> FalseAlarmBudget:
+    from models.evaluation.thresholds import FalseAlarmBudget
+
+    if max_false_alarms is not None and total is not None:
+        raise click.UsageError("--max-false-alarms and --total: name one of them.")
+    if total is not None:
+        return FalseAlarmBudget(total, all_classes=True)
+    return FalseAlarmBudget(1.0 if max_false_alarms is None else max_false_alarms)
 
 
 @click.command("evaluate-classes")

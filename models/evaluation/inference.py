@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detector.audio.sources import read_chunks
 from detector.decoder import EventDecoder
 from detector.errors import DetectorError
-from detector.manifest import ClassSpec, Manifest
+from detector.manifest import ClassSpec, Manifest, Sensitivity
 from detector.messages import AudioChunk, Event, Scores
 from detector.network import load_model
 from detector.pipeline import Detector
@@ -50,25 +50,35 @@ class ScenePredictions:
     """Of each stream, with the model's own decoder values."""
 
 
-def predict_scenes(model: Path, scenes: Scenes, processes: int = 2, change: Change | None = None) -> ScenePredictions:
+def predict_scenes(
+    model: Path,
+    scenes: Scenes,
+    processes: int = 2,
+    change: Change | None = None,
+    sensitivity: Sensitivity = "balanced",
+) -> ScenePredictions:
     """Run each stream of a scene through the detector, as ``snn-detect replay`` does.
 
+    The manifest that is returned has the decoder values of the ``sensitivity``.
+
     Where a background contains a class, the class is not evaluated: its scores are set to 0 before decoding.
-    Raises ManifestError where the file is no model, SourceError for a stream that cannot be read, DetectorError
-    where decoding the stored scores does not reproduce the pipeline's events.
+    Raises ManifestError where the file is no model, ConfigError where it lacks the sensitivity, SourceError for a
+    stream that cannot be read, DetectorError where decoding the stored scores does not reproduce the pipeline's
+    events.
     """
-    detector = Detector.load(model)
-    tasks = [(model, stream.path, change) for stream in scenes.streams]
+    detector = Detector.load(model, sensitivity=sensitivity)
+    manifest = replace(detector.manifest, classes=detector.classes)
+    tasks = [(model, stream.path, change, sensitivity) for stream in scenes.streams]
     with ProcessPoolExecutor(max(1, min(processes, len(tasks)))) as pool:
         results = pool.map(_predict_stream, *zip(*tasks, strict=True))
         predictions = list(progress(results, "predicting", "streams", len(tasks)))
     scores = []
     for (found, events), stream in zip(predictions, scenes.streams, strict=True):
-        if decode(detector.manifest.classes, detector.manifest, found) != events:
+        if decode(manifest.classes, manifest, found) != events:
             raise DetectorError(f"{stream.path}: decoding the stored scores gives other events; please report this bug")
-        scores.append(_masked(found, detector.manifest, stream.spans))
-    detections = tuple(tuple(decode(detector.manifest.classes, detector.manifest, s)) for s in scores)
-    return ScenePredictions(detector.manifest, detector.sha256, tuple(scores), detections)
+        scores.append(_masked(found, manifest, stream.spans))
+    detections = tuple(tuple(decode(manifest.classes, manifest, s)) for s in scores)
+    return ScenePredictions(manifest, detector.sha256, tuple(scores), detections)
 
 
 def model_of(path: Path) -> dict[str, str]:
@@ -90,8 +100,10 @@ def evaluated_hours(scenes: Scenes, label: str) -> float:
     return seconds / 3600
 
 
-def _predict_stream(model: Path, path: Path, change: Change | None) -> tuple[Scores, list[Detection]]:
-    detector = Detector.load(model)
+def _predict_stream(
+    model: Path, path: Path, change: Change | None, sensitivity: Sensitivity
+) -> tuple[Scores, list[Detection]]:
+    detector = Detector.load(model, sensitivity=sensitivity)
     rate_hz, parts, events = detector.sample_rate_hz, list[NDArray[np.float32]](), list[Event]()
     with closing(read_chunks(path, rate_hz)) as source:
         for chunk in change(source, rate_hz) if change else source:

@@ -16,7 +16,8 @@ For each class, over a grid of smoothing lengths and minimum durations, or of th
 Off-thresholds keep their ratio to on-thresholds; the refractory time is not changed.
 
 This is done for each operating point: the limit is that of the balanced sensitivity, and a tenth and ten times as many
-false alarms for the low and the high one.
+false alarms for the low and the high one. Where a model is to keep the values of the balanced sensitivity
+(``tune_around``), low and high differ from them in the threshold alone, and lie on either side of it.
 """
 
 from __future__ import annotations
@@ -171,25 +172,65 @@ def tune(
     return chosen
 
 
-def tuned_manifest(
-    manifest: Manifest, chosen: Choices, scenes: Scenes, budget: FalseAlarmBudget, command: str
+def tune_around(predictions: ScenePredictions, scenes: Scenes, budget: FalseAlarmBudget, processes: int) -> Choices:
+    """Return the choices for a model that keeps its balanced values: for low and high, another threshold of each class.
+
+    No threshold of the low sensitivity is below the balanced one and none of the high one above it, so that each
+    sensitivity finds what a lower one finds. A class without reference events keeps its values.
+    """
+    manifest = predictions.manifest
+    grid = [[with_threshold(c, threshold) for c in manifest.classes] for threshold in THRESHOLDS]
+    evaluated = _evaluate_settings(predictions, scenes, [list(manifest.classes), *grid], processes, "thresholds")
+    by_class = list(zip(*evaluated, strict=True))
+    chosen: Choices = {"balanced": [own[0] for own in by_class]}
+    sides: dict[Sensitivity, int] = {"low": 1, "high": -1}
+    for name, sign in sides.items():
+        beside = [[t for t in own if sign * (_threshold(t) - _threshold(own[0])) >= 0] for own in by_class]
+        limits = _limits(beside, budget.at(name))
+        best = [_choose_threshold(own, limit) for own, limit in zip(beside, limits, strict=True)]
+        chosen[name] = [t if t.references else own[0] for t, own in zip(best, by_class, strict=True)]
+    return chosen
+
+
+def tuned_manifest(  # noqa: PLR0913 - what was done, for the record
+    manifest: Manifest,
+    chosen: Choices,
+    scenes: Scenes,
+    budget: FalseAlarmBudget,
+    command: str,
+    *,
+    keep_balanced: bool = False,
 ) -> Manifest:
-    """Return a manifest with the chosen values, and the rule and scenes in its training record."""
-    record = manifest.training
-    made = scenes.manifest
-    kept = [s for s in record.sources if not s.name.startswith(("scenes ", EVALUATED))]
-    points = "; low sensitivity: a tenth of them, high: ten times"
-    use = f"decoder values: {budget.rule}{points} ({RULE_MODULE}); {made.hours:g} h, seed {made.seed}"
-    use += recordings_of(scenes)
-    source = DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
-    base = record.command.partition(" && snn-train tune-events ")[0]
-    training = replace(record, command=f"{base} && {command}", sources=(*kept, source))
+    """Return a manifest with the chosen values, and the rule and scenes in its training record.
+
+    With ``keep_balanced`` the record of how the balanced values were chosen stays, and so does what was measured with
+    them.
+    """
+    record, metrics = manifest.training, manifest.metrics
+    base, sources = record.command, list(record.sources)
+    if not keep_balanced:
+        base, metrics = base.partition(" && snn-train tune-events ")[0], {}
+        sources = [s for s in sources if not s.name.startswith(("scenes ", EVALUATED))]
+    sources.append(_source_of(scenes, budget, only_beside=keep_balanced))
+    training = replace(record, command=f"{base} && {command}", sources=tuple(sources))
     values = {name: [t.spec.decoder for t in chosen[name]] for name in SENSITIVITIES}
     classes = tuple(
-        replace(c, decoder=balanced, low=low, high=high, results=None)  # which are those of the values before
+        replace(c, decoder=balanced, low=low, high=high, results=c.results if keep_balanced else None)
         for c, low, balanced, high in zip(manifest.classes, *(values[n] for n in SENSITIVITIES), strict=True)
     )
-    return replace(manifest, classes=classes, training=training, metrics={}, operating_points=budget.operating_points)
+    points = budget.operating_points
+    return replace(manifest, classes=classes, training=training, metrics=metrics, operating_points=points)
+
+
+def _source_of(scenes: Scenes, budget: FalseAlarmBudget, *, only_beside: bool) -> DataSource:
+    """Return the record of scenes on which values were chosen, ``only_beside`` the balanced ones or all of them."""
+    made = scenes.manifest
+    points = "; low sensitivity: a tenth of them, high: ten times"
+    if only_beside:
+        points += ", by another threshold alone"
+    use = f"decoder values: {budget.rule}{points} ({RULE_MODULE}); {made.hours:g} h, seed {made.seed}"
+    use += recordings_of(scenes)
+    return DataSource(f"scenes {scenes.sha256[:12]}", "as the recordings that they are made of", use)
 
 
 def recordings_of(scenes: Scenes) -> str:
@@ -333,6 +374,10 @@ def _choose_min_off(before: Candidate, candidates: Sequence[Candidate]) -> Candi
 
 def _form(t: Candidate) -> tuple[int, int, EvidenceParams | None]:
     return t.spec.decoder.smoothing_frames, t.spec.decoder.min_on_frames, t.spec.decoder.evidence
+
+
+def _threshold(t: Candidate) -> float:
+    return t.spec.decoder.on_threshold
 
 
 def _simplicity(t: Candidate) -> tuple[bool, int]:

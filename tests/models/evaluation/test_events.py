@@ -15,6 +15,7 @@ from detector.errors import ManifestError
 from detector.manifest import SENSITIVITIES, OperatingPoints
 from detector.messages import AudioChunk
 from detector.network import load_model
+from detector.pipeline import with_threshold
 from models.cli.main import cli
 from models.evaluation import matching
 from models.evaluation import robustness as channels
@@ -262,6 +263,28 @@ def test_each_operating_point_keeps_its_own_limit(monkeypatch: pytest.MonkeyPatc
     }
 
 
+def test_low_and_high_are_chosen_beside_values_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores of the test above, with a balanced threshold that is neither the best one nor of the grid."""
+    monkeypatch.setattr(tuning, "THRESHOLDS", (0.6, 0.72, 0.92))
+    references = {400: 0.95, 1200: 0.85, 2000: 0.75, 2800: 0.65}
+    scores = scores_with(references | {3600: 0.9} | {4400 + 800 * i: 0.7 for i in range(6)}, frames=10_000)
+    scenes = scenes_of([ref(at / 40, at / 40 + 2) for at in references], seconds=3600.0)
+    predictions = predictions_of(scores)
+    kept = tuple(with_threshold(c, 0.78) for c in predictions.manifest.classes)
+    predictions = replace(predictions, manifest=replace(predictions.manifest, classes=kept))
+    points = tuning.tune_around(predictions, scenes, FalseAlarmBudget(1.0), 1)
+    thresholds = {name: {t.spec.label: t.spec.decoder.on_threshold for t in own} for name, own in points.items()}
+    assert thresholds["balanced"] == dict.fromkeys(predictions.manifest.labels, 0.78)
+    assert {name: own["guitar"] for name, own in thresholds.items()} == {"low": 0.92, "balanced": 0.78, "high": 0.6}
+    # Of other classes nothing is known here.
+    assert {name: own["speech"] for name, own in thresholds.items()} == dict.fromkeys(thresholds, 0.78)
+    for own in points.values():
+        for t, before in zip(own, kept, strict=True):
+            d, b = t.spec.decoder, before.decoder
+            assert d.off_threshold / d.on_threshold == pytest.approx(b.off_threshold / b.on_threshold)
+            assert replace(d, on_threshold=b.on_threshold, off_threshold=b.off_threshold) == b
+
+
 def test_alarms_are_allocated_where_they_find_most() -> None:
     points = [
         [(0, 10), (1, 9), (4, 2), (9, 1), (4, 5)],  # three alarms more find seven of ten
@@ -381,6 +404,40 @@ def test_tune_events_writes_a_model_with_rule_and_scenes_in_its_record(scene: Pa
     )
     assert tuning.tuned_on(again) == ["f" * 12]
     assert again.training.command.count("tune-events") == 1
+
+
+def test_a_model_may_keep_what_it_was_tuned_to(scene: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.onnx"
+    arguments = ["tune-events", str(MODEL), str(scene), "--keep-balanced", "--out", str(out), "--processes", "1"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    before, after = load_model().manifest, load_model(out).manifest
+    assert [c.decoder for c in after.classes] == [c.decoder for c in before.classes]
+    assert after.metrics == before.metrics
+    assert after.operating_points == OperatingPoints(0.1, 1.0, 10.0, "class")
+    for c in after.classes:
+        low, balanced, high = (c.at(name).decoder.on_threshold for name in SENSITIVITIES)
+        assert low >= balanced >= high
+    assert tuning.tuned_on(after) == [*tuning.tuned_on(before), read_scenes(scene).sha256[:12]]
+    assert after.training.command.startswith(f"{before.training.command} && snn-train ")
+    evaluated = tmp_path / "high.json"
+    arguments = ["evaluate-events", str(out), str(scene), "--sensitivity", "high", "--json", str(evaluated)]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    scenes = read_scenes(scene)
+    sensitive = predict_scenes(out, scenes, 1, sensitivity="high")
+    as_high = [c.at("high") for c in after.classes]
+    assert sensitive.detections == tuple(tuple(decode(as_high, after, scores)) for scores in sensitive.scores)
+    (events,) = predict_scenes(out, scenes, 1).detections
+    assert (events,) == predict_scenes(MODEL, scenes, 1).detections
+    assert len(sensitive.detections[0]) > len(events)
+
+
+def test_values_are_kept_in_the_model_that_has_them(tmp_path: Path) -> None:
+    arguments = ["tune-events", str(MODEL), str(tmp_path), "--keep-balanced", "--into", str(MODEL), "--out", "x.onnx"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2
+    assert "--keep-balanced and --into" in done.output
 
 
 def test_a_version_that_cannot_be_shown_is_refused_before_the_tuning(scene: Path, tmp_path: Path) -> None:
