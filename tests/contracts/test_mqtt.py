@@ -68,6 +68,7 @@ def test_the_connection(running: Live) -> None:
         f"1 {ANNOUNCEMENT}",
         "1 homeassistant/status",
         f"1 {BASE}/listening/set",
+        f"1 {BASE}/sensitivity/set",
     ]
     assert re.search(
         rf"Will message specified \(7 bytes\) \(r1, q1\)\.\n\d+: \t{re.escape(BASE)}/status$", log, re.MULTILINE

@@ -419,7 +419,7 @@ def test_a_model_may_keep_what_it_was_tuned_to(scene: Path, tmp_path: Path) -> N
         low, balanced, high = (c.at(name).decoder.on_threshold for name in SENSITIVITIES)
         assert low >= balanced >= high
     assert tuning.tuned_on(after) == [*tuning.tuned_on(before), read_scenes(scene).sha256[:12]]
-    assert after.training.command.startswith(f"{before.training.command} && snn-train ")
+    assert after.training.command.startswith(f"{before.training.command} && ")
     evaluated = tmp_path / "high.json"
     arguments = ["evaluate-events", str(out), str(scene), "--sensitivity", "high", "--json", str(evaluated)]
     done = CliRunner().invoke(cli, arguments)
