@@ -96,14 +96,47 @@ VERSION: Final = len(_MIGRATIONS)
 
 
 def version_of(connection: sqlite3.Connection, path: object) -> int:
-    """Return a file's version, 0 for an empty one; raises ConfigError for a newer one than this program knows."""
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    """Return a file's version, 0 for an empty one.
+
+    Raises ConfigError for a newer one than this program knows, and for a file of another program.
+    """
+    found = _user_version(connection)
+    if not _is_own(connection):
+        raise ConfigError(f"{path}: is a database of another program and stays as it is; name another file")
     if found > VERSION:
         raise ConfigError(
             f"{path}: was written by a newer snn-detect (version {found} of the tables, this one knows {VERSION}); "
             "update snn-detect, or name another database"
         )
     return found
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether an SQLite file has tables of another program; False where that cannot be seen.
+
+    The file is read alone: what is still in the log beside it is not seen, and nothing is made there.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(_uri(path, "immutable=1"), uri=True)) as connection:
+            return not _is_own(connection)
+    except sqlite3.Error:
+        return False
+
+
+def _user_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _is_own(connection: sqlite3.Connection) -> bool:
+    """Return whether a file is empty, or has the table of events."""
+    if set(_ENVIRONMENT) <= {row[1] for row in connection.execute("PRAGMA table_info(events)")}:
+        return True
+    has_tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    return not has_tables and not _user_version(connection)
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(os.fsencode(path.absolute()))}?{mode}"
 
 
 def migrate(connection: sqlite3.Connection, path: object) -> None:
@@ -128,7 +161,8 @@ class EventStore:
     def __init__(self, path: Path) -> None:
         """Open a file, made if need be, and close the events that a crash has left open.
 
-        Raises sqlite3.Error or OSError where that cannot be, ConfigError for a newer version's file.
+        Raises sqlite3.Error or OSError where that cannot be, ConfigError for a file of a newer version or of another
+        program.
         """
         self.path = path
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE))  # SQLite's own would be open to all
@@ -411,7 +445,7 @@ def _open_alone(path: Path) -> sqlite3.Connection:
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?{mode}", uri=True, timeout=_WAIT_S)
+    connection = sqlite3.connect(_uri(path, mode), uri=True, timeout=_WAIT_S)
     try:
         version_of(connection, path)
         connection.execute("SELECT 1 FROM events LIMIT 1").fetchone()

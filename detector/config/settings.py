@@ -197,6 +197,8 @@ class Settings(Section):
                 yield key, f"{path} is the file of {'.'.join(str(p) for p in other if isinstance(p, str))}, too"
             elif os.access(path, os.R_OK) and os.path.isfile(path) and not is_of_kind(path, kind):  # noqa: PTH113
                 yield key, f"{path} exists and is not {kind.name}; name another file"
+        if self.database is not None and _is_foreign(self.database.file):
+            yield ("database", "path"), f"{self.database.file} is a database of another program; name another file"
         if self.clips is not None and os.path.isfile(self.clips.folder):  # noqa: PTH113 - as above
             yield ("clips", "directory"), f"{self.clips.folder} is a file; name a folder"
 
@@ -211,6 +213,15 @@ class Settings(Section):
 def _overlaid(audio: Audio, source: Source, name: str) -> Audio:
     """Return how a source is captured: as its own table says, else as [audio] does."""
     return audio.model_copy(update={**source.given(Audio), "source": name})
+
+
+def _is_foreign(path: Path) -> bool:
+    """Return whether an SQLite file is one of another program; its module is imported only where there is a file."""
+    if not os.path.isfile(path) or not is_of_kind(path, DATABASE):  # noqa: PTH113 - raises nothing
+        return False
+    from detector.events_db import is_foreign
+
+    return is_foreign(path)
 
 
 def _twice(values: Iterable[object]) -> list[object]:

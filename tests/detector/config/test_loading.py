@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -474,6 +476,7 @@ SECRET = "S" + "ECRET"
         ("[[file]]\npath = '{0}/a'\n[[file]]\npath = '{0}/../{1}/a'", "is the file of file.path, too"),
         ("[[file]]\npath = '{0}/a'\n[database]\npath = '{0}/a'", "{0}/a is the file of file.path, too"),
         ("[[file]]\npath = '{0}/sound.wav'", "{0}/sound.wav exists and is not a file of JSON lines"),
+        ("[database]\npath = '{0}/other.db'", "{0}/other.db is a database of another program; name another file"),
         ("[database]\npath = '{0}/sound.wav'", "{0}/sound.wav exists and is not an SQLite database"),
         ("[[file]]\npath = '{0}/token'\n[web]\ntoken_file = '{0}/token'", "is the file of web.token_file, too"),
         ("[clips]\nlabels = ['zzz']", "clips.labels: the model knows no 'zzz'"),
@@ -496,6 +499,8 @@ def test_check_and_run_refuse_the_same(
     (tmp_path / "sound.wav").write_bytes(b"RIFF1234WAVEfmt ")
     (tmp_path / "token").write_text("long enough to be a token")
     (tmp_path / "token").chmod(0o600)
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as connection:
+        connection.execute("CREATE TABLE events (id INTEGER, what TEXT)")
     written(file, text.format(tmp_path, tmp_path.name).replace("SECRET", SECRET) + "\n")
     checked = run("check", file)
     command = [sys.executable, "-m", "detector", "run", "--config", str(file)]

@@ -437,6 +437,28 @@ def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "CREATE TABLE events (id INTEGER, what TEXT)",
+        "CREATE TABLE states (id INTEGER); PRAGMA user_version = 1",
+        "CREATE TABLE events (onset_utc TEXT, label TEXT); PRAGMA user_version = 99",
+        "CREATE VIEW events AS SELECT 1",
+        "PRAGMA user_version = 2",
+    ],
+)
+def test_a_file_of_another_program_is_left_alone(path: Path, tables: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(tables)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"events.db: is a database of another program and stays as it is"):
+        opened(path)
+    with pytest.raises(ConfigError, match="another program"):
+        EventReader(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
 def filled(path: Path, count: int) -> None:
     """Write a file with so many events of ten labels in two categories, half a minute apart, the last of them rare."""
     EventStore(path).close()
