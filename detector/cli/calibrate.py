@@ -239,12 +239,14 @@ class Calibrator:
         return self._signals.exit_code or code
 
     def _measure(self) -> Iterator[DetectorError]:
-        """Measure the files, or live sound; yields the errors of single files."""
+        """Measure the files, then live sound unless one of them failed; yields the errors of single files."""
+        has_failed = False
         with closing(self._gauge("measuring", len(self._files))) as gauge:
             for number, (label, path) in enumerate(self._files):
                 try:
                     self._measurement.measure_file(path, label, self._advance(gauge, number, path.name))
                 except SourceError as error:
+                    has_failed = True
                     with gauge.aside():
                         yield error
                 if not self._signals.goes_on():
@@ -252,7 +254,10 @@ class Calibrator:
         options = self._options
         wanted = hours_needed(options.rate_per_hour) if options.hours is None else options.hours
         seconds = 3600 * (wanted - self._store.background_hours)
-        if not options.places and seconds > 0:
+        if not options.places and seconds > 0 and has_failed:
+            # It would take hours, and no settings would be written at their end.
+            print_status("not listening: correct what is named above, or leave it out, and start again")
+        elif not options.places and seconds > 0:
             try:
                 self._measure_live(seconds)
             except SourceError as error:

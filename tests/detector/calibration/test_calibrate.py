@@ -241,6 +241,18 @@ def test_one_of_several_sources_has_a_fragment_of_its_own(tmp_path: Path) -> Non
         assert words in line_of(done)
 
 
+def test_nobody_waits_for_hours_behind_an_error_in_a_recording(tmp_path: Path) -> None:
+    """No settings would be written at the end."""
+    text, out = tmp_path / "no-sound.wav", tmp_path / "settings.toml"
+    text.write_text("no sound")
+    done = calibrate("--hours", "8", "--device", "mic", "--target", f"guitar={text}", "--out", out)
+    assert done.exit_code == 66, done.output
+    error, status = done.stderr.splitlines()
+    assert "no-sound.wav: no sound file that can be read" in error
+    assert status.startswith("not listening: correct what is named above")
+    assert not out.exists()
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     empty, quiet, text = tmp_path / "empty", tmp_path / "quiet.wav", tmp_path / "text.scores"
     empty.mkdir()
