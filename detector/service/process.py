@@ -214,8 +214,14 @@ class _Worker:
 
 
 def can_fork() -> bool:
-    """Return whether this process has one thread: in a forked one, locks that others hold would stay locked."""
-    return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
+    """Return whether this process has one thread: in a forked one, locks that others hold would stay locked.
+
+    Libraries have threads that Python does not know, so that it is False where /proc is not mounted.
+    """
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
+    except OSError:
+        return False
 
 
 class Workers:

@@ -158,3 +158,23 @@ def test_progress_of_all_files_is_shown(long: list[Path]) -> None:
             shown += os.read(terminal, 4096)
         process.kill()
     os.close(terminal)
+
+
+NO_PROC = ("unshare", "--mount", "--", "sh", "-c", 'umount -l /proc && exec "$@"', "sh")
+
+
+def test_files_are_replayed_one_after_another_where_proc_is_not_mounted(tmp_path: Path) -> None:
+    """How many threads there are is not known there, so that no process is forked."""
+    if os.geteuid() != 0 or subprocess.run([*NO_PROC, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root can take /proc away, and not in every container")
+    wave, rate_hz = soundfile.read(SCENE, frames=16000 * 10)
+    sounds = [tmp_path / f"{name}.flac" for name in "ab"]
+    for path in sounds:
+        soundfile.write(path, wave, rate_hz)
+    expected = replay("--jobs", "1", *sounds)
+    done = subprocess.run(
+        [*NO_PROC, *COMMAND, "replay", *map(str, sounds)], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (0, expected.stdout), done.stderr
+    assert len(done.stdout.splitlines()) >= 2
+    assert len(done.stderr.splitlines()) == 2
