@@ -356,12 +356,23 @@ def run_program(group: click.Group, name: str) -> None:
 
 def _report_internal(error: Exception) -> int:
     """Print an error that no user can have caused, and return the exit code."""
+    if isinstance(error, FileNotFoundError) and not _has_folder():
+        print_error("the current folder has been removed; go to another one")
+        return ConfigError.exit_code
     # Errors of the system (no space left) explain themselves; any other is an error of this program.
     what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
     print_error(f"{what}{error} ({_DEBUG}=1 shows where)")
     if os.environ.get(_DEBUG) == "1":
         traceback.print_exc()
     return INTERNAL_ERROR
+
+
+def _has_folder() -> bool:
+    """Return whether the current folder is there: without it no relative name can be followed."""
+    try:
+        return bool(Path.cwd())
+    except OSError:
+        return False
 
 
 def _report_usage(error: click.UsageError) -> int:

@@ -300,6 +300,19 @@ def test_output_that_cannot_be_written_is_an_error(scene: Path) -> None:
     assert done.stderr.startswith("snn-detect: error: [Errno 28] No space left on device")
 
 
+def test_a_folder_that_was_removed_is_said(scene: Path, tmp_path: Path) -> None:
+    """Relative names lead nowhere there; a whole one still does."""
+    gone = tmp_path / "gone"
+    for name, code, words in (("x.wav", 2, "the current folder has been removed; go to another one"), (scene, 0, "")):
+        gone.mkdir()
+        script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+        command = ["bash", "-c", script, "bash", gone, *COMMAND, "replay", "--quiet", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == (code > 0)
+
+
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "2>/dev/full", "<&-"])
 def test_closed_and_full_streams(scene: Path, redirection: str) -> None:
     command = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, "replay", str(scene)]
