@@ -241,7 +241,7 @@ def test_one_of_several_sources_has_a_fragment_of_its_own(tmp_path: Path) -> Non
         assert words in line_of(done)
 
 
-def test_nobody_waits_for_hours_behind_an_error_in_a_recording(tmp_path: Path) -> None:
+def test_there_is_no_listening_for_hours_behind_an_error_in_a_recording(tmp_path: Path) -> None:
     """No settings would be written at the end."""
     text, out = tmp_path / "no-sound.wav", tmp_path / "settings.toml"
     text.write_text("no sound")
