@@ -40,7 +40,7 @@ CORE := setup.py $(wildcard detector/engine/c/*)
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # What the tests of sound files, of rendering, of the service and of the exported C run.
 TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-general-soundfont espeak-ng \
-  systemd logrotate libportaudio2 libasound2-plugins alsa-utils pulseaudio pulseaudio-utils mosquitto openssl strace util-linux make gcc libc6-dev libasound2-dev cmake \
+  systemd dbus logrotate libportaudio2 libasound2-plugins alsa-utils pulseaudio pulseaudio-utils mosquitto openssl strace util-linux make gcc libc6-dev libasound2-dev cmake \
   clang libclang-rt-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm chromium \
   sox libsox-fmt-base ffmpeg lame curl man-db zsh fish icecast2 gir1.2-gst-rtsp-server-1.0 python3-gi \
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
