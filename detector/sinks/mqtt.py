@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,8 @@ from detector.system import Backoff
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
 
+    from detector.manifest import Sensitivity
+
 BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
 """Credential with the password for all brokers whose section names no file."""
 _log = logging.getLogger(__name__)
@@ -62,6 +65,9 @@ _LEAVE_S: Final = 1.0
 _GRACE_S: Final = 0.2
 """Time for the network loop to end once there is nothing more to send."""
 _FAILURE: Final = 0x80
+_MAX_REQUESTS: Final = 10
+"""What users may ask for in one go before it is done less often."""
+_REQUESTS_PER_S: Final = 2.0
 
 
 class Mqtt(SinkSection):
@@ -168,7 +174,7 @@ class MqttSink(LiveSink):
         on_listening: Callable[[bool], None] | None = None,
         sensitivity: SensitivityControl | None = None,
     ) -> None:
-        """Prepare; ``on_listening`` is called, in paho's thread, when a user turns listening on or off.
+        """Prepare; ``on_listening`` is called, in paho's thread or in a tick, when a user turns listening on or off.
 
         It must not block, nor must ``sensitivity`` where a user chooses an operating point. Raises ConfigError for
         settings that contradict the files they name, and without paho-mqtt.
@@ -195,6 +201,7 @@ class MqttSink(LiveSink):
         self._earlier = b""
         """The announcement that an earlier run left, until the next one removes what only that had."""
         self._link = _Link()
+        self._requests = _Requests()
         self._reported: set[bool] = set()
         self._client = self._make_client(node, password)
 
@@ -230,6 +237,7 @@ class MqttSink(LiveSink):
 
     def tick(self) -> None:
         """Announce what is due; raises RetryableError while there is no connection, so that it is logged."""
+        self._requests.settle()
         with self._lock:
             if self._outbox.is_open and self._announce_at is not None and time.monotonic() >= self._announce_at:
                 self._outbox.put(self._all())
@@ -249,6 +257,7 @@ class MqttSink(LiveSink):
 
     def close(self) -> None:
         """Publish that all is off and disconnect; logs how many messages the broker has not acknowledged in time."""
+        self._requests.settle(is_end=True)
         with self._lock:
             self._outbox.put(self._states.offline_messages())
         self._send()
@@ -436,9 +445,11 @@ class MqttSink(LiveSink):
         if message.payload not in (ON.encode(), OFF.encode()):
             _log.warning("%s: %s and %s are understood, not %r", message.topic, ON, OFF, message.payload[:20])
             return
-        on = message.payload == ON.encode()
+        self._requests.put(message.topic, partial(self._turn, self._on_listening, message.payload == ON.encode()))
+
+    def _turn(self, turn: Callable[[bool], None], on: bool) -> None:
         try:
-            self._on_listening(on)
+            turn(on)
         except Exception as error:  # noqa: BLE001 - the connection goes on whatever the service does
             _log.warning("listening could not be turned %s: %s", "on" if on else "off", error)
             return
@@ -454,8 +465,11 @@ class MqttSink(LiveSink):
             points = ", ".join(self._sensitivity.choices)
             _log.warning("%s: one of %s is understood, not %r", message.topic, points, message.payload[:20])
             return
+        self._requests.put(message.topic, partial(self._apply, self._sensitivity.choose, wanted))
+
+    def _apply(self, choose: Callable[[Sensitivity], None], wanted: Sensitivity) -> None:
         try:
-            self._sensitivity.choose(wanted)
+            choose(wanted)
         except Exception as error:  # noqa: BLE001 - the connection goes on whatever the service does
             _log.warning("the sensitivity could not be changed: %s", error)
             return
@@ -466,6 +480,39 @@ class MqttSink(LiveSink):
         due = time.monotonic() + delay_s * secrets.randbelow(1000) / 1000
         with self._lock:
             self._announce_at = min(due, self._announce_at or due)
+
+
+class _Requests:
+    """What users ask for by topic: done at once, and where there is a flood only the last one, twice a second.
+
+    Each is written to the disk, so that the connection would do nothing else for minutes, and a card wear out.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        """Held while one is done, so that an earlier one is never done behind a later one."""
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._credit, self._at_s = float(_MAX_REQUESTS), time.monotonic()
+
+    def put(self, topic: str, act: Callable[[], None]) -> None:
+        """Do it, now or in a ``settle``; it then takes the place of an earlier one of its topic."""
+        with self._lock:
+            self._waiting[topic] = act
+            self._work()
+
+    def settle(self, *, is_end: bool = False) -> None:
+        """Do what waits, as far as its time has come; at the end all of it."""
+        with self._lock:
+            self._credit += len(self._waiting) if is_end else 0
+            self._work()
+
+    def _work(self) -> None:
+        now = time.monotonic()
+        self._credit = min(self._credit + _REQUESTS_PER_S * (now - self._at_s), max(self._credit, _MAX_REQUESTS))
+        self._at_s = now
+        while self._waiting and self._credit >= 1:
+            self._credit -= 1
+            self._waiting.pop(next(iter(self._waiting)))()
 
 
 @dataclass(slots=True)

@@ -354,6 +354,24 @@ def test_listening_can_be_turned_off_and_on(broker: Broker, caplog: pytest.LogCa
     ]
 
 
+def test_a_flood_on_the_switch_leaves_the_connection_free(broker: Broker) -> None:
+    """Each change is written to the disk: the last one counts, those before it are done only now and then."""
+    done: list[bool] = []
+    begin = time.monotonic()
+    with Watcher(broker.port) as watcher, running(broker.port, on_listening=done.append) as (worker, _):
+        watcher.wait_for(f"{BASE}/listening/state", "ON")
+        for _ in range(400):
+            watcher.publish(f"{BASE}/listening/set", "OFF")
+            watcher.publish(f"{BASE}/listening/set", "ON")
+        watcher.publish(f"{BASE}/listening/set", "OFF")
+        worker.submit(onset())
+        watcher.wait_for(GUITAR, "ON")
+        wait_until(lambda: watcher.payloads(f"{BASE}/listening/state")[-1] == "OFF", "the last state")
+        wait_until(lambda: len(done) > 10 or not done[-1], "the last change")
+        assert done[-1] is False
+    assert 2 <= len(done) <= 12 + 2 * (time.monotonic() - begin)
+
+
 def test_a_switch_command_that_fails_changes_nothing(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     def fail(_on: bool) -> None:
         raise RuntimeError("no")
