@@ -112,7 +112,7 @@ def test(config: Path | None, *, as_json: bool) -> None:
     may run meanwhile.
     """
     from detector.sinks.mqtt import broker_password
-    from detector.sinks.mqtt_client import test_connection
+    from detector.sinks.mqtt_visits import test_connection
 
     settings = _load(config)
     found = [(b, test_connection(b, settings.node, broker_password(b))) for b in settings.mqtt]
@@ -137,7 +137,7 @@ def purge(config: Path | None) -> None:
     This also removes its device from Home Assistant. Stop the service first.
     """
     from detector.sinks.mqtt import broker_password
-    from detector.sinks.mqtt_client import purge as delete_retained
+    from detector.sinks.mqtt_visits import purge as delete_retained
 
     settings = _load(config)
     for broker in settings.mqtt:

@@ -47,7 +47,7 @@ from detector.service.outputs import specs
 from detector.service.source import make_detector, node_info_of, source_context
 from detector.sinks.base import SinkContext
 from detector.sinks.mqtt import Mqtt, broker_password
-from detector.sinks.mqtt_client import test_connection
+from detector.sinks.mqtt_visits import test_connection
 
 CONFIGURATION: Final = "configuration"
 MODEL: Final = "model"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from detector.errors import BrokerError, ConfigError
-from detector.sinks import mqtt, mqtt_client
+from detector.sinks import mqtt, mqtt_visits
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import HOST, Broker, free_port, plugin, wait_until
@@ -51,7 +51,7 @@ def tls_broker(directory: Path, authority: Authority, *lines: str, names: str = 
 
 
 def stages(password: str | None = None, **settings: Any) -> list[tuple[str, bool, str]]:
-    found = mqtt_client.test_connection(Mqtt(host=HOST, **settings), "pi4", password)
+    found = mqtt_visits.test_connection(Mqtt(host=HOST, **settings), "pi4", password)
     return [(s.name, s.ok, s.text) for s in found]
 
 
@@ -191,7 +191,7 @@ def test_files_that_are_wrong(tmp_path: Path, authority: Authority) -> None:
 
 
 def test_a_host_name_that_does_not_exist() -> None:
-    found = mqtt_client.test_connection(Mqtt(host="absent.invalid"), "pi4", None)
+    found = mqtt_visits.test_connection(Mqtt(host="absent.invalid"), "pi4", None)
     assert [(s.name, s.ok) for s in found] == [("DNS", False)]
     assert found[0].text.startswith("absent.invalid:1883: no such host")
 
@@ -205,7 +205,7 @@ def test_a_port_without_a_server() -> None:
 
 def test_a_port_that_never_answers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(mqtt, "_ANSWER_S", 0.5)
-    monkeypatch.setattr(mqtt_client, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(mqtt_visits, "_ANSWER_S", 0.5)
     with socket.create_server((HOST, 0)) as server:
         port = server.getsockname()[1]
         assert trouble(caplog, port=port) == [f"mqtt: {HOST}:{port}: no answer; check host, port and firewall"]
@@ -226,7 +226,7 @@ def test_rules_that_forbid_reading_are_logged_once(tmp_path: Path, caplog: pytes
     lines = (f"plugin {plugin('mosquitto_dynamic_security.so')}", f"plugin_opt_config_file {tmp_path / 'rules.json'}")
     with Broker(tmp_path, *lines) as broker:
         with pytest.raises(BrokerError, match="may not read snn-detect/pi4/#, homeassistant/device/snn_de"):
-            mqtt_client.purge(Mqtt(host=HOST, port=broker.port), "pi4", None)
+            mqtt_visits.purge(Mqtt(host=HOST, port=broker.port), "pi4", None)
         sink = MqttSink(Mqtt(host=HOST, port=broker.port), (STATION,), None)
         worker = SinkWorker("mqtt", sink)
         wait_until(lambda: "may not read homeassistant/status" in caplog.text, "the warning")
