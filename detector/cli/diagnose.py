@@ -1,8 +1,7 @@
-"""The commands ``snn-detect doctor`` and ``snn-detect mqtt``: diagnose the installation, test the brokers."""
+"""The command ``snn-detect doctor``: diagnose the installation."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,12 +11,10 @@ import click
 
 from detector import __version__
 from detector.cli.program import (
-    CommandGroup,
     config_option,
     json_option,
     model_option,
     print_json,
-    print_text,
     stream_options,
     stream_overrides,
 )
@@ -26,7 +23,6 @@ from detector.system import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detector.config.settings import Settings
     from detector.doctor.result import CheckResult
 
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
@@ -89,70 +85,3 @@ def _shown(results: Iterable[CheckResult], console: Console) -> list[CheckResult
     summary = ", ".join(counted(n, state) for state, n in counts.items() if n) or "all is well"
     console.print(Text(summary, "bold"))
     return done
-
-
-_UNAVAILABLE = 69
-_config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="Configuration file; default: the one that the service reads."
-)
-
-
-@click.group(cls=CommandGroup)
-def mqtt() -> None:
-    """Test the MQTT brokers of the configuration."""
-
-
-@mqtt.command()
-@_config_option
-@json_option
-def test(config: Path | None, *, as_json: bool) -> None:
-    """Test the connection to each broker.
-
-    The stages are DNS, TCP, TLS, authentication and publishing; exit code 69 if one fails. The service
-    may run meanwhile.
-    """
-    from detector.sinks.mqtt import broker_password
-    from detector.sinks.mqtt_visits import test_connection
-
-    settings = _load(config)
-    found = [(b, test_connection(b, settings.node, broker_password(b))) for b in settings.mqtt]
-    if as_json:
-        print_json(
-            [{"host": b.host, "port": b.port, "stages": [*map(dataclasses.asdict, stages)]} for b, stages in found]
-        )
-    else:
-        for broker, stages in found:
-            click.echo(f"{broker.host}:{broker.port}")
-            for stage in stages:
-                print_text(f"  {stage.name:<8} {'ok' if stage.ok else 'failed':<7} {stage.text}")
-    if not all(stage.ok for _, stages in found for stage in stages):
-        raise click.exceptions.Exit(_UNAVAILABLE)
-
-
-@mqtt.command()
-@_config_option
-def purge(config: Path | None) -> None:
-    """Delete this machine's retained messages.
-
-    This also removes its device from Home Assistant. Stop the service first.
-    """
-    from detector.sinks.mqtt import broker_password
-    from detector.sinks.mqtt_visits import purge as delete_retained
-
-    settings = _load(config)
-    for broker in settings.mqtt:
-        done = delete_retained(broker, settings.node, broker_password(broker))
-        click.echo(f"{broker.host}:{broker.port}: {len(done.topics)} retained messages deleted")
-        if done.was_online:
-            click.echo(f"{broker.host}:{broker.port}: the service was online, and will publish them again", err=True)
-
-
-def _load(config: Path | None) -> Settings:
-    """Return the settings; raises ConfigError if they name no broker."""
-    from detector.config.loading import load_settings
-    from detector.errors import ConfigError
-
-    settings = load_settings(config)
-    if not settings.mqtt:
-        raise ConfigError("the configuration has no [mqtt] section")
-    return settings

@@ -37,6 +37,7 @@ from detector.sinks.base import (
 )
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_client import Outbox, Trouble, failure, make_client, refused, unanswered, where
+from detector.sinks.mqtt_nodes import INSTANCE, NameTakenError, NodeReport, left_behind
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, NodeStates, Topics, client_id, status
 from detector.system import Backoff
 
@@ -166,18 +167,20 @@ class MqttSink(LiveSink):
     shows_states = True
     types = frozenset({"onset", "offset", "status", "health", "clip"})
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         settings: Mqtt,
         node_infos: Sequence[NodeInfo],
         password: str | None,
         on_listening: Callable[[bool], None] | None = None,
         sensitivity: SensitivityControl | None = None,
+        instance: str = INSTANCE,
     ) -> None:
         """Prepare; ``on_listening`` is called, in paho's thread or in a tick, when a user turns listening on or off.
 
-        It must not block, nor must ``sensitivity`` where a user chooses an operating point. Raises ConfigError for
-        settings that contradict the files they name, and without paho-mqtt.
+        It must not block, nor must ``sensitivity`` where a user chooses an operating point. ``instance`` stands for
+        the process: no other may have the name of its node. Raises ConfigError for settings that contradict the
+        files they name, and without paho-mqtt.
         """
         self._settings = settings
         node = node_infos[0].node
@@ -200,6 +203,11 @@ class MqttSink(LiveSink):
         self._seeks_earlier = self._discovery is not None
         self._earlier = b""
         """The announcement that an earlier run left, until the next one removes what only that had."""
+        announcement = self._discovery.topic if self._discovery else None
+        self._report = NodeReport.of(node_infos, instance, announcement)
+        self._left: set[str] | None = None
+        """Topics that an earlier run left, until those that are no longer used are emptied; None: not known yet."""
+        self._password = password
         self._link = _Link()
         self._requests = _Requests()
         self._reported: set[bool] = set()
@@ -259,7 +267,7 @@ class MqttSink(LiveSink):
         """Publish that all is off and disconnect; logs how many messages the broker has not acknowledged in time."""
         self._requests.settle(is_end=True)
         with self._lock:
-            self._outbox.put(self._states.offline_messages())
+            self._outbox.put([self._report.message(self._topics), *self._states.offline_messages()])
         self._send()
         is_complete = self._outbox.is_open and self._outbox.wait_until_sent(_LEAVE_S)
         self._link.is_closing = True
@@ -287,7 +295,7 @@ class MqttSink(LiveSink):
         return discovery
 
     def _make_client(self, node: str, password: str | None) -> Client:
-        client = make_client(self._settings, client_id(node), password)
+        client = make_client(self._settings, client_id(node), password, before_connect=self._before_connect)
         client.suppress_exceptions = True  # paho's thread would end by them; _on_log logs them
         will = status(self._topics, OFFLINE)
         client.will_set(will.topic, will.payload, will.qos, will.retain)
@@ -325,7 +333,10 @@ class MqttSink(LiveSink):
         self._announce_at, self._seeks_earlier, self._earlier = None, False, b""
         self._level_at = time.monotonic() + _SUBSCRIBED_S
         self._states.expect_subscribers()
-        return [*discovery, *self._states.present()]
+        stale = sorted((self._left or set()) - self._states.topics() - {self._report.discovery})
+        self._left = set()
+        removed = [Message(topic, "", retain=True) for topic in stale]
+        return [self._report.message(self._topics), *discovery, *removed, *self._states.present()]
 
     def _missing_answer(self) -> Trouble | None:
         asked_at = self._link.asked_at
@@ -333,6 +344,15 @@ class MqttSink(LiveSink):
         return failure(self._settings, TimeoutError()) if is_late else None
 
     # What follows is called in paho's thread.
+
+    def _before_connect(self) -> None:
+        """Look who has the node's name, and the first time what an earlier run has left; raises OSError."""
+        if self._link.is_closing:
+            raise ConnectionAbortedError
+        is_first = self._left is None
+        found = left_behind(self._settings, self._topics.node, self._password, self._report, sweeps=is_first)
+        with self._lock:
+            self._left = found if is_first else self._left
 
     def _on_socket_open(self, _client: Client, _data: object, _socket: object) -> None:
         self._link.asked_at = time.monotonic()
@@ -379,7 +399,9 @@ class MqttSink(LiveSink):
 
     def _on_connect_fail(self, client: Client, _data: object) -> None:
         error = sys.exception()  # paho calls this while it handles the error
-        if isinstance(error, Exception):
+        if isinstance(error, NameTakenError):
+            self._link.trouble = Trouble(str(error), is_refusal=True)
+        elif isinstance(error, Exception):
             self._link.trouble = failure(self._settings, error)
         if self._link.is_closing:
             client.loop_stop()
@@ -406,11 +428,15 @@ class MqttSink(LiveSink):
                 _log.warning("mqtt: %s: may not read %s; change the access rules", where(self._settings), topic)
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        """Follow switch and select, and publish discovery when Home Assistant starts, use an earlier announcement."""
-        if message.topic == self._topics.listening_set:
-            self._switch(message)
-        elif message.topic == self._topics.sensitivity_set:
-            self._choose(message)
+        """Follow switch and select, answer, publish discovery at Home Assistant's start, use one of an earlier run."""
+        topics = self._topics
+        mine = {
+            topics.listening_set: self._switch,
+            topics.sensitivity_set: self._choose,
+            topics.node_report_get: self._answer,
+        }
+        if message.topic in mine:
+            mine[message.topic](message)
         elif self._discovery and message.topic in self._discovery.birth_topics:
             if message.payload == BIRTH_PAYLOAD.encode() and not message.retain:
                 self._announce_within(_BIRTH_DELAY_S)
@@ -432,12 +458,18 @@ class MqttSink(LiveSink):
             self._link.complaint = f" ({' '.join(text.split())})"
 
     def _subscriptions(self) -> list[str]:
-        topics = [self._topics.listening_set] if self._on_listening else []
+        topics = [self._topics.node_report_get]
+        topics += [self._topics.listening_set] if self._on_listening else []
         topics += [self._topics.sensitivity_set] if self._sensitivity else []
         if self._discovery:
             topics += self._discovery.birth_topics
             topics += [self._discovery.topic] if self._seeks_earlier else []
         return topics
+
+    def _answer(self, message: MQTTMessage) -> None:
+        """Say again what this service is, to those who ask whether it lives."""
+        if not message.retain:
+            self._outbox.put([self._report.message(self._topics)])
 
     def _switch(self, message: MQTTMessage) -> None:
         if message.retain or self._on_listening is None:

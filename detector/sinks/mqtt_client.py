@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -72,10 +72,18 @@ def unanswered(settings: Mqtt, complaint: str = "") -> Trouble:
     return Trouble(f"{where(settings)}: {text}", is_refusal=True)
 
 
-def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: bool = True) -> Client:
+def make_client(
+    settings: Mqtt,
+    name: str,
+    password: str | None,
+    *,
+    reconnects: bool = True,
+    before_connect: Callable[[], object] = bool,
+) -> Client:
     """Return a client of paho that is not connected yet; ``name`` is its id with the broker.
 
-    Raises ConfigError without paho-mqtt and for files that are missing or no certificates.
+    ``before_connect`` is called before each connection, in the thread that makes it; an OSError of it takes the place
+    of the connection. Raises ConfigError without paho-mqtt and for files that are missing or no certificates.
     """
     try:
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -85,9 +93,10 @@ def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: 
         if error.name is None or not error.name.startswith("paho"):
             raise
         raise ConfigError(f"MQTT needs paho-mqtt: {install_command('mqtt')}") from error
-    client = client_class(
+    client: Any = client_class(
         CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=reconnects
     )
+    client.before_connect = before_connect
     client.connect_timeout = CONNECT_S
     client.max_inflight_messages_set(0)  # the limits are those of Outbox
     client.max_queued_messages_set(0)
@@ -95,7 +104,8 @@ def make_client(settings: Mqtt, name: str, password: str | None, *, reconnects: 
         client.tls_set_context(context)
     if settings.username is not None:
         client.username_pw_set(settings.username, password)
-    return client
+    made: Client = client
+    return made
 
 
 def _close_old_pair(client: Any) -> None:
@@ -104,8 +114,16 @@ def _close_old_pair(client: Any) -> None:
         client._reset_sockets(sockpair_only=True)  # noqa: SLF001
 
 
+class _Head(bytearray):
+    """The beginning of what is added to it."""
+
+    def __iadd__(self, data: Any) -> Self:  # type: ignore[misc]  # bytearray's has the same result
+        self.extend(data[: max(0, _MAX_PACKET_BYTES - len(self))])
+        return self
+
+
 @cache
-def _bounded_client() -> type[Client]:
+def _bounded_client() -> type[Any]:
     """Return paho's client, of whose incoming packets only the beginning is kept; a broken one ends the connection.
 
     MQTT 3.1.1 cannot ask a broker for small packets. What is left out is received all the same, so that the broker
@@ -114,16 +132,17 @@ def _bounded_client() -> type[Client]:
     from paho.mqtt.client import Client
     from paho.mqtt.enums import MQTTErrorCode
 
-    class Head(bytearray):
-        def __iadd__(self, data: Any) -> Self:  # type: ignore[misc]  # bytearray's has the same result
-            self.extend(data[: max(0, _MAX_PACKET_BYTES - len(self))])
-            return self
-
     class BoundedClient(Client):
+        before_connect: Callable[[], object]
+
+        def reconnect(self) -> MQTTErrorCode:
+            self.before_connect()
+            return super().reconnect()
+
         def _sock_recv(self, bufsize: int) -> bytes:
             packet = self._in_packet
-            if not isinstance(packet["packet"], Head):
-                packet["packet"] = Head(packet["packet"])
+            if not isinstance(packet["packet"], _Head):
+                packet["packet"] = _Head(packet["packet"])
             return super()._sock_recv(min(bufsize, _RECEIVE_BYTES))
 
         def loop_start(self) -> MQTTErrorCode:

@@ -66,6 +66,16 @@ class Topics:
         return f"{self.base}/status"
 
     @property
+    def node_report(self) -> str:
+        """What the service says of itself."""
+        return f"{self.base}/node"
+
+    @property
+    def node_report_get(self) -> str:
+        """Asks the service to say it again; the payload is the id of the process that asks."""
+        return f"{self.base}/node/get"
+
+    @property
     def source_status(self) -> str:
         """Whether the source is open and sound arrives."""
         return f"{self.base}/{self.source}/status"
@@ -156,7 +166,7 @@ class NodeStates:
 
         ``switch``: listening can be turned off. ``sensitivity``: the operating point can be chosen.
         """
-        self._shared = _Shared(", ".join(dict.fromkeys(info.model for info in node_infos)))
+        self._shared = _Shared(models(node_infos))
         self._states = {
             info.source: States(
                 info,
@@ -177,6 +187,10 @@ class NodeStates:
     def present(self) -> list[Message]:
         """Return the last message of every retained topic."""
         return list(self._shared.present.values())
+
+    def topics(self) -> set[str]:
+        """Return all topics that may have a retained message of these sources."""
+        return {topic for states in self._states.values() for topic in states.topics()}
 
     def listening(self, *, on: bool) -> list[Message]:
         """Note that listening has been turned on or off."""
@@ -269,13 +283,13 @@ class States:
             case StatusRecord():
                 return self._status(record)
             case HealthRecord():
-                return self._health(record.health)
+                return self._health(record.health, record.time)
             case _:
                 return []
 
-    def present(self) -> list[Message]:
-        """Return the last message of every retained topic."""
-        return list(self._present.values())
+    def topics(self) -> set[str]:
+        """Return all topics that may have a retained message: attributes have none before the first sound."""
+        return {*self._present, *map(self._topics.attributes, (PROBLEM, *self._ids.values()))}
 
     def listening(self, *, on: bool) -> list[Message]:
         """Note that listening has been turned on or off."""
@@ -377,7 +391,7 @@ class States:
         has_switch = self._topics.listening_state in self._present
         return messages + (self.listening(on=active) if has_switch else [])
 
-    def _health(self, health: HealthState) -> list[Message]:
+    def _health(self, health: HealthState, time: str) -> list[Message]:
         self._shared.health[self._topics.source] = health
         each = self._shared.health.values()
         payload = {
@@ -389,6 +403,7 @@ class States:
             "uptime_s": health.uptime_s,
             "model": self._shared.models,
             "version": self._version,
+            "time": time,
         }
         messages = [self._keep(self._topics.health, _json(payload), qos=0)]
         return (
@@ -455,6 +470,11 @@ class States:
         if label not in self._ids:
             raise ValueError(f"unknown label {label!r}; the node reports {', '.join(self._ids)}")
         return self._ids[label]
+
+
+def models(node_infos: Iterable[NodeInfo]) -> str:
+    """Return the names of the models of a machine."""
+    return ", ".join(dict.fromkeys(info.model for info in node_infos))
 
 
 def status(topics: Topics, payload: str) -> Message:

@@ -40,7 +40,7 @@ def test_topics_qos_payloads_and_what_is_retained(running: Live) -> None:
     kept = retained(running.broker.port).keys()
     found: dict[str, Any] = {}
     for message in list(running.watcher.messages):
-        if message.topic.endswith("/set") or not message.topic.startswith(BASE):
+        if message.topic.endswith(("/set", "/get")) or not message.topic.startswith(BASE):
             continue
         payload = message.payload
         what = shape(json.loads(payload), "temp_c") if payload.startswith("{") else f"text, such as {payload}"
@@ -61,13 +61,17 @@ def test_the_switch_is_obeyed(running: Live) -> None:
 def test_the_connection(running: Live) -> None:
     """The broker's log says how the service came: id, clean session, keep-alive, user, will, subscriptions."""
     log = running.guarded_broker.log
-    (who,) = set(re.findall(r"New client connected from \S+ as (snn-detect-\S+ \(.*\))\.", log))
+    look, who = re.findall(r"New client connected from \S+ as (snn-detect-\S+ \(.*\))\.", log)
     assert who == f"snn-detect-{NODE} (p2, c1, k30, u'{USER}')"
+    assert re.fullmatch(rf"snn-detect-{NODE}-[0-9a-f]{{16}} \(p2, c1, k30, u'{USER}'\)", look), (
+        "whether the name is free"
+    )
     asked = sorted(set(re.findall(rf"^\d+: snn-detect-{NODE} (\d \S+)$", log, re.MULTILINE)))
     assert asked == [
         f"1 {ANNOUNCEMENT}",
         "1 homeassistant/status",
         f"1 {BASE}/listening/set",
+        f"1 {BASE}/node/get",
         f"1 {BASE}/sensitivity/set",
     ]
     assert re.search(
@@ -93,5 +97,8 @@ def test_an_orderly_end_and_the_last_will(tmp_path: Path) -> None:
                     assert kept[f"{BASE}/pipe/guitar/state"] == "OFF"
         assert retained(broker.port)[f"{BASE}/status"] == "offline"
         assert json_output("mqtt", "test", "--config", config, "--json")[0].keys() == {"host", "port", "stages"}
+        listed = json_output("mqtt", "list", "--config", config, "--json")
+        check("mqtt-list.json", shape(listed))
+        assert listed[0]["nodes"][0]["state"] == "offline"
         assert detect("mqtt", "purge", "--config", config).returncode == 0
         assert retained(broker.port) == {}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from detector.cli.diagnose import mqtt
+from detector.cli.mqtt import mqtt
 from detector.cli.program import Program
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
@@ -85,6 +85,93 @@ def test_purge_deletes_the_discovery_message_first(tmp_path: Path) -> None:
         assert emptied[0] == "homeassistant/device/snn_detect_pi4/config"
         assert set(emptied) == set(left)
         assert retained(broker.port) == {}
+
+
+def nodes(port: int, *arguments: str) -> Result:
+    """Run the list of the nodes on a broker that the options name."""
+    program = Program(commands={"mqtt": mqtt})
+    return CliRunner().invoke(
+        program, ["mqtt", "list", "--host", HOST, "--port", str(port), *arguments], prog_name="snn-detect"
+    )
+
+
+def test_the_list_is_a_table_and_one_document(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker, Watcher(broker.port) as watcher:
+        assert nodes(broker.port).stdout == f"{HOST}:{broker.port}: no nodes below snn-detect\n"
+        garden = {"id": "a", "host": "g\x1b[2J", "version": "1.2.0", "model": "m-1", "sources": ["mic", "yard"]}
+        garden["time"] = "2026-11-23T18:04:05+00:00"
+        watcher.publish("snn-detect/garden/node", json.dumps(garden), retain=True)
+        watcher.publish("snn-detect/garden/status", "offline", retain=True)
+        watcher.publish("snn-detect/attic/status", "online", retain=True)
+        watcher.publish("ears/x/status", "offline", retain=True)
+        done = nodes(broker.port)
+        other = nodes(broker.port, "--prefix", "ears")
+        document = json.loads(nodes(broker.port, "--json").stdout)
+    assert (done.exit_code, done.stderr) == (0, "")
+    head, columns, attic, found = done.stdout.splitlines()
+    assert head == f"{HOST}:{broker.port}"
+    assert columns.split() == ["node", "state", "version", "last", "seen", "model", "sources"]
+    assert attic.split() == ["attic", "no", "answer", "-", "-", "-", "-"]
+    assert found.split()[:3] == ["garden", "offline", "1.2.0"]
+    assert found.endswith("m-1    mic (offline), yard (offline)")
+    assert other.stdout.splitlines()[2].split()[:2] == ["x", "offline"]
+    (broker_nodes,) = document
+    assert {k: v for k, v in broker_nodes.items() if k != "nodes"} == {
+        "v": 1,
+        "host": HOST,
+        "port": broker.port,
+        "prefix": "snn-detect",
+        "complete": True,
+    }
+    assert [n["node"] for n in broker_nodes["nodes"]] == ["attic", "garden"]
+    assert broker_nodes["nodes"][1]["sources"] == {"mic": "offline", "yard": "offline"}
+    assert broker_nodes["nodes"][1]["host"] == "g\ufffd[2J"
+
+
+def test_a_list_without_a_broker_is_one_line_and_69() -> None:
+    port = free_port()
+    done = nodes(port, "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (69, [])
+    assert done.stderr.startswith(f"snn-detect: error: {HOST}:{port}: nothing listens there")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_options_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    for arguments, words in (
+        (("--host", "mqtt://x"), "must be the name or address of the broker alone"),
+        (("--host", HOST, "--ca-file", "x.pem"), "need tls = true"),
+        (("--host", HOST, "--config", "x.toml"), "--host names another broker than --config"),
+        (("--host", HOST, "--port", "0"), "0 is not in the range"),
+        (("--host", HOST, "--username", "a", "--password-file", str(tmp_path / "none")), "none"),
+    ):
+        program = Program(commands={"mqtt": mqtt})
+        done = CliRunner().invoke(program, ["mqtt", "list", *arguments], prog_name="snn-detect")
+        assert done.exit_code == 2
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_options_override_the_broker_of_the_configuration(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "right").write_text("secret\n")
+    (tmp_path / "right").chmod(0o600)
+    assert command(tmp_path, broker.port, "list", line="wrong").exit_code == 69
+    options = ("list", "--password-file", str(tmp_path / "right"))
+    assert command(tmp_path, broker.port, *options, line="wrong").exit_code == 0
+
+
+def test_purge_of_another_node_clears_that_one_alone(tmp_path: Path) -> None:
+    with Broker(tmp_path) as broker, Watcher(broker.port) as watcher:
+        left = ["snn-detect/barn/node", "snn-detect/barn/mic/a/state", "homeassistant/device/snn_detect_barn/config"]
+        for topic in (*left, "snn-detect/barn2/status", "homeassistant/device/snn_detect_pi4/config"):
+            watcher.publish(topic, "{}", retain=True)
+        done = command(tmp_path, broker.port, "purge", "barn")
+        assert done.stdout == f"{HOST}:{broker.port}: 3 retained messages deleted\n"
+        assert set(retained(broker.port)) == {"snn-detect/barn2/status", "homeassistant/device/snn_detect_pi4/config"}
+        for name in ("barn", "bran"):
+            again = command(tmp_path, broker.port, "purge", name)
+            assert again.exit_code == 2
+            assert f"holds anything of a node '{name}'; snn-detect mqtt list shows the nodes" in again.stderr
+        assert command(tmp_path, broker.port, "purge", "barn/#").exit_code == 2
 
 
 def test_purge_without_a_broker_is_an_error(tmp_path: Path) -> None:

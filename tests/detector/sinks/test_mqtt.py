@@ -75,7 +75,9 @@ def test_the_start_is_announced_in_order(broker: Broker) -> None:
     with Watcher(broker.port) as watcher, running(broker.port, on_listening=lambda _: None):
         watcher.wait_for(f"{BASE}/mic/speech/state", "OFF")
         assert [m.topic for m in watcher.messages] == [
+            f"{BASE}/node/get",
             f"{BASE}/status",
+            f"{BASE}/node",
             CONFIG,
             f"{BASE}/mic/status",
             f"{BASE}/listening/state",
@@ -97,6 +99,7 @@ def test_a_fresh_subscriber_is_given_what_is_true_now_and_no_events(broker: Brok
     assert set(found) == {
         CONFIG,
         f"{BASE}/status",
+        f"{BASE}/node",
         f"{BASE}/health",
         f"{BASE}/mic/status",
         f"{BASE}/mic/problem/state",
@@ -430,9 +433,9 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((HOST, 0)) as server:
         threading.Thread(target=close_at_once, args=(server, attempts), daemon=True).start()
         with running(server.getsockname()[1]):
-            wait_until(lambda: len(attempts) >= 5, "five attempts")
+            wait_until(lambda: len(attempts) >= 9, "five attempts")
         server.shutdown(socket.SHUT_RDWR)
-    pauses = [b - a for a, b in itertools.pairwise(attempts)]
+    pauses = [b - a for a, b in itertools.pairwise(attempts[::2])]  # a look comes before each connection
     for pause, shortest in zip(pauses, (0.2, 0.4, 0.8, 0.8), strict=False):
         assert shortest <= pause < shortest + DEADLINE_S
 
@@ -546,7 +549,7 @@ def test_a_large_message_takes_no_memory_and_delays_nothing(broker: Broker, tmp_
             wait_until(lambda: any("are understood, not b'yyy" in e for e in child.errors), "the warning")
             watcher.publish(f"{BASE}/listening/set", "OFF")
             watcher.wait_for(f"{BASE}/listening/state", "OFF")
-            assert broker.log.count("as snn-detect-pi4") == 1, "one connection did for all of it"
+            assert broker.log.count("as snn-detect-pi4 (") == 1, "one connection did for all of it"
             status = Path(f"/proc/{child.process.pid}/status").read_text()
             assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 200_000  # type: ignore[index]
 

@@ -221,6 +221,7 @@ def test_health_and_level() -> None:
         "uptime_s": 60.0,
         "model": "household-1.2.0",
         "version": "1.2.0",
+        "time": "2026-11-23T18:05:00.000+01:00",
     }
     assert payload(messages, "mic/level") == {"rms_dbfs": -48.2, "peak_dbfs": -31.0, "clipped": 7}
     assert flags(by_topic(messages)["health"]) == (0, True, False)
