@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -33,7 +32,8 @@ from detector.audio.containers import (
     sound_follows,
 )
 from detector.audio.live_source import Block
-from detector.errors import SourceError
+from detector.audio.media import DamageError, MediaError, MediaPart, PipeBytes, is_media, recognise, second_file
+from detector.errors import ConfigError, SourceError
 from detector.messages import Samples
 from detector.system import ByteStream
 
@@ -44,6 +44,7 @@ SUFFIXES: Final = frozenset(
     for name in (
         *("wav", "flac", "ogg", "oga", "opus", "mp3"),
         *("aif", "aiff", "aifc", "caf", "au", "w64", "rf64"),
+        *("m4a", "m4b", "mp4", "mov", "3gp", "aac", "mka", "mkv", "webm", "wma", "amr", "ac3", "spx", "ts"),
     )
 )
 """File name extensions of the formats that are read, in lower case."""
@@ -53,6 +54,7 @@ _LARGEST_BLOCK: Final = 1 << 22
 _WRAP: Final = 1 << 32
 """What a length of 32 bits loses where it is too small."""
 _HEAD_BYTES: Final = 4096
+_ALL: Final = 1 << 62
 _CONVERT: Final = "ffmpeg -i FILE sound.wav"
 _GIVEN: Final = "events up to there are given"
 _AGAIN: Final = f"{_GIVEN}; copy or record it again"
@@ -71,10 +73,6 @@ def sounds_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-class _DamageError(Exception):
-    """The decoder cannot go on; the text is its reason."""
-
-
 class _Part(Protocol):
     """One of the parts that a file was joined from; most files have one."""
 
@@ -88,7 +86,7 @@ class _Part(Protocol):
     """Places where sound is missing; known behind the last block."""
 
     def blocks(self, frames: int) -> Iterator[Block]:
-        """Yield blocks; raises _DamageError behind those that can be decoded."""
+        """Yield blocks; raises DamageError behind those that can be decoded."""
 
     def close(self) -> None:
         """Release the decoder."""
@@ -145,7 +143,7 @@ class SoundFileReader:
                 for block in self._at_own_rate(part, max(1, min(frames, _LARGEST_BLOCK // part.channels))):
                     self.frames_read += len(block)
                     yield block
-            except (_DamageError, OSError) as damage:
+            except (DamageError, OSError) as damage:
                 reason = damage.strerror if isinstance(damage, OSError) else damage
                 raise self._error(f"damaged at {self._position_s} ({reason}); {_AGAIN}") from damage
             gaps += part.gaps or self._is_cut_off(part)
@@ -195,8 +193,7 @@ class SoundFileReader:
         stream, before = self._stream, self._layout
         is_first = self._part is None
         while True:
-            if not is_first or stream.peek(3) == b"ID3":
-                skip_tail(stream, before)
+            self._skip_behind(before, is_first=is_first)
             if not stream.peek(1):
                 return None
             self._begin = stream.position
@@ -215,6 +212,14 @@ class SoundFileReader:
             if part.frames != 0:
                 return part
 
+    def _skip_behind(self, layout: Layout | None, *, is_first: bool) -> None:
+        """Pass over what is no sound behind a part, or before the first one."""
+        stream = self._stream
+        if isinstance(self._part, MediaPart) and layout is None:
+            stream.skip(_ALL if stream.size is None else 0)  # a demuxer leaves its index in a pipe
+        elif not is_first or stream.peek(3) == b"ID3":
+            skip_tail(stream, layout)
+
     def _open_part(self, *, is_first: bool) -> _Part | None:
         """Return the part that comes next; None where it is none that is known here, and not the first one."""
         stream, layout = self._stream, self._layout
@@ -228,6 +233,8 @@ class SoundFileReader:
         if encoded is None and is_first:
             if stream.size is not None:
                 return self._whole()
+            if is_media(stream.peek(_HEAD_BYTES), layout):
+                return self._media(stream.peek(_HEAD_BYTES))
             encoded = _Rest(stream)
         return None if encoded is None else self._decoded(encoded)
 
@@ -258,24 +265,47 @@ class SoundFileReader:
             return _DecodedPart(_Sequential(pump.reader), encoded, pump)
         except soundfile.LibsndfileError as error:
             pump.end(self._stream)
+            if self._stream.size is not None and self._part is None and is_media(head, self._layout):
+                return self._media(head)
             raise self._unreadable(head, error) from error
 
     def _whole(self) -> _Part:
         """Return all of the file as libsndfile reads it, up to where the header says that other chunks begin."""
         stream = self._stream
+        head = stream.peek(_HEAD_BYTES)
         try:
             # SoundFile owns the descriptor from here on, also where it fails; a descriptor has no name whose
             # ending could mislead, and no bytes that are not text.
             part = _DecodedPart(_Sequential(_open(self.path)), None, None)
         except soundfile.LibsndfileError as error:
-            raise self._unreadable(stream.peek(_HEAD_BYTES), error) from error
+            if is_media(head, self._layout):
+                return self._media(head)
+            raise self._unreadable(head, error) from error
         stream.skip(max(0, self._end - stream.position) if self._end else stream.size or 0)
+        return part
+
+    def _media(self, head: bytes) -> MediaPart:
+        """Return all of the file as FFmpeg decodes it."""
+        stream = self._stream
+        name = recognise(head, self._layout)
+        file = PipeBytes(stream) if stream.size is None else os.fdopen(_open(self.path), "rb")
+        try:
+            part = MediaPart(file)
+        except ConfigError as error:
+            file.close()
+            raise self._error(f"{name}; {error}; or convert it: {_CONVERT}") from error
+        except MediaError as error:
+            file.close()
+            hint = "" if stream.size is not None else " (where its index is at its end, name the file, not a pipe)"
+            raise self._error(f"{name} that cannot be read: {error}{hint}") from error
+        if stream.size is not None:
+            stream.skip(second_file(stream) or (self._end or stream.size) - stream.position)
         return part
 
     def _unreadable(self, head: bytes, error: soundfile.LibsndfileError) -> SourceError:
         if self._part is not None:
             return self._behind(head, reason=_reason(error))
-        name = _recognise(head, self._layout)
+        name = recognise(head, self._layout)
         if name == "text":
             return self._error("no sound file that can be read, but text; name a sound file")
         what = f"no sound file that can be read, but {name}" if name else "no sound file that can be read"
@@ -286,7 +316,7 @@ class SoundFileReader:
         size = self._stream.size
         count = len(head) if size is None else size - self._begin
         least = "at least " if size is None else ""
-        name = _recognise(head[:_HEAD_BYTES], self._layout)
+        name = recognise(head[:_HEAD_BYTES], self._layout)
         what = f"{least}{count} bytes behind it ({name or reason}) were not processed"
         return self._error(f"the sound ends after {self._position_s}, and {what}; {_GIVEN}; cut the file there")
 
@@ -428,7 +458,7 @@ class _DecodedPart:
             if len(block):
                 yield block
             if damage is not None and not self._is_padding(decoded):
-                raise _DamageError(damage)
+                raise DamageError(damage)
             if damage is not None or not count:
                 break
         self._finish(decoded)
@@ -453,7 +483,7 @@ class _DecodedPart:
         if self._pump.fault is not None:
             raise self._pump.fault
         if self._pump.is_cut_short:
-            raise _DamageError("the decoder ended before the file")
+            raise DamageError("the decoder ended before the file")
         self.gaps = self._encoded.gaps
         found = self._encoded.frames_found if isinstance(self._encoded, MpegPart) else decoded
         if self._encoded.frames is not None and found + self._encoded.slack < self._encoded.frames:
@@ -544,51 +574,3 @@ def _reason(error: soundfile.LibsndfileError) -> str:
     """Return libsndfile's reason as part of a sentence."""
     text: str = error.error_string
     return text.removeprefix("Error : ").removesuffix(".").strip()
-
-
-_FOREIGN: Final = (
-    (4, b"ftyp", "MP4 or M4A (AAC or ALAC)"),
-    (0, b"\x30\x26\xb2\x75", "WMA"),
-    (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"wvpk", "WavPack"),
-    (0, b"MAC ", "Monkey's Audio"),
-    (0, b"MThd", "MIDI, notes without sound"),
-    (0, b"TTA1", "True Audio"),
-    (0, b"DSD ", "DSD"),
-    (0, b"FRM8", "DSD"),
-    (0, b"MPCK", "Musepack"),
-    (0, b"MP+", "Musepack"),
-    (0, b"ADIF", "AAC"),
-    (0, b"\xff\xf1", "AAC"),
-    (0, b"\xff\xf9", "AAC"),
-    (0, b"\x0b\x77", "AC-3"),
-    (0, b"FLV", "Flash video"),
-    (8, b"AVI ", "AVI"),
-    (0, b"fLaC", "FLAC"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-)
-_OGG_CODECS: Final = (
-    (b"\x01vorbis", "Vorbis"),
-    (b"OpusHead", "Opus"),
-    (b"\x7fFLAC", "FLAC"),
-    (b"Speex", "Speex"),
-    (b"\x80theora", "Theora, video"),
-    (b"fishead", "video"),
-)
-
-
-def _recognise(head: bytes, layout: Layout | None) -> str:
-    """Return the name of what a file is, by its first bytes (512 or more); empty where it is nothing known."""
-    if layout is not None:
-        return layout.name
-    if head.startswith(b"OggS"):
-        codec = next((name for magic, name in _OGG_CODECS if magic in head), "an unknown codec")
-        return f"Ogg ({codec})"
-    for at, magic, name in _FOREIGN:
-        if head[at:].startswith(magic):
-            return name
-    if begins_mpeg(head):
-        return "MP3"
-    return "text" if head and not re.search(rb"[^\t\n\f\r -~\x80-\xff]", head) else ""

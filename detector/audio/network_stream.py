@@ -7,7 +7,6 @@ where those say nothing, by the clock.
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import re
@@ -27,10 +26,10 @@ from numpy.typing import NDArray
 from detector.audio.capture import Block, Capture, StreamFormat, now_s
 from detector.audio.captured_source import CapturedSource
 from detector.audio.live_source import Mixing
+from detector.audio.media import Timestamps, as_floats, load_av
 from detector.config.secrets import credential, read_secret
 from detector.config.sections import Audio
 from detector.errors import ConfigError, DetectorError, DeviceError
-from detector.system import install_command
 
 _log = logging.getLogger(__name__)
 CREDENTIALS: Final = "stream-credentials"
@@ -51,20 +50,12 @@ _BLOCK_S: Final = 0.1
 _HLS_STALLS: Final = 4
 """A stream of segments pauses between them: its stall is so many times as long."""
 _ANALYSED_S: Final = 1.0
-_AHEAD_S: Final = 60.0
-"""A jump of the timestamps that is longer than the clock allows by so much is no loss, but another time scale."""
-_FOLLOW: Final = 0.05
-_LEAST_TOLERANCE_S: Final = 0.002
-_FRAME_SHARE: Final = 0.75
-"""Share of a frame by which its timestamp may be off: where packets are lost, it is a whole one at least."""
-_DECAY: Final = 0.999
 _FULL: Final = 0.5
 _NAP_S: Final = 0.02
 _WAITED_S: Final = 0.004
 _NAP_SHARE: Final = 0.75
 _LONGEST_BLOCK_S: Final = 0.2
 _UNAUTHORISED: Final = 401
-_SCALES: Final[dict[str, float]] = {"i2": 1 << 15, "i4": 1 << 31, "i8": 1 << 63}
 _HTTP_WORDS: Final = {
     401: "user name or password is wrong or missing (401): see audio.credentials_file",
     403: "it refuses access (403)",
@@ -88,17 +79,9 @@ class _ChangedError(Exception):
     """A stream goes on in another way, and has to be opened again for that."""
 
 
-def load_av() -> Any:
-    """Return the module ``av``; raises ConfigError, with the command that installs it, where it is missing."""
-    try:
-        return importlib.import_module("av")
-    except ImportError as error:
-        raise ConfigError(f"network streams need PyAV: {install_command('streams')}") from error
-
-
 def check_stream(audio: Audio) -> None:
     """Raise ConfigError for what can be no network stream, whether or not its server is there; never shows a URL."""
-    load_av()
+    load_av("network streams")
     url = urlsplit(audio.device)
     if sdp_file(audio.device) is None:
         if url.scheme.lower() not in SCHEMES:
@@ -167,45 +150,6 @@ class Credentials:
         for secret in (self.password, quote(self.password, safe=""), self.user, quote(self.user, safe="")):
             text = text.replace(secret, "...") if secret else text
         return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", "...", text)
-
-
-class Timestamps:
-    """Compares the timestamps of frames with their samples: how much is missing between two frames.
-
-    Timestamps may be rounded, jitter, or come from another clock than the samples. What is within three quarters of a
-    frame, or of the jitter seen so far, is followed slowly and means nothing: a packet that is lost shifts all later
-    ones by its whole length.
-    """
-
-    def __init__(self) -> None:
-        """Start with the first frame."""
-        self._expected_s: float | None = None
-        self._arrived_s = 0.0
-        self._jitter_s = 0.0
-
-    def lost_s(self, stamp_s: float | None, length_s: float, arrived_s: float) -> float | None:
-        """Return the seconds that are missing before a frame; None where its timestamp cannot belong to those before.
-
-        ``stamp_s``: None where it has none. ``arrived_s``: when it arrived, by any clock.
-        """
-        expected_s, elapsed_s = self._expected_s, arrived_s - self._arrived_s
-        self._arrived_s = arrived_s
-        if stamp_s is None or expected_s is None:
-            base_s = stamp_s if expected_s is None else expected_s
-            self._expected_s = None if base_s is None else base_s + length_s
-            return 0.0
-        off_s = stamp_s - expected_s
-        tolerance_s = max(_FRAME_SHARE * length_s, _LEAST_TOLERANCE_S, 1.5 * self._jitter_s)
-        self._jitter_s *= _DECAY
-        if abs(off_s) <= tolerance_s:
-            self._jitter_s = max(self._jitter_s, abs(off_s))
-            self._expected_s = expected_s + _FOLLOW * off_s + length_s
-            return 0.0
-        self._expected_s = stamp_s + length_s
-        if -1.0 < off_s < 0:
-            self._jitter_s = max(self._jitter_s, -off_s)
-            return 0.0
-        return off_s if 0 < off_s <= elapsed_s + _AHEAD_S else None
 
 
 class HttpClient:
@@ -278,7 +222,7 @@ class MediaStream:
 
     def __init__(self, audio: Audio, credentials: Credentials, *, in_segments: bool = False) -> None:
         """Open; ``in_segments``: as HLS, which pauses longer. Raises DeviceError where that fails."""
-        self._audio, self._credentials, self._av = audio, credentials, load_av()
+        self._audio, self._credentials, self._av = audio, credentials, load_av("network streams")
         self._stall_s = audio.stall_s * (_HLS_STALLS if in_segments else 1)
         self._column = Mixing(audio.channel).column
         self._http: HttpClient | None = None
@@ -473,20 +417,6 @@ def _words(error: Exception | None) -> tuple[str, int]:
     else:
         words = _WORDS.get(kind, str(getattr(error, "strerror", None) or kind))
     return words, 0
-
-
-def as_floats(frame: Any) -> NDArray[np.float32]:
-    """Return the samples of a frame of PyAV as (channels, frames), full scale is [-1, 1)."""
-    samples: NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(frame.samples, -1).T
-    if samples.dtype == np.float32:
-        return samples
-    if samples.dtype.kind == "f":
-        return samples.astype(np.float32)
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / np.float32(128)
-    return samples.astype(np.float32) / np.float32(_SCALES[samples.dtype.str[1:]])
 
 
 class StreamOpener:

@@ -458,8 +458,8 @@ def test_bytes_behind_adpcm_are_counted(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data + data)
     found = read(path)
-    assert len(found.sound) == 0
-    assert "WAV" in found.fault
+    assert len(found.sound) >= 3 * RATE  # libsndfile refuses it, and FFmpeg takes the first one for the whole
+    assert f"{len(data)} bytes behind it (WAV) were not processed" in found.fault
     path.write_bytes(data + chunk(b"LIST", b"INFO") + b"\x01" * 20_000)
     found = read(path)
     assert len(found.sound) >= 3 * RATE
@@ -552,21 +552,6 @@ def test_a_click_in_an_mp3_is_where_it_was(tmp_path: Path, tag: bool, rate: int)
     found = both_ways(tmp_path / "a.mp3")
     assert found.fault == ""
     assert abs(int(np.abs(found.sound).argmax()) - rate // 2) <= 2
-
-
-def test_ogg_flac_is_read_and_foreign_formats_are_named(tmp_path: Path) -> None:
-    for name, options, word in (
-        ("a.m4a", ("-c:a", "aac"), "MP4 or M4A"),
-        ("a.wma", (), "WMA"),
-        ("a.mka", (), "Matroska"),
-        ("a.aac", (), "AAC"),
-        ("a.spx", ("-c:a", "libspeex", "-ar", "16000"), "Ogg (Speex)"),
-        ("g.wav", ("-c:a", "wmav2"), "WAV"),
-    ):
-        fault = both_ways(encode(tmp_path / name, 0, *options)).fault
-        assert word in fault
-        assert "ffmpeg -i FILE" in fault
-        assert "use WAV" not in fault
 
 
 def test_a_pipe_that_never_ends_is_read_at_once(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from detector.audio import network_stream
-from detector.audio.network_stream import Timestamps, check_stream
+from detector.audio.media import Timestamps
+from detector.audio.network_stream import check_stream
 from detector.config.sections import Audio
 from detector.errors import ConfigError
 from detector.system import install_command
@@ -183,7 +184,9 @@ def test_what_can_be_no_stream_is_one_line_without_a_secret(device: str, setting
 
 
 def test_without_pyav_the_command_that_installs_it_is_named() -> None:
-    program = "import sys; sys.modules['av'] = None; from detector.audio.network_stream import load_av; load_av()"
+    program = (
+        "import sys; sys.modules['av'] = None; from detector.audio.media import load_av; load_av('network streams')"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
     assert last.endswith(f"network streams need PyAV: {install_command('streams')}")
