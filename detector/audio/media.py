@@ -183,6 +183,8 @@ _MOV_SLACK_FRAMES: Final = 4
 """The same where it may count those of the encoder, before the sound and behind it."""
 _PADDING_FRAMES: Final = 2
 _MAX_RETRIES: Final = 1000
+_MAX_SILENCE_S: Final = 3600.0
+"""Of a whole file: the timestamps of one may be of any kind."""
 _AGAIN: Final = "copy or record it again"
 
 
@@ -190,8 +192,8 @@ class MediaPart:
     """The first sound track of a container, as FFmpeg decodes it, from its first sample on.
 
     What the container marks as the encoder's delay and padding is left out. Where packets are missing or damaged, and
-    the timestamps say how much, silence of that length takes their place, a minute at most, so that all later times
-    are right; each such place is counted.
+    the timestamps say how much, silence of that length takes their place, so that all later times are right: a minute
+    at most, an hour in a file. Each such place is counted.
     """
 
     def __init__(self, file: BinaryIO | PipeBytes) -> None:
@@ -202,7 +204,7 @@ class MediaPart:
         self._longest = 1
         """Samples in the longest frame so far."""
         self._timestamps = Timestamps()
-        self._stamp_s = -np.inf
+        self._stamp_s, self._silence_s = -np.inf, 0.0
         try:
             self._container = self._av.open(
                 file,
@@ -331,7 +333,7 @@ class MediaPart:
             samples = as_floats(frame).T
             self._longest = max(self._longest, len(samples))
             lost = self._lost(frame, len(samples))
-            self.gaps += lost > 0 or self._is_hurt
+            self.gaps += self._is_hurt
             self._is_hurt = False
             for at in range(0, lost, self.rate_hz):
                 yield np.zeros((min(self.rate_hz, lost - at), samples.shape[1]), np.float32)
@@ -347,7 +349,11 @@ class MediaPart:
         if stamp_s is not None:
             self._is_hurt |= lost_s is None and stamp_s > self._stamp_s  # one that falls back loses nothing
             self._stamp_s = stamp_s
-        return round((lost_s or 0.0) * self.rate_hz)
+        if not lost_s:
+            return 0
+        self._is_hurt = True
+        self._silence_s += lost_s
+        return round(lost_s * self.rate_hz) if self._silence_s <= _MAX_SILENCE_S else 0
 
     def _without_padding(self) -> Iterator[Block]:
         """Yield samples without those behind the stated end, where they are less than some frames."""
