@@ -210,16 +210,17 @@ def _seconds(part: Path) -> list[float]:
     return found
 
 
-def restart(minutes: list[Path], folder: Path) -> dict[str, Any]:
+def restart(minutes: list[Path], folder: Path, count: int = 300) -> dict[str, Any]:
     """Kill the command and its workers in the middle; return what had been begun and has to be done again."""
-    count = 300
     link(minutes, folder / "in", count)
     out = folder / "out"
     command = [*COMMAND, str(folder / "in"), "--out", str(out), "--time-zone", "UTC", "--jobs", "2", "-q"]
     with subprocess.Popen(command, start_new_session=True) as first:
-        while len(list(out.glob(".archive/staged/*.arrows"))) < 5:
+        while len(list(out.glob(".archive/staged/*.arrows"))) < 5 and first.poll() is None:
             time.sleep(0.05)
-        os.kill(first.pid, signal.SIGKILL)
+        if first.poll() is not None:
+            raise SystemExit(f"the archive ended with {first.returncode} before it could be killed")
+        os.killpg(first.pid, signal.SIGKILL)
     time.sleep(1)
     notes = [json.loads(note.read_text())[0] + 1 for note in out.glob(".archive/staged/*.at")]
     code = subprocess.run(command, check=False).returncode
