@@ -114,6 +114,22 @@ def _close_old_pair(client: Any) -> None:
         client._reset_sockets(sockpair_only=True)  # noqa: SLF001
 
 
+def _encrypt(client: Any, tcp_sock: socket.socket) -> ssl.SSLSocket:
+    """Begin TLS on a connection, and close it where that fails: paho keeps it open until its next attempt is due."""
+    encrypted: ssl.SSLSocket = client._ssl_context.wrap_socket(  # noqa: SLF001 - of the client below
+        tcp_sock,
+        server_hostname=client.host,
+        do_handshake_on_connect=False,
+    )
+    try:
+        encrypted.settimeout(client.connect_timeout)
+        encrypted.do_handshake()
+    except BaseException:
+        encrypted.close()
+        raise
+    return encrypted
+
+
 class _Head(bytearray):
     """The beginning of what is added to it."""
 
@@ -134,6 +150,7 @@ def _bounded_client() -> type[Any]:
 
     class BoundedClient(Client):
         before_connect: Callable[[], object]
+        _ssl_wrap_socket = _encrypt
 
         def reconnect(self) -> MQTTErrorCode:
             self.before_connect()

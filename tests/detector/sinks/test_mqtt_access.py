@@ -23,8 +23,6 @@ from tests.certificates import Authority
 from tests.detector.sinks.live_records import STATION
 
 STAGES = ["DNS", "TCP", "TLS", "auth", "publish"]
-PAHO_LEAVES_IT_OPEN = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
-"""A failed handshake leaves paho's socket to the collector."""
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +120,6 @@ def test_tls(tmp_path: Path, authority: Authority) -> None:
     assert found[2][2].startswith("TLSv1.3, certificate valid until ")
 
 
-@PAHO_LEAVES_IT_OPEN
 def test_a_certificate_of_another_authority(
     tmp_path: Path, authority: Authority, other_authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,13 +132,11 @@ def test_a_certificate_of_another_authority(
     assert (name, ok, f"mqtt: {text}") == ("TLS", False, said)
 
 
-@PAHO_LEAVES_IT_OPEN
 def test_the_systems_authorities_do_not_know_ours(tmp_path: Path, authority: Authority) -> None:
     with tls_broker(tmp_path, authority) as broker:
         assert not enters(port=broker.port, tls=True)
 
 
-@PAHO_LEAVES_IT_OPEN
 def test_a_certificate_for_another_name(tmp_path: Path, authority: Authority) -> None:
     with tls_broker(tmp_path, authority, names="DNS:elsewhere.example") as broker:
         tls: dict[str, Any] = {"port": broker.port, "tls": True, "ca_file": authority.certificate}
@@ -163,7 +158,6 @@ def test_client_certificates(tmp_path: Path, authority: Authority, caplog: pytes
         assert stages(**tls)[-1][:2] == ("auth", False)
 
 
-@PAHO_LEAVES_IT_OPEN
 def test_tls_where_there_is_none(tmp_path: Path, authority: Authority) -> None:
     with Broker(tmp_path) as broker:
         assert not enters(port=broker.port, tls=True, ca_file=authority.certificate)
@@ -188,6 +182,22 @@ def test_files_that_are_wrong(tmp_path: Path, authority: Authority) -> None:
     files: dict[str, Any] = {"certificate_file": authority.certificate, "key_file": tmp_path / "text"}
     with pytest.raises(ConfigError, match=r"certificate_file .*, key_file .*: not PEM files that fit"):
         MqttSink(Mqtt(host=HOST, tls=True, **files), (STATION,), None)
+
+
+def test_a_certificate_that_is_gone_later_prevents_no_connection(tmp_path: Path, authority: Authority) -> None:
+    """It is read again only for the look at the broker before a connection."""
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(authority.certificate.read_bytes())
+    with tls_broker(tmp_path, authority) as broker:
+        sink = MqttSink(Mqtt(host=HOST, port=broker.port, tls=True, ca_file=trusted), (STATION,), None)
+        worker = SinkWorker("mqtt", sink)
+        wait_until(lambda: sink.stats["connected"], "the connection")
+        trusted.unlink()
+        broker.kill()
+        broker.start()
+        wait_until(lambda: sink.stats["reconnects"] == 1, "the next connection")
+        worker.begin_close(5)
+        assert worker.join()
 
 
 def test_a_host_name_that_does_not_exist() -> None:
