@@ -36,7 +36,7 @@ _COMMANDS = (
     LazyCommand("doctor", "detector.cli.diagnose", "Diagnose the installation."),
     LazyCommand("events", "detector.cli.events", "Query the events that the service stored."),
     LazyCommand("config", "detector.cli.config", "Check, show and create the configuration."),
-    LazyCommand("mqtt", "detector.cli.mqtt", "Test MQTT brokers, and list and remove nodes."),
+    LazyCommand("mqtt", "detector.cli.diagnose", "Test MQTT brokers, and list and remove nodes."),
     LazyCommand("model", "detector.cli.model", "Inspect a model file."),
     LazyCommand("bench", "detector.cli.model", "Measure speed, latency and memory here."),
 )

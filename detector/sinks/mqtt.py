@@ -37,8 +37,8 @@ from detector.sinks.base import (
 )
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
 from detector.sinks.mqtt_client import Outbox, Trouble, failure, make_client, refused, unanswered, where
-from detector.sinks.mqtt_nodes import INSTANCE, NameTakenError, NodeReport, left_behind
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, NodeStates, Topics, client_id, status
+from detector.sinks.mqtt_visits import INSTANCE, NameTakenError, NodeReport, left_behind
 from detector.system import Backoff
 
 if TYPE_CHECKING:
@@ -353,6 +353,8 @@ class MqttSink(LiveSink):
         found = left_behind(self._settings, self._topics.node, self._password, self._report, sweeps=is_first)
         with self._lock:
             self._left = found if is_first else self._left
+        if self._link.is_closing:
+            raise ConnectionAbortedError
 
     def _on_socket_open(self, _client: Client, _data: object, _socket: object) -> None:
         self._link.asked_at = time.monotonic()

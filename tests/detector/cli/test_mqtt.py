@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from detector.cli.mqtt import mqtt
+from detector.cli.diagnose import mqtt
 from detector.cli.program import Program
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
@@ -124,6 +124,7 @@ def test_the_list_is_a_table_and_one_document(tmp_path: Path) -> None:
         "complete": True,
     }
     assert [n["node"] for n in broker_nodes["nodes"]] == ["attic", "garden"]
+    assert [broker_nodes["nodes"][0][key] for key in ("version", "model", "host", "last_seen")] == [None] * 4
     assert broker_nodes["nodes"][1]["sources"] == {"mic": "offline", "yard": "offline"}
     assert broker_nodes["nodes"][1]["host"] == "g\ufffd[2J"
 

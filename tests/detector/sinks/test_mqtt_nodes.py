@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from detector.errors import BrokerError
-from detector.sinks import mqtt, mqtt_nodes, mqtt_visits
+from detector.sinks import mqtt, mqtt_visits
 from detector.sinks.base import NodeInfo, SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
-from detector.sinks.mqtt_nodes import NodeReport, list_nodes
+from detector.sinks.mqtt_visits import NodeReport, list_nodes
 from tests.broker import HOST, Broker, Relay, Watcher, free_port, retained, wait_until
 from tests.detector.sinks.live_records import STATION, offset, onset, status
 from tests.service import RATE, Child, service
@@ -32,7 +32,7 @@ NODE = f"{BASE}/node"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon, and take a service for dead soon."""
     monkeypatch.setattr(mqtt, "_PAUSE_S", (0.1, 0.4))
-    monkeypatch.setattr(mqtt_nodes, "_LIVING_S", 2.0)
+    monkeypatch.setattr(mqtt_visits, "_LIVING_S", 2.0)
 
 
 @contextmanager
@@ -211,13 +211,13 @@ def test_classes_and_discovery_that_are_no_longer_wanted_are_cleared(broker: Bro
     }
 
 
-def states(found: mqtt_nodes.Nodes) -> dict[str, str]:
+def states(found: mqtt_visits.Nodes) -> dict[str, str]:
     return {node.node: node.state for node in found.found}
 
 
 def test_the_list_of_nodes(broker: Broker) -> None:
     settings = Mqtt(host=HOST, port=broker.port)
-    assert list_nodes(settings, None) == mqtt_nodes.Nodes((), is_complete=True)
+    assert list_nodes(settings, None) == mqtt_visits.Nodes((), is_complete=True)
     here, gone = sources("kitchen", "garden"), (dataclasses.replace(STATION, node="gone"),)
     with Watcher(broker.port) as watcher, running(broker.port, "first", *here) as (worker, _):
         with running(broker.port, "second", *gone) as (_, sink):
@@ -236,7 +236,7 @@ def test_the_list_of_nodes(broker: Broker) -> None:
     dead_node, gone_node, here_node = found.found
     assert (dead_node.version, dead_node.model, dead_node.sources) == ("1.0", "household-1.0", {})
     assert dead_node.last_seen is not None
-    assert mqtt_nodes._latest(dead_node.last_seen) == mqtt_nodes._latest("2026-11-23T18:04:05+01:00")
+    assert mqtt_visits._latest(dead_node.last_seen) == mqtt_visits._latest("2026-11-23T18:04:05+01:00")
     assert (here_node.version, here_node.model) == ("1.2.0", "household-1.2.0")
     assert here_node.sources == {"kitchen": "online", "garden": "offline"}
     assert gone_node.sources == {"mic": "offline"}
@@ -246,14 +246,14 @@ def test_the_list_of_nodes(broker: Broker) -> None:
 
 
 def test_the_list_is_bounded_in_number_and_memory(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt_nodes, "MAX_NODES", 5)
+    monkeypatch.setattr(mqtt_visits, "MAX_NODES", 5)
     settings = Mqtt(host=HOST, port=broker.port)
     with Watcher(broker.port, topic="none") as watcher:
         for number in range(7):
             watcher.publish(f"snn-detect/n{number}/status", "offline", retain=True)
         found = list_nodes(settings, None)
         assert (len(found.found), found.is_complete) == (5, False)
-        monkeypatch.setattr(mqtt_nodes, "MAX_NODES", 1000)
+        monkeypatch.setattr(mqtt_visits, "MAX_NODES", 1000)
         big = watcher.client.publish("snn-detect/n3/health", b"[" * 20_000_000, qos=1, retain=True)
         big.wait_for_publish(60)
         found = list_nodes(settings, None)
