@@ -10,12 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import av
 import duckdb
 import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
 
+from detector.audio import media
 from detector.audio.files import SoundFileReader
 from detector.audio.sources import read_sound
 from detector.cli.main import cli
@@ -330,3 +332,36 @@ def test_an_archive_has_a_row_for_a_container_that_is_damaged(tmp_path: Path) ->
     ((path, error),) = stored(tmp_path / "out", "path, error", "errors.parquet")
     assert path.endswith("cut.mka")
     assert "its header promises 10." in error
+
+
+def with_jumps(path: Path, jumps_s: dict[int, float], packets: int) -> Path:
+    """Write packets of a tenth of a second of noise at 16 kHz, before some of which the timestamps jump."""
+    noise_s = np.random.default_rng(2).normal(0, 0.1, (packets, 1600)).clip(-1, 1)
+    jumped_s = 0.0
+    with av.open(path, "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for number, samples in enumerate(noise_s):
+            jumped_s += jumps_s.get(number, 0.0)
+            frame = av.AudioFrame.from_ndarray((32767 * samples).astype("<i2")[None], layout="mono")
+            frame.sample_rate, frame.pts = 16000, number * 1600 + round(16000 * jumped_s)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_jump_of_the_timestamps_is_silence_of_that_length_and_reported(tmp_path: Path) -> None:
+    path = with_jumps(tmp_path / "a.mkv", {10: 2.5}, 20)
+    found = read(path)
+    assert found.fault == f"{path}: damaged: sound is missing in 1 place; the rest was processed; copy it again"
+    plain = read(with_jumps(tmp_path / "b.mkv", {}, 20)).sound
+    silence = np.zeros(40_000, np.float32)
+    np.testing.assert_array_equal(found.sound, np.concatenate([plain[:16_000], silence, plain[16_000:]]))
+
+
+def test_silence_is_bounded_whatever_the_timestamps_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A jump of more than a minute is another time scale; all jumps together give an hour at most, here 100 s."""
+    assert len(read(with_jumps(tmp_path / "a.mkv", {10: 3600.0}, 20)).sound) == 32_000
+    monkeypatch.setattr(media, "_MAX_SILENCE_S", 100.0)
+    found = read(with_jumps(tmp_path / "b.mkv", dict.fromkeys(range(1, 100), 49.0), 100))
+    assert len(found.sound) == 160_000 + 2 * 49 * 16_000
+    assert "sound is missing in 99 places" in found.fault
