@@ -44,7 +44,8 @@ SUFFIXES: Final = frozenset(
     for name in (
         *("wav", "flac", "ogg", "oga", "opus", "mp3"),
         *("aif", "aiff", "aifc", "caf", "au", "w64", "rf64"),
-        *("m4a", "m4b", "mp4", "mov", "3gp", "aac", "mka", "mkv", "webm", "wma", "amr", "ac3", "spx", "ts"),
+        *("m4a", "m4b", "mp4", "mov", "3gp", "aac", "mka", "mkv", "webm"),
+        *("wma", "amr", "ac3", "spx", "mts", "m2ts"),
     )
 )
 """File name extensions of the formats that are read, in lower case."""

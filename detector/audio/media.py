@@ -96,6 +96,8 @@ _FOREIGN: Final = (
     (4, b"moov", "QuickTime"),
     (4, b"mdat", "QuickTime"),
     (4, b"wide", "QuickTime"),
+    (4, b"free", "QuickTime"),
+    (4, b"skip", "QuickTime"),
     (0, b"\0\0\1\xba", "MPEG"),
     (0, b".RMF", "RealMedia"),
     (0, b"\x7f\xfe\x80\x01", "DTS"),
@@ -140,7 +142,7 @@ def recognise(head: bytes, layout: Layout | None) -> str:
     for at, magic, name in _FOREIGN:
         if head[at:].startswith(magic):
             return name
-    if head[::_TS_BYTES][:3] == b"GGG":
+    if b"GGG" in {head[::_TS_BYTES][:3], head[4::_M2TS_BYTES][:3]}:
         return "MPEG-TS"
     if begins_mpeg(head):
         return "MP3"
@@ -148,6 +150,8 @@ def recognise(head: bytes, layout: Layout | None) -> str:
 
 
 _TS_BYTES: Final = 188
+_M2TS_BYTES: Final = 192
+"""Length of a packet, each of which begins with a G; on discs and in cameras four bytes precede it."""
 _NO_MEDIA: Final = ("text", "MIDI", "a ZIP", "a gzip", "MP3", "FLAC")
 _SNDFILE_OGG: Final = ("Vorbis", "Opus", "FLAC")
 

@@ -49,6 +49,7 @@ OTHERS = {
     "a.aac": "AAC",
     "a.wma": "WMA",
     "a.ts": "MPEG-TS",
+    "a.m2ts": "MPEG-TS",
     "a.avi": "AVI",
     "a.ac3": "AC-3",
     "a.flv": "Flash video",
@@ -62,6 +63,7 @@ _OPTIONS = {
     "a.wma": ("-c:a", "wmav2"),
     "b.wav": ("-c:a", "wmav2"),
     "a.ts": ("-c:a", "aac"),
+    "a.m2ts": ("-c:a", "ac3"),
     "a.avi": ("-c:a", "ac3"),
     "a.flv": ("-c:a", "aac"),
     "a.mka": ("-c:a", "aac"),
@@ -171,6 +173,19 @@ def test_a_container_comes_through_a_pipe_as_from_disk(tmp_path: Path, name: str
     found = both_ways(encode(tmp_path / name, 0, *options[name]))
     assert found.fault == ""
     assert len(found.sound) > 2.9 * RATE
+
+
+def test_a_recording_that_states_no_length_is_read(tmp_path: Path) -> None:
+    """As a browser records it, which cannot go back to the header."""
+    to_pipe = ("-c:a", "libopus", "-ar", "48000", "-f", "webm", "-")
+    done = subprocess.run(
+        [program("ffmpeg"), "-v", "error", "-i", wav(tmp_path / "a.wav"), *to_pipe], capture_output=True, check=True
+    )
+    path = tmp_path / "a.webm"
+    path.write_bytes(done.stdout)
+    found = both_ways(path)
+    assert found.fault == ""
+    assert abs(len(found.sound) - 3 * 48_000) < 1000
 
 
 def test_an_index_at_the_end_cannot_be_read_from_a_pipe(tmp_path: Path) -> None:
