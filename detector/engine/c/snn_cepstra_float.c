@@ -168,14 +168,26 @@ static snn_cepstrum cepstrum(snn_real value)
 #endif
 }
 
+/* The bits of a number, to look at many without comparisons. */
+#if SNN_SINGLE_FRONT_END
+typedef uint32_t real_bits;
+#else
+typedef uint64_t real_bits;
+#endif
+
 static int is_silent(const snn_mfcc *s)
 {
-    size_t at = 0, sounding = 0;
-    for (; at + 4 * LANES <= LENGTH && !sounding; at += 4 * LANES) /* a few at once, without branches */
-        for (size_t i = at; i < at + 4 * LANES; i++)
-            sounding |= (size_t)(s->pending[i] < 0) | (size_t)(s->pending[i] > 0);
-    for (; at < LENGTH && !sounding; at++)
-        sounding = s->pending[at] < 0 || s->pending[at] > 0;
+    real_bits sounding = 0, bits;
+    if (SNN_IS_ZERO)
+        return 1;
+    for (size_t at = LENGTH; at && !sounding;) { /* many at once from the last one on, which sounds unless all do not */
+        const size_t end = at, begin = at > 8 * LANES ? at - 8 * LANES : 0;
+        for (size_t i = begin; i < end; i++) {
+            memcpy(&bits, s->pending + i, sizeof bits);
+            sounding |= bits << 1; /* without the sign */
+        }
+        at = begin;
+    }
     return !sounding;
 }
 
@@ -222,6 +234,7 @@ SNN_STAGE void snn_cepstra(snn_mfcc *s, snn_cepstrum mfcc[SNN_N_MFCC])
     snn_real *power = s->work;
     if (is_silent(s)) {
 #if SNN_CORE
+        s->is_zero = SNN_FRAME_LENGTH <= SNN_N_FFT; /* what is behind the transform has not been looked at */
         memcpy(mfcc, s->model->silence, SNN_N_MFCC * sizeof *mfcc);
         return;
 #else

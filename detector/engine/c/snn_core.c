@@ -111,9 +111,9 @@ static int lies_in(int64_t value, int64_t low, int64_t high)
     return value >= low && value <= high;
 }
 
-static size_t rounded_up(size_t n)
+static size_t rounded_up(size_t n, size_t lanes)
 {
-    return (n + SNN_LANES - 1) / SNN_LANES * SNN_LANES;
+    return (n + lanes - 1) / lanes * lanes;
 }
 
 static uint64_t twiddles_of(uint64_t n_fft)
@@ -194,11 +194,12 @@ static const char *wrong_front_end(const snn_core_spec *p)
 /* Return whether weights, state and lists of a layer have sizes that fit: none of these products overflows. */
 static int fits(const snn_core_layer *l, uint64_t in_channels, uint64_t in_width)
 {
-    const uint64_t frames = (uint64_t)l->frames, out = rounded_up((size_t)l->out_channels), in = rounded_up(in_channels);
+    const uint64_t frames = (uint64_t)l->frames, out = rounded_up((size_t)l->out_channels, SNN_MOST_LANES);
+    const uint64_t in = rounded_up((size_t)in_channels, SNN_MOST_LANES);
     const uint64_t ring = (frames - 1) * (uint64_t)l->dilation + 2;
     return in_channels * frames * (uint64_t)l->bands * out <= (uint64_t)1 << 28 &&
            out * (uint64_t)l->out_width <= MOST_OF_LAYER && in * frames * in_width <= MOST_OF_LAYER &&
-           ring * in * in_width <= (uint64_t)1 << 28;
+           SNN_LISTS * ring * (in * in_width + SNN_ROWS_AT_ONCE) <= (uint64_t)1 << 25;
 }
 
 static const char *wrong_layer(const snn_core_layer *l, int64_t in_channels, int64_t in_width)
@@ -257,25 +258,25 @@ static void copy_into(void *to, const void *from, uint64_t count, size_t size)
         memcpy(to, from, (size_t)(count * size));
 }
 
-static const float *padded_copy(arena *a, const float *from, size_t channels)
+static const float *padded_copy(arena *a, const float *from, size_t channels, size_t lanes)
 {
     float *to;
     if (!from)
         return NULL;
-    COPY(a, to, from, channels, rounded_up(channels));
+    COPY(a, to, from, channels, rounded_up(channels, lanes));
     return to;
 }
 
-static const float *zeros(arena *a, size_t channels)
+static const float *zeros(arena *a, size_t channels, size_t lanes)
 {
     float *to;
-    return TAKE(a, to, rounded_up(channels)); /* memory is zeroed */
+    return TAKE(a, to, rounded_up(channels, lanes)); /* memory is zeroed */
 }
 
-/* Copy weights from [out][in] to rows [in] of rounded_up(out) values. */
-static const float *rows_of(arena *a, const float *from, size_t out, size_t in)
+/* Copy weights from [out][in] to rows [in] of whole vectors. */
+static const float *rows_of(arena *a, const float *from, size_t out, size_t in, size_t lanes)
 {
-    const size_t row = rounded_up(out);
+    const size_t row = rounded_up(out, lanes);
     float *to;
     TAKE(a, to, (uint64_t)row * in);
     for (size_t i = 0; to && i < in; i++)
@@ -295,7 +296,7 @@ static void lay_out_layer(const snn_core_spec *p, snn_model *m, arena *a, size_t
     const size_t out = (size_t)from->out_channels, in = (size_t)from->in_channels;
     l->channels = out;
     l->in_channels = in;
-    l->out_channels = rounded_up(out);
+    l->out_channels = rounded_up(out, m->lanes);
     l->out_width = (size_t)from->out_width;
     l->neurons = l->out_channels * l->out_width;
     l->frames = (size_t)from->frames;
@@ -304,16 +305,23 @@ static void lay_out_layer(const snn_core_spec *p, snn_model *m, arena *a, size_t
     l->stride = (size_t)from->stride;
     l->padding = (size_t)from->padding;
     l->ring = i + 1 < (size_t)p->layers ? past_of(from + 1) + 2 : 1;
-    l->words = l->out_width * ((l->out_channels + 31) / 32);
+    l->words = l->out_width * 2 * ((l->out_channels + 63) / 64); /* pairs are read at once */
     l->spikes = m->spike_words;
+    l->slots = m->spike_slots;
+    l->list_rows = l->neurons + SNN_ROWS_AT_ONCE;
+    l->rows = m->n_rows;
+    l->firsts = m->n_firsts;
     l->synapses = m->n_synapses;
     l->membranes = m->n_membranes;
-    l->weight = rows_of(a, from->weight, out, in * l->frames * l->bands);
-    l->bias = padded_copy(a, from->bias, out);
-    l->alpha = padded_copy(a, from->alpha, out);
-    l->offset = from->offset || !from->alpha ? padded_copy(a, from->offset, out) : zeros(a, out);
-    l->beta = padded_copy(a, from->beta, out);
+    l->weight = rows_of(a, from->weight, out, in * l->frames * l->bands, m->lanes);
+    l->bias = from->bias ? padded_copy(a, from->bias, out, m->lanes) : zeros(a, out, m->lanes);
+    l->alpha = padded_copy(a, from->alpha, out, m->lanes);
+    l->offset = from->offset || !from->alpha ? padded_copy(a, from->offset, out, m->lanes) : zeros(a, out, m->lanes);
+    l->beta = padded_copy(a, from->beta, out, m->lanes);
     m->spike_words += l->ring * l->words;
+    m->spike_slots += l->ring;
+    m->n_rows += l->ring * SNN_LISTS * l->list_rows;
+    m->n_firsts += l->ring * SNN_LISTS * (l->out_width + 1);
     m->n_synapses += l->alpha || from->alpha ? l->neurons : 0;
     m->n_membranes += l->neurons;
 }
@@ -332,15 +340,13 @@ static uint64_t common_multiple(uint64_t a, uint64_t b)
 static int measure_layers(const snn_core_spec *p, snn_model *m, const snn_layer *layers)
 {
     uint64_t period = m->band_frames;
-    size_t width = m->n_mels;
-    m->most_changes = layers[m->convs].out_channels;
-    m->most_places = 0;
+    m->most_frames = 0;
+    m->most_reached = 0;
     for (size_t i = 0; i < (size_t)p->layers; i++) {
         const snn_layer *l = &layers[i];
-        const size_t inputs = i ? layers[i - 1].out_channels * l->frames * width : 0;
-        m->most_changes = inputs > m->most_changes ? inputs : m->most_changes;
-        m->most_places = l->out_width > m->most_places ? l->out_width : m->most_places;
-        width = l->out_width;
+        const size_t reached = i ? layers[i - 1].neurons * l->frames : 0;
+        m->most_frames = l->frames > m->most_frames ? l->frames : m->most_frames;
+        m->most_reached = reached > m->most_reached ? reached : m->most_reached;
         period = common_multiple(period, l->ring);
         if (period > INT32_MAX)
             return 0;
@@ -350,7 +356,7 @@ static int measure_layers(const snn_core_spec *p, snn_model *m, const snn_layer 
 }
 
 /* Lay out all of a model; called once to count and once to copy. */
-static int lay_out(const snn_core_spec *p, snn_model *m, arena *a)
+static int lay_out(const snn_core_spec *p, snn_model *m, arena *a, size_t lanes)
 {
     const size_t n_fft = (size_t)p->n_fft, frame = (size_t)p->frame_length, mels = (size_t)p->n_mels;
     const size_t mfcc = (size_t)p->n_mfcc, classes = (size_t)p->classes, padded = frame > n_fft ? frame : n_fft;
@@ -360,7 +366,8 @@ static int lay_out(const snn_core_spec *p, snn_model *m, arena *a)
     float *threshold, *rest, *to_bands;
     *m = (snn_model){.frame_length = frame, .hop_length = (size_t)p->hop_length, .n_fft = n_fft, .n_mels = mels,
                      .n_mfcc = mfcc, .thresholds = (size_t)p->thresholds, .convs = (size_t)p->layers - 1,
-                     .classes = classes, .readout_row = rounded_up(classes), .band_frames = past_of(p->layer) + 1,
+                     .classes = classes, .readout_row = rounded_up(classes, lanes), .lanes = lanes,
+                     .band_frames = past_of(p->layer) + 1,
                      .has_log_floor = p->has_log_floor != 0, .append_energy = p->append_energy != 0,
                      .send_on_delta = p->send_on_delta != 0, .has_rest = p->has_rest != 0, .preemphasis = p->preemphasis,
                      .log_floor = p->log_floor, .largest_sample = p->largest_sample, .keep = p->keep};
@@ -381,9 +388,9 @@ static int lay_out(const snn_core_spec *p, snn_model *m, arena *a)
     layers = layers ? layers : own;
     for (size_t i = 0; i < (size_t)p->layers; i++)
         lay_out_layer(p, m, a, i, &layers[i]);
-    m->readout_weight = rows_of(a, p->readout_weight, classes, layers[m->convs].channels);
-    m->readout_bias = padded_copy(a, p->readout_bias, classes);
-    m->readout_beta = padded_copy(a, p->readout_beta, classes);
+    m->readout_weight = rows_of(a, p->readout_weight, classes, layers[m->convs].channels, lanes);
+    m->readout_bias = padded_copy(a, p->readout_bias, classes, lanes);
+    m->readout_beta = padded_copy(a, p->readout_beta, classes, lanes);
     m->window = window;
     m->pass_twiddles = pass_twiddles;
     m->split_twiddles = split_twiddles;
@@ -418,12 +425,13 @@ PUBLIC snn_core_model *snn_core_model_new(const snn_core_spec *spec, char *reaso
     const char *wrong = wrong_spec(spec);
     snn_core_model *model = wrong ? NULL : calloc(1, sizeof *model);
     arena counted = {NULL, 0};
-    if (model && !lay_out(spec, &model->model, &counted))
+    const snn_core_stages *stages = best_stages();
+    if (model && !lay_out(spec, &model->model, &counted, stages->lanes))
         wrong = "the frames that layers remember";
     arena a = {model && !wrong ? allocate(counted.used, &model->memory) : NULL, 0};
     if (a.base) {
-        model->stages = best_stages();
-        lay_out(spec, &model->model, &a);
+        model->stages = stages;
+        lay_out(spec, &model->model, &a, stages->lanes);
         if (compute_silence(model))
             return model;
     }
@@ -457,9 +465,11 @@ static void lay_out_stream(const snn_model *m, snn_core_stream *s, arena *a)
     TAKE(a, n->sums, m->n_membranes);
     TAKE(a, n->plane, slots);
     TAKE(a, n->plane_row, slots);
-    TAKE(a, n->rows, m->most_changes + 1);
-    TAKE(a, n->first_new, m->most_places + 1);
-    TAKE(a, n->end_gone, m->most_places + 1);
+    TAKE(a, n->rows, m->n_rows);
+    TAKE(a, n->firsts, m->n_firsts);
+    TAKE(a, n->counts, m->spike_slots);
+    TAKE(a, n->lists, 2 * m->most_frames);
+    TAKE(a, n->reached, m->most_reached + SNN_ROWS_AT_ONCE);
     TAKE(a, s->decoder.scores, (uint64_t)s->decoder.most_smoothing * m->classes);
     TAKE(a, s->decoder.smoothed, m->classes);
     TAKE(a, s->decoder.tracks, m->classes);

@@ -14,7 +14,9 @@
 #define SNN_SINGLE_FRONT_END 0
 #include "snn_numbers.h"
 
-#define SNN_LANES 8 /* channels are multiples of it */
+#define SNN_MOST_LANES 16   /* numbers of channels are multiples of it, or of a part of it where vectors are shorter */
+#define SNN_LISTS 3         /* of a frame: all spikes, new ones, gone ones */
+#define SNN_ROWS_AT_ONCE 16 /* that are written to a list, of which not all belong to it */
 
 typedef struct {
     const snn_weight *weight; /* [in_channels][frames][bands][out_channels] */
@@ -23,8 +25,19 @@ typedef struct {
     size_t channels; /* as the model has them */
     size_t in_channels, out_channels, out_width, neurons;
     size_t frames, dilation, bands, stride, padding;
-    size_t ring, words, spikes, synapses, membranes;
+    size_t ring, words, spikes, slots, rows, list_rows, firsts, synapses, membranes;
 } snn_layer;
+
+/* Of a layer's spikes in a frame; changes are those since the previous one. */
+typedef struct {
+    uint32_t spikes, changes;
+    uint8_t lists; /* that have been made of them: a bit for each kind */
+} snn_count;
+
+/* Offsets of rows of weights, and where each position starts in them. */
+typedef struct {
+    snn_row *rows, *first;
+} snn_list;
 
 typedef struct {
     snn_score on_threshold, off_threshold;
@@ -36,8 +49,8 @@ typedef struct {
 
 typedef struct {
     size_t frame_length, hop_length, n_fft, n_mels, n_mfcc, work;
-    size_t thresholds, convs, classes, readout_row;
-    size_t band_frames, spike_words, n_synapses, n_membranes, most_changes, most_places;
+    size_t thresholds, convs, classes, readout_row, lanes;
+    size_t band_frames, spike_words, spike_slots, n_synapses, n_membranes, n_rows, n_firsts, most_frames, most_reached;
     uint32_t time_period;
     uint8_t has_log_floor, append_energy, send_on_delta, has_rest;
     double preemphasis, log_floor, largest_sample;
@@ -51,6 +64,7 @@ typedef struct {
 
 #define SNN_FRAME_LENGTH (s->model->frame_length)
 #define SNN_HOP_LENGTH (s->model->hop_length)
+#define SNN_IS_ZERO (s->is_zero)
 #define SNN_OVERLAP (SNN_HOP_LENGTH < SNN_FRAME_LENGTH ? SNN_FRAME_LENGTH - SNN_HOP_LENGTH : 0)
 #define SNN_SKIP (SNN_HOP_LENGTH < SNN_FRAME_LENGTH ? 0 : SNN_HOP_LENGTH - SNN_FRAME_LENGTH)
 #define SNN_N_FFT (s->model->n_fft)
@@ -72,8 +86,6 @@ typedef struct {
 #define SNN_SPIKE_WORDS (s->model->spike_words)
 #define SNN_SYNAPSES (s->model->n_synapses)
 #define SNN_MEMBRANES (s->model->n_membranes)
-#define SNN_MOST_CHANGES (s->model->most_changes)
-#define SNN_MOST_PLACES (s->model->most_places)
 #define SNN_TIME_PERIOD (s->model->time_period)
 #define SNN_MOST_SMOOTHING (s->most_smoothing)
 #define SNN_PREEMPHASIS (s->model->preemphasis)

@@ -101,14 +101,19 @@ static void process_frame(snn_core_stream *stream, const float *mfcc, place at)
     }
 }
 
-/* Return whether all samples are numbers and none is larger than the largest one that is taken. */
+/* Return whether all samples are numbers and none is larger than the largest one that is taken. Without their signs,
+ * the bits of numbers are in the order of the numbers, and those of what is none are larger. */
 static int are_in_scale(const snn_core_stream *stream, const float *samples, size_t n)
 {
     const float most = (float)stream->mfcc.model->largest_sample;
-    uint32_t beyond = 0;
-    for (size_t i = 0; i < n; i++)
-        beyond |= !(samples[i] <= most && samples[i] >= -most);
-    return !beyond;
+    int32_t limit, bits, largest = 0;
+    memcpy(&limit, &most, sizeof limit);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, samples + i, sizeof bits);
+        bits &= INT32_MAX;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest <= limit;
 }
 
 static int push(snn_core_stream *stream, const float *samples, size_t n, const snn_core_trace *trace)
@@ -181,4 +186,4 @@ static void cepstra(snn_mfcc *state, float *mfcc)
     cepstra_of_powers(state, state->work, mfcc);
 }
 
-const snn_core_stages SNN_STAGES = {TEXT(SNN_INSTRUCTIONS), push, finish, step, close_sounds, reset, cepstra};
+const snn_core_stages SNN_STAGES = {TEXT(SNN_INSTRUCTIONS), AT_ONCE, push, finish, step, close_sounds, reset, cepstra};

@@ -20,6 +20,7 @@ struct snn_core_stream {
 /* The functions of one set of instructions. */
 typedef struct snn_core_stages {
     const char *instructions;
+    size_t lanes; /* of which numbers of channels are multiples */
     int (*push)(snn_core_stream *stream, const float *samples, size_t n, const snn_core_trace *trace);
     void (*finish)(snn_core_stream *stream, const snn_core_trace *trace);
     void (*step)(snn_core_stream *stream, const float *spikes, size_t frames, const snn_core_trace *trace);

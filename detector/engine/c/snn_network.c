@@ -12,8 +12,9 @@
  * Weights are stored as [input channel][frame][band][output channel]: a spike adds a contiguous row. Neurons are
  * stored as [band][channel], spikes as bits, each band in its own words. For each layer, the spikes that are new
  * since the previous frame and those that are gone are listed once; their rows are added to and subtracted from
- * the sums of the previous frame, in registers. With SNN_DENSE all sums are computed from all inputs: tests compare
- * the event-driven sums with those.
+ * the sums of the previous frame, in registers. The core lists all spikes instead where these are fewer, and once
+ * for all the frames that a layer reads (snn_core_spikes.h). With SNN_DENSE all sums are computed from all inputs:
+ * tests compare the event-driven sums with those.
  */
 #include "snn_stages.h"
 
@@ -41,6 +42,7 @@ SNN_STAGE void snn_network_reset(snn_network *s)
     memset(s->bands, 0, SNN_BAND_FRAMES * SNN_PLANES * SNN_N_MELS * sizeof *s->bands);
     memset(s->active, 0, SNN_BAND_FRAMES * SNN_PLANES);
     memset(s->spikes, 0, SNN_SPIKE_WORDS * sizeof *s->spikes);
+    memset(s->counts, 0, s->model->spike_slots * sizeof *s->counts);
     memset(s->synapses, 0, SNN_SYNAPSES * sizeof *s->synapses);
     memset(s->membranes, 0, SNN_MEMBRANES * sizeof *s->membranes);
     memset(s->readout, 0, SNN_CLASSES * sizeof *s->readout);
@@ -48,18 +50,6 @@ SNN_STAGE void snn_network_reset(snn_network *s)
     s->time = 0;
 #else
     memset(s, 0, sizeof *s);
-#endif
-}
-
-static unsigned lowest_bit(uint32_t word)
-{
-#if defined(__GNUC__)
-    return (unsigned)__builtin_ctz(word);
-#else
-    unsigned n = 0;
-    while (!(word >> n & 1u))
-        n++;
-    return n;
 #endif
 }
 
@@ -79,23 +69,6 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
     return reach;
 }
 
-/* The number of neighbouring sums kept in registers at once: the largest block that fits and divides n. */
-#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
-#define SUMS_AT_ONCE 8
-#elif defined(__AVX512F__) && SNN_CORE
-#define SUMS_AT_ONCE 256
-#elif defined(__AVX__) || defined(__aarch64__)
-#define SUMS_AT_ONCE 96
-#else
-#define SUMS_AT_ONCE 48
-#endif
-#if !SNN_CORE
-#define FITS(n, block) ((block) <= SUMS_AT_ONCE && (n) % (block) == 0)
-#define BLOCK_OF(n) \
-    (FITS(n, 96) ? 96 : FITS(n, 80) ? 80 : FITS(n, 64) ? 64 : FITS(n, 48) ? 48 : FITS(n, 40) ? 40 : FITS(n, 32) ? 32 : \
-     FITS(n, 24) ? 24 : FITS(n, 16) ? 16 : FITS(n, 8) ? 8 : FITS(n, 5) ? 5 : FITS(n, 3) ? 3 : 1)
-#endif
-
 /* Sums stay in registers only if the loop over them is unrolled, which gcc does by itself from -O3 on. With vectors
  * it widens int8 weights only in a loop. */
 #if defined(__GNUC__) && !defined(__clang__) && !(SNN_INT8 && defined(__SSE2__))
@@ -114,33 +87,21 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
 #define EACH_SUM(size, change) UNROLLED for (size_t m = 0; m < (size); m++) sums[m] change
 
 #if SNN_CORE
-/* Rows have any length that is a multiple of SNN_LANES: the largest block that is left, again and again. */
-#define BLOCK_AT(length, size, change_block) \
-    if ((size) <= SUMS_AT_ONCE && (length) - at >= (size)) { \
-        snn_sum sums[size]; \
-        memcpy(sums, to + at, sizeof sums); \
-        change_block(length, size); \
-        memcpy(to + at, sums, sizeof sums); \
-        at += (size); \
-        continue; \
-    }
-#define IN_BLOCKS(length, change_block) \
-    for (size_t at = 0; at < (length);) { \
-        BLOCK_AT(length, 256, change_block) \
-        BLOCK_AT(length, 192, change_block) \
-        BLOCK_AT(length, 128, change_block) \
-        BLOCK_AT(length, 96, change_block) \
-        BLOCK_AT(length, 80, change_block) \
-        BLOCK_AT(length, 64, change_block) \
-        BLOCK_AT(length, 48, change_block) \
-        BLOCK_AT(length, 40, change_block) \
-        BLOCK_AT(length, 32, change_block) \
-        BLOCK_AT(length, 24, change_block) \
-        BLOCK_AT(length, 16, change_block) \
-        BLOCK_AT(length, 8, change_block) \
-    }
-#define FOR_LENGTH(n, row) row(n)
+#include "snn_core_sums.h"
 #else
+/* The number of neighbouring sums kept in registers at once: the largest block that fits and divides n. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+#define SUMS_AT_ONCE 8
+#elif defined(__AVX__) || defined(__aarch64__)
+#define SUMS_AT_ONCE 96
+#else
+#define SUMS_AT_ONCE 48
+#endif
+#define FITS(n, block) ((block) <= SUMS_AT_ONCE && (n) % (block) == 0)
+#define BLOCK_OF(n) \
+    (FITS(n, 96) ? 96 : FITS(n, 80) ? 80 : FITS(n, 64) ? 64 : FITS(n, 48) ? 48 : FITS(n, 40) ? 40 : FITS(n, 32) ? 32 : \
+     FITS(n, 24) ? 24 : FITS(n, 16) ? 16 : FITS(n, 8) ? 8 : FITS(n, 5) ? 5 : FITS(n, 3) ? 3 : 1)
+
 /* The part of a row that fills whole vectors; gcc computes one by one if the rest is in the same block. */
 #define WHOLE(n) ((n) % 8 == 0 && (n) > 16 ? (n) / 16 * 16 : (n))
 
@@ -163,7 +124,18 @@ static snn_reach reach_of(const snn_layer *l, size_t o, size_t in_width)
     default: \
         break; \
     }
+
+static unsigned lowest_bit(uint32_t word)
+{
+#if defined(__GNUC__)
+    return (unsigned)__builtin_ctz(word);
+#else
+    unsigned n = 0;
+    while (!(word >> n & 1u))
+        n++;
+    return n;
 #endif
+}
 
 /* A part of a list of rows of weights. */
 typedef struct {
@@ -212,6 +184,8 @@ APART static void add_products(const snn_network *s, snn_sum *restrict to, const
 #undef BLOCK
 }
 
+#endif
+
 static void begin_sums(snn_sum *sums, const snn_layer *l)
 {
 #if SNN_INT8
@@ -233,18 +207,19 @@ static void add_bands(snn_band *restrict to, const snn_band *restrict row, size_
         to[m] = (snn_band)(to[m] + row[m]);
 }
 
-/* Compute the bands of this frame from its cepstral spikes: each adds a row of the inverse DCT. */
+/* Compute the bands of this frame from its cepstral spikes, 0 or 1: each adds a row of the inverse DCT. */
 APART static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
     size_t first = s->time % SNN_BAND_FRAMES * SNN_PLANES;
     memset(s->bands + first * SNN_N_MELS, 0, SNN_PLANES * SNN_N_MELS * sizeof *s->bands);
     memset(s->active + first, 0, SNN_PLANES);
-    for (size_t p = 0; p < SNN_PLANES; p++)
-        for (size_t k = 0; k < SNN_N_MFCC; k++)
-            if (spikes[p][k]) {
-                s->active[first + p] = 1;
-                add_bands(s->bands + (first + p) * SNN_N_MELS, snn_to_bands + k * SNN_N_MELS, SNN_N_MELS);
-            }
+    for (size_t p = 0; p < SNN_PLANES; p++) {
+        const uint8_t *end = spikes[p] + SNN_N_MFCC, *at = memchr(spikes[p], 1, SNN_N_MFCC);
+        s->active[first + p] = at != NULL;
+        for (; at; at++, at = memchr(at, 1, (size_t)(end - at)))
+            add_bands(s->bands + (first + p) * SNN_N_MELS, snn_to_bands + (size_t)(at - spikes[p]) * SNN_N_MELS,
+                      SNN_N_MELS);
+    }
 }
 
 static size_t wrapped(size_t at, size_t ring)
@@ -283,6 +258,9 @@ static void sum_bands(snn_network *s, const snn_layer *l)
         add_products(s, sums + o * l->out_channels, l->weight, l->out_channels, reach_of(l, o, SNN_N_MELS));
 }
 
+#if SNN_CORE
+#include "snn_core_spikes.h"
+#else
 /* List the spikes that are new since the previous frame and those that are gone, in all frames that a layer reads,
  * position by position, so that a receptive field is a part of the list. No spike is both, and one array holds all:
  * the new ones from its start, the gone ones from its end. */
@@ -328,81 +306,22 @@ static void sum_spikes(snn_network *s, const snn_layer *l, const snn_layer *befo
     }
 }
 
-#if SNN_CORE
-/* Eight neurons at once; on processors with shorter vectors compilers divide these. */
-typedef float eight __attribute__((vector_size(4 * SNN_LANES)));
-typedef int32_t eight_masks __attribute__((vector_size(4 * SNN_LANES)));
-
-/* Vectors are neither parameters nor results: whether these are in registers depends on the instructions. */
-#define LOAD(values, from) memcpy(&(values), from, sizeof(values))
-#define STORE(to, values) memcpy(to, &(values), sizeof(values))
-
-/* Return a bit for each element: masks are all ones or all zeros. */
-static inline uint32_t bits_of(const eight_masks *masks)
+/* Sum the weights of the read-out for the spikes of the last layer. */
+static void sum_last_spikes(snn_network *s, snn_sum sums[SNN_READOUT_ROW])
 {
-#if defined(__AVX2__)
-    return (uint32_t)_mm256_movemask_ps((__m256)*masks);
-#elif defined(__SSE2__)
-    __m128 half[2];
-    memcpy(half, masks, sizeof half);
-    return (uint32_t)_mm_movemask_ps(half[0]) | (uint32_t)_mm_movemask_ps(half[1]) << 4;
+    const uint32_t *words = snn_layer_spikes(s, SNN_CONVS);
+    snn_row *end = s->rows;
+#if SNN_INT8
+    memset(sums, 0, SNN_READOUT_ROW * sizeof *sums);
 #else
-    const eight_masks place = {1, 2, 4, 8, 16, 32, 64, 128}, bits = *masks & place;
-    return (uint32_t)((bits[0] | bits[1] | bits[2] | bits[3]) | (bits[4] | bits[5] | bits[6] | bits[7]));
+    memcpy(sums, snn_readout_bias, SNN_READOUT_ROW * sizeof *sums);
 #endif
+    for (size_t n = 0; n < SNN_HIDDEN; n += 32)
+        for (uint32_t word = words[n / 32]; word; word &= word - 1)
+            *end++ = (snn_row)(n + lowest_bit(word));
+    change_sums(sums, snn_readout_weight, (snn_rows){s->rows, end}, (snn_rows){end, end}, 0, SNN_READOUT_ROW);
 }
 
-static inline uint32_t fire_eight(float *membranes, const float *beta, const eight *current)
-{
-    eight u, decay;
-    LOAD(u, membranes);
-    LOAD(decay, beta);
-    u = decay * u + *current;
-    const eight_masks fired = u > 1.0f;
-    u += __builtin_convertvector(fired, eight); /* -1 where the neuron fires */
-    STORE(membranes, u);
-    return bits_of(&fired);
-}
-
-/* Replace the current by that of the synapse. */
-static inline void pass_synapse(float *synapses, const float *alpha, const float *offset, eight *current)
-{
-    eight synapse, decay, added;
-    LOAD(synapse, synapses);
-    LOAD(decay, alpha);
-    LOAD(added, offset);
-    synapse = decay * synapse + *current;
-    STORE(synapses, synapse);
-    *current = synapse + added;
-}
-
-/* Update all neurons of a layer; the channels of a band are whole groups of eight, in words of 32. */
-APART static void fire(snn_network *s, const snn_layer *l)
-{
-    uint32_t *word = s->spikes + l->spikes + s->time % l->ring * l->words;
-    const float *sums = s->sums + l->membranes;
-    float *membranes = s->membranes + l->membranes, *synapses = l->alpha ? s->synapses + l->synapses : NULL;
-    for (size_t o = 0; o < l->out_width; o++) {
-        uint32_t bits = 0;
-        size_t c = 0;
-        for (; c < l->out_channels; c += SNN_LANES, sums += SNN_LANES, membranes += SNN_LANES) {
-            eight current;
-            LOAD(current, sums);
-            if (synapses) {
-                pass_synapse(synapses, l->alpha + c, l->offset + c, &current);
-                synapses += SNN_LANES;
-            }
-            bits |= fire_eight(membranes, l->beta + c, &current) << c % 32;
-            if (c % 32 == 32 - SNN_LANES) {
-                *word++ = bits;
-                bits = 0;
-            }
-        }
-        if (c % 32)
-            *word++ = bits;
-    }
-}
-#else
 /* Neurons are updated in groups of eight, in loops without branches that compilers vectorise. */
 #define GROUP 8
 
@@ -512,7 +431,6 @@ static void fire(snn_network *s, const snn_layer *l)
                 *words |= fire_some(s, l, at, c, 1) << (c - begin);
         }
 }
-#endif
 
 #if SNN_INT8
 /* Linear interpolation in a table of the positive half. */
@@ -541,30 +459,23 @@ static float score_of(const snn_network *s, float *level, float sum, size_t c)
     float kept = snn_readout_beta[c] * *level;
     (void)s;
     *level = kept + sum;
-#if SNN_CORE
-    return snn_sigmoid(*level);
-#else
     return 1.0f / (1.0f + expf(-*level));
+}
 #endif
+
+/* Take the classes' sums of this frame into their membranes; compute the scores. */
+static void score_classes(snn_network *s, const snn_sum sums[SNN_READOUT_ROW], snn_score scores[SNN_CLASSES])
+{
+    for (size_t c = 0; c < SNN_CLASSES; c++)
+        scores[c] = score_of(s, &s->readout[c], sums[c], c);
 }
 #endif
 
 static void read_out(snn_network *s, snn_score scores[SNN_CLASSES])
 {
-    const uint32_t *words = snn_layer_spikes(s, SNN_CONVS);
     snn_sum sums[SNN_READOUT_ROW];
-    snn_row *end = s->rows;
-#if SNN_INT8
-    memset(sums, 0, sizeof sums);
-#else
-    memcpy(sums, snn_readout_bias, sizeof sums);
-#endif
-    for (size_t n = 0; n < SNN_HIDDEN; n += 32)
-        for (uint32_t word = words[n / 32]; word; word &= word - 1)
-            *end++ = (snn_row)(n + lowest_bit(word));
-    change_sums(sums, snn_readout_weight, (snn_rows){s->rows, end}, (snn_rows){end, end}, 0, SNN_READOUT_ROW);
-    for (size_t c = 0; c < SNN_CLASSES; c++)
-        scores[c] = score_of(s, &s->readout[c], sums[c], c);
+    sum_last_spikes(s, sums);
+    score_classes(s, sums, scores);
 }
 
 SNN_STAGE void snn_step(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC], snn_score scores[SNN_CLASSES])

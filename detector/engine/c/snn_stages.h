@@ -24,6 +24,7 @@
 #define SNN_ARRAY(type, name, size) type name[size]
 #define SNN_OF_MODEL
 #define SNN_STAGE
+#define SNN_IS_ZERO 0
 #endif
 
 #ifdef __cplusplus
@@ -54,6 +55,9 @@ typedef struct {
     size_t count;
     size_t skip; /* samples to drop first, where the hop is longer than the frame */
     snn_sample previous;
+#if SNN_CORE
+    uint8_t is_zero; /* all of pending is, and so the frame if only zeros follow */
+#endif
     int64_t seen, frames;
     SNN_ARRAY(snn_amplitude, work, SNN_WORK);
 } snn_mfcc;
@@ -75,9 +79,16 @@ typedef struct {
     SNN_ARRAY(snn_sum, sums, SNN_MEMBRANES); /* kept from frame to frame: only changes are added or subtracted */
     SNN_ARRAY(snn_row, plane, SNN_BAND_FRAMES * SNN_PLANES); /* planes with spikes, and their first rows of weights */
     SNN_ARRAY(snn_row, plane_row, SNN_BAND_FRAMES * SNN_PLANES);
+#if SNN_CORE
+    snn_row *rows, *firsts; /* lists of rows of weights by frame of spikes, and where each position starts in them */
+    snn_count *counts;      /* of each frame of spikes that is kept */
+    snn_list *lists;        /* those that a layer needs, by frame */
+    snn_row *reached;       /* a list of the rows of weights of a receptive field */
+#else
     SNN_ARRAY(snn_row, rows, SNN_MOST_CHANGES); /* rows of weights whose spikes changed, position by position */
     SNN_ARRAY(snn_row, first_new, SNN_MOST_PLACES + 1); /* where each position starts in rows */
     SNN_ARRAY(snn_row, end_gone, SNN_MOST_PLACES + 1);
+#endif
     size_t plane_count;
     uint32_t time;
     uint8_t has_sums, had_planes;
