@@ -38,7 +38,6 @@ from detector.config.paths import STDIN
 from detector.errors import ConfigError, DetectorError, ManifestError, SourceError
 from detector.records import EventRecord, OffsetRecord, StreamInfo, event_record
 from detector.service.process import FileProgress, SignalHandler, Workers, can_fork
-from detector.sinks.base import Sink
 from detector.system import (
     PICTURE,
     FileKind,
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from detector.manifest import Sensitivity
     from detector.messages import Event, Samples, Scores
     from detector.pipeline import Detector
+    from detector.sinks.base import Sink
 
     _Type = click.ParamType[datetime]
 else:

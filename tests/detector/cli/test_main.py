@@ -167,10 +167,11 @@ def test_help_loads_nothing_heavy() -> None:
     assert "--threshold" in done.stdout
 
 
-def test_replay_needs_no_packages_of_training(scene: Path) -> None:
+def test_replay_needs_no_packages_of_training_and_none_of_the_service(scene: Path) -> None:
     code = (
         "import sys; from detector.cli.main import cli; cli(['replay', sys.argv[1]], standalone_mode=False); "
-        "found = {'torch', 'snntorch', 'onnx', 'scipy', 'rich'} & set(sys.modules); assert not found, found"
+        "heavy = {'torch', 'snntorch', 'onnx', 'scipy', 'rich', 'pydantic'}; "
+        "found = heavy & set(sys.modules); assert not found, found"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(scene)], capture_output=True, check=True)
 
