@@ -53,8 +53,11 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
 
+# Each process has a core at most: threads of a library would only wait for each other. Compiled modules are kept, since
+# hundreds of processes load the same. What tests build, they build with a make of their own.
+TEST_ENVIRONMENT := MAKEFLAGS= PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 test: lint test-programs
-	$(TESTING)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(TEST_ENVIRONMENT) $(TESTING)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(TESTING)/.installed
 	$(TESTING)/bin/ruff check .
