@@ -46,7 +46,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean test-programs install install-runtime install-service uninstall deb lock check-lock wheels \
+.PHONY: demo test lint clean test-programs run-tests install install-runtime install-service uninstall deb lock check-lock wheels \
   check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
   check-node-red check-home-assistant release bench-sources
 
@@ -56,7 +56,9 @@ demo: $(RUNTIME)/.installed
 # Each process has a core at most: threads of a library would only wait for each other. Compiled modules are kept, since
 # hundreds of processes load the same. What tests build, they build with a make of their own.
 TEST_ENVIRONMENT := MAKEFLAGS= PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-test: lint test-programs
+test: lint run-tests
+
+run-tests: $(TESTING)/.installed test-programs
 	$(TEST_ENVIRONMENT) $(TESTING)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(TESTING)/.installed
