@@ -8,14 +8,13 @@ import re
 import shutil
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import pandas  # type: ignore[import-untyped]
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
-from matplotlib.image import imread
 
 from detector.cli.main import cli
 from detector.cli.replay import raven_rows, write_rows
@@ -56,10 +55,16 @@ def test_labels_and_table_agree_with_the_records(tmp_path: Path) -> None:
     assert track == sorted((row[1:] for row in rows if row[0] == "scene.flac"), key=lambda row: float(row[0]))
 
 
+def selection_table(path: Path) -> Any:
+    import pandas  # type: ignore[import-untyped]  # slow, so not in each process of the tests
+
+    return pandas.read_csv(path, sep="\t", dtype={"Annotation": str}, keep_default_na=False)
+
+
 def test_a_selection_table_is_read_as_raven_writes_it(tmp_path: Path) -> None:
     done = replay("--raven", tmp_path / "table.txt", SCENE)
     offsets = [r for line in done.stdout.splitlines() if (r := json.loads(line))["type"] == "offset"]
-    table = pandas.read_csv(tmp_path / "table.txt", sep="\t", dtype={"Annotation": str}, keep_default_na=False)
+    table = selection_table(tmp_path / "table.txt")
     assert list(table.columns[:5]) == ["Selection", "View", "Channel", "Begin Time (s)", "End Time (s)"]
     assert list(table["Selection"]) == [1, 2, 3, 4]
     assert set(table["Low Freq (Hz)"]) == {50.0}
@@ -75,7 +80,7 @@ def test_labels_of_selections_are_texts_whatever_they_look_like(tmp_path: Path) 
         for k, label in enumerate(("007", "NA", "two\twords", "1e3"))
     ]
     write_rows(tmp_path / "table.txt", raven_rows(offsets, 0, 500))
-    table = pandas.read_csv(tmp_path / "table.txt", sep="\t", dtype={"Annotation": str}, keep_default_na=False)
+    table = selection_table(tmp_path / "table.txt")
     assert list(table["Annotation"]) == ["007", "NA", "two words", "1e3"]
     assert list(table["Begin Time (s)"]) == [0.0, 0.1, 0.2, 0.3]
 
@@ -88,6 +93,8 @@ def test_a_sheet_shows_every_stage(tmp_path: Path, suffix: str) -> None:
     assert drawn.stdout == plain.stdout  # drawing changes no result
     assert list(tmp_path.iterdir()) == [target]
     if suffix == ".png":
+        from matplotlib.image import imread
+
         picture = imread(target)[..., :3]
         assert picture.shape[1] > 1500
         # No panel is empty: no fifth of the height is blank.
