@@ -93,7 +93,7 @@ def test_a_header_of_another_library_does_not_link(
     for name in (header, library):
         model, number_format = EXPORTS[name]
         export_c(model, tmp_path / name, number_format, "detector")
-        build_host(tmp_path / name)
+    build_host(tmp_path / library)
     other = folders["esc10_float"]
     link(tmp_path / "program", [tmp_path / library, other])
     with pytest.raises(AssertionError, match=r"undefined reference to `detector_snn_init_[0-9a-f]{16}_\w+'"):
