@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import soundfile
 
 from models.data.household import ESC10, INSTRUMENTS, SPEAKER_FOLD
+from models.training.augment import AcousticConditions
 
 RATE_HZ = 16000
 
@@ -33,3 +36,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, path in enumerate(names):
         write(path, seed)
     return root
+
+
+@pytest.fixture(scope="module")
+def few_conditions() -> Iterator[None]:
+    """Draw fewer rooms and noises than training, for each length of sound once: all of them take seconds."""
+
+    @functools.cache
+    def conditions_of(samples: int, rate_hz: int) -> AcousticConditions:
+        return AcousticConditions(samples, rate_hz, np.random.default_rng(0), rooms=12, noises=12)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.training.augment.conditions_of", conditions_of)
+        yield

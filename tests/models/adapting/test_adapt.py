@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ RATE = 16000
 MODEL = default_model_path()
 SCENE = MODEL.parent.parent / "demo" / "scene.flac"
 
+pytestmark = pytest.mark.usefixtures("few_conditions")
+
 
 def chime(rng: np.random.Generator) -> np.ndarray:
     """Return a doorbell: two tones that decay, in some noise."""
@@ -38,6 +41,14 @@ def chime(rng: np.random.Generator) -> np.ndarray:
     return np.asarray(wave + 0.001 * rng.standard_normal(wave.size), np.float32)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_noises() -> Iterator[None]:
+    """Compute three noises of each kind instead of six: training and each evaluation take them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.adapting.sounds._NOISES_PER_KIND", 3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def bells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bells")
@@ -46,7 +57,9 @@ def bells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(bells: Path, out: Path, *, replace: bool = False, examples: int = 160, epochs: int = 5) -> AdaptOptions:
+def options(  # noqa: PLR0913 - options
+    bells: Path, out: Path, *, replace: bool = False, examples: int = 160, epochs: int = 5, processes: int = 2
+) -> AdaptOptions:
     return AdaptOptions(
         model=MODEL,
         classes=(("doorbell", bells),),
@@ -57,14 +70,14 @@ def options(bells: Path, out: Path, *, replace: bool = False, examples: int = 16
         material=None,
         data=None,
         seed=0,
-        processes=2,
+        processes=processes,
         examples=examples,
         epochs=epochs,
     )
 
 
 @pytest.fixture(scope="module")
-def result(bells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def result(bells: Path, few_conditions: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001
     """Give a model with a doorbell, its card beside it."""
     out = tmp_path_factory.mktemp("adapted") / "own.onnx"
     asked = options(bells, out)
@@ -114,7 +127,7 @@ def test_its_sums_are_exact_so_that_every_export_can_take_it(result: Path) -> No
 
 def test_the_old_classes_can_be_left_out(bells: Path, tmp_path: Path) -> None:
     out = tmp_path / "bell.onnx"
-    found = adapt(options(bells, out, replace=True, examples=40, epochs=1))
+    found = adapt(options(bells, out, replace=True, examples=40, epochs=1, processes=1))
     assert found.manifest.labels == ("doorbell",)
     assert Detector.load(out).score(chime(np.random.default_rng(77))).shape[1] == 1
     assert [p.name for p in tmp_path.iterdir()] == [out.name]

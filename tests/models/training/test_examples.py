@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,7 @@ FRAMES = 80
 RECIPE = RECIPES / "household.toml"
 LABELS = load_recipe(RECIPE).labels
 
-
-@functools.cache
-def few_conditions(samples: int, rate_hz: int) -> AcousticConditions:
-    return AcousticConditions(samples, rate_hz, np.random.default_rng(0), rooms=12, noises=12)
-
-
-@pytest.fixture(autouse=True)
-def _few_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw fewer rooms and noises than training: nearly every test has another length, for which all would be drawn."""
-    monkeypatch.setattr("models.training.augment.conditions_of", few_conditions)
+pytestmark = pytest.mark.usefixtures("few_conditions")
 
 
 @pytest.fixture
