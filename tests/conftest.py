@@ -31,7 +31,10 @@ DATA = Path(os.environ.get("SNN_DETECT_DATA", Path(__file__).resolve().parents[2
 
 LONGEST = {
     "test_live_scene.py",
-    "test_material.py",
+    "test_adapt.py",
+    "test_build.py",
+    "test_install.py",
+    "test_loop.py",
     "test_systemd.py",
     "test_wheels.py",
     "test_page.py",
