@@ -46,6 +46,12 @@ class SinkContext:
         """What runs for each source."""
         return tuple(source.node_info for source in self.sources)
 
+    @property
+    def page_url(self) -> str | None:
+        """Address of the page for other machines; None where none can reach one."""
+        urls = (section.public_url for section in self.sections if isinstance(section, SinkSection))
+        return next((url for url in urls if url is not None), None)
+
     def find(self, kind: type[_SectionT]) -> _SectionT | None:
         """Return the first section of a kind, for sinks that depend on another one; None without."""
         return next((section for section in self.sections if isinstance(section, kind)), None)
@@ -95,6 +101,11 @@ class SinkSection(Section):
         Raises ConfigError for a secret that cannot be read.
         """
         raise NotImplementedError
+
+    @property
+    def public_url(self) -> str | None:
+        """Address at which people on other machines see what this sink shows; None where it shows them nothing."""
+        return None
 
 
 class ServerSinkSection(SinkSection, ServerSection):

@@ -31,6 +31,10 @@ class Discovery:
     """Whether listening can be turned off."""
     sensitivities: tuple[Sensitivity, ...] = ()
     """Operating points of the model to choose from; empty where none can be chosen."""
+    area: str | None = None
+    """The area that is suggested for the device."""
+    page_url: str | None = None
+    """Address of the page."""
 
     @property
     def topic(self) -> str:
@@ -75,6 +79,7 @@ class Discovery:
 
     def _config(self) -> dict[str, Any]:
         node, version = self.topics.node, self.node_infos[0].version
+        more = {"sa": self.area, "cu": self.page_url}
         return {
             "dev": {
                 "ids": [_device(node)],
@@ -82,6 +87,7 @@ class Discovery:
                 "mf": "snn-detect",
                 "mdl": "conv-SNN",
                 "sw": version,
+                **{key: value for key, value in more.items() if value is not None},
             },
             "o": {"name": "snn-detect", "sw": version},
             "availability": self._availability(self.topics)[: 1 if self._has_several else 2],

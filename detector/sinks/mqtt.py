@@ -104,6 +104,21 @@ class Mqtt(SinkSection):
     discovery_prefix: str | None = Field(
         "homeassistant", description='First part of the topics of discovery. "": no discovery.'
     )
+    area: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="Area that Home Assistant is to put the device into when it first sees it.",
+        examples=["Kitchen"],
+    )
+    page_url: str | None = Field(
+        None,
+        max_length=1000,
+        pattern=r"^https?://[^\s/]+(/\S*)?$",
+        description="Address of the page that Home Assistant links to. Left out: that of the [web] section, where "
+        "other machines can reach it.",
+        examples=["https://pi4.example.org/snn/"],
+    )
     level_interval_s: float = Field(
         30.0,
         ge=1,
@@ -150,7 +165,8 @@ class Mqtt(SinkSection):
 
     def build(self, context: SinkContext, /) -> SinkSpec:
         """Return the sink; raises ConfigError for a password that cannot be read."""
-        arguments = (self, context.node_infos, broker_password(self))
+        settings = self.model_copy(update={"page_url": self.page_url or context.page_url})
+        arguments = (settings, context.node_infos, broker_password(self))
         control = context.sensitivity
         sensitivity = control if control is not None and len(control.choices) > 1 else None
         identity = (*arguments, None if sensitivity is None else sensitivity.choices)
@@ -290,7 +306,16 @@ class MqttSink(LiveSink):
             raise ConfigError(f"mqtt discovery_prefix {prefix!r} must hold no +, # or NUL")
         points = self._sensitivity.choices if self._sensitivity else ()
         has_switch = self._on_listening is not None
-        discovery = Discovery(prefix, tuple(node_infos), self._topics, settings.level_interval_s, has_switch, points)
+        discovery = Discovery(
+            prefix,
+            tuple(node_infos),
+            self._topics,
+            settings.level_interval_s,
+            has_switch,
+            points,
+            area=settings.area,
+            page_url=settings.page_url,
+        )
         discovery.messages()  # raises ConfigError where names of sources and sounds give one entity twice
         return discovery
 

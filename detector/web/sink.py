@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 from pydantic import Field
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # imported with the page
     from detector.web.events import Archive
 
 _log = logging.getLogger(__name__)
+_ALL_ADDRESSES: Final = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
 class Web(ServerSinkSection):
@@ -61,6 +62,16 @@ class Web(ServerSinkSection):
         description="Origins whose pages may show this one in a frame, such as a dashboard. Empty: none.",
         examples=[["http://homeassistant.local:8123"]],
     )
+
+    @property
+    def public_url(self) -> str | None:
+        """Address of the page for other machines, by the first of ``hosts`` or the machine's own name."""
+        if not token_required(self.address):
+            return None
+        host, port = split_address(self.address)
+        if host in _ALL_ADDRESSES:
+            host = self.hosts[0] if self.hosts else socket.gethostname()
+        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
     def build(self, context: SinkContext, /) -> SinkSpec:
         """Return the sink; raises ConfigError for a token that cannot be read, or another one of the metrics."""

@@ -41,6 +41,8 @@ source = "{source}"
 [[mqtt]]
 host = "{host}"
 port = {port}
+area = "Music room"
+page_url = "http://192.0.2.4:8765/"
 """
 
 

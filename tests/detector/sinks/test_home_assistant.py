@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from detector.errors import ConfigError
+from detector.sinks.base import SinkContext
 from detector.sinks.home_assistant import Discovery, config_topic
+from detector.sinks.mqtt import Mqtt
 from detector.sinks.mqtt_topics import Message, Topics
+from detector.web.sink import Web
 from tests.detector.sinks.live_records import STATION
 
 NOW = Discovery("homeassistant", (STATION,), Topics("snn-detect", "pi4", "mic"), 30.0, switch=True)
@@ -67,6 +72,34 @@ def test_announcement() -> None:
         "status",
         "listening",
     ]
+
+
+def test_area_and_page_of_the_device_are_announced_where_they_are_known() -> None:
+    placed = dataclasses.replace(NOW, area="Music room", page_url="http://pi4:8765/")
+    assert config(placed)["dev"] == config(NOW)["dev"] | {"sa": "Music room", "cu": "http://pi4:8765/"}
+
+
+@pytest.mark.parametrize(
+    ("web", "url"),
+    [
+        ({"address": "127.0.0.1:8765"}, None),
+        ({"address": "[::1]:8765"}, None),
+        ({"address": "192.0.2.4:8765"}, "http://192.0.2.4:8765/"),
+        ({"address": "[2001:db8::4]:80"}, "http://[2001:db8::4]:80/"),
+        ({"address": "0.0.0.0:8765"}, f"http://{socket.gethostname()}:8765/"),
+        ({"address": ":8765"}, f"http://{socket.gethostname()}:8765/"),
+        ({"address": "[::]:8765", "hosts": ("pi4.local", "pi4")}, "http://pi4.local:8765/"),
+    ],
+)
+def test_the_page_is_known_where_other_machines_can_reach_it(web: dict[str, Any], url: str | None) -> None:
+    sections = (Mqtt(host="broker"), Web(**web))
+    assert SinkContext((), None, lambda _: None, sections=sections).page_url == url
+
+
+@pytest.mark.parametrize("url", ["pi4:8765", "javascript:alert(1)", "http://pi4/ and more", "http://", ""])
+def test_an_address_that_is_none_of_a_page_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="page_url"):
+        Mqtt(host="broker", page_url=url)
 
 
 def test_entities_of_sounds() -> None:
