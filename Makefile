@@ -87,6 +87,9 @@ $(TESTING)/.installed: pyproject.toml $(CORE)
 
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' detector/__init__.py)
 # Once all of it is downloaded and verified, nothing comes from elsewhere, not even what builds the wheel.
+EMPTY :=
+COMMA := ,
+SPACE := $(EMPTY) $(EMPTY)
 VERIFIED = $(if $(LOCK),--no-index --find-links build/wheel)
 ROOT := $(abspath $(DESTDIR))
 PROGRAM := $(PREFIX)/lib/snn-detect
@@ -99,27 +102,43 @@ ZSH_COMPLETIONS := $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-comp
 FISH_COMPLETIONS := $(PREFIX)/share/fish/vendor_completions.d
 UNITS := $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX),/usr/local)/lib
 
-# A wheel that is there already, instead of one that is made here; with MACHINE=aarch64, an installation for that
-# processor, for the same release of Python as here.
+# A wheel that is there already, instead of one that is made here; with MACHINE=aarch64 or armv7l, an installation for
+# that processor, for the same release of Python as here.
 WHEEL :=
 MACHINE :=
 TAGS := $(if $(MACHINE),$(foreach number,17 24 26 27 28 31 34,--platform manylinux_2_$(number)_$(MACHINE)) \
   --platform manylinux2014_$(MACHINE))
 INSTALL_WHEEL = $(if $(MACHINE),$(call install,$(BUILDING)) "uv>=0.7" && $(BUILDING)/bin/uv pip install --quiet \
   --python $(ROOT)$(PROGRAM)/bin/python --python-platform $(MACHINE)-manylinux_2_36,\
-  $(BUILDING)/bin/python -m pip --python $(ROOT)$(PROGRAM)/bin/python install -qq --disable-pip-version-check --no-compile)
+  $(BUILDING)/bin/python -m pip --python $(ROOT)$(PROGRAM)/bin/python install -qq --disable-pip-version-check --no-compile) \
+  $(VERIFIED) "$$(echo build/wheel/snn_detect-*.whl)[$(EXTRAS)]"
+
+# PyPI has no wheels of these for ARM with 32 bits, Debian 13 has packages, which the environment then sees; of
+# onnxruntime there is none at all. The rest of the lock file is installed wheel by wheel, whatever EXTRAS says: uv knows
+# no such processor, and pip would look for what Debian has.
+ARMHF := $(if $(MACHINE),$(filter armv7l,$(MACHINE)),$(filter armhf,$(shell dpkg --print-architecture 2>/dev/null)))
+OF_DEBIAN := cffi numpy soxr
+ARMHF_PACKAGES := libsndfile1 $(addprefix python3-,$(OF_DEBIAN))
+ARMHF_LOCK := sed -e '/^\(pycparser\|$(subst $(SPACE),\|,$(OF_DEBIAN))\)==/,/[^\\]$$/d' -e '/^[a-z].*platform_machine/,/[^\\]$$/d'
+INSTALL_ARMHF = $(call install,$(BUILDING)) "installer>=0.7" && for file in build/wheel/*.whl; do \
+  test "$${file\#\#*/setuptools-}" != "$$file" || PYTHONPATH=$$(echo $(abspath $(BUILDING))/lib/python3*/site-packages) \
+  $(ROOT)$(PROGRAM)/bin/python -m installer --no-compile-bytecode $$file || exit 1; done
+REQUIRE_ARMHF = { test -n "$(LOCK)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' || { echo \
+  "make: for ARM with 32 bits this needs LOCK and the Python of Debian 13 or newer, which has numpy 2 and soxr" >&2; exit 1; }; }
 
 install: install-runtime install-service
 
 # An environment of its own: Debian's Python takes no packages from elsewhere. Nothing in it knows of DESTDIR.
 install-runtime: $(BUILDING)/.installed
 	@echo "installing the runtime into $(ROOT)$(PROGRAM)"
-	@rm -rf build/wheel $(LEFT_BY_BUILDS)
-	@$(if $(LOCK),$(call install,$(BUILDING),download) $(TAGS) --require-hashes --only-binary :all: -r $(LOCK) -d build/wheel)
+	@rm -rf build/wheel $(LEFT_BY_BUILDS) && mkdir -p build
+	@$(if $(ARMHF),$(REQUIRE_ARMHF) && $(ARMHF_LOCK) $(LOCK) >build/lock.armhf.txt)
+	@$(if $(LOCK),$(call install,$(BUILDING),download) $(TAGS) --require-hashes --only-binary :all: --no-deps \
+	  -r $(if $(ARMHF),build/lock.armhf.txt,$(LOCK)) -d build/wheel)
 	@$(if $(WHEEL),mkdir -p build/wheel && cp $(WHEEL) build/wheel,\
 	  $(call install,$(BUILDING),wheel) $(VERIFIED) --no-deps --wheel-dir build/wheel .)
-	@$(PYTHON) -m venv --clear --without-pip $(ROOT)$(PROGRAM)
-	@$(INSTALL_WHEEL) $(VERIFIED) "$$(echo build/wheel/snn_detect-*.whl)[$(EXTRAS)]"
+	@$(PYTHON) -m venv --clear --without-pip $(if $(ARMHF),--system-site-packages) $(ROOT)$(PROGRAM)
+	@$(if $(ARMHF),$(INSTALL_ARMHF),$(INSTALL_WHEEL))
 	@rm -f $(ROOT)$(PROGRAM)/bin/[aA]ctivate* $(ROOT)$(PROGRAM)/lib/python*/site-packages/snn_detect-*/direct_url.json
 	@test -z "$(ROOT)" || grep -rlIF "$(ROOT)" $(ROOT)$(PROGRAM)/bin $(ROOT)$(PROGRAM)/pyvenv.cfg | xargs -r sed -i "s|$(ROOT)||g"
 	@$(ROOT)$(PROGRAM)/bin/python -m compileall -qq $(if $(ROOT),-s $(ROOT) -p /) $(ROOT)$(PROGRAM)/lib || true
@@ -178,6 +197,7 @@ deb:
 	@install -m 755 systemd/debian/postinst systemd/debian/prerm systemd/debian/postrm $(DEB_ROOT)/DEBIAN
 	@install -m 644 systemd/debian/conffiles $(DEB_ROOT)/DEBIAN
 	@sed -e 's/@VERSION@/$(DEB_VERSION)/' -e "s/@MAINTAINER@/$(DEB_MAINTAINER)/" -e "s/@ARCHITECTURE@/$(DEB_ARCHITECTURE)/" \
+	  -e "s/@OF_DEBIAN@/$(if $(ARMHF),$(COMMA) $(subst $(SPACE),$(COMMA) ,$(ARMHF_PACKAGES)))/" \
 	  -e "s/@SIZE@/$$(du -sk $(DEB_ROOT) | cut -f1)/" \
 	  -e "s/@PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % sys.version_info[1])')/" \
 	  -e "s/@NEXT_PYTHON@/$$($(DEB_PYTHON) -c 'import sys; print("3.%d" % (sys.version_info[1] + 1))')/" \

@@ -14,9 +14,13 @@ from typing import Final
 from tests.check_processor import ROOT, CheckError, run
 from tests.debian_root import in_root, make_root
 
-MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l"}
 """Architectures of Debian that packages are made for, and what wheels call them."""
 SUITES: Final = {"bookworm": "12", "trixie": "13"}
+NOT_MADE: Final = {
+    ("bookworm", "armhf"): "Debian 12 has no python3-soxr, and numpy 1.24 instead of 2; PyPI has no wheels of either"
+}
+"""Why there is no package of a release of Debian for an architecture."""
 BASE_PACKAGES: Final = ("ca-certificates", "python3-venv")
 _SOURCE: Final = "/srv/source"
 
@@ -91,7 +95,8 @@ def build_packages(places: Places, suite: str) -> None:
     with fresh_root(places, suite, "amd64") as root:
         in_root(root, "apt-get", "install", "-qq", "--yes", "--no-install-recommends", "make")
         shutil.copytree(places.source, root / _SOURCE.lstrip("/"), ignore=shutil.ignore_patterns("build"))
-        for architecture, machine in MACHINES.items():
+        for architecture in packaged(suite):
+            machine = MACHINES[architecture]
             (wheel,) = places.out.glob(f"*_{machine}.whl")
             shutil.copy(wheel, root / "srv")
             version = f"{version_of(wheel)}+deb{SUITES[suite]}"
@@ -100,6 +105,11 @@ def build_packages(places: Places, suite: str) -> None:
             in_root(root, "make", "-C", _SOURCE, "deb", "CC=true", *options)
         for package in (root / _SOURCE.lstrip("/") / "build").glob("*.deb"):
             shutil.copy(package, places.out)
+
+
+def packaged(suite: str) -> list[str]:
+    """Return the architectures that packages of a release of Debian are made for."""
+    return [architecture for architecture in MACHINES if (suite, architecture) not in NOT_MADE]
 
 
 def version_of(wheel: Path) -> str:

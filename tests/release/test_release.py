@@ -10,7 +10,7 @@ import pytest
 from tests.check_processor import CheckError, run
 from tests.release import build, release
 from tests.release.build import Places, check_bill, require_commit, write_sums
-from tests.release.trial import Row, Trial, records
+from tests.release.trial import Row, Trial, not_made, records
 
 LOCK = """
 numpy==2.4.6 ; python_full_version < '3.12' \\
@@ -62,6 +62,14 @@ def test_what_was_not_run_is_in_the_table_as_such() -> None:
     assert failed.outcome == "failed: no root"
     result = {"command": "make release", "date": "2026-11-30", "version": "0.1.0", "tried": [skipped.as_dict()]}
     assert release.table(result).splitlines()[-1] == "| `a_arm64.deb` | Debian 13 | arm64 under qemu | not run |  |"
+
+
+def test_a_package_that_is_not_made_is_in_the_table_with_the_reason() -> None:
+    (row,) = not_made("0.1.0")
+    assert (row.file, row.system) == ("snn-detect_0.1.0+deb12_armhf.deb", "Debian 12")
+    assert "armhf" not in build.packaged("bookworm")
+    assert "armhf" in build.packaged("trixie")
+    assert "python3-soxr" in row.outcome
 
 
 def test_records_are_compared_without_the_place_of_the_file() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tests.check_processor import SCENE, TARGETS, CheckError, Machine, run
 from tests.debian_root import in_root
-from tests.release.build import MACHINES, SUITES, Places, fresh_root
+from tests.release.build import MACHINES, NOT_MADE, SUITES, Places, fresh_root, packaged
 
 _PROGRAM: Final = "/srv/venv/bin/snn-detect"
 _QUICK: Final = ("apt-get", "install", "-qq", "--yes", "--no-install-recommends")
@@ -46,8 +46,7 @@ class Trial:
 
     def row(self, skipped: frozenset[str]) -> Row:
         """Try it, unless its architecture is skipped, and return what came of it."""
-        system = f"Debian {SUITES[self.suite]}"
-        processor = self.architecture if self.architecture == "amd64" else f"{self.architecture} under qemu"
+        system, processor = f"Debian {SUITES[self.suite]}", _processor(self.architecture)
         if self.architecture in skipped:
             return Row(self.file.name, system, processor, "not run")
         print(f"trying {self.file.name} on {system}, {processor}", flush=True)
@@ -68,7 +67,25 @@ def trials(places: Places) -> list[Trial]:
     for architecture, target in TARGETS.items():
         wheel = _wheel(places, target.machine)
         found.append(Trial(wheel, target.suite, architecture, partial(try_emulated, wheel, architecture)))
-    return found + [_package(places, suite, a) for a in MACHINES if a != "amd64" for suite in SUITES]
+    emulated = [(suite, a) for a in MACHINES if a != "amd64" for suite in SUITES if a in packaged(suite)]
+    return found + [_package(places, *pair) for pair in emulated]
+
+
+def not_made(version: str) -> list[Row]:
+    """Return a row for each package that a release has not, with the reason."""
+    return [
+        Row(
+            f"snn-detect_{version}+deb{SUITES[suite]}_{a}.deb",
+            f"Debian {SUITES[suite]}",
+            _processor(a),
+            f"not made: {why}",
+        )
+        for (suite, a), why in NOT_MADE.items()
+    ]
+
+
+def _processor(architecture: str) -> str:
+    return architecture if architecture == "amd64" else f"{architecture} under qemu"
 
 
 def _wheel(places: Places, machine: str) -> Path:
