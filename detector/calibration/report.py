@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from detector.calibration.measure import ScoreStore, Segment
-from detector.config.loading import Configuration
+from detector.config.loading import Configuration, toml_key, toml_value
 from detector.config.sections import Calibration
 from detector.config.settings import Settings
-from detector.config.show import toml_value
 from detector.decoder import EventDecoder
 from detector.errors import ConfigError
 from detector.manifest import Manifest
@@ -139,7 +138,6 @@ def _rows(label: str, own: float, trials: list[_Trial], hours: float) -> list[Ro
 
 FILE_NAME: Final = "50-calibration{}.toml"
 FRAGMENT: Final = FileKind("a calibration", re.compile(rb"(\s|#[^\n]*\n)*\[(sources\.[\w-]+\.)?calibration\]"))
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +305,7 @@ def _fragment_lines(calibration: Calibration, choices: Sequence[Choice], source:
     yield from ("", f"[{of_source or 'listening.'}thresholds]")
     for choice in choices:
         alarms = choice.chosen.alarms
-        name = choice.label if _BARE_KEY.fullmatch(choice.label) else toml_value(choice.label)
+        name = toml_key(choice.label)
         text = f"{name} = {choice.chosen.threshold:g}"
         held = "" if choice.is_held else "; THE PROMISE IS NOT HELD at any threshold"
         yield f"{text:<28}  # {_count(alarms.events)}, at most {_rounded_up(alarms.bound)} an hour{held}"

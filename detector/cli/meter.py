@@ -191,8 +191,7 @@ def devices(*, as_json: bool) -> None:
     another program uses may be missing.
     """
     from detector.audio import portaudio
-    from detector.audio.devices import NO_INPUT_ADVICE, rates_of
-    from detector.audio.microphone import list_devices
+    from detector.audio.devices import NO_INPUT_ADVICE, list_devices, rates_of
 
     with portaudio.quiet():
         found = [(device, rates_of(device, portaudio.takes_rate)) for device in list_devices()]

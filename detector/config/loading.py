@@ -11,6 +11,7 @@ import copy
 import json
 import logging
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,7 @@ _SECRETS: Final = frozenset({"password", "passwd", "passphrase", "token", "secre
 _NAME: Final = "[key]"
 """Stands behind a location of pydantic that is about the name of a table, not what is in it."""
 _MAX_SHOWN: Final = 40
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_BITS: Final = 128
 _SLUG_WORDS: Final = "must be 1 to 64 letters (a to z), digits, _ and -"
 _WORDS: Final = {
@@ -479,3 +481,17 @@ def _step(found: Any, part: str | int) -> Any:
         return found[part]
     except (KeyError, IndexError, TypeError):
         return _MISSING
+
+
+def toml_value(value: Any) -> str:
+    """Write a value of JSON as TOML does."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{toml_key(k)} = {toml_value(v)}' for k, v in value.items())} }}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_key(key: str) -> str:
+    """Write a key of a table as TOML does."""
+    return key if _BARE_KEY.fullmatch(key) else toml_value(key)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from detector.audio import portaudio
-from detector.audio.devices import DEFAULT, Card, Device, check_selector, choose_channels, rates_of
+from detector.audio.devices import DEFAULT, Card, Device, check_selector, choose_channels, find_device, rates_of
 from detector.audio.levels import FLOOR_DBFS, Level
 from detector.audio.live_source import (
     AudioBlock,
@@ -24,7 +24,6 @@ from detector.audio.live_source import (
     SourceEvent,
     drain,
 )
-from detector.audio.microphone import find_device
 from detector.audio.portaudio import within
 from detector.config.paths import STDIN
 from detector.config.sections import Audio

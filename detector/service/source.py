@@ -194,7 +194,7 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
         from detector.audio.network_stream import NetworkStream
 
         return NetworkStream(audio, model_rate_hz)
-    from detector.audio.microphone import Microphone
+    from detector.audio.devices import Microphone
 
     return Microphone(audio, model_rate_hz)
 

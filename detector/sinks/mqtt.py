@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,10 +35,20 @@ from detector.sinks.base import (
     SinkSpec,
 )
 from detector.sinks.home_assistant import BIRTH_PAYLOAD, Discovery
-from detector.sinks.mqtt_client import Outbox, Trouble, failure, make_client, refused, unanswered, where
+from detector.sinks.mqtt_client import (
+    Link,
+    Outbox,
+    Requests,
+    Trouble,
+    failure,
+    make_client,
+    refused,
+    set_pause,
+    unanswered,
+    where,
+)
 from detector.sinks.mqtt_topics import OFF, OFFLINE, ON, ONLINE, Message, NodeStates, Topics, client_id, status
 from detector.sinks.mqtt_visits import INSTANCE, NameTakenError, NodeReport, left_behind
-from detector.system import Backoff
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
@@ -49,10 +58,6 @@ if TYPE_CHECKING:
 BROKER_PASSWORD: Final = "mqtt-password"  # noqa: S105 - its name
 """Credential with the password for all brokers whose section names no file."""
 _log = logging.getLogger(__name__)
-_PAUSE_S: Final = (1.0, 120.0)
-"""Shortest and longest pause before the next attempt to connect."""
-_STEADY_S: Final = 10.0
-"""A connection that lasted this long makes the next pause short again."""
 _KEEPALIVE_S: Final = 30
 _ANSWER_S: Final = 10.0
 """A broker that has not answered by then is reported as absent."""
@@ -66,9 +71,6 @@ _LEAVE_S: Final = 1.0
 _GRACE_S: Final = 0.2
 """Time for the network loop to end once there is nothing more to send."""
 _FAILURE: Final = 0x80
-_MAX_REQUESTS: Final = 10
-"""What users may ask for in one go before it is done less often."""
-_REQUESTS_PER_S: Final = 2.0
 
 
 class Mqtt(SinkSection):
@@ -224,8 +226,8 @@ class MqttSink(LiveSink):
         self._left: set[str] | None = None
         """Topics that an earlier run left, until those that are no longer used are emptied; None: not known yet."""
         self._password = password
-        self._link = _Link()
-        self._requests = _Requests()
+        self._link = Link()
+        self._requests = Requests()
         self._reported: set[bool] = set()
         self._client = self._make_client(node, password)
 
@@ -332,7 +334,7 @@ class MqttSink(LiveSink):
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.on_log = self._on_log
-        _set_pause(client, self._link.pause_s)
+        set_pause(client, self._link.pause_s)
         return client
 
     def _send(self) -> None:
@@ -441,7 +443,7 @@ class MqttSink(LiveSink):
             client.loop_stop()
         elif self._link.is_connected:
             self._link.trouble = Trouble(f"{where(self._settings)}: connection lost{self._link.complaint}")
-            _set_pause(client, self._link.pause_after())
+            set_pause(client, self._link.pause_after())
         elif self._link.asked_at is not None:
             self._link.trouble = self._missing_answer() or unanswered(self._settings, self._link.complaint)
         self._link.is_connected, self._link.asked_at = False, None
@@ -541,85 +543,6 @@ class MqttSink(LiveSink):
             self._announce_at = min(due, self._announce_at or due)
 
 
-class _Requests:
-    """What users ask for by topic: done at once, and where there is a flood only the last one, twice a second.
-
-    Each is written to the disk, so that the connection would do nothing else for minutes, and a card wear out.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        """Held while one is done, so that an earlier one is never done behind a later one."""
-        self._waiting: dict[str, Callable[[], None]] = {}
-        self._credit, self._at_s = float(_MAX_REQUESTS), time.monotonic()
-
-    def put(self, topic: str, act: Callable[[], None]) -> None:
-        """Do it, now or in a ``settle``; it then takes the place of an earlier one of its topic."""
-        with self._lock:
-            self._waiting[topic] = act
-            self._work()
-
-    def settle(self, *, is_end: bool = False) -> None:
-        """Do what waits, as far as its time has come; at the end all of it."""
-        with self._lock:
-            self._credit += len(self._waiting) if is_end else 0
-            self._work()
-
-    def _work(self) -> None:
-        now = time.monotonic()
-        self._credit = min(self._credit + _REQUESTS_PER_S * (now - self._at_s), max(self._credit, _MAX_REQUESTS))
-        self._at_s = now
-        while self._waiting and self._credit >= 1:
-            self._credit -= 1
-            self._waiting.pop(next(iter(self._waiting)))()
-
-
-@dataclass(slots=True)
-class _Link:
-    """What paho's callbacks have reported of the connection."""
-
-    is_connected: bool = False
-    """Whether the broker has accepted this client and has not gone since."""
-    is_closing: bool = False
-    connections: int = 0
-    asked_at: float | None = None
-    """When the connection was opened to which the broker has not answered yet."""
-    connected_at: float = 0.0
-    online: int | None = None
-    """Number of the message that has to be acknowledged before others are sent."""
-    trouble: Trouble | None = None
-    """Why the last attempt failed, or the last connection ended."""
-    complaint: str = ""
-    """What paho said last, in brackets."""
-    subscribed: dict[int | None, list[str]] = field(default_factory=dict)
-    """Topics by the number of the request that has not been answered yet."""
-    denied: set[str] = field(default_factory=set)
-    ended: threading.Event = field(default_factory=threading.Event)
-    backoff: Backoff = field(default_factory=lambda: Backoff(*_PAUSE_S))
-    pause_s: float = 0.0
-    """Pause before the next attempt; paho doubles it with each one that fails."""
-
-    def __post_init__(self) -> None:
-        self.pause_s = self.backoff.next_s()
-
-    def connected(self) -> None:
-        """Note that the broker has accepted this client."""
-        self.is_connected, self.trouble = True, None
-        self.connections += 1
-        self.connected_at = time.monotonic()
-        self.ended.clear()
-
-    def pause_after(self) -> float:
-        """Return the pause after a connection has ended.
-
-        It grows with each connection that was short: two clients of one name disconnect each other.
-        """
-        if time.monotonic() - self.connected_at >= _STEADY_S:
-            self.backoff.reset()
-        self.pause_s = self.backoff.next_s()
-        return self.pause_s
-
-
 def broker_password(broker: Mqtt, fallback: Path | None = None) -> str | None:
     """Return the password for a broker: from its file, else the credential, else the file ``fallback``; None without.
 
@@ -633,7 +556,3 @@ def broker_password(broker: Mqtt, fallback: Path | None = None) -> str | None:
         return read_secret(BROKER_PASSWORD)
     has_one = fallback is not None and os.access(fallback, os.R_OK) and fallback.read_bytes().strip()
     return read_secret(fallback) if fallback is not None and has_one else None
-
-
-def _set_pause(client: Client, pause_s: float) -> None:
-    client.reconnect_delay_set(pause_s, _PAUSE_S[1])  # type: ignore[arg-type]  # it takes fractions of a second

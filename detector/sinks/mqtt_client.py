@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from detector.errors import ConfigError
 from detector.sinks.mqtt_topics import Message
-from detector.system import install_command
+from detector.system import Backoff, install_command
 
 if TYPE_CHECKING:
     import ssl
@@ -27,6 +28,13 @@ CONNECT_S: Final = 5.0
 _MAX_PACKET_BYTES: Final = 1_000_000
 """The longest packet of use is the announcement of an earlier run: some 500 bytes a sound."""
 _RECEIVE_BYTES: Final = 65536
+_PAUSE_S: Final = (1.0, 120.0)
+"""Shortest and longest pause before the next attempt to connect."""
+_STEADY_S: Final = 10.0
+"""A connection that lasted this long makes the next pause short again."""
+_MAX_REQUESTS: Final = 10
+"""What users may ask for in one go before it is done less often."""
+_REQUESTS_PER_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,3 +334,87 @@ class Outbox:
         if len(self._queue) > self._bound + _MAX_STATES:  # the broker is too slow: the last state of a topic will do
             last = {m.topic: m for m in self._queue}
             self._queue = deque(m for m in self._queue if m.durable or last[m.topic] is m)
+
+
+class Requests:
+    """What users ask for by topic: done at once, and where there is a flood only the last one, twice a second.
+
+    Each is written to the disk, so that the connection would do nothing else for minutes, and a card wear out.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        """Held while one is done, so that an earlier one is never done behind a later one."""
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._credit, self._at_s = float(_MAX_REQUESTS), time.monotonic()
+
+    def put(self, topic: str, act: Callable[[], None]) -> None:
+        """Do it, now or in a ``settle``; it then takes the place of an earlier one of its topic."""
+        with self._lock:
+            self._waiting[topic] = act
+            self._work()
+
+    def settle(self, *, is_end: bool = False) -> None:
+        """Do what waits, as far as its time has come; at the end all of it."""
+        with self._lock:
+            self._credit += len(self._waiting) if is_end else 0
+            self._work()
+
+    def _work(self) -> None:
+        now = time.monotonic()
+        self._credit = min(self._credit + _REQUESTS_PER_S * (now - self._at_s), max(self._credit, _MAX_REQUESTS))
+        self._at_s = now
+        while self._waiting and self._credit >= 1:
+            self._credit -= 1
+            self._waiting.pop(next(iter(self._waiting)))()
+
+
+@dataclass(slots=True)
+class Link:
+    """What paho's callbacks have reported of the connection."""
+
+    is_connected: bool = False
+    """Whether the broker has accepted this client and has not gone since."""
+    is_closing: bool = False
+    connections: int = 0
+    asked_at: float | None = None
+    """When the connection was opened to which the broker has not answered yet."""
+    connected_at: float = 0.0
+    online: int | None = None
+    """Number of the message that has to be acknowledged before others are sent."""
+    trouble: Trouble | None = None
+    """Why the last attempt failed, or the last connection ended."""
+    complaint: str = ""
+    """What paho said last, in brackets."""
+    subscribed: dict[int | None, list[str]] = field(default_factory=dict)
+    """Topics by the number of the request that has not been answered yet."""
+    denied: set[str] = field(default_factory=set)
+    ended: threading.Event = field(default_factory=threading.Event)
+    backoff: Backoff = field(default_factory=lambda: Backoff(*_PAUSE_S))
+    pause_s: float = 0.0
+    """Pause before the next attempt; paho doubles it with each one that fails."""
+
+    def __post_init__(self) -> None:
+        self.pause_s = self.backoff.next_s()
+
+    def connected(self) -> None:
+        """Note that the broker has accepted this client."""
+        self.is_connected, self.trouble = True, None
+        self.connections += 1
+        self.connected_at = time.monotonic()
+        self.ended.clear()
+
+    def pause_after(self) -> float:
+        """Return the pause after a connection has ended.
+
+        It grows with each connection that was short: two clients of one name disconnect each other.
+        """
+        if time.monotonic() - self.connected_at >= _STEADY_S:
+            self.backoff.reset()
+        self.pause_s = self.backoff.next_s()
+        return self.pause_s
+
+
+def set_pause(client: Client, pause_s: float) -> None:
+    """Set the pause before paho's next attempt."""
+    client.reconnect_delay_set(pause_s, _PAUSE_S[1])  # type: ignore[arg-type]  # it takes fractions of a second

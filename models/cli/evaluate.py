@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,10 +172,8 @@ def tune_events(  # noqa: PLR0913 - one option each
     if target.labels != load_model(model).manifest.labels:
         raise ConfigError(f"{into}: has other classes than {model}; name a model of the same classes")
     predictions = predict_scenes(model, scenes, processes)
-    if keep_balanced:
-        chosen = tune_around(predictions, scenes, budget, processes)
-    else:
-        chosen = tune(predictions, scenes, budget, processes, smoothing)
+    beside = partial(tune_around, predictions, scenes, budget, processes)
+    chosen = beside() if keep_balanced else tune(predictions, scenes, budget, processes, smoothing)
     for name, candidates in chosen.items():
         click.echo(f"{name} sensitivity: {budget.at(name).rule}")
         for line in candidates:

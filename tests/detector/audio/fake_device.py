@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.audio.capture import StreamFormat
+from detector.audio.devices import Microphone
 from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
-from detector.audio.microphone import Microphone
 from detector.config.sections import Audio
 from detector.errors import DeviceError
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from detector.audio import capture
 from detector.audio import capture as supervisor
+from detector.audio.devices import Microphone
 from detector.audio.live_source import AudioBlock, AudioGap, SourceCondition, SourceEvent
-from detector.audio.microphone import Microphone
 from detector.config.sections import Audio
 from detector.errors import DetectorError
 

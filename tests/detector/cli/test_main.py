@@ -127,7 +127,7 @@ main()
 def test_what_listens_loads_no_reader_of_sound_files() -> None:
     code = """
 import sys
-import detector.cli.run, detector.config.loading, detector.service.service, detector.audio.microphone
+import detector.cli.run, detector.config.loading, detector.service.service, detector.audio.devices
 print(sorted({"soundfile", "rich", "multiprocessing", "asyncio", "ssl"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from detector.audio.capture import StreamFormat
-from detector.audio.devices import Device
-from detector.audio.microphone import Microphone
+from detector.audio.devices import Device, Microphone
 from detector.config.sections import Audio
 from detector.doctor.audio import Recording, check_levels, check_microphone, listen
 from detector.errors import DeviceError

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from detector.manifest import SENSITIVITIES, Sensitivity
-from detector.sinks import mqtt
+from detector.sinks import mqtt, mqtt_client
 from detector.sinks.base import NodeInfo, SensitivityControl, SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, retained, wait_until
@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon: the pauses themselves have a test of their own."""
-    monkeypatch.setattr(mqtt, "_PAUSE_S", (0.1, 0.4))
+    monkeypatch.setattr(mqtt_client, "_PAUSE_S", (0.1, 0.4))
 
 
 @contextmanager
@@ -429,7 +429,7 @@ def test_absence_is_logged_once_and_its_end(tmp_path: Path, caplog: pytest.LogCa
 
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[float] = []
-    monkeypatch.setattr(mqtt, "_PAUSE_S", (0.2, 0.8))
+    monkeypatch.setattr(mqtt_client, "_PAUSE_S", (0.2, 0.8))
     with socket.create_server((HOST, 0)) as server:
         threading.Thread(target=close_at_once, args=(server, attempts), daemon=True).start()
         with running(server.getsockname()[1]):
@@ -450,7 +450,7 @@ def close_at_once(server: socket.socket, attempts: list[float]) -> None:
 def test_a_steady_connection_makes_the_pause_short_again(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     with Relay(broker.port) as relay, running(relay.port) as (_, sink):
         for steady_s, pause_s in ((60, 0.2), (60, 0.4), (0, 0.1)):
-            monkeypatch.setattr(mqtt, "_STEADY_S", steady_s)
+            monkeypatch.setattr(mqtt_client, "_STEADY_S", steady_s)
             wait_until(lambda: connected(sink), "the connection")
             relay.close()
             wait_until(lambda: not connected(sink), "its end")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from detector.errors import BrokerError, ConfigError
-from detector.sinks import mqtt, mqtt_visits
+from detector.sinks import mqtt, mqtt_client, mqtt_visits
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import HOST, Broker, free_port, plugin, wait_until
@@ -27,7 +27,7 @@ STAGES = ["DNS", "TCP", "TLS", "auth", "publish"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "_PAUSE_S", (0.1, 0.4))
+    monkeypatch.setattr(mqtt_client, "_PAUSE_S", (0.1, 0.4))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from detector.errors import BrokerError
-from detector.sinks import mqtt, mqtt_visits
+from detector.sinks import mqtt_client, mqtt_visits
 from detector.sinks.base import NodeInfo, SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from detector.sinks.mqtt_visits import NodeReport, list_nodes
@@ -31,7 +31,7 @@ NODE = f"{BASE}/node"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon, and take a service for dead soon."""
-    monkeypatch.setattr(mqtt, "_PAUSE_S", (0.1, 0.4))
+    monkeypatch.setattr(mqtt_client, "_PAUSE_S", (0.1, 0.4))
     monkeypatch.setattr(mqtt_visits, "_LIVING_S", 2.0)
 
 
