@@ -3,9 +3,9 @@
 It travels as JSON in the metadata of the ``.onnx`` file. Every key is required, except for those that say that they
 may be left out, and no other is allowed; the parameter classes of the stages check their own values. Recipes and run
 folders are read as strictly, by the same ``parse_strictly``.
-"""
 
-from __future__ import annotations
+Annotations are evaluated here while the module is imported: as text they would take longer, when a model is loaded.
+"""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from detector.errors import DetectorError, ManifestError
 
@@ -179,7 +179,7 @@ class ClassSpec:
     results: ClassResults | None = field(default=None, metadata=_OPTIONAL)
     """May be left out: the class is then reported as one that is ready."""
 
-    def at(self, sensitivity: Sensitivity) -> ClassSpec:
+    def at(self, sensitivity: Sensitivity) -> Self:
         """Return the class with the decoder values of a sensitivity; unchanged where it has no others."""
         values = {"low": self.low, "balanced": self.decoder, "high": self.high}[sensitivity]
         return self if values is None else dataclasses.replace(self, decoder=values)
@@ -242,7 +242,7 @@ class Manifest:
         return tuple(c.label for c in self.classes)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Manifest:
+    def from_json(cls, text: str, where: str) -> Self:
         """Parse and check a manifest; ``where`` names the file in errors.
 
         Raises ManifestError for text that is not JSON, another schema, a missing or unknown key,
@@ -259,7 +259,7 @@ class Manifest:
                 f"{where}: manifest schema {data['schema']!r} is unknown, this version reads schema {SCHEMA}; "
                 "use a matching snn-detect or export the model again"
             )
-        manifest: Manifest = parse_strictly(cls, data, where, "manifest", ManifestError)
+        manifest: Self = parse_strictly(cls, data, where, "manifest", ManifestError)
         _check_consistency(manifest, where)
         return manifest
 
@@ -326,8 +326,11 @@ def parse_strictly(kind: Any, data: Any, where: str, what: str, error: type[Dete
     return _Parser(where, what, error).parse(kind, data, "")
 
 
-# They are evaluated from text: for each class once, not for each value.
-_hints = functools.cache(typing.get_type_hints)
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields; those that are text, as in other modules, are evaluated."""
+    found = {f.name: f.type for f in dataclasses.fields(kind)}
+    return typing.get_type_hints(kind) if any(isinstance(t, str) for t in found.values()) else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ compiler, or in the wheel of the platform; without it, ``onnxruntime`` runs the 
 from __future__ import annotations
 
 import ctypes
-import logging
 import struct
 import threading
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32
@@ -32,8 +31,6 @@ from detector.features import (
 )
 from detector.manifest import ClassSpec, Manifest, MfccParams
 from detector.messages import LOUDEST, Event, Reason, Samples, Scores, Spikes, Trace
-
-_log = logging.getLogger(__name__)
 
 LIBRARY: Final = Path(__file__).with_name("_snn_core.so")
 MIN_N_FFT: Final = 16
@@ -133,7 +130,9 @@ def library() -> Any:
 
 @cache
 def _warn(reason: str) -> None:
-    _log.warning("the C core cannot be used, onnxruntime takes its place: %s", reason)
+    import logging  # which takes as long to import as a tenth of what else is
+
+    logging.getLogger(__name__).warning("the C core cannot be used, onnxruntime takes its place: %s", reason)
 
 
 def _loaded() -> Any:
