@@ -181,7 +181,8 @@ class RecordPublisher:
         """Publish a change of state, and log it at a level; None: do not log it."""
         self.repeat(self._submit, [(state, active, detail)])
         if level is not None and not (active and state in self.unlogged):
-            _log.log(level, "%s%s", f"{self.source}: " if self.is_named else "", " ".join(detail.split()))
+            line = f"{self.source}: " if self.is_named else "", " ".join(detail.split())
+            _log.log(level, "%s%s", *line, extra={"alike": f"{self.source} {state}"})
 
     def health(self, health: HealthState, *, calibrated: bool | None, scores: Mapping[str, float] | None) -> None:
         """Publish the state of the service."""

@@ -407,7 +407,8 @@ def _log_failure(failure: threading.ExceptHookArgs) -> None:
 class _Lines(logging.Handler):
     """Writes one line for each message; where that would block, the message is dropped and counted.
 
-    Messages alike are bounded; the next one that is written says how many were left out.
+    Messages alike, of one text before its values or of one ``alike`` that is given with them, are bounded; the next one
+    that is written says how many were left out.
     """
 
     def __init__(self, descriptor: int, *, for_journal: bool) -> None:
@@ -432,7 +433,7 @@ class _Lines(logging.Handler):
     def _omitted(self, record: logging.LogRecord) -> int | None:
         """Return how many messages like this one were left out before it; None where this one is left out, too."""
         package, _, _ = record.name.partition(".")
-        key = (record.name, str(record.msg)) if package == _PACKAGE else (package, "")
+        key = (record.name, str(getattr(record, "alike", record.msg))) if package == _PACKAGE else (package, "")
         if key not in self._alike and len(self._alike) >= _MAX_KINDS:
             self._alike.clear()
         return self._alike.setdefault(key, _Alike()).count()

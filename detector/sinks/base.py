@@ -462,7 +462,7 @@ class SinkWorker:
         if trouble is None:
             _log.info("%s: works again", self.name)
         else:
-            _log.warning("%s: %s", self.name, trouble)
+            _log.warning("%s: %s", self.name, trouble, extra={"alike": self.name})
 
 
 def _is_for(sink: LiveSink, record: Record) -> bool:

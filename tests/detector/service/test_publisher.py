@@ -22,6 +22,7 @@ from detector.service.engine import (
     Counters,
     Health,
     RateLimitedLog,
+    RecordPublisher,
     is_under_voltage,
     rss_bytes,
     temperature_c,
@@ -238,6 +239,18 @@ def test_messages_alike_are_bounded_for_each_text_and_each_library(
     now += 60
     own.warning("not understood: %d", 7)
     assert capfd.readouterr().err == "snn-detect: warning: not understood: 7 (and 4980 like it were left out)\n"
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_a_state_that_changes_all_the_time_hides_no_other_state(capfd: pytest.CaptureFixture[str]) -> None:
+    process.configure_logs()
+    publisher = RecordPublisher("mic", lambda _: None)
+    for _ in range(100):
+        publisher.status("listening", "listening is switched off", active=False)
+    publisher.status("waiting", "the microphone is gone")
+    found = capfd.readouterr().err.splitlines()
+    assert len(found) == 21
+    assert found[-1] == "snn-detect: the microphone is gone"
 
 
 @pytest.mark.usefixtures("_logging_as_before")
