@@ -12,6 +12,7 @@
 # make check-arm64, make check-armhf    run such a wheel under qemu and compare it with this machine; takes minutes
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
 # make bench-sources    measure what 16 sources cost in one process, beside one source and beside 16 processes; minutes
+# make soak             process SOAK_HOURS (24) hours of sound as fast as they go: does anything grow; some minutes
 # make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
 # make check-node-red   run the flow of the recipes in Node-RED, which npm installs in build/
 # make check-home-assistant   run a pinned Home Assistant against the service, through restarts of each part; a quarter of an hour
@@ -48,7 +49,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean test-programs run-tests install install-runtime install-service uninstall deb lock check-lock wheels \
   check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
-  check-node-red check-home-assistant release bench-sources
+  check-node-red check-home-assistant release bench-sources soak
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -277,6 +278,10 @@ check-home-assistant: $(TESTING)/.installed test-programs
 	  --result tests/home_assistant/result.json
 bench-sources: $(TESTING)/.installed
 	$(TESTING)/bin/python -m tests.bench.source_cost --out build/bench-sources.json
+
+SOAK_HOURS ?= 24
+soak: $(TESTING)/.installed
+	$(TESTING)/bin/python -m tests.bench.soak --hours $(SOAK_HOURS) --result tests/bench/soak.json
 
 bench-streams: $(TESTING)/.installed test-programs
 	$(TESTING)/bin/python -m tests.bench.stream_cost

@@ -1,6 +1,6 @@
 """Hours of sound in minutes, through all parts of the service, to see whether anything grows or drifts away.
 
-    python -m tests.bench.soak --hours 24
+    python -m tests.bench.soak --hours 24       or: make soak, which writes tests/bench/soak.json
 
 The demo scene is written to a pipe again and again, as fast as it is taken; events go to a database
 and to a file in a folder that is removed at the end. The exit code is 1 where a limit is missed.
@@ -17,12 +17,15 @@ import contextlib
 import itertools
 import json
 import os
+import platform
+import re
 import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +34,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from detector import __version__
 from detector.audio.sources import read_sound
 from detector.config.paths import STDIN
 from detector.config.sections import Audio, Model
@@ -167,6 +171,10 @@ class Soak:
             "rss_first_minute_mb": first.rss_bytes / 1e6,
             "rss_end_mb": last.rss_bytes / 1e6,
             "rss_most_mb": max(check.rss_bytes for check in self._model_info) / 1e6,
+            "rss_growth_after_first_hour_mb": (
+                last.rss_bytes - self._model_info[min(1, -1 + len(self._model_info))].rss_bytes
+            )
+            / 1e6,
             "rss_by_hour_mb": [check.rss_bytes / 1e6 for check in self._model_info],
             "descriptors": [first.descriptors, last.descriptors],
             "threads": [first.threads, last.threads],
@@ -219,15 +227,45 @@ class Soak:
 @click.option("--hours", type=click.FloatRange(min=0.05), default=24.0, show_default=True, help="Hours of sound.")
 @click.option("--model", type=click.Path(path_type=Path), help="Model file; default: the one that ships.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def main(hours: float, model: Path | None, *, as_json: bool) -> None:
+@click.option("--result", type=click.Path(path_type=Path), help="Write the figures and what they are of to this file.")
+def main(hours: float, model: Path | None, result: Path | None, *, as_json: bool) -> None:
     """Listen to hours of sound as fast as can be, and look whether anything grows."""
     with tempfile.TemporaryDirectory(prefix="snn-soak-") as folder:
         stats = Soak(hours, model, Path(folder)).run()
+    if result is not None:
+        result.write_text(f"{json.dumps(_origin() | rounded(stats), indent=2, allow_nan=False)}\n", encoding="utf-8")
     if as_json:
         click.echo(json.dumps(stats, indent=2, allow_nan=False))
     else:
         _print_table(stats)
     sys.exit(0 if all(stats["good"].values()) else 1)
+
+
+def _origin() -> dict[str, Any]:
+    """Return of what, when and where the figures are; no names of the machine or of its user."""
+    processor = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
+    return {
+        "command": "make soak",
+        "date": datetime.now(UTC).date().isoformat(),
+        "snn_detect": __version__,
+        "machine": {
+            "processor": processor[1] if processor else platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gb": round(int(memory[1]) / 1e6, 1) if memory else None,
+            "system": platform.freedesktop_os_release().get("PRETTY_NAME", ""),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Return figures for people to compare: four decimals, no more."""
+    if isinstance(value, dict):
+        return {name: rounded(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [rounded(member) for member in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _print_table(stats: dict[str, Any]) -> None:
