@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +40,7 @@ _CHECKED_BYTES: Final = 16_000_000
 """Up to this size a whole file is checked when it is opened: some tenths of a second, also on an SD card."""
 _NEWEST: Final = "ORDER BY onset_utc DESC, number DESC LIMIT ?"
 _MAX_PARTS: Final = 100
-"""Labels times categories of which each is searched by its own index."""
+"""Labels times categories times sources of which each is searched by its own index."""
 _DECIMALS: Final = 6
 _DAMAGED: Final = "if it is damaged, the service creates a new one at its next start"
 
@@ -90,6 +92,11 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX events_by_category ON events (category, onset_utc)",
         "CREATE INDEX events_by_label_category ON events (label, category, onset_utc)",
         "CREATE INDEX events_going_on ON events (number) WHERE reason IS NULL",
+    ),
+    (
+        "CREATE INDEX events_by_source ON events (source, onset_utc)",
+        "CREATE INDEX events_by_source_label ON events (source, label, onset_utc)",
+        "CREATE INDEX events_by_source_category ON events (source, category, onset_utc)",
     ),
 )
 VERSION: Final = len(_MIGRATIONS)
@@ -463,18 +470,19 @@ def _has_log(path: Path) -> bool:
 
 
 def _newest(wanted: Wanted) -> tuple[str, list[Any]]:
-    """Return the condition for the newest events, and its values: those of each label and category by their index."""
-    by_label: list[tuple[str, ...]] = [(name,) for name in dict.fromkeys(wanted.labels)] or [()]
-    by_category: list[tuple[str, ...]] = [(name,) for name in dict.fromkeys(wanted.categories)] or [()]
-    keys = [(labels, categories) for labels in by_label for categories in by_category]
-    if len(keys) > _MAX_PARTS:
-        keys = [(wanted.labels, wanted.categories)]
+    """Return the condition for the newest events, and its values: those of each label, category and source by index."""
+    each: list[list[tuple[str, ...]]] = [[(n,) for n in dict.fromkeys(names)] or [()] for names in _filters(wanted)]
+    keys = list(itertools.product(*each)) if math.prod(map(len, each)) <= _MAX_PARTS else [_filters(wanted)]
     parts, values = [], []
-    for labels, categories in keys:
-        where, part_values = _conditions(replace(wanted, labels=labels, categories=categories))
+    for labels, categories, sources in keys:
+        where, part_values = _conditions(replace(wanted, labels=labels, categories=categories, sources=sources))
         parts.append(f"SELECT * FROM (SELECT number, onset_utc FROM events WHERE {where} {_NEWEST})")  # noqa: S608
         values += [*part_values, wanted.newest]
     return f"number IN (SELECT number FROM ({' UNION ALL '.join(parts)}) {_NEWEST})", [*values, wanted.newest]  # noqa: S608
+
+
+def _filters(wanted: Wanted) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    return wanted.labels, wanted.categories, wanted.sources
 
 
 def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
@@ -485,7 +493,9 @@ def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
     lists["id"] = wanted.ids
     for name, members in lists.items():
         if members is not None:
-            parts.append(f"{name} IN ({', '.join('?' * len(members))})")
+            # By source and label: SQLite cannot know that a label has one category.
+            column = "+category" if name == "category" and wanted.labels and wanted.sources else name
+            parts.append(f"{column} IN ({', '.join('?' * len(members))})")
             values += members
     for operator, moment in ((">=", wanted.since), ("<", wanted.until)):
         if moment is not None:

@@ -35,10 +35,16 @@ CREATE INDEX events_by_label ON events (label, onset_utc);
 
 CREATE INDEX events_by_label_category ON events (label, category, onset_utc);
 
+CREATE INDEX events_by_source ON events (source, onset_utc);
+
+CREATE INDEX events_by_source_category ON events (source, category, onset_utc);
+
+CREATE INDEX events_by_source_label ON events (source, label, onset_utc);
+
 CREATE INDEX events_by_time ON events (onset_utc);
 
 CREATE INDEX events_going_on ON events (number) WHERE reason IS NULL;
 
 CREATE INDEX gaps_by_time ON gaps (at_utc);
 
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;

@@ -237,7 +237,7 @@ def test_a_file_that_is_not_a_database_is_an_error(tmp_path: Path) -> None:
     one_error(run("tail", "--database", tmp_path / "empty.db"), "empty.db", "no database of events")
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE something (else_ TEXT)")
-    one_error(run("tail", "--database", tmp_path / "other.db"), "other.db", "no database of events")
+    one_error(run("tail", "--database", tmp_path / "other.db"), "other.db", "is a database of another program")
     one_error(run("tail", "--database", tmp_path), "is a directory")
 
 

@@ -474,7 +474,8 @@ def filled(path: Path, count: int) -> None:
             """
             WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < :count)
             INSERT INTO events (id, source, label, category, onset_s, offset_s, onset_utc, offset_utc, reason)
-            SELECT printf('%08d-0000-4000-8000-000000000000', k), 'mic',
+            SELECT printf('%08d-0000-4000-8000-000000000000', k),
+                CASE WHEN k % 5000 = 1 THEN 'attic' WHEN k % 2 THEN 'mic' ELSE 'yard' END,
                 CASE WHEN k % 10000 = 0 THEN 'rare' ELSE 'label' || (k % 10) END,
                 CASE WHEN k % 10000 = 0 THEN 'rare' WHEN k % 10 < 5 THEN 'low' ELSE 'high' END,
                 30 * k, 30 * k + 1,
@@ -523,6 +524,13 @@ NOON = datetime(2026, 2, 1, 12, tzinfo=UTC)
         ({"categories": ("none",)}, 0),
         ({"labels": ("label3",), "categories": ("low",)}, 500),
         ({"labels": ("label3",), "categories": ("high",)}, 0),
+        ({"sources": ("mic",)}, 500),
+        ({"sources": ("attic",)}, 40),
+        ({"sources": ("none",)}, 0),
+        ({"sources": ("attic", "none"), "labels": ("label1",)}, 40),
+        ({"sources": ("attic",), "labels": ("label3",)}, 0),
+        ({"sources": ("attic",), "categories": ("low",)}, 40),
+        ({"sources": ("mic", "yard"), "labels": ("label3", "label4"), "categories": ("low",)}, 500),
         ({"since": NOON}, 500),
         ({"until": NOON}, 500),
         ({"since": NOON, "until": NOON + timedelta(hours=1), "labels": ("label3", "label4")}, 24),
