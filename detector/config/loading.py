@@ -320,7 +320,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line} is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+        # Python's advice about numbers of thousands of digits is not for users.
+        raise ConfigError(f"{path}: not TOML: {str(error).partition('; use sys.')[0]}") from error
 
 
 def environment_layer(environment: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], object, str]]:

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -194,13 +194,13 @@ class Settings(Section):
             if os.path.isdir(path):  # noqa: PTH112 - raises nothing where this user may not look
                 yield key, f"{path} is a directory; name a file"
             elif other != key:
-                yield key, f"{path} is the file of {'.'.join(str(p) for p in other if isinstance(p, str))}, too"
+                yield key, f"{path} is the file of {_dotted(other)}, too"
             elif os.access(path, os.R_OK) and os.path.isfile(path) and not is_of_kind(path, kind):  # noqa: PTH113
                 yield key, f"{path} exists and is not {kind.name}; name another file"
         if self.database is not None and _is_foreign(self.database.file):
             yield ("database", "path"), f"{self.database.file} is a database of another program; name another file"
-        if self.clips is not None and os.path.isfile(self.clips.folder):  # noqa: PTH113 - as above
-            yield ("clips", "directory"), f"{self.clips.folder} is a file; name a folder"
+        if self.clips is not None:
+            yield from _folder_mistakes(self.clips.folder, places)
 
     def secret_files(self) -> Iterator[tuple[tuple[Any, ...], Path]]:
         """Yield key and path of every file of a secret that a section names."""
@@ -213,6 +213,18 @@ class Settings(Section):
 def _overlaid(audio: Audio, source: Source, name: str) -> Audio:
     """Return how a source is captured: as its own table says, else as [audio] does."""
     return audio.model_copy(update={**source.given(Audio), "source": name})
+
+
+def _folder_mistakes(folder: Path, places: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Yield key and reason where the folder of clips is a file, or that of another setting."""
+    if other := places.get(os.path.realpath(folder)):
+        yield ("clips", "directory"), f"{folder} is the file of {_dotted(other)}; name a folder"
+    elif os.path.isfile(folder):  # noqa: PTH113 - raises nothing where this user may not look
+        yield ("clips", "directory"), f"{folder} is a file; name a folder"
+
+
+def _dotted(key: tuple[Any, ...]) -> str:
+    return ".".join(part for part in key if isinstance(part, str))
 
 
 def _is_foreign(path: Path) -> bool:

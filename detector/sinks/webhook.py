@@ -157,6 +157,8 @@ def _check_url(url: str) -> str:
         (parts.hostname or "").encode("idna")
     except ValueError as error:
         raise ConfigError(f"webhook url: {error}") from error
+    if port == 0:
+        raise ConfigError("webhook url: there is no port 0")
     if not url.isascii() or not url.isprintable():
         raise ConfigError("webhook url: write what is not ASCII as a browser's address shows it: xn--... and %C3%A4")
     if not parts.hostname or parts.username is not None:

@@ -464,6 +464,9 @@ SECRET = "S" + "ECRET"
     [
         ("[webhook]\nurl = 'https://me:SECRET@example.org/x'", "webhook url: must be http(s)://HOST/PATH"),
         ("[webhook]\nurl = 'https://example.org:99999/x'", "webhook url: "),
+        ("[webhook]\nurl = 'https://example.org:0/x'", "webhook url: there is no port 0"),
+        ("[[file]]\npath = '{0}/a'\n[clips]\ndirectory = '{0}/b/../a'", "is the file of file.path; name a folder"),
+        ("[audio]\nrate_hz = " + 5000 * "9", "value has 5000 digits"),
         ("[webhook]\nurl = 'https://example.org/'\nca_file = '/none.pem'", "webhook: /none.pem: cannot be read"),
         ("[mqtt]\nhost = 'h'\ntls = true\nca_file = '/none.pem'", "mqtt: ca_file /none.pem: "),
         ("[mqtt]\nhost = 'h'\nprefix = 'a/#'", "mqtt.prefix: "),
