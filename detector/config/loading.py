@@ -52,7 +52,9 @@ RENAMED: Final[Mapping[str, str]] = MappingProxyType(
 _log = logging.getLogger(__name__)
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _MODEL: Final = "SNN_DETECT_MODEL"
-_NO_SETTINGS: Final = frozenset({_MODEL, "SNN_DETECT_DATA", "SNN_DETECT_DEBUG"})
+_NO_SETTINGS: Final = frozenset({_MODEL, "SNN_DETECT_DATA", "SNN_DETECT_DEBUG", "SNN_DETECT_ENGINE"})
+_RECORD: Final = "SNN_DETECT_RECORD_"
+"""Begins the variables of programs that a [[command]] starts, which may call this one."""
 _MAX_BYTES: Final = 1_000_000
 _MISSING: Final = object()
 _SECRETS: Final = frozenset({"password", "passwd", "passphrase", "token", "secret", "api_key"})
@@ -334,7 +336,7 @@ def environment_layer(environment: Mapping[str, str]) -> Iterator[tuple[tuple[st
     if environment.get(_MODEL):
         yield ("model", "path"), environment[_MODEL], _MODEL
     for variable in sorted(environment):
-        if variable.startswith(PREFIX) and variable not in _NO_SETTINGS:
+        if variable.startswith(PREFIX) and variable not in _NO_SETTINGS and not variable.startswith(_RECORD):
             key = tuple(variable.removeprefix(PREFIX).lower().split("__"))
             yield key, _parsed(environment[variable], variable), variable
 

@@ -24,6 +24,7 @@ from detector.config.loading import RENAMED, known_keys, load_configuration, loa
 from detector.config.settings import Settings
 from detector.errors import ConfigError
 from detector.network import default_model_path
+from detector.sinks import command
 
 ROOT = Path(__file__).resolve().parents[3]
 SYSTEM_FILE = Path("/etc/snn-detect/config.toml")
@@ -661,3 +662,15 @@ def test_a_former_name_is_one_warning_line_of_every_command(tmp_path: Path) -> N
         f"snn-detect: warning: {path}: webhook.tries is now called webhook.max_attempts; "
         "the next release no longer accepts the former name"
     )
+
+
+def test_the_programs_own_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service starts that is told which engine to use, and so does what a [[command]] calls at an event."""
+    sources = [p for name in ("detector", "models", "firmware_export") for p in (ROOT / name).rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    own = set(re.findall(r'"(SNN_DETECT_[A-Z]+)"', text))
+    assert {"SNN_DETECT_ENGINE", "SNN_DETECT_MODEL", "SNN_DETECT_DEBUG"} <= own
+    for variable in own:
+        monkeypatch.setenv(variable, str(default_model_path()))
+    monkeypatch.setenv(f"{command.PREFIX}LABEL", "guitar")
+    load_settings(None)
