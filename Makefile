@@ -13,6 +13,7 @@
 # make check-archive  measure the archive on HOURS (1000) hours of sound: memory, speed, a restart; takes an hour
 # make bench-sources    measure what 16 sources cost in one process, beside one source and beside 16 processes; minutes
 # make soak             process SOAK_HOURS (24) hours of sound as fast as they go: does anything grow; some minutes
+# make bench-instructions  count the instructions of both engines for a minute of sound, under valgrind; minutes
 # make bench-streams    measure what a stream costs beside the same sound from PulseAudio; ten minutes
 # make check-node-red   run the flow of the recipes in Node-RED, which npm installs in build/
 # make check-home-assistant   run a pinned Home Assistant against the service, through restarts of each part; a quarter of an hour
@@ -47,9 +48,9 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean test-programs run-tests install install-runtime install-service uninstall deb lock check-lock wheels \
-  check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
-  check-node-red check-home-assistant release bench-sources soak
+.PHONY: demo test lint clean test-programs run-tests install install-runtime install-service uninstall deb lock check-lock \
+  wheels check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
+  check-node-red check-home-assistant release bench-sources bench-instructions soak
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -282,6 +283,11 @@ bench-sources: $(TESTING)/.installed
 SOAK_HOURS ?= 24
 soak: $(TESTING)/.installed
 	$(TESTING)/bin/python -m tests.bench.soak --hours $(SOAK_HOURS) --result tests/bench/soak.json
+
+bench-instructions: $(TESTING)/.installed
+	@command -v valgrind >/dev/null || $(call install_packages,valgrind) || \
+	  { echo "make: as root, run: apt-get install valgrind" >&2; exit 1; }
+	$(TESTING)/bin/python -m tests.bench.instructions --out tests/bench/instructions.json
 
 bench-streams: $(TESTING)/.installed test-programs
 	$(TESTING)/bin/python -m tests.bench.stream_cost
