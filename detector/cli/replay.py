@@ -167,14 +167,17 @@ def raven_rows(records: Iterable[EventRecord], low_hz: float, high_hz: float) ->
     return [RAVEN_HEAD, *((str(n), "Spectrogram 1", "1", *row, score) for n, (row, score) in numbered)]
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def table_rows(name: str, records: Iterable[EventRecord]) -> list[tuple[str, ...]]:
     """Return the rows of DCASE's table for the file ``name``; its folder is left out."""
     return [(Path(name).name, *row) for row in audacity_rows(records)]
 
 
 def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
-    """Write rows of cells separated by tabs, complete or not at all; raises OSError."""
-    lines = ("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+    """Write rows of cells separated by tabs, complete or not at all; raises OSError; control characters are replaced."""
+    lines = ("\t".join(_CONTROL.sub("\ufffd", " ".join(c.split())) for c in row) + "\n" for row in rows)
     write_text(path, "".join(lines), errors="backslashreplace")
 
 

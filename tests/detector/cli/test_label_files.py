@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from detector.cli.replay import ScoresFile
+from detector.cli.replay import ScoresFile, write_rows
 from detector.errors import ConfigError
 from detector.messages import Event
 from detector.records import EventRecord, JsonLinesSink, StreamInfo, TextSink, as_dict, event_record
@@ -139,3 +139,8 @@ def test_scores_take_no_memory(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 3e6  # a million frames are 12 MB of scores and 8 MB of times
+
+
+def test_names_do_not_control_the_terminal_that_shows_a_table(tmp_path: Path) -> None:
+    write_rows(tmp_path / "table.tsv", [("a\x1b[31m\n\x9b2J.wav", "1.0", "2.0", "guitar")])
+    assert (tmp_path / "table.tsv").read_text() == "a\ufffd[31m \ufffd2J.wav\t1.0\t2.0\tguitar\n"

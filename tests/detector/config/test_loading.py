@@ -665,7 +665,7 @@ def test_a_former_name_is_one_warning_line_of_every_command(tmp_path: Path) -> N
 
 
 def test_the_programs_own_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service starts that is told which engine to use, and so does what a [[command]] calls at an event."""
+    """A service starts where the engine is named, and so does what a [[command]] calls at an event."""
     sources = [p for name in ("detector", "models", "firmware_export") for p in (ROOT / name).rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     own = set(re.findall(r'"(SNN_DETECT_[A-Z]+)"', text))
