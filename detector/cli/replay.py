@@ -176,7 +176,7 @@ def table_rows(name: str, records: Iterable[EventRecord]) -> list[tuple[str, ...
 
 
 def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
-    """Write rows of cells separated by tabs, complete or not at all; raises OSError; control characters are replaced."""
+    """Write rows of cells separated by tabs, whole or not at all; raises OSError. Control characters are replaced."""
     lines = ("\t".join(_CONTROL.sub("\ufffd", " ".join(c.split())) for c in row) + "\n" for row in rows)
     write_text(path, "".join(lines), errors="backslashreplace")
 
