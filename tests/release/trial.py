@@ -55,6 +55,7 @@ class Trial:
             outcome = self.attempt()
         except CheckError as error:
             outcome = f"failed: {error}"
+        print(outcome, flush=True)
         return Row(self.file.name, system, processor, outcome, round(time.monotonic() - begin))
 
 
