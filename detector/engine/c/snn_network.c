@@ -214,11 +214,12 @@ APART static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MF
     memset(s->bands + first * SNN_N_MELS, 0, SNN_PLANES * SNN_N_MELS * sizeof *s->bands);
     memset(s->active + first, 0, SNN_PLANES);
     for (size_t p = 0; p < SNN_PLANES; p++) {
-        const uint8_t *end = spikes[p] + SNN_N_MFCC, *at = memchr(spikes[p], 1, SNN_N_MFCC);
-        s->active[first + p] = at != NULL;
-        for (; at; at++, at = memchr(at, 1, (size_t)(end - at)))
-            add_bands(s->bands + (first + p) * SNN_N_MELS, snn_to_bands + (size_t)(at - spikes[p]) * SNN_N_MELS,
-                      SNN_N_MELS);
+        for (size_t k = 0; k < SNN_N_MFCC; k++) {
+            if (spikes[p][k]) {
+                s->active[first + p] = 1;
+                add_bands(s->bands + (first + p) * SNN_N_MELS, snn_to_bands + k * SNN_N_MELS, SNN_N_MELS);
+            }
+        }
     }
 }
 
