@@ -262,6 +262,7 @@ def test_the_switch_is_for_all_sources(tmp_path: Path, sound: Samples) -> None:
         )
         with service(config) as child:
             child.wait_for_records(lambda rs: onsets_of(rs, "a") and onsets_of(rs, "b"), "sounds of both")
+            watcher.wait_for(f"{BASE}/status", "online")
             watcher.publish(f"{BASE}/listening/set", "OFF")
             paused = {("a", "listening", False), ("b", "listening", False)}
             child.wait_for_records(lambda rs: paused <= set(conditions(rs)), "the pause")

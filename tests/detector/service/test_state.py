@@ -20,7 +20,7 @@ from detector.system import LastingFlag, ProcessLock
 from detector.web.schema import describe_model
 from tests.broker import Broker, Watcher
 from tests.detector.service.conftest import lively, scene, sound  # noqa: F401 - fixtures
-from tests.model_files import changed_model, on_trial, with_points
+from tests.model_files import changed_model, on_trial, with_points, without_points
 from tests.service import Child, NotifySocket, service, wait_until
 
 Lively = tuple[Samples, dict[str, float]]
@@ -80,7 +80,7 @@ def test_listening_that_was_switched_off_stays_off_over_power_loss(
         wait_until(lambda: paused(child), "the pause")
         child.signal(signal.SIGKILL)
         child.wait()
-    time.sleep(0.1)
+        watcher.wait_for(f"{BASE}/status", "offline")
     before = clips(tmp_path)
     with Watcher(broker.port) as watcher, NotifySocket(tmp_path) as notify, service(config, notify=notify) as child:
         child.play(np.tile(lively[0], 2))
@@ -95,6 +95,7 @@ def test_listening_that_was_switched_off_stays_off_over_power_loss(
         watcher.wait_for(STATE, "OFF")
         assert watcher.last(f"{BASE}/mic/status") == "offline"
         assert (clips(tmp_path), child.of("onset", "offset", "clip")) == (before, [])
+        watcher.wait_for(f"{BASE}/status", "online")
         watcher.publish(f"{BASE}/listening/set", "ON")
         child.wait_for_records(lambda r: any(x["type"] == "onset" for x in r), "an onset")
         watcher.wait_for(STATE, "ON")
@@ -115,6 +116,7 @@ def test_the_clip_of_a_sound_is_written_when_listening_is_switched_off_and_none_
         child.play(lively[0])
         child.wait_for_records(lambda r: any(x["type"] == "onset" for x in r), "an onset")
         onsets = len(child.of("onset"))
+        watcher.wait_for(f"{BASE}/status", "online")
         watcher.publish(f"{BASE}/listening/set", "OFF")
         wait_until(lambda: paused(child), "the pause")
         switched_s = time.monotonic()
@@ -228,11 +230,13 @@ def test_a_sensitivity_chosen_by_mqtt_is_applied_and_outlasts_the_process(broker
         assert {r["threshold"] for r in child.of("onset")} == {0.01}
         child.signal(signal.SIGKILL)
         child.wait()
+        watcher.wait_for(f"{BASE}/status", "offline")
     with Watcher(broker.port) as watcher, service(config) as child:
         child.play(np.tile(noise, 4))
         child.wait_for_records(lambda r: {"onset", "health"} <= {x["type"] for x in r}, "an onset")
         assert child.of("health")[-1]["sensitivity"] == "high"
         watcher.wait_for(f"{topic}/state", "high")
+        watcher.wait_for(f"{BASE}/status", "online")
         watcher.publish(f"{topic}/set", "low")
         wait_until(lambda: not kept.exists(), "the end of the choice")
         wait_until(lambda: child.of("health")[-1]["sensitivity"] == "low", "the configured sensitivity")
@@ -241,8 +245,8 @@ def test_a_sensitivity_chosen_by_mqtt_is_applied_and_outlasts_the_process(broker
 
 
 def test_a_kept_sensitivity_that_another_model_lacks_is_not_used(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text('[audio]\ndevice = "-"\n[stdout]\ntypes = ["health"]\n')
+    config, model = tmp_path / "config.toml", changed_model(tmp_path / "plain.onnx", without_points)
+    config.write_text(f'[audio]\ndevice = "-"\n[model]\npath = "{model}"\n[stdout]\ntypes = ["health"]\n')
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "sensitivity").write_text("high\n")
     with service(config) as child:
