@@ -266,9 +266,11 @@ def test_the_switch_is_for_all_sources(tmp_path: Path, sound: Samples) -> None:
             watcher.publish(f"{BASE}/listening/set", "OFF")
             paused = {("a", "listening", False), ("b", "listening", False)}
             child.wait_for_records(lambda rs: paused <= set(conditions(rs)), "the pause")
-            watcher.wait_for(f"{BASE}/a/status", "offline")
+            for source in ("a", "b"):
+                watcher.wait_for(f"{BASE}/{source}/status", "offline")
             watcher.publish(f"{BASE}/listening/set", "ON")
-            watcher.wait_for(f"{BASE}/b/status", "online")
+            for source in ("a", "b"):
+                watcher.wait_for(f"{BASE}/{source}/status", "online")
             end(child)
     for source in ("a", "b"):
         states = [active for name, state, active in conditions(child.records) if (name, state) == (source, "listening")]
