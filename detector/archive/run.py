@@ -197,6 +197,7 @@ class Cluster:
             raise
         except Exception:
             self._check_scheduler()  # Dask raises many errors where a connection ends in the middle of a call
+            self._nthreads()  # and the client may not know yet that its scheduler is gone
             raise
 
     def _run(self, tasks: Iterator[_Task], turn: Callable[[], object]) -> None:

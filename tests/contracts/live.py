@@ -217,6 +217,7 @@ def _play_the_scene(running: Live) -> None:
 
 
 def _pause_and_go_on(running: Live) -> None:
+    running.watcher.wait_for(f"{BASE}/listening/state", "ON")
     for state in ("OFF", "ON"):
         running.watcher.publish(f"{BASE}/listening/set", state)
         running.watcher.wait_for(f"{BASE}/listening/state", state)

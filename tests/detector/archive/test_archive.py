@@ -162,10 +162,10 @@ def test_a_worker_and_then_the_scheduler_are_killed(
             cluster.start_worker()
             wait_until(lambda: staged(out) >= 4, "more units")
             cluster.kill(cluster.scheduler)
-            assert process.wait() == 69
             assert process.stderr is not None
-            (line,) = process.stderr.read().splitlines()
-            assert "the scheduler is lost or does not answer" in line
+            lines = process.stderr.read().splitlines()
+            assert (process.wait(), len(lines)) == (69, 1), lines
+            assert "the scheduler is lost or does not answer" in lines[0]
         check_visible(out)
         cluster.restart()
         assert run(*arguments).returncode == 66
