@@ -37,7 +37,7 @@ def test_the_announcement(running: Live) -> None:
 def test_topics_qos_payloads_and_what_is_retained(running: Live) -> None:
     labels = announced(running)["cmps"]["pipe_event"]["event_types"]
     wait_until(lambda: running.watcher.last(f"{BASE}/pipe/level"), "a level")
-    kept = retained(running.broker.port).keys()
+    kept = set(retained(running.broker.port))
     found: dict[str, Any] = {}
     for message in list(running.watcher.messages):
         if message.topic.endswith(("/set", "/get")) or not message.topic.startswith(BASE):
@@ -47,6 +47,9 @@ def test_topics_qos_payloads_and_what_is_retained(running: Live) -> None:
         name = general(message.topic, labels)
         if message.topic.endswith(("guitar/attributes", "guitar/state")) or name == message.topic:
             found[name] = {"qos": message.qos, "retained": message.topic in kept, "payload": what}
+    problem = found.pop(f"{BASE}/pipe/problem/attributes", None)  # of a machine that was too slow for a moment
+    assert problem is None or problem["payload"].keys() == {"conditions", "detail"}
+    kept -= {f"{BASE}/pipe/problem/attributes"}
     check("mqtt-topics.json", dict(sorted(found.items())))
     assert {general(topic, labels) for topic in kept} == {t for t, m in found.items() if m["retained"]} | {ANNOUNCEMENT}
     assert {f"{BASE}/pipe/{label}/state" for label in labels} <= kept
