@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from detector.messages import GapCause
 from detector.records import (
@@ -18,7 +20,7 @@ from detector.records import (
     State,
     StatusRecord,
 )
-from detector.sinks.base import NodeInfo
+from detector.sinks.base import LiveSink, NodeInfo, SinkWorker
 
 STATION = NodeInfo(
     node="pi4",
@@ -127,3 +129,17 @@ def shown(uptime_s: float = 61.0, **changed: Any) -> ServiceState:
         conditions=(),
         health=health(uptime_s, **changed).health,
     )
+
+
+_SinkT = TypeVar("_SinkT", bound=LiveSink)
+
+
+@contextmanager
+def at_work(sink: _SinkT) -> Iterator[tuple[SinkWorker, _SinkT]]:
+    """Run a sink of a broker behind its worker, and end both."""
+    worker = SinkWorker("mqtt", sink)
+    try:
+        yield worker, sink
+    finally:
+        worker.begin_close(5)
+        assert worker.join()

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from detector.sinks import mqtt, mqtt_client
 from detector.sinks.base import NodeInfo, SensitivityControl, SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import DEADLINE_S, HOST, Broker, Relay, Watcher, retained, wait_until
-from tests.detector.sinks.live_records import STATION, health, offset, onset, status
+from tests.detector.sinks.live_records import STATION, at_work, health, offset, onset, status
 from tests.service import service
 
 BASE = "snn-detect/pi4"
@@ -44,17 +44,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt_client, "_PAUSE_S", (0.1, 0.4))
 
 
-@contextmanager
 def running(
     port: int, node_info: NodeInfo = STATION, on_listening: Any = None, sensitivity: Any = None, **settings: Any
-) -> Iterator[tuple[SinkWorker, MqttSink]]:
-    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), (node_info,), None, on_listening, sensitivity)
-    worker = SinkWorker("mqtt", sink)
-    try:
-        yield worker, sink
-    finally:
-        worker.begin_close(5)
-        assert worker.join()
+) -> AbstractContextManager[tuple[SinkWorker, MqttSink]]:
+    return at_work(MqttSink(Mqtt(host=HOST, port=port, **settings), (node_info,), None, on_listening, sensitivity))
 
 
 def connected(sink: MqttSink) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from detector.sinks import mqtt
 from detector.sinks.base import SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from tests.broker import HOST, Broker, Watcher, wait_until
-from tests.detector.sinks.live_records import STATION, health, shown, status
+from tests.detector.sinks.live_records import STATION, at_work, health, shown, status
 from tests.service import RATE, service
 
 BASE = "snn-detect/pi4"
@@ -27,15 +26,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "_BIRTH_DELAY_S", 0.1)
 
 
-@contextmanager
-def running(port: int) -> Iterator[tuple[SinkWorker, MqttSink]]:
-    sink = MqttSink(Mqtt(host=HOST, port=port), (STATION,), None)
-    worker = SinkWorker("mqtt", sink)
-    try:
-        yield worker, sink
-    finally:
-        worker.begin_close(5)
-        assert worker.join()
+def running(port: int) -> AbstractContextManager[tuple[SinkWorker, MqttSink]]:
+    return at_work(MqttSink(Mqtt(host=HOST, port=port), (STATION,), None))
 
 
 def levels(watcher: Watcher) -> list[float]:

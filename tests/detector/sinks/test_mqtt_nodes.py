@@ -7,8 +7,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from detector.sinks.base import NodeInfo, SinkWorker
 from detector.sinks.mqtt import Mqtt, MqttSink
 from detector.sinks.mqtt_visits import NodeReport, list_nodes
 from tests.broker import HOST, Broker, Relay, Watcher, free_port, retained, wait_until
-from tests.detector.sinks.live_records import STATION, offset, onset, status
+from tests.detector.sinks.live_records import STATION, at_work, offset, onset, status
 from tests.service import RATE, Child, service
 
 BASE = "snn-detect/pi4"
@@ -35,16 +34,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt_visits, "_LIVING_S", 2.0)
 
 
-@contextmanager
-def running(port: int, instance: str, *node_infos: NodeInfo, **settings: Any) -> Iterator[tuple[SinkWorker, MqttSink]]:
+def running(
+    port: int, instance: str, *node_infos: NodeInfo, **settings: Any
+) -> AbstractContextManager[tuple[SinkWorker, MqttSink]]:
     """Run a sink as a process of its own would: ``instance`` stands for it."""
-    sink = MqttSink(Mqtt(host=HOST, port=port, **settings), node_infos or (STATION,), None, instance=instance)
-    worker = SinkWorker("mqtt", sink)
-    try:
-        yield worker, sink
-    finally:
-        worker.begin_close(5)
-        assert worker.join()
+    return at_work(MqttSink(Mqtt(host=HOST, port=port, **settings), node_infos or (STATION,), None, instance=instance))
 
 
 def is_connected(sink: MqttSink) -> bool:
