@@ -221,4 +221,6 @@ def _pause_and_go_on(running: Live) -> None:
     for state in ("OFF", "ON"):
         running.watcher.publish(f"{BASE}/listening/set", state)
         running.watcher.wait_for(f"{BASE}/listening/state", state)
+    # No more sound comes: the source is known to be back by the next health record.
+    running.watcher.wait_for(f"{BASE}/pipe/status", "online")
     running.child.wait_for_records(lambda rs: any(r["type"] == "health" for r in rs), "a health record")
