@@ -473,11 +473,18 @@ def _newest(wanted: Wanted) -> tuple[str, list[Any]]:
     """Return the condition for the newest events, and its values: those of each label, category and source by index."""
     each: list[list[tuple[str, ...]]] = [[(n,) for n in dict.fromkeys(names)] or [()] for names in _filters(wanted)]
     keys = list(itertools.product(*each)) if math.prod(map(len, each)) <= _MAX_PARTS else [_filters(wanted)]
-    parts, values = [], []
+    parts: list[str] = []
+    values: list[Any] = []
     for labels, categories, sources in keys:
         where, part_values = _conditions(replace(wanted, labels=labels, categories=categories, sources=sources))
-        parts.append(f"SELECT * FROM (SELECT number, onset_utc FROM events WHERE {where} {_NEWEST})")  # noqa: S608
-        values += [*part_values, wanted.newest]
+        limit, limit_values = _NEWEST, [wanted.newest]
+        if labels and categories and sources:
+            # One look into an index: where a label never had that category, its events are not gone through.
+            pair, pair_values = _conditions(Wanted(labels=labels, categories=categories))
+            limit = f"{_NEWEST} * EXISTS (SELECT 1 FROM events WHERE {pair})"  # noqa: S608
+            limit_values = [*limit_values, *pair_values]
+        parts.append(f"SELECT * FROM (SELECT number, onset_utc FROM events WHERE {where} {limit})")  # noqa: S608
+        values += [*part_values, *limit_values]
     return f"number IN (SELECT number FROM ({' UNION ALL '.join(parts)}) {_NEWEST})", [*values, wanted.newest]  # noqa: S608
 
 
