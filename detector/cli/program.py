@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70
+_WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of the system that say that an output takes no more."""
 _REFRESH_S = 0.1
 _LINE_S = 600.0
 _MAX_LINE = 2000
@@ -348,7 +351,7 @@ def run_program(group: click.Group, name: str) -> None:
     try:
         group(prog_name=name)
     except OSError as error:  # --help and --version write before any command is entered
-        print_error(error, name)
+        print_error(_explained(error), name)
         sys.exit(INTERNAL_ERROR)
     finally:
         settle_streams()
@@ -359,12 +362,19 @@ def _report_internal(error: Exception) -> int:
     if isinstance(error, FileNotFoundError) and not _has_folder():
         print_error("the current folder has been removed; go to another one")
         return ConfigError.exit_code
-    # Errors of the system (no space left) explain themselves; any other is an error of this program.
+    # Errors of the system explain themselves; any other is an error of this program.
     what = "" if isinstance(error, OSError) else f"internal error: {type(error).__name__}: "
-    print_error(f"{what}{error} ({_DEBUG}=1 shows where)")
+    print_error(f"{what}{_explained(error)} ({_DEBUG}=1 shows where)")
     if os.environ.get(_DEBUG) == "1":
         traceback.print_exc()
     return INTERNAL_ERROR
+
+
+def _explained(error: Exception) -> str:
+    """Return what an error says; files are named where they are written, so one without a name is standard output."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _WRITING:
+        return f"standard output cannot be written: {os.strerror(error.errno).lower()}; write it elsewhere"
+    return str(error)
 
 
 def _has_folder() -> bool:

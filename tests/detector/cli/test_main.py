@@ -298,7 +298,8 @@ def test_output_that_cannot_be_written_is_an_error(scene: Path) -> None:
         )
     assert done.returncode == 70
     assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("snn-detect: error: [Errno 28] No space left on device")
+    expected = "snn-detect: error: standard output cannot be written: no space left on device; write it elsewhere"
+    assert done.stderr.startswith(expected)
 
 
 def test_a_folder_that_was_removed_is_said(scene: Path, tmp_path: Path) -> None:
