@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -61,7 +62,9 @@ class Setup:
 
     def __init__(self, root: Path, folder: Path, sound: Samples) -> None:
         """Prepare; ``sound`` holds one guitar."""
-        folder.mkdir(parents=True, exist_ok=True)
+        # The broker would remember the announcement of the last run, and Home Assistant suggests an area only once.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         self._sound = sound
         self.broker = Broker(folder, *_PERSISTENCE, f"persistence_location {folder.resolve()}/")
         config = folder / "config.toml"
