@@ -281,7 +281,7 @@ bench-sources: $(TESTING)/.installed
 	$(TESTING)/bin/python -m tests.bench.source_cost --out build/bench-sources.json
 
 SOAK_HOURS ?= 24
-soak: $(TESTING)/.installed
+soak: $(TESTING)/.installed test-programs
 	$(TESTING)/bin/python -m tests.bench.soak --hours $(SOAK_HOURS) --result tests/bench/soak.json
 
 bench-instructions: $(TESTING)/.installed

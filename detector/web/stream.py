@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -33,7 +36,9 @@ MAX_VIEWERS: Final = 64
 _SEND_INTERVAL_S: Final = 0.1
 _STATE_INTERVAL_S: Final = 1.0
 _MAX_ARRIVED: Final = 600
-"""Traces and records that wait for the server's thread."""
+"""Records that wait for the server's thread."""
+_MAX_ARRIVED_S: Final = 5
+"""Seconds of frames that wait for it: where sound comes faster than in real time, viewers see the newest."""
 _MAX_QUEUED: Final = 50
 """Messages that wait for one viewer: five seconds of them."""
 _NEPERS: Final = math.log(10) / 10
@@ -128,6 +133,44 @@ class Viewer:
         return messages
 
 
+class _Arrivals:
+    """What waits for the server's thread, in the order in which it came; the oldest frames and records are dropped."""
+
+    def __init__(self, max_frames: int) -> None:
+        """Start empty."""
+        self._lock = threading.Lock()
+        self._number = itertools.count()
+        self._max_frames, self._frames = max_frames, 0
+        self._traces: deque[tuple[int, Trace]] = deque()
+        self._records: deque[tuple[int, Record]] = deque(maxlen=_MAX_ARRIVED)
+
+    def __len__(self) -> int:
+        """Return the number of traces and records."""
+        return len(self._traces) + len(self._records)
+
+    def add_trace(self, trace: Trace) -> None:
+        """Add the frames of a chunk; the newest chunk is kept, however long."""
+        with self._lock:
+            self._traces.append((next(self._number), trace))
+            self._frames += len(trace.scores)
+            while self._frames > self._max_frames and len(self._traces) > 1:
+                self._frames -= len(self._traces.popleft()[1].scores)
+
+    def add_record(self, record: Record) -> None:
+        """Add a record."""
+        with self._lock:
+            self._records.append((next(self._number), record))
+
+    def take(self) -> list[Trace | Record]:
+        """Return all there is, and start empty."""
+        with self._lock:
+            found = sorted((*self._traces, *self._records), key=itemgetter(0))
+            self._traces.clear()
+            self._records.clear()
+            self._frames = 0
+        return [item for _, item in found]
+
+
 class Broadcaster:
     """Receives traces, records and states from their threads and sends them to the viewers.
 
@@ -140,7 +183,7 @@ class Broadcaster:
         self._frame_encoder = frame_encoder
         self._viewers: list[Viewer] = []
         self._has_viewers = asyncio.Event()
-        self._arrived: deque[Trace | Record] = deque(maxlen=_MAX_ARRIVED)
+        self._arrived = _Arrivals(_MAX_ARRIVED_S * frame_encoder.frames_per_s)
         self._levels: deque[tuple[float, float, int]] = deque(maxlen=_MAX_ARRIVED)
         """Peak, energy and number of samples of each chunk since the last message."""
         self.dropped = 0
@@ -165,12 +208,12 @@ class Broadcaster:
     def on_trace(self, trace: Trace) -> None:
         """Queue a trace; called in the engine's thread."""
         if self._viewers:
-            self._arrived.append(trace)
+            self._arrived.add_trace(trace)
 
     def on_record(self, record: Record) -> None:
         """Queue a record, of this source or another; called in the sink's thread."""
         if self._viewers:
-            self._arrived.append(record)
+            self._arrived.add_record(record)
 
     def show(self, states: Sequence[ServiceState]) -> None:
         """Set the states of all sources; called in the main thread."""
@@ -192,7 +235,7 @@ class Broadcaster:
         if len(self._viewers) >= MAX_VIEWERS:
             return None
         if not self._viewers:  # the detector's threads may have added some since the last one left
-            self._arrived.clear()
+            self._arrived.take()
             self._levels.clear()
         viewer = Viewer()
         self._viewers.append(viewer)
@@ -204,7 +247,7 @@ class Broadcaster:
         self._viewers.remove(viewer)
         if not self._viewers:
             self._has_viewers.clear()
-            self._arrived.clear()
+            self._arrived.take()
             self._levels.clear()
             self._last_second.clear()
 
@@ -231,8 +274,7 @@ class Broadcaster:
     def _send_arrived(self) -> None:
         """Send what has arrived, in its order: frames in batches, records one by one."""
         batch: list[Trace] = []
-        while self._arrived:
-            item = self._arrived.popleft()
+        for item in self._arrived.take():
             if isinstance(item, Trace):
                 batch.append(item)
                 continue

@@ -3,7 +3,8 @@
     python -m tests.bench.soak --hours 24       or: make soak, which writes tests/bench/soak.json
 
 The demo scene is written to a pipe again and again, as fast as it is taken; events go to a database
-and to a file in a folder that is removed at the end. The exit code is 1 where a limit is missed.
+and to a file in a folder that is removed at the end, to a broker (mosquitto) and to a page with a
+browser's streams open. The exit code is 1 where a limit is missed.
 
 Scores at the end are compared with those of detectors that began a minute or two before. They are
 not the same bits: as long as there is sound, an encoder that sends changes keeps the phase of its
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -31,8 +33,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import httpx
 import numpy as np
 from numpy.typing import NDArray
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
 
 from detector import __version__
 from detector.audio.sources import read_sound
@@ -46,7 +51,11 @@ from detector.service.runtime import ServiceRuntime
 from detector.service.source import RunOptions
 from detector.sinks.database import Database
 from detector.sinks.json_file import JsonFile
+from detector.sinks.mqtt import Mqtt
 from detector.sinks.stdout import Stdout
+from detector.system import limit_heap
+from detector.web.sink import Web
+from tests.broker import HOST, Broker, free_port
 
 MOST_GROWTH_BYTES: Final = 5_000_000
 _SPREADS: Final = 2
@@ -61,6 +70,8 @@ _STEP_PAUSE_S: Final = 0.005
 _TURN_S: Final = 0.2
 _LOOK_S: Final = 0.002
 _END_S: Final = 60.0
+_NODE: Final = "soak"
+_STATUS: Final = f"snn-detect/{_NODE}/status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +89,74 @@ def _entries(name: str) -> int:
     return sum(1 for _ in Path("/proc/self", name).iterdir())
 
 
+class _Subscriber:
+    """Counts the events that a broker gets, and keeps nothing of them: a day's would look like a leak."""
+
+    def __init__(self, port: int) -> None:
+        """Subscribe to the events, and to what says that the service is connected."""
+        self.events = 0
+        self.is_online = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        topics = [(f"snn-detect/{_NODE}/+/event", 1), (_STATUS, 1)]
+        self._client.on_connect = lambda client, *_: client.subscribe(topics)
+        self._client.on_message = self._count
+        self._client.connect(HOST, port)
+        self._client.loop_start()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _count(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        if message.topic == _STATUS:
+            self.is_online.set()
+        else:
+            self.events += 1
+
+
+class _Browser:
+    """Follows the page's stream, as a browser does, and counts its messages by kind."""
+
+    def __init__(self, port: int) -> None:
+        """Open the stream as soon as the page answers."""
+        self.messages: Counter[str] = Counter()
+        self.is_open = threading.Event()
+        self._url = f"http://{HOST}:{port}/api/stream"
+        threading.Thread(target=self._run, name="soak-browser", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self.is_open.is_set():
+            with contextlib.suppress(httpx.HTTPError):
+                self._follow()
+            time.sleep(_TURN_S)
+
+    def _follow(self) -> None:
+        with httpx.stream("GET", self._url, timeout=None) as answer:  # noqa: S113 - it has no end
+            answer.raise_for_status()
+            self.is_open.set()
+            for line in answer.iter_lines():
+                if line.startswith("event: "):
+                    self.messages[line.removeprefix("event: ")] += 1
+
+
 class Soak:
     """One run."""
 
-    def __init__(self, hours: float, model: Path | None, folder: Path) -> None:
-        """Prepare; the parts live in ``folder``."""
+    def __init__(self, hours: float, model: Path | None, folder: Path, broker: Broker) -> None:
+        """Prepare; the parts live in ``folder``, and the broker runs."""
         self._database = folder / "events.db"
+        web = free_port()
+        self._subscriber, self._browser = _Subscriber(broker.port), _Browser(web)
         self._settings = Settings(
+            node=_NODE,
             audio=Audio(device=STDIN),
             model=Model(path=model),
             stdout=Stdout(enabled=False),
             file=(JsonFile(path=folder / "events.jsonl"),),
             database=Database(path=self._database),
+            mqtt=(Mqtt(host=HOST, port=broker.port),),
+            web=Web(address=f"{HOST}:{web}"),
         )
         self._work = ServiceRuntime(self._settings, RunOptions())
         (self._source,) = self._work.sources
@@ -125,10 +192,13 @@ class Soak:
             time.sleep(_TURN_S)
         sinks = self._work.outputs.stats
         self._work.end("end_of_stream", None, _END_S)
+        self._await_messages()
         return self._stats(wall_s, cpu_s, sinks)
 
     def _write(self, writer: int) -> None:
-        """Write the scene again and again, for as long as is wanted."""
+        """Write the scene again and again, for as long as is wanted, once all parts are at work."""
+        for connected in (self._subscriber.is_online, self._browser.is_open):
+            connected.wait(_END_S)
         left = total = self._seconds * self._rate_hz
         with contextlib.suppress(OSError), os.fdopen(writer, "wb") as pipe:
             while left > 0:
@@ -157,9 +227,19 @@ class Soak:
             if self._source.engine is not None:
                 self._scores.append((self._counters.samples[self._rate_hz], self._source.engine.scores))
 
+    def _await_messages(self) -> None:
+        """Wait for what the broker still has to hand on."""
+        deadline = time.monotonic() + _END_S
+        while self._subscriber.events < self._counters.sounds and time.monotonic() < deadline:
+            time.sleep(_TURN_S)
+        self._subscriber.close()
+
     def _stats(self, wall_s: float, cpu_s: float, sinks: dict[str, Any]) -> dict[str, Any]:
         first, last = self._model_info[0], self._model_info[-1]
         compared, difference, spread = self._compare()
+        # By the middle of a day the page has as many events and pictures in memory as it keeps.
+        middle = self._model_info[(len(self._model_info) - 1) // 2]
+        growth = last.rss_bytes - middle.rss_bytes
         stats = {
             "hours": self._counters.heard_s / 3600,
             "wall_s": wall_s,
@@ -167,6 +247,8 @@ class Soak:
             "times_real_time": self._counters.heard_s / wall_s,
             "events": self._counters.sounds,
             "events_stored": self._stored(),
+            "events_published": self._subscriber.events,
+            "page_messages": dict(self._browser.messages),
             "repairs": self._counters.repairs,
             "rss_first_minute_mb": first.rss_bytes / 1e6,
             "rss_end_mb": last.rss_bytes / 1e6,
@@ -175,6 +257,7 @@ class Soak:
                 last.rss_bytes - self._model_info[min(1, -1 + len(self._model_info))].rss_bytes
             )
             / 1e6,
+            "rss_growth_in_the_second_half_mb": growth / 1e6,
             "rss_by_hour_mb": [check.rss_bytes / 1e6 for check in self._model_info],
             "descriptors": [first.descriptors, last.descriptors],
             "threads": [first.threads, last.threads],
@@ -183,15 +266,14 @@ class Soak:
             "mean_difference_of_fresh": spread,
             "sinks": sinks,
         }
-        growth = last.rss_bytes - first.rss_bytes
-        stored = stats["events_stored"] == stats["events"]
+        arrived = stats["events_stored"] == stats["events_published"] == stats["events"]
         lost = sum(s["dropped"] + s["failed"] for s in sinks.values())
         stats["good"] = {
             "memory": growth < MOST_GROWTH_BYTES,
             "descriptors": last.descriptors == first.descriptors,
             "threads": last.threads == first.threads,
             "scores": compared > 0 and difference <= _SPREADS * spread,
-            "sinks": stored and not lost,
+            "sinks": arrived and not lost and bool(self._browser.messages),
         }
         return stats
 
@@ -230,8 +312,9 @@ class Soak:
 @click.option("--result", type=click.Path(path_type=Path), help="Write the figures and what they are of to this file.")
 def main(hours: float, model: Path | None, result: Path | None, *, as_json: bool) -> None:
     """Listen to hours of sound as fast as can be, and look whether anything grows."""
-    with tempfile.TemporaryDirectory(prefix="snn-soak-") as folder:
-        stats = Soak(hours, model, Path(folder)).run()
+    with tempfile.TemporaryDirectory(prefix="snn-soak-") as folder, Broker(Path(folder)) as broker:
+        limit_heap()  # as the service does
+        stats = Soak(hours, model, Path(folder), broker).run()
     if result is not None:
         result.write_text(f"{json.dumps(_origin() | rounded(stats), indent=2, allow_nan=False)}\n", encoding="utf-8")
     if as_json:
@@ -277,12 +360,13 @@ def _print_table(stats: dict[str, Any]) -> None:
     rows = (
         ("time", f"{f['wall_s']:.0f} s, {f['cpu_s']:.0f} CPU s: {f['times_real_time']:.0f} times real time", None),
         ("sounds", f"{f['events']}, the network was reset {f['repairs']} times", None),
-        ("memory after a minute / at the end", f"{f['rss_first_minute_mb']:.1f} / {f['rss_end_mb']:.1f} MB", "memory"),
+        ("memory after a minute / at the end", f"{f['rss_first_minute_mb']:.1f} / {f['rss_end_mb']:.1f} MB", None),
+        ("growth of memory in the second half", f"{f['rss_growth_in_the_second_half_mb']:.1f} MB", "memory"),
         ("descriptors", " / ".join(map(str, f["descriptors"])), "descriptors"),
         ("threads", " / ".join(map(str, f["threads"])), "threads"),
         ("scores apart from fresh starts", f"{f['mean_difference']:.4f} in {f['compared_frames']} frames", "scores"),
         ("fresh starts apart from each other", f"{f['mean_difference_of_fresh']:.4f}", None),
-        ("sounds in the database", str(f["events_stored"]), "sinks"),
+        ("sounds in the database / from the broker", f"{f['events_stored']} / {f['events_published']}", "sinks"),
         ("records lost", ", ".join(f"{n} {s['dropped'] + s['failed']}" for n, s in f["sinks"].items()), "sinks"),
     )
     for name, value, limit in rows:

@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 
+from tests.broker import program
+
 
 def test_nothing_grows_and_nothing_drifts() -> None:
+    program("mosquitto")
     model = ["--model", os.environ["SNN_DETECT_MODEL"]] if os.environ.get("SNN_DETECT_MODEL") else []
     command = [sys.executable, "-W", "error", "-m", "tests.bench.soak", "--hours", "0.2", "--json", *model]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ from detector.errors import ConfigError
 from detector.events_db import Wanted
 from detector.messages import AudioChunk, Trace
 from detector.pipeline import Detector
-from detector.records import OffsetRecord, OnsetRecord
+from detector.records import GapRecord, OffsetRecord, OnsetRecord
 from detector.sinks.base import NodeInfo, SourceContext
 from detector.web import events as pictures_module
 from detector.web.app import _Clip
@@ -243,11 +243,21 @@ def test_a_slow_viewer_loses_the_oldest_and_is_counted_and_the_others_lose_nothi
 
 def test_what_waits_for_the_server_is_bounded(detector: Detector, seen: list[Trace]) -> None:
     async def act(broadcaster: Broadcaster) -> None:
-        assert broadcaster.join() is not None
+        viewer = broadcaster.join()
+        assert viewer is not None
+        broadcaster.on_record(live_records.gap(seq=1))
         for _ in range(20):
             for one in seen:
                 broadcaster.on_trace(one)
-        assert len(broadcaster._arrived) == 600
+        for number in range(2, 602):
+            broadcaster.on_record(live_records.gap(seq=number))
+        found = broadcaster._arrived.take()
+        traces = [item for item in found if isinstance(item, Trace)]
+        assert sum(len(t.scores) for t in traces) == 5 * 40, "the newest seconds"
+        assert traces[-1] is seen[-1]
+        assert [item.seq for item in found if isinstance(item, GapRecord)] == list(range(2, 602))
+        assert found[0] is traces[0], "the first record was the oldest of 601"
+        assert not broadcaster._arrived
 
     asyncio.run(with_broadcaster(detector, act))
 
