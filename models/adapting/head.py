@@ -37,17 +37,36 @@ _backbone: BackboneSpikes | None = None
 """One of each per worker process."""
 
 
+class _Dropout(nn.Module):
+    """Sets values to zero with a probability, to a 256th, and scales the others, as nn.Dropout does.
+
+    Random bytes of numpy take a tenth of the time of torch.dropout on a processor, which was half of all training.
+    """
+
+    def __init__(self, probability: float, rng: np.random.Generator) -> None:
+        super().__init__()
+        self._zeros_of_256, self._rng = round(256 * probability), rng
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return values of the same shape; outside training the values themselves."""
+        if not self.training or not self._zeros_of_256:
+            return x
+        drawn = np.frombuffer(self._rng.bytes(x.numel()), np.uint8).reshape(x.shape)
+        kept = torch.from_numpy(drawn >= self._zeros_of_256)
+        return x * kept * (256 / (256 - self._zeros_of_256))
+
+
 class Head(nn.Module):
     """Maps spikes of the last convolution and of the dense layer to one logit per new class and frame."""
 
-    def __init__(self, backbone: BackboneShape, recipe: Recipe) -> None:
+    def __init__(self, backbone: BackboneShape, recipe: Recipe, rng: np.random.Generator) -> None:
         super().__init__()
         spec = recipe.network
         self.dense = nn.Linear(backbone.inputs, spec.hidden)
         self.unit = SpikingUnit(spec.hidden, spec, synapse=False, tau_s=spec.dense_tau_s)
         self.readout = nn.Linear(backbone.dense + spec.hidden, spec.classes)
         self.readout_beta_logit = nn.Parameter(initial_readout(spec))
-        self.drop = nn.Dropout(spec.dropout)
+        self.drop = _Dropout(spec.dropout, rng)
 
     def forward(self, below: Tensor, beside: Tensor) -> Tensor:
         """Return logits (batch, frames, classes) of spikes (batch, frames, inputs) and (batch, frames, dense)."""
@@ -109,9 +128,10 @@ def train_head(
 ) -> Head:
     """Train a head on examples; ``advance`` is called after each batch."""
     torch.manual_seed(seed)
-    head, schedule = Head(backbone, recipe), recipe.schedule
+    rng = np.random.default_rng(seed)
+    head, schedule = Head(backbone, recipe, rng), recipe.schedule
     optimiser = Optimiser(head, schedule.learning_rate, schedule.weight_decay)
-    batches = list(_batches(len(examples.fired), schedule.batch, schedule.epochs, np.random.default_rng(seed)))
+    batches = list(_batches(len(examples.fired), schedule.batch, schedule.epochs, rng))
     head.train()
     with _one_thread():
         for number, chosen in enumerate(batches):
