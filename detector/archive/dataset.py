@@ -1,9 +1,9 @@
 """The Parquet data set of an archive: events, scores and files, by day and source, complete at any moment.
 
-Workers leave the results of a unit in a staged file, which appears whole and is what a restart finds. From these the
-one process that leads writes parts, and commits them: parts are written aside, a record names them all, and only then
-they are moved to their places and the staged files removed. Each step can be repeated, so that a commit that was
-interrupted is finished at the next start.
+Workers leave the results of each stream in logs, where a restart finds them. From these the one process that leads
+writes parts, and commits them: parts are written aside, a record names them all, and only then they are moved to their
+places and the logs removed. Each step can be repeated, so that a commit that was interrupted is finished at the next
+start.
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from detector.archive.staging import SUFFIX, Results, arrow, schema, taken
 from detector.errors import ConfigError
-from detector.system import ProcessLock, install_command, replace_file, sync, write_text
+from detector.system import ProcessLock, replace_file, sync, write_text
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     import pyarrow as pa
 
 METADATA_KEY: Final = b"snn_detect"
@@ -38,56 +34,6 @@ _LONGEST_NAME: Final = 100
 _COMPRESSION: Final = "zstd"
 
 
-def arrow() -> tuple[Any, Any]:
-    """Return pyarrow and pyarrow.parquet; raises ConfigError where they are not installed."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the archive needs pyarrow: {install_command('archive')}") from error
-    return pa, pq
-
-
-def schema(kind: str, labels: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns of a kind of table; ``scores`` has one for each of the model's ``labels``."""
-    pa, _ = arrow()
-    text, number, moment = pa.string(), pa.float64(), pa.timestamp("us", "UTC")
-    place = [("source", text), ("date", pa.date32()), ("time", moment), ("local_time", pa.timestamp("us"))]
-    columns: dict[str, list[tuple[str, Any]]] = {
-        "events": [
-            ("id", text),
-            *place,
-            *(("label", text), ("category", text), ("onset_s", number), ("offset_s", number), ("duration_s", number)),
-            *(("score", number), ("threshold", number), ("peak", number), ("mean", number), ("reason", text)),
-            *(("path", text), ("in_file_s", number), ("stream", text)),
-        ],
-        "scores": [
-            *place,
-            *(("path", text), ("in_file_s", number), ("stream", text), ("second", pa.int32())),
-            *((f"score_{label}", pa.float32()) for label in labels),
-        ],
-        "files": [
-            *(("path", text), *place, ("start_from", text), ("metadata", text), ("size_bytes", pa.int64())),
-            *(("seconds", number), ("stream", text), ("events", pa.int32()), ("error", text), ("warning", text)),
-        ],
-    }
-    return pa.schema(columns[kind])
-
-
-def moments(start: datetime | None, offset_s: float) -> dict[str, Any]:
-    """Return the columns of a time ``offset_s`` seconds behind a start: UTC, and date and clock at the recorder."""
-    if start is None:
-        return {"date": None, "time": None, "local_time": None}
-    moment = start + timedelta(seconds=offset_s)
-    local = moment.replace(tzinfo=None)
-    return {"date": local.date(), "time": moment, "local_time": local}
-
-
-def as_text(path: str) -> str:
-    """Return a path as text; bytes that are none are written as hexadecimal numbers."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def folder_name(source: str) -> str:
     """Return the name of a source in the name of a folder: plain characters, never read as a number, date or null."""
     plain = re.sub(r"[^A-Za-z0-9._-]", lambda m: "".join(f"~{byte:02X}" for byte in m[0].encode()), source)
@@ -97,79 +43,6 @@ def folder_name(source: str) -> str:
         digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         plain = f"{plain[:_LONGEST_NAME]}~{digest[:12]}"
     return plain
-
-
-# --- Staged results ---
-
-
-class Staged:
-    """The results of a unit, written by a worker: they appear together, or not at all.
-
-    The name is its own: a unit may be worked on twice, where a worker was given up and goes on all the same.
-    """
-
-    def __init__(self, folder: Path, unit: str, labels: Sequence[str]) -> None:
-        """Prepare to write the results of a unit in ``folder``; raises OSError."""
-        self._folder, self.name = folder, f"{unit}-{uuid.uuid4().hex[:12]}"
-        self._labels = labels
-        self._rows: dict[str, list[dict[str, Any]]] = {"events": [], "files": []}
-
-    def __enter__(self) -> Self:
-        pa, _ = arrow()
-        self._swap = replace_file(self._folder / f"{self.name}.arrows")
-        self._file = self._swap.__enter__().open("wb")
-        # Streams of Arrow one after the other: scores may be many, and come first.
-        self._scores_schema = schema("scores", self._labels)
-        self._scores = pa.ipc.new_stream(self._file, self._scores_schema)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pa, _ = arrow()
-        with self._file:
-            if error is None:
-                self._scores.close()
-                for name, rows in self._rows.items():
-                    with pa.ipc.new_stream(self._file, schema(name)) as out:
-                        out.write_table(pa.Table.from_pylist(rows, schema(name)))
-        self._swap.__exit__(kind, error, trace)
-
-    def add(self, kind: str, row: Mapping[str, Any]) -> None:
-        """Append a row of ``events`` or ``files``."""
-        self._rows[kind].append(dict(row))
-
-    def add_scores(self, columns: Mapping[str, Any]) -> None:
-        """Append rows of scores, by columns."""
-        pa, _ = arrow()
-        self._scores.write_table(pa.Table.from_pydict(dict(columns), self._scores_schema))
-
-
-def read_staged(path: Path) -> tuple[dict[str, pa.Table], int]:
-    """Return the tables of a staged file, of the scores none but their number; raises where it is not whole.
-
-    Raises OSError or ValueError.
-    """
-    pa, _ = arrow()
-    with pa.OSFile(str(path)) as file:
-        with pa.ipc.open_stream(file) as stream:
-            scores = sum(len(batch) for batch in stream)
-        tables = {}
-        for kind in ("events", "files"):
-            with pa.ipc.open_stream(file) as stream:
-                tables[kind] = stream.read_all()
-        return tables, scores
-
-
-def staged_scores(path: Path) -> Iterator[pa.Table]:
-    """Yield the scores of a staged file, part by part: those of a stream of days may be many."""
-    pa, _ = arrow()
-    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        for batch in stream:
-            yield pa.Table.from_batches([batch])
-
-
-# --- The data set ---
 
 
 class DataSet:
@@ -244,53 +117,43 @@ class DataSet:
         return done
 
     def staged(self) -> list[str]:
-        """Return the names of the units that are staged, those that are not whole removed."""
+        """Return the names of the logs that workers have left; what else is there is removed."""
         names = []
         for path in sorted(self.staging.iterdir()):
-            if path.suffix == ".arrows" and not path.name.startswith("."):
+            if path.suffix == SUFFIX:
                 names.append(path.stem)
-            else:  # a worker was killed while it wrote, or where a file was when it was
-                path.unlink(missing_ok=True)
+            else:  # where a worker was when it was killed
+                _discard(path)
         return names
 
     def staged_bytes(self, name: str) -> int:
-        """Return the size of a staged file; 0 where there is none."""
+        """Return the size of a log; 0 where there is none."""
         with contextlib.suppress(OSError):
-            return (self.staging / f"{name}.arrows").stat().st_size
+            return (self.staging / f"{name}{SUFFIX}").stat().st_size
         return 0
 
     # Commits
 
     def commit(self, names: Sequence[str]) -> None:
-        """Move staged results into the data set; those of files that are in it already are discarded."""
+        """Move the results in these logs into the data set, and remove the logs.
+
+        Results that are not whole, and those of files that are in the data set already, are discarded. Raises OSError.
+        """
         if not names:
             return
-        tables: dict[tuple[str, str], list[pa.Table]] = {}
-        taken: dict[str, int] = {}
-        scores = []
-        for path in (self.staging / f"{name}.arrows" for name in names):
-            try:
-                staged, count = read_staged(path)
-            except (OSError, ValueError):  # cut off by a power failure: its files are not done
-                path.unlink(missing_ok=True)
-                continue
-            paths = dict(zip(*(staged["files"][c].to_pylist() for c in ("path", "size_bytes")), strict=True))
-            if paths.keys() & (self.done.keys() | taken.keys()):
-                continue  # a worker that was given up has finished later
-            taken |= paths
-            scores += [path] if count else []
-            for kind, table in staged.items():
-                for place, part in _by_partition(table):
-                    tables.setdefault((kind, place), []).append(part)
+        pa, _ = arrow()
+        results = list(taken((self.staging / f"{name}{SUFFIX}" for name in names), self.done))
         number = self._next_number()
-        if tables:
+        if results:
             shutil.rmtree(self._pending / number, ignore_errors=True)
+            tables = {kind: pa.concat_tables(getattr(r, kind) for r in results) for kind in ("events", "files")}
             self._write_parts(self._pending / number, number, tables)
-            self._write_scores(self._pending / number, number, scores)
+            self._write_scores(self._pending / number, number, results)
         record = {"staged": list(names)}
         write_text(self._records / f"{number}.json", json.dumps(record))
         self._apply(number, record)
-        self.done |= taken
+        for of in results:
+            self.done |= of.sizes
 
     def _next_number(self) -> str:
         numbers = [int(path.name[:8]) for path in self._records.iterdir() if path.name[:8].isdecimal()]
@@ -301,23 +164,19 @@ class DataSet:
         write_text(last, number)
         return number
 
-    def _write_parts(self, pending: Path, number: str, tables: Mapping[tuple[str, str], list[pa.Table]]) -> None:
-        pa, _ = arrow()
-        for (kind, place), parts in tables.items():
-            table = pa.concat_tables(parts)
-            if kind == "events":
-                table = table.sort_by([("time", "ascending"), ("stream", "ascending")])
-            self._write(pending / kind / place / f"{number}.parquet", table)
-        faulty = [part for (kind, _), parts in tables.items() if kind == "files" for part in parts]
-        self._write_errors(pending, pa.concat_tables(faulty))
+    def _write_parts(self, pending: Path, number: str, tables: Mapping[str, pa.Table]) -> None:
+        for kind, whole in tables.items():
+            for place, part in _by_partition(whole):
+                by_time = [("time", "ascending"), ("stream", "ascending")]
+                table = part.sort_by(by_time) if kind == "events" else part
+                self._write(pending / kind / place / f"{number}.parquet", table)
+        self._write_errors(pending, tables["files"])
 
-    def _write_scores(self, pending: Path, number: str, staged: Sequence[Path]) -> None:
+    def _write_scores(self, pending: Path, number: str, results: Iterable[Results]) -> None:
         _, pq = arrow()
         with contextlib.ExitStack() as stack:
             writers: dict[str, Any] = {}
-            for place, table in (
-                part for path in staged for rows in staged_scores(path) for part in _by_partition(rows)
-            ):
+            for place, table in (part for of in results for rows in of.scores() for part in _by_partition(rows)):
                 if place not in writers:
                     path = pending / "scores" / place / f"{number}.parquet"
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -356,7 +215,7 @@ class DataSet:
         for folder in folders:
             sync(folder)
         for name in record["staged"]:
-            (self.staging / f"{name}.arrows").unlink(missing_ok=True)
+            (self.staging / f"{name}{SUFFIX}").unlink(missing_ok=True)
         shutil.rmtree(pending, ignore_errors=True)
         (self._records / f"{number}.json").unlink(missing_ok=True)
 
@@ -377,13 +236,19 @@ class DataSet:
         if not (self.folder / "errors.parquet").exists():
             self._write(self.folder / "errors.parquet", schema("files").empty_table().select(_ERROR_COLUMNS))
         for path in self.staging.iterdir():
-            path.unlink(missing_ok=True)
+            _discard(path)
 
     def read(self, kind: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield the columns of a table, batch by batch."""
         _, pq = arrow()
         for part in sorted((self.folder / kind).rglob("*.parquet")):
             yield from pq.ParquetFile(part).iter_batches(columns=list(columns))
+
+
+def _discard(path: Path) -> None:
+    """Remove a file that is not needed; NFS keeps one that is open elsewhere under another name."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 _ERROR_COLUMNS: Final = ["path", "source", "date", "time", "local_time", "size_bytes", "seconds", "error"]

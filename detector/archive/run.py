@@ -1,7 +1,8 @@
 """One run of the archive: the files are divided among Dask's workers, and what they stage is committed.
 
 A bounded number of units is with the scheduler at a time, however many there are: its memory does not grow. A unit
-whose worker has vanished is given to another one; a file that ends its workers becomes an error.
+whose worker has vanished is given to another one, which goes on behind the files that are staged; a file that ends its
+workers becomes an error.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from detector import __version__
 from detector.archive import worker
-from detector.archive.dataset import DataSet, as_text
+from detector.archive.dataset import DataSet
 from detector.archive.plan import Recording, Rules, Unit, check_inputs, find, units
+from detector.archive.staging import as_text
 from detector.errors import ConfigError, DetectorError
 from detector.system import install_command
 
@@ -384,6 +386,8 @@ class Run:
             self._warn_of_zone(recordings)
             self._process(cluster, recordings)
         self._commit()
+        if self._goes_on():
+            self._check_complete(recordings)
 
     def _new_files(self) -> list[tuple[str, str]]:
         """Return the files that are not in the archive yet."""
@@ -445,6 +449,15 @@ class Run:
         tasks = (self._task(unit) for unit in units(recordings, cluster.threads))
         cluster.run(tasks, self._turn)
 
+    def _check_complete(self, recordings: Sequence[Recording]) -> None:
+        """Raise DetectorError where what workers have staged has not come here, whatever the reason."""
+        missing = [r.path for r in recordings if as_text(r.path) not in self.data.done]
+        if missing:
+            raise DetectorError(
+                f"{self.data.folder}: the results of {len(missing)} files, such as {missing[0]}, have been removed or "
+                "damaged on the disk; run this again to process them"
+            )
+
     def _task(self, unit: Unit) -> _Task:
         kept = unit
         length_s = unit.length_s
@@ -456,8 +469,8 @@ class Run:
 
         def done(outcome: worker.Outcome) -> None:
             Path(note).unlink(missing_ok=True)
-            self._staged.append(outcome.staged)
-            self._staged_bytes += self.data.staged_bytes(outcome.staged)
+            self._staged += outcome.staged
+            self._staged_bytes += sum(map(self.data.staged_bytes, outcome.staged))
             self._done_s += outcome.seconds
             self._total_s += outcome.seconds - length_s
 

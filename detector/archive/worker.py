@@ -1,7 +1,8 @@
-"""What a worker does: take the files of a unit through the detector, stream by stream, and stage what comes of them.
+"""What a worker does: take the files of a unit through the detector, stream by stream, and stage what comes of each.
 
-The files are read and detected as ``snn-detect replay`` does it. Nothing but ``WorkerError`` is raised: an exit of the
-interpreter would end the worker, and an error of one file must not cost the others.
+What another worker has staged of the unit, before it ended, is not processed again. The files are read and detected as
+``snn-detect replay`` does it. Nothing but ``WorkerError`` is raised: an exit of the interpreter would end the worker,
+and an error of one file must not cost the others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 import traceback
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.archive.dataset import Staged, as_text, moments
 from detector.archive.plan import Recording, Rules, Unit, continues, scan
+from detector.archive.staging import Staged, as_text, logs, moments, taken
 from detector.audio.files import SoundFileReader
 from detector.audio.live_source import Mixing
 from detector.audio.sources import join_parts, mix_blocks
@@ -68,10 +69,10 @@ class Job:
 class Outcome:
     """What came of a unit."""
 
-    staged: str
-    """Name of its staged file."""
+    staged: tuple[str, ...]
+    """Names of the logs that have its results."""
     seconds: float
-    """Sound that was processed."""
+    """Sound in them."""
 
 
 def dask_setup(_worker: object) -> None:
@@ -93,13 +94,15 @@ def scan_files(files: Sequence[tuple[str, str]], rules: Rules, note: str) -> lis
 
 
 def process(unit: Unit, job: Job) -> Outcome:
-    """Process all files of a unit and stage the results; raises WorkerError."""
+    """Process the files of a unit that are not staged yet, and stage the results; raises WorkerError."""
     try:
         detector = _detector(job)
+        before = logs(Path(job.staging), unit.name)
+        done = {path: seconds for results in taken(before) for path, seconds in results.seconds.items()}
         with Staged(Path(job.staging), unit.name, detector.labels) as staged:
             work = _UnitWork(unit, job, detector, staged)
-            work.run()
-        return Outcome(staged.name, work.seconds)
+            work.run(done)
+        return Outcome((*(log.stem for log in before), staged.name), work.seconds + sum(done.values()))
     except WorkerError:
         raise
     except OSError as error:
@@ -161,20 +164,28 @@ class _UnitWork:
 
     def __init__(self, unit: Unit, job: Job, detector: Detector, staged: Staged) -> None:
         self.job, self.detector, self.staged = job, detector, staged
-        self._unit, self._before, self._number, self._noted_s = unit, 0, 0, 0.0
+        self._unit, self._first, self._number, self._noted_s = unit, 0, 0, 0.0
         self.seconds = 0.0
 
-    def run(self) -> None:
-        """Process all streams."""
+    def run(self, done: Container[str]) -> None:
+        """Process all streams, as far as their files are not ``done``; what comes of each counts at its end."""
+        before = 0
         for stream in self._unit.streams:
-            rest = list(stream)
-            while rest:
-                done = _Stream(self, rest).run()
-                rest, self._before = rest[done:], self._before + done
+            is_done = [as_text(recording.path) in done for recording in stream]
+            at = 0
+            while at < len(stream):
+                if is_done[at]:
+                    at += 1
+                    continue
+                end = is_done.index(True, at) if True in is_done[at:] else len(stream)
+                self._first = before + at
+                at += _Stream(self, stream[at:end]).run()
+                self.staged.end_stream()
+            before += len(stream)
 
     def begin(self, number: int) -> None:
         """Note which file of the stream is opened next."""
-        self._number = self._before + number
+        self._number = self._first + number
         self._note()
 
     def go_on(self, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,15 +15,17 @@ from typing import Any, Self
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import soundfile
 
+from detector.archive.staging import logs, taken
 from tests.service import DEADLINE_S, wait_until
 
 SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))
 ARCHIVE = [sys.executable, "-m", "detector", "archive"]
 
 
-def make_recordings(folder: Path, count: int = 24, seconds: int = 20) -> None:
+def make_recordings(folder: Path, count: int, seconds: int = 5) -> None:
     """Write recordings of two recorders, half of them damaged in one of three ways."""
     scene, rate_hz = soundfile.read(SCENE, dtype="int16")
     begin = datetime(2026, 1, 31, 22)  # noqa: DTZ001 - names of files state no zone
@@ -52,6 +55,35 @@ def content(out: Path) -> dict[str, list[Any]]:
     }
     errors = duckdb.execute(f"select path, error from '{out}/errors.parquet'").fetchall()  # noqa: S608
     return found | {"errors": sorted(errors)}
+
+
+def logged(out: Path) -> list[str]:
+    """Return the files whose results are in logs of workers."""
+    found = taken(sorted(out.glob(".archive/staged/*.arrows")))
+    return [path for results in found for path in results.files["path"].to_pylist()]
+
+
+def kept(out: Path) -> int:
+    """Return how many files a restart will not process."""
+    parts = list(out.glob("files/**/*.parquet"))
+    done = [path for part in parts for path in pq.ParquetFile(part).read(["path"])["path"].to_pylist()]
+    return len({*done, *logged(out)})
+
+
+def to_do_again(out: Path) -> int:
+    """Return how many files were begun, by the notes of the workers, and will be processed again."""
+    staged = out / ".archive" / "staged"
+    count = 0
+    for note in staged.glob("*.at"):
+        if note.stem.startswith("scan-"):
+            continue
+        finished = sum(len(results.files) for results in taken(logs(staged, note.stem)))
+        try:
+            begun = json.loads(note.read_text(encoding="ascii"))[0] + 1
+        except ValueError:  # killed while it wrote that it begins one
+            begun = finished + 1
+        count += begun - finished
+    return count
 
 
 def check_visible(out: Path) -> None:

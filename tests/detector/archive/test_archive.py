@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ from tests.detector.archive.processes import (
     Cluster,
     check_visible,
     content,
+    kept,
     make_recordings,
     run,
+    to_do_again,
 )
 from tests.service import wait_until
 
-COUNT = 24
+COUNT = 96
+WORKERS = 2
+"""Of one thread each."""
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +62,6 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def staged(out: Path) -> int:
-    return len([p for p in out.glob(".archive/staged/*.arrows") if not p.name.startswith(".")])
 
 
 def test_the_events_are_those_of_replay(recordings: Path, expected: dict[str, list[Any]]) -> None:
@@ -104,7 +105,7 @@ def test_new_files_are_added_and_then_there_is_nothing_to_do(
     assert run(*options).returncode == 66
     after = content(out)
     assert [row for row in after["files"] if row not in before["files"]] == [
-        (str(new / "20260201_120000.flac"), 20.0, len(after["events"]) - len(before["events"]), None)
+        (str(new / "20260201_120000.flac"), 5.0, len(after["events"]) - len(before["events"]), None)
     ]
     parts = sorted(out.rglob("*.parquet"))
     assert run(*options).returncode == 66
@@ -114,21 +115,25 @@ def test_new_files_are_added_and_then_there_is_nothing_to_do(
     assert "was begun with another scores (false, now true)" in refused.stderr
 
 
-def kill_with(out: Path, wanted: int, arguments: Sequence[str | Path]) -> None:
-    """Kill the command once so many units are staged."""
-    with start(*arguments) as process:
-        wait_until(lambda: process.poll() is not None or staged(out) >= wanted, "some units")
-        process.kill()
-
-
-def test_killed_at_any_moment_it_goes_on_where_it_was(
+def test_killed_at_any_moment_it_goes_on_behind_the_files_that_are_done(
     recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", "2", "-q")
-    for wanted in (1, 5):
-        kill_with(out, wanted, arguments)
+    arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", str(WORKERS), "-q")
+    finished, begun = 0, 0
+    for number in range(3):
+        wanted = finished + secrets.randbelow(COUNT // 4) + 1
+        with start(*arguments) as process:
+            wait_until(lambda: process.poll() is not None or kept(out) >= wanted, "some files")  # noqa: B023
+            if number:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:  # its workers end when they notice
+                process.kill()
         check_visible(out)
+        assert wanted <= kept(out) < COUNT
+        assert 0 <= to_do_again(out) <= WORKERS
+        finished, begun = kept(out), begun + to_do_again(out)
+    assert begun  # else the notes are not those of a run that was killed
     assert run(*arguments).returncode == 66
     assert content(out) == expected
     assert [p.name for p in (out / ".archive" / "staged").iterdir()] == []
@@ -138,29 +143,45 @@ def test_a_terminal_interrupts_it_and_what_is_done_is_kept(
     recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", "2", "-q")
+    arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", str(WORKERS), "-q")
     with start(*arguments) as process:
-        wait_until(lambda: staged(out) >= 1, "a unit")
+        wait_until(lambda: kept(out) >= 1, "a file")
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
         assert process.stderr is not None
         assert process.stderr.read() == ""
-    assert content(out)["files"] if list(out.glob("errors.parquet")) else True
+    assert kept(out) >= 1
     assert run(*arguments).returncode == 66
     assert content(out) == expected
 
 
-def test_a_worker_and_then_the_scheduler_are_killed(
-    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
+NOTE_FILES = """
+import os
+from detector.archive import worker
+from detector.audio.files import SoundFileReader
+
+def noted(path):
+    with open(os.environ["OPENED"], "a") as file:
+        file.write(f"{path}\\n")
+    return SoundFileReader(path)
+
+worker.SoundFileReader = noted
+"""
+
+
+def test_a_worker_the_scheduler_and_the_command_are_killed_and_files_in_progress_alone_are_processed_again(
+    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    with Cluster(tmp_path) as cluster:
+    out, opened = tmp_path / "out", tmp_path / "opened"
+    monkeypatch.setenv("OPENED", str(opened))
+    (tmp_path / "preload.py").write_text(NOTE_FILES)
+    with Cluster(tmp_path, "--preload", str(tmp_path / "preload.py")) as cluster:
         arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "-q", "--scheduler", cluster.address)
         with start(*arguments) as process:
-            wait_until(lambda: staged(out) >= 2, "some units")
-            cluster.kill(cluster.workers[0])
+            wait_until(lambda: kept(out) >= COUNT // 8, "some files")
+            cluster.kill(cluster.workers.pop(0))
             cluster.start_worker()
-            wait_until(lambda: staged(out) >= 4, "more units")
+            wait_until(lambda: kept(out) >= COUNT // 4, "more files")
             cluster.kill(cluster.scheduler)
             assert process.stderr is not None
             lines = process.stderr.read().splitlines()
@@ -168,8 +189,16 @@ def test_a_worker_and_then_the_scheduler_are_killed(
             assert "the scheduler is lost or does not answer" in lines[0]
         check_visible(out)
         cluster.restart()
+        with start(*arguments) as process:
+            wait_until(lambda: kept(out) >= COUNT // 2, "more files")
+            process.kill()
+        check_visible(out)
         assert run(*arguments).returncode == 66
     assert content(out) == expected
+    # One of the worker, and twice one of each: with the scheduler all workers were killed, with the command none was,
+    # but its results have gone to the next run.
+    again = Counter(opened.read_text().splitlines())
+    assert again.total() - len(again) <= 1 + 2 * WORKERS
 
 
 class Quiet:

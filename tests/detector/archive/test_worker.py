@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,8 +17,7 @@ import pytest
 import soundfile
 
 from detector import Detector
-from detector.archive import worker
-from detector.archive.dataset import read_staged, staged_scores
+from detector.archive import staging, worker
 from detector.archive.plan import Recording, Rules, Unit, find, scan, streams
 from detector.audio.files import SoundFileReader
 from detector.audio.sources import read_chunks
@@ -51,12 +51,17 @@ def job(detector: Detector, tmp_path: Path) -> worker.Job:
 def staged(job: worker.Job, recordings: Sequence[Recording]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of all tables that processing these leaves."""
     unit = Unit("unit", tuple(tuple(stream) for stream in streams(recordings)))
-    outcome = worker.process(unit, job)
-    path = Path(job.staging) / f"{outcome.staged}.arrows"
-    tables, count = read_staged(path)
-    scores = [row for table in staged_scores(path) for row in table.to_pylist()]
-    assert len(scores) == count
-    return {kind: table.to_pylist() for kind, table in tables.items()} | {"scores": scores}
+    return rows_of(job, worker.process(unit, job).staged)
+
+
+def rows_of(job: worker.Job, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of all tables in these logs."""
+    rows: dict[str, list[dict[str, Any]]] = {"events": [], "files": [], "scores": []}
+    for results in staging.taken(Path(job.staging) / f"{name}.arrows" for name in names):
+        rows["events"] += results.events.to_pylist()
+        rows["files"] += results.files.to_pylist()
+        rows["scores"] += [row for table in results.scores() for row in table.to_pylist()]
+    return rows
 
 
 def scanned(folder: Path) -> list[Recording]:
@@ -162,6 +167,62 @@ def test_a_damaged_file_keeps_its_events_and_ends_the_stream(
     early = [r for r in rows["events"] if r["path"] == str(first)]
     assert early
     assert all(r["offset_s"] <= rows["files"][0]["seconds"] + 0.05 for r in early)
+
+
+def test_what_an_attempt_before_has_staged_is_not_processed_again(
+    job: worker.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cut(tmp_path / "in" / "pond", (4.0, 8.0, 12.0, 16.0))
+    recordings = scanned(tmp_path / "in")
+    apart = [dataclasses.replace(r, start=None) for r in (recordings[0], recordings[1], recordings[4])]
+    unit = Unit("unit", ((apart[0],), (apart[1],), tuple(recordings[2:4]), (apart[2],)))
+    first = worker.process(unit, job)
+    expected = rows_of(job, first.staged)
+    log = Path(job.staging) / f"{first.staged[0]}.arrows"
+    opened: list[str] = []
+    tried: list[int] = []
+
+    def noted(path: Path) -> SoundFileReader:
+        opened.append(str(path))
+        return SoundFileReader(path)
+
+    monkeypatch.setattr(worker, "SoundFileReader", noted)
+    whole = log.read_bytes()
+    paths = [recording.path for recording in unit.recordings]
+    for size in (*range(0, len(whole), 50), len(whole)):
+        log.write_bytes(whole[:size])
+        again = paths[sum(len(results.files) for results in staging.read(log)) :]
+        if len(again) == len(opened):
+            continue
+        opened.clear()
+        outcome = worker.process(unit, job)
+        assert opened == again
+        assert outcome.seconds == pytest.approx(first.seconds)
+        assert rows_of(job, outcome.staged) == expected
+        assert outcome.staged[0] == first.staged[0]
+        (log.parent / f"{outcome.staged[1]}.arrows").unlink()
+        tried.append(len(again))
+    assert tried == [5, 4, 3, 1, 0]
+
+
+def test_the_files_of_a_stream_are_noted_by_their_number_in_the_unit(
+    job: worker.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cut(tmp_path / "in" / "pond", (4.0, 8.0, 12.0))
+    apart = [dataclasses.replace(r, start=None) for r in scanned(tmp_path / "in")]
+    unit = Unit("unit", tuple((r,) for r in apart))
+    notes: dict[str, int] = {}
+
+    def noted(path: Path) -> SoundFileReader:
+        notes[path.name] = json.loads(Path(worker.note_path(job.staging, "unit")).read_text())[0]
+        return SoundFileReader(path)
+
+    monkeypatch.setattr(worker, "SoundFileReader", noted)
+    with staging.Staged(Path(job.staging), "unit", job.labels) as before:
+        before.add("files", {"path": apart[1].path, "seconds": 4.0})
+        before.end_stream()
+    worker.process(unit, job)
+    assert notes == {Path(apart[number].path).name: number for number in (0, 2, 3)}
 
 
 def test_an_error_of_the_program_costs_one_file(
