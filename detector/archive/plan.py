@@ -60,6 +60,8 @@ class Recording:
     """What states the start: ``name``, ``AudioMoth``, ``GUANO`` or ``bext``."""
     lacks_zone: bool = False
     """Whether that has no time zone, so that the one of the options was taken."""
+    has_tracks: bool = False
+    """Whether it has several sound tracks of which none was chosen."""
     text: str = ""
     """The text in the file that the start was read from, as it is."""
     fault: str = ""
@@ -334,6 +336,8 @@ class Rules:
     """Texts of ``NamePattern``."""
     zone: str = "UTC"
     """Of times without an offset."""
+    track: str | None = None
+    """Sound track of files that have several."""
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
@@ -380,8 +384,9 @@ def scan(path: str, root: str, rules: Rules) -> Recording:
     recording = Recording(path, root, source, 0)
     try:
         recording = replace(recording, size=place.stat().st_size)
-        reader = SoundFileReader(place)
+        reader = SoundFileReader(place, rules.track)
         frames, rate_hz = reader.frames_total, reader.rate_hz
+        recording = replace(recording, has_tracks=bool(reader.track_note))
         reader.close()
     except OSError as error:
         return replace(recording, fault=f"{path}: cannot be read ({error.strerror})")

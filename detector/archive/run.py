@@ -81,6 +81,8 @@ class Options:
     sensitivity: Sensitivity | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
     channel: Channel = "mean"
+    track: str | None = None
+    """Sound track of files that have several; None: the first."""
     scores: bool = False
     """Whether scores are kept, second by second."""
     names: tuple[str, ...] = ()
@@ -337,7 +339,7 @@ class Run:
 
         self._options, self._progress, self._goes_on = options, progress, goes_on
         check_inputs(options.inputs)
-        self._rules = Rules(options.names, options.zone or "UTC")
+        self._rules = Rules(options.names, options.zone or "UTC", options.track)
         detector = Detector.load(options.model, options.thresholds, options.sensitivity or "balanced")
         reported = reported_labels(detector.manifest, options.only, all_classes=options.all_classes)
         self.patience_s = _PATIENCE_S
@@ -350,6 +352,7 @@ class Run:
             "sensitivity": detector.sensitivity,
             "labels": list(reported),
             "channel": options.channel,
+            "track": options.track,
             "scores": options.scores,
             "names": list(options.names),
             "time_zone": self._rules.zone,
@@ -365,6 +368,7 @@ class Run:
             sensitivity=detector.sensitivity,
             labels=reported,
             channel=options.channel,
+            track=options.track,
             wants_scores=options.scores,
         )
         self._staged: list[str] = []
@@ -384,6 +388,7 @@ class Run:
         recordings = self._scan(cluster, files)
         if self._goes_on():
             self._warn_of_zone(recordings)
+            self._warn_of_tracks(recordings)
             self._process(cluster, recordings)
         self._commit()
         if self._goes_on():
@@ -441,6 +446,14 @@ class Run:
             self._progress.print_line(
                 f"snn-detect: warning: {unknown} files state no start time; their events have none (day=unknown), "
                 "give a pattern of their names with --name"
+            )
+
+    def _warn_of_tracks(self, recordings: Sequence[Recording]) -> None:
+        several = [r.path for r in recordings if r.has_tracks]
+        if several:
+            self._progress.print_line(
+                f"snn-detect: warning: {len(several)} files, such as {as_text(several[0])}, have several sound tracks; "
+                "the first is used, choose with --track"
             )
 
     def _process(self, cluster: Cluster, recordings: Sequence[Recording]) -> None:

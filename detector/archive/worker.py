@@ -63,6 +63,8 @@ class Job:
     """Those to keep."""
     channel: Channel
     wants_scores: bool
+    track: str | None = None
+    """Sound track of files that have several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ class _Stream:
         if recording.fault:
             return None
         try:
-            return SoundFileReader(Path(recording.path))
+            return SoundFileReader(Path(recording.path), self._job.track)
         except SourceError as error:
             file.error = str(error)
         except Exception as error:  # noqa: BLE001 - one file must not cost the others
@@ -269,6 +271,8 @@ class _Stream:
     def _parts_of(self, file: _File, reader: SoundFileReader) -> Iterator[Samples]:
         block = -(-self._detector.chunk_samples * reader.rate_hz // self._rate_hz)
         mixing = Mixing(self._job.channel, file.warnings.append)
+        if reader.track_note:
+            mixing.warn(reader.track_note)
         try:
             for part in mix_blocks(reader.blocks(block), reader.rate_hz, file.recording.path, mixing):
                 file.frames += len(part)
@@ -287,9 +291,9 @@ class _Stream:
             return None
         self._work.begin(at)
         try:
-            reader = SoundFileReader(Path(after.path))
-        except SourceError:
-            return None  # it is opened again as the first of a stream, which notes its error
+            reader = SoundFileReader(Path(after.path), self._job.track)
+        except Exception:  # noqa: BLE001 - it is opened again as the first of a stream, which notes its error
+            return None
         if reader.rate_hz != self._source_rate_hz:
             reader.close()
             return None

@@ -32,7 +32,17 @@ from detector.audio.containers import (
     sound_follows,
 )
 from detector.audio.live_source import Block
-from detector.audio.media import DamageError, MediaError, MediaPart, PipeBytes, is_media, recognise, second_file
+from detector.audio.media import (
+    DamageError,
+    MediaError,
+    MediaPart,
+    PipeBytes,
+    TrackError,
+    choose_track,
+    is_media,
+    recognise,
+    second_file,
+)
 from detector.errors import ConfigError, SourceError
 from detector.messages import Samples
 from detector.system import ByteStream
@@ -96,13 +106,16 @@ class _Part(Protocol):
 class SoundFileReader:
     """An open sound file, read once from its beginning to its end."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file.
+    def __init__(self, path: Path, track: str | None = None) -> None:
+        """Open the file. ``track``: number from 1, or language, of the sound track of a container; None: the first.
 
-        Raises SourceError where it is missing, unreadable, not a sound file, without sound, or of a rate outside 4 to
-        384 kHz.
+        Raises SourceError where it is missing, unreadable, not a sound file, without sound or that track, or of a rate
+        outside 4 to 384 kHz.
         """
         self.path = path
+        self.track_note = ""
+        """Which sound track is read, where there are several and none was chosen."""
+        self._wanted = track
         self.frames_read = 0
         self._part: _Part | None = None
         self._layout: Layout | None = None
@@ -184,6 +197,13 @@ class SoundFileReader:
         part = self._next_part()
         if part is None:
             raise self._error("holds no sound (0 frames); record it again, or fix the length in its header")
+        if not isinstance(part, MediaPart):
+            try:
+                choose_track([""], self._wanted)  # other formats have one, without a language
+            except TrackError as error:
+                raise self._error(str(error)) from None
+        elif part.track_note:
+            self.track_note = f"{self.path}: {part.track_note}"
         return part.rate_hz, part.channels
 
     def _next_part(self) -> _Part | None:
@@ -291,10 +311,13 @@ class SoundFileReader:
         name = recognise(head, self._layout)
         file = PipeBytes(stream) if stream.size is None else os.fdopen(_open(self.path), "rb")
         try:
-            part = MediaPart(file)
+            part = MediaPart(file, self._wanted)
         except ConfigError as error:
             file.close()
             raise self._error(f"{name}; {error}; or convert it: {_CONVERT}") from error
+        except TrackError as error:
+            file.close()
+            raise self._error(str(error)) from None
         except MediaError as error:
             file.close()
             hint = "" if stream.size is not None else " (where its index is at its end, name the file, not a pipe)"

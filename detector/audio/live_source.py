@@ -145,10 +145,12 @@ Channel: TypeAlias = Literal["mean", "left", "right"] | int
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """How channels become one, and what reports that the result is nearly silent."""
+    """Which sound is used, how its channels become one, and what reports what is doubtful about that."""
 
     channel: Channel = "mean"
     warn: Callable[[str], None] = _log.warning
+    track: str | None = None
+    """Sound track of a container: a number from 1, or a language; None: the first."""
 
     @property
     def column(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -190,20 +190,67 @@ _MAX_RETRIES: Final = 1000
 _MAX_SILENCE_S: Final = 3600.0
 """Of a whole file: the timestamps of one may be of any kind."""
 _AGAIN: Final = "copy or record it again"
+_DIGITS: Final = 9
+"""In the number of a track."""
+
+
+class TrackError(Exception):
+    """A container has no such sound track; the text names those that it has."""
+
+
+def choose_track(languages: Sequence[str], wanted: str | None, option: str = "--track") -> int:
+    """Return the index of the sound track that is wanted, by its number from 1 or its language; None: the first.
+
+    ``languages``: of each track, empty where none is stated; ``option``: what names it. Raises TrackError.
+    """
+    if wanted is None:
+        number = 0
+    elif wanted.isdecimal():
+        number = int(wanted) - 1 if len(wanted) <= _DIGITS else -1
+    else:
+        number = next((n for n, language in enumerate(languages) if language and wanted.lower() == language), -1)
+    if not 0 <= number < len(languages):
+        there = f"it has the sound tracks {track_names(languages)}" if languages else "it has no sound"
+        raise TrackError(f"{there}; {option} {wanted} is not there" if wanted else there)
+    return number
+
+
+def track_names(languages: Sequence[str]) -> str:
+    """Return the numbers and languages of sound tracks as part of a sentence."""
+    return ", ".join(f"{n} ({language})" if language else str(n) for n, language in enumerate(languages, 1))
+
+
+def track_languages(container: Any) -> list[str]:
+    """Return the language of each sound track of a container of PyAV, in lower case; empty where none is stated."""
+    return [(track.language or track.metadata.get("language") or "").lower() for track in container.streams.audio]
+
+
+def use_track(container: Any, number: int) -> Any:
+    """Return a sound track of a container by its index, and have all other tracks not be read."""
+    chosen = container.streams.audio[number]
+    for other in container.streams:
+        if other is not chosen:
+            other.discard = type(other.discard).all
+    return chosen
 
 
 class MediaPart:
-    """The first sound track of a container, as FFmpeg decodes it, from its first sample on.
+    """A sound track of a container, as FFmpeg decodes it, from its first sample on.
 
     What the container marks as the encoder's delay and padding is left out. Where packets are missing or damaged, and
     the timestamps say how much, silence of that length takes their place, so that all later times are right: a minute
     at most, an hour in a file. Each such place is counted.
     """
 
-    def __init__(self, file: BinaryIO | PipeBytes) -> None:
-        """Open; ``close`` closes the file. Raises MediaError, and ConfigError without PyAV."""
+    def __init__(self, file: BinaryIO | PipeBytes, track: str | None = None) -> None:
+        """Open; ``close`` closes the file. ``track``: as in ``choose_track``.
+
+        Raises MediaError, TrackError, and ConfigError without PyAV.
+        """
         self._file, self._av = file, load_av("files of this kind")
         self.missing = self.gaps = 0
+        self.track_note = ""
+        """Which sound track this is, where there are several and none was chosen."""
         self._is_hurt = False
         self._longest = 1
         """Samples in the longest frame so far."""
@@ -219,7 +266,7 @@ class MediaPart:
         except Exception as error:  # noqa: BLE001 - of a library, about what is in the file
             raise MediaError(f"{self._reason(error)}; {_AGAIN}") from None
         try:
-            self._track = self._choose()
+            self._track = self._choose(track)
             self._packets: Iterator[Any] = self._container.demux(self._track)
             self._frames = self._decoded()
             self._first = next(self._frames, None)
@@ -269,19 +316,19 @@ class MediaPart:
     def _is_mov(self) -> bool:
         return bool(self._container.format.name == _MOV)
 
-    def _choose(self) -> Any:
-        """Return the first sound track, and have the others not be read; raises MediaError without one."""
-        tracks = self._container.streams.audio
-        if not tracks:
+    def _choose(self, wanted: str | None) -> Any:
+        """Return the sound track that is wanted; raises MediaError or TrackError without it."""
+        languages = track_languages(self._container)
+        if not languages:
             kinds = sorted({stream.type for stream in self._container.streams})
             raise MediaError(f"it has no sound track, only {' and '.join(kinds)}" if kinds else "it has no tracks")
-        if tracks[0].codec_context is None:
+        track = use_track(self._container, choose_track(languages, wanted))
+        if len(languages) > 1 and wanted is None:
+            self.track_note = f"has the sound tracks {track_names(languages)}; 1 is used, choose with --track"
+        if track.codec_context is None:
             raise MediaError("its sound is of a codec that is not known here; convert it")
-        for other in self._container.streams:
-            if other is not tracks[0]:
-                other.discard = type(other.discard).all
-        tracks[0].codec_context.options = {"err_detect": _STRICT}
-        return tracks[0]
+        track.codec_context.options = {"err_detect": _STRICT}
+        return track
 
     def _promised_s(self) -> float | None:
         """Return the length that the container states of the track; None where it does not."""

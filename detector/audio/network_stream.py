@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 from detector.audio.capture import Block, Capture, StreamFormat, now_s
 from detector.audio.captured_source import CapturedSource
 from detector.audio.live_source import Mixing
-from detector.audio.media import Timestamps, as_floats, load_av
+from detector.audio.media import (
+    Timestamps,
+    TrackError,
+    as_floats,
+    choose_track,
+    load_av,
+    track_languages,
+    use_track,
+)
 from detector.config.secrets import credential, read_secret
 from detector.config.sections import Audio
 from detector.errors import ConfigError, DetectorError, DeviceError
@@ -230,7 +238,7 @@ class MediaStream:
         self._container = self._open()
         self.is_segmented = self._container.format.name in {"hls", "dash"}
         try:
-            self._track = self._choose(self._container.streams.audio)
+            self._track = self._choose()
         except DeviceError:
             self.close()
             raise
@@ -309,23 +317,13 @@ class MediaStream:
                 self._http.close()
             raise self._error(error, _OPEN_S) from None
 
-    def _choose(self, tracks: Any) -> Any:
-        """Return the sound track of the settings, and have the others not be read; raises DeviceError without one."""
-        wanted = self._audio.track
-        number = 0 if wanted is None else int(wanted) - 1 if wanted.isdecimal() else None
-        languages = [(track.language or track.metadata.get("language") or "").lower() for track in tracks]
-        if number is None and wanted is not None:
-            number = next((n for n, language in enumerate(languages) if language and wanted.lower() == language), -1)
-        if number is None or not 0 <= number < len(tracks):
-            named = ", ".join(f"{n} ({language})" if language else str(n) for n, language in enumerate(languages, 1))
-            there = f"it has the sound tracks {named}" if tracks else "it has no sound"
-            raise DeviceError(
-                f"{self._audio.name}: {there}" + (f"; audio.track = {wanted} is not there" if wanted else "")
-            )
-        for other in self._container.streams:
-            if other is not tracks[number]:
-                other.discard = type(other.discard).all
-        return tracks[number]
+    def _choose(self) -> Any:
+        """Return the sound track of the settings; raises DeviceError without it."""
+        languages = track_languages(self._container)
+        try:
+            return use_track(self._container, choose_track(languages, self._audio.track, "audio.track ="))
+        except TrackError as error:
+            raise DeviceError(f"{self._audio.name}: {error}") from None
 
     def _next_frames(self) -> list[Any]:
         """Wait for a packet of the track and return its frames; none where it is damaged."""

@@ -73,7 +73,7 @@ def read_chunks(
     file is missing, not a sound file, without sound or of a rate outside 4 to 384 kHz; and, behind all sound that
     can be used, where it is damaged or cut off, or at a sample that is not a number.
     """
-    with closing(SoundFileReader(Path(path))) as file:
+    with closing(_opened(Path(path), mixing)) as file:
         yield from _file_chunks(file, rate_hz, chunk_samples or rate_hz, mixing)
 
 
@@ -245,7 +245,7 @@ class FileSource(ReadSource):
         first = 0
         while True:
             end = first
-            with closing(SoundFileReader(self._path)) as file:
+            with closing(_opened(self._path, self._mixing, notes=not first)) as file:
                 self.channels, self.frames_total = file.channels, file.frames_total
                 self.source_rate_hz = file.rate_hz
                 for chunk in _file_chunks(file, self._model_rate_hz, self._chunk_samples, self._mixing, self._counted):
@@ -363,6 +363,14 @@ def in_real_time(
             due = origin + (part.first_sample + len(part.samples)) / rate_hz
             time.sleep(max(0.0, due - time.monotonic()))
             yield part
+
+
+def _opened(path: Path, mixing: Mixing, *, notes: bool = True) -> SoundFileReader:
+    """Return an open file; raises SourceError. ``notes``: warn of a track that was not chosen."""
+    file = SoundFileReader(path, mixing.track)
+    if file.track_note and notes:
+        mixing.warn(file.track_note)
+    return file
 
 
 def _file_chunks(

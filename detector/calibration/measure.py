@@ -337,10 +337,11 @@ def check_labels(labels: Iterable[str], detector: Detector, option: str) -> None
 
 
 def _identity(path: Path, mixing: Mixing) -> str:
-    """Return a key of a file's content: its path, size and time of change, and the channel where it is a single one."""
+    """Return a key of a file's content: its path, size and time of change, and the channel and track of a choice."""
     status = _status(path)
     channel = "" if mixing.column is None else f" channel {mixing.column + 1}"
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}{channel}"
+    track = "" if mixing.track is None else f" track {mixing.track}"
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}{channel}{track}"
 
 
 def _status(path: Path) -> os.stat_result:

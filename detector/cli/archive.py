@@ -13,7 +13,7 @@ import click
 from detector.cli.program import (
     Gauge,
     all_classes_option,
-    channel_option,
+    mixing_options,
     model_option,
     only_option,
     print_status,
@@ -44,7 +44,7 @@ _LINE_S: Final = 30.0
 @all_classes_option
 @sensitivity_option
 @threshold_option
-@channel_option
+@mixing_options
 @click.option("--scores", is_flag=True, help="Keep the highest score of each class in each second, too.")
 @click.option(
     "--name",

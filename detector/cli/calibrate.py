@@ -206,7 +206,7 @@ class Calibrator:
             check_source(self._settings.audio)
         self._check_outputs()
         self._store = ScoreStore(options.scores, self._detector)
-        mixing = Mixing(parse_channel(options.channel))
+        mixing = Mixing(parse_channel(options.channel), track=options.track)
         self._measurement = Measurement(self._detector, self._store, signals, mixing)
 
     def _check_outputs(self) -> None:

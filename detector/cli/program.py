@@ -141,11 +141,16 @@ def parse_channel(text: str | None) -> Channel:
     raise click.BadParameter(f"--channel {text}: use mean, left, right, or a number from 1")
 
 
+_track_option = click.option(
+    "--track", help="Sound track of a stream or film: a number from 1, or a language.  [default: the first]"
+)
 channel_option = click.option(
     "--channel",
     callback=lambda _ctx, _param, text: parse_channel(text),
     help="Channel to use: mean, left, right, or a number from 1.  [default: mean]",
 )
+mixing_options = options(channel_option, _track_option)
+"""Adds the options for the sound of files that is used: ``channel``, ``track``."""
 stream_options = options(
     click.option(
         "--credentials-file",
@@ -153,7 +158,7 @@ stream_options = options(
         help="File whose first line is user:password, for a stream (a URL).",
     ),
     click.option("--transport", type=click.Choice(["tcp", "udp"]), help="How an RTSP server sends.  [default: tcp]"),
-    click.option("--track", help="Sound track of a stream: a number from 1, or a language.  [default: the first]"),
+    _track_option,
 )
 """Adds the options of streams: ``credentials_file``, ``transport``, ``track``."""
 

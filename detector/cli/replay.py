@@ -24,9 +24,9 @@ from click.shell_completion import CompletionItem
 from detector.cli.program import (
     Gauge,
     all_classes_option,
-    channel_option,
     check_raw_options,
     force_option,
+    mixing_options,
     model_option,
     only_option,
     print_error,
@@ -110,7 +110,7 @@ class _Moment(_Type):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too.")
 @click.option("--realtime", is_flag=True, help="Read the sound in real time, as from a microphone.")
 @raw_options
-@channel_option
+@mixing_options
 @click.option("--scores", type=click.Path(path_type=Path), help="Write the scores of every frame to this .npz file.")
 @click.option(
     "--picture",
@@ -142,6 +142,8 @@ def replay(ctx: click.Context, /, **options: Any) -> None:
     check_raw_options(ctx, reads_raw=STDIN in files)
     if files.count(STDIN) > 1:
         raise click.UsageError("Standard input (-) can be read only once.")
+    if options["track"] is not None and STDIN in files:
+        raise click.UsageError("--track is for files: raw samples on standard input (-) have no tracks.")
     if options["start_time"] and len(files) > 1:
         raise click.UsageError("--start-time needs a single FILE: several began at several times.")
     with SignalHandler() as signals:
@@ -352,6 +354,8 @@ class Options:
     channels: int = 1
     """Rate in Hz, format and channels of raw samples."""
     channel: Channel = "mean"
+    track: str | None = None
+    """Sound track of files that have several; None: the first."""
     start_time: datetime | None = None
     """Time of day of the first sample."""
     scores: Path | None = None
@@ -457,7 +461,7 @@ class FileReplay:
         from detector.audio.live_source import Mixing
         from detector.audio.sources import FileSource, PcmSource, RawFormat
 
-        mixing = Mixing(self._options.channel, self._warnings.append)
+        mixing = Mixing(self._options.channel, self._warnings.append, self._options.track)
         if name == STDIN:
             if sys.stdin.isatty():
                 raise ConfigError("standard input is a terminal; pipe raw samples into it, or name a file")

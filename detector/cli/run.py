@@ -316,5 +316,6 @@ def _replay(ctx: click.Context, options: Mapping[str, Any], file: str) -> None:
             sensitivity=options["sensitivity"],
             quiet=options["quiet"],
             channel=parse_channel(options["channel"]),
+            track=options["track"],
         )
         ctx.exit(Replay(asked, signals).run())

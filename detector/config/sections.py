@@ -177,8 +177,8 @@ class _Capture(Section):
     track: str | None = Field(
         None,
         min_length=1,
-        description="Sound track of a stream: a number from 1, or a language as the stream names it. Left out: the "
-        "first.",
+        description="Sound track of a stream or film: a number from 1, or a language as the stream names it. Left "
+        "out: the first.",
         examples=["1", "eng"],
     )
     stall_s: float = Field(

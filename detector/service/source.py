@@ -180,7 +180,11 @@ def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> Au
         if Path(audio.device).is_fifo():  # it could not be repeated, and would block until there is a writer
             raise SourceError(f"{audio.device}: is a pipe, not a file; read it with snn-detect replay")
         return FileSource(
-            audio.device, model_rate_hz, real_time=True, loop=run_options.loop, mixing=Mixing(audio.channel)
+            audio.device,
+            model_rate_hz,
+            real_time=True,
+            loop=run_options.loop,
+            mixing=Mixing(audio.channel, track=audio.track),
         )
     check_source(audio, run_options.raw.channels if run_options.raw else 1)
     if audio.device == STDIN:

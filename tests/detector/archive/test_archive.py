@@ -160,10 +160,10 @@ import os
 from detector.archive import worker
 from detector.audio.files import SoundFileReader
 
-def noted(path):
+def noted(path, track):
     with open(os.environ["OPENED"], "a") as file:
         file.write(f"{path}\\n")
-    return SoundFileReader(path)
+    return SoundFileReader(path, track)
 
 worker.SoundFileReader = noted
 """
@@ -243,10 +243,10 @@ import os, signal
 from detector.archive import worker
 from detector.audio.files import SoundFileReader
 
-def open_or_end(path):
+def open_or_end(path, track):
     if path.name == "20260131_220000.flac":
         os.kill(os.getpid(), signal.SIGKILL)
-    return SoundFileReader(path)
+    return SoundFileReader(path, track)
 
 worker.SoundFileReader = open_or_end
 """

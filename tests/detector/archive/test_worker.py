@@ -182,9 +182,9 @@ def test_what_an_attempt_before_has_staged_is_not_processed_again(
     opened: list[str] = []
     tried: list[int] = []
 
-    def noted(path: Path) -> SoundFileReader:
+    def noted(path: Path, track: str | None) -> SoundFileReader:
         opened.append(str(path))
-        return SoundFileReader(path)
+        return SoundFileReader(path, track)
 
     monkeypatch.setattr(worker, "SoundFileReader", noted)
     whole = log.read_bytes()
@@ -213,9 +213,9 @@ def test_the_files_of_a_stream_are_noted_by_their_number_in_the_unit(
     unit = Unit("unit", tuple((r,) for r in apart))
     notes: dict[str, int] = {}
 
-    def noted(path: Path) -> SoundFileReader:
+    def noted(path: Path, track: str | None) -> SoundFileReader:
         notes[path.name] = json.loads(Path(worker.note_path(job.staging, "unit")).read_text())[0]
-        return SoundFileReader(path)
+        return SoundFileReader(path, track)
 
     monkeypatch.setattr(worker, "SoundFileReader", noted)
     with staging.Staged(Path(job.staging), "unit", job.labels) as before:
@@ -232,10 +232,10 @@ def test_an_error_of_the_program_costs_one_file(
     recordings = [dataclasses.replace(r, start=None) for r in scanned(tmp_path / "in")]
     opened = SoundFileReader
 
-    def fails(path: Path) -> Any:
+    def fails(path: Path, track: str | None) -> Any:
         if str(path) == recordings[0].path:
             raise MemoryError("too much")
-        return opened(path)
+        return opened(path, track)
 
     monkeypatch.setattr(worker, "SoundFileReader", fails)
     rows = staged(job, recordings)
