@@ -186,6 +186,10 @@ _SLACK_FRAMES: Final = 1
 _MOV_SLACK_FRAMES: Final = 4
 """The same where it may count those of the encoder, before the sound and behind it."""
 _PADDING_FRAMES: Final = 2
+_AAC_MARK: Final = b"Lavc"
+"""FFmpeg's own AAC encoder writes its name into the first packet, and no other one does."""
+_AAC_DELAY: Final = 1024
+"""Its delay in samples. Where a container states it, FFmpeg leaves out the frame of that packet."""
 _MAX_RETRIES: Final = 1000
 _MAX_SILENCE_S: Final = 3600.0
 """Of a whole file: the timestamps of one may be of any kind."""
@@ -237,9 +241,12 @@ def use_track(container: Any, number: int) -> Any:
 class MediaPart:
     """A sound track of a container, as FFmpeg decodes it, from its first sample on.
 
-    What the container marks as the encoder's delay and padding is left out. Where packets are missing or damaged, and
-    the timestamps say how much, silence of that length takes their place, so that all later times are right: a minute
-    at most, an hour in a file. Each such place is counted.
+    What the container marks as the encoder's delay and padding is left out, and the delay of FFmpeg's own AAC encoder,
+    which its first packet shows. Other AAC without a stated delay begins late by what its encoder has put before the
+    sound: 512 to 2048 samples were measured, of HE-AAC 5057 to 7105, which is 148 ms at 48 kHz.
+
+    Where packets are missing or damaged, and the timestamps say how much, silence of that length takes their place, so
+    that all later times are right: a minute at most, an hour in a file. Each such place is counted.
     """
 
     def __init__(self, file: BinaryIO | PipeBytes, track: str | None = None) -> None:
@@ -251,6 +258,8 @@ class MediaPart:
         self.missing = self.gaps = 0
         self.track_note = ""
         """Which sound track this is, where there are several and none was chosen."""
+        self._is_marked, self._begin_pts = False, None
+        """Whether FFmpeg's AAC encoder has written the first packet, and its timestamp."""
         self._is_hurt = False
         self._longest = 1
         """Samples in the longest frame so far."""
@@ -280,8 +289,9 @@ class MediaPart:
             raise
         self.rate_hz: int = self._first.sample_rate
         self.channels = as_floats(self._first).shape[0]
+        self._lead = _AAC_DELAY if self._is_marked and self._first.pts == self._begin_pts else 0
         promised_s = self._promised_s()
-        self.frames = None if promised_s is None else max(1, round(promised_s * self.rate_hz))
+        self.frames = None if promised_s is None else max(1, round(promised_s * self.rate_hz) - self._lead)
 
     def blocks(self, frames: int) -> Iterator[Block]:
         """Yield blocks of so many frames, fewer at the end; raises DamageError behind those that can be decoded."""
@@ -343,7 +353,7 @@ class MediaPart:
 
     def _decoded(self) -> Iterator[Any]:
         """Yield frames; those of damaged packets are left out."""
-        retries = 0
+        retries, is_first = 0, True
         while True:
             try:
                 packet = next(self._packets, None)
@@ -358,7 +368,9 @@ class MediaPart:
                 raise DamageError(self._reason(error)) from None
             if packet is None:
                 return
-            retries = 0
+            if is_first and self._track.codec_context.name == "aac":
+                self._is_marked, self._begin_pts = _AAC_MARK in bytes(packet), packet.pts
+            retries, is_first = 0, False
             yield from self._decode(packet)
 
     def _decode(self, packet: Any) -> Iterator[Any]:
@@ -388,7 +400,9 @@ class MediaPart:
             self._is_hurt = False
             for at in range(0, lost, self.rate_hz):
                 yield np.zeros((min(self.rate_hz, lost - at), samples.shape[1]), np.float32)
-            yield np.ascontiguousarray(samples)
+            if len(samples) > self._lead:
+                yield np.ascontiguousarray(samples[self._lead :])
+            self._lead = max(0, self._lead - len(samples))
             frame = next(self._frames, None)
 
     def _lost(self, frame: Any, length: int) -> int:

@@ -114,6 +114,40 @@ def test_a_click_is_where_it_was_and_the_sound_as_long_as_it_was(tmp_path: Path,
     assert abs(len(found.sound) - 2 * decoded_hz) <= (0 if is_exact else 0.02 * decoded_hz)
 
 
+AAC = {
+    "a.aac": (),
+    "a.ts": (),
+    "a.mka": (),
+    "a.flv": (),
+    "a.avi": ("-c:a", "aac"),
+    "no_edit_list.m4a": ("-use_editlist", "0"),
+    "fragments.mp4": ("-movflags", "frag_keyframe+empty_moov"),
+}
+"""Where no container states the delay of the encoder."""
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+@pytest.mark.parametrize("name", AAC)
+def test_the_delay_of_aac_is_left_out_where_its_first_packet_shows_it(tmp_path: Path, name: str, rate: int) -> None:
+    options = ("-c:a", "aac", *AAC[name])
+    found = read(click(tmp_path / name, rate, *options)).sound
+    assert int(np.abs(found).argmax()) == rate // 2
+    assert 0 <= len(found) - 2 * rate < 1024
+    unmarked = read(click(tmp_path / f"unmarked_{name}", rate, *options, "-flags:a", "+bitexact")).sound
+    assert int(np.abs(unmarked).argmax()) == rate // 2 + 1024
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts", ".flv", ".aac", ".mov", ".mp4"])
+def test_the_delay_of_aac_is_left_out_once_where_packets_were_copied(tmp_path: Path, suffix: str) -> None:
+    copied = tmp_path / f"copy{suffix}"
+    source = click(tmp_path / "a.m4a", 48000, "-c:a", "aac")
+    subprocess.run([program("ffmpeg"), "-v", "error", "-i", source, "-c", "copy", copied], check=True)
+    assert int(np.abs(read(copied).sound).argmax()) == 24_000
+    cut = tmp_path / f"cut{suffix}"
+    subprocess.run([program("ffmpeg"), "-v", "error", "-ss", "0.25", "-i", source, "-c", "copy", cut], check=True)
+    assert abs(int(np.abs(read(cut).sound).argmax()) - 12_000) <= 1024
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_containers_are_read_without_a_gap(tmp_path: Path, name: str) -> None:
     """As long as the original, but for what they keep of the encoder's own delay."""
