@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from detector.audio.live_source import Block
 from detector.errors import ConfigError
 from detector.system import ByteStream, install_command
 
-_AHEAD_S: Final = 60.0
+AHEAD_S: Final = 60.0
 """A jump of the timestamps that is longer than the clock allows by so much is no loss, but another time scale."""
 _FOLLOW: Final = 0.05
 _LEAST_TOLERANCE_S: Final = 0.002
@@ -45,8 +46,9 @@ class Timestamps:
     ones by its whole length.
     """
 
-    def __init__(self) -> None:
-        """Start with the first frame."""
+    def __init__(self, owed_s: float = math.inf) -> None:
+        """Start with the first frame. ``owed_s``: by how much all jumps together may exceed what the clock allows."""
+        self._most_owed_s, self._owed_s = owed_s, 0.0
         self._expected_s: float | None = None
         self._arrived_s = 0.0
         self._jitter_s = 0.0
@@ -58,6 +60,7 @@ class Timestamps:
         """
         expected_s, elapsed_s = self._expected_s, arrived_s - self._arrived_s
         self._arrived_s = arrived_s
+        self._owed_s -= min(self._owed_s, max(0.0, elapsed_s - length_s))  # of packets that have come late
         if stamp_s is None or expected_s is None:
             base_s = stamp_s if expected_s is None else expected_s
             self._expected_s = None if base_s is None else base_s + length_s
@@ -73,7 +76,11 @@ class Timestamps:
         if -1.0 < off_s < 0:
             self._jitter_s = max(self._jitter_s, -off_s)
             return 0.0
-        return off_s if 0 < off_s <= elapsed_s + _AHEAD_S else None
+        owed_s = self._owed_s + max(0.0, off_s - elapsed_s)
+        if off_s < 0 or off_s > elapsed_s + AHEAD_S or owed_s > self._most_owed_s:
+            return None
+        self._owed_s = owed_s
+        return off_s
 
 
 def as_floats(frame: Any) -> NDArray[np.float32]:

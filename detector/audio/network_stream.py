@@ -27,6 +27,7 @@ from detector.audio.capture import Block, Capture, StreamFormat, now_s
 from detector.audio.captured_source import CapturedSource
 from detector.audio.live_source import Mixing
 from detector.audio.media import (
+    AHEAD_S,
     Timestamps,
     TrackError,
     as_floats,
@@ -244,7 +245,7 @@ class MediaStream:
             raise
         self._packets: Iterator[Any] = self._container.demux(self._track)
         self._tick_s = float(self._track.time_base)
-        self._timestamps = Timestamps()
+        self._timestamps, self._has_jumped = Timestamps(AHEAD_S), False
         self._parts: list[NDArray[np.float32]] = []
         self._frames = 0
         self._lost_s: float | None = 0.0
@@ -329,6 +330,8 @@ class MediaStream:
         """Wait for a packet of the track and return its frames; none where it is damaged."""
         try:
             packet = next(self._packets, None)
+        except self._av.error.PatchWelcomeError:  # such as a link of an Ogg chain that has other channels
+            raise _ChangedError from None
         except Exception as error:  # noqa: BLE001 - as above
             raise self._error(error, self._stall_s) from None
         if packet is None:
@@ -355,7 +358,9 @@ class MediaStream:
         if lost_s is None:
             if self._container.format.name == "ogg":
                 raise _ChangedError  # another link of a chain, whose time base may be wrong
-            _log.info("%s: the timestamps have jumped; the clock says how much is lost", self._audio.name)
+            if not self._has_jumped:  # some streams do it all the time
+                _log.info("%s: the timestamps have jumped; the clock says how much is lost", self._audio.name)
+            self._has_jumped = True
         changed = (rate_hz, channels) != (self.format.rate_hz, self.format.channels)
         blocks = self._block() if changed or lost_s != 0.0 else []
         if lost_s != 0.0:

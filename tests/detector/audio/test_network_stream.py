@@ -233,6 +233,24 @@ def test_an_ogg_chain_that_changes_its_rate_goes_on() -> None:
     assert pitch_hz(found[-RATE // 2 :]) == pytest.approx(900, abs=5)
 
 
+def test_an_ogg_chain_that_changes_its_channels_goes_on_without_being_taken_for_lost() -> None:
+    links = [
+        tone(1.5, "-ac", str(channels), "-c:a", "libopus", "-f", "ogg", hz=hz) for channels, hz in ((1, 500), (2, 900))
+    ]
+    turn = iter(range(100))
+
+    def send(_path: str, write: Write) -> None:
+        for link in links[min(next(turn), 1) :]:
+            paced(link, round(len(link) / 1.5), write)
+        threading.Event().wait(20)
+
+    with HttpServer(send) as server, listen(server.url) as listener:
+        listener.receive(2.4)
+        assert listener.source.stats.device_channels == 2
+    assert listener.conditions == []
+    assert pitch_hz(listener.samples()[0][-RATE // 2 :]) == pytest.approx(900, abs=5)
+
+
 def test_a_stream_that_changes_its_rate_without_an_end_goes_on() -> None:
     pieces = [tone(1.5, "-c:a", "aac", "-f", "adts", rate_hz=rate, hz=hz) for rate, hz in ((44100, 500), (16000, 900))]
 
@@ -301,6 +319,29 @@ def test_timestamps_that_jump_are_a_gap_and_never_an_absurd_one(jump_s: float) -
     else:
         # Timestamps say nothing then: it is how late the next packet was, beyond the sound that has come.
         assert 0 <= lost_s <= max(0.0, elapsed_s - 1.6) + 0.3
+
+
+def test_timestamps_that_jump_back_and_forth_lose_no_more_than_a_minute_beyond_the_clock(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    pieces = [
+        tone(0.25, "-c:a", "aac", "-f", "mpegts", "-output_ts_offset", str(100 + 0.25 * number + 25 * (number % 2)))
+        for number in range(12)
+    ]
+
+    def send(_path: str, write: Write) -> None:
+        for piece in pieces:
+            paced(piece, 4 * len(piece), write)
+        threading.Event().wait(20)
+
+    began_s = time.monotonic()
+    with HttpServer(send) as server, listen(server.url) as listener:
+        listener.receive(2.5)
+        elapsed_s = time.monotonic() - began_s
+    assert len(listener.gaps) >= 6
+    assert 40 < sum(gap.samples for gap in listener.gaps) / RATE < 60 + elapsed_s
+    assert caplog.text.count("the timestamps have jumped") == 1
 
 
 def test_lost_rtp_packets_are_gaps_of_their_length_by_the_timestamps(tmp_path: Path) -> None:
@@ -492,6 +533,18 @@ def test_each_lost_packet_is_counted_by_its_timestamp(length_s: float) -> None:
     found = [marks.lost_s(at, length_s, at) or 0.0 for at in kept]
     assert sum(lost_s > 0 for lost_s in found) == 30
     assert sum(found) == pytest.approx(30 * length_s)
+
+
+def test_jumps_beyond_the_clock_are_bounded_together_and_lost_packets_of_a_burst_are_none() -> None:
+    marks = Timestamps(60.0)
+    found = [marks.lost_s(at + 7.0 * (number // 50), 0.02, at) for number, at in enumerate(stamps(1000, 0.02))]
+    assert [lost_s for lost_s in found if lost_s != 0] == [pytest.approx(7.0, abs=0.1)] * 8 + [None] * 11
+    # Every fifth packet is lost, and the four others come together, for an hour.
+    marks = Timestamps(60.0)
+    kept = [(0.02 * number, 0.1 * (number // 5)) for number in range(180_000) if number % 5 != 2]
+    lost = [marks.lost_s(at, 0.02, arrived_s) for at, arrived_s in kept]
+    assert None not in lost
+    assert sum(filter(None, lost)) == pytest.approx(0.02 * len(kept) / 4, rel=0.01)
 
 
 def test_a_timestamp_that_is_missing_or_of_another_scale_counts_nothing() -> None:
