@@ -132,9 +132,9 @@ class Staged:
         """Have the results so far count; raises OSError where they cannot be written, or the log has been removed."""
         pa, _ = arrow()
         for frame, kind in ((_EVENTS, "events"), (_FILES, "files")):
-            batch = pa.RecordBatch.from_pylist(self._rows[kind], self._schemas[kind])
+            if rows := self._rows[kind]:
+                self._write(frame, pa.RecordBatch.from_pylist(rows, self._schemas[kind]).serialize())
             self._rows[kind] = []
-            self._write(frame, batch.serialize())
         if self._fault is not None:  # of scores, where it has become an error of the file
             raise self._fault
         self._file.flush()
@@ -222,15 +222,16 @@ def read(log: Path) -> Iterator[Results]:
             return
         pa, _ = arrow()
         scores_schema = pa.ipc.read_schema(pa.py_buffer(head[len(release) :]))
-        scores, events = [], None
+        scores, none, columns = [], schema("events").empty_table(), schema("files")
+        events = none
         for kind, data, at in frames:
             if kind == _SCORES:
                 scores.append((at, len(data)))
             elif kind == _EVENTS:
-                events = _table(data, schema("events"))
+                events = _table(data, none.schema)
             elif kind == _FILES:
-                yield Results(log, events, _table(data, schema("files")), scores_schema, tuple(scores))
-                scores, events = [], None
+                yield Results(log, events, _table(data, columns), scores_schema, tuple(scores))
+                scores, events = [], none
 
 
 def _frames(file: BinaryIO) -> Iterator[tuple[bytes, bytes, int]]:

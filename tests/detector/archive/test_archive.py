@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from detector.archive.run import Options, Run, connect
+from detector.archive.staging import taken
+from detector.errors import DetectorError
 from tests.detector.archive.processes import (
     ARCHIVE,
     Cluster,
@@ -207,6 +209,36 @@ class Quiet:
     def advance(self, done: float, detail: str = "", total: float | None = None) -> None: ...
 
     def print_line(self, line: str) -> None: ...
+
+
+class Removing(Quiet):
+    """Removes the first log that is complete, as a disk that fails."""
+
+    def __init__(self, out: Path) -> None:
+        self.staged, self.files = out / ".archive" / "staged", 0
+
+    def advance(self, done: float, detail: str = "", total: float | None = None) -> None:  # noqa: ARG002 - as of all progress
+        for log in self.staged.glob("*.arrows"):
+            if done and not self.files and not list(self.staged.glob(f"{log.name[:24]}.at")):
+                self.files = sum(len(results.files) for results in taken([log]))
+                log.unlink()
+
+
+def test_results_that_vanish_from_the_disk_end_the_run_with_a_line_and_are_done_by_the_next(
+    recordings: Path, expected: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    options = Options((str(recordings),), tmp_path / "out", zone="Europe/Berlin")
+    progress = Removing(tmp_path / "out")
+    with connect(None, 1) as client:
+        with (
+            closing(Run(options, progress, lambda: True)) as first,
+            pytest.raises(DetectorError, match=r"the results of \d+ files, such as /.*, have been removed") as caught,
+        ):
+            first.run(client)
+        assert f"of {progress.files} files" in str(caught.value)
+        with closing(Run(options, Quiet(), lambda: True)) as second:
+            second.run(client)
+    assert content(tmp_path / "out") == expected
 
 
 def test_work_of_a_worker_that_does_not_go_on_is_given_to_another(
