@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from detector import __version__
 from detector.archive import worker
-from detector.archive.dataset import DataSet
+from detector.archive.dataset import DataSet, as_text
 from detector.archive.plan import Recording, Rules, Unit, check_inputs, find, units
-from detector.archive.staging import as_text
 from detector.errors import ConfigError, DetectorError
 from detector.system import install_command
 
@@ -373,8 +372,7 @@ class Run:
         )
         self._staged: list[str] = []
         self._staged_bytes, self._committed_s = 0, time.monotonic()
-        self._done_s = self._total_s = 0.0
-        self._begun_s = time.monotonic()
+        self._done_s, self._total_s, self._begun_s = 0.0, 0.0, time.monotonic()
 
     def close(self) -> None:
         """Release the folder of the archive."""

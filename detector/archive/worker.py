@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.archive.dataset import Staged, as_text, logs, moments, taken
 from detector.archive.plan import Recording, Rules, Unit, continues, scan
-from detector.archive.staging import Staged, as_text, logs, moments, taken
 from detector.audio.files import SoundFileReader
 from detector.audio.live_source import Mixing
 from detector.audio.sources import join_parts, mix_blocks

@@ -30,8 +30,8 @@ import numpy as np
 import psutil
 import soundfile
 
+from detector.archive.dataset import arrow
 from detector.archive.run import Options, Run, connect
-from detector.archive.staging import arrow
 from detector.audio.sources import read_chunks
 from detector.pipeline import Detector
 from tests.detector.archive.processes import kept, to_do_again

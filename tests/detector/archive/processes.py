@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from detector.archive.staging import logs, taken
+from detector.archive.dataset import logs, taken
 from tests.service import DEADLINE_S, wait_until
 
 SCENE = Path(str(resources.files("models") / "demo" / "scene.flac"))

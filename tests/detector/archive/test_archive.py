@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from detector.archive.dataset import taken
 from detector.archive.run import Options, Run, connect
-from detector.archive.staging import taken
 from detector.errors import DetectorError
 from tests.detector.archive.processes import (
     ARCHIVE,

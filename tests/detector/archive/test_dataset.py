@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from detector.archive import dataset
-from detector.archive.dataset import METADATA_KEY, DataSet, folder_name
-from detector.archive.staging import Staged, moments
+from detector.archive.dataset import METADATA_KEY, DataSet, Staged, folder_name, moments
 from detector.errors import ConfigError
 
 SETTINGS = {"model": "m-1.0.0", "model_sha256": "ab12", "thresholds": {"007": 0.5}}

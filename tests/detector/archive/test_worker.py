@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from detector import Detector
-from detector.archive import staging, worker
+from detector.archive import dataset, worker
 from detector.archive.plan import Recording, Rules, Unit, find, scan, streams
 from detector.audio.files import SoundFileReader
 from detector.audio.sources import read_chunks
@@ -57,7 +57,7 @@ def staged(job: worker.Job, recordings: Sequence[Recording]) -> dict[str, list[d
 def rows_of(job: worker.Job, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of all tables in these logs."""
     rows: dict[str, list[dict[str, Any]]] = {"events": [], "files": [], "scores": []}
-    for results in staging.taken(Path(job.staging) / f"{name}.arrows" for name in names):
+    for results in dataset.taken(Path(job.staging) / f"{name}.arrows" for name in names):
         rows["events"] += results.events.to_pylist()
         rows["files"] += results.files.to_pylist()
         rows["scores"] += [row for table in results.scores() for row in table.to_pylist()]
@@ -191,7 +191,7 @@ def test_what_an_attempt_before_has_staged_is_not_processed_again(
     paths = [recording.path for recording in unit.recordings]
     for size in (*range(0, len(whole), 50), len(whole)):
         log.write_bytes(whole[:size])
-        again = paths[sum(len(results.files) for results in staging.read(log)) :]
+        again = paths[sum(len(results.files) for results in dataset.read_log(log)) :]
         if len(again) == len(opened):
             continue
         opened.clear()
@@ -218,7 +218,7 @@ def test_the_files_of_a_stream_are_noted_by_their_number_in_the_unit(
         return SoundFileReader(path, track)
 
     monkeypatch.setattr(worker, "SoundFileReader", noted)
-    with staging.Staged(Path(job.staging), "unit", job.labels) as before:
+    with dataset.Staged(Path(job.staging), "unit", job.labels) as before:
         before.add("files", {"path": apart[1].path, "seconds": 4.0})
         before.end_stream()
     worker.process(unit, job)

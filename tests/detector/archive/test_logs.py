@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from detector.archive import staging
-from detector.archive.staging import Staged, moments, read, schema, taken
+from detector.archive import dataset
+from detector.archive.dataset import Staged, logs, moments, read_log, schema, taken
 
 START = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
 LABELS = ("007", "Music/Bass")
@@ -34,8 +34,8 @@ def add(staged: Staged, *files: str, scores: int = 2) -> None:
     staged.end_stream()
 
 
-def paths(*logs: Path, done: tuple[str, ...] = ()) -> list[list[str]]:
-    return [results.files["path"].to_pylist() for results in taken(logs, done)]
+def paths(*found: Path, done: tuple[str, ...] = ()) -> list[list[str]]:
+    return [results.files["path"].to_pylist() for results in taken(found, done)]
 
 
 def log_of(folder: Path, staged: Staged) -> Path:
@@ -51,7 +51,7 @@ def test_each_stream_counts_from_its_end_on(tmp_path: Path) -> None:
         staged.add("files", {"path": "c", "source": "x", **moments(START, 0)})
         assert paths(log) == [["a", "b"]]
         staged.end_stream()
-    (first, second) = read(log)
+    (first, second) = read_log(log)
     assert first.events["id"].to_pylist() == ["event of a", "event of b"]
     assert [row["second"] for table in first.scores() for row in table.to_pylist()] == [0, 1]
     assert (first.seconds, first.sizes) == ({"a": 3.0, "b": 3.0}, {"a": 7, "b": 7})
@@ -86,15 +86,15 @@ def test_what_a_power_failure_has_left_as_zeros_does_not_count(tmp_path: Path) -
 
 
 def test_the_first_results_of_a_file_count_and_those_of_files_that_are_done_do_not(tmp_path: Path) -> None:
-    logs = []
+    found = []
     for number, streams in enumerate(((("a", "b"), ("c",)), (("b", "c"), ("d",)))):
         with Staged(tmp_path, f"unit{number}", LABELS) as staged:
             for stream in streams:
                 add(staged, *stream)
-        logs.append(log_of(tmp_path, staged))
-    assert paths(*logs) == [["a", "b"], ["c"], ["d"]]
-    assert paths(*logs[::-1]) == [["b", "c"], ["d"]]
-    assert paths(*logs, done=("a", "d")) == [["c"]]
+        found.append(log_of(tmp_path, staged))
+    assert paths(*found) == [["a", "b"], ["c"], ["d"]]
+    assert paths(*found[::-1]) == [["b", "c"], ["d"]]
+    assert paths(*found, done=("a", "d")) == [["c"]]
     assert paths(tmp_path / "missing.arrows") == []
 
 
@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_ends_the_unit_and_nothing_is_lost_in_between(tmp_pa
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from tests.detector.archive.test_staging import LABELS, Staged, add, schema\n"
+        "from tests.detector.archive.test_logs import LABELS, Staged, add, schema\n"
         "columns = schema('scores', LABELS).names\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 200_000))\n"
@@ -128,7 +128,7 @@ def test_a_disk_that_is_full_ends_the_unit_and_nothing_is_lost_in_between(tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "OSError: [Errno 27] File too large" in done.stderr
-    (log,) = staging.logs(tmp_path, "unit")
+    (log,) = logs(tmp_path, "unit")
     assert paths(log) == [["a"]]
 
 
@@ -136,7 +136,7 @@ def test_a_worker_that_is_killed_has_lost_what_it_was_writing_alone(tmp_path: Pa
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from tests.detector.archive.test_staging import LABELS, Staged, add\n"
+        "from tests.detector.archive.test_logs import LABELS, Staged, add\n"
         "with Staged(Path(sys.argv[1]), 'unit', LABELS) as staged:\n"
         "    add(staged, 'a')\n"
         "    add(staged, 'b')\n"
@@ -145,7 +145,7 @@ def test_a_worker_that_is_killed_has_lost_what_it_was_writing_alone(tmp_path: Pa
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert paths(*staging.logs(tmp_path, "unit")) == [["a"], ["b"]]
+    assert paths(*logs(tmp_path, "unit")) == [["a"], ["b"]]
 
 
 def test_an_attempt_whose_log_was_taken_meanwhile_ends(tmp_path: Path) -> None:
@@ -159,5 +159,5 @@ def test_an_attempt_whose_log_was_taken_meanwhile_ends(tmp_path: Path) -> None:
 def test_what_another_release_has_staged_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Staged(tmp_path, "unit", LABELS) as staged:
         add(staged, "a")
-    monkeypatch.setattr(staging, "_release", lambda: b"other columns".ljust(32))
+    monkeypatch.setattr(dataset, "_release", lambda: b"other columns".ljust(32))
     assert paths(log_of(tmp_path, staged)) == []
