@@ -48,7 +48,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean test-programs run-tests install install-runtime install-service uninstall deb lock check-lock \
+.PHONY: demo test lint clean build-programs test-programs run-tests install install-runtime install-service uninstall deb lock check-lock \
   wheels check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
   check-node-red check-home-assistant release bench-sources bench-instructions soak
 
@@ -80,7 +80,7 @@ $(RUNTIME)/.installed: pyproject.toml $(CORE)
 	@touch $@
 
 # torch goes first and alone: no search for versions of the rest can then reach for another one.
-$(TESTING)/.installed: pyproject.toml $(CORE)
+$(TESTING)/.installed: pyproject.toml $(CORE) | build-programs
 	$(call create_venv,$(TESTING))
 	@echo "installing $(TORCH), the project and its tools into $(TESTING); this takes minutes the first time"
 	@$(call install,$(TESTING)) $(TORCH)
@@ -309,7 +309,13 @@ readme-table: $(TESTING)/.installed
 picture: $(TESTING)/.installed test-programs
 	@$(TESTING)/bin/python -m tests.detector.web.picture
 
-test-programs:
+# Where PyPI has no wheel for this release of Python, pip compiles. Before test-programs: one apt-get at a time.
+build-programs:
+	@{ command -v c++ && $(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'; } \
+	  >/dev/null 2>&1 || $(call install_packages,g++ python3-dev) || \
+	  echo "make: where packages have to be compiled, this fails; as root, run: apt-get install g++ python3-dev"
+
+test-programs: build-programs
 	@dpkg-query --show $(TEST_PROGRAMS) >/dev/null 2>&1 || $(call install_packages,$(TEST_PROGRAMS)) || \
 	  echo "make: without $(TEST_PROGRAMS) some tests are skipped; install them for all tests"
 
