@@ -19,7 +19,7 @@ from models.cli.evaluate import (
 from models.cli.images import compare, convert, show_encoding, show_neuron
 from models.cli.train import adapt, average, cross_evaluate, evaluate, fit, folds, tune
 
-_SCENES_EXTRA = {"dcase_util", "onnx", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
+_SCENES_EXTRA = {"dcase_util", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
 
 
 def _extra_of(module: str) -> str | None:
