@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote
 
 from detector.errors import ConfigError
@@ -409,9 +409,9 @@ class EventReader:
         """Return the highest number there is, 0 without events."""
         return max((int(number or 0) for (number,) in self._rows("SELECT max(number) FROM events")), default=0)
 
-    def labels(self) -> list[str]:
-        """Return the labels that there are events of."""
-        return [label for (label,) in self._rows(_LABELS)]
+    def values(self, column: Literal["label", "category", "source"]) -> list[str]:
+        """Return the labels, categories or sources that there are events of."""
+        return [value for (value,) in self._rows(_VALUES.format(column=column))]
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[sqlite3.Row]:
         try:
@@ -511,14 +511,15 @@ def _conditions(wanted: Wanted) -> tuple[str, list[Any]]:
     return " AND ".join(parts) or "1", values
 
 
-_LABELS: Final = """
-    WITH RECURSIVE found(label) AS (
-        SELECT min(label) FROM events
-        UNION ALL SELECT (SELECT min(label) FROM events WHERE label > found.label) FROM found WHERE label IS NOT NULL
+_VALUES: Final = """
+    WITH RECURSIVE found(value) AS (
+        SELECT min({column}) FROM events
+        UNION ALL
+        SELECT (SELECT min({column}) FROM events WHERE {column} > found.value) FROM found WHERE value IS NOT NULL
     )
-    SELECT label FROM found WHERE label IS NOT NULL
+    SELECT value FROM found WHERE value IS NOT NULL
 """
-"""From one label to the next by their index, instead of through all events."""
+"""From one to the next by their index, instead of through all events."""
 _TEN_MINUTES: Final = len("2026-11-23T18:0")
 
 

@@ -17,18 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from detector.cli.program import CommandGroup, print_status, print_text
+from detector.cli.program import CommandGroup, TimeType, config_option, print_status, print_text
 from detector.cli.program import options as add_options
 from detector.errors import DetectorError, suggestion
 from detector.system import csv_cell
 
 if TYPE_CHECKING:
     from detector.events_db import EventReader, StoredEvent, Wanted
-
-    _Type = click.ParamType[datetime]
-else:
-    # Not generic in older releases of click.
-    _Type = click.ParamType
 
 _Printer: TypeAlias = Callable[[Mapping[str, Any]], None]
 _SERVICE_DATABASE: Final = Path("/var/lib/snn-detect/events.db")
@@ -42,7 +37,7 @@ _EXAMPLE: Final = "2h, a date such as 2026-11-23, or a time such as 2026-11-23T1
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-class _When(_Type):
+class _When(TimeType):
     """A time span before now, a date, or a time; without an offset from UTC it is local, as the times shown are."""
 
     name = "WHEN"
@@ -72,6 +67,7 @@ _selection_options = add_options(
         type=click.Path(path_type=Path, readable=False),
         help="Database file; default: that of the configuration.",
     ),
+    config_option,
     click.option("--label", "labels", multiple=True, help="Only this sound; may be repeated."),
     click.option("--category", "categories", multiple=True, help="Only sounds of this category; may be repeated."),
     click.option("--source", "sources", multiple=True, help="Only events of this source; may be repeated."),
@@ -98,21 +94,21 @@ def events() -> None:
 @click.option("--limit", "-n", type=click.IntRange(0, _MAX_ROWS), default=10, show_default=True, help="How many.")
 @click.option("--follow", "-f", is_flag=True, help="Continue with new events, until Ctrl-C.")
 @_json_option
-def tail(*, limit: int, follow: bool, as_json: bool, **options: Any) -> None:
+def tail(*, limit: int, follow: bool, as_json: bool, database: Path | None, path: Path | None, **options: Any) -> None:
     """Show the last events.
 
     With --follow, also each new one, and again when it has ended.
     """
     from detector.events_db import EventReader, Follower, Wanted
 
-    path, wanted, show = _database(options.pop("database")), Wanted(**options, newest=limit), _printer(as_json=as_json)
+    file, wanted, show = _database(database, path), Wanted(**options, newest=limit), _printer(as_json=as_json)
     follower = Follower(wanted)
-    with EventReader(path) as reader:
+    with EventReader(file) as reader:
         if not _print(follower.begin(reader), show) and limit:
-            _report_none(reader, wanted)
+            _report_none(reader, wanted, path)
     while follow:
         _wait_for_events()
-        with EventReader(path) as reader:
+        with EventReader(file) as reader:
             _print(follower.source_events(reader), show)
 
 
@@ -136,16 +132,16 @@ def export(*, kind: str, **options: Any) -> None:
     _print_all(_csv_printer() if kind == "csv" else _print_json, **options)
 
 
-def _print_all(show: _Printer, database: Path | None, limit: int | None, **options: Any) -> None:
+def _print_all(show: _Printer, database: Path | None, path: Path | None, limit: int | None, **options: Any) -> None:
     """Print the events that the options select, or on standard error that there are none."""
     from detector.events_db import EventReader, Wanted
 
     wanted = Wanted(**options, newest=limit)
     if wanted.since and wanted.until and wanted.since >= wanted.until:
         raise click.UsageError(f"--since {wanted.since} is not before --until {wanted.until}.")
-    with EventReader(_database(database)) as reader:
+    with EventReader(_database(database, path)) as reader:
         if not _print(reader.events(wanted), show):
-            _report_none(reader, wanted)
+            _report_none(reader, wanted, path)
 
 
 def _print(events: Iterable[StoredEvent], show: _Printer) -> int:
@@ -190,40 +186,41 @@ def _csv_printer() -> _Printer:
     return show
 
 
-def _report_none(reader: EventReader, wanted: Wanted) -> None:
+def _report_none(reader: EventReader, wanted: Wanted, config: Path | None) -> None:
     """Report that no event was found, and what the database holds."""
-    labels = reader.labels()
+    labels = reader.values("label")
     if not labels:
         print_status(f"{reader.path}: holds no events yet")
         return
     asked = [label for label in wanted.labels if label not in labels]
-    known = [*labels, *_model_labels()] if asked else labels
+    known = [*labels, *_model_labels(config)] if asked else labels
     near = [suggestion(label, known) for label in asked if label not in known]
-    hints = [f"did you mean {found!r}?" for found in near if found]
-    hints += (
-        [f"there are events of {', '.join(labels)}"] if wanted.labels or wanted.categories or wanted.sources else []
-    )
+    hints = [f"did you mean {found!r}" for found in near if found]
+    there = [labels] if wanted.labels else []
+    there += [reader.values("category")] if wanted.categories else []
+    there += [reader.values("source")] if wanted.sources else []
+    hints += [f"there are events of {', '.join(names)}" for names in there if names]
     print_status("; ".join([f"{reader.path}: no such events", *hints]))
 
 
-def _model_labels() -> tuple[str, ...]:
+def _model_labels(config: Path | None) -> tuple[str, ...]:
     """Return the labels of the configured model, of which there may be no events yet; none where it cannot be read."""
     from detector.config.loading import load_settings
     from detector.network import load_model
 
     with contextlib.suppress(DetectorError):  # the events can be read without it
-        return load_model(load_settings(None).model.path).manifest.labels
+        return load_model(load_settings(config).model.path).manifest.labels
     return ()
 
 
-def _database(given: Path | None) -> Path:
+def _database(given: Path | None, config: Path | None) -> Path:
     """Return the given file, else that of the configuration, else the default of this user or of the service."""
     if given is not None:
         return given
     from detector.config.loading import load_settings
     from detector.config.paths import database_file
 
-    settings = load_settings(None)
+    settings = load_settings(config)
     if settings.database is not None and settings.database.path is not None:
         return settings.database.path
     own = database_file()

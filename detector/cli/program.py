@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from detector.audio.live_source import Channel
+
+    TimeType = click.ParamType[datetime]
+else:
+    # Not generic in older releases of click.
+    TimeType = click.ParamType
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 INTERNAL_ERROR = 70
@@ -75,6 +81,22 @@ def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, .
         if not label.strip():
             raise click.BadParameter(f"{part!r} is not of the form label=value, such as guitar=0.7")
     return found
+
+
+class Moment(TimeType):
+    """A time of day with its offset from UTC."""
+
+    name = "RFC3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse the text; fails for a time without an offset, which could mean any."""
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-11-23T18:04:05+01:00", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} lacks its offset from UTC: add Z or such as +01:00", param, ctx)
+        return moment
 
 
 def _complete_labels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

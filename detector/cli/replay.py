@@ -23,6 +23,7 @@ from click.shell_completion import CompletionItem
 
 from detector.cli.program import (
     Gauge,
+    Moment,
     all_classes_option,
     check_raw_options,
     force_option,
@@ -59,11 +60,6 @@ if TYPE_CHECKING:
     from detector.pipeline import Detector
     from detector.sinks.base import Sink
 
-    _Type = click.ParamType[datetime]
-else:
-    # Not generic in older releases of click.
-    _Type = click.ParamType
-
 _PROGRESS_S: Final = 0.1
 _SHOWN: Final = 4
 """Files at once whose progress is shown by name."""
@@ -80,22 +76,6 @@ RAVEN_HEAD: Final = (
 _RAVEN: Final = table_kind("a selection table", RAVEN_HEAD, "\t")
 _LABEL_TRACK: Final = FileKind("a label track", re.compile(rb"\d+(\.\d+)?\t\d+(\.\d+)?\t"))
 _SCORES: Final = FileKind("a file of scores", re.compile(rb"PK\x03\x04.{26}scores\.npy", re.DOTALL))
-
-
-class _Moment(_Type):
-    """A time of day with its offset from UTC."""
-
-    name = "RFC3339"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse the text; fails for a time without an offset, which could mean any."""
-        try:
-            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time such as 2026-11-23T18:04:05+01:00", param, ctx)
-        if moment.tzinfo is None:
-            self.fail(f"{value!r} lacks its offset from UTC: add Z or such as +01:00", param, ctx)
-        return moment
 
 
 @click.command()
@@ -126,7 +106,7 @@ class _Moment(_Type):
 @threshold_option
 @force_option
 @click.option("--jobs", type=click.IntRange(min=1), help="Files to replay at once.  [default: one for each core]")
-@click.option("--start-time", type=_Moment(), help="When the recording began: fills the time of the events.")
+@click.option("--start-time", type=Moment(), help="When the recording began: fills the time of the events.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary, only errors.")
 @click.pass_context
 def replay(ctx: click.Context, /, **options: Any) -> None:
@@ -158,15 +138,21 @@ def audacity_rows(records: Iterable[EventRecord]) -> list[tuple[str, ...]]:
     )
 
 
-def raven_rows(records: Iterable[EventRecord], low_hz: float, high_hz: float) -> list[tuple[str, ...]]:
-    """Return Raven's selections of the offsets among the records, in the band that the detector uses, and the head."""
+def raven_rows(
+    records: Iterable[EventRecord], low_hz: float, high_hz: float, column: int | None = None
+) -> list[tuple[str, ...]]:
+    """Return Raven's selections of the offsets among the records, in the band that the detector uses, and the head.
+
+    They are in the channel that the detector was given, the one with the index ``column``; of a mean in the first.
+    """
     offsets = sorted(
         (r for r in records if isinstance(r, OffsetRecord)), key=lambda r: (r.onset_s, r.offset_s, r.label)
     )
     rows = [(f"{r.onset_s:.6f}", f"{r.offset_s:.6f}", f"{low_hz:.1f}", f"{high_hz:.1f}", r.label) for r in offsets]
     scores = (f"{r.peak:.4f}" for r in offsets)
     numbered = enumerate(zip(rows, scores, strict=True), 1)
-    return [RAVEN_HEAD, *((str(n), "Spectrogram 1", "1", *row, score) for n, (row, score) in numbered)]
+    channel = str((column or 0) + 1)
+    return [RAVEN_HEAD, *((str(n), "Spectrogram 1", channel, *row, score) for n, (row, score) in numbered)]
 
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -247,11 +233,10 @@ def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, .
 class FileNotes:
     """The files that are written for one input besides its records: at its end, or not at all."""
 
-    def __init__(
-        self, detector: Detector, scores: Path | None, picture: Path | None, audacity: Path | None, raven: Path | None
-    ) -> None:
-        """Prepare to write to these places, which ``check_outputs`` has passed."""
-        self._detector, self._audacity, self._raven = detector, audacity, raven
+    def __init__(self, detector: Detector, column: int | None, places: Sequence[Path | None]) -> None:
+        """Prepare to write to these places, which ``check_outputs`` has passed; ``column``: the channel, from 0."""
+        scores, picture, audacity, raven = places
+        self._detector, self._audacity, self._raven, self._column = detector, audacity, raven, column
         self._wants_records = bool(picture or audacity or raven)
         self.records: list[EventRecord] = []
         self._sheet = None
@@ -307,7 +292,7 @@ class FileNotes:
             write_rows(self._audacity, audacity_rows(self.records))
         if self._raven is not None:
             features = self._detector.manifest.features
-            write_rows(self._raven, raven_rows(self.records, features.f_min_hz, features.f_max_hz))
+            write_rows(self._raven, raven_rows(self.records, features.f_min_hz, features.f_max_hz, self._column))
         if self._sheet is not None:
             from detector.plots import LONGEST_S
 
@@ -315,6 +300,12 @@ class FileNotes:
             if self._sheet.is_cut:
                 return [f"{name}: the picture shows the first {LONGEST_S / 60:.0f} minutes"]
         return []
+
+
+def check_names(option: str, names: Sequence[str]) -> None:
+    """Raise ConfigError where two inputs share a name, which is all that the output has of them."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"{option}: several files are called {min(twice)!r}; replay them one at a time")
 
 
 def places(option: str, target: Path | None, names: Sequence[str], suffixes: Sequence[str]) -> list[Path | None]:
@@ -327,8 +318,7 @@ def places(option: str, target: Path | None, names: Sequence[str], suffixes: Seq
     if target is None or len(names) == 1:
         return [target] * len(names)
     stems = ["stdin" if name == STDIN else Path(name).stem for name in names]
-    if twice := {stem for stem in stems if stems.count(stem) > 1}:
-        raise ConfigError(f"{option}: several files are called {min(twice)!r}; replay them one at a time")
+    check_names(option, stems)
     return [target.with_name(f"{target.stem}-{stem}{target.suffix}") for stem in stems]
 
 
@@ -393,9 +383,12 @@ class FileReplay:
 
     def run(self, number: int, emit: Callable[[Result], object]) -> None:
         """Replay one of the files; an error is emitted, and all else before it."""
+        from detector.audio.live_source import Mixing
+
         self._emit, self._sounds = emit, 0
+        column = Mixing(self._options.channel).column
         try:
-            self._replay(self._options.files[number], FileNotes(self._detector, *self._places[number]))
+            self._replay(self._options.files[number], FileNotes(self._detector, column, self._places[number]))
         except Exception as error:  # noqa: BLE001 - raised again, or printed, in its turn
             error.add_note(traceback.format_exc())  # which does not pass from one process to another
             emit(error)
@@ -524,6 +517,8 @@ class Replay:
 
     def _check_outputs(self) -> None:
         outputs = [Output("--tsv", self._options.tsv, _TABLE)]
+        if self._options.tsv is not None:
+            check_names("--tsv", [Path(name).name for name in self._options.files])
         for scores, picture, audacity, raven in file_places(self._options):
             outputs += [Output("--scores", scores, _SCORES), Output("--picture", picture, PICTURE)]
             outputs += [Output("--audacity", audacity, _LABEL_TRACK), Output("--raven", raven, _RAVEN)]

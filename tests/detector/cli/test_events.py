@@ -200,7 +200,7 @@ def test_empty_results_are_reported(stored: DatabaseSink, path: Path) -> None:
         result = run(*arguments)
         assert (result.exit_code, result.stdout) == (0, "")
         assert result.stderr == f"{path}: no such events; there are events of guitar, speech\n"
-    hint = "no such events; did you mean 'guitar'?; there are events of guitar, speech"
+    hint = "no such events; did you mean 'guitar'; there are events of guitar, speech"
     assert run("query", "--label", "guitarre").stderr == f"{path}: {hint}\n"
     result = run("query", "--since", "2099-01-01")
     assert result.stderr == f"{path}: no such events\n"
@@ -266,6 +266,15 @@ def test_the_database_of_the_settings_is_the_default(tmp_path: Path, path: Path)
     for ending in ("-wal", "-shm"):
         Path(f"{path}{ending}").rename(tmp_path / "elsewhere" / f"named.db{ending}")
     assert found("tail", "-n", 1) == ids(7)
+    (tmp_path / "other.toml").write_text(f'[database]\npath = "{tmp_path}/elsewhere/named.db"\n')
+    (tmp_path / "etc" / "config.toml").write_text("")
+    assert found("tail", "-n", 1, "--config", tmp_path / "other.toml") == ids(7)
+    assert found("query", "--config", tmp_path / "other.toml")[-1:] == ids(7)
+
+
+def test_what_there_is_of_what_was_asked_for_is_named(stored: DatabaseSink, path: Path) -> None:  # noqa: ARG001
+    assert run("query", "--source", "yard").stderr == f"{path}: no such events; there are events of mic\n"
+    assert run("query", "--category", "Music").stderr.startswith(f"{path}: no such events; there are events of music")
 
 
 # The modules are loaded first: the user may have no access to the folder of Python.

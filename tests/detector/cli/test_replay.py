@@ -73,6 +73,25 @@ def test_a_selection_table_is_read_as_raven_writes_it(tmp_path: Path) -> None:
     assert sorted(found) == sorted((r["onset_s"], r["offset_s"], r["label"], r["peak"]) for r in offsets)
 
 
+def test_selections_are_in_the_channel_that_was_used(tmp_path: Path) -> None:
+    wave, rate = soundfile.read(SCENE)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([np.zeros_like(wave), wave], axis=1), rate)
+    replay("--raven", tmp_path / "right.txt", "--channel", "right", tmp_path / "stereo.wav")
+    assert set(selection_table(tmp_path / "right.txt")["Channel"]) == {2}
+
+
+def test_files_of_one_name_are_not_mixed_in_a_table(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(SCENE, tmp_path / folder / "scene.flac")
+    table = tmp_path / "table.tsv"
+    files = (str(tmp_path / folder / "scene.flac") for folder in ("a", "b"))
+    done = CliRunner().invoke(cli, ["replay", "--tsv", str(table), *files])
+    assert done.exit_code == 2
+    assert "--tsv: several files are called 'scene.flac'; replay them one at a time" in done.stderr
+    assert not table.exists()
+
+
 def test_labels_of_selections_are_texts_whatever_they_look_like(tmp_path: Path) -> None:
     origin = StreamInfo("a.wav", "a.wav", 1000, "household-1.2.0", "ab" * 32)
     offsets = [
