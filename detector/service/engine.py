@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -148,12 +148,13 @@ class RecordPublisher:
         self.is_named = False
         """Whether messages in the log name the source, since there are others."""
         self._losses = RateLimitedLog(_log)
+        self._onset_times: dict[str, datetime] = {}
+        """Of the sounds that go on, by label."""
 
     def event(self, event: Event, origin: StreamInfo, clock: SampleClock, level_dbfs: float | None) -> EventRecord:
         """Publish an onset or an offset, and return its record."""
         live: Any = {"device": self.device, "clock_synced": clock_is_synced()}
-        end = event.onset_sample if event.offset_sample is None else event.offset_sample
-        live["time"] = rfc3339(clock.time_of(end))
+        live["time"] = rfc3339(self._time_of(event, origin.rate_hz, clock))
 
         def make(seq: int) -> EventRecord:
             record = event_record(event, origin, seq)
@@ -162,6 +163,18 @@ class RecordPublisher:
             return dataclasses.replace(record, **live)
 
         return self._numbers.submit(make, self._submit)
+
+    def _time_of(self, event: Event, rate_hz: int, clock: SampleClock) -> datetime:
+        """Return the time of an onset or offset.
+
+        A sound lasts as long as its samples, or longer: those that come faster than in real time move the clock back.
+        """
+        if event.offset_sample is None:
+            began = self._onset_times[event.label] = clock.time_of(event.onset_sample)
+            return began
+        ended, known = clock.time_of(event.offset_sample), self._onset_times.pop(event.label, None)
+        length = timedelta(seconds=(event.offset_sample - event.onset_sample) / rate_hz)
+        return ended if known is None else max(ended, known + length)
 
     def gap(self, lost: AudioGap, rate_hz: int, clock: SampleClock) -> None:
         """Publish that sound was lost, and log it."""

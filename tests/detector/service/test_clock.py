@@ -10,7 +10,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from detector.messages import Event
+from detector.records import Record, StreamInfo
 from detector.service.clock import Reading, SampleClock, clock_is_synced, local_now, read_clocks, rfc3339
+from detector.service.engine import RecordPublisher
 
 RATE = 16000
 DAY_S = 86400
@@ -44,6 +47,20 @@ def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+def test_a_sound_does_not_end_before_it_began(clocks: Clocks) -> None:
+    """Samples of raw sound may come faster than in real time: a second of them moves the anchor by most of it."""
+    clock, records = SampleClock(RATE, clocks), list[Record]()
+    publisher = RecordPublisher("pipe", records.append)
+    origin = StreamInfo("pipe", "pipe", RATE, "household-0.6.1", "ab" * 32)
+    onset = Event("onset", 0, "guitar", "music", 2 * RATE, 2 * RATE, 0.9, 0.6)
+    offset = Event("offset", 0, "guitar", "music", 2 * RATE, 7 * RATE, 0.2, 0.6, 7 * RATE, 0.97, 0.9, "ended")
+    for seconds, event in ((2, onset), (7, offset)):
+        clock.update(seconds * RATE, clocks.reading.monotonic_s)
+        publisher.event(event, origin, clock, None)
+    began, ended = (datetime.fromisoformat(r.time or "") for r in records)
+    assert (ended - began).total_seconds() == 5
 
 
 def off_s(clock: SampleClock, sample: int, true: datetime) -> float:
