@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 CREDENTIALS: Final = "stream-credentials"
 """Name of systemd's credential with user and password."""
 SCHEMES: Final = ("rtsp", "rtsps", "http", "https", "udp")
+_LONG_SECRET: Final = 4
 _PROTOCOLS: Final = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,file,crypto,data"
 """What FFmpeg may open by itself; a server must not have it read files, and RTSP has no way to name one."""
 _OPEN_S: Final = 8.0
@@ -157,7 +158,9 @@ class Credentials:
     def redacted(self, text: str) -> str:
         """Return a text of a library without them, and without URLs."""
         for secret in (self.password, quote(self.password, safe=""), self.user, quote(self.user, safe="")):
-            text = text.replace(secret, "...") if secret else text
+            # A short one only as a word: of one letter, it would hide each such letter.
+            around = ("", "") if len(secret) >= _LONG_SECRET else (r"(?<!\w)", r"(?!\w)")
+            text = re.sub(re.escape(secret).join(around), "...", text) if secret else text
         return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", "...", text)
 
 

@@ -163,9 +163,15 @@ def check_source(audio: Audio, raw_channels: int = 1) -> None:
 
         check_stream(audio)
         return
-    if os.sep in audio.device and Path(audio.device).is_file():
+    if Path(audio.device).is_file() and (os.sep in audio.device or _is_sound_name(audio.device)):
         raise ConfigError(f"{audio.device} is a file, not a device; use snn-detect replay")
     check_selector(audio.device)
+
+
+def _is_sound_name(device: str) -> bool:
+    from detector.audio.files import is_sound_name
+
+    return is_sound_name(Path(device))
 
 
 def open_source(audio: Audio, model_rate_hz: int, run_options: RunOptions) -> AudioSource:

@@ -18,7 +18,7 @@ import pytest
 
 from detector.audio import network_stream
 from detector.audio.media import Timestamps
-from detector.audio.network_stream import check_stream
+from detector.audio.network_stream import Credentials, check_stream
 from detector.config.sections import Audio
 from detector.errors import ConfigError
 from detector.system import install_command
@@ -556,3 +556,14 @@ def test_a_timestamp_that_is_missing_or_of_another_scale_counts_nothing() -> Non
     assert marks.lost_s(95443.7, 0.02, 0.08) is None
     assert marks.lost_s(0.0, 0.02, 0.10) is None
     assert marks.lost_s(0.02, 0.02, 0.12) == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "shown"),
+    [
+        ("u", "p", "Input/output error of ... with ..."),
+        ("error", "put/out", "In...put ... of u with p"),
+    ],
+)
+def test_a_short_secret_hides_no_other_words(user: str, password: str, shown: str) -> None:
+    assert Credentials(user, password).redacted("Input/output error of u with p") == shown

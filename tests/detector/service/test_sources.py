@@ -19,11 +19,13 @@ import pytest
 import soundfile
 
 from detector.audio.sources import read_sound
+from detector.config.sections import Audio
 from detector.config.settings import Settings
+from detector.errors import ConfigError
 from detector.messages import Samples
 from detector.pipeline import Detector
 from detector.service.runtime import ServiceRuntime
-from detector.service.source import RunOptions
+from detector.service.source import RunOptions, check_source
 from tests.broker import HOST, Broker, Watcher, free_port, retained
 from tests.model_files import changed_model, with_points
 from tests.service import Child, Record, service, wait_until
@@ -332,3 +334,12 @@ def test_sources_with_one_model_file_share_its_weights_and_nothing_else(tmp_path
         d, again = (source.detector for source in made.sources)
         assert again is a
         assert d._model is a._model
+
+
+def test_a_sound_file_is_not_waited_for_as_a_microphone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("sound.wav", "Microphone"):  # that one may be a part of a device's name
+        Path(name).write_bytes(b"RIFF")
+    with pytest.raises(ConfigError, match=r"sound\.wav is a file, not a device; use snn-detect replay"):
+        check_source(Audio(device="sound.wav"))
+    check_source(Audio(device="Microphone"))
