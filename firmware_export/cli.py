@@ -112,16 +112,15 @@ def c(  # noqa: PLR0913 - one option each
 
     if is_float and is_int8:
         raise ConfigError("--float and --int8 exclude each other; give one of them")
-    if out.exists():
+    if out.exists() and not (arduino and out.is_dir() and not (out / MARK).exists()):
         header = out / (MARK if arduino else "snn_model.h") if out.is_dir() else out
         check_outputs([Output("--out", header, _C_HEADER)], [model], force=force)
     number_format = NumberFormat(int8=True, fixed_front_end=frontend == "fixed") if is_int8 else FLOAT
     if arduino:
         export_arduino(model, out, number_format, prefix)
+        move = "" if out.absolute().parent.name == "libraries" else "move it to libraries/, "
         sketch = out / "examples" / "SerialPort"
-        click.echo(
-            f"{out}: {model.name} for Arduino ({number_format.name}); next: move it to libraries/, open {sketch}"
-        )
+        click.echo(f"{out}: {model.name} for Arduino ({number_format.name}); next: {move}open {sketch}")
         return
     export_c(model, out, number_format, prefix)
     click.echo(

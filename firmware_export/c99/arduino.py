@@ -43,7 +43,7 @@ def export_arduino(model: Path, out: Path, number_format: NumberFormat = FLOAT, 
     that cannot be written or holds something else. The folder is complete or not there.
     """
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
-        raise ConfigError(f"{out}: exists and was not made by this command; name another folder")
+        raise ConfigError(f"{out}: exists and was not made by this command; name another folder, such as one in it")
     with tempfile.TemporaryDirectory(prefix="snn-export-") as work:
         plain = Path(work) / "c"
         export_c(model, plain, number_format, prefix)

@@ -195,6 +195,16 @@ def test_the_folder_is_deterministic_and_replaced_on_request_only(tmp_path: Path
     assert files(out) == before
 
 
+def test_a_library_is_made_in_the_folder_of_all_libraries(tmp_path: Path) -> None:
+    libraries = tmp_path / "libraries"
+    (libraries / "another").mkdir(parents=True)
+    done = export("--out", libraries)
+    assert done.exit_code == 2
+    assert "libraries: exists and was not made by this command; name another folder, such as one in it" in done.stderr
+    done = export("--out", libraries / "detector")
+    assert "next: open " in done.output
+
+
 @pytest.mark.parametrize("is_arduino", [True, False])
 def test_neither_form_replaces_the_other(tmp_path: Path, is_arduino: bool) -> None:
     out = tmp_path / "folder"
