@@ -119,8 +119,8 @@ def calibrate(ctx: click.Context, /, **options: Any) -> None:
     """Fit the thresholds to a place: measure its own sound, without the sounds to be detected.
 
     The sound comes from files or folders, or live. Only scores are kept, no sound. Everything that is
-    detected meanwhile is a false alarm; the table lists for every threshold how many there were, and
-    how many there may be (95 %). Ctrl-C ends the measurement and shows the results so far; with
+    detected meanwhile is a false alarm; the table lists, at the thresholds where it changes, how many
+    there were, and how many there may be (95 %). Ctrl-C ends the measurement and shows the results so far; with
     --scores the same command continues later. Exclude sounds that cannot be avoided with --only.
     """
     if options["places"] and (options["device"] is not None or options["hours"] is not None):

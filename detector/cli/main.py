@@ -59,7 +59,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     options here belong to it. `run` does the same as a service, with more outputs for events.
 
     Events go to standard output, everything else to standard error. Exit codes: 0 done; 2 wrong
-    usage, setting or model; 66 sound that is missing or damaged; 69 no such device; 70 an error of
+    usage, setting or model; 66 sound that is missing or damaged; 69 no such device or broker; 70 an error of
     the program itself; 130 and 143 ended by Ctrl-C and SIGTERM; 141 the reader of the output has closed it.
     """
     given_by = {ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP}  # the latter under an option's old name

@@ -156,7 +156,7 @@ def _point_lines(manifest: Manifest) -> Iterator[str]:
         thresholds = [c.at(name).decoder.on_threshold for c in manifest.classes]
         default = ", the default" if name == "balanced" else ""
         yield (
-            f"{name:<8}  {getattr(points, name):g} false events an hour of {of}{default}; "
+            f"{name:<8}  chosen for at most {getattr(points, name):g} false events an hour of {of}{default}; "
             f"onsets from {min(thresholds):.2f} to {max(thresholds):.2f}"
         )
 
