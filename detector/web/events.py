@@ -34,7 +34,9 @@ MAX_BYTES: Final = 12_000_000
 """All pictures together; the oldest are dropped first."""
 _KEPT: Final = timedelta(days=1)
 _MAX_EVENTS: Final = 5000
-"""Events in memory."""
+"""Events in memory where there is no database."""
+_MAX_BESIDE_DATABASE: Final = 300
+"""Beside one, it holds those that may not be stored yet: thousands would cost some megabytes."""
 _RING_S: Final = BEFORE_S + MAX_S + AFTER_S + 6.0
 """Length of the ring of traces: some seconds more than a picture needs, since records come late."""
 _TIMEOUT_S: Final = 10.0
@@ -55,6 +57,7 @@ class Events:
     def __init__(self, archive: Archive) -> None:
         """Start with what the database holds."""
         self._archive = archive
+        self._max_events = _MAX_EVENTS if archive.database is None else _MAX_BESIDE_DATABASE
         self._recent: OrderedDict[str, Event] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -67,7 +70,7 @@ class Events:
                     self._recent[record.id] = replace(known, clip=record.path)
                 return
             self._recent[record.id] = _merged(known, record)
-            while self._recent and (len(self._recent) > _MAX_EVENTS or _is_old(next(iter(self._recent.values())))):
+            while self._recent and (len(self._recent) > self._max_events or _is_old(next(iter(self._recent.values())))):
                 self._recent.popitem(last=False)
 
     def find(self, wanted: Wanted) -> list[Event]:

@@ -23,12 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
 
 from detector.events_db import FIELDS
+from detector.messages import Samples
 from detector.web.app import Api
 from detector.web.auth import HEADERS
 from detector.web.events import Archive, Events
 from detector.web.schema import Event
 from detector.web.sink import Web
-from tests.service import Child, service, wait_until
+from tests.service import RATE, Child, service, wait_until
 from tests.web_service import play_scene, scene, url_of, web_service
 
 TOKEN = "correct horse battery staple"  # noqa: S105 - of these tests
@@ -176,13 +177,20 @@ def test_events_of_an_earlier_run_have_their_picture_from_their_clip(tmp_path: P
         assert client.get(event["picture"]).status_code == client.get(event["clip"]).status_code == 404
 
 
+def play_slowly(child: Child, sound: Samples) -> None:
+    """Play sound at two to three times its pace: as fast as it is taken, more frames would come than may wait."""
+    for at in range(0, len(sound), RATE // 10):
+        child.play(sound[at : at + RATE // 10])
+        time.sleep(0.04)
+
+
 def test_the_stream_has_frames_states_and_records(running: Running) -> None:
     child, client = running
     first: float | None = None
     frames = 0
     kinds: set[str] = set()
     layers: set[str] = set()
-    child.play(scene())
+    threading.Thread(target=play_slowly, args=(child, scene()), daemon=True).start()
     for kind, message in sse(client):
         kinds.add(kind)
         if kind == "frames":
