@@ -30,7 +30,7 @@ BEFORE_S: Final = 3.0
 AFTER_S: Final = 1.0
 """What a picture shows around a sound."""
 MAX_S: Final = 30.0
-MAX_BYTES: Final = 12_000_000
+MAX_BYTES: Final = 6_000_000
 """All pictures together; the oldest are dropped first."""
 _KEPT: Final = timedelta(days=1)
 _MAX_EVENTS: Final = 5000
