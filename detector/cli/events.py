@@ -195,11 +195,11 @@ def _report_none(reader: EventReader, wanted: Wanted, config: Path | None) -> No
     asked = [label for label in wanted.labels if label not in labels]
     known = [*labels, *_model_labels(config)] if asked else labels
     near = [suggestion(label, known) for label in asked if label not in known]
-    hints = [f"did you mean {found!r}" for found in near if found]
     there = [labels] if wanted.labels else []
     there += [reader.values("category")] if wanted.categories else []
     there += [reader.values("source")] if wanted.sources else []
-    hints += [f"there are events of {', '.join(names)}" for names in there if names]
+    hints = [f"there are events of {', '.join(names)}" for names in there if names]
+    hints += [f"did you mean {found!r}?" for found in near if found]
     print_status("; ".join([f"{reader.path}: no such events", *hints]))
 
 

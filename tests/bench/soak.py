@@ -199,6 +199,9 @@ class Soak:
         """Write the scene again and again, for as long as is wanted, once all parts are at work."""
         for connected in (self._subscriber.is_online, self._browser.is_open):
             connected.wait(_END_S)
+        deadline = time.monotonic() + _END_S
+        while not Path(f"{self._database}-wal").exists() and time.monotonic() < deadline:
+            time.sleep(_TURN_S)
         left = total = self._seconds * self._rate_hz
         with contextlib.suppress(OSError), os.fdopen(writer, "wb") as pipe:
             while left > 0:

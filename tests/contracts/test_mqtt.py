@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -58,7 +59,7 @@ def test_topics_qos_payloads_and_what_is_retained(running: Live) -> None:
 def test_the_switch_is_obeyed(running: Live) -> None:
     states = running.watcher.payloads(f"{BASE}/listening/state")
     assert states[0] == "ON"
-    assert states[-2:] == ["OFF", "ON"]
+    assert [state for state, _ in itertools.groupby(states)][-2:] == ["OFF", "ON"], "some may come twice"
 
 
 def test_the_connection(running: Live) -> None:

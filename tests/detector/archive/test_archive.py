@@ -132,10 +132,12 @@ def test_killed_at_any_moment_it_goes_on_behind_the_files_that_are_done(
             else:  # its workers end when they notice
                 process.kill()
         check_visible(out)
-        assert wanted <= kept(out) < COUNT
+        assert wanted <= kept(out) <= COUNT
         assert 0 <= to_do_again(out) <= WORKERS
         finished, begun = kept(out), begun + to_do_again(out)
-    assert begun  # else the notes are not those of a run that was killed
+        if finished == COUNT:  # its workers were quicker than the signal
+            break
+    assert begun or finished == COUNT  # else the notes are not those of a run that was killed
     assert run(*arguments).returncode == 66
     assert content(out) == expected
     assert [p.name for p in (out / ".archive" / "staged").iterdir()] == []

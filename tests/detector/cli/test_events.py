@@ -200,7 +200,7 @@ def test_empty_results_are_reported(stored: DatabaseSink, path: Path) -> None:
         result = run(*arguments)
         assert (result.exit_code, result.stdout) == (0, "")
         assert result.stderr == f"{path}: no such events; there are events of guitar, speech\n"
-    hint = "no such events; did you mean 'guitar'; there are events of guitar, speech"
+    hint = "no such events; there are events of guitar, speech; did you mean 'guitar'?"
     assert run("query", "--label", "guitarre").stderr == f"{path}: {hint}\n"
     result = run("query", "--since", "2099-01-01")
     assert result.stderr == f"{path}: no such events\n"

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from detector.audio.portaudio import within
 from detector.audio.sources import read_sound
-from detector.cli.diagnose import doctor
+from detector.cli.main import cli
 from detector.doctor.audio import check_access
 from detector.doctor.checks import CheckRunner
 from detector.doctor.result import CheckResult, SystemPaths, exit_code, ok, output_of, problem, warning
@@ -119,18 +119,20 @@ def test_a_sound_server_that_hangs_does_not_block(sound_server: SoundServer) -> 
 
 def test_the_first_problem_decides_the_exit_code(tmp_path: Path) -> None:
     config = write(tmp_path / "config.toml", "nood = 1\n")
-    done = CliRunner().invoke(doctor, ["--config", str(config), "--device", "usb-id:dead:beef", "--json"])
+    done = CliRunner().invoke(cli, ["doctor", "--config", str(config), "--device", "usb-id:dead:beef", "--json"])
     assert done.exit_code == 2
     document = json.loads(done.stdout)
     assert document["findings"][0]["state"] == "problem"
-    done = CliRunner().invoke(doctor, ["--model", str(tmp_path / "none.onnx"), "--device", "-", "--selftest", "--json"])
+    done = CliRunner().invoke(
+        cli, ["doctor", "--model", str(tmp_path / "none.onnx"), "--device", "-", "--selftest", "--json"]
+    )
     assert done.exit_code == 2
     states = {f["name"]: f["state"] for f in json.loads(done.stdout)["findings"]}
     assert (states["model"], states["speed"], states["selftest"]) == ("problem", "skipped", "problem")
 
 
 def test_a_terminal_gets_lines_with_advice(tmp_path: Path) -> None:
-    done = CliRunner().invoke(doctor, ["--model", str(tmp_path / "[none].onnx"), "--device", "-"])
+    done = CliRunner().invoke(cli, ["doctor", "--model", str(tmp_path / "[none].onnx"), "--device", "-"])
     lines = done.stdout.splitlines()
     assert lines[0].startswith("ok       configuration ")
     assert any(line.startswith("problem  model") for line in lines)

@@ -256,7 +256,7 @@ def test_memory_is_bounded(bench: Bench) -> None:
     bench.on_chunk(400, step=1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 100_000
+    assert peak < 200_000, "all of it would be four times as much"
 
 
 def test_labels_and_types(tmp_path: Path) -> None:
