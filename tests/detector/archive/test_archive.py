@@ -127,17 +127,16 @@ def test_killed_at_any_moment_it_goes_on_behind_the_files_that_are_done(
         wanted = finished + secrets.randbelow(COUNT // 4) + 1
         with start(*arguments) as process:
             wait_until(lambda: process.poll() is not None or kept(out) >= wanted, "some files")  # noqa: B023
-            if number:
-                os.killpg(process.pid, signal.SIGKILL)
-            else:  # its workers end when they notice
+            is_last = number == 2
+            if is_last:  # its workers end when they notice, and may be ready by then
                 process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
         check_visible(out)
-        assert wanted <= kept(out) <= COUNT
+        assert wanted <= kept(out) < COUNT + is_last
         assert 0 <= to_do_again(out) <= WORKERS
         finished, begun = kept(out), begun + to_do_again(out)
-        if finished == COUNT:  # its workers were quicker than the signal
-            break
-    assert begun or finished == COUNT  # else the notes are not those of a run that was killed
+    assert begun  # else the notes are not those of a run that was killed
     assert run(*arguments).returncode == 66
     assert content(out) == expected
     assert [p.name for p in (out / ".archive" / "staged").iterdir()] == []

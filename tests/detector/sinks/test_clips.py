@@ -249,14 +249,17 @@ def test_loud_sound_is_clipped_and_what_is_no_number_does_no_harm(tmp_path: Path
     assert pcm[6:8].tolist() == [32767, -32768]
 
 
-def test_memory_is_bounded(bench: Bench) -> None:
-    bench.on_chunk(40, step=1000)
-    tracemalloc.start()
-    bench.begin(39)
-    bench.on_chunk(400, step=1000)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 200_000, "all of it would be four times as much"
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    peaks = []
+    for number in range(3):  # what other threads of the process take meanwhile is not in all of them
+        bench = Bench(tmp_path / str(number))
+        bench.on_chunk(40, step=1000)
+        tracemalloc.start()
+        bench.begin(39)
+        bench.on_chunk(400, step=1000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert min(peaks) < 100_000
 
 
 def test_labels_and_types(tmp_path: Path) -> None:
