@@ -80,7 +80,7 @@ def onnx(  # noqa: PLR0913 - one option each
 @click.option("--float", "is_float", is_flag=True, help="Single precision throughout (default).")
 @click.option("--int8", "is_int8", is_flag=True, help="int8 weights and integer arithmetic throughout.")
 @click.option(
-    "--frontend", type=click.Choice(["fixed", "float"]), default="fixed", help="Number format of the MFCC with --int8."
+    "--frontend", type=click.Choice(["fixed", "float"]), help="Number format of the MFCC with --int8; default: fixed."
 )
 @click.option(
     "--prefix",
@@ -96,7 +96,7 @@ def c(  # noqa: PLR0913 - one option each
     out: Path,
     is_float: bool,
     is_int8: bool,
-    frontend: str,
+    frontend: str | None,
     prefix: str | None,
     *,
     force: bool,
@@ -112,10 +112,12 @@ def c(  # noqa: PLR0913 - one option each
 
     if is_float and is_int8:
         raise ConfigError("--float and --int8 exclude each other; give one of them")
+    if frontend == "fixed" and not is_int8:
+        raise ConfigError("--frontend fixed needs --int8: with --float, the MFCC is in floating point")
     if out.exists() and not (arduino and out.is_dir() and not (out / MARK).exists()):
         header = out / (MARK if arduino else "snn_model.h") if out.is_dir() else out
         check_outputs([Output("--out", header, _C_HEADER)], [model], force=force)
-    number_format = NumberFormat(int8=True, fixed_front_end=frontend == "fixed") if is_int8 else FLOAT
+    number_format = NumberFormat(int8=True, fixed_front_end=frontend != "float") if is_int8 else FLOAT
     if arduino:
         export_arduino(model, out, number_format, prefix)
         move = "" if out.absolute().parent.name == "libraries" else "move it to libraries/, "

@@ -433,7 +433,7 @@ def mix_blocks(blocks: Iterable[Block], rate_hz: int, where: str, mixing: Mixing
             yield mean_of_channels(used[:at])
             raise SourceError(
                 f"{where}: the sample at {(position + at) / rate_hz:.4f} s {reason}; "
-                "events up to there are given; repair or cut the recording"
+                "the sound up to there is used; repair or cut the recording"
             )
         position += len(block)
         mono = mean_of_channels(used)

@@ -282,7 +282,7 @@ def test_a_second_mp4_behind_the_first_is_reported(tmp_path: Path) -> None:
     assert len(found.sound) == 160_000
     assert found.fault == (
         f"{path}: the sound ends after 10.00 s, and {len(whole)} bytes behind it (MP4 or M4A (AAC or ALAC)) were not "
-        "processed; events up to there are given; cut the file there"
+        "processed; the sound up to there is used; cut the file there"
     )
 
 

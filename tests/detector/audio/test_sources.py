@@ -228,7 +228,7 @@ def test_a_truncated_file_is_reported_behind_its_sound(tmp_path: Path, kind: str
     samples, fault = gather(FileSource(cut, RATE))
     assert fault is not None
     assert str(cut) in str(fault)
-    assert "events up to there are given" in str(fault)
+    assert "the sound up to there is used" in str(fault)
     assert 1.5 < samples.size / RATE < 2.1
     # The resampler's tail rings where the sound breaks off; before it the samples are those of the whole file.
     np.testing.assert_allclose(samples[:-400], full[: samples.size - 400], rtol=0, atol=1e-6)

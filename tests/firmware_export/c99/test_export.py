@@ -278,6 +278,7 @@ def test_int8_keeps_the_finest_grid_that_fits() -> None:
         (["c", str(HOUSEHOLD), "--out", "full"], "was not made by this command"),
         (["c", str(HOUSEHOLD), "--out", "text.onnx/c"], "cannot be written"),
         (["c", str(HOUSEHOLD), "--out", "c", "--float", "--int8"], "exclude each other"),
+        (["c", str(HOUSEHOLD), "--out", "c", "--frontend", "fixed"], "--frontend fixed needs --int8"),
     ],
 )
 def test_what_cannot_be_exported_leaves_nothing(
