@@ -116,16 +116,19 @@ INSTALL_WHEEL = $(if $(MACHINE),$(call install,$(BUILDING)) "uv>=0.7" && $(BUILD
   $(VERIFIED) "$$(echo build/wheel/snn_detect-*.whl)[$(EXTRAS)]"
 
 # PyPI has no wheels of these for ARM with 32 bits, Debian 13 has packages, which the environment then sees; of
-# onnxruntime there is none at all. The rest of the lock file is installed wheel by wheel, whatever EXTRAS says: uv knows
-# no such processor, and pip would look for what Debian has.
+# onnxruntime there is none at all. Debian 12 has cffi alone: wheels of the others have to be in the folder COMPILED. The
+# rest of the lock file is installed wheel by wheel, whatever EXTRAS says: uv knows no such processor, and pip would look
+# for what Debian has.
 ARMHF := $(if $(MACHINE),$(filter armv7l,$(MACHINE)),$(filter armhf,$(shell dpkg --print-architecture 2>/dev/null)))
-OF_DEBIAN := cffi numpy soxr
+COMPILED :=
+OF_DEBIAN := cffi $(if $(COMPILED),,numpy soxr)
 ARMHF_PACKAGES := libsndfile1 $(addprefix python3-,$(OF_DEBIAN))
-ARMHF_LOCK := sed -e '/^\(pycparser\|$(subst $(SPACE),\|,$(OF_DEBIAN))\)==/,/[^\\]$$/d' -e '/^[a-z].*platform_machine/,/[^\\]$$/d'
+ARMHF_LOCK := sed -e '/^\(pycparser\|cffi\|numpy\|soxr\)==/,/[^\\]$$/d' -e '/^[a-z].*platform_machine/,/[^\\]$$/d'
 INSTALL_ARMHF = $(call install,$(BUILDING)) "installer>=0.7" && for file in build/wheel/*.whl; do \
   test "$${file\#\#*/setuptools-}" != "$$file" || PYTHONPATH=$$(echo $(abspath $(BUILDING))/lib/python3*/site-packages) \
   $(ROOT)$(PROGRAM)/bin/python -m installer --no-compile-bytecode $$file || exit 1; done
-REQUIRE_ARMHF = { test -n "$(LOCK)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' || { echo \
+REQUIRE_ARMHF = { test -n "$(LOCK)" && { test -n "$(COMPILED)" || \
+  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; } || { echo \
   "make: for ARM with 32 bits this needs LOCK and the Python of Debian 13 or newer, which has numpy 2 and soxr" >&2; exit 1; }; }
 
 install: install-runtime install-service
@@ -137,6 +140,7 @@ install-runtime: $(BUILDING)/.installed
 	@$(if $(ARMHF),$(REQUIRE_ARMHF) && $(ARMHF_LOCK) $(LOCK) >build/lock.armhf.txt)
 	@$(if $(LOCK),$(call install,$(BUILDING),download) $(TAGS) --require-hashes --only-binary :all: --no-deps \
 	  -r $(if $(ARMHF),build/lock.armhf.txt,$(LOCK)) -d build/wheel)
+	@$(if $(COMPILED),cp $(COMPILED)/*.whl build/wheel)
 	@$(if $(WHEEL),mkdir -p build/wheel && cp $(WHEEL) build/wheel,\
 	  $(call install,$(BUILDING),wheel) $(VERIFIED) --no-deps --wheel-dir build/wheel .)
 	@$(PYTHON) -m venv --clear --without-pip $(if $(ARMHF),--system-site-packages) $(ROOT)$(PROGRAM)

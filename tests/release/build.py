@@ -13,14 +13,11 @@ from typing import Final
 
 from tests.check_processor import ROOT, CheckError, run
 from tests.debian_root import in_root, make_root
+from tests.release.compiled import PACKAGES, compile_wheels
 
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l"}
 """Architectures of Debian that packages are made for, and what wheels call them."""
 SUITES: Final = {"bookworm": "12", "trixie": "13"}
-NOT_MADE: Final = {
-    ("bookworm", "armhf"): "Debian 12 has no python3-soxr, and numpy 1.24 instead of 2; PyPI has no wheels of either"
-}
-"""Why there is no package of a release of Debian for an architecture."""
 BASE_PACKAGES: Final = ("ca-certificates", "python3-venv")
 _SOURCE: Final = "/srv/source"
 
@@ -92,24 +89,34 @@ def build_wheels(places: Places) -> None:
 
 def build_packages(places: Places, suite: str) -> None:
     """Build the Debian packages of one release of Debian, in a root of that release, from the wheels."""
+    compiled = {a: _compiled(places, suite, a) for a in MACHINES if (suite, a) in PACKAGES}
     with fresh_root(places, suite, "amd64") as root:
         in_root(root, "apt-get", "install", "-qq", "--yes", "--no-install-recommends", "make")
         shutil.copytree(places.source, root / _SOURCE.lstrip("/"), ignore=shutil.ignore_patterns("build"))
-        for architecture in packaged(suite):
-            machine = MACHINES[architecture]
+        for architecture, machine in MACHINES.items():
             (wheel,) = places.out.glob(f"*_{machine}.whl")
             shutil.copy(wheel, root / "srv")
             version = f"{version_of(wheel)}+deb{SUITES[suite]}"
             options = [f"DEB_ARCHITECTURE={architecture}", f"DEB_VERSION={version}", f"WHEEL=/srv/{wheel.name}"]
             options += [f"MACHINE={machine}"] if architecture != "amd64" else []
+            if folder := compiled.get(architecture):
+                shutil.copytree(folder, root / "srv" / folder.name)
+                options.append(f"COMPILED=/srv/{folder.name}")
             in_root(root, "make", "-C", _SOURCE, "deb", "CC=true", *options)
         for package in (root / _SOURCE.lstrip("/") / "build").glob("*.deb"):
             shutil.copy(package, places.out)
 
 
-def packaged(suite: str) -> list[str]:
-    """Return the architectures that packages of a release of Debian are made for."""
-    return [architecture for architecture in MACHINES if (suite, architecture) not in NOT_MADE]
+def _compiled(places: Places, suite: str, architecture: str) -> Path:
+    """Return a folder of the wheels that have to be compiled."""
+    folder = places.work / f"compiled-{architecture}-{suite}"
+    folder.mkdir()
+    (zig,) = (places.building / "lib").glob("python3*/site-packages/ziglang")
+    lock = (places.source / "systemd" / "requirements.txt").read_text(encoding="utf-8")
+    with fresh_root(places, suite, architecture) as root:
+        for wheel in compile_wheels(root, zig, lock, PACKAGES[suite, architecture], architecture):
+            shutil.copy(wheel, folder)
+    return folder
 
 
 def version_of(wheel: Path) -> str:

@@ -10,7 +10,8 @@ import pytest
 from tests.check_processor import CheckError, run
 from tests.release import build, release
 from tests.release.build import Places, check_bill, require_commit, write_sums
-from tests.release.trial import Row, Trial, not_made, records
+from tests.release.compiled import locked
+from tests.release.trial import Row, Trial, records
 
 LOCK = """
 numpy==2.4.6 ; python_full_version < '3.12' \\
@@ -64,12 +65,11 @@ def test_what_was_not_run_is_in_the_table_as_such() -> None:
     assert release.table(result).splitlines()[-1] == "| `a_arm64.deb` | Debian 13 | arm64 under qemu | not run |  |"
 
 
-def test_a_package_that_is_not_made_is_in_the_table_with_the_reason() -> None:
-    (row,) = not_made("0.1.0")
-    assert (row.file, row.system) == ("snn-detect_0.1.0+deb12_armhf.deb", "Debian 12")
-    assert "armhf" not in build.packaged("bookworm")
-    assert "armhf" in build.packaged("trixie")
-    assert "python3-soxr" in row.outcome
+def test_what_is_compiled_is_of_the_lock_file() -> None:
+    assert locked(LOCK, "numpy") == "numpy==2.4.6 ; python_full_version < '3.12' \\\n    --hash=sha256:00\n"
+    assert locked(LOCK, "pydantic-core") == "pydantic-core==2.50.5 \\\n    --hash=sha256:11\n"
+    with pytest.raises(CheckError, match="the lock file has no pydantic"):
+        locked(LOCK, "pydantic")
 
 
 def test_records_are_compared_without_the_place_of_the_file() -> None:

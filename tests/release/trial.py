@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tests.check_processor import SCENE, TARGETS, CheckError, Machine, run
 from tests.debian_root import in_root
-from tests.release.build import MACHINES, NOT_MADE, SUITES, Places, fresh_root, packaged
+from tests.release.build import MACHINES, SUITES, Places, fresh_root
 
 _PROGRAM: Final = "/srv/venv/bin/snn-detect"
 _QUICK: Final = ("apt-get", "install", "-qq", "--yes", "--no-install-recommends")
@@ -68,21 +68,8 @@ def trials(places: Places) -> list[Trial]:
     for architecture, target in TARGETS.items():
         wheel = _wheel(places, target.machine)
         found.append(Trial(wheel, target.suite, architecture, partial(try_emulated, wheel, architecture)))
-    emulated = [(suite, a) for a in MACHINES if a != "amd64" for suite in SUITES if a in packaged(suite)]
+    emulated = [(suite, a) for a in MACHINES if a != "amd64" for suite in SUITES]
     return found + [_package(places, *pair) for pair in emulated]
-
-
-def not_made(version: str) -> list[Row]:
-    """Return a row for each package that a release has not, with the reason."""
-    return [
-        Row(
-            f"snn-detect_{version}+deb{SUITES[suite]}_{a}.deb",
-            f"Debian {SUITES[suite]}",
-            _processor(a),
-            f"not made: {why}",
-        )
-        for (suite, a), why in NOT_MADE.items()
-    ]
 
 
 def _processor(architecture: str) -> str:
