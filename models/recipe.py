@@ -33,6 +33,8 @@ _RENAMED: Final = {
     "loss": {"deep": "deep_supervision", "idle": "background_operations", "least_rate": "min_rate"},
 }
 """Earlier names of keys, by table, with their present names."""
+_ADDED: Final = {"examples": {"scenes": {"noise_like": [], "continued": 0.0}}}
+"""Keys that earlier recipes had not, by table and its kind, with the values that do what was done then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,9 @@ class SceneExamples:
     """Lowest and highest peak level, in dBFS."""
     noise_like: tuple[str, ...] = ()
     """Classes that resemble bright noise, such as rain: they are ignore-masked in such noise where they are absent."""
+    continued: float = 0.0
+    """Probability that an example continues the one before in its lane of the batch, with the states of encoder and
+    network; otherwise it begins with the state after a reset, which a service is hardly ever in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +225,17 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def with_current_keys(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored recipe (plain values) with keys of earlier versions replaced by their present names."""
+    """Return a stored recipe (plain values) of an earlier version with the present keys."""
     renamed = {
         table: {names.get(key, key): value for key, value in data[table].items()}
         for table, names in _RENAMED.items()
         if isinstance(data.get(table), dict)
     }
-    return {**data, **renamed}
+    current = {**data, **renamed}
+    for table, kinds in _ADDED.items():
+        if isinstance(found := current.get(table), dict):
+            current[table] = {**kinds.get(str(found.get("kind")), {}), **found}
+    return current
 
 
 def check_recipe(recipe: Recipe, where: str) -> None:
@@ -286,6 +295,11 @@ def _check_training(recipe: Recipe, where: str) -> None:
     noise_like = recipe.examples.noise_like if isinstance(recipe.examples, SceneExamples) else ()
     if unknown := [label for label in noise_like if label not in recipe.classes]:
         raise ConfigError(f"{where}: examples.noise_like: {unknown_label(unknown[0], recipe.classes, 'the recipe')}")
+    continued = recipe.examples.continued if isinstance(recipe.examples, SceneExamples) else 0.0
+    if not 0 <= continued <= 1:
+        raise ConfigError(f"{where}: examples.continued is {continued}; it takes a probability, 0 to 1")
+    if continued and recipe.network.kind == "cnn":
+        raise ConfigError(f"{where}: examples.continued needs a network with a state; set it to 0")
     weight = recipe.loss.deep_supervision
     if weight < 0:
         raise ConfigError(f"{where}: loss.deep_supervision is {weight}; it takes a weight, 0 or above")

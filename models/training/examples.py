@@ -60,7 +60,8 @@ class Example:
     """Input and target of one training example."""
 
     spikes: NDArray[Any]
-    """(frames, planes, n_mfcc); features (frames, n_mfcc) for a network without spikes."""
+    """(frames, planes, n_mfcc); features (frames, n_mfcc) for a network without spikes, and where examples continue one
+    another, which their encoder has to do as well."""
     target: NDArray[Any]
     """(frames, classes): 1 where the class is present, or its share of a mixture."""
     weight: NDArray[np.uint8]
@@ -91,7 +92,7 @@ class ExampleMaker:
         self._hop, self._length = features.hop_length, features.frame_length
         self._frames = params.frames
         self._samples = self._length + (self._frames - 1) * self._hop
-        self._front = FrontEnd(recipe)
+        self._front = FrontEnd(recipe, is_encoded=not params.continued)
         self._noise_like = [recipe.labels.index(label) for label in params.noise_like]
         self._loudness = [frame_rms(w, self._hop, self._length) for w in waves]
         self._pools: list[list[list[int]]] = []

@@ -20,7 +20,7 @@ from models.recipe import Recipe
 
 
 class BulkEncoder:
-    """Delta encoder over whole waves, each from the state after a reset."""
+    """Delta encoder over many frames at once."""
 
     def __init__(self, params: EncoderParams) -> None:
         self._exact = DeltaEncoder(params)
@@ -28,26 +28,37 @@ class BulkEncoder:
         self._thresholds = np.array(params.thresholds, np.float32)
         self._rest = np.array(params.rest, np.float32)
         self._keep = np.float32(1 - params.leak)
+        self._baseline = np.zeros(self._thresholds.shape[1], np.float32)
 
-    def encode(self, frames: Frames) -> NDArray[np.uint8]:
-        """Return the spikes (frames, planes, n_mfcc) that ``DeltaEncoder`` sends after a reset."""
+    def reset(self) -> None:
+        """Return to the state in which the baseline is at rest."""
+        self._exact.reset()
+        self._baseline[:] = 0
+
+    def push(self, frames: Frames) -> NDArray[np.uint8]:
+        """Return the spikes (frames, planes, n_mfcc) that ``DeltaEncoder`` sends."""
         if not self._compiled:
-            self._exact.reset()
             return self._exact.push(frames).astype(np.uint8)
         spikes = np.zeros((len(frames), self._exact.planes, frames.shape[1]), np.uint8)
-        _track(frames - self._rest, self._keep, self._thresholds, spikes)
+        _track(frames - self._rest, self._keep, self._thresholds, self._baseline, spikes)
         return spikes
+
+    def encode(self, frames: Frames) -> NDArray[np.uint8]:
+        """Return the spikes (frames, planes, n_mfcc) of a whole wave, from the state after a reset."""
+        self.reset()
+        return self.push(frames)
 
 
 class FrontEnd:
     """Samples to the input of a recipe's network, from the state after a reset."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, is_encoded: bool = True) -> None:
+        """Give spikes, or features for a CNN and where they are encoded elsewhere."""
         self._mfcc = MfccExtractor(recipe.features)
-        self._delta = None if recipe.network.kind == "cnn" else BulkEncoder(recipe.encoder)
+        self._delta = BulkEncoder(recipe.encoder) if is_encoded and recipe.network.kind != "cnn" else None
 
     def encode(self, wave: NDArray[np.float32]) -> NDArray[Any]:
-        """Return spikes (frames, planes, n_mfcc) uint8, or for a CNN the features (frames, n_mfcc) float32."""
+        """Return spikes (frames, planes, n_mfcc) uint8, or the features (frames, n_mfcc) float32."""
         self._mfcc.reset()
         return self._sent(self._mfcc.push(wave))
 
@@ -63,10 +74,10 @@ class FrontEnd:
 
 
 @numba.njit(cache=True)
-def _track(frames: Any, keep: Any, thresholds: Any, spikes: Any) -> None:
+def _track(frames: Any, keep: Any, thresholds: Any, baselines: Any, spikes: Any) -> None:
     # Every operation is rounded to float32, in the order of DeltaEncoder._track.
     for k in range(frames.shape[1]):
-        baseline = np.float32(0)
+        baseline = baselines[k]
         for t in range(frames.shape[0]):
             baseline = np.float32(baseline * keep)
             change = np.float32(frames[t, k] - baseline)
@@ -80,3 +91,4 @@ def _track(frames: Any, keep: Any, thresholds: Any, spikes: Any) -> None:
                     sent = -thresholds[i, k]
                 change = np.float32(change - sent)
                 baseline = np.float32(baseline + sent)
+        baselines[k] = baseline

@@ -29,6 +29,7 @@ from models.training.examples import ExampleMaker, MixtureMaker
 from models.training.losses import AuxiliaryHeads, total_loss
 from models.training.optimiser import Optimiser, clip_gradient, rate_at
 from models.training.runs import RunFolder, load_run, stage_folders, weights_digest
+from models.training.streams import streams_of
 from models.training.warm_start import auxiliary_heads_of, record_of, restore_norms, weights_of
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -179,6 +180,7 @@ class _Trainer:
         learners = [net] if self._heads is None else [net, self._heads]
         weights = [layer.weight for layer in (*net.convs, net.dense)] if s.muon else []
         self._optimiser = Optimiser(nn.ModuleList(learners), s.learning_rate, s.weight_decay, weights)
+        self._streams = streams_of(recipe, run.seed + run.seed_offset)
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
         self._examples: ExampleMaker | MixtureMaker | None = None
@@ -200,8 +202,7 @@ class _Trainer:
             self.epoch = saved["epoch"]
             torch.set_rng_state(saved["rng_state"])
         elif before is not None and before.is_file() and isinstance(self._net, SpikingConvNet):
-            batches = self._batches_of_examples()
-            restore_norms(self._net, (next(batches)[0].to(self._device) for _ in range(_NORM_BATCHES)))
+            restore_norms(self._net, self._inputs(_NORM_BATCHES))
             self._loader = None  # the first epoch uses these batches again, as a resumed run does
 
     def one_epoch(self) -> dict[str, Any]:
@@ -209,10 +210,12 @@ class _Trainer:
         self._net.train()
         began, losses, activity = time.perf_counter(), [], Activity()
         batches = self._batches_of_examples()
+        if self._streams is not None:
+            self._streams.reset()
         for i in range(self._batches):
             progress = (self.epoch + i / self._batches) / self._recipe.schedule.epochs
             self._optimiser.set_rate(rate_at(progress, self._recipe.schedule.learning_rate, warm_up=0.05, floor=0.005))
-            losses.append(self._one_batch(next(batches), activity))
+            losses.append(self._one_batch(next(batches), self.epoch * self._batches + i, activity))
         self.epoch += 1
         row: dict[str, Any] = {"epoch": self.epoch, "loss": float(np.mean(losses))}
         row |= {"seconds": time.perf_counter() - began, "dead": activity.dead_shares(), "rates": activity.rates()}
@@ -224,10 +227,22 @@ class _Trainer:
         self._folder.save(state)
         return row
 
-    def _one_batch(self, batch: Batch, activity: Activity) -> float:
+    def _inputs(self, count: int) -> Iterator[Tensor]:
+        """Yield the network's input of so many batches; where examples continue one another, they are encoded here."""
+        batches = self._batches_of_examples()
+        for number in range(count):
+            given = next(batches)[0].to(self._device)
+            yield given if self._streams is None else self._streams.encode(given, number)[0]
+
+    def _one_batch(self, batch: Batch, number: int, activity: Activity) -> float:
         given, target, weight, background = (part.to(self._device).float() for part in batch)
         probe: dict[str, Tensor] = {}
-        logits, _ = self._net(given, None, probe)
+        state = None
+        if self._streams is not None:
+            given, state = self._streams.encode(given, number)
+        logits, state = self._net(given, state, probe)
+        if self._streams is not None:
+            self._streams.keep(state)
         loss = total_loss(self._recipe.loss, logits, target, weight, background, probe, self._fan_out)
         if self._heads is not None:
             auxiliary = self._heads.loss(probe, self._net.readout_beta, target, weight)

@@ -22,7 +22,7 @@ from models.cli.main import cli as train_cli
 from models.data.clips import Clip
 from models.evaluation.clips import ClipPrediction, confusion, esc10_accuracy, event_rates, metrics, table
 from models.network.twin import make_network
-from models.recipe import check_recipe, load_recipe, load_stages
+from models.recipe import SceneExamples, check_recipe, load_recipe, load_stages
 from models.training.loop import Run, _Trainer, train, train_stages
 from models.training.runs import RunFolder, load_run
 from models.training.warm_start import auxiliary_heads_of
@@ -132,6 +132,8 @@ def test_a_run_of_an_earlier_version_can_be_read(tree: Path, short_recipe: Path,
     for new, name in (old | {"time_reversed": "backwards", "min_rate": "least_rate"}).items():
         assert f'"{new}"' in plan
         plan = plan.replace(f'"{new}"', f'"{name}"')
+    assert ',\n   "continued": 0.0' in plan
+    plan = plan.replace(',\n   "continued": 0.0', "")
     (run / "plan.json").write_text(plan, encoding="utf-8")
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     saved |= {"hidden": saved.pop("auxiliary_heads"), "dice": saved.pop("rng_state")}
@@ -151,14 +153,16 @@ def _once(epoch: Callable[[_Trainer], object]) -> Callable[[_Trainer], object]:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("way", [(False, 0.0), (True, 0.0), (True, 0.5)])
+@pytest.mark.parametrize("way", [(False, 0.0, 0.0), (True, 0.0, 0.0), (True, 0.5, 0.7)])
 def test_a_run_goes_on_where_it_was_interrupted(
-    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[bool, float]
+    tree: Path, short_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[bool, float, float]
 ) -> None:
     """To the bit, and however many processes make the examples."""
-    (muon, deep_supervision), recipe = way, load_recipe(short_recipe)
+    (muon, deep_supervision, continued), recipe = way, load_recipe(short_recipe)
+    assert isinstance(recipe.examples, SceneExamples)
     recipe = replace(
         recipe,
+        examples=replace(recipe.examples, continued=continued),
         schedule=replace(recipe.schedule, muon=muon),
         loss=replace(recipe.loss, deep_supervision=deep_supervision),
     )
@@ -197,6 +201,7 @@ def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
         ("membrane_tau_s", "[0.1, inf]", r"network\.membrane_tau_s is \[0\.1, inf\]; it takes a shortest"),
         ("membrane_tau_s", "[0.1]", r"network\.membrane_tau_s is \[0\.1\]; it takes a shortest"),
         ("deep_supervision", "-0.1", r"loss\.deep_supervision is -0\.1; it takes a weight"),
+        ("continued", "1.5", r"examples\.continued is 1\.5; it takes a probability"),
         ("noise_like", '["rain", "hail"]', r"examples\.noise_like: the recipe knows no 'hail'; it knows"),
     ],
 )
