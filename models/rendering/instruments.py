@@ -331,7 +331,7 @@ def _walk(rng: Rng, place: int, limit: int, size: int) -> int:
 
 def _groove(rng: Rng, first_s: float, last_s: float) -> list[Note]:
     step_s = 60 / rng.uniform(60, 180) / 4
-    kick, snare, top = rng.choice(KICKS), rng.choice(SNARES), rng.choice([*HATS, *RIDES])
+    kick, snare, top = (int(rng.choice(drums)) for drums in (KICKS, SNARES, [*HATS, *RIDES]))
     kicks = rng.random(16) < 0.18
     kicks[[0, 8]] = True
     ghosts = rng.random(16) < rng.choice([0.0, 0.15])
@@ -356,7 +356,7 @@ def _fill(rng: Rng, first_s: float, last_s: float) -> list[Note]:
         if k % 4 == 0:
             drum = int(rng.choice(drums))
         if k % 16 == 0 and rng.random() < 0.5:
-            notes += [_hit(rng, t, rng.choice(CYMBALS), 100), _hit(rng, t, 36, 100)]
+            notes += [_hit(rng, t, int(rng.choice(CYMBALS)), 100), _hit(rng, t, 36, 100)]
         if rng.random() < 0.85:
             notes.append(_hit(rng, t, drum, 95))
     return notes
