@@ -140,7 +140,8 @@ class _Leaky:
     def __init__(self, tau: Any, r: Any, v_leak: Any, dt_s: float, reading: Reading) -> None:
         self._leak, self._reading = reading.factors(tau, r, v_leak, dt_s), reading
         self._share = np.float32(1) - self._leak.decay
-        self._r, self._v_leak = np.asarray(r, np.float32), np.asarray(v_leak, np.float32)
+        self._r: Float32 = np.asarray(r, np.float32)
+        self._v_leak: Float32 = np.asarray(v_leak, np.float32)
         self.value: Float32 = np.zeros_like(self._leak.decay)
 
     def step(self, x: Float32) -> Float32:

@@ -54,7 +54,7 @@ def check_exact(network: Network) -> None:
     ``models.network.csnn.finished`` ensures exact sums for float weights; this checks weights that were rounded since.
     """
     bands = network.to_bands.astype(np.float64).T
-    largest, unit = np.abs(bands).sum(axis=1).max(), _units(bands).min()
+    largest, unit = float(np.abs(bands).sum(axis=1).max()), float(_units(bands).min())
     sums = [(name, layer.weight, layer.bias) for name, layer in network.named_layers()]
     for name, weight, bias in [*sums, (names.READOUT, network.readout.weight, network.readout.bias)]:
         rows = weight.reshape(len(weight), -1).astype(np.float64)

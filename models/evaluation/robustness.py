@@ -131,7 +131,7 @@ def _levels(scenes: Scenes) -> tuple[float, float]:
                 size = np.abs(chunk.samples)
                 peak = max(peak, float(size.max()))
                 counts += np.histogram(size, _BINS, (0, 1))[0]
-    above = np.cumsum(counts[::-1])[::-1] / max(1, counts.sum())
+    above = np.cumsum(counts[::-1])[::-1] / max(1, int(counts.sum()))
     limit = (int(np.argmax(above <= _CLIPPED)) or 1) / _BINS
     return max(peak, 1 / _STEPS), limit
 

@@ -36,6 +36,8 @@ def compile_wheels(root: Path, zig: Path, lock: str, names: Iterable[str], archi
     for command in ("cc", "c++", "ar"):
         _write_compiler(root, command, _TARGETS[architecture])
     in_root(root, "python3", "-m", "venv", "/srv/compiling")
+    # Debian's takes no two options of a package.
+    in_root(root, "/srv/compiling/bin/pip", "install", "--quiet", "pip>=24")
     compilers = ("CC=/srv/zig-cc", "CXX=/srv/zig-c++", "AR=/srv/zig-ar", "ZIG_GLOBAL_CACHE_DIR=/srv/zig-cache")
     pip = ("/srv/compiling/bin/pip", "wheel", "--quiet", "--no-deps", "--require-hashes", "--wheel-dir", _FOLDER)
     for name in names:
