@@ -33,7 +33,7 @@ _RENAMED: Final = {
     "loss": {"deep": "deep_supervision", "idle": "background_operations", "least_rate": "min_rate"},
 }
 """Earlier names of keys, by table, with their present names."""
-_ADDED: Final = {"examples": {"scenes": {"noise_like": [], "continued": 0.0}}}
+_ADDED: Final = {"examples": {"scenes": {"noise_like": [], "continued": 0.0, "pool": 0}}}
 """Keys that earlier recipes had not, by table and its kind, with the values that do what was done then."""
 
 
@@ -85,6 +85,9 @@ class SceneExamples:
     continued: float = 0.0
     """Probability that an example continues the one before in its lane of the batch, with the states of encoder and
     network; otherwise it begins with the state after a reset, which a service is hardly ever in."""
+    pool: int = 0
+    """Number of different examples, which are kept in the run's folder and used again in later epochs, in another
+    order: to make one takes as long as to train on it. 0: every example is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +286,17 @@ def _refuse_renamed_keys(data: Mapping[str, Any], where: str) -> None:
                 raise ConfigError(f"{where}: {table}.{old} is now {table}.{new}; rename the key")
 
 
+def _check_examples(examples: SceneExamples, recipe: Recipe, where: str) -> None:
+    if unknown := [label for label in examples.noise_like if label not in recipe.classes]:
+        raise ConfigError(f"{where}: examples.noise_like: {unknown_label(unknown[0], recipe.classes, 'the recipe')}")
+    if not 0 <= examples.continued <= 1:
+        raise ConfigError(f"{where}: examples.continued is {examples.continued}; it takes a probability, 0 to 1")
+    if examples.continued and recipe.network.kind == "cnn":
+        raise ConfigError(f"{where}: examples.continued needs a network with a state; set it to 0")
+    if examples.pool < 0 or examples.pool % recipe.schedule.batch:
+        raise ConfigError(f"{where}: examples.pool is {examples.pool}; it takes a multiple of schedule.batch, or 0")
+
+
 def _check_training(recipe: Recipe, where: str) -> None:
     """Raise ConfigError, naming the key, for values that a network cannot be trained with."""
     for key in ("membrane_tau_s", "dense_tau_s"):
@@ -292,14 +306,8 @@ def _check_training(recipe: Recipe, where: str) -> None:
             case found:
                 expected = "it takes a shortest and a longest, above 0"
                 raise ConfigError(f"{where}: network.{key} is {list(found)}; {expected}")
-    noise_like = recipe.examples.noise_like if isinstance(recipe.examples, SceneExamples) else ()
-    if unknown := [label for label in noise_like if label not in recipe.classes]:
-        raise ConfigError(f"{where}: examples.noise_like: {unknown_label(unknown[0], recipe.classes, 'the recipe')}")
-    continued = recipe.examples.continued if isinstance(recipe.examples, SceneExamples) else 0.0
-    if not 0 <= continued <= 1:
-        raise ConfigError(f"{where}: examples.continued is {continued}; it takes a probability, 0 to 1")
-    if continued and recipe.network.kind == "cnn":
-        raise ConfigError(f"{where}: examples.continued needs a network with a state; set it to 0")
+    if isinstance(recipe.examples, SceneExamples):
+        _check_examples(recipe.examples, recipe, where)
     weight = recipe.loss.deep_supervision
     if weight < 0:
         raise ConfigError(f"{where}: loss.deep_supervision is {weight}; it takes a weight, 0 or above")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,17 +24,17 @@ from models.network.csnn import SpikingConvNet
 from models.network.device import denormals_flushed, training_device
 from models.network.twin import Network, make_network
 from models.plots import draw_curves
-from models.recipe import MixtureExamples, Recipe, Stage, as_dict
+from models.recipe import MixtureExamples, Recipe, SceneExamples, Stage, as_dict
 from models.training.examples import ExampleMaker, MixtureMaker
 from models.training.losses import AuxiliaryHeads, total_loss
 from models.training.optimiser import Optimiser, clip_gradient, rate_at
+from models.training.pool import Batch, ExamplePool
 from models.training.runs import RunFolder, load_run, stage_folders, weights_digest
 from models.training.streams import streams_of
 from models.training.warm_start import auxiliary_heads_of, record_of, restore_norms, weights_of
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Input, target, weight and background frames of a batch of examples."""
 _PARTS: Final = ("spikes", "target", "weight", "background_frames")
+"""What a batch of examples consists of."""
 _NORM_BATCHES: Final = 24
 """Batches that the restored batch norms of a model file get their statistics from."""
 
@@ -151,17 +151,17 @@ def _write_results(folder: RunFolder, net: Network, name: str) -> None:
 
 
 class _ExampleStream(IterableDataset[Any]):
-    """Endless batches of examples; each batch has its own generator, so the number of workers has no effect."""
+    """Batches of examples of given numbers; each has its own generator, so the number of workers has no effect."""
 
-    def __init__(self, maker: ExampleMaker | MixtureMaker, batch: int, seed: int, first: int) -> None:
-        self._maker, self._batch, self._seed, self._first = maker, batch, seed, first
+    def __init__(self, maker: ExampleMaker | MixtureMaker, batch: int, seed: int, numbers: Iterable[int]) -> None:
+        self._maker, self._batch, self._seed, self._numbers = maker, batch, seed, numbers
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         worker = torch.utils.data.get_worker_info()
         own, all_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
             torch.set_num_threads(1)
-        for number in itertools.count(self._first + own, all_workers):  # the loader polls its workers in turn
+        for number in itertools.islice(self._numbers, own, None, all_workers):  # the loader polls its workers in turn
             rng = np.random.default_rng([self._seed, number])
             drawn = [self._maker.draw(rng) for _ in range(self._batch)]
             yield tuple(np.stack([getattr(e, key) for e in drawn]) for key in _PARTS)
@@ -180,7 +180,11 @@ class _Trainer:
         learners = [net] if self._heads is None else [net, self._heads]
         weights = [layer.weight for layer in (*net.convs, net.dense)] if s.muon else []
         self._optimiser = Optimiser(nn.ModuleList(learners), s.learning_rate, s.weight_decay, weights)
-        self._streams = streams_of(recipe, run.seed + run.seed_offset)
+        self._seed = run.seed + run.seed_offset
+        self._streams = streams_of(recipe, self._seed)
+        examples = recipe.examples
+        size = examples.pool if isinstance(examples, SceneExamples) else 0
+        self._pool = ExamplePool(run.folder / "examples", size, s.batch, self._seed) if size else None
         self.epoch = 0
         self._loader: Iterator[Batch] | None = None
         self._examples: ExampleMaker | MixtureMaker | None = None
@@ -257,14 +261,19 @@ class _Trainer:
 
     def _batches_of_examples(self) -> Iterator[Batch]:
         if self._loader is None:
-            first, seed = self.epoch * self._batches, self._run.seed + self._run.seed_offset
-            stream = _ExampleStream(self._maker(), self._recipe.schedule.batch, seed, first)
-            workers = self._run.workers
-            ahead = 4 if workers else None
-            generator = torch.Generator()  # of its own: otherwise the loader advances the one of dropout
-            loader = DataLoader(stream, None, num_workers=workers, prefetch_factor=ahead, generator=generator)
-            self._loader = iter(loader)
+            first = self.epoch * self._batches
+            self._loader = (
+                self._made(itertools.count(first)) if self._pool is None else self._pool.batches(first, self._made)
+            )
         return self._loader
+
+    def _made(self, numbers: Iterable[int]) -> Iterator[Batch]:
+        """Make the batches of these numbers, in workers if there are any."""
+        stream = _ExampleStream(self._maker(), self._recipe.schedule.batch, self._seed, numbers)
+        workers = self._run.workers
+        ahead = 4 if workers else None
+        generator = torch.Generator()  # of its own: otherwise the loader advances the one of dropout
+        return iter(DataLoader(stream, None, num_workers=workers, prefetch_factor=ahead, generator=generator))
 
     def _maker(self) -> ExampleMaker | MixtureMaker:
         if self._examples is None:

@@ -132,8 +132,9 @@ def test_a_run_of_an_earlier_version_can_be_read(tree: Path, short_recipe: Path,
     for new, name in (old | {"time_reversed": "backwards", "min_rate": "least_rate"}).items():
         assert f'"{new}"' in plan
         plan = plan.replace(f'"{new}"', f'"{name}"')
-    assert ',\n   "continued": 0.0' in plan
-    plan = plan.replace(',\n   "continued": 0.0', "")
+    added = ',\n   "continued": 0.0,\n   "pool": 0'
+    assert added in plan
+    plan = plan.replace(added, "")
     (run / "plan.json").write_text(plan, encoding="utf-8")
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     saved |= {"hidden": saved.pop("auxiliary_heads"), "dice": saved.pop("rng_state")}
@@ -162,7 +163,7 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert isinstance(recipe.examples, SceneExamples)
     recipe = replace(
         recipe,
-        examples=replace(recipe.examples, continued=continued),
+        examples=replace(recipe.examples, continued=continued, pool=8 if continued else 0),
         schedule=replace(recipe.schedule, muon=muon),
         loss=replace(recipe.loss, deep_supervision=deep_supervision),
     )
@@ -201,6 +202,7 @@ def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
         ("membrane_tau_s", "[0.1, inf]", r"network\.membrane_tau_s is \[0\.1, inf\]; it takes a shortest"),
         ("membrane_tau_s", "[0.1]", r"network\.membrane_tau_s is \[0\.1\]; it takes a shortest"),
         ("deep_supervision", "-0.1", r"loss\.deep_supervision is -0\.1; it takes a weight"),
+        ("pool", "10", r"examples\.pool is 10; it takes a multiple of schedule\.batch"),
         ("continued", "1.5", r"examples\.continued is 1\.5; it takes a probability"),
         ("noise_like", '["rain", "hail"]', r"examples\.noise_like: the recipe knows no 'hail'; it knows"),
     ],
