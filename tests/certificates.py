@@ -23,7 +23,8 @@ class Authority:
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self._openssl, self._directory = program("openssl"), directory
         self.pair = self._pair(name)
-        self._run("req", "-x509", "-nodes", *self._new(self.pair), "-days", "2", "-subj", f"/CN={name}")
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # which Python 3.13 asks for
+        self._run("req", "-x509", "-nodes", *self._new(self.pair), "-days", "2", "-subj", f"/CN={name}", *usage)
 
     @property
     def certificate(self) -> Path:
@@ -34,7 +35,7 @@ class Authority:
         """Sign a certificate."""
         pair, request = self._pair(name), self._directory / f"{name}.csr"
         extensions = self._directory / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={alternatives}\n")
+        extensions.write_text(f"subjectAltName={alternatives}\nauthorityKeyIdentifier=keyid\n")
         self._run("req", "-nodes", "-newkey", "rsa:2048", "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
         signer = ("-CA", self.pair.certificate, "-CAkey", self.pair.key, "-CAcreateserial")
         self._run(

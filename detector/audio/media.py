@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detector.audio.containers import Layout, begins_mpeg
 from detector.audio.live_source import Block
 from detector.errors import ConfigError
-from detector.system import ByteStream, install_command
+from detector.system import ByteStream, install_command, printable
 
 AHEAD_S: Final = 60.0
 """A jump of the timestamps that is longer than the clock allows by so much is no loss, but another time scale."""
@@ -24,6 +24,7 @@ _LEAST_TOLERANCE_S: Final = 0.002
 _FRAME_SHARE: Final = 0.75
 """Share of a frame by which its timestamp may be off: where packets are lost, it is a whole one at least."""
 _DECAY: Final = 0.999
+_TEXTS_IN_ANY_ENCODING: Final = 19
 _SCALES: Final[dict[str, float]] = {"i2": 1 << 15, "i4": 1 << 31, "i8": 1 << 63}
 
 
@@ -36,6 +37,11 @@ def load_av(what: str) -> Any:
         return importlib.import_module("av")
     except ImportError as error:
         raise ConfigError(f"{what} need PyAV: {install_command('streams')}") from error
+
+
+def _text_errors(av: Any) -> dict[str, str]:
+    """Return what ``av.open`` takes so that texts may be in any encoding; from PyAV 19 on, they always may."""
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < _TEXTS_IN_ANY_ENCODING else {}
 
 
 class Timestamps:
@@ -233,7 +239,8 @@ def track_names(languages: Sequence[str]) -> str:
 
 def track_languages(container: Any) -> list[str]:
     """Return the language of each sound track of a container of PyAV, in lower case; empty where none is stated."""
-    return [(track.language or track.metadata.get("language") or "").lower() for track in container.streams.audio]
+    languages = [track.language or track.metadata.get("language") or "" for track in container.streams.audio]
+    return [printable(language).lower() for language in languages]
 
 
 def use_track(container: Any, number: int) -> Any:
@@ -277,7 +284,7 @@ class MediaPart:
                 file,
                 # What a file names is not opened: it may come from anyone.
                 options={"protocol_whitelist": "", "err_detect": _STRICT},
-                metadata_errors="replace",
+                **_text_errors(self._av),
             )
         except Exception as error:  # noqa: BLE001 - of a library, about what is in the file
             raise MediaError(f"{self._reason(error)}; {_AGAIN}") from None
@@ -386,7 +393,7 @@ class MediaPart:
             frames = self._track.codec_context.decode(packet)
         except EOFError:
             return
-        except self._av.FFmpegError:
+        except (self._av.FFmpegError, ValueError):  # from PyAV 19 on the latter, where FFmpeg knows no such codec
             self._is_hurt = True
             return
         self._is_hurt |= packet is not None and packet.is_corrupt
@@ -449,7 +456,9 @@ class MediaPart:
         """Return the reason of a library as part of a sentence."""
         if isinstance(error, self._av.error.InvalidDataError | EOFError):
             return "it is damaged or cut off"
-        return str(getattr(error, "strerror", None) or type(error).__name__).lower()
+        if text := getattr(error, "strerror", None):
+            return str(text).lower()
+        return f"PyAV {self._av.__version__}: {type(error).__name__}: {printable(str(error))}"
 
 
 _DURATION: Final = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")

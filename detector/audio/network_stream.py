@@ -343,7 +343,7 @@ class MediaStream:
             frames: list[Any] = packet.decode()
         except self._av.error.InvalidDataError:
             frames = []  # the timestamps of the next one say how much is lost
-        except self._av.FFmpegError:
+        except (self._av.FFmpegError, ValueError):  # from PyAV 19 on the latter, where FFmpeg knows no such codec
             raise _ChangedError from None
         now = time.monotonic()
         if frames:

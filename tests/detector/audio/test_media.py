@@ -134,7 +134,9 @@ def test_the_delay_of_aac_is_left_out_where_its_first_packet_shows_it(tmp_path: 
     assert int(np.abs(found).argmax()) == rate // 2
     assert 0 <= len(found) - 2 * rate < 1024
     unmarked = read(click(tmp_path / f"unmarked_{name}", rate, *options, "-flags:a", "+bitexact")).sound
-    assert int(np.abs(unmarked).argmax()) == rate // 2 + 1024
+    # What is written with FFmpeg 7 or newer and read with FFmpeg 9 has the delay in Matroska.
+    allowed = {0, 1024} if name.endswith(".mka") else {1024}
+    assert int(np.abs(unmarked).argmax()) - rate // 2 in allowed
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".ts", ".flv", ".aac", ".mov", ".mp4"])
