@@ -157,13 +157,18 @@ def _loaded() -> Any:
 
 def _is_in_wheel() -> bool:
     """Return whether the wheel that this was installed from holds the library."""
-    from importlib.metadata import PackageNotFoundError, files  # takes longer than to load the library
+    from importlib.metadata import PackageNotFoundError, distribution  # takes longer than to load the library
 
     try:
-        installed = files("snn-detect") or ()
+        installed = distribution("snn-detect")
     except PackageNotFoundError:
         return False
-    return any(f.name == LIBRARY.name and Path(str(f.locate())).resolve() == LIBRARY.resolve() for f in installed)
+    # From Python 3.12 on, ``files`` leaves out those that are missing.
+    names = [line.partition(",")[0] for line in (installed.read_text("RECORD") or "").splitlines()]
+    return any(
+        name.endswith(f"/{LIBRARY.name}") and Path(str(installed.locate_file(name))).resolve() == LIBRARY.resolve()
+        for name in names
+    )
 
 
 def _check_length() -> None:
