@@ -50,7 +50,7 @@ TEST_PROGRAMS := fluidsynth fluid-soundfont-gm csound-soundfont musescore-genera
 .DELETE_ON_ERROR:
 .PHONY: demo test lint clean build-programs test-programs run-tests install install-runtime install-service uninstall deb lock check-lock \
   wheels check-wheels check-arm64 check-armhf check-archive check-simulators bench-streams readme-table picture \
-  check-node-red check-home-assistant release bench-sources bench-instructions soak
+  check-node-red check-home-assistant check-debian-13 release bench-sources bench-instructions soak
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/snn-detect replay $(PACE) models/demo/scene.flac
@@ -267,6 +267,12 @@ check-arm64 check-armhf: wheels $(RUNTIME)/.installed
 	@command -v qemu-arm-static >/dev/null || $(call install_packages,qemu-user-static) || \
 	  { echo "make: as root, run: apt-get install qemu-user-static" >&2; exit 1; }
 	@$(RUNTIME)/bin/python tests/check_processor.py $(@:check-%=%)
+
+# With the Python of that release and the newest packages for it, in some forty minutes.
+check-debian-13: $(RUNTIME)/.installed
+	@command -v debootstrap >/dev/null || $(call install_packages,debootstrap) || \
+	  { echo "make: as root, run: apt-get install debootstrap" >&2; exit 1; }
+	@$(RUNTIME)/bin/python -m tests.check_debian --suite trixie --root $(abspath $(ROOTS))/test-trixie
 
 HOURS ?= 1000
 check-archive: $(TESTING)/.installed
