@@ -33,7 +33,7 @@ from tests.detector.archive.processes import (
 )
 from tests.service import wait_until
 
-COUNT = 96
+COUNT, SECONDS = 96, 15
 WORKERS = 2
 """Of one thread each."""
 
@@ -41,7 +41,7 @@ WORKERS = 2
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings")
-    make_recordings(folder, COUNT)
+    make_recordings(folder, COUNT, SECONDS)
     return folder
 
 
@@ -110,7 +110,7 @@ def test_new_files_are_added_and_then_there_is_nothing_to_do(
     assert run(*options).returncode == 66
     after = content(out)
     assert [row for row in after["files"] if row not in before["files"]] == [
-        (str(new / "20260201_120000.flac"), 5.0, len(after["events"]) - len(before["events"]), None)
+        (str(new / "20260201_120000.flac"), float(SECONDS), len(after["events"]) - len(before["events"]), None)
     ]
     parts = sorted(out.rglob("*.parquet"))
     assert run(*options).returncode == 66
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_it_goes_on_behind_the_files_that_are_done(
     arguments = (recordings, "--out", out, "--time-zone", "Europe/Berlin", "--jobs", str(WORKERS), "-q")
     finished, begun = 0, 0
     for number in range(3):
-        wanted = finished + secrets.randbelow(COUNT // 4) + 1
+        wanted = finished + secrets.randbelow(1 + (COUNT - finished) // 4) + 1
         with start(*arguments) as process:
             wait_until(lambda: process.poll() is not None or kept(out) >= wanted, "some files")  # noqa: B023
             is_last = number == 2
