@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import resource
@@ -11,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ import pytest
 
 from detector.messages import Samples
 from tests.detector.service.conftest import lively, scene, sound  # noqa: F401 - fixtures
-from tests.service import COMMAND, Child, NotifySocket, Record, service, wait_until
+from tests.service import COMMAND, DEADLINE_S, Child, NotifySocket, Record, service, wait_until
 from tests.web_service import url_of
 
 Lively = tuple[Samples, dict[str, float]]
@@ -401,7 +403,16 @@ def test_requests_before_the_handlers_exist_do_not_end_the_service(config: Path,
     )
     environment = os.environ | {"STATE_DIRECTORY": str(tmp_path / "state")}
     command = [sys.executable, "-c", program, str(config)]
-    zeros = np.zeros(32000, "<i2").tobytes()
-    done = subprocess.run(command, input=zeros, env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (b"reloaded" in done.stderr) == (name == "SIGHUP")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, **pipes) as process:  # type: ignore[call-overload]
+        late = threading.Timer(DEADLINE_S, process.kill)
+        late.start()
+        process.stdin.write(np.zeros(32000, "<i2").tobytes())
+        process.stdin.flush()
+        # A service that is asked to reload does so while there is sound, not after its end.
+        lines = list(itertools.takewhile(lambda line: name == "SIGHUP" and b"reloaded" not in line, process.stderr))
+        process.stdin.close()
+        rest = process.stderr.read()
+        late.cancel()
+    assert process.returncode == 0, (lines, rest)
+    assert b"reloaded" not in rest
