@@ -112,8 +112,16 @@ def speak(text: str, voice: str, words_per_minute: int, pitch: int) -> Samples:
     command = _command("espeak-ng")
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder, "sound.wav")
-        _run([command, "-v", voice, "-s", str(words_per_minute), "-p", str(pitch), "-w", str(sound), text])
+        options = ("-v", voice, "-s", str(words_per_minute), "-p", str(pitch), "-w", str(sound))
+        _run([command, *_deterministic(command), *options, text])
         return _read(sound)
+
+
+@cache
+def _deterministic(espeak: str) -> tuple[str, ...]:
+    """Return the option without which espeak-ng from 1.52 on draws a breathy voice's noise by the time of day."""
+    shown = subprocess.run([espeak, "--help"], capture_output=True, text=True, check=False).stdout
+    return ("-D",) if re.search(r"^-D\s", shown, re.MULTILINE) else ()
 
 
 def cut(wave: Samples, start_s: float, length_s: float) -> Samples:
