@@ -25,6 +25,7 @@ _FRAME_SHARE: Final = 0.75
 """Share of a frame by which its timestamp may be off: where packets are lost, it is a whole one at least."""
 _DECAY: Final = 0.999
 _TEXTS_IN_ANY_ENCODING: Final = 19
+"""The release of PyAV that has no option for texts that are not UTF-8 any more."""
 _SCALES: Final[dict[str, float]] = {"i2": 1 << 15, "i4": 1 << 31, "i8": 1 << 63}
 
 
