@@ -67,8 +67,8 @@ _WRAP: Final = 1 << 32
 _HEAD_BYTES: Final = 4096
 _ALL: Final = 1 << 62
 _CONVERT: Final = "ffmpeg -i FILE sound.wav"
-_USED: Final = "the sound up to there is used"
-_AGAIN: Final = f"{_USED}; copy or record it again"
+USED: Final = "the sound up to there is used"
+_AGAIN: Final = f"{USED}; copy or record it again"
 
 
 def is_sound_name(path: Path) -> bool:
@@ -342,7 +342,7 @@ class SoundFileReader:
         least = "at least " if size is None else ""
         name = recognise(head[:_HEAD_BYTES], self._layout)
         what = f"{least}{count} bytes behind it ({name or reason}) were not processed"
-        return self._error(f"the sound ends after {self._position_s}, and {what}; {_USED}; cut the file there")
+        return self._error(f"the sound ends after {self._position_s}, and {what}; {USED}; cut the file there")
 
     def _error(self, text: str) -> SourceError:
         return SourceError(f"{self.path}: {text}")

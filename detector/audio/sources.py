@@ -21,7 +21,7 @@ from typing import BinaryIO, Final, Generic, TypeVar
 
 import numpy as np
 
-from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, SoundFileReader, decode
+from detector.audio.files import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, USED, SoundFileReader, decode
 from detector.audio.levels import CancellationCheck, Levels
 from detector.audio.live_source import (
     MEAN,
@@ -433,7 +433,7 @@ def mix_blocks(blocks: Iterable[Block], rate_hz: int, where: str, mixing: Mixing
             yield mean_of_channels(used[:at])
             raise SourceError(
                 f"{where}: the sample at {(position + at) / rate_hz:.4f} s {reason}; "
-                "the sound up to there is used; repair or cut the recording"
+                f"{USED}; repair or cut the recording"
             )
         position += len(block)
         mono = mean_of_channels(used)
