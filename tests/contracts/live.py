@@ -38,6 +38,11 @@ def scene(seconds: float | None = None) -> Any:
     return np.concatenate([wave[:end], np.zeros(RATE, np.float32)])
 
 
+def faint() -> Any:
+    """Return two seconds of faint noise: zeros of less than two seconds are neither a level nor silence."""
+    return np.random.default_rng(1).normal(0, 0.001, 2 * RATE).astype(np.float32)
+
+
 @dataclass
 class Posted:
     """A request that a webhook has had."""
@@ -205,9 +210,7 @@ def _answers(client: httpx.Client, child: Child) -> bool:
 
 
 def _play_the_scene(running: Live) -> None:
-    # It ends in faint noise: zeros of less than two seconds are neither a level nor silence.
-    faint = np.random.default_rng(1).normal(0, 0.001, 2 * RATE).astype(np.float32)
-    running.child.play(np.concatenate([scene(), faint]))
+    running.child.play(np.concatenate([scene(), faint()]))
     running.child.wait_for_records(lambda rs: sum(r["type"] == "clip" for r in rs) >= 2, "two clips")
     onsets = len(running.child.of("onset"))
     wait_until(lambda: len(running.receiver.posted) >= 2 * onsets, "the webhook's records")
@@ -218,9 +221,12 @@ def _play_the_scene(running: Live) -> None:
 
 def _pause_and_go_on(running: Live) -> None:
     running.watcher.wait_for(f"{BASE}/listening/state", "ON")
-    for state in ("OFF", "ON"):
-        running.watcher.publish(f"{BASE}/listening/set", state)
-        running.watcher.wait_for(f"{BASE}/listening/state", state)
-    # No more sound comes: the source is known to be back by the next health record.
+    running.watcher.publish(f"{BASE}/listening/set", "OFF")
+    # The switch is acknowledged before the service acts on it; turned on again at once, nothing would be paused.
+    for topic, payload in (("listening/state", "OFF"), ("pipe/status", "offline")):
+        running.watcher.wait_for(f"{BASE}/{topic}", payload)
+    running.watcher.publish(f"{BASE}/listening/set", "ON")
+    running.watcher.wait_for(f"{BASE}/listening/state", "ON")
+    running.child.play(faint())  # the source is back with its first sound
     running.watcher.wait_for(f"{BASE}/pipe/status", "online")
     running.child.wait_for_records(lambda rs: any(r["type"] == "health" for r in rs), "a health record")
