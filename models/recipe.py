@@ -41,7 +41,7 @@ _ADDED: Final = {"examples": {"scenes": {"noise_like": [], "continued": 0.0, "po
 class Data:
     """Which recordings are used; see ``models.data.datasets``."""
 
-    layout: Literal["household", "esc", "folders", "manifest"]
+    layout: Literal["household", "esc", "folders", "kinds", "manifest"]
     path: str
     """Folder below the data folder, or CSV manifest beside the recipe; not used by the household layout."""
     licence: str

@@ -143,14 +143,17 @@ def evaluate(  # noqa: PLR0913 - one option each
 @click.option("--folds", default="1,2,3,4,5", show_default=True, help="Folds to leave out, one run each.")
 @click.option("--seeds", default="0,1", show_default=True, help="Seeds of the runs of each fold.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="Parallel runs, one core each.")
-def folds(recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: int) -> None:  # noqa: PLR0913 - options
+@click.option("--warm-start", type=PATH, help="Start each run from the weights of this one, such as one of kinds.toml.")
+def folds(  # noqa: PLR0913 - one option each
+    recipe: Path, data: Path, runs: Path, folds: str, seeds: str, jobs: int, warm_start: Path | None
+) -> None:
     """Cross-validation: train RECIPE once per fold and seed, leaving that fold out."""
     from models.recipe import load_stages
     from models.training.folds import plan, train_all
 
     epochs = sum(stage.recipe.schedule.epochs for stage in load_stages(recipe))
     wanted = plan(runs, integers(folds, "--folds"), integers(seeds, "--seeds"))
-    train_all(recipe, epochs, data, wanted, jobs)
+    train_all(recipe, epochs, data, wanted, jobs, warm_start)
     click.echo(
         f"trained: {len(wanted)} runs below {runs}; next: snn-export onnx for each, then cross-evaluate", err=True
     )

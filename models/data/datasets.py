@@ -1,6 +1,7 @@
-"""Data sets as lists of clips with class, source and fold: the recordings of a recipe, in any of four layouts.
+"""Data sets as lists of clips with class, source and fold: the recordings of a recipe, in any of five layouts.
 
-Layouts are the household's folders, a manifest (CSV), a folder per class, and ESC-10 or ESC-50. Problems with single
+Layouts are the household's folders, a manifest (CSV), a folder per class, ESC-10 or ESC-50, and the kinds of sounds of
+the data set ``recordings``. Problems with single
 clips are reported in one line each and the others are kept; an error is raised only where no clip is left. Files of
 a plain folder are distributed over the folds class by class: files of one origin, as far as their names show, share a
 fold, and the folds of a class have equal sizes.
@@ -27,6 +28,7 @@ from detector.manifest import DataSource
 from models import RECIPES
 from models.data.clips import Clip, read_rows
 from models.data.household import SOURCES, list_clips
+from models.data.recordings import SOURCE, kind_of, read_recordings_index
 from models.recipe import Recipe
 
 FOLDS = (1, 2, 3, 4, 5)
@@ -69,6 +71,8 @@ def recordings(recipe: Recipe, data: Path, material: Path | None = None) -> List
         raise ConfigError(f"{recipe.name}: rendered material belongs to the layout household, not to {layout}")
     if layout == "manifest":
         return read_manifest(RECIPES / recipe.data.path, data, labels)
+    if layout == "kinds":
+        return read_kinds(data / recipe.data.path, labels)
     return (read_esc if layout == "esc" else read_folders)(data / recipe.data.path, labels)
 
 
@@ -131,6 +135,20 @@ def read_esc(root: Path, labels: Sequence[str]) -> Listing:
     for folder in () if tables else _subfolders(root):
         _take_folder(clips_found, folder, names.get(_plain(folder.name), folder.name), root.name, _first_digits)
     return clips_found.listing(root)
+
+
+def read_kinds(folder: Path, labels: Sequence[str]) -> Listing:
+    """List the clips of the data set ``recordings`` that are of the kinds ``labels``.
+
+    The kind of a sound is its class; that of a note or of a sound of no class is what the index calls its kind. Copies
+    of recordings of other data sets are left out. Raises SourceError where the index is missing or damaged, or no clip
+    is left.
+    """
+    clips_found = _ClipFilter(labels)
+    for row in read_recordings_index(folder):
+        if (kind := kind_of(row)) in labels:
+            clips_found.take(str(folder), row.path, kind, SOURCE, row.fold)
+    return clips_found.listing(folder)
 
 
 def read_class(folder: Path, label: str) -> Listing:

@@ -155,6 +155,11 @@ def read_recordings_index(folder: Path) -> list[Recording]:
     return found
 
 
+def kind_of(row: Recording) -> str:
+    """Return what a recording sounds like: its class, or the kind of a note or of a sound of no class."""
+    return row.kind if row.label in (NO_CLASS, _NOTES, _OTHER_INSTRUMENT) else row.label
+
+
 def read_recordings(folder: Path) -> Iterator[Clip]:
     """Yield the clips of the folder, with their folds, except mixed music: it may contain any musical class.
 

@@ -46,8 +46,12 @@ def plan(runs: Path, folds: Sequence[int], seeds: Sequence[int]) -> list[FoldRun
     return [FoldRun(runs / f"fold{fold}-seed{seed}", fold, seed) for seed in seeds for fold in folds]
 
 
-def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], jobs: int) -> None:
+def train_all(  # noqa: PLR0913 - what each run is given
+    recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], jobs: int, warm_start: Path | None = None
+) -> None:
     """Train the runs that are not finished, ``jobs`` at a time with one thread each; ``epochs`` are those of a run.
+
+    Each begins with the weights of the run ``warm_start``, where one is given.
 
     Raises FoldError that names the failed runs and their log files.
     """
@@ -59,7 +63,7 @@ def train_all(recipe: Path, epochs: int, data: Path, wanted: Sequence[FoldRun], 
                     sys.exit(128 + signal.SIGTERM)
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
-                    running[run] = _start(recipe, data, run)
+                    running[run] = _start(recipe, data, run, warm_start)
                 time.sleep(POLL_S)
                 exited = [run for run, process in running.items() if process.poll() is not None]
                 failed += [run for run in exited if running.pop(run).returncode]
@@ -89,9 +93,10 @@ def _epochs(curves: Path) -> int:
     return int(json.loads(lines[-1])["epoch"]) if lines else 0
 
 
-def _start(recipe: Path, data: Path, run: FoldRun) -> subprocess.Popen[bytes]:
+def _start(recipe: Path, data: Path, run: FoldRun, warm_start: Path | None) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
     arguments = ["fit", recipe, "--data", data, "--run", run.folder, "--leave-out", run.fold, "--seed", run.seed]
+    arguments += [] if warm_start is None else ["--warm-start", warm_start]
     command = [sys.executable, "-m", "models.cli.main", *map(str, arguments), "--threads", "1", "--workers", "0"]
     log: IO[bytes]
     with (run.folder / "log.txt").open("ab") as log:

@@ -92,7 +92,7 @@ def train(recipe: Recipe, run: Run) -> Network:
     torch.manual_seed(seed)
     net = make_network(recipe.network, recipe.encoder)
     if run.initial_weights is not None:
-        net.load_state_dict(weights_of(run.initial_weights, recipe, run.leave_out))
+        net.load_state_dict(net.state_dict() | weights_of(run.initial_weights, recipe, run.leave_out))
         plan["warm_start"] = weights_digest(net)
     folder.claim(plan)
     net = net.to(training_device())

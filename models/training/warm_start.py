@@ -9,6 +9,7 @@ weights, since an optimiser's steps have the same size for all weights; behind a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,22 +29,37 @@ from models.training.runs import RunFolder, load_run
 
 _SHARED: Final = ("kind", "classes", "features", "encoder", "network")
 """Tables of a recipe that must be the same for a warm start."""
+_TRANSFERRED: Final = ("kind", "features", "encoder")
+"""Those that must be for one from a network of other classes, whose network may differ in their number alone."""
+_APART: Final = "kinds"
+"""The layout whose recordings no other data set has, so that its folds are not theirs."""
+_READOUT: Final = "readout"
+"""What the names of the read-out's parameters begin with."""
 
 
 def weights_of(path: Path, recipe: Recipe, leave_out: int | None) -> dict[str, Tensor]:
     """Return the network's state at the end of the run in the folder ``path``, or that of the model file ``path``.
 
-    The batch norms of a model file still have to be restored (``restore_norms``). Raises ConfigError where ``path`` is
-    neither, its network, front end or classes differ from the recipe's, or it was trained on a fold that the new run
-    leaves out; ManifestError where a file is no model.
+    The batch norms of a model file still have to be restored (``restore_norms``). A run on the kinds of sounds of
+    ``recordings`` gives the state of all layers but the read-out. Raises ConfigError where ``path`` is neither, its
+    network, front end or classes differ from the recipe's, or it was trained on a fold that the new run leaves out;
+    ManifestError where a file is no model.
     """
     if path.is_file():
         loaded, manifest = read_model(path, recipe)
         _check_folds(path, manifest.training, recipe, leave_out)
         return loaded.state_dict()
     net, first, record = load_run(path)
-    if others := [name for name in _SHARED if getattr(first, name) != getattr(recipe, name)]:
+    is_transfer = first.data.layout == _APART != recipe.data.layout
+    others = [
+        name for name in (_TRANSFERRED if is_transfer else _SHARED) if getattr(first, name) != getattr(recipe, name)
+    ]
+    if is_transfer and dataclasses.replace(first.network, classes=recipe.network.classes) != recipe.network:
+        others.append("network")
+    if others:
         raise ConfigError(f"{path}: {recipe.name} cannot start from it, since they differ in {', '.join(others)}")
+    if is_transfer:
+        return {name: values for name, values in net.state_dict().items() if not name.startswith(_READOUT)}
     _check_folds(path, record, recipe, leave_out)
     return net.state_dict()
 

@@ -16,6 +16,7 @@ from models.cli.main import cli
 from models.data import recordings
 from models.data.clips import Clip
 from models.data.copies import find_copies
+from models.data.datasets import read_kinds
 from models.data.household import TEST_FOLD, list_clips
 from models.data.note_phrases import play_notes
 from models.data.recordings import (
@@ -27,6 +28,7 @@ from models.data.recordings import (
     read_recordings_index,
 )
 from models.rendering.synthesis import RATE_HZ
+from tests.models.conftest import write
 
 _ROW = {"kind": "", "recording": "one", "source": "some/where", "licence": "CC0", "midi": "", "articulation": ""}
 
@@ -63,6 +65,25 @@ def test_labels_become_classes_and_out_of_class_sounds_stay_so(tmp_path: Path) -
         "e.ogg": ("winds", NOTE_SOURCE, 4),
         "f.ogg": (None, NOTE_SOURCE, 4),
     }
+
+
+def test_kinds_are_the_class_of_a_sound_or_what_a_note_and_a_sound_of_no_class_are(tmp_path: Path) -> None:
+    rows = [
+        ("a", "rain", ""),
+        ("b", "none", "door"),
+        ("c", "notes", "oboe"),
+        ("d", "winds", "oboe"),
+        ("e", "none", "cat"),
+    ]
+    for seed, (name, _, _) in enumerate(rows):
+        write(tmp_path / f"{name}.flac", seed)
+    write_index(
+        tmp_path,
+        *({"path": f"{n}.flac", "label": a, "kind": k, "recording": n, "fold": "3"} for n, a, k in rows),
+    )
+    found = read_kinds(tmp_path, ["rain", "door", "oboe", "winds", "train"])
+    assert {clip.path.stem: clip.label for clip in found.clips} == {"a": "rain", "b": "door", "c": "oboe", "d": "winds"}
+    assert found.problems == [f"{tmp_path}: no clip for 'train': an empty class"]
 
 
 def test_a_recording_in_two_folds_is_refused(tmp_path: Path) -> None:

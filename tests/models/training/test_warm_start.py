@@ -18,6 +18,8 @@ from models.training import loop
 from models.training.loop import Run, train
 from models.training.runs import load_run
 from models.training.warm_start import read_model, restore_norms, weights_of
+from tests.models.conftest import write
+from tests.models.data.test_recordings import write_index
 
 MODEL = RECIPES.parent / "pretrained" / "household.onnx"
 
@@ -126,3 +128,36 @@ def test_another_front_end_network_or_fold_is_refused(recipe: Recipe) -> None:
     with pytest.raises(ConfigError, match=r"was trained on fold 4, which this run leaves out"):
         weights_of(MODEL, recipe, 4)
     assert weights_of(MODEL, recipe, None).keys() == read_model(MODEL, recipe)[0].state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_on_kinds_gives_all_layers_but_the_read_out(few_conditions: None, tree: Path, tmp_path: Path) -> None:
+    """Its folds are not those of the other data set, so any of them can be left out."""
+    kinds, esc10 = load_recipe(RECIPES / "kinds.toml"), load_recipe(RECIPES / "esc10.toml")
+    for seed, name in enumerate(("rain", "door")):
+        write(tmp_path / "recordings" / f"{name}.flac", seed)
+    write_index(
+        tmp_path / "recordings",
+        {"path": "rain.flac", "label": "rain", "fold": "1"},
+        {"path": "door.flac", "label": "none", "kind": "door", "recording": "two", "fold": "2"},
+    )
+    first, second = (
+        Run(tmp_path, None, tmp_path / "first", 0, None, workers=0),
+        Run(tree, None, tmp_path / "second", 0, 1),
+    )
+    trained = train(_briefly(kinds), first).state_dict()
+    started = train(_briefly(esc10), dataclasses.replace(second, workers=0, warm_start=first.folder)).state_dict()
+    logits = [name for name in trained if name.endswith("logit") and not name.startswith("readout")]
+    assert logits
+    assert all(torch.equal(started[name], trained[name]) for name in logits)
+    assert started["readout.weight"].shape != trained["readout.weight"].shape
+    assert {"esc10", "recordings"} == {source.name for source in load_run(second.folder)[2].sources}
+    wider = dataclasses.replace(esc10, network=dataclasses.replace(esc10.network, hidden=300))
+    with pytest.raises(ConfigError, match=r"esc10 cannot start from it, since they differ in network"):
+        weights_of(first.folder, wider, 1)
+
+
+def _briefly(recipe: Recipe) -> Recipe:
+    """Train on four examples with a learning rate of zero."""
+    schedule = dataclasses.replace(recipe.schedule, epochs=1, examples_per_epoch=4, batch=2, learning_rate=0.0)
+    return dataclasses.replace(recipe, schedule=schedule, examples=dataclasses.replace(recipe.examples, frames=40))
