@@ -130,8 +130,9 @@ def test_another_front_end_network_or_fold_is_refused(recipe: Recipe) -> None:
     assert weights_of(MODEL, recipe, None).keys() == read_model(MODEL, recipe)[0].state_dict().keys()
 
 
+@pytest.mark.usefixtures("few_conditions")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_run_on_kinds_gives_all_layers_but_the_read_out(few_conditions: None, tree: Path, tmp_path: Path) -> None:
+def test_a_run_on_kinds_gives_all_layers_but_the_read_out(tree: Path, tmp_path: Path) -> None:
     """Its folds are not those of the other data set, so any of them can be left out."""
     kinds, esc10 = load_recipe(RECIPES / "kinds.toml"), load_recipe(RECIPES / "esc10.toml")
     for seed, name in enumerate(("rain", "door")):
