@@ -122,7 +122,7 @@ def confusion(predictions: Sequence[ClipPrediction]) -> NDArray[np.int64]:
 def metrics(predictions: Sequence[ClipPrediction]) -> dict[str, float]:
     """Return the metrics for a manifest: shares of clips in [0, 1], and counts."""
     ten, every = esc10_accuracy(predictions), accuracy([p for p in predictions if p.clip.label is not None])
-    result = {"accuracy": every.value, "clips": float(len(predictions))}
+    result = {"accuracy": every.value, "clips": float(every.total)}  # those of no class are in the rates of events
     result |= {"esc10_accuracy": ten.value, "esc10_clips": float(ten.total)} if ten.total else {}
     for label in predictions[0].labels:
         recall, false = event_rates(predictions, label)
