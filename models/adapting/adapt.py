@@ -1,50 +1,62 @@
-"""From recordings to a model file: heads for cross-validation, a final one of all examples, and the model card."""
+"""From recordings to a model file: heads for cross-validation, and a final one of all examples."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.audio.live_source import Channel, Mixing
-from detector.manifest import ClassSpec, DataSource, Manifest
+from detector.errors import ConfigError, unknown_label
+from detector.manifest import (
+    SENSITIVITIES,
+    ClassSpec,
+    DataSource,
+    DecoderParams,
+    Manifest,
+    OperatingPoints,
+    Sensitivity,
+)
 from detector.messages import Samples
 from detector.network import load_model
-from detector.pipeline import Detector, with_threshold
+from detector.pipeline import Detector
 from detector.statistics import Rate
 from detector.system import replace_file
-from models.adapting.extension import backbone_of, extend
-from models.adapting.head import HeadExamples, batches_of, make_examples, train_head
+from models.adapting.bank import FRAMES, Bank, find_bank, kinds_like
+from models.adapting.extension import BackboneShape, Extension, backbone_of, extend
+from models.adapting.head import HeadExamples, make_examples, scores_of, train_heads
+from models.adapting.operating_points import Choice, Peaks, Piece, choose, peaks_of, smoothers
+from models.adapting.scenes import head_recipe
 from models.adapting.sounds import SoundSet, check_labels, negative_sounds, positive_sounds
 from models.console import Progress
-from models.data.clips import Clip
 from models.data.datasets import FOLDS
-from models.evaluation.clips import ClipPrediction, ThresholdChoice, choose_thresholds
-from models.network.spec import NetworkSpec
-from models.recipe import Data, Decoding, Loss, Recipe, SceneExamples, Schedule
+from models.recipe import Recipe, Schedule
 
-HIDDEN: Final = 32
-"""Neurons of the head."""
-_MAX_FALSE_RATE: Final = 0.02
-"""Largest share of clips of other classes, in any source, with an event of a new class."""
-_SOURCE_WEIGHTS: Final = {"computed noises": 0.3, "demo scene": 0.2, "guitar_notes": 0.2}
-"""Sampling weights of sources with few or similar sounds; others have 1.0."""
-_INITIAL_THRESHOLD: Final = 0.6
-"""On-threshold before one is chosen, for which only scores are used."""
-_HEAD: Final = "| class | clips with its event | other clips with its event | threshold |"
-_METHOD: Final = f"""Recordings were divided into {len(FOLDS)} folds; cuts of one recording, by their names, share one.
-Each fold was evaluated by a network not trained on it, through the runtime's pipeline, with thresholds chosen without
-it. The final head was trained on all of them. Intervals are 95 % (Wilson)."""
-_ADVICE: Final = """Other kinds of sounds may be taken for a new class. `--background` with recordings of the place,
-`--material` and `--data` add negatives, and `snn-detect calibrate` measures the false alarms at that place."""
+_EXAMPLES, _EPOCHS = 2400, 8
+"""Training without a bank: all examples are made from recordings."""
+_EXAMPLES_BESIDE_BANK, _EPOCHS_BESIDE_BANK = 560, 3
+"""Training with the entries of a bank; more epochs find fewer new recordings."""
+_NEGATIVES_BESIDE_BANK: Final = 0.5
+_NEGATIVES: Final = 2.0
+"""How often a negative is drawn for each time that a new class is."""
+_BEFORE_S, _BEHIND_S, _BEHIND_RMS = 2.0, 1.0, 1e-4
+"""Length of the sound before each recording of the evaluation, and of the faint noise behind it: an event of a brief
+sound may be reported after its end."""
+_SMALLEST_KIND, _TAKEN_SHARE = 3, 1 / 3
+"""A kind of the bank is named where it has so many entries, and such a share of them is taken for the new class."""
+_MEMORY: Final = 16
+"""Frames before a piece that its averages may take in."""
+_BATCH: Final = 32
+_LEARNING_RATE, _WEIGHT_DECAY = 0.003, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +75,18 @@ class AdaptOptions:
     data: Path | None
     seed: int
     processes: int
-    """Number of processes that make examples."""
-    examples: int
-    """Number of examples to draw."""
-    epochs: int
+    """Number of processes that make examples and train."""
+    examples: int | None = None
+    """Number of examples to draw; None: as many as usual."""
+    epochs: int | None = None
+    """None: as many as usual."""
     channel: Channel = "mean"
     """Channel of the recordings of the new classes and of the background."""
+    bank: Path | None = None
+    """None: the one beside the model, or beside the shipped model."""
+    uses_bank: bool = True
+    without: Sequence[str] = ()
+    """Kinds of the bank that are left out, beside those whose name is like a label."""
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -90,12 +108,24 @@ class AdaptOptions:
 class AddedClass:
     """A new class, evaluated by cross-validation."""
 
-    choice: ThresholdChoice
-    recall: Rate
-    """With thresholds that were chosen without the evaluated fold."""
-    false: dict[str, Rate]
-    """Share of other clips with an event of it, by source."""
-    clips: int
+    label: str
+    choice: Choice
+    recall: dict[Sensitivity, Rate]
+    """With values that were chosen without the evaluated fold."""
+    false: dict[Sensitivity, dict[str, Rate]]
+    """Share of pieces of other sounds with an event of it, by group."""
+    taken: dict[str, Rate]
+    """Kinds of the bank that are often taken for it, although their entries were trained on as other sounds."""
+
+    @property
+    def clips(self) -> int:
+        """Number of its recordings."""
+        return self.recall["balanced"].total
+
+    @property
+    def worst(self) -> Rate:
+        """The share in the group where it is highest, at the balanced sensitivity."""
+        return max(self.false["balanced"].values(), key=lambda rate: rate.value, default=Rate(0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,252 +140,245 @@ class AdaptResult:
     old_scores_equal: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """What a bank holds for these new classes."""
+
+    bank: Bank
+    path: Path
+    kept: NDArray[np.bool_]
+    """(entries,): whether an entry is no sound of a new class."""
+    fired: NDArray[np.uint8]
+    """(entries, frames, bytes)."""
+
+    @property
+    def source(self) -> DataSource:
+        """The record of it, for manifests."""
+        licences = "CC0, CC BY, MIT, Apache-2.0, BSD, ODbL and public domain, per clip in the bank"
+        use = f"other sounds: {self.kept.sum()} stored examples of {self.bank.about.model} ({self.bank.about.command})"
+        return DataSource(f"bank {self.path.name}", licences, use)
+
+
 def adapt(options: AdaptOptions) -> AdaptResult:
     """Add classes to a model, or replace its classes; the file is written atomically.
 
     Raises ConfigError, SourceError or ManifestError for unusable input.
     """
-    manifest, backbone = load_model(options.model).manifest, backbone_of(options.model)
+    manifest = load_model(options.model).manifest
     check_labels([label for label, _ in options.classes], () if options.replace else manifest.labels)
+    others, lines = _others(options, manifest)
+    shape = _shape(options.model, others)
     rate_hz = manifest.features.sample_rate_hz
     positives = positive_sounds(options.folders, rate_hz, options.mixing)
     negatives = negative_sounds(rate_hz, options.seed, *options.negatives, options.mixing)
-    recipe = _recipe(manifest, options)
-    examples = _make_examples(options, positives, negatives, recipe)
+    recipe = _recipe(manifest, options, beside_bank=others is not None)
+    examples = _make_examples(options, shape, positives, negatives, others, recipe)
     with tempfile.TemporaryDirectory(dir=options.out.absolute().parent) as folder:
         part = Path(folder) / options.out.name
-        predictions: list[tuple[int, ClipPrediction]] = []
-        batches = sum(batches_of(int((examples.fold != fold).sum()), recipe) for fold in (*FOLDS, None))
-        with Progress("training", batches, "batches") as bar:
-            for fold in FOLDS:
-                head = train_head(examples.without(fold), backbone, recipe, options.seed, bar.advance)
-                extend(
-                    options.model, part, head.extension(), _with_classes(manifest, options, {}), replace=options.replace
-                )
-                predictions += [(fold, p) for p in _predict(part, positives.of_fold(fold), negatives.of_fold(fold))]
-            head = train_head(examples, backbone, recipe, options.seed, bar.advance)
-        classes = _cross_validate(predictions, Detector.load(part).manifest, options)
-        final = _final_manifest(manifest, options, classes, positives)
-        extend(options.model, part, head.extension(), final, replace=options.replace)
-        equal = options.replace or _same_scores(options.model, part, positives.waves + negatives.waves)
+        pieces: dict[str, list[Piece]] = {label: [] for label in options.folders}
+        plain = _with_classes(manifest, options, {})
+        heads = train_heads(examples, shape, recipe, options.seed, (*FOLDS, None), options.processes)
+        with Progress("training", len(FOLDS) + 1, "heads") as bar:
+            for fold, head in zip(FOLDS, heads, strict=False):
+                extend(options.model, part, head, plain, replace=options.replace)
+                _add_pieces(pieces, part, positives.of_fold(fold), negatives.of_fold(fold))
+                if others is not None:
+                    _add_entries(pieces, head, others, shape, fold)
+                bar.advance()
+            final = next(heads)
+            bar.advance()
+        classes = tuple(_cross_validate(label, own) for label, own in pieces.items())
+        described = _final_manifest(manifest, options, classes, positives, others)
+        extend(options.model, part, final, described, replace=options.replace)
         found = AdaptResult(
             manifest=load_model(part).manifest,
             classes=classes,
-            problems=tuple(positives.problems + negatives.problems),
-            sources={
-                s: sum(c.source == s for c in negatives.clips) for s in dict.fromkeys(c.source for c in negatives.clips)
-            },
-            old_scores_equal=equal,
+            problems=tuple(lines + positives.problems + negatives.problems),
+            sources=dict(Counter(clip.source for clip in negatives.clips)),
+            old_scores_equal=options.replace or _same_scores(options.model, part, positives.waves + negatives.waves),
         )
         with replace_file(options.out) as new:
             new.write_bytes(part.read_bytes())
     return found
 
 
-def evaluation_table(result: AdaptResult) -> Iterator[str]:
-    """Yield the lines of the evaluation as a Markdown table."""
-    yield _HEAD
-    yield "|---|---|---|---|"
-    for c in result.classes:
-        false = "; ".join(f"{source} {rate}" for source, rate in c.false.items())
-        yield f"| {c.choice.label} | {c.recall} | {false} | {c.choice.threshold:g} |"
+def _shape(model: Path, others: _Others | None) -> BackboneShape:
+    """Return the sizes of the head's input: those of the bank's spikes, where there is one."""
+    own = backbone_of(model)  # raises ManifestError for another architecture
+    return own if others is None else BackboneShape(others.bank.about.inputs, others.bank.about.dense)
 
 
-def card(options: AdaptOptions, result: AdaptResult) -> str:
-    """Return the model card as Markdown."""
-    manifest = result.manifest
-    added = ", ".join(f"{c.choice.label} ({c.clips} recordings)" for c in result.classes)
-    made = f"{options.model.name} with {'other' if options.replace else 'more'} classes: {added}."
-    predictions = "\n".join(f"- {source}: {count} negative clips" for source, count in result.sources.items())
-    parts = [
-        f"# {manifest.name} {manifest.version}",
-        f"{made} Made by `{manifest.training.command.rpartition('; ')[2]}`.",
-        "## Evaluation of the new classes",
-        _METHOD,
-        "\n".join(evaluation_table(result)),
-        _warnings(result.classes),
-        "## The other classes",
-        _old_classes(options, result),
-        "## Further training data",
-        predictions,
-        _ADVICE,
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def _others(options: AdaptOptions, manifest: Manifest) -> tuple[_Others | None, list[str]]:
+    """Return the bank's sounds, and a line about what is not used of it; raises ConfigError for a wrong ``without``."""
+    found = find_bank(options.model, manifest, options.bank) if options.uses_bank else None
+    if found is None:
+        if options.without:
+            raise ConfigError(f"--without {options.without[0]}: there is no bank for {options.model}; leave it out")
+        what = "no bank is used" if not options.uses_bank else f"{options.model}: there is no bank for its backbone"
+        return None, [f"{what}: other sounds are those of --background, --material and --data, and computed noises"]
+    bank, path = found
+    kinds = [str(kind) for kind in np.unique(bank.kind)]
+    for kind in options.without:
+        if kind not in kinds:
+            raise ConfigError(f"--without: {unknown_label(kind, kinds, str(path))}")
+    like = [kind for label in options.folders for kind in kinds_like(label, kinds) if kind not in options.without]
+    left_out = [*options.without, *dict.fromkeys(like)]
+    kept = ~np.isin(bank.kind, left_out)
+    lines = [f"{path.name}: without {', '.join(left_out)}, which may be of a new class"] if left_out else []
+    return _Others(bank, path, kept, bank.frames()), lines
 
 
-def _make_examples(options: AdaptOptions, positives: SoundSet, negatives: SoundSet, recipe: Recipe) -> HeadExamples:
-    total = recipe.schedule.examples_per_epoch // len(FOLDS) * len(FOLDS)
-    with Progress("examples", total, "examples") as bar:
-        return make_examples(options.model, positives, negatives, recipe, options.seed, options.processes, bar.advance)
-
-
-def _recipe(manifest: Manifest, options: AdaptOptions) -> Recipe:
-    """Return the recipe of the head: a small network of its own on the model's front end."""
-    decoder = manifest.classes[0].decoder
-    return Recipe(
-        kind="stream",
-        name=manifest.name,
-        version=manifest.version,
-        data=Data("folders", "", "the user's own", ()),
-        classes=dict.fromkeys(options.folders, options.category),
-        features=manifest.features,
-        encoder=manifest.encoder,
-        network=_network(manifest, len(options.folders)),
-        examples=_examples(len(options.folders)),
-        loss=Loss(
-            frame=1.0,
-            clip=0.0,
-            score=0.0,
-            deep_supervision=0.0,
-            operations=0.0,
-            background_operations=0.0,
-            silence=0.0,
-            min_rate=0.0,
-        ),
-        schedule=Schedule(options.epochs, options.examples, 32, 0.003, 0.01, muon=False),
-        decoding=Decoding(
-            decoder.smoothing_frames,
-            decoder.min_on_frames,
-            decoder.min_off_frames,
-            decoder.refractory_frames,
-            decoder.off_threshold / decoder.on_threshold,
-            dict.fromkeys(options.folders, _INITIAL_THRESHOLD),
-        ),
-    )
-
-
-def _network(manifest: Manifest, classes: int) -> NetworkSpec:
-    features, encoder = manifest.features, manifest.encoder
-    return NetworkSpec(
-        kind="fcsnn",
-        planes=2 * len(encoder.thresholds),
-        n_mfcc=features.n_mfcc,
-        n_mels=features.n_mels,
-        level_gain=1.0,
-        classes=classes,
-        convs=(),
-        hidden=HIDDEN,
-        frame_rate_hz=features.sample_rate_hz / features.hop_length,
-        membrane_tau_s=(0.02, 0.4),  # not used: no convolutions
-        dense_tau_s=(0.05, 0.8),
-        readout_tau_s=0.3,
-        surrogate="fast_sigmoid",
-        slope=10.0,
-        initial_gain=math.inf,
-        dropout=0.25,
-    )
-
-
-def _examples(classes: int) -> SceneExamples:
-    return SceneExamples(
-        kind="scenes",
-        frames=160,
-        source_weights=_SOURCE_WEIGHTS,
-        class_weights={"none": 2.0 * classes},
-        rumbling=0.3,
-        truncated=0.0,
-        background_only=0.0,
-        polyphonic=0.0,
-        backgrounds=0.0,
-        brief=0.0,
-        band_limited=0.0,
-        time_reversed=0.0,
-        early_weight=1,
-        level_db=(-55.0, -1.0),
-    )
-
-
-def _with_classes(manifest: Manifest, options: AdaptOptions, thresholds: Mapping[str, float]) -> Manifest:
-    """Return a manifest with the new classes after the old ones, with the decoder values of the first.
-
-    A new class has the same values at every sensitivity.
-    """
-    first = dataclasses.replace(manifest.classes[0].decoder, evidence=None)
-    new = tuple(
-        with_threshold(ClassSpec(label, options.category, first), thresholds.get(label, _INITIAL_THRESHOLD))
-        for label in options.folders
-    )
-    if options.replace:
-        return dataclasses.replace(manifest, classes=new, operating_points=None)
-    if manifest.operating_points is not None:
-        new = tuple(dataclasses.replace(c, low=c.decoder, high=c.decoder) for c in new)
-    return dataclasses.replace(manifest, classes=manifest.classes + new)
-
-
-def _predict(model: Path, positives: SoundSet, negatives: SoundSet) -> list[ClipPrediction]:
-    """Run clips through the detector, each as a stream of its own."""
-    detector = Detector.load(model)
-    pairs = zip(positives.clips + negatives.clips, positives.waves + negatives.waves, strict=True)
-    return [_predict_one(detector, clip, wave) for clip, wave in pairs]
-
-
-def _predict_one(detector: Detector, clip: Clip, wave: Samples) -> ClipPrediction:
-    scores, events = detector.process(wave)
-    last, more = detector.finish()
-    onsets = tuple(e.label for e in [*events, *more] if e.kind == "onset")
-    return ClipPrediction(clip, np.concatenate([scores, last]), onsets, detector.labels)
-
-
-def _cross_validate(
-    predictions: Sequence[tuple[int, ClipPrediction]], manifest: Manifest, options: AdaptOptions
-) -> tuple[AddedClass, ...]:
-    """Choose thresholds by the rule of ``models.evaluation.clips``; evaluate each fold with those of the others."""
-    new = dataclasses.replace(manifest, classes=tuple(c for c in manifest.classes if c.label in options.folders))
-    columns = [manifest.labels.index(label) for label in new.labels]
-    only_new = [
-        (fold, dataclasses.replace(p, scores=p.scores[:, columns], labels=new.labels)) for fold, p in predictions
-    ]
-    chosen = {c.label: c for c in choose_thresholds([p for _, p in only_new], new, _MAX_FALSE_RATE)}
-    hits = {label: [0, 0] for label in new.labels}
-    false: dict[str, dict[str, list[int]]] = {label: {} for label in new.labels}
-    for fold in FOLDS:
-        other_folds = choose_thresholds([p for f, p in only_new if f != fold], new, _MAX_FALSE_RATE)
-        results = _found_with([p for f, p in only_new if f == fold], new, other_folds)
-        for label, p, is_found in results:
-            count = hits[label] if p.clip.label == label else false[label].setdefault(p.clip.source, [0, 0])
-            count[0] += is_found
-            count[1] += 1
-    return tuple(
-        AddedClass(
-            choice=chosen[label],
-            recall=Rate(*hits[label]),
-            false={source: Rate(*count) for source, count in false[label].items()},
-            clips=hits[label][1],
+def _make_examples(  # noqa: PLR0913 - one argument per source
+    options: AdaptOptions,
+    shape: BackboneShape,
+    positives: SoundSet,
+    negatives: SoundSet,
+    others: _Others | None,
+    recipe: Recipe,
+) -> HeadExamples:
+    lead_ins = np.zeros((0, 0, 0), np.float16) if others is None else others.bank.lead_ins
+    with Progress("examples", recipe.schedule.examples_per_epoch, "examples") as bar:
+        made = make_examples(
+            options.model, shape, positives, negatives, lead_ins, recipe, options.seed, options.processes, bar.advance
         )
-        for label in new.labels
+    return made if others is None else made.with_negatives(others.fired[others.kept], others.bank.fold[others.kept])
+
+
+def _recipe(manifest: Manifest, options: AdaptOptions, *, beside_bank: bool) -> Recipe:
+    examples, epochs, negatives = _EXAMPLES, _EPOCHS, _NEGATIVES
+    if beside_bank:
+        examples, epochs, negatives = _EXAMPLES_BESIDE_BANK, _EPOCHS_BESIDE_BANK, _NEGATIVES_BESIDE_BANK
+    examples, epochs = options.examples or examples, options.epochs or epochs
+    schedule = Schedule(epochs, examples, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY, muon=False)
+    categories = dict.fromkeys(options.folders, options.category)
+    return head_recipe(manifest, categories, schedule, FRAMES, negatives)
+
+
+def _with_classes(manifest: Manifest, options: AdaptOptions, added: Mapping[str, AddedClass]) -> Manifest:
+    """Return a manifest with the new classes after the old ones; durations behind an onset are those of the first."""
+    first = dataclasses.replace(manifest.classes[0].decoder, evidence=None)
+    points = manifest.operating_points
+    if options.replace:
+        points = _measured_points(manifest, list(added.values())) if added else None
+    new = []
+    for label in options.folders:
+        values: dict[Sensitivity, DecoderParams] = dict.fromkeys(SENSITIVITIES, first)
+        if label in added:
+            values = {name: added[label].choice.decoder(first, name) for name in SENSITIVITIES}
+        spec = ClassSpec(label, options.category, values["balanced"])
+        new.append(spec if points is None else dataclasses.replace(spec, low=values["low"], high=values["high"]))
+    old = () if options.replace else manifest.classes
+    return dataclasses.replace(manifest, classes=(*old, *new), operating_points=points)
+
+
+def _measured_points(manifest: Manifest, classes: Sequence[AddedClass]) -> OperatingPoints:
+    """Return the false events of a class per hour of other sounds, one after another, as cross-validation found."""
+    hours_of_piece = FRAMES * manifest.features.hop_length / manifest.features.sample_rate_hz / 3600
+    rates = {
+        name: max(
+            sum(r.hits for r in c.false[name].values()) / max(1, sum(r.total for r in c.false[name].values()))
+            for c in classes
+        )
+        for name in SENSITIVITIES
+    }
+    return OperatingPoints(**{n: float(f"{r / hours_of_piece:.3g}") for n, r in rates.items()}, of="class")
+
+
+def _add_pieces(pieces: Mapping[str, list[Piece]], model: Path, positives: SoundSet, negatives: SoundSet) -> None:
+    """Run recordings through the detector, each behind a sound that is a negative."""
+    detector = Detector.load(model)
+    rate_hz = detector.sample_rate_hz
+    before = [wave[-round(_BEFORE_S * rate_hz) :] for wave in negatives.waves]
+    noise = np.random.default_rng(0).standard_normal(round(_BEHIND_S * rate_hz)).astype(np.float32)
+    pairs = zip(positives.clips + negatives.clips, positives.waves + negatives.waves, strict=True)
+    for number, (clip, wave) in enumerate(pairs):
+        first, _ = detector.process(before[number % len(before)])
+        own, _ = detector.process(np.concatenate([wave, _BEHIND_RMS * noise]))
+        last, _ = detector.finish()
+        scores = np.concatenate([first, own, last])
+        for label, found in pieces.items():
+            group = "" if clip.label == label else clip.source
+            column = detector.labels.index(label)
+            found.append(Piece(group, "", clip.fold, scores[:, column], len(first)))
+
+
+def _add_entries(
+    pieces: Mapping[str, list[Piece]], head: Extension, others: _Others, shape: BackboneShape, fold: int
+) -> None:
+    """Run a head over the bank's streams of a fold."""
+    bank = others.bank
+    for entries in bank.streams():
+        if bank.fold[entries.start] != fold:
+            continue
+        scores = scores_of(head, np.concatenate(others.fired[entries.start : entries.stop]), shape)
+        for i, entry in enumerate(entries):
+            if others.kept[entry]:
+                begin, own = max(0, i * FRAMES - _MEMORY), scores[max(0, i * FRAMES - _MEMORY) : (i + 1) * FRAMES]
+                for column, found in enumerate(pieces.values()):
+                    group, kind = str(bank.group[entry]), str(bank.kind[entry])
+                    found.append(Piece(group, kind, fold, own[:, column], i * FRAMES - begin))
+
+
+def _cross_validate(label: str, pieces: Sequence[Piece]) -> AddedClass:
+    """Choose decoder values; evaluate each fold with those of the others."""
+    peaks = {smoother: peaks_of(pieces, smoother) for smoother in smoothers()}
+    choice = choose(peaks)
+    recall = {name: [0, 0] for name in SENSITIVITIES}
+    false: dict[Sensitivity, dict[str, list[int]]] = {name: {} for name in SENSITIVITIES}
+    for fold in FOLDS:
+        elsewhere = choose({smoother: own.without(fold) for smoother, own in peaks.items()})
+        own = peaks[elsewhere.smoother].only(fold)
+        for name in SENSITIVITIES:
+            threshold = elsewhere.thresholds[name]
+            _count(recall[name], own.found(threshold))
+            for group, rate in own.false(threshold).items():
+                _count(false[name].setdefault(group, [0, 0]), rate)
+    return AddedClass(
+        label=label,
+        choice=choice,
+        recall={name: Rate(*counts) for name, counts in recall.items()},
+        false={name: {group: Rate(*c) for group, c in sorted(groups.items())} for name, groups in false.items()},
+        taken=_taken(pieces, peaks[choice.smoother], choice.thresholds["balanced"]),
     )
 
 
-def _found_with(
-    predictions: Sequence[ClipPrediction], manifest: Manifest, choices: Sequence[ThresholdChoice]
-) -> list[tuple[str, ClipPrediction, bool]]:
-    """Return of each class and clip whether there is an event of it, with the thresholds that were chosen elsewhere."""
-    from detector.decoder import EventDecoder
+def _count(counts: list[int], rate: Rate) -> None:
+    counts[0] += rate.hits
+    counts[1] += rate.total
 
-    classes = [with_threshold(c, choice.threshold) for c, choice in zip(manifest.classes, choices, strict=True)]
-    features, found = manifest.features, []
-    for p in predictions:
-        decoder = EventDecoder(classes, features.hop_length, features.frame_length)
-        labels = {e.label for e in decoder.push(p.scores) if e.kind == "onset"}
-        found += [(c.label, p, c.label in labels) for c in classes]
-    return found
+
+def _taken(pieces: Sequence[Piece], peaks: Peaks, threshold: float) -> dict[str, Rate]:
+    kinds = np.array([p.kind for p in pieces])
+    rates = {}
+    for kind in np.unique(kinds[kinds != ""]):
+        values = peaks.values[kinds == kind]
+        rate = Rate(int((values >= np.float32(threshold)).sum()), len(values))
+        if rate.total >= _SMALLEST_KIND and rate.value >= _TAKEN_SHARE:
+            rates[str(kind)] = rate
+    return rates
 
 
 def _final_manifest(
-    manifest: Manifest, options: AdaptOptions, classes: Sequence[AddedClass], positives: SoundSet
+    manifest: Manifest,
+    options: AdaptOptions,
+    classes: Sequence[AddedClass],
+    positives: SoundSet,
+    others: _Others | None,
 ) -> Manifest:
     """Return the manifest of the final model: thresholds, metrics, and sources of its training data."""
-    named = _with_classes(manifest, options, {c.choice.label: c.choice.threshold for c in classes})
+    named = _with_classes(manifest, options, {c.label: c for c in classes})
     training = manifest.training
     new_sources = tuple(
         DataSource(label, "the user's own", f"{sum(c.label == label for c in positives.clips)} recordings of {label}")
         for label in options.folders
     )
+    if others is not None:
+        new_sources = (others.source, *new_sources)
     metrics = {} if options.replace else dict(manifest.metrics)
     for c in classes:
-        label, count = c.choice.label, sum(r.total for r in c.false.values())
-        metrics[f"{label}_recall"] = round(c.recall.value, 4)
-        metrics[f"{label}_false_rate"] = round(sum(r.hits for r in c.false.values()) / max(1, count), 4)
+        rates = c.false["balanced"].values()
+        metrics[f"{c.label}_recall"] = round(c.recall["balanced"].value, 4)
+        metrics[f"{c.label}_false_rate"] = round(sum(r.hits for r in rates) / max(1, sum(r.total for r in rates)), 4)
     return dataclasses.replace(
         named,
         name=f"{manifest.name}-{'-'.join(options.folders)}",
@@ -374,26 +397,3 @@ def _same_scores(before: Path, after: Path, waves: Sequence[Samples]) -> bool:
     old, new = Detector.load(before), Detector.load(after)
     count = len(old.labels)
     return all(np.array_equal(old.score(wave), new.score(wave)[:, :count]) for wave in waves)
-
-
-def _old_classes(options: AdaptOptions, result: AdaptResult) -> str:
-    if options.replace:
-        return "There are none: they were removed."
-    if result.old_scores_equal:
-        return (
-            "Their scores are unchanged, to the bit (compared over all the sounds of this run): backbone and read-out "
-            "are the same. The card of the adapted model applies to them."
-        )
-    return (
-        "Their weights are unchanged; scores differ in the last bits, which this machine's sigmoid rounds differently."
-    )
-
-
-def _warnings(classes: tuple[AddedClass, ...]) -> str:
-    lines = []
-    for c in classes:
-        if c.recall.value < 0.8:  # noqa: PLR2004 - the recall that the README asks for
-            lines.append(f"- {c.choice.label} is missed often: record more, and more varied, examples.")
-        if c.choice.worst.value > 0.05:  # noqa: PLR2004 - one in twenty
-            lines.append(f"- Other sounds are often taken for {c.choice.label}: add some of them by --background.")
-    return "\n".join(lines)

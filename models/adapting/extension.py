@@ -34,7 +34,7 @@ class Extension:
     hidden_bias: Float32
     hidden_beta: Float32
     readout_weight: Float32
-    """(classes, neurons of the dense layer and hidden)."""
+    """(classes, neurons of the dense layer and hidden); of the dense layer the first neurons, maybe not all."""
     readout_bias: Float32
     readout_beta: Float32
 
@@ -112,11 +112,13 @@ def _extended(
     kept = 0 if replace else len(arrays["readout_bias"])
     old_rows = np.pad(arrays["readout_weight"][:kept], ((0, 0), (0, hidden)))
     beta = extension.hidden_beta.reshape(1, -1)
+    read = extension.readout_weight.shape[1] - hidden
+    new_rows = np.insert(extension.readout_weight, [read] * (backbone.dense - read), 0, axis=1)
     return {
         "dense_weight": np.concatenate([arrays["dense_weight"], extension.hidden_weight]),
         "dense_bias": np.concatenate([arrays["dense_bias"], extension.hidden_bias]),
         "dense_beta": np.concatenate([arrays["dense_beta"].reshape(1, backbone.dense), beta], axis=1),
-        "readout_weight": np.concatenate([old_rows, extension.readout_weight]),
+        "readout_weight": np.concatenate([old_rows, new_rows]),
         "readout_bias": np.concatenate([arrays["readout_bias"][:kept], extension.readout_bias]),
         "readout_beta": np.concatenate([arrays["readout_beta"][:kept], extension.readout_beta]),
     }

@@ -17,7 +17,7 @@ from models.cli.evaluate import (
     tune_events,
 )
 from models.cli.images import compare, convert, show_encoding, show_neuron
-from models.cli.train import adapt, average, cross_evaluate, evaluate, fit, folds, tune
+from models.cli.train import adapt, average, cross_evaluate, evaluate, fit, folds, make_bank, tune
 
 _SCENES_EXTRA = {"dcase_util", "pandas", "pkg_resources", "sed_eval", "sed_scores_eval"}
 
@@ -43,6 +43,7 @@ for command in (
     cross_evaluate,
     tune,
     adapt,
+    make_bank,
     show_encoding,
     show_neuron,
     manifest,

@@ -1,4 +1,4 @@
-"""Commands that train and evaluate on clips: fit, folds, average, evaluate, cross-evaluate, tune, adapt."""
+"""Commands that train and evaluate on clips: fit, folds, average, evaluate, cross-evaluate, tune, adapt, make-bank."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from models.cli.options import (
     data_option,
     integers,
     material_option,
+    processes_option,
     threads_option,
     use_threads,
 )
@@ -27,10 +28,10 @@ from models.console import report_problems
 if TYPE_CHECKING:
     from detector.audio.live_source import Channel
 
+_CREDITS: Final = FileKind("the credits of a bank", re.compile(rb"# .*\n\n.*`snn-train adapt`", re.DOTALL))
 _CARD: Final = FileKind("the card of an adapted model", re.compile(rb"# .*\n\n.*Made by `", re.DOTALL))
-_EXAMPLES: Final = 2400
-_EPOCHS: Final = 8
-"""Training of the head of new classes."""
+_BANK_BYTES: Final = 5_000_000
+"""Largest bank: it ships with the model."""
 
 
 @click.command()
@@ -263,8 +264,24 @@ def tune(held_out: tuple[tuple[Path, int], ...], data: Path, false_rate: float, 
 @click.option("--background", type=PATH, help="Recordings of the place without the new sounds: a file or a folder.")
 @material_option
 @click.option("--data", type=PATH, help="Folder of recordings in the layout of snn-train fit, as negatives.")
+@click.option(
+    "--bank", type=PATH, help="Other sounds (snn-train make-bank); default: those beside MODEL or the shipped model."
+)
+@click.option("--no-bank", is_flag=True, help="Use no bank: other sounds are those of the options above.")
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="KIND",
+    help="A kind of sounds of the bank that is of a new class; repeat for more. Kinds named like one are left out.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Processes that make examples.")
+@click.option(
+    "--workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Processes that make examples and train.",
+)
 def adapt(  # noqa: PLR0913 - one option each
     model: Path,
     classes: tuple[tuple[str, Path], ...],
@@ -275,25 +292,32 @@ def adapt(  # noqa: PLR0913 - one option each
     background: Path | None,
     material: Path | None,
     data: Path | None,
+    bank: Path | None,
+    without: tuple[str, ...],
     seed: int,
     workers: int,
     *,
+    no_bank: bool,
     force: bool,
 ) -> None:
     """Add classes to MODEL from your own recordings, on a CPU in minutes; scores of the old classes do not change.
 
+    What is not of a new class comes from a bank of other sounds that ships with the model.
+
     The recordings are divided into five folds for cross-validation; the metrics that are printed, and
     written to the card beside the new model, are those of held-out folds. Cuts of one recording should
     share a name up to their number (bell-1.wav, bell-2.wav): they are kept in one fold. Sounds that are
-    frequent at the place of use, given as --background, serve as negatives.
+    frequent at the place of use, given as --background, serve as further negatives.
     """
-    from models.adapting.adapt import AdaptOptions, adapt, card, evaluation_table
+    from models.adapting.adapt import AdaptOptions, adapt
+    from models.adapting.card import card, evaluation_table, warnings
 
-    labels = [label for label, _ in classes]
-    target = out or Path(f"{model.stem}-{'-'.join(labels)}.onnx")
+    if no_bank and bank is not None:
+        raise ConfigError("--no-bank and --bank contradict each other; give one of them")
+    target = out or Path(f"{'-'.join([model.stem, *(label for label, _ in classes)])}.onnx")
     page = target.with_suffix(".md")
     outputs = (Output("--out", target, MODEL), Output("the card", page, _CARD))
-    check_outputs(outputs, [p for p in (model, background, material, data) if p is not None], force=force)
+    check_outputs(outputs, [p for p in (model, background, material, data, bank) if p is not None], force=force)
     options = AdaptOptions(
         model=model,
         classes=classes,
@@ -306,12 +330,43 @@ def adapt(  # noqa: PLR0913 - one option each
         data=data,
         seed=seed,
         processes=workers,
-        examples=_EXAMPLES,
-        epochs=_EPOCHS,
+        bank=bank,
+        uses_bank=not no_bank,
+        without=without,
     )
     result = adapt(options)
-    report_problems(result.problems)
+    report_problems([*result.problems, *warnings(result)])
     for line in evaluation_table(result):
         click.echo(line)
     write_text(page, card(options, result))
     click.echo(f"{target}, {page}: written; next: snn-detect replay --model {target} RECORDING", err=True)
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@data_option
+@click.option("--out", type=PATH, help="Bank to write; default: beside MODEL, where snn-train adapt looks for it.")
+@force_option
+@click.option("--seed", default=0, show_default=True, help="Seed of all that is random.")
+@processes_option
+def make_bank(  # noqa: PLR0913 - one option each
+    model: Path, data: Path, out: Path | None, seed: int, processes: int, *, force: bool
+) -> None:
+    """Make the bank of other sounds for snn-train adapt on MODEL: its backbone's spikes over recordings.
+
+    Recordings of fold 5 are left out, and those whose licence does not allow derived data to ship. The same
+    model, recordings and seed give the same bytes. Authors and licences are in the bank, and in a page beside it.
+    """
+    from models.adapting.bank import BANK, SUFFIX
+    from models.adapting.make_bank import credits_page, make_bank, write_limited
+
+    target = out or model.with_suffix(SUFFIX)
+    page = target.with_name(target.name + ".txt")
+    check_outputs([Output("--out", target, BANK), Output("the credits", page, _CREDITS)], [model], force=force)
+    bank, problems = make_bank(model, data, seed, processes)
+    report_problems(problems)
+    kept = write_limited(target, bank, _BANK_BYTES)
+    write_text(page, credits_page(target, kept))
+    click.echo(
+        f"{target}, {page}: written, {len(kept)} of {len(bank)} examples in {target.stat().st_size} bytes", err=True
+    )

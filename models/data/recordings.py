@@ -9,6 +9,7 @@ instrument; ``models.data.note_phrases`` plays phrases with them, which ``read_p
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from importlib import resources
@@ -38,6 +39,11 @@ _EVALUATION_PACKAGES: Final = frozenset({"deb:scratch", "deb:tuxpaint-stamps-def
 """The catalogue reserves these packages for evaluation."""
 _PLAYED_PACKAGES: Final = frozenset({"deb:fluid-soundfont-gm", "deb:freepats"})
 """The training material is played with instruments of these packages: their notes in fold 5 would not be unseen."""
+_PERMISSIVE: Final = re.compile(
+    r"(CC0\b|CC[ -]BY[ -]\d|MIT\b|Apache-2\.0|BSD-|ODbL-|Public Domain|Unlicense)", re.IGNORECASE
+)
+"""How the licences begin under which data made from a clip may ship. Copyleft licences of programs, CC BY-SA, -NC and
+-ND, and statements that are incomplete or unusual are not among them."""
 _NOTES, _MUSIC, _OTHER_INSTRUMENT = "notes", "music", "other_instrument"
 _WINDS = (
     "alto_sax",
@@ -113,6 +119,8 @@ class Recording:
     """Source and recording, player or instrument; rows that share it are in one fold."""
     source: str
     licence: str
+    author: str
+    """"": the index names none."""
     articulation: str
     pitch: int | None
     """MIDI pitch of a single note, where it is known."""
@@ -165,10 +173,8 @@ def read_recordings(folder: Path) -> Iterator[Clip]:
 
     Raises what ``read_recordings_index`` raises.
     """
-    for row in read_recordings_index(folder):
-        if row.label == _MUSIC or (row.label == _NOTES and not _usable_note(row)):
-            continue
-        label, source = _label_and_source(row)
+    for row in usable_rows(read_recordings_index(folder)):
+        label, source = label_and_source(row)
         yield Clip(row.path, label, source, row.fold, row.recording)
 
 
@@ -182,6 +188,19 @@ def playable_instruments(rows: Sequence[Recording], min_pitches: int) -> dict[tu
         if row.label == _NOTES and row.pitch is not None and _usable_note(row):
             groups.setdefault((row.recording, row.kind), []).append(row)
     return {key: notes for key, notes in groups.items() if len({n.pitch for n in notes}) >= min_pitches}
+
+
+def allows_derived_data(licence: str) -> bool:
+    """Return whether data made from a clip of this licence, as the index states it, may ship with a model.
+
+    CC0, public domain, Unlicense, CC BY with its version, MIT, Apache-2.0, BSD and ODbL do; no other licence does.
+    """
+    return _PERMISSIVE.match(licence) is not None
+
+
+def usable_rows(rows: Iterable[Recording]) -> list[Recording]:
+    """Return the rows of sounds and of usable notes, without mixed music: it may contain any musical class."""
+    return [row for row in rows if row.label != _MUSIC and (row.label != _NOTES or _usable_note(row))]
 
 
 def excluded_paths() -> frozenset[str]:
@@ -216,6 +235,7 @@ def _recording(folder: Path, row: dict[str, str], where: str) -> Recording:
         recording=f"{row['source']}/{row['recording']}",
         source=row["source"],
         licence=row["licence"],
+        author=row.get("author", ""),
         articulation=row["articulation"],
         pitch=int(row["midi"]) if row["midi"].isdecimal() else None,
         fold=int(row["fold"]),
@@ -226,7 +246,7 @@ def _usable_note(row: Recording) -> bool:
     return row.kind in LABEL_OF_KIND and row.source not in _PLAYED_PACKAGES
 
 
-def _label_and_source(row: Recording) -> tuple[str | None, str]:
+def label_and_source(row: Recording) -> tuple[str | None, str]:
     """Return the class of a clip, None if out of class, and the source that it is drawn from."""
     if row.label == _NOTES:
         return LABEL_OF_KIND[row.kind], NOTE_SOURCE
