@@ -192,12 +192,13 @@ def write_limited(path: Path, bank: Bank, size: int) -> Bank:
 
 def credits_page(path: Path, bank: Bank) -> str:
     """Return whose recordings a bank was made of, as text."""
+    sounds, frames = bank.lead_ins.shape[:2]
     lines = [
         f"# {path.name}",
         f"Spikes of {bank.about.model} over recordings, which `snn-train adapt` takes as sounds of no new class.",
-        f"Made by `{bank.about.command}`. No recording can be restored from",
-        "them. Kind, clip, author and licence of each example are in the file:",
-        f"`numpy.load({path.name!r})`.",
+        f"Made by `{bank.about.command}`. It holds no samples, but",
+        f"beside the spikes the features (MFCC) of {sounds} sounds, {frames} frames each, to precede others.",
+        f"Kind, clip, author and licence of each example are in the file: `numpy.load({path.name!r})`.",
         "",
         "| licence | examples | recordings by |",
         "|---|---|---|",
