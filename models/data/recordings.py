@@ -105,6 +105,8 @@ LABEL_OF_KIND: Final[dict[str, str | None]] = {
 }
 """Class of single notes by instrument; None: out of class. Instruments too similar to a class to be called either
 (bass guitars, banjo, shamisen, sitar, plucked double basses and strings, tabla, didgeridoo) are not listed."""
+_SIMILAR_INSTRUMENTS: Final = frozenset({"bass_string", "sitar"})
+"""Recordings of such instruments, by kind, among those labelled ``other_instrument``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,11 @@ def allows_derived_data(licence: str) -> bool:
 
 
 def usable_rows(rows: Iterable[Recording]) -> list[Recording]:
-    """Return the rows of sounds and of usable notes, without mixed music: it may contain any musical class."""
-    return [row for row in rows if row.label != _MUSIC and (row.label != _NOTES or _usable_note(row))]
+    """Return the rows of sounds and of usable notes, of instruments that are one of a class or clearly none.
+
+    Mixed music is left out: it may contain any musical class.
+    """
+    return [row for row in rows if _usable(row)]
 
 
 def excluded_paths() -> frozenset[str]:
@@ -240,6 +245,12 @@ def _recording(folder: Path, row: dict[str, str], where: str) -> Recording:
         pitch=int(row["midi"]) if row["midi"].isdecimal() else None,
         fold=int(row["fold"]),
     )
+
+
+def _usable(row: Recording) -> bool:
+    if row.label == _NOTES:
+        return _usable_note(row)
+    return row.label != _MUSIC and not (row.label == _OTHER_INSTRUMENT and row.kind in _SIMILAR_INSTRUMENTS)
 
 
 def _usable_note(row: Recording) -> bool:

@@ -56,6 +56,7 @@ def test_labels_become_classes_and_out_of_class_sounds_stay_so(tmp_path: Path) -
         {"path": "e.ogg", "label": "notes", "kind": "oboe", "recording": "five", "fold": "4"},
         {"path": "f.ogg", "label": "notes", "kind": "organ", "recording": "six", "fold": "4"},
         {"path": "g.ogg", "label": "notes", "kind": "bass_guitar", "recording": "seven", "fold": "4"},
+        {"path": "h.ogg", "label": "other_instrument", "kind": "sitar", "recording": "eight", "fold": "4"},
     )
     found = {clip.path.name: (clip.label, clip.source, clip.fold) for clip in read_recordings(tmp_path)}
     assert found == {
