@@ -33,7 +33,7 @@ _RENAMED: Final = {
     "loss": {"deep": "deep_supervision", "idle": "background_operations", "least_rate": "min_rate"},
 }
 """Earlier names of keys, by table, with their present names."""
-_ADDED: Final = {"examples": {"scenes": {"noise_like": [], "continued": 0.0, "pool": 0}}}
+_ADDED: Final = {"examples": {"scenes": {"noise_like": [], "continued": 0.0, "pool": 0, "hard_negatives": 0.0}}}
 """Keys that earlier recipes had not, by table and its kind, with the values that do what was done then."""
 
 
@@ -88,6 +88,8 @@ class SceneExamples:
     pool: int = 0
     """Number of different examples, which are kept in the run's folder and used again in later epochs, in another
     order: to make one takes as long as to train on it. 0: every example is new."""
+    hard_negatives: float = 0.0
+    """Probability that an out-of-class sound is one that the weights a run starts from take for a class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,10 @@ def _check_examples(examples: SceneExamples, recipe: Recipe, where: str) -> None
         raise ConfigError(f"{where}: examples.continued is {examples.continued}; it takes a probability, 0 to 1")
     if examples.continued and recipe.network.kind == "cnn":
         raise ConfigError(f"{where}: examples.continued needs a network with a state; set it to 0")
+    if not 0 <= examples.hard_negatives <= 1:
+        raise ConfigError(
+            f"{where}: examples.hard_negatives is {examples.hard_negatives}; it takes a probability, 0 to 1"
+        )
     if examples.pool < 0 or examples.pool % recipe.schedule.batch:
         raise ConfigError(f"{where}: examples.pool is {examples.pool}; it takes a multiple of schedule.batch, or 0")
 

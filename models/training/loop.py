@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from detector.errors import ConfigError
 from detector.manifest import TrainingRecord
+from detector.messages import Samples
 from models.console import Progress, report_problems
 from models.data.clips import Clip
 from models.data.datasets import folds_left_out, load_good_clips, recordings, sources_of
@@ -31,7 +33,7 @@ from models.training.optimiser import Optimiser, clip_gradient, rate_at
 from models.training.pool import Batch, ExamplePool
 from models.training.runs import RunFolder, load_run, stage_folders, weights_digest
 from models.training.streams import streams_of
-from models.training.warm_start import auxiliary_heads_of, record_of, restore_norms, weights_of
+from models.training.warm_start import auxiliary_heads_of, hard_clips, record_of, restore_norms, weights_of
 
 _PARTS: Final = ("spikes", "target", "weight", "background_frames")
 """What a batch of examples consists of."""
@@ -286,4 +288,18 @@ class _Trainer:
         examples = self._recipe.examples
         if isinstance(examples, MixtureExamples):
             return MixtureMaker(clips, waves, self._recipe, examples)
-        return ExampleMaker(clips, waves, self._recipe, examples)
+        return ExampleMaker(clips, waves, self._recipe, examples, self._hard_negatives(clips, waves))
+
+    def _hard_negatives(self, clips: Sequence[Clip], waves: Sequence[Samples]) -> list[int]:
+        """Return the out-of-class clips that the weights this run started from take for a class."""
+        examples, before = self._recipe.examples, self._run.initial_weights
+        if not isinstance(examples, SceneExamples) or not examples.hard_negatives:
+            return []
+        if before is None or before.is_file():  # a model file has no batch norms to evaluate it with
+            raise ConfigError(
+                f"{self._recipe.name}: examples.hard_negatives are found by the weights of a run; add --warm-start RUN"
+            )
+        with torch.random.fork_rng(devices=[]):  # a resumed run has the state of its checkpoint
+            net = make_network(self._recipe.network, self._recipe.encoder)
+        net.load_state_dict(weights_of(before, self._recipe, self._run.leave_out))
+        return hard_clips(net, self._recipe, waves, [i for i, clip in enumerate(clips) if clip.label is None])

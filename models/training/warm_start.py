@@ -1,4 +1,4 @@
-"""Warm start: the initial weights of a run from a finished run or from a model file.
+"""Warm start: the initial weights of a run from a finished run or from a model file, and what they take for a class.
 
 A model file holds a finished network, whose batch norms are folded into the weights (``models.network.csnn.finished``).
 They are restored so that the network can be trained as any other. Let x = W s be the current of an output of a layer,
@@ -11,20 +11,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
 from detector.manifest import Manifest, TrainingRecord
+from detector.messages import Samples
 from detector.network import load_model
+from models.console import Progress
 from models.data.datasets import folds_left_out
 from models.network.csnn import SpikingConvNet, SpikingUnit
+from models.network.twin import Network
 from models.recipe import Recipe
+from models.training.frontend import FrontEnd
 from models.training.runs import RunFolder, load_run
 
 _SHARED: Final = ("kind", "classes", "features", "encoder", "network")
@@ -35,6 +40,11 @@ _APART: Final = "kinds"
 """The layout whose recordings no other data set has, so that its folds are not theirs."""
 _READOUT: Final = "readout"
 """What the names of the read-out's parameters begin with."""
+_HARD_SCORE: Final = 0.8
+"""A clip is hard where a class's score, averaged over ``_SMOOTHING`` frames, reaches this at a peak of ``_PEAK``."""
+_SMOOTHING: Final = 4
+_PEAK: Final = 0.2
+_HARD_BATCH: Final = 32
 
 
 def weights_of(path: Path, recipe: Recipe, leave_out: int | None) -> dict[str, Tensor]:
@@ -144,6 +154,23 @@ class _Moments:
         return mean.float(), (self._square / self._count - mean**2).clamp(min=0).float()
 
 
+def hard_clips(net: Network, recipe: Recipe, waves: Sequence[Samples], numbers: Sequence[int]) -> list[int]:
+    """Return the hard negatives: those of the clips ``numbers`` of ``waves`` that the network takes for a class.
+
+    A. Shrivastava, A. Gupta and R. Girshick, "Training region-based object detectors with online hard example mining"
+    (CVPR 2016), find them in every step; here they are found once.
+    """
+    net.eval()
+    front, found = FrontEnd(recipe), list[int]()
+    by_length = sorted(numbers, key=lambda number: waves[number].size)
+    with Progress("hard negatives", len(by_length), "clips", 0) as bar, torch.no_grad():
+        for batch in _batches(by_length):
+            highest = _highest_scores(net, [front.encode_clip(_levelled(waves[number])) for number in batch])
+            found += [number for number, score in zip(batch, highest, strict=True) if score >= _HARD_SCORE]
+            bar.advance(len(batch))
+    return sorted(found)
+
+
 def _check_folds(path: Path, record: TrainingRecord, recipe: Recipe, leave_out: int | None) -> None:
     if seen := sorted(set(folds_left_out(recipe, leave_out)) - set(record.folds_left_out)):
         raise ConfigError(f"{path}: was trained on fold {', '.join(map(str, seen))}, which this run leaves out")
@@ -206,3 +233,21 @@ def _array(arrays: dict[str, Any], name: str, like: Tensor, path: Path) -> Tenso
         found = "missing" if values is None else f"{values.shape}"
         raise ConfigError(f"{path}: {name} is {found}, but the recipe's network has {tuple(like.shape)}")
     return torch.from_numpy(np.array(values, np.float32))
+
+
+def _batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(numbers), _HARD_BATCH):
+        yield numbers[first : first + _HARD_BATCH]
+
+
+def _levelled(wave: Samples) -> Samples:
+    return np.asarray(wave * (_PEAK / max(float(np.abs(wave).max()), 1e-6)), np.float32)
+
+
+def _highest_scores(net: Network, spikes: Sequence[NDArray[Any]]) -> list[float]:
+    """Return each clip's highest smoothed score of any class."""
+    frames = max(_SMOOTHING, *(len(s) for s in spikes))
+    padded = np.stack([np.pad(s, [(0, frames - len(s)), *[(0, 0)] * (s.ndim - 1)]) for s in spikes])
+    logits, _ = net(torch.from_numpy(padded).float(), None, {})
+    scores = torch.sigmoid(logits).unfold(1, _SMOOTHING, 1).mean(3).amax(2)
+    return [float(row[: max(1, len(s) - _SMOOTHING + 1)].max()) for row, s in zip(scores, spikes, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,19 @@ def encoder(model_params: MfccParams) -> EncoderParams:
     return EncoderParams("send_on_delta", ((3.0,) * n, (1.0,) * n), 0.02, (-116.5, *(0.0,) * (n - 1)))
 
 
-def maker(
-    clips: list[Clip], waves: list[np.ndarray], features: MfccParams, encoder: EncoderParams, frames: int = FRAMES
+def maker(  # noqa: PLR0913 - what an example is made from
+    clips: list[Clip],
+    waves: list[np.ndarray],
+    features: MfccParams,
+    encoder: EncoderParams,
+    frames: int = FRAMES,
+    hard_negatives: Sequence[int] = (),
 ) -> ExampleMaker:
     shipped = load_recipe(RECIPE)
     network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
     recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
-    return ExampleMaker(
-        clips,
-        waves,
-        recipe,
-        SceneExamples("scenes", frames, {}, {"none": 1.0}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1, (-40.0, -1.0)),
-    )
+    params = SceneExamples("scenes", frames, {}, {"none": 1.0}, *[0.0] * 8, 1, (-40.0, -1.0), hard_negatives=0.6)
+    return ExampleMaker(clips, waves, recipe, params, hard_negatives)
 
 
 def clip(label: str | None, tmp: str = "x") -> Clip:
@@ -121,6 +123,18 @@ def test_clips_of_one_recording_are_drawn_by_the_square_root_of_their_number(
     drawn = [m._clip_of(LABELS.index("rain"), rng) for _ in range(2000)]
     assert np.mean([number < 16 for number in drawn]) == pytest.approx(0.5, abs=0.04)
     assert set(drawn) == set(range(20))
+
+
+def test_hard_negatives_are_so_many_of_the_out_of_class_sounds(
+    model_params: MfccParams, encoder: EncoderParams
+) -> None:
+    clips = [*[clip(None)] * 19, clip("rain")]
+    m = maker(clips, [np.ones(2000, np.float32)] * 20, model_params, encoder, frames=4, hard_negatives=[3, 7])
+    rng = np.random.default_rng(0)
+    drawn = [m._clip_of(len(LABELS), rng) for _ in range(2000)]
+    assert np.mean([number in {3, 7} for number in drawn]) == pytest.approx(0.6 + 0.4 * 2 / 19, abs=0.04)
+    assert set(drawn) == set(range(19))
+    assert {m._clip_of(LABELS.index("rain"), rng) for _ in range(100)} == {19}
 
 
 @pytest.mark.parametrize("background_only", [0.0, 1.0])

@@ -203,6 +203,7 @@ def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
         ("membrane_tau_s", "[0.1]", r"network\.membrane_tau_s is \[0\.1\]; it takes a shortest"),
         ("deep_supervision", "-0.1", r"loss\.deep_supervision is -0\.1; it takes a weight"),
         ("pool", "10", r"examples\.pool is 10; it takes a multiple of schedule\.batch"),
+        ("hard_negatives", "-0.5", r"examples\.hard_negatives is -0\.5; it takes a probability"),
         ("continued", "1.5", r"examples\.continued is 1\.5; it takes a probability"),
         ("noise_like", '["rain", "hail"]', r"examples\.noise_like: the recipe knows no 'hail'; it knows"),
     ],

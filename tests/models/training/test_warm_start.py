@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 
 from detector.errors import ConfigError
 from models import RECIPES
+from models.network.twin import Network
 from models.recipe import Recipe, load_recipe
 from models.training import loop
 from models.training.loop import Run, train
 from models.training.runs import load_run
-from models.training.warm_start import read_model, restore_norms, weights_of
+from models.training.warm_start import hard_clips, read_model, restore_norms, weights_of
 from tests.models.conftest import write
 from tests.models.data.test_recordings import write_index
 
@@ -71,6 +73,40 @@ def test_an_interrupted_warm_start_resumes_to_the_bit(
     resumed = train(short, run).state_dict()
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
     assert not torch.equal(whole["dense.weight"], read_model(MODEL, recipe)[0].state_dict()["dense.weight"])
+
+
+def test_hard_negatives_are_the_clips_with_a_high_score(recipe: Recipe) -> None:
+    net, _ = read_model(MODEL, recipe)
+    restore_norms(net, [some_spikes(recipe)])
+    scene = soundfile.read(RECIPES.parent / "demo" / "scene.flac", dtype="float32")[0]
+    silence = np.zeros(30_000, np.float32)
+    assert hard_clips(net, recipe, [silence, scene, scene], [0, 1]) == [1]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_hard_negatives_are_found_by_the_weights_of_a_run(recipe: Recipe, tree: Path, tmp_path: Path) -> None:
+    schedule = dataclasses.replace(recipe.schedule, epochs=1, examples_per_epoch=4, batch=2)
+    examples = dataclasses.replace(recipe.examples, frames=40)
+    short = dataclasses.replace(recipe, schedule=schedule, examples=examples)
+    hard = dataclasses.replace(short, examples=dataclasses.replace(examples, hard_negatives=0.5))
+    first = tmp_path / "first"
+    train(short, Run(tree, None, first, 0, None, workers=0))
+    for before in (None, MODEL):
+        with pytest.raises(ConfigError, match="are found by the weights of a run; add --warm-start"):
+            train(hard, Run(tree, None, tmp_path / f"no {before is None}", 0, None, workers=0, warm_start=before))
+    first_net = load_run(first)[0]
+    run = Run(tree, None, tmp_path / "second", 0, None, workers=0, warm_start=first)
+    found: list[list[int]] = []
+
+    def spied(net: Network, *arguments: Any) -> list[int]:
+        assert all(torch.equal(value, first_net.state_dict()[name]) for name, value in net.state_dict().items())
+        found.append(hard_clips(net, *arguments))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "hard_clips", spied)
+        train(hard, run)
+    assert len(found) == 1
 
 
 def some_spikes(recipe: Recipe) -> torch.Tensor:
