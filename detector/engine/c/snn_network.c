@@ -207,19 +207,25 @@ static void add_bands(snn_band *restrict to, const snn_band *restrict row, size_
         to[m] = (snn_band)(to[m] + row[m]);
 }
 
+/* Return whether a plane has a spike; compilers look at whole vectors at once. */
+static inline int has_spike(const uint8_t *spikes, size_t n)
+{
+    uint8_t some = 0;
+    for (size_t k = 0; k < n; k++)
+        some |= spikes[k];
+    return some;
+}
+
 /* Compute the bands of this frame from its cepstral spikes, 0 or 1: each adds a row of the inverse DCT. */
 APART static void make_bands(snn_network *s, uint8_t spikes[SNN_PLANES][SNN_N_MFCC])
 {
     size_t first = s->time % SNN_BAND_FRAMES * SNN_PLANES;
     memset(s->bands + first * SNN_N_MELS, 0, SNN_PLANES * SNN_N_MELS * sizeof *s->bands);
-    memset(s->active + first, 0, SNN_PLANES);
     for (size_t p = 0; p < SNN_PLANES; p++) {
-        for (size_t k = 0; k < SNN_N_MFCC; k++) {
-            if (spikes[p][k]) {
-                s->active[first + p] = 1;
+        s->active[first + p] = (uint8_t)has_spike(spikes[p], SNN_N_MFCC);
+        for (size_t k = 0; s->active[first + p] && k < SNN_N_MFCC; k++)
+            if (spikes[p][k])
                 add_bands(s->bands + (first + p) * SNN_N_MELS, snn_to_bands + k * SNN_N_MELS, SNN_N_MELS);
-            }
-        }
     }
 }
 
