@@ -20,7 +20,7 @@ from models.training.augment import AcousticConditions, band_limit, clip_hard, d
 from models.training.examples import ExampleMaker, PlacedSound
 
 FRAMES = 80
-RECIPE = RECIPES / "household.toml"
+RECIPE = RECIPES / "household-base.toml"
 LABELS = load_recipe(RECIPE).labels
 
 pytestmark = pytest.mark.usefixtures("few_conditions")

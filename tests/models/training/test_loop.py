@@ -27,7 +27,7 @@ from models.training.loop import Run, _Trainer, train, train_stages
 from models.training.runs import RunFolder, load_run
 from models.training.warm_start import auxiliary_heads_of
 
-RECIPE = RECIPES / "household.toml"
+RECIPE = RECIPES / "household-base.toml"
 LABELS = load_recipe(RECIPE).labels
 
 

@@ -17,7 +17,7 @@ LANES, PARTS, FRAMES = 4, 3, 50
 
 
 def recipe() -> Recipe:
-    given = load_recipe(RECIPES / "household-recordings.toml")
+    given = load_recipe(RECIPES / "household.toml")
     return dataclasses.replace(given, schedule=dataclasses.replace(given.schedule, batch=LANES))
 
 
@@ -77,4 +77,4 @@ def test_recipes_without_the_key_have_none() -> None:
     assert (
         streams_of(dataclasses.replace(given, examples=dataclasses.replace(given.examples, continued=0.0)), 0) is None
     )
-    assert streams_of(load_recipe(RECIPES / "household.toml"), 0) is None
+    assert streams_of(load_recipe(RECIPES / "household-base.toml"), 0) is None

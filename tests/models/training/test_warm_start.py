@@ -28,7 +28,7 @@ MODEL = RECIPES.parent / "pretrained" / "household.onnx"
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return load_recipe(RECIPES / "household.toml")
+    return load_recipe(RECIPES / "household-base.toml")
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
