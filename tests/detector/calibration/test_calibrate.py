@@ -56,11 +56,11 @@ def clatter(rng: np.random.Generator) -> Samples:
     """Return faint noise with bursts of noise and, as of plucked strings, tones that decay."""
     wave = 0.002 * rng.standard_normal(SECONDS * RATE)
     at = 0
-    while (at := at + int(rng.exponential(1.2) * RATE)) < len(wave) - 2 * RATE:
+    while (at := at + int(rng.exponential(0.7) * RATE)) < len(wave) - 2 * RATE:
         t = np.arange(int(rng.uniform(0.1, 2.0) * RATE)) / RATE
         pitch = rng.uniform(90, 500)
         tones = sum(np.sin(2 * np.pi * pitch * k * t) * np.exp(-k * t) / k for k in range(1, 13))
-        burst = tones if rng.random() < 0.6 else rng.standard_normal(t.size)
+        burst = tones if rng.random() < 0.9 else rng.standard_normal(t.size)
         wave[at : at + t.size] += rng.uniform(0.02, 0.2) * burst * np.exp(-t * rng.uniform(1, 4))
     return np.asarray(wave.clip(-1, 1), np.float32)
 
