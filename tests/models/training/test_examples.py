@@ -43,7 +43,8 @@ def maker(  # noqa: PLR0913 - what an example is made from
     shipped = load_recipe(RECIPE)
     network = dataclasses.replace(shipped.network, planes=2 * len(encoder.thresholds))
     recipe = dataclasses.replace(shipped, features=features, encoder=encoder, network=network)
-    params = SceneExamples("scenes", frames, {}, {"none": 1.0}, *[0.0] * 8, 1, (-40.0, -1.0), hard_negatives=0.6)
+    none = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    params = SceneExamples("scenes", frames, {}, {"none": 1.0}, *none, 1, (-40.0, -1.0), hard_negatives=0.6)
     return ExampleMaker(clips, waves, recipe, params, hard_negatives)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from detector.errors import ConfigError
 from models import RECIPES
 from models.network.twin import Network
-from models.recipe import Recipe, load_recipe
+from models.recipe import Recipe, SceneExamples, load_recipe
 from models.training import loop
 from models.training.loop import Run, train
 from models.training.runs import load_run
@@ -86,6 +86,7 @@ def test_hard_negatives_are_the_clips_with_a_high_score(recipe: Recipe) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_hard_negatives_are_found_by_the_weights_of_a_run(recipe: Recipe, tree: Path, tmp_path: Path) -> None:
     schedule = dataclasses.replace(recipe.schedule, epochs=1, examples_per_epoch=4, batch=2)
+    assert isinstance(recipe.examples, SceneExamples)
     examples = dataclasses.replace(recipe.examples, frames=40)
     short = dataclasses.replace(recipe, schedule=schedule, examples=examples)
     hard = dataclasses.replace(short, examples=dataclasses.replace(examples, hard_negatives=0.5))
