@@ -76,7 +76,9 @@ class Home:
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
     """Give a camera with a picture, which plays some of the scene and a silence."""
     file = tmp_path_factory.mktemp("camera") / "scene.wav"
-    soundfile.write(file, np.concatenate([scene()[56000:112000], np.zeros(48000, np.float32)]), 16000, subtype="PCM_16")
+    soundfile.write(
+        file, np.concatenate([scene()[392000:472000], np.zeros(48000, np.float32)]), 16000, subtype="PCM_16"
+    )
     user, _, password = PASSWORD.partition(":")
     launch = f"filesrc location={file} ! wavparse ! audioconvert ! audioresample ! audio/x-raw,rate=16000 ! {AAC}"
     with Camera(VIDEO, launch, user=user, password=password) as running:

@@ -25,7 +25,7 @@ from tests.service import wait_until
 from tests.sound_server import SoundServer, sound_server
 
 __all__ = ["sound_server"]
-BEGIN_S, END_S = 3, 8
+BEGIN_S, END_S = 26, 31
 """A guitar begins in this part of the scene and is still playing at its end."""
 
 
@@ -194,6 +194,8 @@ def test_a_microphone_is_listened_to_until_the_task_is_cancelled_and_then_closed
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        deadline = threading.Timer(60, process.kill)
+        deadline.start()
         try:
             assert process.stdout.readline().startswith("no device: device 'no-such-microphone' is not there")
             wait_until(lambda: listeners() == 2, "the program's stream")
@@ -208,4 +210,5 @@ def test_a_microphone_is_listened_to_until_the_task_is_cancelled_and_then_closed
             process.stdin.flush()
             assert process.wait(30) == 0
         finally:
+            deadline.cancel()
             process.kill()

@@ -17,10 +17,10 @@ SECONDS = 6
 def seeds() -> dict[str, bytes]:
     """Return inputs that reach onsets: two bytes for the division, then a second of near silence and one of a tone.
 
-    The tones are square waves of 151 and 195 Hz, half a second a command.
+    The tones are square waves of 211 and 286 Hz, half a second a command.
     """
     quiet = bytes([9, 255, 2, 15]) * 2
-    low, high = quiet + bytes([9, 255, 104, 5]) * 2, quiet + bytes([9, 255, 80, 3]) * 2
+    low, high = quiet + bytes([9, 255, 74, 8]) * 2, quiet + bytes([9, 255, 54, 8]) * 2
     return {
         "flush": b"\1\2" + low + b"\0",
         "reset": b"\7\7" + high[:12] + b"\1" + low[8:],
