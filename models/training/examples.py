@@ -117,11 +117,11 @@ class ExampleMaker:
             self._shares.append(share / share.sum() if share.size else share)
             weights.append(params.class_weights.get(label or "none", 1.0) if by_source else 0.0)
         self._class_p = np.array(weights) / np.sum(weights)
-        self._hard: dict[str, list[int]] = {}
+        hard: dict[str, list[int]] = {}
         for i in hard_negatives:
-            self._hard.setdefault(clips[i].source, []).append(i)
-        hard_p = np.array([_weight(source, len(found), params) for source, found in self._hard.items()])
-        self._hard_p = hard_p / hard_p.sum() if hard_p.size else hard_p
+            hard.setdefault(clips[i].source, []).append(i)
+        hard_p = np.array([_weight(source, len(found), params) for source, found in hard.items()])
+        self._hard_pools, self._hard_p = list(hard.values()), hard_p / hard_p.sum() if hard else hard_p
         categories = dict.fromkeys(recipe.classes.values())
         groups = [[i for i, c in enumerate(recipe.classes.values()) if c == category] for category in categories]
         filled = [[kind for kind in group if self._pools[kind]] for group in [*groups, [self._classes]]]
@@ -231,8 +231,8 @@ class ExampleMaker:
         return (kind if kind < self._classes else None), self._clip_of(kind, rng)
 
     def _clip_of(self, kind: int, rng: np.random.Generator) -> int:
-        if kind == self._classes and self._hard and rng.random() < self._params.hard_negatives:
-            return int(rng.choice(list(self._hard.values())[int(rng.choice(len(self._hard), p=self._hard_p))]))
+        if kind == self._classes and self._hard_pools and rng.random() < self._params.hard_negatives:
+            return int(rng.choice(self._hard_pools[int(rng.choice(len(self._hard_pools), p=self._hard_p))]))
         pools = self._pools[kind]
         source = int(rng.choice(len(pools), p=self._shares[kind]))
         within = self._within[kind][source]

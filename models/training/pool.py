@@ -37,7 +37,8 @@ class ExamplePool:
     def batches(self, first: int, make: Callable[[Sequence[int]], Iterator[Batch]]) -> Iterator[Batch]:
         """Yield batches from number ``first`` on, without an end; ``make`` yields blocks of these numbers."""
         blocks = len(self._is_made)
-        missing = make([int(number) for number in np.flatnonzero(~self._is_made)])
+        numbers = [int(number) for number in np.flatnonzero(~self._is_made)]
+        missing = make(numbers) if numbers else iter(())  # to make any, all recordings are loaded
         for number in range(first, blocks):
             while not self._is_made[number]:  # an earlier one may be missing, too
                 self._put(missing)

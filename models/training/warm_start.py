@@ -163,7 +163,7 @@ def hard_clips(net: Network, recipe: Recipe, waves: Sequence[Samples], numbers: 
     net.eval()
     front, found = FrontEnd(recipe), list[int]()
     by_length = sorted(numbers, key=lambda number: waves[number].size)
-    with Progress("hard negatives", len(by_length), "clips", 0) as bar, torch.no_grad():
+    with Progress("hard negatives", len(by_length), "clips") as bar, torch.no_grad():
         for batch in _batches(by_length):
             highest = _highest_scores(net, [front.encode_clip(_levelled(waves[number])) for number in batch])
             found += [number for number, score in zip(batch, highest, strict=True) if score >= _HARD_SCORE]

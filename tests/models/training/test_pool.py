@@ -52,6 +52,17 @@ def test_each_pass_has_every_example_once_in_another_order(tmp_path: Path) -> No
     assert maker.made == list(range(BLOCKS))
 
 
+def test_a_complete_pool_asks_for_no_examples(tmp_path: Path) -> None:
+    expected = taken(tmp_path, 0, 2 * BLOCKS, Maker())
+
+    def never(numbers: Sequence[int]) -> Iterator[Batch]:
+        raise AssertionError(numbers)
+
+    pool = ExamplePool(tmp_path, SIZE, BATCH, seed=7)
+    again = [rows.tolist() for _, rows in itertools.islice(pool.batches(BLOCKS, never), BLOCKS)]
+    assert again == expected[BLOCKS:]
+
+
 @pytest.mark.parametrize("end", [1, 3, 4, 6, 9])
 def test_an_interrupted_run_goes_on(tmp_path: Path, end: int) -> None:
     whole, first, second = Maker(), Maker(), Maker()
